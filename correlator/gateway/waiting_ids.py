@@ -11,7 +11,7 @@ from correlator.cluster import rpc
 from correlator.cluster.rpc import WANT_EVERY
 from correlator.pipeline.waiting_ids import WaitingIds
 
-MAX_WANTED = 1_000
+MAX_IDS = 1_000
 """Most IDs of one appliance, or of the fleet, that are published: those that clients began to wait for last."""
 
 PAUSE = 0.1
@@ -36,7 +36,7 @@ class WaitingIdsSender:
         self._publish = publish
         self._clock = clock
         self._woken = asyncio.Event()
-        self._sent: BoundedDict[tuple[str | None, str], float] = BoundedDict(10 * MAX_WANTED)
+        self._sent: BoundedDict[tuple[str | None, str], float] = BoundedDict(10 * MAX_IDS)
         """When each ID was published last."""
 
     def wake(self) -> None:
@@ -64,7 +64,7 @@ class WaitingIdsSender:
         next_at: float | None = None
         for instance, waiting_ids in self._waiting_ids():
             due: list[str] = []
-            for name in waiting_ids.unknown_ids(MAX_WANTED):
+            for name in waiting_ids.unknown_ids(MAX_IDS):
                 sent_at = self._sent.get((instance, name))
                 if sent_at is None or now - sent_at >= WANT_EVERY:
                     due.append(name)

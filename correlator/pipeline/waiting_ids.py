@@ -2,7 +2,8 @@
 
 A client may ask for a job before its first row is committed. While an ID is watched, the source queries the tables
 for new jobs more often than usual. That costs the database something, so an ID counts only for `WATCHED_FOR` seconds
-after the last client began to wait for it; the client may go on waiting, and gets the job whenever it appears.
+after the last client began to wait for it; the client may go on waiting, and gets the job whenever it appears. The
+clients of gateways wait too: their IDs are watched for the time that a gateway asks for (`watch_for`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 
+from correlator.bounded import BoundedDict
 from correlator.model.published import Change
 
 WATCHED_FOR = 60.0
 """Seconds for which the source queries often for an ID that no job has."""
+
+MAX_WATCHED_FOR = 1_000
+"""Most IDs of other processes. One more takes the place of the one that was asked for longest ago."""
 
 
 class WaitingIds:
@@ -31,7 +36,9 @@ class WaitingIds:
         self._is_known = is_known
         self._on_watch = on_watch
         self._watched: OrderedDict[str, tuple[int, float]] = OrderedDict()
-        """For each ID: how many clients wait for it, and when the last of them began; in the order of that time."""
+        """For each ID: how many clients wait for it, and until when it is watched; in the order of that time."""
+        self._watched_for: BoundedDict[str, tuple[int, float]] = BoundedDict(MAX_WATCHED_FOR)
+        """The same for IDs of other processes."""
         self._waiters: dict[str, list[asyncio.Event]] = {}
 
     @property
@@ -42,17 +49,25 @@ class WaitingIds:
     def watch_id(self, name: str) -> None:
         """Have the source query often for this ID, for `WATCHED_FOR` seconds from now. Paired with `unwatch_id`."""
         count, _ = self._watched.get(name, (0, 0.0))
-        self._watched[name] = (count + 1, time.monotonic())
+        self._watched[name] = (count + 1, time.monotonic() + WATCHED_FOR)
         self._watched.move_to_end(name)
         self._on_watch()
 
     def unwatch_id(self, name: str) -> None:
         """End one `watch_id` of this ID. An ID that is not watched is ignored."""
-        count, since = self._watched.get(name, (1, 0.0))
+        count, until = self._watched.get(name, (1, 0.0))
         if count > 1:
-            self._watched[name] = (count - 1, since)
+            self._watched[name] = (count - 1, until)
         else:
             self._watched.pop(name, None)
+
+    def watch_for(self, names: Iterable[str], seconds: float) -> None:
+        """Have the source query often for `names` in the next `seconds`: clients of another process wait for them."""
+        until = time.monotonic() + seconds
+        for name in names:
+            self._watched_for[name] = 0, until
+            self._watched_for.move_to_end(name)
+            self._on_watch()
 
     @contextlib.contextmanager
     def watched_id(self, name: str) -> Iterator[None]:
@@ -64,27 +79,25 @@ class WaitingIds:
             self.unwatch_id(name)
 
     def has_waiting_ids(self) -> bool:
-        """True if a client began to wait within `WATCHED_FOR` for an ID that no job in memory has.
+        """True if an ID is watched that no job in memory has.
 
         Older IDs cost nothing: the search ends at the first of them.
         """
         return next(self._unknown(), None) is not None
 
     def unknown_ids(self, most: int) -> list[str]:
-        """Return IDs that no job in memory has, among the `most` that clients began to wait for last.
-
-        Those of more than `WATCHED_FOR` seconds ago are left out.
-        """
+        """Return watched IDs that no job in memory has, among the `most` that clients began to wait for last."""
         return list(self._unknown(most))
 
     def _unknown(self, most: int | None = None) -> Iterator[str]:
-        """The IDs that no job in memory has, the newest first."""
-        oldest = time.monotonic() - WATCHED_FOR
-        for name, (_, since) in islice(reversed(self._watched.items()), most):
-            if since < oldest:
-                return
-            if not self._is_known(name):
-                yield name
+        """The watched IDs that no job in memory has, the newest first."""
+        now = time.monotonic()
+        for watched in (self._watched, self._watched_for):
+            for name, (_, until) in islice(reversed(watched.items()), most):
+                if until < now:
+                    break
+                if not self._is_known(name):
+                    yield name
 
     async def changed(self, name: str, within: float) -> bool:
         """Wait until a job that `name` names changes or appears. False if `within` seconds passed before that.

@@ -16,7 +16,6 @@ from correlator.cluster.received import Unreadable
 from correlator.gateway.waiting_ids import WaitingIdsSender
 from correlator.pipeline import waiting_ids
 from correlator.pipeline.waiting_ids import WaitingIds
-from correlator.sinks.cluster.gateway_requests import WantedIds
 from tests.support.eventually import eventually
 
 
@@ -43,44 +42,41 @@ def test_ids_that_no_job_can_have_are_dropped_and_a_message_has_a_bounded_number
     assert len(found) == rpc.MAX_WANTED_IDS - 2
 
 
-def test_a_wanted_id_is_watched_until_nobody_wants_it_any_more():
-    waiting = WaitingIds(lambda _: False)
-    wanted = WantedIds(waiting)
-    wanted.want(["a", "b"], 100.0)
-    wanted.want(["b"], 120.0)
-    wanted.expire(100.0 + rpc.WANTED_FOR)
+def test_a_wanted_id_is_watched_until_nobody_wants_it_any_more(monkeypatch):
+    gateway = Gateway(monkeypatch)
+    waiting = gateway.hubs[None]
+    waiting.watch_for(["a", "b"], 30.0)
+    gateway.now += 20.0
+    waiting.watch_for(["b"], 30.0)
+    gateway.now += 20.0
     assert waiting.unknown_ids(10) == ["b"]
-    wanted.expire(120.0 + rpc.WANTED_FOR)
-    assert waiting.unknown_ids(10) == []
+    gateway.now += 20.0
     assert not waiting.has_waiting_ids()
 
 
-def test_what_the_collectors_own_clients_wait_for_stays_watched():
-    waiting = WaitingIds(lambda _: False)
-    wanted = WantedIds(waiting)
+def test_what_the_collectors_own_clients_wait_for_stays_watched(monkeypatch):
+    gateway = Gateway(monkeypatch)
+    waiting = gateway.hubs[None]
     with waiting.watched_id("a"):
-        wanted.want(["a", "b"], 100.0)
-        wanted.clear()
+        waiting.watch_for(["a", "b"], 30.0)
+        gateway.now += 31.0
         assert waiting.unknown_ids(10) == ["a"]
     assert waiting.unknown_ids(10) == []
 
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 20))))
 def test_the_number_of_wanted_ids_is_bounded_and_each_is_watched_once(steps):
-    waiting, now = WaitingIds(lambda _: False), 0.0
-    wanted = WantedIds(waiting, most=3)
-    last: dict[str, float] = {}
-    for name, after in steps:
-        now += after
-        wanted.expire(now)
-        wanted.want([name], now)
-        last.pop(name, None)
-        last[name] = now
-        newest = [n for n, at in reversed(last.items()) if at + rpc.WANTED_FOR > now][:3]
-        assert waiting.unknown_ids(10) == newest
-        assert len(wanted) == len(newest)
-    wanted.clear()
-    assert waiting.unknown_ids(10) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(waiting_ids, "MAX_WATCHED_FOR", 3)
+        gateway = Gateway(patch)
+        last: dict[str, float] = {}
+        for name, after in steps:
+            gateway.now += after
+            gateway.hubs[None].watch_for([name], 30.0)
+            last.pop(name, None)
+            last[name] = gateway.now
+            newest = [n for n, at in reversed(last.items()) if at + 30.0 >= gateway.now][:3]
+            assert gateway.hubs[None].unknown_ids(10) == newest
 
 
 class Gateway:

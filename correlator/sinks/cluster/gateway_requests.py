@@ -16,8 +16,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -35,7 +34,6 @@ from correlator.model.published import LogLine
 from correlator.ops import cluster_metrics
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import QUESTIONS, FindJob, LogLines, OlderJobs, OtherJobs, Question
-from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.cluster import stored_document
 
 if TYPE_CHECKING:
@@ -46,10 +44,6 @@ log = logging.getLogger(__name__)
 
 MAX_PENDING = 2_000_000
 """Bytes of requests, and of wanted IDs, that wait until they are received. More are dropped."""
-
-
-EXPIRE_EVERY = 1.0
-"""Seconds between two checks of the IDs that are not wanted any more."""
 
 
 MAX_RUNNING = 32
@@ -77,10 +71,6 @@ ENCODED_AT_ONCE = 0.01
 """Seconds of encoding before the event loop runs other tasks."""
 
 
-MAX_WANTED = 1_000
-"""Most IDs at a time. One more takes the place of the one that was wanted longest ago."""
-
-
 class GatewayRequests:
     """Answers gateways on behalf of `instance`. Satisfies `correlator.sinks.Sink`; only the lease's holder runs it."""
 
@@ -91,17 +81,13 @@ class GatewayRequests:
     async def run(self, hub: Hub) -> None:
         """Answer until cancelled. Subscriptions outlive a connection that is lost."""
         responder = Responder(Answers(hub).to)
-        wanted = WantedIds(hub.waiting_ids)
         end_requests = await self._connection.subscribe(
             keys.rpc(self._instance, "*"), partial(self._on_request, responder), pending=MAX_PENDING
         )
-        end_wants = await self._connection.subscribe(keys.WANT, partial(self._on_want, wanted), pending=MAX_PENDING)
+        end_wants = await self._connection.subscribe(keys.WANT, partial(self._on_want, hub), pending=MAX_PENDING)
         try:
-            while True:
-                await asyncio.sleep(EXPIRE_EVERY)
-                wanted.expire(time.monotonic())
+            await asyncio.Event().wait()
         finally:
-            wanted.clear()
             await responder.close()
             await end_requests()
             await end_wants()
@@ -116,9 +102,9 @@ class GatewayRequests:
         if message.reply.startswith(keys.INBOX):  # A reply must not be a write that only this process may do.
             await responder.receive(message.subject.rpartition(".")[2], message.data, reply)
 
-    async def _on_want(self, wanted: WantedIds, message: Msg) -> None:
+    async def _on_want(self, hub: Hub, message: Msg) -> None:
         read = partial(rpc.wanted_ids, message.data, self._instance)
-        wanted.want(self._connection.parser.parse(message.subject, read) or (), time.monotonic())
+        hub.waiting_ids.watch_for(self._connection.parser.parse(message.subject, read) or (), WANTED_FOR)
         await asyncio.sleep(0)  # many messages may have arrived together
 
 
@@ -258,40 +244,3 @@ def _cut_attrs(attrs: Any) -> Any:
         return None
     members = [(sizes.published_name(name), job_document.encode(value).decode()) for name, value in attrs.items()]
     return joblog.metadata_object(sizes.cut_object(members, {}, sizes.Sizes().keep, MAX_TEXT))
-
-
-class WantedIds:
-    """Watches each ID for `WANTED_FOR` seconds after a gateway last wanted it. `now`: seconds of a monotonic clock."""
-
-    def __init__(self, waiting_ids: WaitingIds, most: int = MAX_WANTED) -> None:
-        self._waiting_ids = waiting_ids
-        self._most = most
-        self._until: OrderedDict[str, float] = OrderedDict()
-        """For each watched ID: when it ceases to be watched; the earliest first."""
-
-    def __len__(self) -> int:
-        return len(self._until)
-
-    def want(self, names: Iterable[str], now: float) -> None:
-        """Watch `names` from now on."""
-        for name in names:
-            self._waiting_ids.watch_id(name)
-            if name in self._until:  # it is watched once, however often it is wanted
-                self._waiting_ids.unwatch_id(name)
-            self._until[name] = now + WANTED_FOR
-            self._until.move_to_end(name)
-            if len(self._until) > self._most:
-                self._unwatch_first()
-
-    def expire(self, now: float) -> None:
-        """Cease to watch what was not wanted again in time."""
-        while self._until and next(iter(self._until.values())) <= now:
-            self._unwatch_first()
-
-    def clear(self) -> None:
-        """Cease to watch all of them."""
-        while self._until:
-            self._unwatch_first()
-
-    def _unwatch_first(self) -> None:
-        self._waiting_ids.unwatch_id(self._until.popitem(last=False)[0])
