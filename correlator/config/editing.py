@@ -14,7 +14,7 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from correlator.config import files, loading, values
 from correlator.config.files import Files
@@ -160,21 +160,28 @@ def write(path: Path, text: str, *, like: Path | None = None) -> None:
     _make(path.parent)
     try:
         model = next((one.stat() for one in (path, like) if one is not None and one.exists()), None)
-        number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(number)
-                os.fchmod(number, model.st_mode & 0o7777 if model is not None else 0o644)
-                if model is not None and (model.st_uid, model.st_gid) != (os.geteuid(), os.getegid()):
-                    os.fchown(number, model.st_uid, model.st_gid)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(path) as file:
+            file.write(text.encode())
+            os.fchmod(file.fileno(), model.st_mode & 0o7777 if model is not None else 0o644)
+            if model is not None and (model.st_uid, model.st_gid) != (os.geteuid(), os.getegid()):
+                os.fchown(file.fileno(), model.st_uid, model.st_gid)
     except OSError as error:
         raise _not_written(path, error) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file that takes the place of `path` at the end, or is removed after an error. Its mode is 0600."""
+    number, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(number)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def _make(folder: Path) -> None:

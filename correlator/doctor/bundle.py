@@ -12,16 +12,13 @@ import base64
 import contextlib
 import io
 import json
-import os
 import platform
 import re
 import socket
 import tarfile
-import tempfile
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from functools import partial
+from collections.abc import Awaitable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote, quote_plus
@@ -29,6 +26,7 @@ from urllib.parse import quote, quote_plus
 import msgspec
 
 from correlator import __version__
+from correlator.config.editing import replacing
 from correlator.config.loading import read_tokens
 from correlator.config.otlp import read_headers
 from correlator.config.rendering import redacted
@@ -36,7 +34,7 @@ from correlator.config.schema import settings
 from correlator.config.values import SqliteUrl
 from correlator.doctor import host, service
 from correlator.doctor.database import Link
-from correlator.doctor.examination import Examined, examine, examine_gateway
+from correlator.doctor.examination import Examined, examine
 from correlator.doctor.service import Setting
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.sources.databases import database_of
@@ -83,10 +81,9 @@ async def support_bundle(
     file: Path | None, target: Path | None, stdout: TextIO, environ: Mapping[str, str], *, gateway: bool = False
 ) -> int:
     """Write a support bundle, also of a wrong configuration, and return 0. Raises Unwritten if it cannot be written."""
-    setting = service.load_usable(file, environ, gateway=gateway)
-    run = examine_gateway if gateway else examine
-    examined = await run(setting, token=environ.get("CORRELATOR_TOKEN", ""))
-    made = write(target or Path(name()), await gather(setting, examined, gateway=gateway))
+    setting = service.load(file, environ, gateway=gateway, usable=True)
+    examined = await examine(setting, token=environ.get("CORRELATOR_TOKEN", ""))
+    made = write(target or Path(name()), await gather(setting, examined))
     if setting.problems:
         check = "correlator check-config --gateway" if gateway else "correlator check-config"
         stdout.write(f"The configuration is wrong; {check} lists its errors. So does doctor.json.\n")
@@ -94,52 +91,49 @@ async def support_bundle(
     return 0
 
 
-async def gather(setting: Setting, examined: Examined, *, gateway: bool = False) -> dict[str, str]:
+async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
     """Return the members of the bundle by name, without secrets. MANIFEST describes each, and lists missing ones.
 
     A gateway has neither tables nor a checkpoint.
     """
-    unit = service.GATEWAY_UNIT if gateway else service.UNIT
+    unit = service.GATEWAY_UNIT if setting.gateway else service.UNIT
     found, hide = examined.daemon, Hidden(secrets(setting))
+    silent = "the process did not answer, or refused the token: see doctor.json"
+    members = {"MANIFEST": ""}
+    manifest = [f"correlator {__version__}, {service.stamp()}, {socket.gethostname()}", ""]
+    lacking = []
 
-    def json_(value: Any) -> str:
-        return json.dumps(hide.values(value), indent=2) + "\n"
+    def add(member: str, what: str, content: Any, why: str = "") -> None:
+        """Add a text, or values as JSON; if `content` is None, say `why` there is none."""
+        if content is None:
+            lacking.append(f"{member}: {what}: {why}")
+            return
+        manifest.append(f"{member}: {what}")
+        is_text = isinstance(content, str)
+        members[member] = hide(content) if is_text else json.dumps(hide.values(content), indent=2) + "\n"
 
-    members: dict[str, tuple[str, str | None]] = {
-        "configuration.json": ("the configuration, without secrets", json_(_configuration(setting))),
-        "doctor.json": ("correlator doctor -o json", json_(examined.report.document())),
-        "ready.json": ("/health/ready of the running process", json_(found.ready) if found.ready is not None else None),
-        "live.json": ("/health/live of the running process", json_(found.live) if found.live is not None else None),
-        "metrics.txt": ("/metrics of the running process", hide(found.metrics) if found.metrics is not None else None),
-        "checkpoint.json": (
-            "what the checkpoint holds, in figures",
-            json_(msgspec.to_builtins(examined.checkpoint)) if examined.checkpoint is not None else None,
-        ),
-        "versions.json": ("programs and libraries", json_(_versions(examined))),
-    }
-    why: dict[str, str] = {}
-    to_get: list[tuple[str, str, Callable[[], Awaitable[str]]]] = [
-        ("schema.sql", "the tables, from SHOW CREATE TABLE", partial(_schema, setting)),
-        ("log.txt", f"the last {LOG_LINES} lines of the journal of {unit}", partial(_log, unit)),
-        ("unit.txt", f"systemctl status and cat of {unit}", partial(_unit, unit)),
+    add("configuration.json", "the configuration, without secrets", _configuration(setting))
+    add("doctor.json", "correlator doctor -o json", examined.report.document())
+    add("ready.json", "/health/ready of the running process", found.ready, silent)
+    add("live.json", "/health/live of the running process", found.live, silent)
+    add("metrics.txt", "/metrics of the running process", found.metrics, silent)
+    to_get: list[tuple[str, str, Awaitable[str]]] = [
+        ("log.txt", f"the last {LOG_LINES} lines of the journal of {unit}", _log(unit)),
+        ("unit.txt", f"systemctl status and cat of {unit}", _unit(unit)),
     ]
-    if gateway:
-        del members["checkpoint.json"], to_get[0]
+    if not setting.gateway:
+        figures = msgspec.to_builtins(examined.checkpoint)
+        why = "there is none, or it cannot be read: see doctor.json"
+        add("checkpoint.json", "what the checkpoint holds, in figures", figures, why)
+        to_get.insert(0, ("schema.sql", "the tables, from SHOW CREATE TABLE", _schema(setting)))
+    add("versions.json", "programs and libraries", _versions(examined))
     for member, what, getting in to_get:
         try:
-            members[member] = (what, hide(await getting()))
+            add(member, what, await getting)
         except (CorrelatorError, OSError, TimeoutError) as error:  # FileNotFoundError: no such program
-            members[member] = (what, None)
-            why[member] = str(error) or type(error).__name__
-    for member in ("ready.json", "live.json", "metrics.txt"):
-        why[member] = "the process did not answer, or refused the token: see doctor.json"
-    why["checkpoint.json"] = "there is none, or it cannot be read: see doctor.json"
-    manifest = [f"correlator {__version__}, {service.stamp()}, {socket.gethostname()}", ""]
-    manifest += [f"{member}: {what}" for member, (what, text) in members.items() if text is not None]
-    lacking = [f"{member}: {what}: {why[member]}" for member, (what, text) in members.items() if text is None]
+            add(member, what, None, str(error) or type(error).__name__)
     manifest += ["", "Not available:", *lacking] if lacking else []
-    texts = {member: text for member, (_, text) in members.items() if text is not None}
-    return {"MANIFEST": hide("\n".join(manifest) + "\n")} | texts
+    return members | {"MANIFEST": hide("\n".join(manifest) + "\n")}
 
 
 def write(target: Path, members: dict[str, str]) -> Path:
@@ -147,19 +141,12 @@ def write(target: Path, members: dict[str, str]) -> Path:
     folder = re.sub(r"\.tar\.gz$|\.tgz$", "", target.name)
     now = int(time.time())
     try:
-        # mkstemp creates the file with mode 0600, before it has any content.
-        number, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(number, "wb") as raw, tarfile.open(fileobj=raw, mode="w:gz") as tar:
-                for member, text in members.items():
-                    content = text.encode("utf-8", "backslashreplace")
-                    entry = tarfile.TarInfo(f"{folder}/{member}")
-                    entry.size, entry.mtime, entry.mode = len(content), now, 0o600
-                    tar.addfile(entry, io.BytesIO(content))
-            Path(temporary).replace(target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with replacing(target) as raw, tarfile.open(fileobj=raw, mode="w:gz") as tar:
+            for member, text in members.items():
+                content = text.encode("utf-8", "backslashreplace")
+                entry = tarfile.TarInfo(f"{folder}/{member}")
+                entry.size, entry.mtime, entry.mode = len(content), now, 0o600
+                tar.addfile(entry, io.BytesIO(content))
     except OSError as error:
         raise Unwritten(f"{target} cannot be written: {error.strerror or error}") from error
     return target

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -47,8 +47,8 @@ async def doctor(
     gateway: bool = False,
 ) -> int:
     """Run the checks and print the report. Return 1 if a check failed, else 0. Raises ConfigError."""
-    run = examine_gateway if gateway else examine
-    examined = await run(service.load(file, environ, gateway=gateway), url, environ.get("CORRELATOR_TOKEN", ""))
+    setting = service.load(file, environ, gateway=gateway)
+    examined = await examine(setting, url, environ.get("CORRELATOR_TOKEN", ""))
     if output == "json":
         stdout.write(json.dumps(examined.report.document(), indent=2) + "\n")
     else:
@@ -58,12 +58,20 @@ async def doctor(
 
 
 async def examine(setting: Setting, url: str | None = None, token: str = "") -> Examined:
-    """Run all checks. `url` and `token` are those of the running daemon, if they differ from the configuration."""
+    """Run all checks. `url` and `token` are those of the running daemon, if they differ from the configuration.
+
+    A gateway has no database, no broker, no receivers and no checkpoint.
+    """
     config = setting.config
-    token = token or _own_token(config)
     # 1. The daemon, as the check of the broker compares the broker with what the daemon reports.
-    answer = await guarded(daemon.PORT, daemon.inspect(config, url, token))
+    answer = await guarded(daemon.PORT, daemon.inspect(config, url, token or _own_token(config)))
     of_daemon = daemon.DaemonFindings((answer,)) if isinstance(answer, Check) else answer
+    of_secrets = await guarded(host.SECRETS, asyncio.to_thread(host.secrets, setting))
+    of_host = [host.configuration(setting), of_secrets, host.versions()]
+    if setting.gateway:
+        of_unit = await guarded(host.UNIT_CHECK, host.unit_state(service.GATEWAY_UNIT))
+        of_cluster = await _examine_cluster(config, of_daemon, gateway=True)
+        return _examined(setting, [*of_host, *of_cluster, of_unit, *of_daemon.checks], of_daemon)
     # 2. The broker, the cluster, the receivers of traces and of webhooks, and the systemd unit, concurrently.
     reply, of_cluster, of_receiver, of_webhooks, of_unit = await asyncio.gather(
         guarded(mqtt.LOGIN, mqtt.inspect(config.mqtt, running=of_daemon.publishes)),
@@ -80,14 +88,11 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
     if any(check.name == mqtt.ACL for check in of_broker.checks):
         of_retained = [mqtt.judge_retained(config.mqtt, of_broker.retained, of_database.unknown_jobs)]
     # 4. The files of this host.
-    of_secrets = await guarded(host.SECRETS, asyncio.to_thread(host.secrets, setting))
     of_directory = await guarded(host.DIRECTORY, asyncio.to_thread(host.directory, config))
     read = await guarded(host.CHECKPOINT, asyncio.to_thread(host.checkpoint, config))
     of_checkpoint, figures = (read, None) if isinstance(read, Check) else read
     checks = [
-        host.configuration(setting),
-        of_secrets,
-        host.versions(),
+        *of_host,
         *of_database.checks,
         *of_broker.checks,
         *of_retained,
@@ -99,24 +104,18 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
         of_directory,
         of_checkpoint,
     ]
-    report = CheckReport(__version__, service.stamp(), tuple(copyable(setting, check) for check in checks))
-    return Examined(report, of_daemon, figures, of_broker.version)
+    return _examined(setting, checks, of_daemon, figures, of_broker.version)
 
 
-async def examine_gateway(setting: Setting, url: str | None = None, token: str = "") -> Examined:
-    """Run the checks of a gateway, which has no database and no broker."""
-    config = setting.config
-    token = token or _own_token(config)
-    answer = await guarded(daemon.PORT, daemon.inspect(config, url, token))
-    of_daemon = daemon.DaemonFindings((answer,)) if isinstance(answer, Check) else answer
-    of_cluster, of_unit = await asyncio.gather(
-        _examine_cluster(config, of_daemon, gateway=True),
-        guarded(host.UNIT_CHECK, host.unit_state(service.GATEWAY_UNIT)),
-    )
-    of_secrets = await guarded(host.SECRETS, asyncio.to_thread(host.secrets, setting))
-    checks = [host.configuration(setting), of_secrets, host.versions(), *of_cluster, of_unit, *of_daemon.checks]
+def _examined(
+    setting: Setting,
+    checks: Sequence[Check],
+    of_daemon: daemon.DaemonFindings,
+    figures: host.CheckpointFigures | None = None,
+    broker_version: str = "",
+) -> Examined:
     report = CheckReport(__version__, service.stamp(), tuple(copyable(setting, check) for check in checks))
-    return Examined(report, of_daemon, None, "")
+    return Examined(report, of_daemon, figures, broker_version)
 
 
 def _own_token(config: Config) -> str:

@@ -37,7 +37,8 @@ class Setting(Struct, frozen=True):
     """A configuration and its source.
 
     `environ`: the environment that it was read with; `files`: all that were read, `file` among them; `twice`: a
-    warning for each key that two of them set; `problems`: what is wrong with it, so that `config` has defaults instead.
+    warning for each key that two of them set; `problems`: what is wrong with it, so that `config` has defaults instead;
+    `gateway`: it is that of a gateway.
     """
 
     config: Config
@@ -46,6 +47,7 @@ class Setting(Struct, frozen=True):
     files: tuple[Path, ...] = ()
     twice: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    gateway: bool = False
 
     @property
     def variables(self) -> list[str]:
@@ -53,24 +55,18 @@ class Setting(Struct, frozen=True):
         return sorted(name for name in self.environ if name.startswith("CORRELATOR_") and "__" in name)
 
 
-def load(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> Setting:
-    """Load the configuration as the daemon, or the gateway, would. Raises ConfigError."""
-    chosen = file or _default(gateway=gateway)
+def load(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False, usable: bool = False) -> Setting:
+    """Load the configuration as the daemon, or the gateway, would. Raises ConfigError.
+
+    `usable`: load what can be used of it, and raise nothing: see `Setting.problems`.
+    """
+    chosen = file or (GATEWAY_FILE if gateway else config.default_file())
     around = environ_of(chosen, environ)
-    found = config.loaded(chosen, around, gateway=gateway)
-    return Setting(found.config, chosen, around, found.files, found.twice)
-
-
-def load_usable(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> Setting:
-    """Load what can be used of the configuration. It raises nothing: see `Setting.problems`."""
-    chosen = file or _default(gateway=gateway)
-    around = environ_of(chosen, environ)
-    found, problems = config.usable(chosen, around, gateway=gateway)
-    return Setting(found.config, chosen, around, found.files, found.twice, problems)
-
-
-def _default(*, gateway: bool) -> Path | None:
-    return GATEWAY_FILE if gateway else config.default_file()
+    if usable:
+        found, problems = config.usable(chosen, around, gateway=gateway)
+    else:
+        found, problems = config.loaded(chosen, around, gateway=gateway), ()
+    return Setting(found.config, chosen, around, found.files, found.twice, problems, gateway)
 
 
 def of_this_host(environ: Mapping[str, str]) -> Config | None:
@@ -79,7 +75,7 @@ def of_this_host(environ: Mapping[str, str]) -> Config | None:
     None: it listens at no fixed address.
     """
     chosen = config.default_file() or (GATEWAY_FILE if GATEWAY_FILE.exists() else None)
-    found = load_usable(chosen, environ).config
+    found = load(chosen, environ, usable=True).config
     return found if found.http.listen.port else None
 
 

@@ -11,7 +11,7 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from correlator.doctor.bundle import Hidden, Unwritten, secrets, without_values, write
-from correlator.doctor.service import load_usable
+from correlator.doctor.service import load
 
 SECRET = 'p@ss/w%rd "ü" x'
 
@@ -64,7 +64,7 @@ def test_what_a_wrong_file_may_mean_as_a_secret_is_one(tmp_path):
         '[[webhooks]]\nurl = \'https://chat.example/in-the-path\'\nsecret = """in-three"""\n#token = "in-a-comment"\n'
         'password_file = "/etc/no-secret"\n'
     )
-    found = secrets(load_usable(file, {"HOME": str(tmp_path)}))
+    found = secrets(load(file, {"HOME": str(tmp_path)}, usable=True))
     assert {"of-the-url", "misspelt-1", "12345678", "in-the-path", "in-three", "in-a-comment"} <= set(found)
     assert "/etc/no-secret" not in found
 
