@@ -158,7 +158,8 @@ def parse(path: Path, text: str) -> dict[str, Any]:
     except RecursionError:
         raise ConfigError([f"{path}: not TOML that can be read: too deep"]) from None
     except ValueError as error:
-        raise ConfigError([f"{path}: {_declared_twice(text, str(error)) or f'not TOML: {error}'}"]) from error
+        again = _set_again(text) if str(error).startswith("Cannot ") else None
+        raise ConfigError([f"{path}: {again or f'not TOML: {error}'}"]) from error
 
 
 def _drop_ins(folder: Path, replaced: Mapping[Path, str]) -> list[Path] | None:
@@ -187,35 +188,26 @@ def _text(path: Path) -> str:
         raise ConfigError([f"{path}: not TOML: {error}"]) from error
 
 
-def _declared_twice(text: str, error: str) -> str | None:
-    """Return a message with the line of the first declaration, if a table or key is declared twice; else None."""
-    if "Cannot overwrite a value" in error:
-        return _set_twice(text)
-    declared = re.search(r"Cannot declare \((?P<names>.+)\) twice \(at (?P<place>line \d+)", error)
-    if declared is None:
-        return None
-    names = ".".join(re.findall(r"'([^']*)'", declared["names"]))
-    header = f"[{names}]"
-    first = next((n for n, line in enumerate(text.splitlines(), 1) if line.strip().startswith(header)), None)
-    if first is None:
-        return None
-    return f"{declared['place']}: a second {header}; the first is in line {first}: write the keys there"
-
-
-def _set_twice(text: str) -> str | None:
-    """Return a message that names the key that is set for the second time in the same table; None if none is."""
+def _set_again(text: str) -> str | None:
+    """Return a message with both lines, if the text sets a key or begins a table for the second time; else None."""
     first: dict[Names, int] = {}
     for statement in statements(text):
-        path = statement.table
-        found: Any = statement.value
-        while isinstance(found, dict) and found:
-            name, found = next(iter(found.items()))
-            path += (name,)
-        line = statement.start + 1
-        if statement.value and first.setdefault(path, line) != line:
-            name = ".".join(str(part) for part in path)
-            return f"line {line}: {name} is set again; line {first[path]} sets it already: keep one of the two"
+        path, line = statement.table + _names(statement.value), statement.start + 1
+        if first.setdefault(path, line) != line:
+            name, before = ".".join(map(str, path)), first[path]
+            if statement.value:
+                return f"line {line}: {name} is set again; line {before} sets it already: keep one of the two"
+            return f"line {line}: a second [{name}]; the first is in line {before}: write the keys there"
     return None
+
+
+def _names(value: Any) -> Names:
+    """Return the names that lead to the first value of nested tables."""
+    path: Names = ()
+    while isinstance(value, dict) and value:
+        name, value = next(iter(value.items()))
+        path += (name,)
+    return path
 
 
 def _are_tables(value: Any) -> bool:
@@ -279,11 +271,7 @@ def _parsed(chunk: str) -> dict[str, Any] | None:
 
 def _header(parsed: dict[str, Any], *, repeated: bool, counts: dict[Names, int]) -> Names:
     """Return the path of the table that a header begins. `counts`: the tables of each list so far."""
-    path: Names = ()
-    found: Any = parsed
-    while isinstance(found, dict) and found:
-        name, found = next(iter(found.items()))
-        path += (name,)
+    path = _names(parsed)
     if not repeated:
         return path
     counts[path] = counts.get(path, -1) + 1

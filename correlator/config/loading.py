@@ -22,7 +22,7 @@ from correlator.config.cluster import Cluster, default_instance, is_seed
 from correlator.config.files import Files
 from correlator.config.otlp import read_headers
 from correlator.config.schema import Config, Key, State, keys, leaves, settings, value_of
-from correlator.config.values import Section, credential, read_secret, shown_path
+from correlator.config.values import Section, credential, nearest, read_secret, shown_path
 from correlator.config.webhooks import contradictions
 from correlator.errors import ConfigError
 
@@ -164,7 +164,7 @@ def _overlay(raw: dict[str, Any], environ: Mapping[str, str], found: _Problems) 
         if not name.startswith(_PREFIX) or "__" not in name:
             continue
         if name not in names:
-            found.add(name, f"{name}: unknown; {_nearest(name, names)}")
+            found.add(name, f"{name}: unknown; {nearest(name, names)}")
             continue
         *tables, last = names[name].split(".")
         table: Any = raw
@@ -283,11 +283,6 @@ def _from_text(key: Key, text: str) -> Any:
         return text
 
 
-def _nearest(name: str, options: Iterable[str], above: str = "") -> str:
-    near = difflib.get_close_matches(name, options, 1)
-    return f"did you mean {above}{near[0]}?" if near else f"known are {', '.join(above + one for one in options)}"
-
-
 def nearest_key(dotted: str) -> str:
     """Suggest a key for the dotted name of one that does not exist."""
     if near := difflib.get_close_matches(dotted, [known for known, _ in leaves()], 1, cutoff=0.7):
@@ -307,7 +302,7 @@ def _nearest_key(above: str, name: str, siblings: Iterable[str]) -> str:
     elsewhere = [dotted for dotted, key in leaves() if key.name == name]
     if elsewhere and not difflib.get_close_matches(name, siblings, 1, cutoff=0.7):
         return f"did you mean {elsewhere[0]}?"
-    return _nearest(name, siblings, above)
+    return nearest(name, siblings, above)
 
 
 def _filled(section: _S, above: str, environ: Mapping[str, str], found: _Problems) -> _S:

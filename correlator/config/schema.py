@@ -288,18 +288,22 @@ class Key(NamedTuple):
         return self.kind is float
 
     @property
-    def expected(self) -> str:
-        """The expected value, in words, for a key without a parser."""
-        base, meta = get_args(self.hint)
-        if self.kind is Literal:
-            return "one of " + ", ".join(json.dumps(choice) for choice in get_args(base))
-        kinds = {bool: "true or false", int: "a whole number", float: "a duration", str: "a text"}
-        bounds = [
-            f"{word} {values.duration(bound) if self.is_duration else bound}"
+    def bounds(self) -> str:
+        """The bounds of a number in words, each after a comma."""
+        meta = get_args(self.hint)[1]
+        return "".join(
+            f", {word} {values.duration(bound) if self.is_duration else bound}"
             for word, bound in (("at least", meta.ge), ("more than", meta.gt), ("at most", meta.le))
             if bound is not None
-        ]
-        return ", ".join([kinds.get(self.kind, "a list of texts"), *bounds, f"e.g. {toml(self.default)}"])
+        )
+
+    @property
+    def expected(self) -> str:
+        """The expected value, in words, for a key without a parser."""
+        if self.kind is Literal:
+            return "one of " + ", ".join(map(json.dumps, get_args(get_args(self.hint)[0])))
+        kinds = {bool: "true or false", int: "a whole number", float: "a duration", str: "a text"}
+        return f"{kinds.get(self.kind, 'a list of texts')}{self.bounds}, e.g. {toml(self.default)}"
 
 
 def keys(section: type[Section]) -> dict[str, Key]:

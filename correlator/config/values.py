@@ -181,6 +181,12 @@ class Size(int):
         return f"{int(self)}B"
 
 
+def nearest(name: str, options: Iterable[str], above: str = "") -> str:
+    """Suggest the option that is most like `name`, else all. `above` is written before each."""
+    near = difflib.get_close_matches(name, options, 1)
+    return f"did you mean {above}{near[0]}?" if near else f"known are {', '.join(above + one for one in options)}"
+
+
 def shown(raw: object) -> str:
     """Return a written value for a message: truncated, and without the password of a URL in the wrong place."""
     written = json.dumps(raw, ensure_ascii=False, default=str)

@@ -7,14 +7,13 @@ parsed as JSON before values are inserted, so no value can change its structure.
 
 import base64
 import binascii
-import difflib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from correlator.config.values import Secret, Section, bracketed, described, split_url, text_like
+from correlator.config.values import Secret, Section, bracketed, described, nearest, split_url, text_like
 from correlator.model.document import JOB_STATUSES, OF_GATEWAYS, JobDocument
 from correlator.model.facts import Kind
 from correlator.model.messages import Transition
@@ -105,9 +104,7 @@ def _chosen(raw: object, known: tuple[str, ...], what: str) -> tuple[str, ...]:
         raise ValueError(f'a list of {what}, e.g. ["{known[-1]}"]')
     for one in raw:
         if one not in known:
-            near = difflib.get_close_matches(str(one), known, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-            raise ValueError(f"a list of {what}; {hint}")
+            raise ValueError(f"a list of {what}; {nearest(str(one), known)}")
     return tuple(raw)
 
 
@@ -234,9 +231,8 @@ def _check(path: tuple[str, ...]) -> None:
         raise ValueError(f"{_EXPECTED}; there is no {{{{{root}}}}}, known are {', '.join(_ROOTS)}")
     if (rest and rest[0] not in known) or (known and not rest):
         names = [f"{root}.{name}" for name in known] or [root]
-        near = difflib.get_close_matches(".".join(path[:2]), names, 1) if rest else []
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
-        raise ValueError(f"{_EXPECTED}; there is no {{{{{'.'.join(path[:2])}}}}}, {hint}")
+        written = ".".join(path[:2])
+        raise ValueError(f"{_EXPECTED}; there is no {{{{{written}}}}}, {nearest(written if rest else '', names)}")
 
 
 def _literals(value: Any) -> Iterator[str]:

@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import os
 import platform
-import re
 import shutil
 import sqlite3
 import stat
@@ -152,7 +151,7 @@ def _holds_password(file: Path) -> bool:
     if any(isinstance(table, dict) and table.get("password") for table in tables):
         return True
     url = tables[0].get("url") if isinstance(tables[0], dict) else None
-    return isinstance(url, str) and bool(re.match(r"[A-Za-z]+://[^:@/]*:[^@]+@", url))
+    return isinstance(url, str) and loading.holds_password(url)
 
 
 def directory(config: Config) -> Check:

@@ -82,16 +82,9 @@ def _chapter(name: str, description: str, section: type[Section], *, repeated: b
 
 def _right(key: Key) -> str:
     """What may be written, in words."""
-    base, meta = get_args(key.hint)
     if key.kind is Literal:
-        return " · ".join(f"`{choice}`" for choice in get_args(base))
-    kind = KINDS.get(key.kind, "a URL")
-    bounds = ((", at least", meta.ge), (", more than", meta.gt), (", at most", meta.le))
-    return kind + "".join(
-        f"{word} {values.toml(float(bound) if key.is_duration else bound)}"
-        for word, bound in bounds
-        if bound is not None
-    )
+        return " · ".join(f"`{choice}`" for choice in get_args(get_args(key.hint)[0]))
+    return KINDS.get(key.kind, "a URL") + key.bounds
 
 
 def _cell(text: str) -> str:
