@@ -170,9 +170,16 @@ def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None, 
     It changes nothing. The exit code is 1 if a check failed; warnings do not count as failures.
     """
     logs.configure("error", "text", os.environ)
-    from correlator.doctor.examination import doctor as examine  # noqa: PLC0415 - see run
+    from correlator.doctor import examination, service  # noqa: PLC0415 - see run
+    from correlator.terminal.doctor import print_report  # noqa: PLC0415 - see run
 
-    ctx.exit(asyncio.run(examine(file, url, output, standard_output(), os.environ, gateway=gateway)))
+    setting = service.load(file, os.environ, gateway=gateway)
+    report = asyncio.run(examination.examine(setting, url, os.environ.get("CORRELATOR_TOKEN", ""))).report
+    if output == "json":
+        click.echo(json.dumps(report.document(), indent=2))
+    else:
+        print_report(report, standard_output(), os.environ)
+    ctx.exit(0 if report.ok else 1)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The command `doctor`: runs all checks in their order, passes findings from one to the next, and prints the report.
+"""Runs all checks in their order, and passes findings from one to the next.
 
 This host, the daemon and the broker come first; then the database, which is asked about the jobs that the broker
 holds, and compared with what the daemon has counted. A check that fails never prevents an independent one.
@@ -7,25 +7,18 @@ holds, and compared with what the daemon has counted. A check that fails never p
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Literal, TextIO
+from collections.abc import Sequence
 
 from msgspec import Struct
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
 from correlator import __version__
 from correlator.config import rendering
 from correlator.config.loading import read_tokens
 from correlator.config.schema import Config
 from correlator.doctor import cluster, daemon, database, host, mqtt, receivers, service
-from correlator.doctor.check import Check, CheckReport, Status, copyable, guarded
+from correlator.doctor.check import Check, CheckReport, copyable, guarded
 from correlator.doctor.service import Setting
 from correlator.errors import ConfigError
-from correlator.ops.logs import escape
 
 
 class Examined(Struct, frozen=True):
@@ -35,26 +28,6 @@ class Examined(Struct, frozen=True):
     daemon: daemon.DaemonFindings
     checkpoint: host.CheckpointFigures | None
     broker_version: str
-
-
-async def doctor(
-    file: Path | None,
-    url: str | None,
-    output: Literal["text", "json"],
-    stdout: TextIO,
-    environ: Mapping[str, str],
-    *,
-    gateway: bool = False,
-) -> int:
-    """Run the checks and print the report. Return 1 if a check failed, else 0. Raises ConfigError."""
-    setting = service.load(file, environ, gateway=gateway)
-    examined = await examine(setting, url, environ.get("CORRELATOR_TOKEN", ""))
-    if output == "json":
-        stdout.write(json.dumps(examined.report.document(), indent=2) + "\n")
-    else:
-        print_report(examined.report, stdout, environ)
-    stdout.flush()
-    return 0 if examined.report.ok else 1
 
 
 async def examine(setting: Setting, url: str | None = None, token: str = "") -> Examined:
@@ -131,74 +104,3 @@ async def _examine_cluster(config: Config, of_daemon: daemon.DaemonFindings, *, 
     inspecting = cluster.inspect(config.cluster, gateway=gateway, metrics=of_daemon.metrics, ours=ours)
     found = await guarded(cluster.SERVER, inspecting)
     return [found] if isinstance(found, Check) else found
-
-
-# The report as text: aligned, with a symbol for each status, and failures at the end.
-
-_PRINTED_ORDER: tuple[Status, ...] = ("ok", "warning", "failure")
-_STYLE: dict[Status, str] = {"ok": "green", "warning": "yellow", "failure": "bold red"}
-_SYMBOLS: dict[Status, str] = {"ok": "✓", "warning": "!", "failure": "✗"}
-_ASCII_SYMBOLS: dict[Status, str] = {"ok": "+", "warning": "!", "failure": "x"}
-_WIDE = 100_000
-"""Columns if the output is not a terminal: nothing is wrapped."""
-
-
-def print_report(report: CheckReport, stream: TextIO, environ: Mapping[str, str]) -> None:
-    """Print `report`. On a terminal sentences are wrapped; commands are never wrapped, so that they can be copied."""
-    terminal = stream.isatty()
-    console = Console(
-        file=stream, markup=False, emoji=False, highlight=False, width=None if terminal else _WIDE, soft_wrap=False
-    )
-    unicode = _encodes(stream) and environ.get("LC_ALL", "") not in ("C", "POSIX")
-    names = max((len(check.name) for check in report.checks), default=0)
-    for status in _PRINTED_ORDER:
-        for check in report.checks:
-            if check.status == status:
-                _print_check(console, check, names, _SYMBOLS if unicode else _ASCII_SYMBOLS)
-    console.print(_counts(report), soft_wrap=True)
-
-
-def _print_check(console: Console, check: Check, names: int, symbols: Mapping[Status, str]) -> None:
-    style = _STYLE[check.status]
-    room = names + 6
-    head = f"  {symbols[check.status]} {check.name.ljust(names)}  "
-    lines = Text(escape(check.summary)).wrap(console, max(20, console.width - room))
-    for number, line in enumerate(lines):
-        line.rstrip()
-        before = Text(head, style=style) if number == 0 else Text(" " * room)
-        console.print(Text.assemble(before, line), soft_wrap=True)
-    for words in check.detail:
-        console.print(Padding(Text(escape(words), style="dim"), (0, 0, 0, room), expand=False))
-    for command in check.fix:
-        console.print(Text.assemble(" " * room, ("> ", style), escape(command)), soft_wrap=True)
-    for command in check.see:
-        console.print(Text.assemble(" " * room, ("$ ", "dim"), escape(command)), soft_wrap=True)
-
-
-def _counts(report: CheckReport) -> Text:
-    counts = {status: sum(check.status == status for check in report.checks) for status in _PRINTED_ORDER}
-    words = [
-        (f"{counts['ok']} ok", ""),
-        (_many(counts["warning"], "warning"), _STYLE["warning"] if counts["warning"] else ""),
-        (_many(counts["failure"], "failure"), _STYLE["failure"] if counts["failure"] else ""),
-    ]
-    text = Text(f"correlator {report.version}: ")
-    for number, (word, style) in enumerate(words):
-        text.append(", " if number else "").append(word, style)
-    if any(check.fix for check in report.checks if check.status != "ok"):
-        text.append(". Run the commands marked > to fix it.")
-    if any(check.see for check in report.checks if check.status != "ok"):
-        text.append(". Those marked $ change nothing and show more of the cause.")
-    return text
-
-
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
-
-
-def _encodes(stream: TextIO) -> bool:
-    try:
-        "✓✗".encode(getattr(stream, "encoding", None) or "ascii")
-    except UnicodeError:
-        return False
-    return True

@@ -13,12 +13,13 @@ from types import SimpleNamespace
 import pytest
 
 from correlator.config import loading as configuration
-from correlator.doctor import database, examination, host, service
+from correlator.doctor import database, host, service
 from correlator.doctor.check import CheckReport, copyable, failure, ok, warning
 from correlator.doctor.service import Setting
 from correlator.model.persisted import Cursor, IndexState
 from correlator.state.rows import Changes
 from correlator.state.sqlite import Checkpoint
+from correlator.terminal.doctor import print_report
 
 
 def setting(file=None, **settings):
@@ -303,7 +304,7 @@ class Terminal(Pipe):
 
 
 def shown(stream, environ):
-    examination.print_report(REPORT, stream, environ)
+    print_report(REPORT, stream, environ)
     return stream.getvalue()
 
 
@@ -316,7 +317,7 @@ def test_what_failed_stands_last_and_is_known_by_its_sign():
 def test_nobody_is_sent_to_commands_that_are_not_there():
     report = CheckReport("1.0", REPORT.at, (warning("third", "it is so-so"),))
     stream = Pipe()
-    examination.print_report(report, stream, {})
+    print_report(report, stream, {})
     assert stream.getvalue().splitlines()[-1] == "correlator 1.0: 0 ok, 1 warning, 0 failures"
 
 
@@ -344,7 +345,7 @@ def test_foreign_text_contains_no_terminal_commands(monkeypatch):
 
 def test_a_terminal_without_unicode_gets_ascii_symbols():
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
-    examination.print_report(REPORT, stream, {})
+    print_report(REPORT, stream, {})
     stream.flush()
     text = stream.buffer.getvalue().decode()
     assert "  x first.bad" in text
