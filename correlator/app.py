@@ -415,9 +415,7 @@ def _cluster_sink(config: Config, core: Core, active: Active | None, saved: Save
     cluster_metrics.TAKEOVERS.inc()
     hub, lease, started_at = core.hub, active.lease, wall_clock()
     sink = ClusterSink(
-        lease.connection,
         lease.instance,
-        lease.owner,
         active.fence,
         lost,
         lambda: hub.index.horizon.log_read_to,

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from correlator.cluster import keys, received
-from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused
+from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused, seq_of
 from correlator.cluster.fence import Fence
 from correlator.cluster.lease import Lease
 from correlator.cluster.received import Alive
@@ -70,7 +70,7 @@ class Counterpart:
         """Whether the checkpoint in the cluster is of another database. None: not known yet."""
         self._compared_at = -math.inf
         self._differing: dict[str, str] = {}
-        self._renewal: str | None = None
+        self._renewal = 0
         """The sequence of the alive key as it was read last."""
 
     def describe(self) -> dict[str, Any]:
@@ -103,8 +103,8 @@ class Counterpart:
         """Compare with what the alive key says, if it was renewed meanwhile: it may be that of this host's last run."""
         lease = self._lease
         message = await lease.connection.last(keys.ALIVE, keys.alive(lease.instance), within=READ_WITHIN)
-        seq = (message.headers or {}).get("Nats-Sequence") if message is not None else None
-        renewed, self._renewal = self._renewal not in (None, seq), seq
+        seq = seq_of(message)
+        renewed, self._renewal = self._renewal not in (0, seq), seq
         if message is None or not renewed:
             return
         read = partial(received.decode, message.data, Alive, received.MAX_KEY)
@@ -181,7 +181,7 @@ async def standby(
         finally:
             await end_tasks(waiting)
         holding = group.create_task(lease.hold(), name="lease")
-        stream = StreamCheckpoint(lease.connection, lease.instance, lease.owner, fence, lease.lose, copy=copy)
+        stream = StreamCheckpoint(lease.instance, fence, lease.lose, copy=copy)
         try:
             saved = await _restored(stream)
         except Fenced as error:

@@ -245,7 +245,7 @@ class Connection:
         """Return the last message of a subject by a direct get; None if there is none.
 
         Any server that keeps the stream may answer, so it may lag behind a write for a moment, and one that hangs gets
-        requests too: so another request follows if there is no answer soon. The header Nats-Sequence is its sequence,
+        requests too: so another request follows if there is no answer soon. `seq_of` is its sequence, the header
         Nats-Time-Stamp its time.
         """
         answer = await self._first_answer(f"$JS.API.DIRECT.GET.{stream}.{subject}", within)
@@ -395,6 +395,11 @@ class Subscription:
         self.queue = queue
         self.pending = pending
         self.made: Any = None
+
+
+def seq_of(message: Msg | None) -> int:
+    """Return the sequence of what `Connection.last` returned; 0: there is no message."""
+    return int((message.headers or {})["Nats-Sequence"]) if message is not None else 0
 
 
 def answer_of(payload: bytes) -> dict[str, Any]:

@@ -21,6 +21,7 @@ before the earlier one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ from correlator.cluster.connection import (
     Refused,
     Unacknowledged,
     answer_of,
+    seq_of,
 )
 
 if TYPE_CHECKING:
@@ -47,6 +49,10 @@ MAX_MESSAGES = 1000
 
 OVERHEAD = 250
 """Bytes of a message besides its payload: subject, headers, and what surrounds them."""
+
+
+BEHIND_READS, READ_AGAIN_AFTER = 20, 0.05
+"""Reads of the owner keys that may have an old answer, and seconds between two."""
 
 
 NOT_READY = 10164
@@ -68,18 +74,37 @@ class StreamMessage(Struct, frozen=True):
 
 
 class Fence:
-    """The owner key at `subject`, which had sequence `seq` when this process wrote it. All batches go through it."""
+    """The owner key at `subject` of `stream`. All batches go through it.
 
-    def __init__(self, connection: Connection, subject: str, seq: int) -> None:
-        self._connection = connection
-        self._subject = subject
-        self._lock = asyncio.Lock()
+    `value`: what this process wrote, and no other process writes; `seq`: the sequence that it got.
+    """
+
+    def __init__(self, connection: Connection, stream: str, subject: str, value: bytes, seq: int) -> None:
+        self.connection = connection
+        self.stream = stream
+        self.subject = subject
+        self.value = value
         self.seq = seq
+        self._lock = asyncio.Lock()
+
+    async def own(self, stream: str, subject: str, *, within: float = ANSWER_WITHIN) -> Fence:
+        """Write the owner key of another stream, which has sequences of its own, and return its fence.
+
+        That key is read before this one, so that a successor's key is never written over. Raises: as `verify`.
+        """
+        for _ in range(BEHIND_READS):
+            before = seq_of(await self.connection.last(stream, subject, within=within))
+            if await self._is_newest(within):
+                with contextlib.suppress(Fenced):  # Another process wrote it meanwhile, or the answer was old.
+                    seq = await put(self.connection, subject, self.value, expected=before, within=within)
+                    return Fence(self.connection, stream, subject, self.value, seq)
+            await asyncio.sleep(READ_AGAIN_AFTER)
+        raise Unacknowledged(f"{subject} cannot be written: a server is behind")
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers of a message that is to be stored only for the owner."""
-        return {_SEQUENCE: str(self.seq), _SUBJECT: self._subject}
+        return {_SEQUENCE: str(self.seq), _SUBJECT: self.subject}
 
     async def write(
         self, messages: Sequence[StreamMessage], *, after: tuple[str, int] | None = None, within: float = ANSWER_WITHIN
@@ -96,27 +121,33 @@ class Fence:
         if after is not None:
             messages = [*messages[:-1], _with(messages[-1], {_SEQUENCE: str(after[1]), _SUBJECT: after[0]})]
         async with self._lock:
-            return await _write(self._connection, messages, self.headers, within)
+            return await _write(self.connection, messages, self.headers, within)
 
-    async def verify(self, stream: str, value: bytes, *, within: float = ANSWER_WITHIN) -> None:
+    async def verify(self, *, within: float = ANSWER_WITHIN) -> None:
         """Read the owner key, which has `value` if this process wrote it last.
 
         Raises: `Fenced` if another process did; `Unacknowledged` if the answer is older than the key's sequence, as a
         server is behind or the key is gone; `ClusterUnavailable`, `Refused`.
         """
-        found = await self._connection.last(stream, self._subject, within=within)
-        if found is None or int((found.headers or {})["Nats-Sequence"]) < self.seq:
-            raise Unacknowledged(f"a server is behind, or {self._subject} is gone")
-        if found.data != value:
-            raise Fenced(f"another process owns {self._subject}")
+        if not await self._is_newest(within):
+            raise Unacknowledged(f"a server is behind, or {self.subject} is gone")
 
-    async def rewrite(self, value: bytes, *, within: float = ANSWER_WITHIN) -> int:
+    async def _is_newest(self, within: float) -> bool:
+        """Read the owner key. False if the answer is older than the key's sequence. Raises: as `verify`."""
+        found = await self.connection.last(self.stream, self.subject, within=within)
+        if found is None or seq_of(found) < self.seq:
+            return False
+        if found.data != self.value:
+            raise Fenced(f"another process owns {self.subject}")
+        return True
+
+    async def rewrite(self, *, within: float = ANSWER_WITHIN) -> int:
         """Write the owner key again, so that it does not pin old sequences. Returns its new sequence, now `seq`.
 
         Raises: as `write`. After `Unacknowledged` the sequence is unknown, so the next write may raise `Fenced`.
         """
         async with self._lock:
-            self.seq = await put(self._connection, self._subject, value, expected=self.seq, within=within)
+            self.seq = await put(self.connection, self.subject, self.value, expected=self.seq, within=within)
             return self.seq
 
 
@@ -194,24 +225,17 @@ MEASURED_FROM = 32
 
 
 class OwnedStream:
-    """The stream `name`, whose owner key at `subject` has the value `owner`, which no other process writes.
+    """The stream of the owner key of `fence`, which is written again after `rewrite_every` seconds.
 
-    `fence`: has the sequence at which this process wrote the key. `rewrite_every`: seconds after which the key is
-    written again. Only one task may call `write`.
+    Only one task may call `write`.
     """
 
-    def __init__(
-        self, connection: Connection, name: str, subject: str, owner: bytes, fence: Fence, *, rewrite_every: float
-    ) -> None:
-        self._connection = connection
-        self._name = name
-        self._subject = subject
-        self._owner = owner
+    def __init__(self, fence: Fence, rewrite_every: float) -> None:
         self._fence = fence
         self._rewrite_every = rewrite_every
         self._written_at = time.monotonic()
         """When this process last wrote the owner key."""
-        self._pipelined = Pipelined(connection)
+        self._pipelined = Pipelined(fence.connection)
         self.replicated = True
         """False if one server keeps the stream alone. Then messages are pipelined, which is faster than a batch."""
         self._message_seconds = 0.0
@@ -257,23 +281,23 @@ class OwnedStream:
 
     async def _rewrite_owner(self, within: float) -> None:
         """Write the owner key again if this process still owns it."""
+        fence = self._fence
         try:
-            found = await self._connection.last(self._name, self._subject, within=within)
+            found = await fence.connection.last(fence.stream, fence.subject, within=within)
         except ClusterUnavailable as error:
             raise Unacknowledged(str(error)) from error
-        seq = int((found.headers or {})["Nats-Sequence"]) if found is not None else 0
-        if found is not None and seq >= self._fence.seq:
-            if found.data != self._owner:
-                raise Fenced(f"another process owns {self._subject}")
-            self._fence.seq, self._behind = seq, 0  # Greater if an earlier rewrite was stored without an answer.
+        if found is not None and seq_of(found) >= fence.seq:
+            if found.data != fence.value:
+                raise Fenced(f"another process owns {fence.subject}")
+            fence.seq, self._behind = seq_of(found), 0  # Greater if an earlier rewrite was stored without an answer.
         else:
             self._behind += 1
         self._lost_batch = True
         try:
-            await self._fence.rewrite(self._owner, within=within)
+            await fence.rewrite(within=within)
         except Fenced as error:
             if self._behind >= MAX_BEHIND:
-                raise Fenced(f"{self._subject} is gone") from error
+                raise Fenced(f"{fence.subject} is gone") from error
             # An earlier rewrite was stored meanwhile, or there is a new owner, or the answer was old: read it again.
             raise Unacknowledged(str(error)) from error
         self._written_at, self._lost_batch, self._behind = time.monotonic(), False, 0

@@ -39,7 +39,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.cluster import keys, received, streams
-from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged
+from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged, seq_of
 from correlator.cluster.fence import Fence, put
 from correlator.cluster.received import Holder
 from correlator.config.cluster import Cluster
@@ -175,7 +175,7 @@ class Lease:
             if seq is not None:
                 log.info("this process is the active collector of %s", self.instance)
                 self.active, self._alive_seq = True, alive.seq if alive is not None else 0
-                self._fence = Fence(self.connection, self._owner_key, seq)
+                self._fence = Fence(self.connection, keys.STATE, self._owner_key, self.owner, seq)
                 return self._fence
             await asyncio.sleep(POLL_EVERY)
 
@@ -225,7 +225,7 @@ class Lease:
         """What a key says; a value that cannot be read has no holder. Each value is read once."""
         if message is None:
             return None
-        seq, known = int(message.headers["Nats-Sequence"]), self._known.get(subject)
+        seq, known = seq_of(message), self._known.get(subject)
         if known is not None and (known[1].seq, known[0]) == (seq, message.data):
             return known[1]
         value = self._connection.parser.parse(subject, partial(received.decode, message.data, Holder, received.MAX_KEY))

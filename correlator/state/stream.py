@@ -46,8 +46,8 @@ import msgspec
 from msgspec import Struct
 
 from correlator.cluster import keys
-from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged
-from correlator.cluster.fence import Fence, StreamMessage, put
+from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged, seq_of
+from correlator.cluster.fence import Fence, StreamMessage
 from correlator.state.rows import (
     CURSOR,
     LAST,
@@ -93,26 +93,22 @@ FOLLOW_EVERY = 2.0
 class StreamCheckpoint:
     """The checkpoint of `instance` in the stream. Event loop's thread only.
 
-    `owner`: the value of the owner key of the lease's holder, which is this process; `lease`: the key's fence.
-    `on_lost`: called when this process holds the lease no longer. `copy`: what has been read as the standby.
-    `max_rows`: rows of one batch.
+    `lease`: the fence of the lease, which this process holds; `on_lost`: called when it holds it no longer. `copy`:
+    what has been read as the standby. `max_rows`: rows of one batch.
     """
 
     def __init__(
         self,
-        connection: Connection,
         instance: str,
-        owner: bytes,
         lease: Fence,
         on_lost: Callable[[], None],
         *,
         copy: StreamCopy | None = None,
         max_rows: int = MAX_ROWS,
     ) -> None:
-        self._connection = connection
+        self._connection = lease.connection
         self._copy = copy
         self._instance = instance
-        self._owner = owner
         self._lease = lease
         self._on_lost = on_lost
         self._max_rows = max_rows
@@ -185,7 +181,7 @@ class StreamCheckpoint:
         """Find out whether this process has lost the lease, or NATS has lost what the stream had."""
         self._fence = None
         try:
-            await self._lease.verify(keys.STATE, self._owner)
+            await self._lease.verify()
         except Fenced:
             self._lost = True
             self._on_lost()
@@ -238,7 +234,7 @@ class StreamCheckpoint:
 
     async def _acquire(self) -> tuple[Rows, Rows]:
         """Take the stream over, and return its rows and its chunks, each by name."""
-        fence = await self._own()
+        fence = await self._lease.own(keys.CHECKPOINT, keys.checkpoint_owner(self._instance))
         copy = self._copy
         if copy is None or copy.seq >= fence.seq:  # The second: the stream is older than what was read.
             copy = StreamCopy(self._connection, self._instance)
@@ -251,23 +247,6 @@ class StreamCheckpoint:
         self._usable = CURSOR in rows
         self._chunks, self._slot, self._fence, self._written = set(chunks), free_slot(rows), fence, copy.last_seq
         return rows, chunks
-
-    async def _own(self) -> Fence:
-        """Write the owner key of this stream, if this process is the owner of the instance."""
-        subject = keys.checkpoint_owner(self._instance)
-        for _ in range(20):
-            before = await self._connection.last(keys.CHECKPOINT, subject)
-            seq = int((before.headers or {})["Nats-Sequence"]) if before is not None else 0
-            try:
-                await self._lease.verify(keys.STATE, self._owner)
-            except Unacknowledged:
-                await asyncio.sleep(0.05)
-                continue
-            try:
-                return Fence(self._connection, subject, await put(self._connection, subject, self._owner, expected=seq))
-            except Fenced:
-                await asyncio.sleep(0.05)  # Another process wrote it meanwhile, or the answer was old.
-        raise Unacknowledged("the owner key of the checkpoint cannot be written")
 
     def _message(self, name: Name, value: bytes) -> StreamMessage:
         subject = keys.checkpoint(self._instance, *name)
@@ -321,7 +300,7 @@ class StreamCopy:
             self._forget(whole)
         async for message in self._messages():
             headers = message.headers or {}
-            self.seq = int(headers["Nats-Sequence"])
+            self.seq = seq_of(message)
             name = _name(headers["Nats-Subject"])
             if name == ("owner",):
                 self.owner_seq = self.seq

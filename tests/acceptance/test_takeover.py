@@ -16,7 +16,7 @@ import orjson
 import pytest
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import Connection
+from correlator.cluster.connection import Connection, seq_of
 from correlator.cluster.fence import put
 from correlator.cluster.lease import Lease
 from tests.support.appliance import Appliance, connected
@@ -118,7 +118,7 @@ async def test_a_reload_of_a_standby_is_checked_at_once_and_outlasts_each_loss_o
             owner = keys.owner("dc1")
             found = await connection.last(keys.STATE, owner)
             assert found is not None
-            await put(connection, owner, b"{}", expected=int((found.headers or {})["Nats-Sequence"]))
+            await put(connection, owner, b"{}", expected=seq_of(found))
             await eventually(lambda: daemon.log().count("this process is the active collector") == 2)
             await eventually(posts)
 

@@ -49,7 +49,7 @@ class Active(Collector):
             fence = await lease.acquire()
             self.terms += 1
             sink = ClusterSink(
-                self.connection, self.instance, lease.owner, fence, lambda _: lease.lose(), lambda: self.read_to,
+                self.instance, fence, lambda _: lease.lose(), lambda: self.read_to,
                 timings=self.timings,
             )  # fmt: skip
             requests = GatewayRequests(self.connection, self.instance)

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import ClusterUnavailable, Connection
+from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
 from correlator.cluster.fence import Fence, StreamMessage, put
 from correlator.config.cluster import NatsUrl
 from tests.support.cluster import handled, running
@@ -56,9 +56,8 @@ class Refusals:
 async def own(connection: Connection, instance: str) -> Fence:
     await streams.ensure(connection, 1)
     subject = keys.owner(instance)
-    last = await connection.last(keys.STATE, subject)
-    expected = 0 if last is None else int((last.headers or {})["Nats-Sequence"])
-    return Fence(connection, subject, await put(connection, subject, b"me", expected=expected))
+    expected = seq_of(await connection.last(keys.STATE, subject))
+    return Fence(connection, keys.STATE, subject, b"me", await put(connection, subject, b"me", expected=expected))
 
 
 async def test_a_collector_creates_the_streams_and_writes_what_is_its_own(deployed: DeployedNats):

@@ -219,7 +219,7 @@ async def test_streams_that_are_created_again_get_a_new_epoch_and_every_job(nats
             await eventually(lambda: one.sink.describe()["error"] is not None)
             await streams.ensure(one.connection, 1)
             # What the lease does.
-            one.sink._fence.seq = await put(one.connection, keys.owner("dc1"), one.sink._owner, expected=0)
+            one.sink._fence.seq = await put(one.connection, keys.owner("dc1"), one.sink._fence.value, expected=0)
             await one.equal()
             after = await epoch_of(one.connection)
             assert before != after == position(one).epoch

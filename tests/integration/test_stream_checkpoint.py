@@ -31,7 +31,7 @@ class Active:
         self.lease = lease
         self.fence = fence
         self.lost = 0
-        self.checkpoint = StreamCheckpoint(lease.connection, lease.instance, lease.owner, fence, self._on_lost)
+        self.checkpoint = StreamCheckpoint(lease.instance, fence, self._on_lost)
 
     def _on_lost(self):
         self.lost += 1
@@ -123,7 +123,7 @@ async def test_a_former_owner_can_write_no_more_and_is_called(nats):
 async def read_again(owner):
     """What the same owner reads."""
     lease = owner.lease
-    return await StreamCheckpoint(lease.connection, lease.instance, lease.owner, owner.fence, lambda: None).open()
+    return await StreamCheckpoint(lease.instance, owner.fence, lambda: None).open()
 
 
 async def test_after_an_outage_everything_is_written_again(nats):
@@ -187,8 +187,7 @@ async def test_a_takeover_after_an_older_copy_of_the_stream_is_back_reads_all_of
         copy = StreamCopy(first.lease.connection, "dc1")
         await copy.read()
         copy.seq += 1_000
-        lease = first.lease
-        second = StreamCheckpoint(lease.connection, "dc1", lease.owner, first.fence, lambda: None, copy=copy)
+        second = StreamCheckpoint("dc1", first.fence, lambda: None, copy=copy)
         saved = await second.open()
         assert saved is not None
         assert len(saved.jobs) == 5
@@ -235,11 +234,11 @@ async def test_a_standby_that_keeps_up_reads_only_what_is_new_at_its_takeover(na
         await first.lease.release()
         lease = Lease(standby, standby, settings(nats.url))
         fence = await lease.acquire()
-        second = StreamCheckpoint(standby, "dc1", lease.owner, fence, lambda: None, copy=copy)
+        second = StreamCheckpoint("dc1", fence, lambda: None, copy=copy)
         saved = await second.open()
         assert saved is not None
         assert standby.client.stats["in_bytes"] - before < 0.1 * before
-        assert saved == await StreamCheckpoint(standby, "dc1", lease.owner, fence, lambda: None).open()
+        assert saved == await StreamCheckpoint("dc1", fence, lambda: None).open()
         assert len(saved.jobs) == 1_998
         assert saved.cursor == Cursor(8)
 
@@ -257,7 +256,7 @@ async def test_a_copy_of_a_checkpoint_that_is_gone_or_was_written_anew_is_not_us
         assert not purged.rows
         await standby.api(f"STREAM.DELETE.{keys.CHECKPOINT}")
         await streams.ensure(standby, 1)
-        again = StreamCheckpoint(first.lease.connection, "dc1", first.lease.owner, first.fence, lambda: None)
+        again = StreamCheckpoint("dc1", first.fence, lambda: None)
         for number in range(40):  # Its sequences go past those that the copy has read.
             await again.write(changes(filled(3), Cursor(number)))
         await replaced.read()

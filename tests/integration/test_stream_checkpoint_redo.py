@@ -65,7 +65,7 @@ async def holder(url):
         fence = await lease.acquire()
 
         def checkpoint(max_rows=ROWS):
-            return StreamCheckpoint(connection, "dc1", lease.owner, fence, lambda: None, max_rows=max_rows)
+            return StreamCheckpoint("dc1", fence, lambda: None, max_rows=max_rows)
 
         yield connection, checkpoint
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import Connection, Fenced
+from correlator.cluster.connection import Connection, Fenced, seq_of
 from correlator.cluster.fence import put
 from correlator.config.cluster import Cluster, NatsUrl, Replicas
 from tests.support.eventually import PATIENCE
@@ -61,5 +61,5 @@ async def _renew(connection: Connection, alive: str) -> None:
         found = await connection.last(keys.ALIVE, alive)
         if found is not None:
             with contextlib.suppress(Fenced):  # somebody else wrote it meanwhile
-                await put(connection, alive, found.data, expected=int((found.headers or {})["Nats-Sequence"]))
+                await put(connection, alive, found.data, expected=seq_of(found))
         await asyncio.sleep(0.2)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import ClusterUnavailable, Connection
+from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
 from correlator.cluster.fence import Fence, put
 from correlator.config.cluster import Cluster, NatsUrl
 from correlator.jobs.index import Index
@@ -97,14 +97,11 @@ class Collector:
         """Take the lease, and make a sink that continues what an earlier one left."""
         owner = json.dumps({"holder": next(_holders)}).encode()
         subject = keys.owner(self.instance)
-        last = await self.connection.last(keys.STATE, subject)
-        expected = int((last.headers or {})["Nats-Sequence"]) if last is not None else 0
+        expected = seq_of(await self.connection.last(keys.STATE, subject))
         seq = await put(self.connection, subject, owner, expected=expected)
-        fence = Fence(self.connection, subject, seq)
+        fence = Fence(self.connection, keys.STATE, subject, owner, seq)
         self.sink = ClusterSink(
-            self.connection,
             self.instance,
-            owner,
             fence,
             self.lost.append,
             lambda: self.read_to,

@@ -8,7 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from correlator.cluster import keys
+from correlator.cluster import fence, keys
 from correlator.cluster.connection import Fenced, Unacknowledged
 from correlator.cluster.fence import Fence
 from correlator.model.persisted import Cursor
@@ -29,13 +29,13 @@ def servers():
 
 @pytest.fixture
 def lease(servers):
-    return Fence(cast(Any, servers), OWNER, servers.values[OWNER][0])
+    return Fence(cast(Any, servers), keys.STATE, OWNER, ME, servers.values[OWNER][0])
 
 
 @pytest.fixture
 def writer(servers, lease):
     pending = EventQueue(lambda: 0.0, [StreamEvent("a", "dc1:1", b"{}")])
-    return EventWriter(cast(Any, servers), "dc1", ME, lease, pending, within=1.0, rewrite_every=3600)
+    return EventWriter("dc1", lease, pending, within=1.0, rewrite_every=3600)
 
 
 async def test_a_holder_that_is_followed_while_it_begins_leaves_the_events_to_its_successor(servers, writer):
@@ -55,23 +55,19 @@ async def test_a_holder_that_is_followed_while_it_begins_leaves_the_events_to_it
 @pytest.mark.parametrize("old", [None, LONG_AGO])
 async def test_a_server_that_lags_delays_events_and_is_no_loss_of_the_lease(servers, writer, old):
     servers.old[OWNER] = old
-    with pytest.raises(Unacknowledged):
-        await writer.step()
-    servers.old.clear()
+    asyncio.get_running_loop().call_later(0.1, servers.old.clear)
     assert await writer.step() == 1
 
 
-def checkpoint(servers, lease):
-    return StreamCheckpoint(cast(Any, servers), "dc1", ME, lease, lambda: None)
-
-
-async def test_a_server_that_lags_delays_the_checkpoint_and_is_no_loss_of_the_lease(servers, lease):
+async def test_a_server_that_lags_for_long_fails_the_write_and_is_no_loss_of_the_lease(servers, lease, monkeypatch):
+    monkeypatch.setattr(fence, "READ_AGAIN_AFTER", 0.0)
     servers.old[OWNER] = LONG_AGO
-    asyncio.get_running_loop().call_later(0.1, servers.old.clear)
-    await checkpoint(servers, lease)._own()
+    with pytest.raises(Unacknowledged):
+        await lease.own(keys.CHECKPOINT, keys.checkpoint_owner("dc1"))
     servers.put(OWNER, OTHER)
+    servers.old.clear()
     with pytest.raises(Fenced):
-        await checkpoint(servers, lease)._own()
+        await lease.own(keys.CHECKPOINT, keys.checkpoint_owner("dc1"))
 
 
 async def test_a_row_that_another_server_knows_to_be_removed_is_not_read(servers, lease, monkeypatch):
@@ -94,5 +90,5 @@ async def test_a_row_that_another_server_knows_to_be_removed_is_not_read(servers
         found.append({name for name in rows if name[0] == "event"})
 
     monkeypatch.setattr("correlator.state.stream.saved_of", decoded)
-    await checkpoint(servers, lease).open()
+    await StreamCheckpoint("dc1", lease, lambda: None).open()
     assert found == [{("event", "2")}]

@@ -21,14 +21,13 @@ class Server:
         self.writes: list[tuple[str, int]] = []
         self.headers = {"fence": "1"}
         monkeypatch.setattr(fence, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.stream = OwnedStream(
-            cast(Any, self), "KV_cor", "owner", OWNER, cast(Any, SimpleNamespace(**self.fence())), rewrite_every=3600
-        )
+        self.stream = OwnedStream(cast(Any, SimpleNamespace(**self.fence())), rewrite_every=3600)
         self.stream.replicated = False
         self.stream._pipelined = cast(Any, SimpleNamespace(write=self.pipeline))
 
     def fence(self) -> dict[str, Any]:
-        return {"seq": 1, "headers": {}, "write": self.batch, "rewrite": self.rewrite}
+        key = {"connection": self, "stream": "KV_cor", "subject": "owner", "value": OWNER, "seq": 1}
+        return key | {"headers": {}, "write": self.batch, "rewrite": self.rewrite}
 
     async def batch(self, messages, *, within):
         self.writes.append(("batch", len(messages)))
@@ -41,7 +40,7 @@ class Server:
         self.now += len(messages) * self.seconds
         return len(messages)
 
-    async def rewrite(self, value, *, within):
+    async def rewrite(self, *, within):
         self.writes.append(("owner", 1))
 
     async def last(self, stream, subject, *, within):

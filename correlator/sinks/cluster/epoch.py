@@ -21,7 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.cluster import keys, received, streams
-from correlator.cluster.connection import Connection, Fenced, Unacknowledged
+from correlator.cluster.connection import Connection, Fenced, Unacknowledged, seq_of
 from correlator.cluster.fence import StreamMessage, put
 
 BEHIND_READS, READ_AGAIN_AFTER = 8, 0.25
@@ -69,7 +69,7 @@ async def _has_gone_back(connection: Connection, known: Position, created: str, 
         return False
     for _ in range(BEHIND_READS):
         found = await connection.last(keys.STATE, known.subject, within=within)
-        if found is not None and int((found.headers or {})["Nats-Sequence"]) >= known.seq:
+        if found is not None and seq_of(found) >= known.seq:
             return False
         await asyncio.sleep(READ_AGAIN_AFTER)
     return True
@@ -102,9 +102,8 @@ async def check(connection: Connection, known: Position | None, within: float) -
         if not await _has_gone_back(connection, known, created, last_seq, within):
             return Checked(known, replaced=False, replicas=replicas)
     epoch = secrets.token_hex(6)
-    expected = int((found.headers or {})["Nats-Sequence"]) if found is not None else 0
     try:
-        await put(connection, keys.EPOCH, epoch.encode(), expected=expected, within=within)
+        await put(connection, keys.EPOCH, epoch.encode(), expected=seq_of(found), within=within)
     except Fenced as error:  # Another collector was faster: read it again.
         raise Unacknowledged(str(error)) from error
     return Checked(Position(epoch, created, 0), replaced=True, replicas=replicas)

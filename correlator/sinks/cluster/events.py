@@ -19,8 +19,8 @@ from typing import NamedTuple
 import orjson
 
 from correlator.cluster import keys
-from correlator.cluster.connection import Connection, Fenced, Refused, Unacknowledged
-from correlator.cluster.fence import Fence, OwnedStream, StreamMessage, put
+from correlator.cluster.connection import Fenced, Refused
+from correlator.cluster.fence import Fence, OwnedStream, StreamMessage
 from correlator.jobs import job_document, sizes
 from correlator.model.published import Event
 from correlator.sinks.cluster import stored_document
@@ -44,25 +44,22 @@ DUPLICATE = 10201
 
 
 class EventWriter:
-    """Sends what is in `pending`. `owner`: the value of this process's owner keys, which no other process writes.
+    """Sends what is in `pending`. `lease`: the fence of the lease.
 
-    `lease`: the fence of the key of the lease. `within`: seconds to wait for an answer. Only one task may call `step`.
+    `within`: seconds to wait for an answer. Only one task may call `step`.
     """
 
     def __init__(
         self,
-        connection: Connection,
         instance: str,
-        owner: bytes,
         lease: Fence,
         pending: EventQueue,
         *,
         within: float,
         rewrite_every: float,
     ) -> None:
-        self._connection = connection
+        self._connection = lease.connection
         self._instance = instance
-        self._owner = owner
         self._lease = lease
         self._pending = pending
         self._within = within
@@ -132,22 +129,9 @@ class EventWriter:
                 await stream.write([message], self._within)
 
     async def _acquire(self) -> OwnedStream:
-        """Write the owner key of the stream. Raises: `Fenced` unless this process holds the lease.
-
-        The key is read before the lease, so that a successor's key is never written over.
-        """
-        subject = keys.events_owner(self._instance)
-        last = await self._connection.last(keys.EVENTS, subject, within=self._within)
-        await self._lease.verify(keys.STATE, self._owner, within=self._within)
-        expected = int((last.headers or {})["Nats-Sequence"]) if last is not None else 0
-        try:
-            seq = await put(self._connection, subject, self._owner, expected=expected, within=self._within)
-        except Fenced as error:  # Another process wrote it meanwhile: check the lease again.
-            raise Unacknowledged(str(error)) from error
-        fence = Fence(self._connection, subject, seq)
-        return OwnedStream(
-            self._connection, keys.EVENTS, subject, self._owner, fence, rewrite_every=self._rewrite_every
-        )
+        """Write the owner key of the stream. Raises: `Fenced` unless this process holds the lease."""
+        fence = await self._lease.own(keys.EVENTS, keys.events_owner(self._instance), within=self._within)
+        return OwnedStream(fence, self._rewrite_every)
 
     def _message(self, event: StreamEvent) -> StreamMessage:
         payload = fitting(event.payload, stored_document.limit(self._connection.client.max_payload))

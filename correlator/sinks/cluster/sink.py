@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 from correlator import __version__
 from correlator.cluster import keys
-from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused
+from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused
 from correlator.cluster.fence import Fence, OwnedStream, StreamMessage
 from correlator.cluster.received import UNWRITTEN_AFTER
 from correlator.jobs import job_document
@@ -56,16 +56,14 @@ Step: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 class ClusterSink:
     """Satisfies `correlator.sinks.Sink`. Use it from one event loop only, while this process holds the lease.
 
-    `owner`: the value of the owner key of `instance`, which no other process writes; `fence`: has its sequence.
-    `on_lost`: called with a sentence when the fence refuses a write. `log_read_to`: returns the time up to which the
-    log has been read. `events` and `position`: what `state` returned in the last run of a collector of this instance.
+    `fence`: of the lease of `instance`. `on_lost`: called with a sentence when the fence refuses a write.
+    `log_read_to`: returns the time up to which the log has been read. `events` and `position`: what `state` returned in
+    the last run of a collector of this instance.
     """
 
     def __init__(
         self,
-        connection: Connection,
         instance: str,
-        owner: bytes,
         fence: Fence,
         on_lost: Callable[[str], None],
         log_read_to: Callable[[], Micros],
@@ -74,19 +72,18 @@ class ClusterSink:
         position: bytes | None = None,
         timings: ClusterTimings = DEFAULT,
     ) -> None:
-        self._connection = connection
+        self._connection = fence.connection
         self._instance = instance
-        self._owner = owner
         self._fence = fence
         self._on_lost = on_lost
         self._log_read_to = log_read_to
         self._timings = timings
         rewrite = timings.rewrite_owner_every
-        self._stream = OwnedStream(connection, keys.STATE, keys.owner(instance), owner, fence, rewrite_every=rewrite)
+        self._stream = OwnedStream(fence, rewrite)
         self._dirty = DirtyKeys(time.monotonic)
         self._events = EventQueue(time.monotonic, _restored(events))
         self._event_writer = EventWriter(
-            connection, instance, owner, fence, self._events, within=timings.answer_within, rewrite_every=rewrite
+            instance, fence, self._events, within=timings.answer_within, rewrite_every=rewrite
         )
         self._lines = LineQueue()
         self._position = epoch.decode(position)
@@ -219,7 +216,7 @@ class ClusterSink:
     async def _is_lost(self) -> bool:
         """True if another process holds the lease. Without any owner NATS has lost the key: the lease decides."""
         try:
-            await self._fence.verify(keys.STATE, self._owner, within=self._timings.answer_within)
+            await self._fence.verify(within=self._timings.answer_within)
         except Fenced:
             return True
         except (ClusterUnavailable, Refused):
