@@ -1,8 +1,9 @@
 """The `[cluster]` table: its keys, and the syntax of its values: addresses of NATS servers, an instance, replicas."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import msgspec
 
@@ -17,7 +18,7 @@ from correlator.config.values import (
     text_like,
     text_of,
 )
-from correlator.config.values import described as _key
+from correlator.config.values import key as _key
 from correlator.errors import ConfigError
 
 Replicas: TypeAlias = Literal[1, 3, 5]
@@ -77,33 +78,25 @@ def is_seed(file: Path) -> bool:
     raise ConfigError([f"cluster.credentials_file: expected {expected} in {shown_path(file)}"])
 
 
-class Cluster(Section, frozen=True, kw_only=True):
-    url: Annotated[
-        NatsUrl | None,
-        _key(
-            'NATS servers with JetStream: "nats://host:4222" or "tls://host:4222", several separated by commas;'
-            " empty: no cluster."
-        ),
-    ] = None
-    instance: Annotated[
-        str,
-        _key(
-            "The name of the appliance in the cluster, the same for its active collector and its standby; A-Z a-z 0-9"
-            " - _; empty: the first label of the host name.",
-            text_like(r"[A-Za-z0-9_-]{0,64}", "1 to 64 of the characters A-Z a-z 0-9 - _"),
-        ),
-    ] = ""
-    credentials_file: Annotated[
-        Path | None,
-        _key(
-            "A creds file of the NATS user, or a file with the seed of its nkey. Also as the credential nats-creds.",
-            credential="nats-creds",
-        ),
-    ] = None
-    tls: Annotated[
-        Tls | None,
-        _key("TLS for tls:// servers. Without this table their certificates are checked with the system's CAs."),
-    ] = None
-    replicas: Annotated[
-        Replicas, _key("How many NATS servers keep each stream: 1, 3 or 5, at most as many as there are.")
-    ] = 1
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Section):
+    url: NatsUrl | None = _key(
+        None,
+        'NATS servers with JetStream: "nats://host:4222" or "tls://host:4222", several separated by commas;'
+        " empty: no cluster.",
+    )
+    instance: str = _key(
+        "",
+        "The name of the appliance in the cluster, the same for its active collector and its standby; A-Z a-z 0-9"
+        " - _; empty: the first label of the host name.",
+        text_like(r"[A-Za-z0-9_-]{0,64}", "1 to 64 of the characters A-Z a-z 0-9 - _"),
+    )
+    credentials_file: Path | None = _key(
+        None,
+        "A creds file of the NATS user, or a file with the seed of its nkey. Also as the credential nats-creds.",
+        credential="nats-creds",
+    )
+    tls: Tls | None = _key(
+        None, "TLS for tls:// servers. Without this table their certificates are checked with the system's CAs."
+    )
+    replicas: Replicas = _key(1, "How many NATS servers keep each stream: 1, 3 or 5, at most as many as there are.")

@@ -10,12 +10,12 @@ import re
 import socket
 import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import unquote
 
 import msgspec
-from msgspec.structs import replace
 
 from correlator.config import files, values
 from correlator.config.cluster import Cluster, default_instance, is_seed
@@ -266,7 +266,7 @@ def _value(key: Key, written: Any) -> Any:
         if not key.is_duration:
             return value
     try:
-        return msgspec.convert(value, key.hint, strict=not textual)
+        return msgspec.convert(value, Annotated[key.hint, msgspec.Meta(**key.limits)], strict=not textual)
     except msgspec.ValidationError:
         raise ValueError(key.expected) from None
 

@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from correlator.config.tls import Tls
 from correlator.config.values import NO_QUERY, Section, read_secret, shown_path, split_url
-from correlator.config.values import described as _key
+from correlator.config.values import key as _key
 from correlator.errors import ConfigError
 
 PATH = "/v1/traces"
@@ -68,47 +68,37 @@ def _parsed(lines: Iterable[str]) -> dict[str, str]:
     return found
 
 
-class Otlp(Section, frozen=True, kw_only=True):
-    url: Annotated[
-        str | None,
-        _key(
-            'An OpenTelemetry receiver that takes JSON over HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go'
-            f" to {PATH} below it.",
-            traces_url,
-            live=True,
-        ),
-    ] = None
-    headers: Annotated[
-        tuple[str, ...],
-        _key(
-            'Headers of each request, e.g. "X-Scope-OrgID: tenant-1". Secrets: headers_file.',
-            request_headers,
-            live=True,
-        ),
-    ] = ()
-    headers_file: Annotated[
-        Path | None,
-        _key(
-            'File of more headers, one a line, e.g. "Authorization: Bearer TOKEN"; # comments. Also as the credential'
-            " otlp-headers.",
-            live=True,
-            credential="otlp-headers",
-        ),
-    ] = None
-    tls: Annotated[
-        Tls | None,
-        _key(
-            "TLS for an https:// receiver. Without this table its certificate is checked with the system's CAs.",
-            live=True,
-        ),
-    ] = None
-    timeout: Annotated[float, _key("Time for each request.", live=True, gt=0)] = 10.0
-    delay: Annotated[
-        float,
-        _key(
-            "From the end of a job to its export: what arrives meanwhile is part of the trace, later corrections are"
-            " not.",
-            live=True,
-            ge=0,
-        ),
-    ] = 10.0
+@dataclass(frozen=True, kw_only=True)
+class Otlp(Section):
+    url: str | None = _key(
+        None,
+        'An OpenTelemetry receiver that takes JSON over HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go'
+        f" to {PATH} below it.",
+        traces_url,
+        live=True,
+    )
+    headers: tuple[str, ...] = _key(
+        (),
+        'Headers of each request, e.g. "X-Scope-OrgID: tenant-1". Secrets: headers_file.',
+        request_headers,
+        live=True,
+    )
+    headers_file: Path | None = _key(
+        None,
+        'File of more headers, one a line, e.g. "Authorization: Bearer TOKEN"; # comments. Also as the credential'
+        " otlp-headers.",
+        live=True,
+        credential="otlp-headers",
+    )
+    tls: Tls | None = _key(
+        None,
+        "TLS for an https:// receiver. Without this table its certificate is checked with the system's CAs.",
+        live=True,
+    )
+    timeout: float = _key(10.0, "Time for each request.", live=True, gt=0)
+    delay: float = _key(
+        10.0,
+        "From the end of a job to its export: what arrives meanwhile is part of the trace, later corrections are not.",
+        live=True,
+        ge=0,
+    )

@@ -1,18 +1,19 @@
 """TLS of outgoing connections: its settings, and the context that they give."""
 
 import ssl
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from correlator.config.values import Section
-from correlator.config.values import described as _key
+from correlator.config.values import key as _key
 
 
-class Tls(Section, frozen=True, kw_only=True):
-    ca: Annotated[Path | None, _key("CA certificates to trust (PEM); empty: the system's.")] = None
-    cert: Annotated[Path | None, _key("Client certificate (PEM), for a peer that asks for one.")] = None
-    key: Annotated[Path | None, _key("Private key of `cert` (PEM).")] = None
-    verify: Annotated[bool, _key("Check the peer's certificate and its host name.")] = True
+@dataclass(frozen=True, kw_only=True)
+class Tls(Section):
+    ca: Path | None = _key(None, "CA certificates to trust (PEM); empty: the system's.")
+    cert: Path | None = _key(None, "Client certificate (PEM), for a peer that asks for one.")
+    key: Path | None = _key(None, "Private key of `cert` (PEM).")
+    verify: bool = _key(True, "Check the peer's certificate and its host name.")
 
 
 def client_context(settings: Tls | None) -> ssl.SSLContext:

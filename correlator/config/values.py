@@ -10,14 +10,17 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 from zoneinfo import available_timezones
 
 import msgspec
 
 from correlator.errors import ConfigError
+
+T = TypeVar("T")
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"\s*(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>ms|s|m|h|d|)\s*")
@@ -31,26 +34,28 @@ _HOST_AND_PORT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<name>[^\s:/\[\
 _LISTEN = "host:port, e.g. 127.0.0.1:8686 or [::1]:8686 (all interfaces: 0.0.0.0:8686 or [::]:8686)"
 
 
-class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+@dataclass(frozen=True, kw_only=True)
+class Section:
     """A table of the configuration file."""
 
 
-def described(
+def key(
+    default: T,
     description: str,
     parse: Callable[[object], object] | None = None,
     *,
     live: bool = False,
     credential: str = "",
-    **bounds: Any,
-) -> msgspec.Meta:
-    """Describe a key.
+    **limits: float,
+) -> T:
+    """Declare a key of a table.
 
-    `parse` converts the written value; None: the type does. `live`: a reload applies the key, or all keys of the
+    `parse` converts the written value; None: its type does. `live`: a reload applies the key, or all keys of the
     table. `credential`: the systemd credential that names the file if the key does not; `{name}` is the table's name.
+    `limits`: of a number, as `msgspec.Meta` has them.
     """
-    return msgspec.Meta(
-        description=description, extra={"parse": parse, "live": live, "credential": credential}, **bounds
-    )
+    about = {"description": description, "parse": parse, "live": live, "credential": credential, "limits": limits}
+    return field(default=default, metadata=about)
 
 
 # -- types

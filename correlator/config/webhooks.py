@@ -10,10 +10,12 @@ import binascii
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from correlator.config.values import Secret, Section, bracketed, described, nearest, split_url, text_like
+from correlator.config.values import Secret, Section, bracketed, nearest, split_url, text_like
+from correlator.config.values import key as _key
 from correlator.model.document import JOB_STATUSES, OF_GATEWAYS, JobDocument
 from correlator.model.facts import Kind
 from correlator.model.messages import Transition
@@ -272,62 +274,47 @@ def _cut(value: Any, limit: int) -> str:
 # -- the table, and what is wrong with several values of it
 
 
-class Webhook(Section, frozen=True, kw_only=True):
-    name: Annotated[
-        str,
-        described(
-            "Names the webhook in metrics, logs and credentials. Required, unique.",
-            text_like(r"[a-z0-9][a-z0-9-]{0,31}", "a name of up to 32 characters a-z 0-9 -, e.g. tickets"),
-        ),
-    ] = ""
-    url: Annotated[
-        WebhookUrl | None, described("Where events are sent by POST. Only its host is ever printed. Required.")
-    ] = None
-    url_file: Annotated[
-        Path | None,
-        described(
-            "A file that holds the URL. Also as the credential webhook-NAME-url.", credential="webhook-{name}-url"
-        ),
-    ] = None
-    events: Annotated[
-        tuple[str, ...],
-        described("Kinds of events to send. job.* and step.* are all kinds of a job, of a step.", event_kinds),
-    ] = ("job.*",)
-    operations: Annotated[tuple[str, ...], described("Only jobs with one of these operations; empty: all.")] = ()
-    statuses: Annotated[
-        tuple[str, ...], described("Only jobs that have one of these statuses at the event; empty: all.", job_statuses)
-    ] = ()
-    secret: Annotated[
-        SigningSecrets, described("Key for the signature (Standard Webhooks); empty: unsigned. Better in secret_file.")
-    ] = SigningSecrets()
-    secret_file: Annotated[
-        Path | None,
-        described(
-            "A file with one secret a line, # comments; while it is rotated, both are used. Also as the"
-            " credential webhook-NAME-secret.",
-            credential="webhook-{name}-secret",
-        ),
-    ] = None
-    authorization: Annotated[
-        Authorization, described("Value of the header Authorization. Better in authorization_file.")
-    ] = Authorization()
-    authorization_file: Annotated[
-        Path | None,
-        described(
-            "A file that holds it. Also as the credential webhook-NAME-authorization.",
-            credential="webhook-{name}-authorization",
-        ),
-    ] = None
-    body: Annotated[
-        Template | None, described("JSON text with placeholders such as {{job.status}}, sent instead of a CloudEvent.")
-    ] = None
-    timeout: Annotated[float, described("Time for one attempt, from the name server to the response.", ge=1, le=60)] = (
-        15.0
+@dataclass(frozen=True, kw_only=True)
+class Webhook(Section):
+    name: str = _key(
+        "",
+        "Names the webhook in metrics, logs and credentials. Required, unique.",
+        text_like(r"[a-z0-9][a-z0-9-]{0,31}", "a name of up to 32 characters a-z 0-9 -, e.g. tickets"),
     )
-    allow_private: Annotated[
-        bool, described("Also connect to private and loopback addresses, and send by http://.")
-    ] = False
-    ca: Annotated[Path | None, described("CA certificates to trust (PEM); empty: the system's.")] = None
+    url: WebhookUrl | None = _key(None, "Where events are sent by POST. Only its host is ever printed. Required.")
+    url_file: Path | None = _key(
+        None, "A file that holds the URL. Also as the credential webhook-NAME-url.", credential="webhook-{name}-url"
+    )
+    events: tuple[str, ...] = _key(
+        ("job.*",), "Kinds of events to send. job.* and step.* are all kinds of a job, of a step.", event_kinds
+    )
+    operations: tuple[str, ...] = _key((), "Only jobs with one of these operations; empty: all.")
+    statuses: tuple[str, ...] = _key(
+        (), "Only jobs that have one of these statuses at the event; empty: all.", job_statuses
+    )
+    secret: SigningSecrets = _key(
+        SigningSecrets(), "Key for the signature (Standard Webhooks); empty: unsigned. Better in secret_file."
+    )
+    secret_file: Path | None = _key(
+        None,
+        "A file with one secret a line, # comments; while it is rotated, both are used. Also as the"
+        " credential webhook-NAME-secret.",
+        credential="webhook-{name}-secret",
+    )
+    authorization: Authorization = _key(
+        Authorization(), "Value of the header Authorization. Better in authorization_file."
+    )
+    authorization_file: Path | None = _key(
+        None,
+        "A file that holds it. Also as the credential webhook-NAME-authorization.",
+        credential="webhook-{name}-authorization",
+    )
+    body: Template | None = _key(
+        None, "JSON text with placeholders such as {{job.status}}, sent instead of a CloudEvent."
+    )
+    timeout: float = _key(15.0, "Time for one attempt, from the name server to the response.", ge=1, le=60)
+    allow_private: bool = _key(False, "Also connect to private and loopback addresses, and send by http://.")
+    ca: Path | None = _key(None, "CA certificates to trust (PEM); empty: the system's.")
 
 
 def contradictions(webhooks: Sequence[Webhook], place: Callable[[str], str]) -> Iterator[tuple[tuple[str, ...], str]]:

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
-
-from msgspec.structs import replace
 
 from correlator.config.schema import Config, leaves, value_of
 from correlator.config.values import Section

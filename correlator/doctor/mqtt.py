@@ -11,12 +11,12 @@ import contextlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from shlex import quote
 
 import aiomqtt
 import msgspec
 from msgspec import Struct
-from msgspec.structs import replace
 
 from correlator.config.schema import Mqtt
 from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning

@@ -83,7 +83,7 @@ def _chapter(name: str, description: str, section: type[Section], *, repeated: b
 def _right(key: Key) -> str:
     """What may be written, in words."""
     if key.kind is Literal:
-        return " · ".join(f"`{choice}`" for choice in get_args(get_args(key.hint)[0]))
+        return " · ".join(f"`{choice}`" for choice in get_args(key.hint))
     return KINDS.get(key.kind, "a URL") + key.bounds
 
 

@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import gc
+from dataclasses import replace
 
 import pytest
-from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused

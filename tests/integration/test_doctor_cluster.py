@@ -6,10 +6,10 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
-from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import NoAnswer

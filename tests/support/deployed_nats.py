@@ -8,8 +8,7 @@ import shutil
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
-
-from msgspec.structs import replace
+from dataclasses import replace
 
 from correlator.cluster.connection import Connection
 from correlator.config.cluster import Cluster

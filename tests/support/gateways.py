@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import orjson
-from msgspec.structs import replace
 
 from correlator.config import loading
 from correlator.config.cluster import Cluster
@@ -45,7 +45,7 @@ class RunningGateway:
 
 @contextlib.asynccontextmanager
 async def running(
-    url: str, cluster: Cluster | None = None, *, read: bool = True, **http: object
+    url: str, cluster: Cluster | None = None, *, read: bool = True, **http: Any
 ) -> AsyncIterator[RunningGateway]:
     """A gateway of the cluster at `url`, from the moment it has read the stream, or listens if not `read`.
 

@@ -3,9 +3,9 @@
 import inspect
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
-from msgspec.structs import replace
 
 from correlator.cluster.connection import Connection
 from correlator.errors import ConfigError
