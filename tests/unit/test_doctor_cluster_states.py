@@ -151,7 +151,8 @@ def documented() -> dict[str, tuple[str, str, str]]:
 @pytest.mark.parametrize("state", STATES)
 def test_each_state_of_a_cluster_has_a_sentence_of_the_doctor_and_of_the_gateway(state: str):
     check, alive = STATES[state]()
-    assert documented()[state] == (f"`{check.name}`", check.summary, shown(alive))
+    error = shown(alive)
+    assert documented()[state] == (f"`{check.name}`", check.summary, "the same" if error in check.summary else error)
     assert check.status != "ok" or state == "collectors of two versions"
 
 
