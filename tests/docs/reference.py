@@ -62,8 +62,7 @@ def _chapters() -> Iterator[str]:
 
 def _chapter(name: str, description: str, section: type[Section], *, repeated: bool = False) -> Iterator[str]:
     yield from (f"### `[[{name}]]`" if repeated else f"### `[{name}]`", "", _cell(description), "")
-    where = "in the file" if repeated else "in the file and in the environment"
-    yield from (f"| key, {where} | default | valid values | meaning | reload |", "|---" * 5 + "|")
+    yield from ("| key | default | valid | meaning | reload |", "|---" * 5 + "|")
     for key in schema.keys(section).values():
         if key.section is None:
             dotted = f"{name}.{key.name}"
