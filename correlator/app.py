@@ -58,7 +58,9 @@ from correlator.tasks import end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
     from correlator.cluster.lease import Lease
+    from correlator.sinks.cluster.gateway_requests import GatewayRequests
     from correlator.sinks.cluster.sink import ClusterSink
+    from correlator.sinks.cluster.standbys import Standbys
     from correlator.sinks.mqtt.sink import MqttSink
     from correlator.sinks.otlp.sink import OtlpSink
     from correlator.standby import Active
@@ -216,9 +218,8 @@ async def _follow(
     mqtt = _mqtt_sink(config, hub, saved)
     otlp = _otlp_sink(config, hub, saved)
     webhooks = WebhookSink(config, saved.webhooks if saved is not None else ())
-    cluster = _cluster_sink(config, core, active, saved)
-    of_others = _gateway_requests(active), _standby_reports(active, hub)
-    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, cluster, *of_others) if s is not None)]
+    of_cluster = _cluster_sinks(config, core, active, saved) if active is not None else ()
+    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, *of_cluster) if s is not None)]
     unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
     stored = StoredForecasts(hub.forecasts)
     exports = otlp.exports if otlp is not None else None
@@ -232,7 +233,7 @@ async def _follow(
         exports,
         webhooks.pending,
         active.stream if active is not None else None,
-        cluster.state if cluster is not None else lambda: ({}, None),
+        of_cluster[0].state if of_cluster else lambda: ({}, None),
     )
     hub.readiness["checkpoint"] = saver.describe
     publishing = {group.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks}
@@ -400,13 +401,18 @@ def _otlp_sink(config: Config, hub: Hub, saved: Saved | None) -> OtlpSink | None
     return otlp
 
 
-def _cluster_sink(config: Config, core: Core, active: Active | None, saved: Saved | None) -> ClusterSink | None:
-    """Build the cluster sink, with the state of the last run, and have the alive key say how this daemon is."""
-    if active is None:
-        return None
+def _cluster_sinks(
+    config: Config, core: Core, active: Active, saved: Saved | None
+) -> tuple[ClusterSink, GatewayRequests, Standbys]:
+    """Build what writes documents, with the state of the last run, what answers gateways, and what reads of standbys.
+
+    Readiness and the alive key describe it from now on.
+    """
     # A daemon without a cluster has no metrics of one.
     from correlator.ops import cluster_metrics  # noqa: PLC0415
+    from correlator.sinks.cluster.gateway_requests import GatewayRequests  # noqa: PLC0415
     from correlator.sinks.cluster.sink import ClusterSink, alive_report  # noqa: PLC0415
+    from correlator.sinks.cluster.standbys import Standbys  # noqa: PLC0415
 
     def lost(_: str) -> None:
         cluster_metrics.FENCED.inc()
@@ -422,34 +428,15 @@ def _cluster_sink(config: Config, core: Core, active: Active | None, saved: Save
         events=saved.cluster if saved is not None else (),
         position=saved.position if saved is not None else None,
     )
+    standbys = Standbys(lease.connection, lease.instance)
     settings = rendering.of_instance(config)
-    hub.readiness["cluster"] = lambda: lease.describe() | sink.describe()
+    hub.readiness["cluster"] = lambda: lease.describe() | sink.describe() | standbys.describe()
     lease.report = lambda: {
         **alive_report(hub, started_at, config.jobs.external_id_keys, settings),
         **sink.unwritten(),
         "warning": next(filter(None, (hub.readiness[part]().get("error") for part in ("cluster", "checkpoint"))), None),
     }
-    return sink
-
-
-def _gateway_requests(active: Active | None) -> Sink | None:
-    """Build what answers gateways while this process holds the lease. None without a cluster."""
-    if active is None:
-        return None
-    from correlator.sinks.cluster.gateway_requests import GatewayRequests  # noqa: PLC0415 - it has metrics of a cluster
-
-    return GatewayRequests(active.lease.connection, active.lease.instance)
-
-
-def _standby_reports(active: Active | None, hub: Hub) -> Sink | None:
-    """Build what receives the reports of the standbys, and have readiness name one that follows another database."""
-    if active is None:
-        return None
-    from correlator.sinks.cluster.standbys import Standbys  # noqa: PLC0415 - only in a cluster
-
-    found, of_cluster = Standbys(active.lease.connection, active.lease.instance), hub.readiness["cluster"]
-    hub.readiness["cluster"] = lambda: of_cluster() | found.describe()
-    return found
+    return sink, GatewayRequests(lease.connection, lease.instance), standbys
 
 
 def _checks(config: Config) -> list[Prepare]:

@@ -29,13 +29,35 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
 from correlator.errors import CorrelatorError
 from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.hub import Hub
+
+AT_ONCE = 0.004
+"""Seconds of matching or encoding before the event loop runs other tasks."""
+
+
+async def encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list[bytes], bool]:
+    """Encode `parts` one by one, up to `most` bytes, and at least one. Returns them, and True if some were left out.
+
+    Yields to the event loop every `AT_ONCE` seconds.
+    """
+    made: list[bytes] = []
+    size, began = 0, time.monotonic()
+    for part in parts:
+        size += len(part) + 1
+        if most is not None and made and size > most:
+            return made, True
+        made.append(part)
+        if time.monotonic() - began > AT_ONCE:
+            await asyncio.sleep(0)
+            began = time.monotonic()
+    return made, False
 
 
 class Refused(CorrelatorError):

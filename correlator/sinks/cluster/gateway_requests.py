@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -35,6 +34,7 @@ from correlator.ops import cluster_metrics
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import QUESTIONS, FindJob, LogLines, OlderJobs, OtherJobs, Question
 from correlator.sinks.cluster import stored_document
+from correlator.sinks.turns import encoded
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -65,10 +65,6 @@ ROOM = rpc.MAX_RESULT_BYTES - 1_000
 
 MAX_TEXT = 100_000
 """Bytes of the message, and of the attrs, of a log line that is cut."""
-
-
-ENCODED_AT_ONCE = 0.01
-"""Seconds of encoding before the event loop runs other tasks."""
 
 
 class GatewayRequests:
@@ -197,8 +193,8 @@ class Answers:
     async def _jobs(self, asked: OlderJobs) -> bytes:
         found = await self._hub.page(asked.query, asked.before, min(max(1, asked.limit), MAX_JOBS), lambda _: False)
         jobs = sorted(found.jobs, key=place_of, reverse=True)
-        parts = await _fitting(jobs, stored_document.encode, ROOM)
-        following = found.next_before if len(parts) == len(jobs) else place_of(jobs[len(parts) - 1])
+        parts, cut = await encoded(map(stored_document.encode, jobs), ROOM)
+        following = place_of(jobs[len(parts) - 1]) if cut else found.next_before
         return msgspec.json.encode(OtherJobs([msgspec.Raw(part) for part in parts], following))
 
     async def _lines(self, asked: LogLines) -> bytes:
@@ -206,32 +202,16 @@ class Answers:
         limit = min(max(1, asked.limit), MAX_LINES)
         while True:
             page = await self._hub.ask(replace(asked, limit=limit))
-            parts = await _fitting(page.lines, _line, ROOM)
-            if len(parts) == len(page.lines):
+            parts, cut = await encoded(map(_line, page.lines), ROOM)
+            if not cut:
                 return job_document.encode({**asdict(page), "lines": [orjson.Fragment(part) for part in parts]})
             limit = len(parts)  # The cursor after some of these lines is known only after they were read alone.
 
 
-async def _fitting(items: Sequence[Any], encode: Callable[[Any], bytes], room: int) -> list[bytes]:
-    """Encode `items` one by one, as many as fit into `room` bytes; at least one, which must fit alone."""
-    made: list[bytes] = []
-    began = time.monotonic()
-    for item in items:
-        part = encode(item)
-        room -= len(part) + 1
-        if made and room < 0:
-            break
-        made.append(part)
-        if time.monotonic() - began > ENCODED_AT_ONCE:
-            await asyncio.sleep(0)
-            began = time.monotonic()
-    return made
-
-
 def _line(line: LogLine) -> bytes:
-    encoded = job_document.encode(asdict(line))
-    if len(encoded) <= ROOM:
-        return encoded
+    text = job_document.encode(asdict(line))
+    if len(text) <= ROOM:
+        return text
     message, full = sizes.cut_text(line.message, MAX_TEXT)
     if full is not None:
         message += f" … ({full} bytes)"

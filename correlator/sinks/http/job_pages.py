@@ -24,19 +24,13 @@ from correlator.model.published import PublishedJob
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.turns import Work
+from correlator.sinks.turns import AT_ONCE, Work, encoded
 
 MAX_PAGE_BYTES = 8 << 20
 """Bytes of documents in one page of jobs; a single one may exceed it."""
 
 VISITED_AT_ONCE = 50
 """Jobs that are matched with a query between two checks of the time; as many as a page still needs, if that is more."""
-
-CHECKED_EVERY = 4
-"""Documents that are encoded between two checks of the time."""
-
-AT_ONCE = 0.004
-"""Seconds of matching or encoding before the event loop runs other tasks."""
 
 GATHER_WITHIN = 0.5
 """Seconds after which a page of jobs is returned even if it is empty."""
@@ -212,24 +206,6 @@ class JobPages:
             within = FIRST_WITHIN if certain else GATHER_WITHIN
             if len(certain) >= limit or loop.time() - began >= within:
                 return certain[:limit], before, reason
-
-
-async def encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list[bytes], bool]:
-    """Encode `parts` one by one, up to `most` bytes. Returns them, and True if some were left out.
-
-    Yields to the event loop every `AT_ONCE` seconds.
-    """
-    made: list[bytes] = []
-    size, began = 0, time.monotonic()
-    for part in parts:
-        if most is not None and made and size + len(part) > most:
-            return made, True
-        made.append(part)
-        size += len(part)
-        if len(made) % CHECKED_EVERY == 0 and time.monotonic() - began > AT_ONCE:
-            await asyncio.sleep(0)
-            began = time.monotonic()
-    return made, False
 
 
 def paged(name: str, parts: Iterable[bytes], more: dict[str, Any]) -> web.Response:

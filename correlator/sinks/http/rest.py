@@ -49,11 +49,11 @@ from correlator.pipeline.queries import (
     Operations,
     UsualSteps,
 )
-from correlator.sinks.http.job_pages import JobPage, JobPages, encoded, paged
+from correlator.sinks.http.job_pages import JobPage, JobPages, paged
 from correlator.sinks.http.parameters import job_query, read
 from correlator.sinks.http.responses import RETRY_AFTER, StreamedResponse, json_response, matches, problem
 from correlator.sinks.streaming.sessions import AHEAD_WITHIN
-from correlator.sinks.turns import Work
+from correlator.sinks.turns import Work, encoded
 from correlator.tasks import SharedTasks
 
 UNNAMED: Final = "-"
