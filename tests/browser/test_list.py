@@ -11,7 +11,7 @@ import pytest
 from tests.support.browser import expect
 from tests.support.columns import misplaced_heads
 from tests.support.eventually import eventually
-from tests.support.page_server import document
+from tests.support.page_server import document, forecast
 
 DAY = 86_400.0
 
@@ -25,24 +25,69 @@ def rows(page):
 
 
 async def names(page) -> list[str]:
-    return list(await rows(page).locator("b:first-child").all_inner_texts())
+    return list(await rows(page).locator(":is(.row-subject, .row-older) b").all_inner_texts())
 
 
-async def test_failed_and_running_jobs_come_first_and_the_newest_of_each(fake, page):
+async def test_what_is_urgent_comes_first_and_older_failures_are_one_row_that_unfolds(fake, page):
     known(
         fake,
         document("done-new", "completed", ago=10, took=5),
         document("run-old", "running", ago=500),
         document("failed-old", "failed", ago=900),
+        document("failed-older", "failed", ago=9000),
+        document("overdue", "running", ago=800, forecast=forecast(state="overdue")),
         document("cancelled", "cancelled", ago=100),
         document("run-new", "running", ago=50),
         document("failed-new", "failed", ago=80),
         document("pending", "pending", ago=5, started_at=None),
     )
     await page.goto(fake.url)
-    await expect(rows(page)).to_have_count(7)
-    order = ["failed-new", "failed-old", "run-new", "run-old", "pending", "done-new", "cancelled"]
-    assert await names(page) == [f"vm-{name}" for name in order]
+    await expect(rows(page)).to_have_count(9)
+    order = ["vm-overdue", "vm-failed-new", "vm-failed-old", "1 older failure"]
+    rest = [f"vm-{name}" for name in ("run-new", "run-old", "pending", "done-new", "cancelled")]
+    assert await names(page) == [*order, *rest]
+    for _ in order:
+        await page.keyboard.press("j")
+    await expect(page.get_by_role("button", name="1 older failure")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(rows(page)).to_have_count(10)
+    await expect(page.get_by_role("button", name="1 older failure")).to_be_focused()
+    assert await names(page) == [*order, "vm-failed-older", *rest]
+    await page.reload()
+    await page.get_by_role("button", name="1 older failure").click()
+    await expect(rows(page)).to_have_count(9)
+
+
+async def test_the_first_screen_of_a_phone_has_what_is_urgent_and_what_runs(fake, page):
+    known(
+        fake,
+        document("late", stalled=True),
+        *(document(f"new{n}", "failed", ago=100 + n, error=f"error {'abc'[n]}") for n in range(3)),
+        *(document(f"old{n}", "failed", ago=5000 + n, error=f"error {'abcdefgh'[n]}") for n in range(8)),
+        document("run", forecast=forecast(state="late")),
+    )
+    await page.set_viewport_size({"width": 390, "height": 844})
+    await page.goto(fake.url)
+    await expect(page.get_by_role("link", name="vm-late")).to_be_in_viewport(ratio=1)
+    await expect(page.get_by_role("link", name="vm-run")).to_be_in_viewport(ratio=0.9)
+
+
+async def test_no_row_moves_while_the_pointer_moves_over_the_rows_but_for_what_the_user_chooses(fake, page):
+    known(fake, *(document(f"j{number}", "running", ago=number + 10) for number in range(4)))
+    await page.goto(fake.url)
+    await page.get_by_role("link", name="vm-j3").hover()
+    await fake.put(document("j4", "failed", ago=5, error="no space left"))
+    await expect(page.get_by_role("button", name="Failed")).to_contain_text("1")
+    assert await names(page) == ["vm-j0", "vm-j1", "vm-j2", "vm-j3"]
+    await page.keyboard.press("/")
+    await page.keyboard.type("vm")
+    await expect(rows(page).first).to_contain_text("vm-j4")
+    await page.get_by_role("link", name="vm-j3").hover()
+    await fake.put(document("j5", "failed", ago=2, error="no space left"))
+    await expect(page.get_by_role("button", name="Failed")).to_contain_text("2")
+    await expect(rows(page).first).to_contain_text("vm-j4")
+    await page.get_by_role("searchbox").hover()
+    await expect(rows(page).first).to_contain_text("vm-j5")
 
 
 async def test_a_job_that_fails_moves_to_the_top_without_a_reload(fake, page):
@@ -181,6 +226,7 @@ async def test_the_row_with_the_focus_stays_in_sight_when_jobs_come_unless_it_wa
     await page.mouse.wheel(0, 1000)
     await expect(focused).not_to_be_in_viewport()
     scrolled = await page.evaluate("scrollY")
+    await page.mouse.move(400, 10)  # to the header: no row stands because of the pointer
     await fake.put(document("newest", "running", ago=1))
     await expect(rows(page).first).to_have_attribute("aria-setsize", "64")
     assert await page.evaluate("scrollY") == scrolled

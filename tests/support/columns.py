@@ -11,10 +11,12 @@ if TYPE_CHECKING:
 COLUMNS = {
     ".column-job": (".row-subject", "left"),
     ".column-appliance": (".row-appliance", "left"),
-    ".column-end": (".row-progress", "left"),
+    ".column-what": (".row-progress", "left"),
     ".column-start": (".row-started", "right"),
     ".column-duration": (".row-elapsed", "right"),
 }
+HEADS = [*COLUMNS, ".column-end"]
+"""One stands beside another one, above the same column."""
 
 
 async def misplaced_heads(page: Page) -> list[str]:
@@ -24,14 +26,13 @@ async def misplaced_heads(page: Page) -> list[str]:
             const { left, right, width } = document.querySelector(name)?.getBoundingClientRect() ?? { width: 0 };
             return width === 0 ? [] : [[name, { left, right }]];
         }))""",
-        [*COLUMNS, *(column for column, _ in COLUMNS.values())],
+        [*HEADS, *(column for column, _ in COLUMNS.values())],
     )
-    heads = sorted((name for name in COLUMNS if name in places), key=lambda name: places[name]["left"])
+    heads = sorted((name for name in HEADS if name in places), key=lambda name: places[name]["left"])
     beside = [
         head
-        for head in heads
-        for column, side in [COLUMNS[head]]
-        if column in places and abs(places[head][side] - places[column][side]) >= 1
+        for head, (column, side) in COLUMNS.items()
+        if head in places and column in places and abs(places[head][side] - places[column][side]) >= 1
     ]
     covering = [after for before, after in itertools.pairwise(heads) if places[before]["right"] > places[after]["left"]]
     return beside + covering

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { Listing } from "../../correlator/web/page/listing.js";
+import { Listing, OLDER } from "../../correlator/web/page/listing.js";
 import { seeded, synced, job as known, put } from "./fakes.mjs";
 
 const ALL = Object.freeze({ q: "", status: [], forecast: [], type: "", when: "all" });
@@ -121,6 +121,48 @@ test("an order by start, duration or forecast end; what has no such time comes l
   assert.deepEqual(order("-duration"), ["slow", "soon", "later", "quick", "pending"]);
   assert.deepEqual(order("end"), ["soon", "later", "slow", "pending", "quick"]);
   assert.deepEqual(order("-end"), ["later", "soon", "slow", "pending", "quick"]);
+});
+
+const byEnd = (seconds, state = "on_track") => ({ forecast: { state, ends_at: { p50: new Date(NOW + seconds * 1000).toISOString() } } });
+
+test("stalled and overdue jobs come first, then new failures, older ones as one row, and running jobs by their end", () => {
+  const jobs = [
+    ended("done", "completed", 5, 1),
+    { ...known("pending", 1), status: "pending", terminal: false, started_at: null },
+    ended("no-forecast", "running", 1, null),
+    ended("later", "running", 2, null, byEnd(600)),
+    ended("sooner", "running", 9000, null, byEnd(60, "late")),
+    ended("old-2", "failed", 80_000, 1, { error: "lost" }),
+    ended("old-1", "failed", 8000, 1, { error: "lost" }),
+    ended("old-0", "failed", 7000, 1),
+    ended("long", "failed", 90_000, 89_000, { error: "lost" }),
+    ended("new", "failed", 100, 1, { error: "full" }),
+    ended("overdue", "running", 70_000, null, byEnd(1, "overdue")),
+    ended("stalled", "running", 80_000, null, { stalled: true, ...byEnd(1, "overdue") }),
+  ];
+  const folded = listed(jobs);
+  const first = ["stalled", "overdue", "new", "long", OLDER];
+  const rest = ["sooner", "later", "no-forecast", "pending", "done"];
+  assert.deepEqual(folded.shown, [...first, ...rest]);
+  assert.deepEqual(folded.older, ["old-0", "old-1", "old-2"]);
+  const unfolded = listed(jobs, { older: "1" });
+  assert.deepEqual(unfolded.shown, [...first, "old-0", "old-1", ...rest]);
+  assert.deepEqual([...unfolded.equal], [["old-1", 1]]); // the new one is counted apart
+  assert.deepEqual(listed(jobs, { status: ["failed"] }).shown, ["new", "long", "old-0", "old-1", "old-2"]);
+});
+
+test("a running job keeps its place while the end of its forecast moves by less than a tenth of the time that is left", () => {
+  const jobs = new Map([100, 200].map((seconds, n) => [`j${n}`, ended(`j${n}`, "running", 50 + n, null, byEnd(seconds))]));
+  const listing = new Listing();
+  listing.update(jobs, null, ALL, NOW);
+  const moves = (id, seconds) => {
+    jobs.set(id, ended(id, "running", 51, null, byEnd(seconds)));
+    return listing.update(jobs, new Set([id]), ALL, NOW);
+  };
+  assert.equal(moves("j1", 185), false);
+  assert.deepEqual(listing.shown, ["j0", "j1"]);
+  assert.equal(moves("j1", 90), true);
+  assert.deepEqual(listing.shown, ["j1", "j0"]);
 });
 
 test("of equal failures the newest is shown with their number, and seen or old ones do not come first", () => {

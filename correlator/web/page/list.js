@@ -6,7 +6,7 @@
 
 import { Appliances } from "./fleet.js";
 import { Component, atOnce, bar, createRef, html, icon } from "./html.js";
-import { Listing } from "./listing.js";
+import { Listing, OLDER, isUrgent } from "./listing.js";
 import { Progress, comparison, liveliness, outlook } from "./outlook.js";
 import { Seen } from "./preferences.js";
 import { HERE, jobAddress, listAddress } from "./route.js";
@@ -30,11 +30,16 @@ const MOST_PRINTED = 1000;
 /** Rows on paper. */
 const CONSTRUCTED = /-\d{10}$|^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
 /** The IDs of GUIs, which end in a Unix second, and UUIDs. */
+const HELD = 10_000;
+/** Milliseconds after a movement of the pointer over the rows in which no row moves by itself. */
 const NARROW = "(max-width: 46rem)";
 
 export class ListPage extends Component {
   #listing = new Listing();
   #rows = createRef();
+  /** The rows as they are drawn, by their IDs; until `#heldTo` only another choice of the user replaces them. */
+  #shown = [];
+  #heldTo = 0;
   #wanted = null;
   #selected = -1;
   /** The place of the selected row when it was drawn last. */
@@ -42,6 +47,7 @@ export class ListPage extends Component {
   #search = new Search(() => this.setState({}, this.#openFirst));
   #entered = null;
   /** The text at which Enter was pressed before anything was found. */
+  #filter = null;
   #jobs = new Map();
   #given = { seen: this.#seen.ids, found: this.#search.found };
 
@@ -54,10 +60,15 @@ export class ListPage extends Component {
   /** Updates the listing; returns all jobs that it may show. */
   #renew(live, changed, { filter, now }) {
     const jobs = together(live, this.#search.found);
+    const before = this.#given;
     if (this.#given.seen !== this.#seen.ids || this.#given.found !== this.#search.found) {
       this.#given = { seen: this.#seen.ids, found: this.#search.found };
     }
     this.#listing.update(jobs, changed, filter, now, this.#given);
+    if (this.#filter !== filter || this.#given !== before || performance.now() >= this.#heldTo) {
+      this.#shown = this.#listing.shown;
+    }
+    this.#filter = filter;
     if (this.#listing.instances.size > 0) {
       this.props.fleet.begin();
     }
@@ -124,7 +135,7 @@ export class ListPage extends Component {
       return;
     }
     const jobs = this.#renew(this.state.update.jobs, new Set(), this.props);
-    const { shown } = this.#listing;
+    const shown = this.#shown;
     const exact = shown.find((id) => id === q || jobs.get(id).external_ids?.includes(q));
     const waits = shown.length === 0 && this.#search.state === "searching" && !CONSTRUCTED.test(q);
     this.#entered = waits ? q : null;
@@ -153,7 +164,7 @@ export class ListPage extends Component {
   /** Keeps the row with the focus in sight when jobs above it come and go, unless it was scrolled out of sight. */
   #follow() {
     const before = this.#selected;
-    this.#selected = this.#listing.shown.indexOf(this.state.cursor);
+    this.#selected = this.#shown.indexOf(this.state.cursor);
     const hasMoved = before >= 0 && before !== this.#selected && this.#link(this.state.cursor) === document.activeElement;
     if (hasMoved && Math.abs(this.#hidden(before)) <= this.#height) {
       this.#reveal(this.#selected);
@@ -197,7 +208,7 @@ export class ListPage extends Component {
     ) {
       return;
     }
-    const { shown } = this.#listing;
+    const shown = this.#shown;
     const at = shown.indexOf(this.state.cursor);
     const next = shown[Math.min(shown.length - 1, Math.max(0, at === -1 ? 0 : at + by))];
     if (next === undefined) {
@@ -210,7 +221,7 @@ export class ListPage extends Component {
   /** Moves the focus to the row of a job. */
   #go(id) {
     this.#wanted = id;
-    this.#reveal(this.#listing.shown.indexOf(id));
+    this.#reveal(this.#shown.indexOf(id));
     this.#measure();
     this.#select(id);
   }
@@ -232,6 +243,17 @@ export class ListPage extends Component {
     this.#select(event.currentTarget.dataset.job);
   };
 
+  /** What the pointer is at stays there, be it to read it or to open it. */
+  #pointed = () => {
+    this.#heldTo = performance.now() + HELD;
+  };
+
+  #unpointed = (event) => {
+    if (event.pointerType === "mouse") {
+      this.#heldTo = 0; // a finger that leaves the screen may have begun to scroll
+    }
+  };
+
   #select(cursor) {
     this.props.session.left.cursor = cursor;
     this.setState({ cursor });
@@ -244,13 +266,21 @@ export class ListPage extends Component {
     return HERE.instance === "" && isNamed;
   }
 
-  #row(job, place, top) {
+  #row(id, place, top) {
     const { filter, fleet, now } = this.props;
     const listing = this.#listing;
-    const jobs = this.#jobs;
-    const before = place === 0 ? undefined : jobs.get(listing.shown[place - 1]);
+    const job = this.#jobs.get(id);
+    const of = this.#shown.length;
+    if (id === OLDER) {
+      return html`<${Older} key=${id} jobs=${listing.older.map((each) => this.#jobs.get(each))} isOpen=${filter.older !== ""} place=${place} of=${of}
+        top=${top} now=${now} onFocus=${this.#focused} onClick=${() => changeFilter(filter, { older: filter.older === "" ? "1" : "" })} />`;
+    }
+    if (job === undefined) {
+      return null; // it has left the daemon's memory while the rows stand
+    }
+    const before = place === 0 ? undefined : this.#jobs.get(this.#shown[place - 1]);
     const begins = filter.sort.endsWith("appliance") && before?.instance !== job.instance;
-    return html`<${Row} key=${job.job_id} job=${job} place=${place} of=${listing.shown.length} top=${top}
+    return html`<${Row} key=${id} job=${job} place=${place} of=${of} top=${top}
       equal=${listing.equal.get(job.job_id) ?? 0} now=${fleet.asOf(job.instance, now)}
       fleet=${this.#isFleet} isSilent=${fleet.isSilent(job.instance)}
       begins=${begins} onFocus=${this.#focused} />`;
@@ -261,7 +291,7 @@ export class ListPage extends Component {
     const search = this.#search;
     const jobs = this.#renew(update.jobs, new Set(), { filter, now });
     this.#jobs = jobs;
-    const { shown } = listing;
+    const shown = this.#shown;
     const isFleet = this.#isFleet;
     const visible = shown.slice(from, to);
     const beyond = [...search.found.keys()].filter((id) => !update.jobs.has(id)).length;
@@ -272,11 +302,11 @@ export class ListPage extends Component {
       ${isFleet && html`<${Appliances} fleet=${fleet} counts=${listing.instances} chosen=${filter.instance} now=${now}
         onChoose=${(instance) => changeFilter(filter, { instance })} />`}
       <${SearchProgress} search=${search} more=${beyond} opens=${this.#entered === filter.q.trim()} now=${now} onMore=${this.#more}
-        entity=${entityNamed(filter.q, visible.map((id) => jobs.get(id)))} />
+        entity=${entityNamed(filter.q, visible.map((id) => jobs.get(id)).filter(Boolean))} />
       <${Columns} sort=${filter.sort} fleet=${isFleet} onSort=${(sort) => changeFilter(filter, { sort })} />
-      <ol class="rows" role="list" ref=${this.#rows} aria-label="Jobs"
+      <ol class="rows" role="list" ref=${this.#rows} aria-label="Jobs" onPointerMove=${this.#pointed} onPointerLeave=${this.#unpointed}
           style=${{ height: `${shown.length * height}px`, "--row-height": `${height}px` }}>
-        ${visible.map((id, place) => this.#row(jobs.get(id), from + place, (from + place) * height))}
+        ${visible.map((id, place) => this.#row(id, from + place, (from + place) * height))}
       </ol>
       ${shown.length === 0 && html`<${Nothing} synced=${update.synced} isRefused=${update.connection.state === "refused"} known=${update.jobs.size} filter=${filter} search=${search} />`}
     </div>`;
@@ -392,7 +422,7 @@ function Failures({ listing, seen }) {
     unseen.length > 0 &&
     html`<button type="button" class="quiet-button mark-seen" onClick=${() => seen.add(unseen)}
       title="They stay in the list, but no longer come first. Only this browser remembers it.">
-      ${icon("check")} Mark ${counted(unseen.length, "failure")} as seen</button>`
+      ${icon("check")} Mark ${unseen.length.toLocaleString("en")}<span class="wide-only"> failure${unseen.length === 1 ? "" : "s"} as</span> seen</button>`
   }${
     unseen.length === 0 &&
     seenFailed.length > 0 &&
@@ -433,6 +463,7 @@ function Columns({ sort, fleet, onSort }) {
       onClick=${() => onSort("")}>Urgency</button>
     <span class="column-job" aria-hidden="true">Job</span>
     ${fleet && head("appliance", "Appliance", "appliance", "-appliance")}
+    <span class="column-what" aria-hidden="true">Progress or error</span>
     ${head("end", "Forecast end", "end", "-end")}
     ${head("start", "Started", "-start", "start")}
     ${head("duration", "Duration", "-duration", "duration")}
@@ -474,7 +505,7 @@ class Row extends Component {
     const left = forecast === null ? "" : "has-left";
     const style = { transform: `translateY(${top}px)` };
     return html`<li class=${rowClass(begins, isSilent)} aria-setsize=${of} aria-posinset=${place + 1} style=${style}>
-      <a class="row-link ${left} tone-edge-${shown.tone}" href=${jobAddress(job.job_id, job.instance)} data-job=${job.job_id}
+      <a class="row-link ${left} tone-edge-${isUrgent(job) ? "warn" : shown.tone}" href=${jobAddress(job.job_id, job.instance)} data-job=${job.job_id}
         onFocus=${onFocus}>
         <span class="row-status ${left}">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
         <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${
@@ -491,6 +522,17 @@ class Row extends Component {
   }
 }
 
+/** The row of the failures of over an hour ago. It stands before them, and unfolds them. */
+function Older({ jobs, isOpen, place, of, top, now, onFocus, onClick }) {
+  const newest = jobs.map((job) => moment(job?.ended_at) ?? moment(job?.started_at)).reduce((a, b) => Math.max(a, b), 0);
+  return html`<li class="row" aria-setsize=${of} aria-posinset=${place + 1} style=${{ transform: `translateY(${top}px)` }}>
+    <button type="button" class="row-older" aria-expanded=${String(isOpen)} data-job=${OLDER}
+      onFocus=${onFocus} onClick=${onClick}>${icon("cross", "bad")}
+      <span><b>${counted(jobs.length, "older failure")}</b> <span class="soft">the newest at ${shortTime(newest, now)}</span></span>
+      <span class="row-unfold">${isOpen ? "Hide" : "Show"}</span></button>
+  </li>`;
+}
+
 function rowClass(begins, isSilent) {
   return ["row", begins && "is-first-of-group", isSilent && "is-silent-row"].filter(Boolean).join(" ");
 }
@@ -503,7 +545,7 @@ function result(job, equal) {
   }
   return failed > 0
     ? html`<span class="mark tone-bad">${icon("alert", "bad")} ${counted(failed, "step")} failed</span>`
-    : html`<span class="soft">${counted(job.progress?.steps_done ?? 0, "step")}</span>`;
+    : html`<span class="soft">${job.progress?.steps_seen > 0 && counted(job.progress.steps_done ?? 0, "step")}</span>`;
 }
 
 function underWay(job, now, { left, percent }, forecast) {
@@ -515,7 +557,7 @@ function underWay(job, now, { left, percent }, forecast) {
       ${
         silent === null
           ? html`<span class="row-step ${forecast === null ? "" : "has-left"} soft">${currentStepOf(job)}</span>`
-          : html`<span class="mark tone-warn">${icon("alert", "warn")} ${silent}</span>`
+          : html`<span class="mark tone-warn ${job.stalled ? "" : "is-brief"}">${icon("alert", "warn")} ${silent}</span>`
       }
       ${forecast !== null && html`<${Left} forecast=${forecast} />`}
     </span>`;

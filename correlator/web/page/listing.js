@@ -1,16 +1,22 @@
 /**
  * The jobs that the list shows, and their order. Pure.
  *
- * Invariant: without a chosen order, failed jobs of the last day that are not marked as seen come first, then running,
- * pending and all others; the newest first within each. Of equal failures only the newest is shown. The sorted list is
- * kept between updates. Only a job that appears, disappears or changes its place is moved; progress and log lines move
- * none. Apart from one copy of the list of IDs, the cost of a change does not grow with the number of jobs.
+ * Invariant: without a chosen order, stalled and overdue jobs come first, then failures of the last hour, those of the
+ * last day as one row that unfolds, running jobs by the end of their forecast, pending and all others; the newest first
+ * within each. A failure that is marked as seen is one of the others. Of equal failures only the newest is shown.
+ *
+ * The sorted list is kept between updates. Only a job that appears, disappears or changes its place is moved; progress
+ * and log lines move none, nor does a forecast whose end moves little. Apart from one copy of the list of IDs, the cost
+ * of a change grows with the logarithm of the number of jobs.
  */
 
 import { moment, periodOf } from "./times.js";
 import { raw, subject, text } from "./words.js";
 
 const NONE = Object.freeze({ seen: new Set(), found: new Map() });
+
+export const OLDER = "";
+/** In place of an ID, in the list of those that are shown: the row of the older failures. No job has it. */
 
 const FEW = 500;
 /** Up to this number of jobs are moved one by one; with more, the list is sorted again. */
@@ -40,9 +46,11 @@ export class Listing {
   equal = new Map();
   /** The number of failed jobs in `counts` that are marked as seen. */
   seen = 0;
-  /** The IDs of the shown failed jobs that come first, and of those that do not because they are marked as seen. */
+  /** The IDs of the failed jobs of the last day, and of those that do not come first because they are marked as seen. */
   unseen = Object.freeze([]);
   seenFailed = Object.freeze([]);
+  /** The IDs of those among `unseen` that failed over an hour ago. */
+  older = Object.freeze([]);
 
   /**
    * `changed` null: any job may have changed. `given`: the failed jobs that are marked as `seen` (a set of IDs), and the
@@ -96,31 +104,38 @@ export class Listing {
     this.#publish();
   }
 
+  /** Of equal failures only the newest of an appliance is shown, and of older ones a row that unfolds, unless they were chosen. */
   #publish() {
-    this.shown = this.#grouped().map((entry) => entry.id);
-    const failed = this.#sorted.filter(({ place }) => place.rank === FAILED);
-    this.unseen = failed.filter(({ rank }) => rank === FAILED).map(({ id }) => id);
-    this.seenFailed = failed.map(({ id }) => id).filter((id) => this.#given.seen.has(id));
-    this.types = [...this.#types.keys()].sort();
-  }
-
-  /** The entries to show: of equal failures that come first only the newest of an appliance, unless they were chosen. */
-  #grouped() {
-    this.equal = new Map();
-    const { status, q, sort = "" } = this.#filter;
-    if (status.length > 0 || q !== "" || (sort !== "" && !sort.endsWith("appliance"))) {
-      return this.#sorted;
-    }
+    const { status, q, sort = "", older = "" } = this.#filter;
+    const groups = status.length === 0 && q === "" && this.#isByUrgency;
+    const folds = groups && sort === "";
     const newest = new Map();
-    return this.#sorted.filter(({ id, rank, place: { failure } }) => {
-      const first = rank === FAILED && failure !== null ? newest.get(failure) : undefined;
-      if (first !== undefined) {
-        this.equal.set(first, (this.equal.get(first) ?? 0) + 1);
-      } else if (rank === FAILED && failure !== null) {
-        newest.set(failure, id);
+    const shown = [];
+    [this.equal, this.unseen, this.older, this.seenFailed] = [new Map(), [], [], []];
+    for (const { id, rank, isSeen, place: { failure } } of this.#sorted) {
+      if (isSeen) {
+        this.seenFailed.push(id);
       }
-      return first === undefined;
-    });
+      if (rank === FAILED || rank === OLD) {
+        this.unseen.push(id);
+        if (rank === OLD && this.older.push(id) === 1 && folds) {
+          shown.push(OLDER);
+        }
+        const key = `${rank} ${failure}`;
+        const first = groups && failure !== null ? newest.get(key) : undefined;
+        if (first !== undefined) {
+          this.equal.set(first, (this.equal.get(first) ?? 0) + 1);
+          continue;
+        }
+        newest.set(key, id);
+        if (rank === OLD && folds && older === "") {
+          continue;
+        }
+      }
+      shown.push(id);
+    }
+    this.shown = shown;
+    this.types = [...this.#types.keys()].sort();
   }
 
   #isShown({ place, matches: lets, isHere }) {
@@ -137,12 +152,17 @@ export class Listing {
   #enter(id, job) {
     const place = placeOf(job);
     const isSeen = place.rank === FAILED && this.#given.seen.has(id);
-    const old = place.rank === FAILED && (isSeen || this.#now - place.started >= DAY);
     const isHere = isChosen(this.#filter.instance ?? [], place.instance);
-    const entry = { id, place, rank: old ? ENDED : place.rank, matches: this.#matches(id, job), isHere, isSeen };
+    const rank = isSeen ? ENDED : place.rank === FAILED ? this.#rankOfFailure(place) : place.rank;
+    const entry = { id, place, rank, matches: this.#matches(id, job), isHere, isSeen };
     this.#entries.set(id, entry);
     this.#count(entry, 1);
     return entry;
+  }
+
+  #rankOfFailure(place) {
+    const age = this.#now - endOf(place);
+    return age < HOUR ? FAILED : age < DAY ? OLD : ENDED;
   }
 
   #count({ place, matches: fits, isHere, isSeen }, by) {
@@ -161,7 +181,16 @@ export class Listing {
 
   /** The order of two entries. It does not change between two calls of `#renew`. */
   #compare = (a, b) =>
-    this.#sorting(a, b) || a.rank - b.rank || later(a.place.started, b.place.started) || alphabetical(a.id, b.id);
+    this.#sorting(a, b) ||
+    a.rank - b.rank ||
+    (a.rank === RUNNING && ordered(a.place.ends, b.place.ends, 1)) ||
+    later(a.place.started, b.place.started) ||
+    alphabetical(a.id, b.id);
+
+  get #isByUrgency() {
+    const { sort = "" } = this.#filter;
+    return sort === "" || sort.endsWith("appliance");
+  }
 
   #sorting(a, b) {
     const { sort = "" } = this.#filter;
@@ -222,11 +251,19 @@ export class Listing {
       return before !== undefined || job !== undefined;
     }
     const after = placeOf(job);
-    const byEnd = (this.#filter.sort ?? "").endsWith("end");
     return (
-      Object.keys(after).some((member) => before.place[member] !== after[member] && (byEnd || member !== "ends")) ||
+      Object.keys(after).some((member) => before.place[member] !== after[member] && member !== "ends") ||
+      this.#endMoves(before.place.ends, after.ends) ||
       before.matches !== this.#matches(before.id, job)
     );
+  }
+
+  /** True if a forecast has moved enough for another place: with every step, many move by a little. */
+  #endMoves(before, after) {
+    if (before === null || after === null || (this.#filter.sort ?? "").endsWith("end")) {
+      return before !== after;
+    }
+    return this.#isByUrgency && Math.abs(after - before) > Math.max(LITTLE, (after - this.#now) * SHARE);
   }
 }
 
@@ -260,15 +297,21 @@ function later(a, b) {
 
 // -- What the order and the filters of the list need of a document. Pure.
 
-const DAY = 86_400_000;
+const HOUR = 3_600_000;
+const DAY = 24 * HOUR;
+
+const [STALLED, OVERDUE, FAILED, OLD, RUNNING, PENDING, ENDED] = Array(7).keys();
+/** The ranks in the order of the list; `OLD` is a failure of over an hour ago. */
 
 const RANKS = new Map([
-  ["failed", 0],
-  ["running", 1],
-  ["pending", 2],
+  ["failed", FAILED],
+  ["running", RUNNING],
+  ["pending", PENDING],
 ]);
-const FAILED = 0;
-const ENDED = 3;
+
+const LITTLE = 5000;
+const SHARE = 0.1;
+/** Milliseconds, and share of the remaining time, by which the end of a forecast moves without its job. */
 
 const places = new WeakMap();
 
@@ -278,7 +321,7 @@ function placeOf(job) {
   if (place === undefined) {
     place = {
       status: job.status,
-      rank: RANKS.get(job.status) ?? ENDED,
+      rank: rankOf(job),
       started: moment(job.started_at) ?? Number.POSITIVE_INFINITY,
       type: job.job_type,
       instance: text(job.instance),
@@ -293,25 +336,42 @@ function placeOf(job) {
   return place;
 }
 
+function rankOf(job) {
+  const rank = RANKS.get(job.status) ?? ENDED;
+  if (rank !== RUNNING) {
+    return rank;
+  }
+  return job.stalled ? STALLED : job.forecast?.state === "overdue" ? OVERDUE : rank;
+}
+
+/** True for a job that comes before failures. */
+export function isUrgent(job) {
+  return placeOf(job).rank < FAILED;
+}
+
+/** When a job ended, or else started; in the future if neither is known. */
+function endOf({ ended, started }) {
+  return ended ?? started;
+}
+
 const CHANGING = /[0-9a-f]{8}-[0-9a-f-]{27}|\d+/gi;
 /** What differs between equal failures: IDs and numbers. */
 
-/** A text that equal failures have in common; null if the job has not failed, or has no error. */
+/** A text that equal failures of an appliance have in common; null if the job has not failed, or has no error. */
 function failureOf(job) {
   const error = text(job.error);
-  const parts = [text(job.instance), text(job.operation), error.replace(CHANGING, "#")];
-  return job.status !== "failed" || error === "" ? null : parts.join("\n");
+  return job.status !== "failed" || error === "" ? null : `${text(job.instance)}\n${error.replace(CHANGING, "#")}`;
 }
 
 /**
- * All filters but those by status, forecast and silence. Without a text, ended jobs that started over a day ago are
- * hidden. `isFound`: the daemon has found the job for the text.
+ * All filters but those by status, forecast and silence. Without a text, jobs that ended over a day ago are hidden. `isFound`: the daemon has found the job for the text.
  */
 function matches(job, filter, now, isFound) {
   if (filter.type !== "" && job.job_type !== filter.type) {
     return false;
   }
-  const { started } = placeOf(job);
+  const place = placeOf(job);
+  const { started } = place;
   const [begin, end] = periodOf(filter);
   if ((begin !== null && !(started >= begin)) || (end !== null && !(started < end))) {
     return false;
@@ -326,7 +386,7 @@ function matches(job, filter, now, isFound) {
       .split(/\s+/)
       .every((word) => words.includes(word));
   }
-  return filter.when === "all" || begin !== null || end !== null || !job.terminal || now - started < DAY;
+  return filter.when === "all" || begin !== null || end !== null || !job.terminal || now - endOf(place) < DAY;
 }
 
 const haystacks = new WeakMap();

@@ -5,7 +5,8 @@
  * `#/jobs/<id>/log/<event_id>` is one line of its log; `line` is null otherwise.
  * `#/entities/<name, percent-encoded>` is one VM or context.
  * `#/i/<instance>` before `/jobs/…` and `/entities/…` names the appliance, at a gateway; `#/i/<instance>/` is its list.
- * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&instance=dc1,dc2&when=all&sort=-start` is the list;
+ * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&instance=dc1,dc2&when=all&sort=-start` is the list, and `older=1`
+ * unfolds the failures of over an hour ago;
  * `from=2026-10-01&to=2026-10-31` are the first and the last day of the starts, in the zone of the page.
  * Any other fragment is the list without filters.
  *
@@ -33,6 +34,7 @@ const EVERYTHING = Object.freeze({
   from: "",
   to: "",
   sort: "",
+  older: "",
 });
 
 const SORTS = Object.freeze(["-start", "start", "-duration", "duration", "end", "-end", "appliance", "-appliance"]);
@@ -75,6 +77,7 @@ function viewOf(hash) {
       from: day(query.get("from")),
       to: day(query.get("to")),
       sort: SORTS.includes(query.get("sort")) ? query.get("sort") : "",
+      older: query.get("older") === "1" ? "1" : "",
     },
   };
 }
