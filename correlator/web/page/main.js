@@ -9,7 +9,7 @@ import { keep, kept, theme, toggleTheme } from "./preferences.js";
 import { HERE, entityAddress, jobAddress, parse } from "./route.js";
 import { Session } from "./session.js";
 import { Banner, ConnectionState, Health, HealthBanner, Refused, markCounts } from "./status.js";
-import { isUtc, useUtc, zoneName } from "./times.js";
+import { fullTime, isUtc, useUtc, zoneName } from "./times.js";
 
 const CLOCK_INTERVAL = 1000;
 
@@ -208,6 +208,7 @@ class Page extends Component {
       <header class="top">
         <a class="brand" href=${session.left.address}>correlator</a>
         <${OwnAppliance} fleet=${fleet} />
+        <p class="on-paper">${fullTime(now)} ${zone} · ${location.href}</p>
         ${!this.#isUnknown && html`<${ConnectionState} connection=${connection} of=${source} />`}
         <button type="button" class="quiet-button zone" onClick=${this.#toggleZone}
           title="Times are in ${zone}. Switch to ${isUtc() ? "your time zone" : "UTC"}.">${zone}</button>

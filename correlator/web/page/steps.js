@@ -15,9 +15,8 @@ export class Steps extends Component {
   render({ job, now, silentSince, picked, onPick }) {
     const steps = stepsOf(job);
     const forecast = job.terminal ? null : (job.forecast ?? null);
-    if (steps.length === 0 && forecast === null) {
-      return html`<section class="steps"><h2>Steps</h2>
-        <p class="soft">${without(job)}</p></section>`;
+    if (steps.length === 0 && !(forecast?.steps_ahead.length > 0)) {
+      return job.steps_complete === false && html`<section class="steps"><h2>Steps</h2><p class="soft">${UNREAD}</p></section>`;
     }
     const axis = axisOf(job, steps, now, moment, silentSince);
     const from = (at) => ({ left: `${axis.place(at)}%` });
@@ -146,16 +145,6 @@ function idOf({ id }) {
 
 const UNREAD = "The table of steps cannot be read now: steps that the log does not name are missing.";
 
-function without(job) {
-  if (job.source === "legacy") {
-    return "The old failover tracker records no steps.";
-  }
-  if (job.steps_complete === false) {
-    return UNREAD;
-  }
-  return job.terminal ? "It ended without a step." : "No step yet.";
-}
-
 const sorted = new WeakMap();
 
 /** The steps of a document in their order, with their IDs. Documents are immutable, so it is done once for each. */
@@ -182,7 +171,7 @@ function tally(progress, forecast) {
   const { steps_seen: seen = 0, steps_expected: expected = null } = progress ?? {};
   const all = forecast !== null && expected > 0 ? expected : null;
   const none = all === null && seen === 0;
-  const steps = none ? "none yet" : `${all === null ? "" : `${seen} of about `}${counted(all ?? seen, "step")}`;
+  const steps = none ? "" : `${all === null ? "" : `${seen} of about `}${counted(all ?? seen, "step")}`;
   return [steps, ...counts.map(([count, word]) => `${count} ${word}`)].join(", ");
 }
 

@@ -69,24 +69,29 @@ export function periodOf({ from = "", to = "" }) {
   return [from === "" ? null : beginOfDay(from), to === "" ? null : beginOfDay(to, 1)];
 }
 
-/** "14:03:12" today, "24 Nov, 14:03:12" on any other day. */
+/** "24 Nov", with its year if that is not the one of `now`. */
+function date(at, now) {
+  return (isoDay(at).slice(0, 4) === isoDay(now).slice(0, 4) ? inZone.day : inZone.date).format(at);
+}
+
+/** "14:03:12" today, "24 Nov, 14:03:12" on another day, "24 Nov 2025, 14:03:12" in another year. */
 export function shortTime(at, now) {
   if (at === null) {
     return "";
   }
-  return dayOf(at) === dayOf(now) ? inZone.clock.format(at) : `${inZone.day.format(at)}, ${inZone.clock.format(at)}`;
+  return dayOf(at) === dayOf(now) ? inZone.clock.format(at) : `${date(at, now)}, ${inZone.clock.format(at)}`;
 }
 
 const FAR = 300 * 86_400_000;
-/** Milliseconds after which a date needs its year. */
+/** Milliseconds after which a date needs no minute. */
 
-/** The minute in which something is expected: "14:32", "25 Nov, 14:32" on another day, "25 Nov 2031" if far away. */
+/** The minute in which something is expected: "14:32", as `shortTime` on another day, "25 Nov 2031" if far away. */
 export function endTime(at, now) {
   const end = Math.ceil(at / 60_000) * 60_000;
   if (dayOf(end) === dayOf(now)) {
     return inZone.minute.format(end);
   }
-  return end - now > FAR ? inZone.date.format(end) : `${inZone.day.format(end)}, ${inZone.minute.format(end)}`;
+  return end - now > FAR ? inZone.date.format(end) : `${date(end, now)}, ${inZone.minute.format(end)}`;
 }
 
 export function fullTime(at) {
