@@ -74,7 +74,7 @@ MAX_ANSWER = 64_000_000
 
 ASKED = 5
 ASK_AGAIN = 0.2
-"""Requests for one key, each of which another server may get, and the seconds between two of them."""
+"""Requests, each of which another server may get, and the seconds between two that read one key."""
 
 
 OLDEST = (2, 12)
@@ -234,9 +234,13 @@ class Connection:
             raise failure_class(error)(f"{text_of(error)} ({subject})") from error
 
     async def api(self, method: str, request: object = None, *, within: float = ANSWER_WITHIN) -> dict[str, Any]:
-        """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. Raises: `Refused`, `ClusterUnavailable`."""
+        """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. Raises: `Refused`, `ClusterUnavailable`.
+
+        A request gets no answer while no server leads the stream, so others follow: call only what may come twice.
+        """
         payload = json.dumps(request).encode() if request is not None else b""
-        found = answer_of((await self.request(f"$JS.API.{method}", payload, within=within)).data)
+        answer = await self._first_answer(f"$JS.API.{method}", payload, within=within, again=within / ASKED)
+        found = answer_of(answer.data)
         if refusal := found.get("error"):
             raise Refused(f"{refusal.get('description', 'refused')} ({method})", refusal.get("err_code", 0))
         return found
@@ -248,7 +252,7 @@ class Connection:
         requests too: so another request follows if there is no answer soon. `seq_of` is its sequence, the header
         Nats-Time-Stamp its time.
         """
-        answer = await self._first_answer(f"$JS.API.DIRECT.GET.{stream}.{subject}", within)
+        answer = await self._first_answer(f"$JS.API.DIRECT.GET.{stream}.{subject}", within=within, again=ASK_AGAIN)
         headers = answer.headers or {}
         if "Nats-Sequence" in headers:  # A stored message may have a header Status of its own.
             return answer
@@ -256,18 +260,18 @@ class Connection:
             return None
         raise Refused(f"{headers.get('Description') or headers.get('Status', 'no answer of a stream')} ({stream})")
 
-    async def _first_answer(self, subject: str, within: float) -> Msg:
-        """Send a request up to `ASKED` times, `ASK_AGAIN` seconds apart, and return the first answer."""
+    async def _first_answer(self, subject: str, payload: bytes = b"", *, within: float, again: float) -> Msg:
+        """Send a request up to `ASKED` times, `again` seconds apart, and return the first answer."""
         clock = asyncio.get_running_loop().time
         until = clock() + within
         asked: set[asyncio.Task[Msg]] = set()
         try:
             while True:
                 if len(asked) < ASKED and (left := until - clock()) > 0:
-                    asked.add(asyncio.create_task(self.request(subject, within=left)))
-                more = len(asked) < ASKED and clock() + ASK_AGAIN < until
+                    asked.add(asyncio.create_task(self.request(subject, payload, within=left)))
+                more = len(asked) < ASKED and clock() + again < until
                 done, _ = await asyncio.wait(
-                    asked, timeout=ASK_AGAIN if more else None, return_when=asyncio.FIRST_COMPLETED
+                    asked, timeout=again if more else None, return_when=asyncio.FIRST_COMPLETED
                 )
                 if done:
                     return done.pop().result()  # An error concerns every request: the first one has waited longest.

@@ -192,8 +192,8 @@ class OrderedConsumer:
         }
         request = {"stream_name": self._stream, "config": config, "action": "create"}
         found = await self._connection.api(f"CONSUMER.CREATE.{self._stream}.{name}.{self._subject}", request)
-        if not int(found.get("num_pending", 0)):
-            self._end = min(self._end, self.seq)  # Nothing is left to read, whatever the last sequence was.
+        if not int(found.get("num_pending", 0)) and not found["delivered"]["consumer_seq"]:
+            self._end = min(self._end, self.seq)  # Nothing is there to read, whatever the last sequence was.
 
     async def _end_subscription(self, subscription: Any) -> None:
         try:

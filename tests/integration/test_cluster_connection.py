@@ -50,6 +50,22 @@ async def test_three_servers_keep_three_replicas_whoever_wants_fewer_and_outlive
         await eventually(has_another_leader)
 
 
+async def test_a_request_of_the_api_may_come_twice(nats_cluster):
+    async with connected(nats_cluster.url) as connection:
+        await streams.ensure(connection, 3)
+        for push in (True, False):
+            config = {"name": f"c{push}", "filter_subject": keys.jobs("dc1"), "ack_policy": "none", "mem_storage": True}
+            config |= {"num_replicas": 1, "inactive_threshold": 10**10}
+            if push:
+                config |= {"deliver_subject": connection.client.new_inbox(), "deliver_policy": "last_per_subject"}
+                config |= {"flow_control": True, "idle_heartbeat": 10**9, "max_deliver": 1}
+            request = {"stream_name": keys.STATE, "config": config, "action": "create"}
+            method = f"CONSUMER.CREATE.{keys.STATE}.c{push}.{keys.jobs('dc1')}"
+            made = await asyncio.gather(*[connection.api(method, request) for _ in range(2)])
+            made.append(await connection.api(method, request))
+            assert {one["name"] for one in made} == {f"c{push}"}
+
+
 async def test_a_server_that_comes_late_or_again_is_connected_and_subscriptions_go_on(nats):
     received = []
 
