@@ -5,7 +5,7 @@ import { test } from "node:test";
 import { axisOf, placed, ticksOf } from "../../correlator/web/page/steps.js";
 import { Progress, comparison, outlook } from "../../correlator/web/page/outlook.js";
 import { parse, listAddress } from "../../correlator/web/page/route.js";
-import { about, endTime, moment, shortTime } from "../../correlator/web/page/times.js";
+import { about, dayOf, endTime, moment, shortTime } from "../../correlator/web/page/times.js";
 
 const NOW = new Date(2026, 2, 1, 14, 28, 30).getTime(); // in the time zone of the page
 const after = (seconds) => new Date(NOW + seconds * 1000).toISOString();
@@ -49,7 +49,9 @@ test("an estimate is rounded as far as it is uncertain", () => {
 test("a time has its date on another day, and the year of another year", () => {
   const [newYear, here] = [new Date(2027, 0, 1, 0, 10).getTime(), new Date(2026, 11, 31, 23, 50).getTime()];
   assert.match(endTime(newYear, here), /2027, 00:10$/);
-  assert.match(shortTime(here, newYear), /2026, 23:50:00$/);
+  for (const now of [newYear, dayOf(newYear)]) {
+    assert.match(shortTime(here, now), /2026, 23:50:00$/);
+  }
   assert.doesNotMatch(shortTime(NOW, here), /2026/);
   assert.equal(endTime(NOW, NOW), "14:29");
   assert.match(endTime(NOW + 86_400_000, NOW), /\b2\b.*, 14:29$/);

@@ -51,10 +51,10 @@ export function dayOf(at) {
   return inZone.isUtc ? when.toISOString().slice(0, 10) : when.toDateString();
 }
 
-/** The day of a moment as "2026-10-31". */
+/** The day of a moment, or of what `dayOf` returned, as "2026-10-31". */
 export function isoDay(at) {
   const when = new Date(at);
-  return new Date(inZone.isUtc ? at : at - when.getTimezoneOffset() * 60_000).toISOString().slice(0, 10);
+  return new Date(when.getTime() - (inZone.isUtc ? 0 : when.getTimezoneOffset() * 60_000)).toISOString().slice(0, 10);
 }
 
 /** The begin of a day, "2026-10-31", or of the day that is `later` days after it; null for no day. */
@@ -74,7 +74,7 @@ function date(at, now) {
   return (isoDay(at).slice(0, 4) === isoDay(now).slice(0, 4) ? inZone.day : inZone.date).format(at);
 }
 
-/** "14:03:12" today, "24 Nov, 14:03:12" on another day, "24 Nov 2025, 14:03:12" in another year. */
+/** `now` may be its day. "14:03:12" today, "24 Nov, 14:03:12" on another day, "24 Nov 2025, 14:03:12" in another year. */
 export function shortTime(at, now) {
   if (at === null) {
     return "";
