@@ -39,6 +39,7 @@ from correlator.pipeline.hub import Hub, wall_clock
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.sinks import Sink
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.http.server import HttpSink, Listener, ListenerConfig
 from correlator.sinks.webhooks.sink import WebhookSink
 from correlator.sources.archive.archive import DatabaseArchive
@@ -215,12 +216,12 @@ async def _follow(
     config, core, supervisor = process.config, daemon.core, daemon.supervisor
     hub, pipeline = core.hub, core.pipeline
     # Start, 5: Build the other sinks and the saver.
-    mqtt = _mqtt_sink(config, hub, saved)
+    event_log = EventLog(saved.events if saved is not None else ())
+    mqtt = _mqtt_sink(config, hub, event_log)
     otlp = _otlp_sink(config, hub, saved)
-    webhooks = WebhookSink(config, saved.webhooks if saved is not None else ())
-    of_cluster = _cluster_sinks(config, core, active, saved) if active is not None else ()
+    webhooks = WebhookSink(config, event_log)
+    of_cluster = _cluster_sinks(config, core, active, saved, event_log) if active is not None else ()
     sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, *of_cluster) if s is not None)]
-    unacknowledged = mqtt.unacknowledged if mqtt is not None else dict
     stored = StoredForecasts(hub.forecasts)
     exports = otlp.exports if otlp is not None else None
     saver = Saver(
@@ -228,12 +229,11 @@ async def _follow(
         hub.index,
         stored,
         core.tail.cursor,
-        unacknowledged,
+        event_log.stored,
         hub.live,
         exports,
-        webhooks.pending,
         active.stream if active is not None else None,
-        of_cluster[0].state if of_cluster else lambda: ({}, None),
+        of_cluster[0].position if of_cluster else lambda: None,
     )
     hub.readiness["checkpoint"] = saver.describe
     publishing = {group.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks}
@@ -376,15 +376,13 @@ def core_of(
     return Core(database, hub, pipeline, tail, source, archive)
 
 
-def _mqtt_sink(config: Config, hub: Hub, saved: Saved | None) -> MqttSink | None:
+def _mqtt_sink(config: Config, hub: Hub, event_log: EventLog) -> MqttSink | None:
     """Build the MQTT sink, with the unacknowledged events of the last run. None if no broker is configured."""
     if config.mqtt.url is None:
         return None
-    from correlator.sinks.mqtt.outbox import PendingEvent  # noqa: PLC0415
     from correlator.sinks.mqtt.sink import MqttSink  # noqa: PLC0415
 
-    pending = [PendingEvent(job_id, payload) for job_id, payload in (saved.events if saved is not None else ())]
-    mqtt = MqttSink(config.mqtt, retention=config.jobs.retention, pending_events=pending)
+    mqtt = MqttSink(config.mqtt, event_log, retention=config.jobs.retention)
     hub.readiness["mqtt"] = mqtt.describe
     return mqtt
 
@@ -402,7 +400,7 @@ def _otlp_sink(config: Config, hub: Hub, saved: Saved | None) -> OtlpSink | None
 
 
 def _cluster_sinks(
-    config: Config, core: Core, active: Active, saved: Saved | None
+    config: Config, core: Core, active: Active, saved: Saved | None, event_log: EventLog
 ) -> tuple[ClusterSink, GatewayRequests, Standbys]:
     """Build what writes documents, with the state of the last run, what answers gateways, and what reads of standbys.
 
@@ -425,7 +423,7 @@ def _cluster_sinks(
         active.fence,
         lost,
         lambda: hub.index.horizon.log_read_to,
-        events=saved.cluster if saved is not None else (),
+        event_log,
         position=saved.position if saved is not None else None,
     )
     standbys = Standbys(lease.connection, lease.instance)
@@ -449,7 +447,7 @@ def _checks(config: Config) -> list[Prepare]:
             receiver(new.otlp)
         return lambda: None
 
-    return [WebhookSink(config).prepare, traces]
+    return [WebhookSink(config, EventLog()).prepare, traces]
 
 
 async def _reloads(process: Process, daemon: Daemon, parts: Sequence[Prepare], mqtt: MqttSink | None = None) -> None:

@@ -18,7 +18,8 @@ from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.mqtt.outbox import MqttOutbox, PendingEvents
+from correlator.sinks.event_log import EventLog
+from correlator.sinks.mqtt.outbox import MqttEvents, MqttOutbox
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import MqttMessage, Topics
 
@@ -38,7 +39,7 @@ def filled(jobs: int) -> LocalHub:
 
 def messages(hub: LocalHub, instance: str) -> list[MqttMessage]:
     """All that the sink would publish of it."""
-    tree = MqttOutbox(Topics(f"correlator/v1/{instance}"), hub.published, hub.epoch, PendingEvents())
+    tree = MqttOutbox(Topics(f"correlator/v1/{instance}"), hub.published, hub.epoch, MqttEvents(EventLog()))
     for _ in tree.begin():
         pass
     found: list[MqttMessage] = []
@@ -51,7 +52,7 @@ def messages(hub: LocalHub, instance: str) -> list[MqttMessage]:
 async def by_the_sink(port: int, jobs: int) -> float:
     """Seconds from the connection until all is acknowledged."""
     hub = filled(jobs)
-    sink = MqttSink(Mqtt(url=BrokerUrl.parse(f"mqtt://127.0.0.1:{port}"), instance="ours"))
+    sink = MqttSink(Mqtt(url=BrokerUrl.parse(f"mqtt://127.0.0.1:{port}"), instance="ours"), EventLog())
     running = asyncio.create_task(sink.run(hub))
     while not sink.connected:  # noqa: ASYNC110 - it is measured from outside
         await asyncio.sleep(0.001)

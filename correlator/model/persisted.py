@@ -1,4 +1,4 @@
-"""What a checkpoint contains besides pending messages: the position in the log, jobs, and the state of the index.
+"""What a checkpoint contains: the position in the log, jobs, the state of the index, and pending events.
 
 What is stored of each job is an array without the names of its members: less than half of the bytes. So a change of
 such a type is another form of the checkpoint (`correlator.state.rows.VERSION`).
@@ -7,6 +7,7 @@ such a type is another form of the checkpoint (`correlator.state.rows.VERSION`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import asdict
@@ -109,6 +110,10 @@ class IndexState(Struct, frozen=True):
     announced_until: Micros = -1
     newest_removed: Micros = 0
     watched: Micros = 0
+
+
+PersistedEvent: TypeAlias = tuple[str, bytes, bytes]
+"""An event that a sink still has to send: the sink, a head that it encodes, and the body."""
 
 
 class PersistedExports(Struct, frozen=True):

@@ -16,11 +16,18 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
+from correlator.model.persisted import (
+    Cursor,
+    IndexState,
+    PersistedEvent,
+    PersistedExports,
+    PersistedJob,
+    PersistedLegacy,
+)
 from correlator.state import forecasts as stored_forecasts
 from correlator.state.forecasts import Decoded
 
-VERSION = 3
+VERSION = 4
 """Version of the form of the checkpoint, in the file and in the cluster. Increase it when a table, or a type that is
 stored in one, changes. A checkpoint of another version is not read."""
 
@@ -45,7 +52,7 @@ SLICE = 100
 PART = 200_000
 """Bytes of a part of the index's state, which has no bound of its own."""
 
-NUMBERED = ("event", "webhook", "cluster", "memory")
+NUMBERED = ("event", "memory")
 """The tables of which every write has all rows: those that it has not are removed."""
 
 REDO = ("state", "redo")
@@ -68,10 +75,10 @@ Rows = dict[Name, bytes]
 
 
 class Saved(Struct, frozen=True):
-    """What the last run saved. `at`: Unix seconds; `events`: unacknowledged events as (job ID, payload), in order.
+    """What the last run saved. `at`: Unix seconds; `events`: the pending events of all sinks, in order.
 
     `forecasts`: the earlier runs; None if they were not read yet. `exports`: None if ended jobs were not exported.
-    `webhooks`: their pending events, in order. `cluster`: the same of the cluster; `position`: its position there.
+    `position`: the position in the stream of a cluster.
     """
 
     at: float
@@ -79,31 +86,26 @@ class Saved(Struct, frozen=True):
     memory: IndexState
     jobs: tuple[PersistedJob, ...]
     legacy: tuple[PersistedLegacy, ...]
-    events: tuple[tuple[str, bytes], ...]
+    events: tuple[PersistedEvent, ...]
     forecasts: Decoded | None = None
     exports: PersistedExports | None = None
-    webhooks: tuple[tuple[bytes, bytes], ...] = ()
-    cluster: tuple[tuple[bytes, bytes], ...] = ()
     position: bytes | None = None
 
 
 class Changes(Struct, frozen=True):
     """One write. `jobs`: the changed jobs by ID, None for a removed one. `events`: all pending events, by number.
 
-    `forecasts`: the changed values of `StoredForecasts` by name, None for a removed one. `exports`: what changed of
-    them, None if ended jobs are not exported. `webhooks`: all pending events of webhooks (head, body), by number; the
-    value of a number does not change. `cluster` and `position`: see `Saved`.
+    The event of a number does not change. `forecasts`: the changed values of `StoredForecasts` by name, None for a
+    removed one. `exports`: what changed of them, None if ended jobs are not exported. `position`: see `Saved`.
     """
 
     at: float
     cursor: Cursor
     memory: IndexState
     jobs: Mapping[str, PersistedJob | PersistedLegacy | None]
-    events: Mapping[int, tuple[str, bytes]]
+    events: Mapping[int, PersistedEvent]
     forecasts: Mapping[str, bytes | None] = {}
     exports: PersistedExports | None = None
-    webhooks: Mapping[int, tuple[bytes, bytes]] = {}
-    cluster: Mapping[int, tuple[bytes, bytes]] = {}
     position: bytes | None = None
 
 
@@ -193,9 +195,8 @@ def _rows_of(changes: Changes, memory: bytes) -> Iterator[tuple[Name, Callable[[
     for job_id, exported in (exports.jobs if exports is not None else {}).items():
         yield ("export", job_id), partial(_as_it_is, None if exported is None else (b"\x01" if exported else b"\x00"))
     yield ("state", "position"), partial(_as_it_is, changes.position)
-    for table, values in (("event", changes.events), ("webhook", changes.webhooks), ("cluster", changes.cluster)):
-        for n, pending in values.items():
-            yield (table, str(n)), partial(encode, pending)
+    for n, event in changes.events.items():
+        yield ("event", str(n)), partial(encode, event)
     for start in range(0, len(memory), PART):
         yield ("memory", str(start)), partial(_as_it_is, memory[start : start + PART])
 
@@ -228,32 +229,27 @@ async def saved_of(rows: Rows) -> Saved | None:
         )
         return None
     found: dict[str, list[Any]] = {"job": [], "legacy": []}
-    numbered: dict[str, dict[int, Any]] = {"event": {}, "webhook": {}, "cluster": {}}
+    events: dict[int, PersistedEvent] = {}
     for n, (name, value) in enumerate(rows.items()):
         if n % SLICE == 0:
             await asyncio.sleep(0)
         if name[0] in _KINDS:
             found[name[0]].append(decode(value, type=_KINDS[name[0]]))
         elif name[0] == "event":
-            numbered["event"][int(name[1])] = decode(value, type=tuple[str, bytes])
-        elif name[0] in numbered:
-            numbered[name[0]][int(name[1])] = decode(value, type=tuple[bytes, bytes])
+            events[int(name[1])] = decode(value, type=PersistedEvent)
     memory = b"".join(value for _, value in sorted((int(name[1]), rows[name]) for name in rows if name[0] == "memory"))
     if len(memory) != decode(rows["state", "memory"], type=int):
         raise ValueError("a part of the index's state is missing")
     since = rows.get(("state", "exports"))
     exports = {name[1]: value == b"\x01" for name, value in rows.items() if name[0] == "export"}
-    in_order = {table: tuple(values[n] for n in sorted(values)) for table, values in numbered.items()}
     return Saved(
         decode(rows["state", "at"], type=float),
         decode(rows[CURSOR], type=Cursor),
         decode(memory, type=IndexState),
         tuple(found["job"]),
         tuple(found["legacy"]),
-        in_order["event"],
+        tuple(events[n] for n in sorted(events)),
         stored_forecasts.decode({name[1]: value for name, value in rows.items() if name[0] == "forecast"}),
         PersistedExports(decode(since, type=int), exports) if since is not None else None,
-        in_order["webhook"],
-        in_order["cluster"],
         rows.get(("state", "position")),
     )

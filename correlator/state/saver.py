@@ -20,7 +20,7 @@ from correlator.errors import CorrelatorError
 from correlator.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
-from correlator.model.persisted import Cursor
+from correlator.model.persisted import Cursor, PersistedEvent
 from correlator.ops import metrics
 from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
@@ -54,11 +54,10 @@ MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
 class Saver:
-    """Saves the index, its forecasts, `cursor()` (position in the log) and what has not been acknowledged, by number.
+    """Saves the index, its forecasts, `cursor()` (position in the log) and `events()`, those that are pending.
 
-    `events()`: the events for the broker; `webhooks()`: those for receivers.
     `exports`: those of ended jobs; None if they are not exported. `stream`: the checkpoint in the cluster, if there is
-    one; `cluster()`: the events for the cluster, and its position there.
+    one; `position()`: the position in the stream of documents there.
     """
 
     def __init__(
@@ -67,12 +66,11 @@ class Saver:
         index: Index,
         forecasts: StoredForecasts,
         cursor: Callable[[], Cursor],
-        events: Callable[[], Mapping[int, tuple[str, bytes]]],
+        events: Callable[[], Mapping[int, PersistedEvent]],
         live: Heartbeats | None = None,
         exports: Exports | None = None,
-        webhooks: Callable[[], Mapping[int, tuple[bytes, bytes]]] = dict,
         stream: StreamCheckpoint | None = None,
-        cluster: Callable[[], tuple[Mapping[int, tuple[bytes, bytes]], bytes | None]] = lambda: ({}, None),
+        position: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self._checkpoint = checkpoint
         self._index = index
@@ -80,9 +78,8 @@ class Saver:
         self._cursor = cursor
         self._events = events
         self._exports = exports
-        self._webhooks = webhooks
         self._stream = stream
-        self._cluster = cluster
+        self._position = position
         self._stream_at = 0.0
         """When the next write to the cluster may begin."""
         self._stream_error: str | None = None
@@ -150,7 +147,6 @@ class Saver:
                 self._mirrors_everything = True
             as_of = time.monotonic()
             with timed("checkpoint"):
-                cluster, position = self._cluster()
                 changes = Changes(
                     time.time(),
                     self._cursor(),
@@ -159,9 +155,7 @@ class Saver:
                     self._events(),
                     self._forecasts.changed(MAX_OPERATIONS if always else AT_ONCE),
                     self._exports.changed() if self._exports is not None else None,
-                    self._webhooks(),
-                    cluster,
-                    position,
+                    self._position(),
                 )
             if not always and self._is_saved(changes):
                 return
@@ -192,8 +186,8 @@ class Saver:
             and not changes.forecasts
             and not (changes.exports is not None and changes.exports.jobs)
             # The logical time is not compared: a query without results advances it, and no fact refers to it.
-            and (changes.cursor, changes.memory.pending_events, changes.events, changes.webhooks, changes.cluster)
-            == (written.cursor, written.memory.pending_events, written.events, written.webhooks, written.cluster)
+            and (changes.cursor, changes.memory.pending_events, changes.events)
+            == (written.cursor, written.memory.pending_events, written.events)
         )
 
     def _mark_again(self, changes: Changes) -> None:

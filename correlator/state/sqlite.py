@@ -18,7 +18,14 @@ from pathlib import Path
 import msgspec
 
 from correlator.errors import CheckpointInUse
-from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
+from correlator.model.persisted import (
+    Cursor,
+    IndexState,
+    PersistedEvent,
+    PersistedExports,
+    PersistedJob,
+    PersistedLegacy,
+)
 from correlator.state import forecasts as stored_forecasts
 from correlator.state.rows import VERSION, Changes, Saved, encoded
 
@@ -29,14 +36,12 @@ SCHEMA = (
     "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE jobs (job_id TEXT PRIMARY KEY, value BLOB NOT NULL)",
     "CREATE TABLE legacy (job_id TEXT PRIMARY KEY, value BLOB NOT NULL)",
-    "CREATE TABLE events (number INTEGER PRIMARY KEY, job_id TEXT NOT NULL, payload BLOB NOT NULL)",
-    "CREATE TABLE webhooks (number INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)",
-    "CREATE TABLE cluster (number INTEGER PRIMARY KEY, head BLOB NOT NULL, body BLOB NOT NULL)",
+    "CREATE TABLE events (number INTEGER PRIMARY KEY, sink TEXT NOT NULL, head BLOB NOT NULL, body BLOB NOT NULL)",
     "CREATE TABLE forecasts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
     "CREATE TABLE exports (job_id TEXT PRIMARY KEY, exported INTEGER NOT NULL) WITHOUT ROWID",
 )
-"""`webhooks`, `cluster`: pending events, encoded by their sinks. The state has `exports` while ended jobs are exported,
-and `position` in a cluster."""
+"""`events`: those that are pending, encoded by their sinks. The state has `exports` while ended jobs are exported, and
+`position` in a cluster."""
 
 
 class Checkpoint:
@@ -51,8 +56,7 @@ class Checkpoint:
         self._source = source
         self._connection: sqlite3.Connection | None = None
         self._events: set[int] | None = None
-        self._webhooks: set[int] | None = None
-        self._cluster: set[int] | None = None
+        """The numbers that the table has; None: those of the last run, to be removed."""
 
     def open(self) -> Saved | None:
         """Lock the file and return what the last run saved; None if there is nothing usable."""
@@ -76,7 +80,7 @@ class Checkpoint:
     def set_aside(self, why: str) -> None:
         """Rename the file, so that it can be examined, and create an empty one."""
         self.close()
-        self._events = self._webhooks = self._cluster = None
+        self._events = None
         name = f"{self.path.name}.unusable-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         aside = self.path.with_name(name)
         with contextlib.suppress(FileNotFoundError):
@@ -108,12 +112,15 @@ class Checkpoint:
                 [(name, value) for name, value in changes.forecasts.items() if value is not None],
             )
             _write_exports(connection, changes.exports)
-            _write_numbered(connection, "events", changes.events, self._events)
-            _write_numbered(connection, "webhooks", changes.webhooks, self._webhooks)
-            _write_numbered(connection, "cluster", changes.cluster, self._cluster)
+            if self._events is None:
+                connection.execute("DELETE FROM events")
+            stored, events = self._events or set(), changes.events
+            gone, new = stored - events.keys(), sorted(events.keys() - stored)
+            connection.executemany("DELETE FROM events WHERE number = ?", [(n,) for n in gone])
+            connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", [(n, *events[n]) for n in new])
             if changes.position is not None:
                 connection.execute("INSERT OR REPLACE INTO state VALUES ('position', ?)", (changes.position,))
-        self._events, self._webhooks, self._cluster = set(changes.events), set(changes.webhooks), set(changes.cluster)
+        self._events = set(changes.events)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -141,9 +148,7 @@ class Checkpoint:
         source = decode(state["source"], type=str)
         if source != self._source:
             raise Unusable(f"it is of {source}")
-        events = connection.execute("SELECT number, job_id, payload FROM events ORDER BY number").fetchall()
-        webhooks = connection.execute("SELECT head, body FROM webhooks ORDER BY number").fetchall()
-        cluster = connection.execute("SELECT head, body FROM cluster ORDER BY number").fetchall()
+        events = connection.execute("SELECT sink, head, body FROM events ORDER BY number").fetchall()
         jobs = msgspec.msgpack.Decoder(PersistedJob)
         legacy = msgspec.msgpack.Decoder(PersistedLegacy)
         return Saved(
@@ -152,11 +157,9 @@ class Checkpoint:
             decode(state["memory"], type=IndexState),
             tuple(jobs.decode(value) for (value,) in connection.execute("SELECT value FROM jobs")),
             tuple(legacy.decode(value) for (value,) in connection.execute("SELECT value FROM legacy")),
-            msgspec.convert(tuple((job_id, payload) for _, job_id, payload in events), tuple[tuple[str, bytes], ...]),
+            msgspec.convert(events, tuple[PersistedEvent, ...]),
             stored_forecasts.decode(dict(connection.execute("SELECT name, value FROM forecasts"))),
             _read_exports(connection, state.get("exports")),
-            msgspec.convert(tuple(webhooks), tuple[tuple[bytes, bytes], ...]),
-            msgspec.convert(tuple(cluster), tuple[tuple[bytes, bytes], ...]),
             state.get("position"),
         )
 
@@ -181,22 +184,6 @@ def _read_exports(connection: sqlite3.Connection, since: bytes | None) -> Persis
         return None
     jobs = {job_id: bool(exported) for job_id, exported in connection.execute("SELECT job_id, exported FROM exports")}
     return PersistedExports(msgspec.msgpack.decode(since, type=int), jobs)
-
-
-def _write_numbered(
-    connection: sqlite3.Connection,
-    table: str,
-    pending: Mapping[int, tuple[str | bytes, bytes]],
-    stored: set[int] | None,
-) -> None:
-    """Make the table hold `pending`. `stored`: the numbers that it has; None: those of the last run, to be removed."""
-    if stored is None:
-        connection.execute(f"DELETE FROM {table}")
-        stored = set()
-    gone = [(n,) for n in stored - pending.keys()]
-    new = [(n, *pending[n]) for n in sorted(pending.keys() - stored)]
-    connection.executemany(f"DELETE FROM {table} WHERE number = ?", gone)
-    connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?)", new)
 
 
 def _values(

@@ -33,7 +33,7 @@ async def test_a_stalled_job_raises_one_alert_that_its_recovery_or_end_ends(tmp_
                 harness.event(1, kind=Kind.JOB_STALLED, at=now - 60_000_000)
                 harness.event(2, kind=Kind.JOB_OVERDUE, at=now - 30_000_000)
                 await eventually(lambda: notifications() == [("firing", "job-1")])
-                await eventually(lambda: harness.sink.pending() == {})
+                await eventually(lambda: harness.event_log.stored() == {})
                 (alert,) = await asyncio.to_thread(manager.alerts)
                 assert alert["labels"] == {"alertname": "JobDoesNotProgress", "severity": "warning", "job_id": "job-1"}
                 assert alert["annotations"] == {"summary": "live makes no progress: no step"}

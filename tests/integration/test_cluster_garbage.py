@@ -12,6 +12,7 @@ from correlator.cluster.connection import Connection
 from correlator.cluster.lease import Lease
 from correlator.sinks.cluster.gateway_requests import GatewayRequests
 from correlator.sinks.cluster.sink import ClusterSink
+from correlator.sinks.event_log import EventLog
 from tests.support import garbage
 from tests.support.cluster_harness import Collector
 from tests.support.deployed_nats import DeployedNats
@@ -49,7 +50,7 @@ class Active(Collector):
             fence = await lease.acquire()
             self.terms += 1
             sink = ClusterSink(
-                self.instance, fence, lambda _: lease.lose(), lambda: self.read_to,
+                self.instance, fence, lambda _: lease.lose(), lambda: self.read_to, EventLog(),
                 timings=self.timings,
             )  # fmt: skip
             requests = GatewayRequests(self.connection, self.instance)

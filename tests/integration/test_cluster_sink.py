@@ -21,7 +21,7 @@ from tests.support.eventually import PATIENCE, eventually
 
 def position(one):
     """What a collector remembers of the stream; AssertionError until it has checked the stream for the first time."""
-    found = epoch.decode(one.sink.state()[1])
+    found = epoch.decode(one.sink.position())
     assert found is not None
     return found
 
@@ -102,7 +102,7 @@ async def test_a_successor_writes_only_what_differs(nats):
         one.change("job 7")
         one.remove("job 8")
         written = value(cluster_metrics.TAKEOVER_WRITES)
-        async with one.writing(position=one.sink.state()[1]):
+        async with one.writing(position=one.sink.position()):
             await one.equal()
             after = await last_seq(one.connection, keys.STATE)
             assert after - before == 3  # the owner key, and two jobs
@@ -117,7 +117,7 @@ async def test_jobs_of_a_checkpoint_are_compared_only_once_the_log_has_been_read
         one.read_to = 0
         one.change("a")
         newer = one.due()
-        async with one.writing(position=one.sink.state()[1]):
+        async with one.writing(position=one.sink.position()):
             one.change("b")
             await eventually(lambda: documents_has(one, "b"))
             await asyncio.sleep(0.3)
@@ -283,7 +283,7 @@ async def test_a_document_that_was_removed_since_is_no_loss(nats):
             await one.equal()
             assert position(one).subject == ""
             await one.connection.api(f"STREAM.PURGE.{keys.STATE}", {"filter": last})  # as its marker expires
-        async with one.writing(position=one.sink.state()[1]):
+        async with one.writing(position=one.sink.position()):
             one.change("d")
             await one.equal()
             assert position(one).epoch == before
@@ -303,7 +303,7 @@ async def test_the_epoch_stays_over_restarts_of_server_and_collector_and_for_all
             two.change("a")
             await one.equal()
             await two.equal()
-        async with one.writing(position=one.sink.state()[1]):
+        async with one.writing(position=one.sink.position()):
             one.change("b")
             await one.equal()
             assert before == await epoch_of(one.connection) == position(one).epoch == position(two).epoch
@@ -380,9 +380,9 @@ async def test_events_that_a_predecessor_stored_are_not_stored_again(nats):
         async with old.writing():
             old.happen(1, 2, 3)
             await eventually(lambda: old.sink.describe()["pending"] == 0)
-            pending = [*old.sink.state()[0].values()]
+            pending = [*old.event_log.stored().values()]
         new.happen(9)
-        async with new.writing(events=pending):
+        async with new.writing(restored=pending):
             new.happen(2, 3, 4, 5)
             await eventually(lambda: new.sink.describe()["pending"] == 0)
             assert await events(new.connection, "dc1") == [1, 2, 3, 4, 5]
@@ -394,7 +394,7 @@ async def test_pending_events_of_the_last_run_are_stored(nats):
         unsubscribe = one.hub.subscribe(one.sink._on_batch)
         one.happen(1, 2)
         unsubscribe()
-        async with one.writing(events=[*one.sink.state()[0].values()]):
+        async with one.writing(restored=[*one.event_log.stored().values()]):
             await eventually(lambda: one.sink.describe()["pending"] == 0)
             assert await events(one.connection, "dc1") == [1, 2]
 
@@ -444,7 +444,7 @@ async def test_log_lines_reach_whoever_listens_and_are_numbered(nats):
 async def test_what_is_pending_at_the_end_is_still_written(nats):
     async with collector(nats) as one:
         async with one.writing():
-            await eventually(lambda: one.sink.state()[1] is not None)
+            await eventually(lambda: one.sink.position() is not None)
             await one.equal()
             one.learn(*(reading(f"job {n}") for n in range(500)))
             one.happen(1)

@@ -11,7 +11,6 @@ from correlator.jobs.job_document import rfc3339
 from correlator.ops import metrics
 from correlator.sinks.mqtt import publisher, topics
 from correlator.sinks.mqtt.connection import MqttTimings
-from correlator.sinks.mqtt.outbox import PendingEvent
 from tests.support.eventually import eventually
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_harness import NOW, MqttHarness, drained, gone, holds, reading, watch
@@ -93,19 +92,19 @@ async def test_events_come_in_order_and_are_not_retained(mosquitto):
 async def test_events_wait_for_a_broker_that_is_away_until_there_are_too_many(own_mosquitto, monkeypatch):
     own_mosquitto.kill()
     world = MqttHarness(own_mosquitto.port, reading("a"))
-    monkeypatch.setattr(world.sink._events, "_bound", 3)
+    monkeypatch.setattr(world.sink._events, "_max_events", 3)
     before = metrics.MQTT_EVENTS_DROPPED._value.get()
     async with world.running():
         await eventually(lambda: world.sink.describe()["error"])
         world.happen(1, 2, 3, 4, 5)
         assert metrics.MQTT_EVENTS_DROPPED._value.get() - before == 2
         assert world.sink.describe()["pending"] == 3
-        pending = [PendingEvent(*event) for event in world.sink.unacknowledged().values()]
-        assert [orjson.loads(event.payload)["event_id"] for event in pending] == [3, 4, 5]
+        pending = [*world.event_log.stored().values()]
+        assert [orjson.loads(payload)["event_id"] for _, _, payload in pending] == [3, 4, 5]
     assert not world.sink.connected
     # The next run of the daemon gets the events that this one could not deliver.
     await asyncio.to_thread(own_mosquitto.start)
-    later = MqttHarness(own_mosquitto.port, reading("a"), instance=world.instance, sink={"pending_events": pending})
+    later = MqttHarness(own_mosquitto.port, reading("a"), instance=world.instance, restored=pending)
     async with watch(world, own_mosquitto.port) as watcher, later.running():
         await eventually(lambda: len(watcher.said(world.event("a"))) == 3)
         assert [(e["event_id"], e["epoch"]) for e in watcher.said(world.event("a"))] == [

@@ -34,7 +34,7 @@ async def test_no_event_is_lost_when_connections_break(mosquitto):
             await eventually(lambda: watcher.said(world.event("a"))[-1]["event_id"] == 1499)
             seen = [event["event_id"] for event in watcher.said(world.event("a"))]
             assert list(dict.fromkeys(seen)) == list(range(1500))
-            await eventually(lambda: not world.sink.unacknowledged())
+            await eventually(lambda: not world.event_log.stored())
 
 
 async def test_a_broker_that_lost_its_store_gets_everything_again(own_mosquitto):

@@ -14,6 +14,7 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.tasks import Backoff
 from tests.support.accepting import accepting
@@ -152,7 +153,7 @@ class Daemon:
         self.hub.status.loading = False
         self.learn(*readings)
         settings = Mqtt(url=BrokerUrl("127.0.0.1", port, tls=False), instance="i")
-        self.sink = MqttSink(settings, backoff=Backoff(0.02, 1.0, 0.02))
+        self.sink = MqttSink(settings, EventLog(), backoff=Backoff(0.02, 1.0, 0.02))
 
     def learn(self, *readings: Reading) -> None:
         self.hub.publish(self.index.apply(readings, NOW))

@@ -145,7 +145,7 @@ async def slow(broker: int, load: Load, caplog: pytest.LogCaptureFixture) -> Non
 
 
 def world_events(world: MqttHarness) -> list[int]:
-    return [orjson.loads(payload)["event_id"] for _, payload in world.sink.unacknowledged().values()]
+    return [orjson.loads(payload)["event_id"] for _, _, payload in world.event_log.stored().values()]
 
 
 async def test_a_broker_that_is_too_slow_is_said_and_gets_states_and_ended_jobs_first(mosquitto, caplog):

@@ -64,8 +64,6 @@ async def test_what_was_written_is_read_by_the_next_owner(nats):
         changes(index, Cursor(42), n1=b"one", n2=b"two"),
         forecasts={},
         exports=exports,
-        webhooks={4: (b"h", b"b")},
-        cluster={9: (b"id", b"event")},
         position=b"position",
     )
     async with active(nats.url) as first:
@@ -76,9 +74,8 @@ async def test_what_was_written_is_read_by_the_next_owner(nats):
     assert (saved.at, saved.cursor, saved.memory) == (5.0, Cursor(42), written.memory)
     jobs, legacy = by_id(saved)
     assert jobs | legacy == written.jobs
-    assert saved.events == (("j", b"one"), ("j", b"two"))
-    assert (saved.exports, saved.webhooks) == (exports, ((b"h", b"b"),))
-    assert (saved.cluster, saved.position) == (((b"id", b"event"),), b"position")
+    assert saved.events == (("mqtt", b"j", b"one"), ("mqtt", b"j", b"two"))
+    assert (saved.exports, saved.position) == (exports, b"position")
 
 
 async def test_only_changes_are_written_and_what_is_gone_leaves(nats):
@@ -89,7 +86,7 @@ async def test_only_changes_are_written_and_what_is_gone_leaves(nats):
         await first.checkpoint.write(replace(changes(index, Cursor(8), n2=b"two"), jobs={"job1": None}))
     saved = await read(nats.url)
     assert sorted(by_id(saved)[0]) == ["job0", "job2", "job3", "job4"]
-    assert (saved.cursor, saved.events) == (Cursor(8), (("j", b"two"),))
+    assert (saved.cursor, saved.events) == (Cursor(8), (("mqtt", b"j", b"two"),))
 
 
 async def test_an_owner_that_did_not_use_what_it_read_replaces_all_of_it(nats):
@@ -103,7 +100,7 @@ async def test_an_owner_that_did_not_use_what_it_read_replaces_all_of_it(nats):
         assert not second.checkpoint.everything
     saved = await read(nats.url)
     assert sorted(by_id(saved)[0]) == ["job0", "job1"]
-    assert saved.events == (("j", b"other"),)
+    assert saved.events == (("mqtt", b"j", b"other"),)
 
 
 async def test_a_former_owner_can_write_no_more_and_is_called(nats):

@@ -34,7 +34,7 @@ async def test_410_disables_the_webhook_until_a_reload(receiver):
         await eventually(lambda: harness.state()["disabled"])
         harness.event(2)
         await eventually(lambda: dropped("gone") - before == 2)
-        assert harness.sink.pending() == {}
+        assert harness.event_log.stored() == {}
         harness.sink.prepare(Config(webhooks=(wanted,)))()
         harness.event(3)
         await receiver.requests(2)
@@ -55,7 +55,7 @@ async def test_what_was_in_flight_at_a_410_changes_nothing_afterwards(receiver):
         harness.sink.prepare(Config(webhooks=(wanted,)))()
         harness.event(5)
         await receiver.requests(5)
-        await eventually(lambda: harness.sink.pending() == {})
+        await eventually(lambda: harness.event_log.stored() == {})
         assert harness.state()["ok"]
 
 
@@ -69,7 +69,7 @@ async def test_a_410_of_the_url_before_a_reload_drops_no_event_for_the_new_one(r
             await old.requests(1)
             harness.sink.prepare(Config(webhooks=(webhook(receiver),)))()
             await receiver.requests(1)
-            await eventually(lambda: harness.sink.pending() == {})
+            await eventually(lambda: harness.event_log.stored() == {})
             assert harness.state()["ok"]
 
 
@@ -81,15 +81,15 @@ async def test_what_a_run_leaves_is_sent_by_the_next_one_with_the_same_id_and_bo
         for number in range(5):
             first.event(number)
         await receiver.requests(2)
-        left = first.sink.pending()
+        left = first.event_log.stored()
     assert len(left) == 5
     receiver.statuses = []
     receiver.requested.clear()
     second = WebhookHarness(webhook(receiver), restored=list(left.values()))
     async with second.running():
         await receiver.requests(5)
-        await eventually(lambda: second.sink.pending() == {})
-    assert [one.body for one in receiver.accepted] == [body for _, body in left.values()]
+        await eventually(lambda: second.event_log.stored() == {})
+    assert [one.body for one in receiver.accepted] == [body for _, _, body in left.values()]
     assert [json.loads(one.body)["data"]["job_id"] for one in receiver.accepted] == ["job-1"] * 5
 
 
@@ -97,9 +97,10 @@ async def test_events_of_a_webhook_that_was_removed_meanwhile_are_dropped_with_o
     first = WebhookHarness(webhook(None, url="https://h/x", name="left"))
     first.job()
     for number in range(3):
-        first.sink._queue(NotedEvent(number, Event(Kind.JOB_STARTED, "job-1", NOW, number), time.monotonic()), None)
-    second = WebhookHarness(webhook(receiver), restored=first.sink.pending().values())
-    assert second.sink.pending() == {}
+        event = Event(Kind.JOB_STARTED, "job-1", NOW, number)
+        first.sink._queue(NotedEvent(-1, event, time.monotonic()), None)
+    second = WebhookHarness(webhook(receiver), restored=first.event_log.stored().values())
+    assert second.event_log.stored() == {}
     assert dropped("removed", "left") == 3
     assert [record.message for record in caplog.records] == [
         "webhook left is not configured any more: 3 events of the last run are dropped"
@@ -111,8 +112,8 @@ async def test_an_event_without_a_body_survives_a_restart_too(receiver):
     first.hub.subscribe(lambda batch: first.sink._on_batch(first.hub, batch))
     first.job()
     first.event(1)
-    left = first.sink.pending()
-    assert [body for _, body in left.values()] == [b""]
+    left = first.event_log.stored()
+    assert [body for _, _, body in left.values()] == [b""]
     second = WebhookHarness(webhook(receiver), restored=left.values())
     async with second.running():
         second.job()
@@ -138,7 +139,7 @@ async def test_after_a_stop_of_days_one_failed_attempt_gives_no_event_up(receive
     receiver.statuses = [503, 503]
     harness = WebhookHarness(webhook(receiver), restored=left)
     async with harness.running():
-        await eventually(lambda: harness.sink.pending() == {})
+        await eventually(lambda: harness.event_log.stored() == {})
     assert {one.id for one in receiver.accepted} == {"evt_0", "evt_1", "evt_2"}
 
 
@@ -174,4 +175,4 @@ async def test_a_stop_waits_for_requests_in_flight_so_that_none_is_repeated(rece
         harness.job()
         harness.event(1)
         await receiver.requests(1)
-    assert harness.sink.pending() == {}
+    assert harness.event_log.stored() == {}

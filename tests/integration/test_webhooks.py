@@ -47,7 +47,7 @@ async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
     sent = int(got.headers["webhook-timestamp"])
     assert began <= sent <= time.time()
     assert got.headers["webhook-signature"] == webhook_headers([KEY], got.id, sent, got.body)["webhook-signature"]
-    assert harness.sink.pending() == {}
+    assert harness.event_log.stored() == {}
 
 
 async def test_a_receiver_that_fails_gets_the_same_id_again_and_the_events_of_a_job_in_order(receiver):
@@ -129,7 +129,7 @@ async def test_a_hostile_response_ends_within_the_deadline_and_is_tried_again(re
             harness.event(1)
             await eventually(lambda: harness.state()["error"])
             hostile.hostile = ""
-            await eventually(lambda: harness.sink.pending() == {})
+            await eventually(lambda: harness.event_log.stored() == {})
 
 
 def is_refused(harness: WebhookHarness) -> bool:

@@ -397,7 +397,7 @@ def checkpoint() -> bytes:
         file = Checkpoint(path, "s")
         file.open()
         cursor = Cursor(7, LogRow(7, "m", now), (((1, 2), (5, 5)),))
-        file.write(Changes(5.0, cursor, index.state(), jobs, {1: ("j1", b'{"a":1}')}))
+        file.write(Changes(5.0, cursor, index.state(), jobs, {1: ("mqtt", b"j1", b'{"a":1}')}))
         file.close()
         return path.read_bytes()
 
@@ -432,7 +432,7 @@ def test_a_damaged_checkpoint_is_used_or_set_aside(changes: list[tuple[int, byte
         try:
             saved = file.open()
             if saved is not None:
-                assert all(type(job_id) is str and type(payload) is bytes for job_id, payload in saved.events)
+                assert all([type(one) for one in event] == [str, bytes, bytes] for event in saved.events)
                 index = Index()
                 list(index.restore(saved.jobs, saved.legacy, saved.memory, now))
                 index.loading = False

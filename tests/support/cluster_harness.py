@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import orjson
@@ -14,12 +15,14 @@ from correlator.cluster.fence import Fence, put
 from correlator.config.cluster import Cluster, NatsUrl
 from correlator.jobs.index import Index
 from correlator.model.facts import AttributedRow, Entry, Kind, Reading
+from correlator.model.persisted import PersistedEvent
 from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.cluster import stored_document
 from correlator.sinks.cluster.documents import ClusterTimings
 from correlator.sinks.cluster.sink import ClusterSink
+from correlator.sinks.event_log import EventLog
 from tests.support.eventually import PATIENCE, eventually
 
 NOW = 1_758_553_933_000_000
@@ -93,8 +96,9 @@ class Collector:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def acquire_lease(self, **more: Any) -> None:
+    async def acquire_lease(self, restored: Iterable[PersistedEvent] = (), **more: Any) -> None:
         """Take the lease, and make a sink that continues what an earlier one left."""
+        self.event_log = EventLog(restored)
         owner = json.dumps({"holder": next(_holders)}).encode()
         subject = keys.owner(self.instance)
         expected = seq_of(await self.connection.last(keys.STATE, subject))
@@ -105,6 +109,7 @@ class Collector:
             fence,
             self.lost.append,
             lambda: self.read_to,
+            self.event_log,
             timings=self.timings,
             **more,
         )

@@ -17,6 +17,7 @@ from correlator.model.facts import Kind, Reading
 from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.tasks import Backoff
@@ -47,7 +48,9 @@ def gone(job_id, observed_at=9):
 class MqttHarness:
     """A hub whose past is read, and the sink that follows it on topics of its own."""
 
-    def __init__(self, port, *readings, epoch="", instance="", sink: dict[str, Any] | None = None, **settings):
+    def __init__(
+        self, port, *readings, epoch="", instance="", restored=(), sink: dict[str, Any] | None = None, **settings
+    ):
         self.instance = instance or next(_instances)
         self.topics = Topics(f"correlator/v1/{self.instance}")
         self.index = Index()
@@ -57,8 +60,10 @@ class MqttHarness:
         self.times = itertools.count(10)
         self.learn(*readings)
         url = BrokerUrl("127.0.0.1", port, tls="tls" in settings)
+        self.event_log = EventLog(restored)
         self.sink = MqttSink(
             Mqtt(url=url, instance=self.instance, **settings),
+            self.event_log,
             **{"backoff": Backoff(0.05, 1.0, 0.05), **(sink or {})},
         )
 

@@ -37,6 +37,6 @@ def filled(count: int = 3) -> Index:
 
 
 def changes(index: Index, cursor: Cursor | None = None, **events: bytes) -> Changes:
-    numbered = {int(n[1:]): ("j", payload) for n, payload in events.items()}
+    numbered = {int(n[1:]): ("mqtt", b"j", payload) for n, payload in events.items()}
     jobs = {i: index.persistence.get(i) for i in index.persistence.changed()}
     return Changes(5.0, cursor or Cursor(7), index.state(), jobs, numbered)

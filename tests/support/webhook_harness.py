@@ -9,18 +9,22 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from correlator.config.loading import load
 from correlator.config.schema import Config
 from correlator.config.webhooks import Webhook, WebhookUrl
 from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Reading
+from correlator.model.persisted import PersistedEvent
 from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, Micros
 from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.receiver import Verdict
-from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings, encode_stored
-from correlator.sinks.webhooks.sink import Value, WebhookSink
+from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings
+from correlator.sinks.webhooks.sink import WebhookSink
 from tests.support.markdown import blocks
 from tests.support.webhook_receiver import Receiver
 
@@ -31,12 +35,15 @@ FAST = WebhookTimings(retry_base=0.02, retry_cap=0.05, goodbye_within=0.2)
 class WebhookHarness:
     """A hub that is loaded, and the sink that follows it."""
 
-    def __init__(self, *webhooks: Webhook, restored: Iterable[Value] = (), timings: WebhookTimings = FAST) -> None:
+    def __init__(
+        self, *webhooks: Webhook, restored: Iterable[PersistedEvent] = (), timings: WebhookTimings = FAST
+    ) -> None:
         self.index = Index()
         self.index.loading = False
         self.hub = LocalHub(self.index)
         self.hub.status.loading = False
-        self.sink = WebhookSink(Config(webhooks=webhooks), restored, timings)
+        self.event_log = EventLog(restored)
+        self.sink = WebhookSink(Config(webhooks=webhooks), self.event_log, timings)
         self.times = iter(range(10, 1000))
         self.task: asyncio.Task[None] | None = None
 
@@ -78,11 +85,9 @@ def answers(name: str = "w") -> float:
     return float(sum(metrics.WEBHOOK_REQUESTS.labels(name, verdict.value)._value.get() for verdict in Verdict))
 
 
-def saved(head: StoredDelivery | StoredEvent, body: bytes = b"") -> Value:
+def saved(head: StoredDelivery | StoredEvent, body: bytes = b"") -> PersistedEvent:
     """What the checkpoint of the last run has of an event."""
-    encoded = encode_stored(head)
-    assert encoded is not None
-    return encoded, body
+    return "webhooks", msgspec.msgpack.encode(head), body
 
 
 def recipes(folder: Path, url: str) -> dict[str, Webhook]:

@@ -70,7 +70,7 @@ def test_an_index_is_the_same_after_a_restart(tmp_path: Path):
     first.close()
     saved = left(tmp_path / "a" / "c", "mysql://x")
     assert saved is not None
-    assert (saved.at, saved.cursor, saved.events) == (5.0, cursor, (("j", b"one"), ("j", b"two")))
+    assert (saved.at, saved.cursor, saved.events) == (5.0, cursor, (("mqtt", b"j", b"one"), ("mqtt", b"j", b"two")))
     again = Index()
     outcome = restored(again, saved.jobs, saved.legacy, saved.memory, NOW + 1)
     assert documents(again) == documents(index)
@@ -172,20 +172,7 @@ def test_deleted_jobs_and_acknowledged_events_leave_the_checkpoint(tmp_path: Pat
     assert saved is not None
     assert sorted(k.job.job_id for k in saved.jobs) == ["job0", "job1"]
     assert saved.legacy == ()
-    assert saved.events == (("j", b"2"), ("j", b"3"))
-
-
-def test_events_of_webhooks_are_kept_until_they_are_acknowledged(tmp_path: Path):
-    index, file = filled(), Checkpoint(tmp_path / "c", "s")
-    file.open()
-    pending = {1: (b"head 1", b"body 1"), 2: (b"head 2", b""), 3: (b"head 3", b"body 3")}
-    file.write(msgspec.structs.replace(changes(index), webhooks=pending))
-    del pending[1]
-    file.write(msgspec.structs.replace(changes(index), webhooks=pending | {4: (b"head 4", b"body 4")}))
-    file.close()
-    saved = left(tmp_path / "c")
-    assert saved is not None
-    assert saved.webhooks == ((b"head 2", b""), (b"head 3", b"body 3"), (b"head 4", b"body 4"))
+    assert saved.events == (("mqtt", b"j", b"2"), ("mqtt", b"j", b"3"))
 
 
 def test_the_numbers_of_events_begin_anew_in_every_run(tmp_path: Path):
@@ -197,20 +184,20 @@ def test_the_numbers_of_events_begin_anew_in_every_run(tmp_path: Path):
         file.close()
     saved = left(tmp_path / "c")
     assert saved is not None
-    assert saved.events == (("j", b"new"),)
+    assert saved.events == (("mqtt", b"j", b"new"),)
 
 
 def test_a_write_that_fails_in_the_middle_leaves_what_was_there(tmp_path: Path):
     index, file = filled(), Checkpoint(tmp_path / "c", "s")
     file.open()
     file.write(changes(index, n1=b"1"))
-    bad = Changes(6.0, Cursor(99), IndexState(), {"job1": None}, {1: ("j", b"1"), 2: ("j", object())})  # type: ignore[dict-item]
+    bad = Changes(6.0, Cursor(99), IndexState(), {"job1": None}, {1: ("mqtt", b"j", b"1"), 2: ("mqtt", b"j", object())})  # type: ignore[dict-item]
     with pytest.raises(sqlite3.Error):
         file.write(bad)
     file.close()
     saved = left(tmp_path / "c")
     assert saved is not None
-    assert (saved.cursor.head, len(saved.jobs), saved.events) == (7, 3, (("j", b"1"),))
+    assert (saved.cursor.head, len(saved.jobs), saved.events) == (7, 3, (("mqtt", b"j", b"1"),))
 
 
 def test_another_databases_file_is_set_aside(tmp_path: Path):
@@ -230,7 +217,7 @@ def test_another_databases_file_is_set_aside(tmp_path: Path):
     [
         f"PRAGMA user_version = {VERSION + 1}",
         f"PRAGMA user_version = {VERSION - 1}",
-        "DROP TABLE webhooks",
+        "DROP TABLE events",
         f"UPDATE jobs SET value = x'{msgspec.msgpack.encode({'job': {'job_id': 'job1'}}).hex()}'",
     ],
     ids=["newer", "older", "no table", "rows"],
@@ -255,7 +242,7 @@ def test_what_a_checkpoint_stores_changes_only_with_its_version():
     kept = (Cursor, IndexState, PersistedJob, PersistedLegacy, PersistedExports, Redo, Chunk)
     kept_by_others = (General, OperationState, Rest, StoredHead, Position)
     form = " ".join((*SCHEMA, stored_types.shape(*kept, *kept_by_others)))
-    assert (VERSION, zlib.crc32(form.encode())) == (3, 2184564492)
+    assert (VERSION, zlib.crc32(form.encode())) == (4, 3332565606)
 
 
 def test_a_file_belongs_to_one_process(tmp_path: Path):

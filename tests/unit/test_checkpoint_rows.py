@@ -41,14 +41,14 @@ async def test_of_everything_only_those_rows_are_written_that_the_stream_does_no
     first = Content(written, {}, everything=True, max_rows=MAX_ROWS)
     assert len(await groups(first)) > 0
     stored = {**first.written, ("job", "gone"): 1}
-    later = replace(written, events={1: ("j", b"other")})
+    later = replace(written, events={1: ("mqtt", b"j", b"other")})
     again = Content(later, stored, everything=True, max_rows=MAX_ROWS)
     assert [[name for name, _ in group] for group in await groups(again)] == [[("event", "1"), ("job", "gone")]]
     assert again.written.keys() == first.written.keys()
 
 
 async def test_a_group_has_no_more_bytes_than_there_is_room_for():
-    events = dict.fromkeys(range(50), ("j", b"x" * 1_000))
+    events = dict.fromkeys(range(50), ("mqtt", b"j", b"x" * 1_000))
     room = iter([*[5_000] * 30, *[2_200] * 1_000])
     content = Content(
         Changes(1.0, Cursor(1), IndexState(), {}, events), {}, everything=True, max_rows=MAX_ROWS,
@@ -62,7 +62,7 @@ async def test_a_group_has_no_more_bytes_than_there_is_room_for():
 
 @pytest.mark.parametrize("size", [10, 1_000, 200_000, MAX_ROW - 80])
 async def test_a_group_fits_a_message(size):
-    events = dict.fromkeys(range(2 * MAX_ROWS if size <= 1_000 else 5), ("j" * 64, b"x" * size))
+    events = dict.fromkeys(range(2 * MAX_ROWS if size <= 1_000 else 5), ("mqtt", b"j" * 64, b"x" * size))
     content = Content(Changes(1.0, Cursor(1), IndexState(), {}, events), {}, everything=True, max_rows=MAX_ROWS)
     found = await groups(content)
     assert sum(name[0] == "event" for group in found for name, _ in group) == len(events)
@@ -80,7 +80,7 @@ async def test_a_group_of_small_rows_with_long_names_fits_a_message():
 
 
 async def test_a_row_that_is_too_large_is_left_out():
-    events = {1: ("j", b"x" * MAX_ROW), 2: ("j", b"y")}
+    events = {1: ("mqtt", b"j", b"x" * MAX_ROW), 2: ("mqtt", b"j", b"y")}
     content = Content(Changes(1.0, Cursor(1), IndexState(), {}, events), {}, everything=True, max_rows=MAX_ROWS)
     (group,) = await groups(content)
     assert [name for name, _ in group if name[0] == "event"] == [("event", "2")]

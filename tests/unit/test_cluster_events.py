@@ -1,9 +1,6 @@
 """Events that the stream may not have: order, bounds, and IDs that do not depend on the process that makes them."""
 
 import orjson
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from correlator.model.facts import Kind
 from correlator.model.published import Event
@@ -11,10 +8,9 @@ from correlator.sinks.cluster.events import (
     OVERHEAD,
     EventQueue,
     StreamEvent,
-    from_checkpoint,
     stream_event,
-    to_checkpoint,
 )
+from correlator.sinks.event_log import EventLog
 
 AT = 1_758_553_933_000_000
 
@@ -23,8 +19,12 @@ def event(n, size=0):
     return StreamEvent("j", f"dc1:{n}", b"x" * size)
 
 
-def pending(*numbers, clock=lambda: 0.0, **more):
-    return EventQueue(clock, [event(n) for n in numbers], **more)
+def pending(*events, **bounds):
+    """A queue of these events, given as such or as their numbers."""
+    made = EventQueue(EventLog(), lambda: 0.0, **bounds)
+    for one in events:
+        made.add(event(one) if isinstance(one, int) else one)
+    return made
 
 
 def ids(events):
@@ -32,7 +32,7 @@ def ids(events):
 
 
 def kept(events):
-    return ids(from_checkpoint(*value) for value in events.numbered().values())
+    return ids(events[number] for number in events)
 
 
 def test_events_are_sent_in_order_and_forgotten_once_acknowledged():
@@ -60,7 +60,7 @@ def test_an_event_that_arrives_in_flight_is_not_acknowledged_with_the_batch():
 
 
 def test_a_batch_is_bounded_in_bytes_and_has_at_least_one_event():
-    events = EventQueue(lambda: 0.0, [event(1, 50), event(2, 60), event(3, 500)])
+    events = pending(event(1, 50), event(2, 60), event(3, 500))
     assert ids(events.batch(9, 100)) == ["dc1:1"]
     events.acknowledged()
     assert ids(events.batch(9, 110)) == ["dc1:2"]
@@ -85,25 +85,6 @@ def test_an_event_that_is_dropped_in_flight_does_not_acknowledge_a_later_one():
     assert kept(events) == ["dc1:2", "dc1:3"]
 
 
-def test_the_numbers_of_events_do_not_change_in_a_run():
-    events = pending(1, 2, 3)
-    before = events.numbered()
-    events.batch(1, 1_000)
-    events.acknowledged()
-    assert events.numbered() == {n: one for n, one in before.items() if n > 1}
-
-
-def test_the_age_is_that_of_the_first_event():
-    now = 3.0
-    events = pending(1, clock=lambda: now)
-    now = 5.0
-    events.add(event(2))
-    assert events.oldest() == 3.0
-    events.batch(1, 1_000)
-    events.acknowledged()
-    assert events.oldest() == 5.0
-
-
 def test_the_id_of_an_event_is_its_log_row_or_else_what_happened_when():
     logged = stream_event(Event(Kind.JOB_STARTED, "j", AT, event_id=7), "dc1")
     assert logged.message_id == "dc1:7"
@@ -123,14 +104,3 @@ def test_the_id_of_an_event_is_its_log_row_or_else_what_happened_when():
     ]
     assert derived[0] == f"dc1:job.stalled:j=20k::{AT}"
     assert len(set(derived)) == len(derived)
-
-
-@given(st.text(), st.text("abc:.=-", min_size=1), st.binary())
-def test_an_event_is_the_same_after_a_restart(job_id, message_id, payload):
-    event = StreamEvent(job_id, message_id, payload)
-    assert from_checkpoint(*to_checkpoint(event)) == event
-
-
-@pytest.mark.parametrize("head", [b"", b"job", b"\xff id", b"a.b id"])
-def test_an_event_that_a_checkpoint_has_in_another_form_is_left_out(head):
-    assert from_checkpoint(head, b"") is None

@@ -13,6 +13,7 @@ from correlator.cluster.connection import Fenced, Unacknowledged
 from correlator.cluster.fence import Fence
 from correlator.model.persisted import Cursor
 from correlator.sinks.cluster.events import EventQueue, EventWriter, StreamEvent
+from correlator.sinks.event_log import EventLog
 from correlator.state.stream import StreamCheckpoint, StreamCopy
 from tests.support.lease_servers import LONG_AGO, OWNER, Servers
 
@@ -34,7 +35,8 @@ def lease(servers):
 
 @pytest.fixture
 def writer(servers, lease):
-    pending = EventQueue(lambda: 0.0, [StreamEvent("a", "dc1:1", b"{}")])
+    pending = EventQueue(EventLog(), lambda: 0.0)
+    pending.add(StreamEvent("a", "dc1:1", b"{}"))
     return EventWriter("dc1", lease, pending, within=1.0, rewrite_every=3600)
 
 

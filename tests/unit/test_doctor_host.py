@@ -90,7 +90,7 @@ def checkpoint(tmp_path):
     """One that an earlier run left."""
     written = Checkpoint(tmp_path / "checkpoint.sqlite", URL)
     written.open()
-    written.write(Changes(time.time(), Cursor(head=77), IndexState(), {}, {1: ("j", b"{}")}))
+    written.write(Changes(time.time(), Cursor(head=77), IndexState(), {}, {1: ("mqtt", b"j", b"{}")}))
     yield written
     written.close()
 

@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from correlator.ops import metrics
-from correlator.sinks.mqtt.outbox import DirtyTopics, PendingEvent, PendingEvents
+from correlator.sinks.mqtt.outbox import DirtyTopics
 from correlator.sinks.mqtt.topics import TopicKey
 from correlator.sources.log.gaps import Probe
 from correlator.sources.log.tail import Tail
@@ -235,22 +235,6 @@ def test_a_topic_is_pending_from_its_first_change_until_the_last_is_acknowledged
     box.restart()
     box.add([b])
     assert box.oldest() == 11
-
-
-def test_events_are_pending_until_they_are_acknowledged_or_dropped():
-    now = 0.0
-    events = PendingEvents([PendingEvent("j", b"")], bound=2, clock=lambda: now)
-    for now in (1.0, 2.0):  # noqa: B007 - the clock reads it
-        events.add(PendingEvent("j", b""))
-    assert events.oldest() == 1  # the first was dropped
-    taken = events.pop_next()
-    assert taken is not None
-    events.restart()
-    assert events.oldest() == 1
-    taken = events.pop_next()
-    assert taken is not None
-    events.acknowledged(taken[0])
-    assert events.oldest() == 2
 
 
 # -- the names

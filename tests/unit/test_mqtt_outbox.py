@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.sinks.mqtt.outbox import OVERHEAD, STATES_WITHIN, TURNS, DirtyTopics, PendingEvent, PendingEvents
+from correlator.sinks.event_log import EventLog
+from correlator.sinks.mqtt.outbox import OVERHEAD, STATES_WITHIN, TURNS, DirtyTopics, MqttEvent, MqttEvents
 from correlator.sinks.mqtt.topics import TopicKey
 
 A, B = TopicKey("state", "a"), TopicKey("state", "b")
@@ -111,13 +112,20 @@ def test_the_broker_ends_with_the_newest_version_of_every_topic(data):
     assert all(broker.get(key, 0) == version for key, version in versions.items() if version)
 
 
+def pending(*events, **bounds):
+    made = MqttEvents(EventLog(), **bounds)
+    for each in events:
+        made.add(each)
+    return made
+
+
 def test_events_keep_their_order_over_a_lost_connection():
-    events = PendingEvents([PendingEvent("j", b"1"), PendingEvent("j", b"2"), PendingEvent("j", b"3")])
+    events = pending(*(MqttEvent("j", b"%d" % n) for n in (1, 2, 3)))
     first, second = pop_next(events), pop_next(events)
     events.acknowledged(second[0])
-    assert list(events.numbered().values()) == [PendingEvent("j", b"1"), PendingEvent("j", b"3")]
+    assert [events[number] for number in events] == [MqttEvent("j", b"1"), MqttEvent("j", b"3")]
     events.restart()
-    events.add(PendingEvent("j", b"4"))
+    events.add(MqttEvent("j", b"4"))
     assert first[1].payload == b"1"
     assert [pop_next(events)[1].payload for _ in range(3)] == [b"1", b"3", b"4"]
     assert events.pop_next() is None
@@ -125,21 +133,21 @@ def test_events_keep_their_order_over_a_lost_connection():
 
 
 def test_of_too_many_events_the_oldest_go():
-    events = PendingEvents(bound=2)
-    assert [events.add(PendingEvent("j", b"%d" % n)) for n in range(4)] == [0, 0, 1, 1]
-    assert [payload for _, payload in events.numbered().values()] == [b"2", b"3"]
+    events = pending(max_events=2)
+    assert [events.add(MqttEvent("j", b"%d" % n)) for n in range(4)] == [0, 0, 1, 1]
+    assert [events[number].payload for number in events] == [b"2", b"3"]
 
 
 def event(job_id, kind, number=0, size=0):
     """An event as `job_document.event` writes it, in whose texts other kinds occur."""
     error = '\\"kind\\":\\"job.failed\\"' + size * "x"
     payload = b'{"event_id":%d,"error":"%b","kind":"%b","epoch":"e"}' % (number, error.encode(), kind)
-    return PendingEvent(job_id, payload)
+    return MqttEvent(job_id, payload)
 
 
 def test_the_kind_of_an_event_is_found_in_its_payload():
     assert event("a", b"step.started").kind == b"step.started"
-    assert PendingEvent("a", b"{}").kind == b""
+    assert MqttEvent("a", b"{}").kind == b""
 
 
 def all_in_order(events):
@@ -153,7 +161,7 @@ def test_events_of_ended_jobs_go_first_and_one_of_eight_is_of_a_running_job():
     running = [event("r", b"step.started", n) for n in range(20)]
     ended = [event(f"e{n}", kind, n) for n in range(20) for kind in (b"job.started", b"job.completed")]
     starts, ends = ([e for e in ended if e.kind.startswith(kind)] for kind in (b"job.s", b"job.c"))
-    events = PendingEvents([*running[:10], *starts, *running[10:], *ends])
+    events = pending(*running[:10], *starts, *running[10:], *ends)
     sent = list(all_in_order(events))
     assert [e for e in sent if e.job_id == "r"] == running
     assert [e for e in sent if e.job_id != "r"] == ended, "job by job, in the order of their ends"
@@ -171,18 +179,18 @@ def test_beyond_the_bound_steps_of_running_jobs_go_then_other_steps_then_jobs():
     ]
     gone = []
     for bound in range(5, 0, -1):
-        events = PendingEvents(given, bound=bound)
-        gone += [e for e in given if e not in events.numbered().values() and e not in gone]
+        events = pending(*given, max_events=bound)
+        gone += [e for e in given if e not in map(events.__getitem__, events) and e not in gone]
     assert [given.index(e) + 1 for e in gone] == [2, 4, 3, 1]
 
 
 def test_events_are_bounded_in_bytes_and_say_how_many_were_dropped():
-    events = PendingEvents(max_bytes=10 * (OVERHEAD + 1_100))
+    events = pending(max_bytes=10 * (OVERHEAD + 1_100))
     dropped = [events.add(event(f"j{n}", b"step.started", n, 1_000)) for n in range(30)]
     assert sum(dropped) == 30 - len(events)
     assert events.size <= 10 * (OVERHEAD + 1_100)
     assert len(events) >= 9
-    assert len(PendingEvents([event("larger", b"job.failed", 0, 30_000)], max_bytes=20_000)) == 0
+    assert len(pending(event("larger", b"job.failed", 0, 30_000), max_bytes=20_000)) == 0
     for _ in all_in_order(events):
         pass
     assert events.size == 0
@@ -219,7 +227,7 @@ class EventsModel:
         self.remove(number)
 
 
-def number_of(found: PendingEvent) -> int:
+def number_of(found: MqttEvent) -> int:
     return int(found.payload.split(b":")[1].split(b",")[0])
 
 
@@ -229,16 +237,16 @@ KINDS = (b"job.started", b"step.started", b"step.started", b"job.completed")
 @given(st.data())
 def test_events_of_a_job_keep_their_order_and_only_the_right_ones_are_dropped(data):
     bound = data.draw(st.integers(3, 12))
-    events, model, tags = PendingEvents(bound=bound), EventsModel(), dict[int, int]()
+    events, model, tags = pending(max_events=bound), EventsModel(), dict[int, int]()
     for number in range(1, data.draw(st.integers(1, 80))):
         match data.draw(st.sampled_from(["add", "add", "add", "pop", "acknowledge", "restart"])):
             case "add":
                 job, kind = data.draw(st.sampled_from("abcd")), data.draw(st.sampled_from(KINDS))
-                before = {*map(number_of, map(PendingEvent._make, events.numbered().values())), number}
+                before = {*(number_of(events[tag]) for tag in events), number}
                 dropped = events.add(event(job, kind, number))
                 model.add((number, job, kind))
-                gone = sorted(before - {*map(number_of, map(PendingEvent._make, events.numbered().values()))})
-                assert len(gone) == dropped == max(0, len(model.waiting) - bound)
+                gone = sorted(before - {*(number_of(events[tag]) for tag in events)})
+                assert len(gone) == dropped == max(0, len(model.waiting) + len(model.flying) - bound)
                 if dropped == 1:
                     model.drop(gone[0])
                 else:  # after a lost connection, what was sent waits again: which of them went first is not seen
@@ -272,7 +280,7 @@ def test_events_of_a_job_keep_their_order_and_only_the_right_ones_are_dropped(da
 
 def test_what_the_queues_remember_of_sent_events_is_bounded():
     """A running job that waits long does not keep what was added after it."""
-    events = PendingEvents(event(f"j{n}", b"step.started", n) for n in range(10))
+    events = pending(*(event(f"j{n}", b"step.started", n) for n in range(10)))
     for n in range(20_000):
         events.add(event(f"e{n}", b"step.started", n))
         events.add(event(f"e{n}", b"job.completed", n))

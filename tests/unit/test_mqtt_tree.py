@@ -5,6 +5,7 @@ import json
 import tracemalloc
 from itertools import pairwise
 
+import msgspec
 import orjson
 
 from correlator.jobs import job_document
@@ -13,8 +14,9 @@ from correlator.model.facts import Kind, Reading
 from correlator.model.published import Event
 from correlator.model.rows import JobRecord, LegacyRecord
 from correlator.pipeline.hub import Batch
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt import outbox
-from correlator.sinks.mqtt.outbox import STATES_WITHIN, MqttOutbox, PendingEvents
+from correlator.sinks.mqtt.outbox import STATES_WITHIN, MqttEvents, MqttOutbox
 from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics
 from tests.support.documents import document_of
 
@@ -40,7 +42,8 @@ class TreeHarness:
     def __init__(self, *readings, index=None):
         self.index = index or Index()
         self.index.loading = False
-        self.events = PendingEvents()
+        self.event_log = EventLog()
+        self.events = MqttEvents(self.event_log)
         self.tree = MqttOutbox(NAMES, self.index.published, "e1", self.events)
         self.now = 0.0
         self.learn(*readings)
@@ -278,7 +281,7 @@ def test_an_event_is_published_once_with_its_position():
     world = TreeHarness(reading("a/1"))
     event = Event(Kind.JOB_STARTED, "a/1", NOW, event_id=7)
     world.tree.on_batch(Batch(41, (), [event]))
-    assert [job_id for job_id, _ in world.events.numbered().values()] == ["a/1"]
+    assert [msgspec.msgpack.decode(head) for _, head, _ in world.event_log.stored().values()] == ["a/1"]
     (sent,) = [m for m in world.send() if not m.retain]
     assert sent.topic == "correlator/v1/here/job/a%2F1/event"
     assert orjson.loads(sent.payload) == job_document.event(event, "e1", 41)
@@ -293,7 +296,7 @@ def test_events_that_wait_for_the_broker_take_hardly_more_memory_than_their_text
         world.tree.on_batch(batch)
     used, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    texts = sum(len(payload) for _, payload in world.events.numbered().values())
+    texts = sum(len(payload) for _, _, payload in world.event_log.stored().values())
     assert used < texts + 500 * 600
 
 
@@ -308,7 +311,7 @@ def test_events_and_states_alternate():
 def test_states_that_are_late_go_before_events_but_for_each_eighth_message():
     now = 0.0
     world = TreeHarness(*(reading(f"j{n}") for n in range(30)))
-    world.events = PendingEvents(clock=lambda: now)
+    world.events = MqttEvents(world.event_log, lambda: now)
     world.tree = MqttOutbox(NAMES, world.index.published, "e1", world.events, lambda: now)
     world.begin()
     world.send()

@@ -22,13 +22,14 @@ from correlator.model.published import Change, Event, Forecast, JobForecast, Job
 from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.pipeline import hub
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.http import failover_status
 from correlator.sinks.http.asyncapi import asyncapi
 from correlator.sinks.http.frames import decode
 from correlator.sinks.http.openapi import openapi
 from correlator.sinks.http.responses import problem
 from correlator.sinks.mqtt import topics
-from correlator.sinks.mqtt.outbox import MqttOutbox, PendingEvents
+from correlator.sinks.mqtt.outbox import MqttEvents, MqttOutbox
 from tests.support.documents import document_of, document_text
 from tests.support.schemas import Shapes
 
@@ -225,7 +226,7 @@ def tree(record: JobRecord) -> tuple[MqttOutbox, Index]:
     index = Index()
     index.loading = False
     index.apply([Reading(record.job_id, 1, record, STEPS)], AT)
-    return MqttOutbox(topics.Topics("p/i"), index.published, "e", PendingEvents()), index
+    return MqttOutbox(topics.Topics("p/i"), index.published, "e", MqttEvents(EventLog())), index
 
 
 def test_what_is_retained_has_its_shape_to_the_last_member():

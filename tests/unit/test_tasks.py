@@ -15,6 +15,7 @@ from correlator.cluster.connection import Connection
 from correlator.config.cluster import Cluster, NatsUrl
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.tasks import Backoff, done_within, end_tasks, keeping_cancellation, until_next
 
@@ -194,7 +195,7 @@ def test_an_outage_of_days_does_not_overflow():
 
 
 def test_a_database_broker_or_cluster_that_is_back_is_tried_within_five_seconds():
-    for backoff in Backoff(), MqttSink(Mqtt(url=BrokerUrl("127.0.0.1", 1883, False)))._backoff:
+    for backoff in Backoff(), MqttSink(Mqtt(url=BrokerUrl("127.0.0.1", 1883, False)), EventLog())._backoff:
         assert 4 < max(longest(backoff, 1000)) <= 5
 
 

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import random
 
 import pytest
 from hypothesis import given
@@ -12,7 +11,6 @@ from correlator.config.webhooks import Authorization, SigningSecrets, Template, 
 from correlator.model.facts import Kind, Status
 from correlator.model.published import Event, JobView, PublishedJob
 from correlator.model.rows import StepRecord
-from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, decode_stored, encode_stored
 from correlator.sinks.webhooks.request import MAX_BODY, Bodies, repeats_a_secret, webhook_headers, webhook_id
 from correlator.sinks.webhooks.sink import MAX_NOTED, NotedEvents
 
@@ -242,14 +240,3 @@ def test_noted_events_are_bounded_in_number_and_in_what_they_keep_alive():
         assert noted.pop_next(0.0) is not None
     noted.add(1, Event(Kind.JOB_STARTED, "job-3", NOW, 1), 0.0, large)
     assert next(iter(noted)).shown is large
-
-
-def test_what_is_stored_is_read_again_and_another_form_is_left_out():
-    for head in (StoredDelivery("w", "j", "evt_1", 5.0), StoredEvent(FAILED, 5.0)):
-        encoded = encode_stored(head)
-        assert encoded is not None
-        assert decode_stored(encoded) == head
-    assert encode_stored(StoredDelivery("w", "\ud800", "evt_1", 5.0)) is None
-    shuffled = random.Random(1)
-    for junk in (b"", b"\xc1", b"\x00", bytes(shuffled.randbytes(50))):
-        assert decode_stored(junk) is None

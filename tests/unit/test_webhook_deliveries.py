@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.webhooks.deliveries import OVERHEAD, Deliveries, Delivery
 
 HOUR = 3600.0
@@ -15,7 +16,7 @@ def delivery(number, job="a", at=0.0, body=b"{}"):
 
 
 def queue(*deliveries, **settings):
-    made = Deliveries(uniform=lambda: 1.0, **settings)
+    made = Deliveries(EventLog(), uniform=lambda: 1.0, **settings)
     for each in deliveries:
         assert made.add(each) == []
     return made
@@ -44,7 +45,7 @@ class World:
 
     def begin(self):
         """A daemon starts from the checkpoint; the numbers are those of its run, the IDs are not."""
-        self.deliveries = Deliveries(uniform=self.random.random)
+        self.deliveries = Deliveries(EventLog(), uniform=self.random.random)
         restored, self.checkpoint = self.checkpoint, []
         for one in restored:
             self.deliveries.add(one)
@@ -151,7 +152,7 @@ def test_events_are_given_up_by_a_failure_after_a_day_and_not_before():
     assert made.failed(popped(made, DAY - 1), DAY - 1, away=True) == []
     now = DAY + HOUR
     assert made.failed(popped(made, now), now, away=True) == [1, 2]
-    assert made.numbers == [3]
+    assert [*made] == [3]
 
 
 def test_after_a_stop_of_two_days_an_event_is_tried_once_more():
@@ -200,7 +201,7 @@ def test_the_number_and_the_bytes_are_bounded_and_the_oldest_is_dropped_first():
     first = popped(made, 0.0)
     assert made.add(delivery(4, "job4")) == [2], "the one in flight stays"
     made.delivered(first)
-    assert made.numbers == [3, 4]
+    assert [*made] == [3, 4]
     bytes_bound = queue(max_bytes=2 * (OVERHEAD + 100))
     assert [bytes_bound.add(delivery(n, body=b"x" * 100)) for n in range(1, 5)] == [[], [], [1], [2]]
     assert bytes_bound.size == 2 * (OVERHEAD + 100)

@@ -11,12 +11,12 @@ holds the lease; the former holder is refused from then on.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
-from typing import NamedTuple
 
 import orjson
+from msgspec import Struct
+from msgspec.msgpack import Decoder
 
 from correlator.cluster import keys
 from correlator.cluster.connection import Fenced, Refused
@@ -24,6 +24,7 @@ from correlator.cluster.fence import Fence, OwnedStream, StreamMessage
 from correlator.jobs import job_document, sizes
 from correlator.model.published import Event
 from correlator.sinks.cluster import stored_document
+from correlator.sinks.event_log import EventLog, PendingEvents
 
 MAX_EVENTS = 50_000
 MAX_BYTES = 64_000_000
@@ -138,7 +139,7 @@ class EventWriter:
         return StreamMessage(keys.event(self._instance, event.job_id), payload, {"Nats-Msg-Id": event.message_id})
 
 
-class StreamEvent(NamedTuple):
+class StreamEvent(Struct, frozen=True, gc=False):
     """An event that the stream has not acknowledged. The next holder of the lease sends it again."""
 
     job_id: str
@@ -146,40 +147,33 @@ class StreamEvent(NamedTuple):
     payload: bytes
 
 
-class EventQueue:
-    """The events in order. One batch of them is in flight at a time. Use it from one event loop only.
+class EventQueue(PendingEvents[StreamEvent]):
+    """The events in order. One batch of them is in flight at a time. Above a bound the oldest are dropped.
 
     `clock`: returns seconds; only `oldest` depends on it.
     """
 
     def __init__(
         self,
+        event_log: EventLog,
         clock: Callable[[], float],
-        restored: Iterable[StreamEvent] = (),
         *,
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
+        super().__init__(event_log, max_events=max_events, max_bytes=max_bytes, overhead=OVERHEAD)
         self._clock = clock
-        self._max_events, self._max_bytes = max_events, max_bytes
-        self._last_number = 0
-        self._waiting: deque[tuple[int, StreamEvent, float]] = deque()
-        self._all: dict[int, tuple[bytes, bytes]] = {}
-        """All pending events as the checkpoint keeps them, by number. It copies this every second."""
-        self._size = 0
         self._in_flight = 0
-        """The number of events at the front of `_waiting` that are in flight."""
-        for event in restored:
-            self.add(event)
+        """The number of events that are in flight: the first ones."""
+        for (job_id, message_id), payload in event_log.pop_restored("cluster", Decoder(tuple[str, str])):
+            self.add(StreamEvent(job_id, message_id, payload))
 
     def add(self, event: StreamEvent) -> int:
         """Append an event. Returns the number of older events that were dropped to make room."""
-        self._last_number += 1
-        self._all[self._last_number] = to_checkpoint(event)
-        self._waiting.append((self._last_number, event, self._clock()))
-        self._size += len(event.payload) + OVERHEAD
+        number = self._event_log.add("cluster", (event.job_id, event.message_id), event.payload)
+        self._append(number, event, event.payload, self._clock())
         dropped = 0
-        while len(self._all) > self._max_events or (self._size > self._max_bytes and len(self._all) > 1):
+        while self.is_full and len(self) > 1:
             self._drop_first()
             self._in_flight = max(0, self._in_flight - 1)
             dropped += 1
@@ -189,7 +183,8 @@ class EventQueue:
         """Return the first events, which are in flight from now on: at least one if there is any."""
         chosen: list[StreamEvent] = []
         size = 0
-        for _, event, _ in islice(self._waiting, most_events):
+        for number in islice(self, most_events):
+            event = self[number]
             size += len(event.payload)
             if chosen and size > most_bytes:
                 break
@@ -207,21 +202,8 @@ class EventQueue:
         """The stream may not have the events in flight: the next `batch` begins with them."""
         self._in_flight = 0
 
-    def oldest(self) -> float | None:
-        """Return the clock time at which the oldest pending event was added. None if there is none."""
-        return self._waiting[0][2] if self._waiting else None
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def numbered(self) -> Mapping[int, tuple[bytes, bytes]]:
-        """Return all pending events for the checkpoint, by a number that does not change during this run."""
-        return {**self._all}
-
     def _drop_first(self) -> None:
-        number, event, _ = self._waiting.popleft()
-        del self._all[number]
-        self._size -= len(event.payload) + OVERHEAD
+        self._forget(self._first_number())
 
 
 def stream_event(event: Event, instance: str) -> StreamEvent:
@@ -248,17 +230,3 @@ def fitting(payload: bytes, limit: int) -> bytes:
     short, full = sizes.cut_text(error, max(0, room // 6))  # A character takes up to six bytes in JSON.
     found |= {"error": short, "error_cut": found.get("error_cut") or full}
     return job_document.compact(job_document.encode(found))
-
-
-def to_checkpoint(event: StreamEvent) -> tuple[bytes, bytes]:
-    """Return head and body, the form in which the checkpoint keeps an event."""
-    return f"{keys.escape(event.job_id)} {event.message_id}".encode("ascii"), event.payload
-
-
-def from_checkpoint(head: bytes, body: bytes) -> StreamEvent | None:
-    """Return the event that became `head` and `body`. None if they cannot be read."""
-    try:
-        job, _, message_id = head.decode("ascii").partition(" ")
-        return StreamEvent(keys.unescape(job), message_id, body) if message_id else None
-    except ValueError:
-        return None

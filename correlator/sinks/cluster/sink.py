@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from correlator import __version__
@@ -34,8 +34,9 @@ from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.cluster import epoch
 from correlator.sinks.cluster.comparison import Repair
 from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, DocumentWriter
-from correlator.sinks.cluster.events import EventQueue, EventWriter, StreamEvent, from_checkpoint, stream_event
+from correlator.sinks.cluster.events import EventQueue, EventWriter, stream_event
 from correlator.sinks.cluster.log_lines import LineQueue
+from correlator.sinks.event_log import EventLog
 from correlator.tasks import Backoff, end_tasks
 
 log = logging.getLogger(__name__)
@@ -57,8 +58,8 @@ class ClusterSink:
     """Satisfies `correlator.sinks.Sink`. Use it from one event loop only, while this process holds the lease.
 
     `fence`: of the lease of `instance`. `on_lost`: called with a sentence when the fence refuses a write.
-    `log_read_to`: returns the time up to which the log has been read. `events` and `position`: what `state` returned in
-    the last run of a collector of this instance.
+    `log_read_to`: returns the time up to which the log has been read. `event_log`: has its pending events, also those
+    of the last run of a collector of this instance; `position`: what the method of this name returned then.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class ClusterSink:
         fence: Fence,
         on_lost: Callable[[str], None],
         log_read_to: Callable[[], Micros],
+        event_log: EventLog,
         *,
-        events: Iterable[tuple[bytes, bytes]] = (),
         position: bytes | None = None,
         timings: ClusterTimings = DEFAULT,
     ) -> None:
@@ -81,7 +82,7 @@ class ClusterSink:
         rewrite = timings.rewrite_owner_every
         self._stream = OwnedStream(fence, rewrite)
         self._dirty = DirtyKeys(time.monotonic)
-        self._events = EventQueue(time.monotonic, _restored(events))
+        self._events = EventQueue(event_log, time.monotonic)
         self._event_writer = EventWriter(
             instance, fence, self._events, within=timings.answer_within, rewrite_every=rewrite
         )
@@ -101,12 +102,9 @@ class ClusterSink:
         self._work = asyncio.Event()
         self._lines_arrived = asyncio.Event()
 
-    def state(self) -> tuple[Mapping[int, tuple[bytes, bytes]], bytes | None]:
-        """Return what the next run has to know, for the checkpoint: the pending events, and the position.
-
-        Events are by a number that does not change during this run; the next run gets them in this order.
-        """
-        return self._events.numbered(), None if self._position is None else self._position.encode()
+    def position(self) -> bytes | None:
+        """Return what the next run has to know of the position in the stream, for the checkpoint."""
+        return None if self._position is None else self._position.encode()
 
     def describe(self) -> dict[str, Any]:
         """Return the members of the part of readiness that describe the writer; an error only if there is one."""
@@ -336,14 +334,6 @@ class ClusterSink:
         if text not in self._errors.values():
             log.warning("the cluster cannot be written: %s; trying again", text)
         self._errors[name] = text
-
-
-def _restored(events: Iterable[tuple[bytes, bytes]]) -> Iterator[StreamEvent]:
-    for head, body in events:
-        if (event := from_checkpoint(head, body)) is not None:
-            yield event
-        else:
-            log.warning("an event in the checkpoint cannot be read, and is not written")
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:

@@ -3,7 +3,7 @@
 The two differ in what may be lost. A topic holds state: only the newest message counts, so `DirtyTopics` has keys and
 no payloads, and memory does not grow with the number of changes. `MqttOutbox` builds the payload from the index when it
 is sent. A job that left the index gets a tombstone: its last state with ``"deleted": true``, then an empty message that
-removes the topic. An event is a fact: `PendingEvents` stores each with its payload, in the order of its job, until the
+removes the topic. An event is a fact: `MqttEvents` stores each with its payload, in the order of its job, until the
 broker has acknowledged it, up to `MAX_EVENTS` and `MAX_BYTES`.
 
 A broker may be too slow for all of them, for hours. Then what is late is chosen: a state that has waited for
@@ -25,6 +25,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar, assert_never
 
 from msgspec import Struct
+from msgspec.msgpack import Decoder
 
 from correlator.bounded import BoundedDict
 from correlator.jobs import job_document
@@ -35,6 +36,7 @@ from correlator.model.published import AgeKey, Change, PublishedJob
 from correlator.model.rows import Micros
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch
+from correlator.sinks.event_log import EventLog, PendingEvents
 from correlator.sinks.mqtt.topics import SPACING, MqttMessage, TopicKey, Topics, parse_state
 
 T = TypeVar("T")
@@ -53,7 +55,7 @@ MAX_BYTES = 64 * 1024 * 1024
 """Maximum number of events that wait for the broker, and of the bytes that they take. Above it some are dropped."""
 
 
-OVERHEAD = 500
+OVERHEAD = 550
 """Bytes that an event takes besides its payload."""
 
 
@@ -89,7 +91,7 @@ class MqttOutbox:
         topics: Topics,
         published: JobDirectory,
         epoch: str,
-        events: PendingEvents,
+        events: MqttEvents,
         clock: Callable[[], float] = no_clock,
     ) -> None:
         self._topics = topics
@@ -116,7 +118,7 @@ class MqttOutbox:
         dropped = 0
         for event in batch.events:
             payload = job_document.encode(job_document.event(event, self._epoch, batch.seq))
-            dropped += self._events.add(PendingEvent(event.job_id, job_document.compact(payload)))
+            dropped += self._events.add(MqttEvent(event.job_id, job_document.compact(payload)))
         return dropped
 
     def begin(self) -> Iterator[None]:
@@ -397,8 +399,8 @@ class DirtyTopics:
                 self._changed[key] = None
 
 
-class PendingEvent(NamedTuple):
-    """An event that the broker has not acknowledged. The next run of the daemon publishes it again."""
+class MqttEvent(Struct, frozen=True, gc=False):
+    """An event to publish."""
 
     job_id: str
     payload: bytes
@@ -427,29 +429,25 @@ class _JobEvents(Struct, gc=False):
 _ENDS = frozenset(kind.value.encode() for kind in Kind if kind.ends_job)
 
 
-class PendingEvents:
-    """Events, each stored until the broker has acknowledged it; those of one job in their order.
+class MqttEvents(PendingEvents[MqttEvent]):
+    """Events, each pending until the broker has acknowledged it; those of one job in their order.
 
     Events of jobs that have ended are sent first, job by job in the order of the ends; then those of running jobs, the
-    oldest first, which also have one of `TURNS` turns meanwhile. `bound`, `max_bytes`: see `MAX_EVENTS`; above either,
-    events are dropped, the oldest first: of steps of running jobs, then of steps of other jobs, then of jobs. `clock`:
-    returns seconds; only `oldest` depends on it.
+    oldest first, which also have one of `TURNS` turns meanwhile. Above `max_events` or `max_bytes`, events are dropped,
+    the oldest first: of steps of running jobs, then of steps of other jobs, then of jobs. Those in flight are not.
+    `clock`: returns seconds; only `oldest` depends on it.
     """
 
     def __init__(
         self,
-        restored: Iterable[PendingEvent] = (),
-        bound: int = MAX_EVENTS,
+        event_log: EventLog,
         clock: Callable[[], float] = no_clock,
         *,
+        max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
     ) -> None:
+        super().__init__(event_log, max_events=max_events, max_bytes=max_bytes, overhead=OVERHEAD)
         self._clock = clock
-        self._bound, self._max_bytes = bound, max_bytes
-        self._last_number = 0
-        self._all: dict[int, PendingEvent] = {}
-        """All pending events by number, in order. The checkpoint copies it every second."""
-        self._since: dict[int, float] = {}
         self._in_flight: dict[int, None] = {}
         self._links: dict[int, _Link] = {}
         """The events that wait: they are pending and not in flight."""
@@ -463,25 +461,21 @@ class PendingEvents:
         self._ended_steps: deque[int] = deque()
         """Those that were passed over in `_steps`, as their job had ended."""
         self._turn = 0
-        self.size = 0
-        """Bytes of all events."""
-        for event in restored:
-            self.add(event)
+        for job_id, payload in event_log.pop_restored("mqtt", Decoder(str)):
+            self.add(MqttEvent(job_id, payload))
 
-    def add(self, event: PendingEvent) -> int:
+    def add(self, event: MqttEvent) -> int:
         """Append an event. Returns the number of events that were dropped to make room."""
-        self._last_number += 1
-        self._all[self._last_number] = event
-        self._since[self._last_number] = self._clock()
-        self.size += len(event.payload) + OVERHEAD
-        self._enqueue(self._last_number)
+        number = self._event_log.add("mqtt", event.job_id, event.payload)
+        self._append(number, event, event.payload, self._clock())
+        self._enqueue(number)
         dropped = 0
-        while (len(self._links) > self._bound or self.size > self._max_bytes) and self._links:
+        while self.is_full and self._links:
             self._drop()
             dropped += 1
         return dropped
 
-    def pop_next(self) -> tuple[int, PendingEvent] | None:
+    def pop_next(self) -> tuple[int, MqttEvent] | None:
         """Dequeue the next event, with the number that `acknowledged` takes. None if no event waits."""
         self._turn = (self._turn + 1) % TURNS
         if self._turn != 0:
@@ -492,7 +486,7 @@ class PendingEvents:
             return None
         self._unlink(number)
         self._in_flight[number] = None
-        return number, self._all[number]
+        return number, self[number]
 
     def acknowledged(self, number: int) -> None:
         """The broker has the event: forget it."""
@@ -505,20 +499,9 @@ class PendingEvents:
             self._enqueue(number, again=True)
         self._in_flight.clear()
 
-    def oldest(self) -> float | None:
-        """Return the clock time at which the oldest pending event was added. None if there is none."""
-        return next(iter(self._since.values()), None)
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def numbered(self) -> dict[int, tuple[str, bytes]]:
-        """Return all pending events in order, by a number that does not change during this run."""
-        return {**self._all}
-
     def _enqueue(self, number: int, *, again: bool = False) -> None:
         """Make an event the last one of its job; `again`: the first one, as it was sent before."""
-        event = self._all[number]
+        event = self[number]
         job_id, kind = event.job_id, event.kind
         queue = self._queues.get(job_id)
         if queue is None:
@@ -543,7 +526,7 @@ class PendingEvents:
 
     def _unlink(self, number: int) -> None:
         link = self._links.pop(number)
-        job_id = self._all[number].job_id
+        job_id = self[number].job_id
         queue = self._queues[job_id]
         if link.before:
             self._links[link.before].after = link.after
@@ -557,10 +540,6 @@ class PendingEvents:
             del self._queues[job_id]
             self._ended.pop(job_id, None)
 
-    def _forget(self, number: int) -> None:
-        self.size -= len(self._all.pop(number).payload) + OVERHEAD
-        del self._since[number]
-
     def _first_ended(self) -> int | None:
         job_id = next(iter(self._ended), None)
         return self._queues[job_id].first if job_id is not None else None
@@ -572,10 +551,10 @@ class PendingEvents:
 
     def _runs(self, number: int) -> bool:
         """Return True if the event waits, and its job has not ended."""
-        return number in self._links and not self._queues[self._all[number].job_id].ended
+        return number in self._links and not self._queues[self[number].job_id].ended
 
     def _drop(self) -> None:
-        number = self._step_of_running() or self._step_of_ended() or next(n for n in self._all if n in self._links)
+        number = self._step_of_running() or self._step_of_ended() or next(n for n in self if n in self._links)
         self._unlink(number)
         self._forget(number)
 

@@ -17,7 +17,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -28,9 +28,10 @@ from correlator.model.replies import MqttPart
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.mqtt.connection import DEFAULT, LOST, Connector, MqttClient, MqttTimings, answered, describe_error
-from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttOutbox, Parcel, PendingEvent, PendingEvents
+from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttEvents, MqttOutbox, Parcel
 from correlator.sinks.mqtt.publisher import Publisher, window
 from correlator.sinks.mqtt.topics import Topics
 from correlator.tasks import Backoff
@@ -47,22 +48,22 @@ LOADING_POLL = 0.1
 class MqttSink:
     """Satisfies `correlator.sinks.Sink`. Use it from one event loop only.
 
-    `retention`: seconds that ended jobs stay in memory. `pending_events`: events that the broker did not acknowledge in
-    an earlier run. `max_events`: how many wait at most.
+    `event_log`: has its pending events, also those of the last run. `retention`: seconds that ended jobs stay in
+    memory. `max_events`: how many wait at most.
     """
 
     def __init__(
         self,
         settings: Mqtt,
+        event_log: EventLog,
         *,
         retention: float = 86_400.0,
-        pending_events: Iterable[PendingEvent] = (),
         max_events: int = MAX_EVENTS,
         backoff: Backoff | None = None,
         timings: MqttTimings = DEFAULT,
     ) -> None:
         self._topics = Topics(f"{settings.prefix}/{settings.instance}")
-        self._events = PendingEvents(pending_events, max_events, time.monotonic)
+        self._events = MqttEvents(event_log, time.monotonic, max_events=max_events)
         self._outbox: MqttOutbox | None = None
         self._timings = timings
         self._connector = Connector(settings, timings, self._refused)
@@ -87,10 +88,6 @@ class MqttSink:
     def supersede(self) -> None:
         """Another process publishes this tree from now on: end without a last message when cancelled."""
         self._superseded = True
-
-    def unacknowledged(self) -> dict[int, tuple[str, bytes]]:
-        """Return the events that the next run has to publish: (job ID, payload) by a number, in order."""
-        return self._events.numbered()
 
     def describe(self) -> dict[str, Any]:
         """Return the part of readiness that describes the broker."""

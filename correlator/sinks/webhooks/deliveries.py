@@ -13,9 +13,6 @@ Invariants. An event leaves only when it is acknowledged, given up or dropped; t
 events are bounded in number and bytes; above either bound the oldest that is not in flight is dropped. An event is
 given up only by a failed attempt, at least `give_up_after` after it was added. Nothing here reads a clock or does I/O:
 times are arguments, in seconds, and must not decrease.
-
-The checkpoint keeps a pending event as two values that it does not read: a head, which is encoded here, and the body,
-whose bytes it shares with the queue.
 """
 
 from __future__ import annotations
@@ -27,10 +24,11 @@ from collections.abc import Callable
 from http import HTTPStatus
 from itertools import takewhile
 
-import msgspec
 from msgspec import Struct
+from msgspec.msgpack import Decoder
 
 from correlator.model.published import Event
+from correlator.sinks.event_log import EventLog, PendingEvents
 from correlator.sinks.receiver import Response, Verdict
 from correlator.tasks import Backoff
 
@@ -86,21 +84,21 @@ class Delivery(Struct, frozen=True):
     added_at: float
 
 
-class Deliveries:
+class Deliveries(PendingEvents[Delivery]):
     """The events for one receiver. Use it from one event loop only. `uniform` returns numbers in [0, 1)."""
 
     def __init__(
         self,
+        event_log: EventLog,
         timings: WebhookTimings = DEFAULT,
         *,
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
         uniform: Callable[[], float] = random.random,
     ) -> None:
-        self._max_events, self._max_bytes = max_events, max_bytes
+        super().__init__(event_log, max_events=max_events, max_bytes=max_bytes, overhead=OVERHEAD)
         self._timings = timings
         self._uniform = uniform
-        self._all: OrderedDict[int, Delivery] = OrderedDict()
         self._queues: dict[str, _JobQueue] = {}
         self._ready: OrderedDict[str, None] = OrderedDict()
         """The jobs whose first event may be sent now."""
@@ -113,30 +111,11 @@ class Deliveries:
         self._asked_until = 0.0
         """When the longest pause ends that the receiver asked for."""
         self._is_away = False
-        self.size = 0
-        """Bytes of all events."""
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __contains__(self, delivery: Delivery) -> bool:
-        return delivery.number in self._all
-
-    @property
-    def numbers(self) -> list[int]:
-        """The numbers of all events, in order."""
-        return list(self._all)
 
     def add(self, delivery: Delivery) -> list[int]:
         """Append an event. Returns the numbers of the events that were dropped to make room."""
-        self._all[delivery.number] = delivery
-        self.size += len(delivery.body) + OVERHEAD
-        queue = self._queues.get(delivery.job_id)
-        if queue is None:
-            self._queues[delivery.job_id] = _JobQueue(deque((delivery,)))
-            self._ready[delivery.job_id] = None
-        else:
-            queue.waiting.append(delivery)
+        self._append(delivery.number, delivery, delivery.body, delivery.added_at)
+        self._enqueue(delivery)
         return self._shrink()
 
     def pop_next(self, now: float) -> Delivery | None:
@@ -178,7 +157,7 @@ class Deliveries:
 
         `retry_after`: the seconds that the receiver asked to wait.
         """
-        if delivery not in self:
+        if delivery.number not in self:
             return []
         wait = min(max(0.0, retry_after), self._timings.max_retry_after)
         self._in_flight.discard(delivery.number)
@@ -192,7 +171,7 @@ class Deliveries:
         queue.failures += 1
         retry_at = now + max(self._uniform() * limit, wait)
         heapq.heappush(self._resting, (retry_at, delivery.number, delivery.job_id))
-        tried = self._all.values() if away else (delivery,)
+        tried = map(self.__getitem__, self) if away else iter((delivery,))
         old = takewhile(lambda one: now - one.added_at >= timings.give_up_after, tried)
         expired = [one for one in old if one.number not in self._in_flight]
         for one in expired:
@@ -201,42 +180,43 @@ class Deliveries:
 
     def clear(self) -> list[int]:
         """Drop all events: the receiver is gone. Returns their numbers."""
-        dropped = self.numbers
-        self._all.clear()
-        self._queues.clear()
-        self._ready.clear()
-        self._resting.clear()
-        self._in_flight.clear()
-        self.size = 0
+        dropped = [*self]
+        for number in dropped:
+            self._forget(number)
+        self.restart()
         return dropped
 
     def restart(self) -> None:
         """Nothing is in flight, and nothing waits for a retry: send all events again, in the old order."""
-        events = list(self._all.values())
-        self.clear()
+        for waiting in (self._queues, self._ready, self._resting, self._in_flight):
+            waiting.clear()
         self._backoff.reset()
         self._is_away, self._paused_until, self._asked_until = False, 0.0, 0.0
-        for event in events:
-            self.add(event)
+        for number in self:
+            self._enqueue(self[number])
 
-    def oldest(self) -> float | None:
-        """Return the time at which the oldest event was added. None if there is none."""
-        return next(iter(self._all.values())).added_at if self._all else None
+    def _enqueue(self, delivery: Delivery) -> None:
+        queue = self._queues.get(delivery.job_id)
+        if queue is None:
+            self._queues[delivery.job_id] = _JobQueue(deque((delivery,)))
+            self._ready[delivery.job_id] = None
+        else:
+            queue.waiting.append(delivery)
 
     def _shrink(self) -> list[int]:
         dropped: list[int] = []
-        while len(self._all) > self._max_events or self.size > self._max_bytes:
-            oldest = next((d for d in self._all.values() if d.number not in self._in_flight), None)
+        while self.is_full:
+            oldest = next((number for number in self if number not in self._in_flight), None)
             if oldest is None:
                 break
-            self._remove(oldest)
-            dropped.append(oldest.number)
+            self._remove(self[oldest])
+            dropped.append(oldest)
         return dropped
 
     def _remove(self, delivery: Delivery) -> None:
-        if self._all.pop(delivery.number, None) is None:
+        if delivery.number not in self:
             return
-        self.size -= len(delivery.body) + OVERHEAD
+        self._forget(delivery.number)
         self._in_flight.discard(delivery.number)
         queue = self._queues[delivery.job_id]
         was_first = queue.waiting[0] is delivery
@@ -286,20 +266,4 @@ class StoredEvent(Struct, frozen=True, tag="arrival"):
 
 
 StoredHead = StoredDelivery | StoredEvent
-_DECODER: msgspec.msgpack.Decoder[StoredHead] = msgspec.msgpack.Decoder(StoredHead)
-
-
-def encode_stored(head: StoredHead) -> bytes | None:
-    """Return None for a text that has no encoding (a lone surrogate): such an event does not survive a restart."""
-    try:
-        return msgspec.msgpack.encode(head)
-    except ValueError:
-        return None
-
-
-def decode_stored(value: bytes) -> StoredHead | None:
-    """Return what was encoded, or None if it cannot be read."""
-    try:
-        return _DECODER.decode(value)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+STORED_HEADS: Decoder[StoredHead] = Decoder(StoredHead)

@@ -18,7 +18,7 @@ import logging
 import ssl
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -34,17 +34,18 @@ from correlator.model.replies import ReceiverState, WebhooksPart
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.receiver import Receiver, Response, Verdict, open_session, tls_context
 from correlator.sinks.webhooks.deliveries import (
     DEFAULT,
+    STORED_HEADS,
     Deliveries,
     Delivery,
     StoredDelivery,
     StoredEvent,
+    StoredHead,
     WebhookTimings,
-    decode_stored,
-    encode_stored,
     judge,
 )
 from correlator.sinks.webhooks.request import Bodies, receiver, repeats_a_secret, webhook_headers, webhook_id
@@ -72,17 +73,15 @@ MAX_SEARCHED = 2_048
 """Bytes of a response that are searched for secrets before some are logged."""
 
 
-Value: TypeAlias = tuple[bytes, bytes]
-"""What the checkpoint keeps of an event: its head (`StoredDelivery` or `StoredEvent`), and its body."""
-
-
 class WebhookSink:
     """Satisfies `correlator.sinks.Sink`. Use it from one event loop only.
 
-    `restored`: what `pending` returned in the last run. Raises: `ConfigError` if a CA file cannot be used.
+    `event_log`: has its pending events, also those of the last run: a `StoredDelivery` with its body, or a
+    `StoredEvent` without one. Raises: `ConfigError` if a CA file cannot be used.
     """
 
-    def __init__(self, config: Config, restored: Iterable[Value] = (), timings: WebhookTimings = DEFAULT) -> None:
+    def __init__(self, config: Config, event_log: EventLog, timings: WebhookTimings = DEFAULT) -> None:
+        self._event_log = event_log
         self._timings = timings
         self._bodies = Bodies(config.mqtt.instance)
         self._endpoints: dict[str, WebhookEndpoint] = {}
@@ -90,13 +89,11 @@ class WebhookSink:
         self._outdated: set[WebhookEndpoint] = set()
         """The endpoints whose task runs with earlier settings."""
         self._noted_events = NotedEvents()
-        self._heads: dict[int, bytes] = {}
-        """What the checkpoint keeps of them, by number."""
-        self._last_number = 0
         self._hub: Hub | None = None
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
         self.prepare(config)()
+        restored = event_log.pop_restored("webhooks", STORED_HEADS)
         lost = Counter(name for head, body in restored if (name := self._restore(head, body)) is not None)
         for name, count in lost.items():
             log.warning("webhook %s is not configured any more: %d events of the last run are dropped", name, count)
@@ -109,13 +106,6 @@ class WebhookSink:
             if webhook.ca not in contexts:
                 contexts[webhook.ca] = tls_context(Tls(ca=webhook.ca), f"webhooks: {webhook.name}: ca: {webhook.ca}")
         return lambda: self._apply({one.name: (one, contexts[one.ca]) for one in config.webhooks})
-
-    def pending(self) -> dict[int, Value]:
-        """Return the events that the next run has to send, by a number that does not change during this run."""
-        found: dict[int, Value] = {number: (head, b"") for number, head in self._heads.items()}
-        for endpoint in self._endpoints.values():
-            found |= endpoint.pending
-        return found
 
     def describe(self) -> dict[str, Any]:
         """Return the part of readiness that describes all receivers."""
@@ -147,7 +137,7 @@ class WebhookSink:
         for name, (webhook, context) in wanted.items():
             known = self._endpoints.get(name)
             if known is None:
-                self._endpoints[name] = WebhookEndpoint(webhook, context, self._timings)
+                self._endpoints[name] = WebhookEndpoint(webhook, context, self._event_log, self._timings)
                 continue
             if webhook != known.webhook or webhook.ca is not None:  # The CA file may have changed.
                 self._outdated.add(known)
@@ -195,12 +185,10 @@ class WebhookSink:
             self._wake.set()
 
     def _note(self, event: Event, shown: PublishedJob | None, now: float) -> None:
-        number = self._next_number()
         head = StoredEvent(event, time.time() - (time.monotonic() - now))
-        if (encoded := encode_stored(head)) is not None:
-            self._heads[number] = encoded
+        number = self._event_log.add("webhooks", head)
         for dropped in self._noted_events.add(number, event, now, shown):
-            self._heads.pop(dropped.number, None)
+            self._event_log.remove(dropped.number)
             for endpoint in self._endpoints.values():
                 if matches(endpoint.webhook, dropped.event, dropped.shown):
                     endpoint.drop("full", 1)
@@ -224,7 +212,7 @@ class WebhookSink:
 
     def _queue(self, noted: NotedEvent, shown: PublishedJob | None) -> None:
         """Queue an event for every webhook that wants it. In the checkpoint, they take its place in the same step."""
-        self._heads.pop(noted.number, None)
+        self._event_log.remove(noted.number)
         event, message_id = noted.event, webhook_id(noted.event)
         for endpoint in self._endpoints.values():
             if not matches(endpoint.webhook, event, shown):
@@ -234,22 +222,17 @@ class WebhookSink:
                 log.warning("webhook %s: event %s is too large and is dropped", endpoint.webhook.name, message_id)
                 endpoint.drop("too_large", 1)
                 continue
-            endpoint.add(Delivery(self._next_number(), event.job_id, message_id, body, noted.at))
+            endpoint.add(event.job_id, message_id, body, noted.at)
 
-    def _restore(self, head: bytes, body: bytes) -> str | None:
+    def _restore(self, head: StoredHead, body: bytes) -> str | None:
         """Take over an event of the last run. Returns the name of its webhook if that is not configured any more."""
-        match found := decode_stored(head):
-            case StoredDelivery():
-                endpoint = self._endpoints.get(found.webhook)
-                if endpoint is None:
-                    return found.webhook
-                endpoint.add(
-                    Delivery(self._next_number(), found.job_id, found.message_id, body, self._monotonic(found.at))
-                )
-            case StoredEvent():
-                self._note(found.event, None, self._monotonic(found.at))
-            case None:
-                log.warning("an event in the checkpoint cannot be read, and is not sent")
+        at = self._monotonic(head.at)
+        if isinstance(head, StoredEvent):
+            self._note(head.event, None, at)
+        elif (endpoint := self._endpoints.get(head.webhook)) is not None:
+            endpoint.add(head.job_id, head.message_id, body, at)
+        else:
+            return head.webhook
         return None
 
     def _monotonic(self, at: float) -> float:
@@ -260,10 +243,6 @@ class WebhookSink:
         """
         age = min(time.time() - at, self._timings.give_up_after - self._timings.after_start)
         return time.monotonic() - max(0.0, age)
-
-    def _next_number(self) -> int:
-        self._last_number += 1
-        return self._last_number
 
 
 async def _run(endpoint: WebhookEndpoint, hub: Hub) -> None:
@@ -364,12 +343,11 @@ DROP_REASONS: tuple[DropReason, ...] = ("expired", "full", "gone", "removed", "t
 class WebhookEndpoint:
     """One webhook. Use it from one event loop only. `context`: the TLS context of its connections."""
 
-    def __init__(self, webhook: Webhook, context: ssl.SSLContext, timings: WebhookTimings) -> None:
+    def __init__(self, webhook: Webhook, context: ssl.SSLContext, event_log: EventLog, timings: WebhookTimings) -> None:
         self.webhook, self._context = webhook, context
-        self.pending: dict[int, Value] = {}
-        """What the checkpoint keeps, by number."""
+        self._event_log = event_log
         self._timings = timings
-        self._deliveries = Deliveries(timings)
+        self._deliveries = Deliveries(event_log, timings)
         self._lateness = Lateness(timings.late_after, timings.on_time_below)
         self._accepting_since: float | None = None
         """Monotonic time since which every attempt succeeds. None: the last one failed, or there was none."""
@@ -397,16 +375,15 @@ class WebhookEndpoint:
             self._disabled, self._away = False, None
         self._wake.set()
 
-    def add(self, delivery: Delivery) -> None:
-        """Queue an event."""
+    def add(self, job_id: str, message_id: str, body: bytes, added_at: float) -> None:
+        """Queue an event. `added_at`: monotonic seconds."""
         if self._disabled:
             self.drop("gone", 1)
             return
-        age = time.monotonic() - delivery.added_at
-        head = StoredDelivery(self.webhook.name, delivery.job_id, delivery.message_id, time.time() - age)
-        if (encoded := encode_stored(head)) is not None:
-            self.pending[delivery.number] = encoded, delivery.body
-        self._forget("full", self._deliveries.add(delivery))
+        age = time.monotonic() - added_at
+        head = StoredDelivery(self.webhook.name, job_id, message_id, time.time() - age)
+        number = self._event_log.add("webhooks", head, body)
+        self._forget("full", self._deliveries.add(Delivery(number, job_id, message_id, body, added_at)))
         self._wake.set()
 
     def drop(self, reason: DropReason, count: int) -> None:
@@ -479,7 +456,7 @@ class WebhookEndpoint:
         answer = await target.post(session, delivery.body, signed)
         verdict = judge(answer)
         metrics.WEBHOOK_REQUESTS.labels(webhook.name, verdict.value).inc()
-        if verdict is not Verdict.ACCEPTED and (delivery not in self._deliveries or webhook != self.webhook):
+        if verdict is not Verdict.ACCEPTED and (delivery.number not in self._deliveries or webhook != self.webhook):
             return  # Another response ended all events (410), or the next `run` sends them to the receiver of today.
         now = time.monotonic()
         if verdict is not Verdict.ACCEPTED:
@@ -490,7 +467,7 @@ class WebhookEndpoint:
             case Verdict.ACCEPTED:
                 self._is_back()
                 self._deliveries.delivered(delivery)
-                self._forget(None, [delivery.number])
+                self._refused.pop(delivery.number, None)
             case Verdict.GONE:
                 self._is_gone(answer)
             case Verdict.AWAY:
@@ -553,15 +530,11 @@ class WebhookEndpoint:
         self._disabled, self._away = True, Response(HTTPStatus.GONE, words, words)
         self._forget("gone", dropped)
 
-    def _forget(self, reason: DropReason | None, numbers: Iterable[int]) -> None:
-        """Remove events from the checkpoint. `reason`: why they were dropped; None: they were delivered."""
-        count = 0
+    def _forget(self, reason: DropReason, numbers: Sequence[int]) -> None:
+        """Count events that were dropped."""
         for number in numbers:
-            self.pending.pop(number, None)
             self._refused.pop(number, None)
-            count += 1
-        if reason is not None:
-            self.drop(reason, count)
+        self.drop(reason, len(numbers))
 
     def _age(self) -> float:
         oldest = self._deliveries.oldest()
