@@ -153,16 +153,14 @@ async def unowned(
     try:
         owned = await searches.owned_by_log(queries, session, rest)
         rest = [name for name in rest if name not in owned]
-        if searches.can_search_metadata(queries):
-            since, until = now - 2 * DAY, time.monotonic() + LOOK_UP_WITHIN
-            while rest and since < now + DAY:
-                if time.monotonic() > until:
-                    return [], len(rest)
-                end = since + METADATA_SPAN
-                keys = config.jobs.external_id_keys
-                owned = await searches.owned_in_metadata(queries, session, rest, keys, since, end)
-                rest = [name for name in rest if name not in owned]
-                since = end
+        since, until = now - 2 * DAY, time.monotonic() + LOOK_UP_WITHIN
+        while rest and since < now + DAY:
+            if time.monotonic() > until:
+                return [], len(rest)
+            end = since + METADATA_SPAN
+            owned = await searches.owned_in_metadata(queries, session, rest, config.jobs.external_id_keys, since, end)
+            rest = [name for name in rest if name not in owned]
+            since = end
     except SourceUnavailable:
         return [], len(rest)
     return rest, 0

@@ -15,6 +15,8 @@ there are:
 backwards. A constructed ID ends in the Unix second in which it was made, and no job that began more than a day before
 carries it: there the search ends if it has found anything. A search that takes longer than a request may stops with
 `Away.UNFINISHED`, and the next request for the same ID continues where it stopped.
+
+`owned` asks the other way around: which rows of failover_jobs have an ID that a JobLog job carries.
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -32,7 +35,7 @@ from correlator.bounded import BoundedDict
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.sizes import Sizes
-from correlator.model.rows import JobRecord
+from correlator.model.rows import JobRecord, LegacyRecord
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.searches import Place
@@ -43,7 +46,7 @@ AIM = 0.05
 
 T = TypeVar("T")
 
-Question: TypeAlias = Callable[[Queries, Session], Awaitable[T]]
+DatabaseQuestion: TypeAlias = Callable[[Queries, Session], Awaitable[T]]
 
 MAX_WAITING = 100
 """Most questions that wait."""
@@ -78,7 +81,16 @@ _SECOND = re.compile(r"(\d{10})$")
 class Ask(Protocol):
     """How a question reaches the database, e.g. `questions.Questions.ask`."""
 
-    async def __call__(self, question: Question[T], /) -> T: ...
+    async def __call__(self, question: DatabaseQuestion[T], /) -> T: ...
+
+
+def directly(queries: Queries, session: Session) -> Ask:
+    """Ask over a session of the caller."""
+
+    async def ask(question: DatabaseQuestion[T], /) -> T:
+        return await question(queries, session)
+
+    return ask
 
 
 class Questions:
@@ -103,7 +115,7 @@ class Questions:
         self._refusal = refusal
         """Returns why no question may be sent now; None: they may be."""
 
-    async def ask(self, question: Question[T]) -> T:
+    async def ask(self, question: DatabaseQuestion[T]) -> T:
         """The answer to `question`.
 
         Raises:
@@ -129,7 +141,7 @@ class Questions:
         finally:
             self._lock.release()
 
-    async def _ask(self, question: Question[T]) -> T:
+    async def _ask(self, question: DatabaseQuestion[T]) -> T:
         kept, began = self._session is not None, time.monotonic()
         while True:
             try:
@@ -238,13 +250,9 @@ class Lookup:
 
     async def by_external_id(self, queries: Queries, session: Session, name: str) -> list[str]:
         """As `find`, over a session of the caller, until the search has ended. Raises `SourceUnavailable`."""
-
-        async def ask(question: Question[T], /) -> T:
-            return await question(queries, session)
-
         while True:
             try:
-                return await self.find(ask, name)
+                return await self.find(directly(queries, session), name)
             except SourceUnavailable as error:
                 if error.reason is not Away.UNFINISHED:
                     raise
@@ -315,3 +323,27 @@ class Lookup:
 
     def _carries(self, record: JobRecord, name: str) -> bool:
         return name in joblog.external_ids(record.external_job_id, record.metadata, self._keys)
+
+
+async def owned(
+    ask: Ask, rows: Mapping[str, LegacyRecord], id_keys: Sequence[str], span: int = searches.NEAR, *, rest: bool = False
+) -> set[str]:
+    """Those of `rows`, by job ID, that a JobLog job owns: by the log, then by metadata near the age of each row.
+
+    Search by index first (`searches.owned_by_index`). `span`: seconds of started_at in one question. `rest`: wait after
+    each as long as it took, so that the search uses at most half of one core of the server.
+
+    Raises:
+        SourceUnavailable: The database failed.
+    """
+    found = await ask(partial(searches.owned_by_log, names=sorted(rows)))
+    ages = [searches.owner_began_near(row) for job_id, row in rows.items() if job_id not in found]
+    for first, until in searches.spans_near(age for age in ages if age is not None):
+        for since in range(first, until, span):
+            began, end = time.monotonic(), min(until, since + span)
+            if not (names := sorted(rows.keys() - found)):
+                return found
+            found |= await ask(partial(searches.owned_in_metadata, names=names, keys=id_keys, since=since, until=end))
+            if rest:
+                await asyncio.sleep(time.monotonic() - began)
+    return found

@@ -31,7 +31,7 @@ from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.searches import Place
 from correlator.sources.db.session import Database, Session
-from correlator.sources.search import MAX_FOUND, Ask, Budget, Lookup, Questions, Slices
+from correlator.sources.search import MAX_FOUND, Ask, Budget, Lookup, Questions, Slices, owned
 from correlator.tasks import SharedTasks
 
 AT_ONCE = 100
@@ -226,8 +226,8 @@ class LegacyPages:
             rows = await ask(partial(_rows, ids=wanted)) if wanted else {}
             some = [row for i in wanted if (row := rows.get(i)) is not None]
             some = [row for row in some if matches(PublishedJob(job_view.legacy_view(row), 0, 0))]
-            owned = await self._owned_of(ask, some)
-            found += [row for row in some if row.job_id not in owned]
+            taken = await self._owned_of(ask, some)
+            found += [row for row in some if row.job_id not in taken]
             if len(places) < AT_ONCE:
                 return LegacyPart(found, down_to)
             before = places[-1][1]
@@ -244,27 +244,11 @@ class LegacyPages:
             if (state := known[row.job_id]) is None or now - state[1] >= SEARCH_AGAIN_AFTER
         }
         if asked:
-            owned = await ask(partial(searches.owned_by_index, names=list(asked)))
-            owned |= await ask(partial(searches.owned_by_log, names=sorted(asked.keys() - owned)))
-            ages = [
-                age
-                for job_id, row in asked.items()
-                if job_id not in owned and (age := searches.owner_began_near(row)) is not None
-            ]
-            for first, until in searches.spans_near(ages):
-                for since in range(first, until, searches.NEAR):
-                    names, end = sorted(asked.keys() - owned), min(until, since + searches.NEAR)
-                    owned |= await ask(partial(self._in_metadata, names=names, since=since, until=end))
+            found = await ask(partial(searches.owned_by_index, names=list(asked)))
+            found |= await owned(ask, {job_id: row for job_id, row in asked.items() if job_id not in found}, self._keys)
             for job_id in asked:
-                self._owned[job_id] = (job_id in owned, now)
+                self._owned[job_id] = (job_id in found, now)
         return {row.job_id for row in rows if self._owned.get(row.job_id, (False, now))[0]}
-
-    async def _in_metadata(
-        self, queries: Queries, session: Session, names: Sequence[str], since: int, until: int
-    ) -> set[str]:
-        if not searches.can_search_metadata(queries):
-            return set()
-        return await searches.owned_in_metadata(queries, session, names, self._keys, since, until)
 
 
 async def _rows(queries: Queries, session: Session, ids: Sequence[int]) -> Mapping[int, LegacyRecord]:

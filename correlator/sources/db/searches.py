@@ -415,15 +415,12 @@ async def owned_by_log(queries: Queries, session: Session, names: Iterable[str])
     return found & wanted
 
 
-def can_search_metadata(queries: Queries) -> bool:
-    """True if the schema allows `owned_in_metadata`."""
-    return queries.schema.has("job_tracking", "id", "metadata", "started_at")
-
-
 async def owned_in_metadata(
     queries: Queries, session: Session, names: Sequence[str], keys: Sequence[str], since: int, until: int
 ) -> set[str]:
     """Those of `names` that metadata holds under one of `keys`, of jobs begun in [since, until): Unix seconds."""
+    if not queries.schema.has("job_tracking", "id", "metadata", "started_at"):
+        return set()
     mark = queries.dialect.placeholder
     values = [member(queries, key) for key in keys]
     found: set[str] = set()

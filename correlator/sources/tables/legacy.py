@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from correlator.errors import SourceUnavailable
@@ -33,6 +33,7 @@ from correlator.sources import Feed
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries, with_lost
 from correlator.sources.db.session import IN_ONE, Database, MonitoredSession, Session, chunks
+from correlator.sources.search import directly, owned
 from correlator.sources.tables.reconcile import LATE_COMMIT
 from correlator.tasks import until_next
 
@@ -240,11 +241,11 @@ class Legacy:
         known = {r.job_id for r in feed.known.unsettled_legacy()} if again else set[str]()
         undecided = feed.known.is_undecided
         asked = {r.job_id: r for r in rows if r.job_id in known or (r.job_id not in self._searched and undecided(r))}
-        owned = await searches.owned_by_index(queries, session, asked) if asked else set()
+        indexed = await searches.owned_by_index(queries, session, asked) if asked else set()
         feed.legacy(rows, gone, past=past)
-        rest = asked.keys() - owned
+        rest = asked.keys() - indexed
         searchable = queries.schema.has("job_tracking", "id")
-        feed.decide_legacy(owned, () if searchable else rest)
+        feed.decide_legacy(indexed, () if searchable else rest)
         until = time.monotonic() + DECIDE_WITHIN
         for job_id in sorted(rest) if searchable else ():
             if len(self._searched) < MAX_SEARCHED:
@@ -281,30 +282,13 @@ class Legacy:
             part = dict(
                 sorted(self._searched.items(), key=lambda item: searches.owner_began_near(item[1][0]) or 0)[:IN_ONE]
             )
-            owned = await searches.owned_by_log(queries, session, part)
-            rest = {i: record for i, (record, _) in part.items() if i not in owned}
-            if searches.can_search_metadata(queries):
-                owned |= await self._in_metadata(queries, session, rest)
-            feed.decide_legacy(owned, part.keys() - owned)
+            rows = {job_id: record for job_id, (record, _) in part.items()}
+            found = await owned(directly(queries, session), rows, self.id_keys, self._span, rest=True)
+            feed.decide_legacy(found, part.keys() - found)
             for job_id in part:
                 del self._searched[job_id]
             self._span = min(SPAN, self._span * 2)
         self._wanted.clear()
-
-    async def _in_metadata(self, queries: Queries, session: Session, rows: Mapping[str, LegacyRecord]) -> set[str]:
-        owned: set[str] = set()
-        for first, until in searches.spans_near(
-            age for r in rows.values() if (age := searches.owner_began_near(r)) is not None
-        ):
-            since = first
-            while since < until and len(owned) < len(rows):
-                end, began = min(until, since + self._span), time.monotonic()
-                owned |= await searches.owned_in_metadata(
-                    queries, session, sorted(rows.keys() - owned), self.id_keys, since, end
-                )
-                since = end
-                await asyncio.sleep(time.monotonic() - began)  # at most half of one core of the server
-        return owned
 
 
 def _at_once(queries: Queries) -> int:
