@@ -57,37 +57,31 @@ async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, ours
         if gateway:
             return [failure(SERVER, "cluster.url is empty", fix=['cluster.url = "nats://127.0.0.1:4222"'])]
         return [ok(SERVER, "cluster.url is empty: this daemon is in no cluster")]
+    role = "gateway" if gateway else "collector"
     try:
-        connection = Prober(settings, "gateway" if gateway else "collector")
+        connection = Prober(settings, role)
     except ConfigError as error:
         return [failure(SERVER, "; ".join(error.problems))]
     running = asyncio.create_task(connection.run(), name="doctor-cluster")
     try:
-        return await _examine_cluster(connection, settings, gateway=gateway, metrics=metrics, ours=ours)
+        began = time.monotonic()
+        try:
+            await connection.connect(CONNECT_WITHIN)
+        except ClusterUnavailable as error:
+            return [_unreachable(settings, str(error))]
+        checks = [_judge_server(connection, time.monotonic() - began)]
+        try:
+            found = {name: await streams.info(connection, name) for name in streams.wanted(settings.replicas)}
+        except (ClusterUnavailable, Refused) as error:
+            return [*checks, _no_streams(connection, role, error)]
+        checks.append(judge_streams(found, settings, gateway=gateway))
+        if all(info is not None for info in found.values()):
+            checks.append(await inspect_permissions(connection, settings, gateway=gateway))
+            checks.append(await _inspect_lease(connection, settings, leaderless(found), ours, gateway=gateway))
+            checks += [judge_lag(metrics, gateway=gateway)] if metrics is not None else []
+        return checks
     finally:
         await end_tasks({running})
-
-
-async def _examine_cluster(
-    connection: Prober, settings: Cluster, *, gateway: bool, metrics: str | None, ours: Mapping[str, str]
-) -> list[Check]:
-    began = time.monotonic()
-    try:
-        await connection.connect(CONNECT_WITHIN)
-    except ClusterUnavailable as error:
-        return [_unreachable(settings, str(error))]
-    checks = [_judge_server(connection, time.monotonic() - began)]
-    try:
-        found = {name: await streams.info(connection, name) for name in streams.wanted(settings.replicas)}
-    except (ClusterUnavailable, Refused) as error:
-        return [*checks, _no_streams(connection, "gateway" if gateway else "collector", error)]
-    checks.append(judge_streams(found, settings, gateway=gateway))
-    if all(info is not None for info in found.values()):
-        checks.append(await inspect_permissions(connection, settings, gateway=gateway))
-        checks += await inspect_lease(
-            connection, settings, gateway=gateway, metrics=metrics, ours=ours, leaderless=leaderless(found)
-        )
-    return checks
 
 
 def _judge_server(connection: Connection, took: float) -> Check:
@@ -325,30 +319,18 @@ class AliveKey(Struct, frozen=True):
     value: received.Alive | None
 
 
-async def inspect_lease(
-    connection: Prober,
-    settings: Cluster,
-    *,
-    gateway: bool,
-    metrics: str | None,
-    ours: Mapping[str, str],
-    leaderless: Sequence[str],
-) -> list[Check]:
-    """Read the alive keys, and the metrics of the running process.
-
-    `ours`: see `rendering.of_instance`; `leaderless`: the streams that no server leads.
-    """
+async def _inspect_lease(
+    connection: Prober, settings: Cluster, leaderless: Sequence[str], ours: Mapping[str, str], *, gateway: bool
+) -> Check:
+    """Read the alive keys. `leaderless`: the streams that no server leads; `ours`: see `rendering.of_instance`."""
     name = APPLIANCES if gateway else LEASE
-    lag = [judge_lag(metrics, gateway=gateway)] if metrics is not None else []
     if keys.STATE in leaderless or keys.ALIVE in leaderless:
-        return [without_majority(name, leaderless), *lag]
+        return without_majority(name, leaderless)
     try:
-        instances = await _instances(connection) if gateway else [settings.instance]
-        found = await _alive_keys(connection, instances)
+        found = await _alive_keys(connection, await _instances(connection) if gateway else [settings.instance])
     except (ClusterUnavailable, Refused) as error:
-        return [failure(name, f"the alive keys cannot be read: {error}")]
-    alive = found[0] if found else None
-    return [judge_appliances(found) if gateway else judge_lease(settings.instance, alive, ours), *lag]
+        return failure(name, f"the alive keys cannot be read: {error}")
+    return judge_appliances(found) if gateway else judge_lease(settings.instance, found[0] if found else None, ours)
 
 
 def without_majority(name: str, leaderless: Sequence[str]) -> Check:
