@@ -163,9 +163,9 @@ class Mqtt(Section):
     prefix: str = _key("correlator/v1", "The levels of every topic before `instance`.", values.topic)
 
     @property
-    def root(self) -> str | None:
-        """The first levels of every topic; None if no broker is configured."""
-        return f"{self.prefix}/{self.instance}" if self.url is not None else None
+    def root(self) -> str:
+        """The first levels of every topic."""
+        return f"{self.prefix}/{self.instance}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,10 @@ from msgspec import Struct
 
 from correlator import __version__
 from correlator.config import rendering
-from correlator.config.loading import read_tokens
 from correlator.config.schema import Config
 from correlator.doctor import cluster, daemon, database, host, mqtt, receivers, service
 from correlator.doctor.check import Check, CheckReport, copyable, guarded
 from correlator.doctor.service import Setting
-from correlator.errors import ConfigError
 
 
 class Examined(Struct, frozen=True):
@@ -37,7 +35,7 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
     """
     config = setting.config
     # 1. The daemon, as the check of the broker compares the broker with what the daemon reports.
-    answer = await guarded(daemon.PORT, daemon.inspect(config, url, token or _own_token(config)))
+    answer = await guarded(daemon.PORT, daemon.inspect(config, url, token or service.token_of(config)))
     of_daemon = daemon.DaemonFindings((answer,)) if isinstance(answer, Check) else answer
     of_secrets = await guarded(host.SECRETS, asyncio.to_thread(host.secrets, setting))
     of_host = [host.configuration(setting), of_secrets, host.versions()]
@@ -89,14 +87,6 @@ def _examined(
 ) -> Examined:
     report = CheckReport(__version__, service.stamp(), tuple(copyable(setting, check) for check in checks))
     return Examined(report, of_daemon, figures, broker_version)
-
-
-def _own_token(config: Config) -> str:
-    """Return a token that the daemon accepts; "" if it needs none, or its file cannot be used."""
-    try:
-        return min(read_tokens(config), default="")
-    except ConfigError:  # one of `Setting.problems`
-        return ""
 
 
 async def _examine_cluster(config: Config, of_daemon: daemon.DaemonFindings, *, gateway: bool) -> list[Check]:

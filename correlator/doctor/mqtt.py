@@ -91,7 +91,7 @@ async def _try(
     settings: Mqtt, client: MqttClient, protocol: str, refusals: Sequence[str]
 ) -> tuple[Tried, dict[str, bytes]]:
     """Publish, subscribe and read. The client adds to `refusals` why the broker refuses a message."""
-    topics = Topics(f"{settings.prefix}/{settings.instance}")
+    topics = Topics(settings.root)
     probe = f"{topics.root}/doctor/{secrets.token_hex(4)}"
     filters = [probe, f"{settings.prefix}/+/status", *topics.filters, _VERSION]
     retained: dict[str, bytes] = {}
@@ -170,7 +170,7 @@ def judge_lost(settings: Mqtt, error: BaseException) -> Check:
 def _allowing(settings: Mqtt) -> list[str]:
     """Return the commands that add the daemon's topics to the ACL."""
     lines = [f"user {settings.username}"] if settings.username else []
-    lines.append(f"topic readwrite {settings.prefix}/{settings.instance}/#")
+    lines.append(f"topic readwrite {settings.root}/#")
     file = "$(sed --quiet 's/^acl_file //p' /etc/mosquitto/mosquitto.conf /etc/mosquitto/conf.d/*.conf)"
     written = f"printf '%s\\n' {' '.join(map(quote, lines))}"
     # In an ACL file, lines before the first user apply to anonymous clients.
@@ -179,8 +179,7 @@ def _allowing(settings: Mqtt) -> list[str]:
 
 
 def judge_acl(settings: Mqtt, tried: Tried, *, running: bool) -> Check:
-    root = f"{settings.prefix}/{settings.instance}"
-    fix = _allowing(settings)
+    root, fix = settings.root, _allowing(settings)
     if tried.refused:
         return failure(ACL, f"may not publish below {root}: {tried.refused}", fix=fix)
     if not tried.received and tried.protocol != "5" and not tried.status:
@@ -205,7 +204,7 @@ def judge_acl(settings: Mqtt, tried: Tried, *, running: bool) -> Check:
 
 def job_ids(settings: Mqtt, retained: Mapping[str, bytes]) -> list[str]:
     """Return the jobs whose state is retained for this instance."""
-    topics = Topics(f"{settings.prefix}/{settings.instance}")
+    topics = Topics(settings.root)
     keys = (topics.key(topic) for topic in retained)
     return [key.name for key in keys if key is not None and key.kind == "state"]
 
@@ -221,9 +220,7 @@ def judge_retained(settings: Mqtt, retained: Mapping[str, bytes], unknown: Seque
     if unknown:
         detail.append(f"{len(unknown)} jobs of our instance that no table has: {some(unknown)}")
         detail.append("The daemon removes them when it next connects to the broker.")
-        topics = Topics(f"{settings.prefix}/{settings.instance}")
-        fix += [clearing(settings, f"{topics.root}/job/+/state")] if len(unknown) > 1 else []
-        fix += [clearing(settings, f"{topics.root}/job/{unknown[0]}/state")] if len(unknown) == 1 else []
+        fix.append(clearing(settings, f"{settings.root}/job/{unknown[0] if len(unknown) == 1 else '+'}/state"))
     if detail:
         return warning(RETAINED, "the broker holds obsolete retained topics", detail, fix)
     online = sorted(name for name, state in others.items() if state != "offline" and name != settings.instance)

@@ -19,7 +19,9 @@ from pathlib import Path
 from msgspec import Struct
 
 from correlator.config import loading as config
+from correlator.config.loading import read_tokens
 from correlator.config.schema import Config, leaves
+from correlator.errors import ConfigError
 
 UNIT, GATEWAY_UNIT = "correlator.service", "correlator-gateway.service"
 GATEWAY_FILE = config.DEFAULT_FILE.with_name("gateway.toml")
@@ -74,9 +76,17 @@ def of_this_host(environ: Mapping[str, str]) -> Config | None:
 
     None: it listens at no fixed address.
     """
-    chosen = config.default_file() or (GATEWAY_FILE if GATEWAY_FILE.exists() else None)
+    chosen = config.default_file() or (GATEWAY_FILE if GATEWAY_FILE.exists() else config.DEFAULT_FILE)
     found = load(chosen, environ, usable=True).config
     return found if found.http.listen.port else None
+
+
+def token_of(config: Config) -> str:
+    """Return a token that the daemon accepts; "" if it needs none, or its file cannot be used."""
+    try:
+        return min(read_tokens(config), default="")
+    except ConfigError:
+        return ""
 
 
 def unit_of(file: Path | None) -> str | None:

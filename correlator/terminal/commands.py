@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
-from correlator.config import loading, values
-from correlator.config.schema import Config, Http
-from correlator.errors import BadRequest, ConfigError, CorrelatorError
+from correlator.config import values
+from correlator.errors import BadRequest, CorrelatorError
 from correlator.model.document import JOB_STATUSES, MAX_ID
 from correlator.model.rows import LEVELS
 from correlator.ops.logs import escape
@@ -195,8 +194,11 @@ def client_from_options(given: dict[str, Any]) -> Client:
 
     url, ca, insecure, file = (given.pop(name) for name in ("url", "ca", "insecure", "token_file"))
     config = None if url else service.of_this_host(os.environ)
+    token = os.environ.get("CORRELATOR_TOKEN", "")
+    if not token and config is not None:
+        token = service.token_of(config)  # that of the service, if this user may read it
     try:
-        token = file.read_text(encoding="utf-8").split("\n")[0].strip() if file else _default_token(config)
+        token = file.read_text(encoding="utf-8").split("\n")[0].strip() if file else token
     except (OSError, UnicodeError) as error:
         raise click.UsageError(f"--token-file: {file} cannot be read: {error}") from error
     if not re.fullmatch(r"[\x21-\x7e]*", token):
@@ -213,16 +215,6 @@ def client_from_options(given: dict[str, Any]) -> Client:
         return Client(url or (daemon.url_of(config) if config is not None else DEFAULT_URL), token=token, ssl=context)
     except BadRequest as error:
         raise click.UsageError(f"--url: {error}") from error
-
-
-def _default_token(config: Config | None) -> str:
-    """Return the token of the environment, else a token of the service of this host if this user may read it."""
-    if (given := os.environ.get("CORRELATOR_TOKEN", "")) or config is None:
-        return given
-    file = config.http.tokens_file or loading.DEFAULT_FILE.with_name("api-token")
-    with contextlib.suppress(ConfigError):
-        return min(loading.read_tokens(Config(http=Http(tokens_file=file))))
-    return ""
 
 
 def standard_output() -> Any:

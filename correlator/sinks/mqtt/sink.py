@@ -62,7 +62,7 @@ class MqttSink:
         backoff: Backoff | None = None,
         timings: MqttTimings = DEFAULT,
     ) -> None:
-        self._topics = Topics(f"{settings.prefix}/{settings.instance}")
+        self._topics = Topics(settings.root)
         self._events = MqttEvents(event_log, time.monotonic, max_events=max_events)
         self._outbox: MqttOutbox | None = None
         self._timings = timings
