@@ -46,11 +46,15 @@ class _Text(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A configuration and where it comes from. `twice`: a warning for each key that two files set."""
+    """A configuration and where it comes from.
+
+    `twice`: a warning for each key that two files set. `problems`: what is wrong; `config` has defaults in its place.
+    """
 
     config: Config
     files: tuple[Path, ...]
     twice: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
 class _Problems:
@@ -76,6 +80,11 @@ class _Problems:
     def place(self, key: str) -> str:
         place = self._read.place(key)
         return "" if place is None else str(place)
+
+
+def variable(dotted: str) -> str:
+    """Return the name of the environment variable of a key."""
+    return _PREFIX + dotted.upper().replace(".", "__")
 
 
 def default_file() -> Path | None:
@@ -104,15 +113,15 @@ def loaded(
     return Loaded(config, tuple(read.texts), read.twice)
 
 
-def usable(path: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> tuple[Loaded, tuple[str, ...]]:
-    """Return what of a configuration can be used, and all its problems. A wrong value is replaced by its default."""
+def usable(path: Path | None, environ: Mapping[str, str], *, gateway: bool = False) -> Loaded:
+    """Return what of a configuration can be used, and all its problems. It raises nothing."""
     read, unread = Files({}, {}), list[str]()
     try:
         read, unread = files.read_usable(path) if path else (read, unread)
     except ConfigError as error:
         unread += error.problems
     config, wrong = _checked(read, environ, gateway=gateway)
-    return Loaded(config, tuple(read.texts), read.twice), (*unread, *wrong)
+    return Loaded(config, tuple(read.texts), read.twice, (*unread, *wrong))
 
 
 def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple[Config, list[str]]:
@@ -159,7 +168,7 @@ def read_tokens(config: Config) -> frozenset[str]:
 
 def _overlay(raw: dict[str, Any], environ: Mapping[str, str], found: _Problems) -> None:
     """Override the values of the file with those of the environment."""
-    names = {_PREFIX + dotted.upper().replace(".", "__"): dotted for dotted, _ in leaves()}
+    names = {variable(dotted): dotted for dotted, _ in leaves()}
     for name in sorted(environ):
         if not name.startswith(_PREFIX) or "__" not in name:
             continue

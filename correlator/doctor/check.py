@@ -222,7 +222,7 @@ def _double_quoted(text: str) -> str:
 
 def _setting_command(setting: Setting, key: str, value: str) -> str:
     """Return the command that sets a key: in the files, or in the environment if that is where it comes from."""
-    name = f"CORRELATOR_{key}".upper().replace(".", "__")
+    name = configuration.variable(key)
     if setting.file is None or name in setting.environ:
         return f"export {name}={quote(_plain_value(value))}"
     of = {"correlator": "", "correlator-gateway": "--gateway "}.get(

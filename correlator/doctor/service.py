@@ -38,9 +38,8 @@ WITHIN = 5.0
 class Setting(Struct, frozen=True):
     """A configuration and its source.
 
-    `environ`: the environment that it was read with; `files`: all that were read, `file` among them; `twice`: a
-    warning for each key that two of them set; `problems`: what is wrong with it, so that `config` has defaults instead;
-    `gateway`: it is that of a gateway.
+    `environ`: the environment that it was read with; `files`: all that were read, `file` among them; `gateway`: it is
+    that of a gateway. For `twice` and `problems` see `Loaded`.
     """
 
     config: Config
@@ -64,11 +63,8 @@ def load(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False
     """
     chosen = file or (GATEWAY_FILE if gateway else config.default_file())
     around = environ_of(chosen, environ)
-    if usable:
-        found, problems = config.usable(chosen, around, gateway=gateway)
-    else:
-        found, problems = config.loaded(chosen, around, gateway=gateway), ()
-    return Setting(found.config, chosen, around, found.files, found.twice, problems, gateway)
+    found = (config.usable if usable else config.loaded)(chosen, around, gateway=gateway)
+    return Setting(found.config, chosen, around, found.files, found.twice, found.problems, gateway)
 
 
 def of_this_host(environ: Mapping[str, str]) -> Config | None:

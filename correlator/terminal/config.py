@@ -84,7 +84,7 @@ def _report(main: Path, edited: Edited) -> list[str]:
     of_unit = asyncio.run(service.variables_of(unit)) if unit is not None else set()
     for change in edited.changes:
         lines.append(f"{change.file}: {change.dotted} = {change.value}{', as before' if change.same else ''}")
-        variable = f"CORRELATOR_{change.dotted}".upper().replace(".", "__")
+        variable = loading.variable(change.dotted)
         if variable in of_unit:
             lines.append(f"But {variable} of the unit wins over the files: remove it by systemctl edit {unit}")
         if variable in os.environ:

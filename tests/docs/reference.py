@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
-from correlator.config import rendering, schema, values
+from correlator.config import loading, rendering, schema, values
 from correlator.config.cluster import NatsUrl
 from correlator.config.schema import Key
 from correlator.config.values import Section
@@ -66,10 +66,9 @@ def _chapter(name: str, description: str, section: type[Section], *, repeated: b
     for key in schema.keys(section).values():
         if key.section is None:
             dotted = f"{name}.{key.name}"
-            variable = "CORRELATOR_" + dotted.upper().replace(".", "__")
             live = "yes" if dotted in reload.LIVE or name in reload.LIVE else "–"
             cells = (
-                f"`{key.name}`" if repeated else f"`{key.name}`<br>`{variable}`",
+                f"`{key.name}`" if repeated else f"`{key.name}`<br>`{loading.variable(dotted)}`",
                 f"`{values.toml(key.default)}`",
                 _right(key),
                 _cell(key.description),
