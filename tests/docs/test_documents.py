@@ -230,8 +230,16 @@ def test_the_types_of_the_browsers_client_are_those_of_the_document():
 
 def bounds(heading: str) -> list[list[str]]:
     """The rows of the table below a heading of docs/guarantees.md, as cells."""
-    table = read("docs/guarantees.md").partition(f"### {heading}\n")[2].partition("\n#")[0]
+    table = read("docs/guarantees.md").partition(f"# {heading}\n")[2].partition("\n#")[0]
     return [row.strip("| ").split(" | ") for row in table.splitlines() if row.startswith("| ")][1:]
+
+
+def test_every_promise_has_its_limit_and_its_test():
+    rows = bounds("Promises")
+    assert len(rows) > 30
+    assert not [
+        row for row in rows if len(row) != 3 or not all(row) or not re.search(r"test_\w+\.py|every test", row[2])
+    ]
 
 
 @pytest.mark.parametrize(("heading", "columns"), [("Of clients", 6), ("Of everything else", 4)])
