@@ -101,6 +101,10 @@ async def test_a_period_from_a_day_to_a_day_is_searched_and_kept_in_the_address(
     await page.get_by_role("searchbox").fill("vm-o")
     await expect(rows(page)).to_have_count(1)
     await eventually(lambda: fake.searched[-1] == {**period, "limit": "100", "text": "vm-o"})
+    await page.get_by_label("Period").select_option("All")
+    await eventually(lambda: fake.searched[-1] == {"limit": "100", "text": "vm-o"})
+    await page.get_by_label("Period").select_option("From … to …")  # while there is a text
+    await page.get_by_label("From", exact=True).fill("2026-10-30")
     await page.get_by_label("to", exact=True).fill("2026-10-30")
     await expect(rows(page)).to_have_count(0)
     await page.get_by_role("searchbox").fill("")

@@ -234,6 +234,24 @@ async def test_a_search_marks_its_lines_and_their_link_shows_them_among_the_othe
     await expect(page.get_by_role("searchbox", name="Search the log")).to_have_value("")
 
 
+async def test_what_is_chosen_of_a_log_is_in_the_address_and_restored_from_it(long_log, page, context):
+    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
+    await page.get_by_role("button", name="attach").click()
+    await page.get_by_label("From level").select_option("WARN")
+    await page.get_by_role("searchbox", name="Search the log").fill("line 1")
+    address = f"{long_log.url}/#/jobs/{UUID}/log?level=WARN&step=3002&q=line+1"
+    await expect(page).to_have_url(address)
+
+    other = await context.new_page()
+    await other.goto(address)
+    await expect(other.get_by_role("searchbox", name="Search the log")).to_have_value("line 1")
+    await expect(other.get_by_label("From level")).to_have_value("WARN")
+    await expect(other.get_by_role("combobox", name="Step")).to_have_value("3002")
+    await expect(other.get_by_role("button", name="attach")).to_have_attribute("aria-pressed", "true")
+    await other.get_by_role("searchbox", name="Search the log").fill("")
+    await expect(other).to_have_url(address.replace("&q=line+1", ""))
+
+
 async def test_lines_that_go_while_they_scroll_are_no_error(long_log, page):
     """The scroll event of an element comes with the next frame, also if the element has gone before."""
     await page.goto(f"{long_log.url}/#/jobs/{UUID}")

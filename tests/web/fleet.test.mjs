@@ -4,9 +4,10 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 import { Fleet, healthOf } from "../../correlator/web/page/fleet.js";
 import { Listing } from "../../correlator/web/page/listing.js";
-import { baseOf, entityAddress, jobAddress, lineAddress, listAddress, parse, placeOf } from "../../correlator/web/page/route.js";
+import { baseOf, entityAddress, jobAddress, logAddress, listAddress, parse, placeOf } from "../../correlator/web/page/route.js";
 import { job } from "./fakes.mjs";
 
+const WHOLE = { level: "INFO", step: "", q: "" };
 const NOW = Date.parse("2026-03-01T12:00:00Z");
 const ALL = Object.freeze({ q: "", status: [], forecast: [], type: "", instance: [], when: "all", sort: "" });
 
@@ -14,10 +15,17 @@ test("an address names the appliance of a job, whatever its ID is, and one witho
   for (const id of ["x", "a/b c%?#/é", "i/dc1/jobs/y", "/log/7", "\ufeffbegins", "..", "."]) {
     const address = jobAddress(id, "dc-1_a");
     assert.ok(address.startsWith("#/i/dc-1_a/jobs/"));
-    assert.deepEqual(parse(address), { view: "job", id, line: null, instance: "dc-1_a" });
-    assert.deepEqual(parse(jobAddress(id)), { view: "job", id, line: null, instance: "" });
+    assert.deepEqual(parse(address), { view: "job", id, line: null, log: WHOLE, instance: "dc-1_a" });
+    assert.deepEqual(parse(jobAddress(id)), { view: "job", id, line: null, log: WHOLE, instance: "" });
   }
-  assert.deepEqual(parse(lineAddress("x", "dc1", 7)), { view: "job", id: "x", line: 7, instance: "dc1" });
+  assert.deepEqual(parse(logAddress("x", "dc1", 7, WHOLE)), { view: "job", id: "x", line: 7, log: WHOLE, instance: "dc1" });
+  assert.equal(logAddress("x", "", null, WHOLE), jobAddress("x"));
+  for (const line of [null, 7]) {
+    const log = { level: "WARN", step: "3001", q: "a/log?b=1 & é" };
+    assert.deepEqual(parse(logAddress("x/log?y", "", line, log)), { view: "job", id: "x/log?y", line, log, instance: "" });
+  }
+  for (const id of ["a?b=1", "a/log", "a/log/b", "a/log/?"]) assert.equal(parse(`#/jobs/${id}`).id, id);
+  assert.deepEqual(parse("#/jobs/x/log?level=BOGUS").log, WHOLE);
   assert.deepEqual(parse(entityAddress("vm/1", "dc1")), { view: "entity", name: "vm/1", instance: "dc1" });
   for (const odd of [undefined, null, "", "a b", "../..", "é", "x".repeat(65)]) {
     assert.equal(jobAddress("x", odd), "#/jobs/x");

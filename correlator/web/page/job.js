@@ -3,7 +3,7 @@
 import { Component, CopyButton, Id, bar, dotted, html, icon } from "./html.js";
 import { LogPane } from "./log.js";
 import { Progress, comparison, liveliness, outlook } from "./outlook.js";
-import { entityAddress, jobAddress, searchAddress } from "./route.js";
+import { entityAddress, jobAddress, logAddress, replaceAddress, searchAddress } from "./route.js";
 import { NotifyButton, canNotify, withTicket } from "./session.js";
 import { markJob, markWaiting } from "./status.js";
 import { Steps } from "./steps.js";
@@ -32,7 +32,7 @@ export class JobPage extends Component {
 
   constructor(props) {
     super(props);
-    this.state = { job: null, gone: false, synced: false, step: "" };
+    this.state = { job: null, gone: false, synced: false };
   }
 
   componentDidMount() {
@@ -93,9 +93,15 @@ export class JobPage extends Component {
     this.setState({ job, synced: update.synced, gone: update.synced && update.job === null && job !== null });
   };
 
-  #pick = (step) => this.setState({ step });
+  /** Chooses of the log by its address; another level keeps the line that is marked. */
+  #choose = (change) => {
+    const { id, instance, line, log } = this.props;
+    replaceAddress(logAddress(id, instance, "level" in change ? line : null, { ...log, ...change }));
+  };
 
-  render({ id, instance, line, session, connection }, { job, gone, synced, step }) {
+  #pick = (step) => this.#choose({ step });
+
+  render({ id, instance, line, log, session, connection }, { job, gone, synced }) {
     if (job === null && connection.state === "refused") {
       return null; // nothing is sought until a token is entered
     }
@@ -110,9 +116,9 @@ export class JobPage extends Component {
         forecast=${outlook(job, now, left)} />
       <div class="job-parts">
         <div class="job-main">
-          <${Steps} job=${job} now=${now} silentSince=${since} picked=${step} onPick=${this.#pick} />
+          <${Steps} job=${job} now=${now} silentSince=${since} picked=${log.step} onPick=${this.#pick} />
           <${LogPane} key=${job.job_id} id=${id} instance=${instance} job=${job} session=${session} connection=${connection}
-            target=${line} step=${step} onStep=${this.#pick} />
+            target=${line} chosen=${log} onChoose=${this.#choose} />
         </div>
         <${Particulars} job=${job} session=${session} />
       </div>

@@ -9,7 +9,7 @@ import { Component, atOnce, bar, createRef, html, icon } from "./html.js";
 import { Listing, OLDER, isUrgent } from "./listing.js";
 import { Progress, comparison, liveliness, outlook } from "./outlook.js";
 import { Seen } from "./preferences.js";
-import { HERE, jobAddress, listAddress } from "./route.js";
+import { HERE, jobAddress, listAddress, replaceAddress } from "./route.js";
 import { Nothing, Search, SearchProgress, entityNamed, together } from "./search.js";
 import { dayOf, inUtc, isoDay, lasting, moment, periodOf, shortTime } from "./times.js";
 import {
@@ -318,10 +318,8 @@ export class ListPage extends Component {
 const MONTH = 30 * 86_400_000;
 /** Milliseconds from the first to the last day that a new period has. */
 
-/** Changes the filter in the address, without a history entry for each letter, so that Back leaves the list. */
 function changeFilter(filter, change) {
-  history.replaceState(null, "", listAddress({ ...filter, ...change }));
-  dispatchEvent(new HashChangeEvent("hashchange"));
+  replaceAddress(listAddress({ ...filter, ...change }));
 }
 
 class Filters extends Component {
@@ -392,8 +390,8 @@ class Filters extends Component {
         </select>
       </label>
       <label class="choice"><span class="unseen">Period</span>
-        <select value=${isPeriod ? "days" : filter.when} disabled=${filter.q !== "" && !isPeriod} onChange=${this.#pickPeriod}>
-          <option value="">Last 24 hours</option>
+        <select value=${isPeriod ? "days" : filter.q === "" ? filter.when : "all"} onChange=${this.#pickPeriod}>
+          ${filter.q === "" && html`<option value="">Last 24 hours</option>`}
           <option value="all">All</option>
           <option value="days">From … to …</option>
         </select>

@@ -4,7 +4,7 @@ import { Component, CopyButton, createRef, html, icon } from "./html.js";
 import { Layout } from "./layout.js";
 import { LogFeed } from "./log_feed.js";
 import { keep, kept } from "./preferences.js";
-import { lineAddress } from "./route.js";
+import { logAddress } from "./route.js";
 import { fetchJson, withTicket } from "./session.js";
 import { stepsOf } from "./steps.js";
 import { dayOf, inUtc, moment, shortTime } from "./times.js";
@@ -21,17 +21,23 @@ const AGAIN = 2000;
 export class LogPane extends Component {
   #timer = 0;
   #search = createRef();
+  /** The text that is in the address because it was typed. */
+  #typedText = "";
 
   constructor(props) {
     super(props);
-    this.state = { level: "INFO", text: "", wrap: kept("wrap") !== "no" };
+    this.state = { wrap: kept("wrap") !== "no" };
   }
 
-  componentDidUpdate(before) {
-    const { target, step, onStep } = this.props;
-    if (target !== null && target !== before.target && (this.state.text !== "" || step !== "")) {
-      this.#clear(); // its link shows a line among its neighbours
-      onStep("");
+  componentDidMount() {
+    this.#search.current.value = this.#typedText = this.props.chosen.q;
+  }
+
+  componentDidUpdate({ chosen: before }) {
+    const { q } = this.props.chosen;
+    if (q !== before.q && q !== this.#typedText) {
+      clearTimeout(this.#timer);
+      this.#search.current.value = this.#typedText = q; // a link shows a line among its neighbours
     }
   }
 
@@ -41,14 +47,11 @@ export class LogPane extends Component {
 
   #typed = () => {
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.setState({ text: this.#search.current.value.trim() }), TYPING);
+    this.#timer = setTimeout(() => {
+      this.#typedText = this.#search.current.value.trim();
+      this.props.onChoose({ q: this.#typedText });
+    }, TYPING);
   };
-
-  #clear() {
-    clearTimeout(this.#timer);
-    this.#search.current.value = "";
-    this.setState({ text: "" });
-  }
 
   #wrap = () => {
     const wrap = !this.state.wrap;
@@ -56,22 +59,23 @@ export class LogPane extends Component {
     this.setState({ wrap });
   };
 
-  render({ id, instance, job, step, onStep, target, session, connection }, { level, text: sought, wrap }) {
-    const query = { level, ...(step !== "" && { step }), ...(sought !== "" && { q: sought }) };
+  render({ id, instance, job, chosen, onChoose, target, session, connection }, { wrap }) {
+    const { level, step, q } = chosen;
+    const query = { level, ...(step !== "" && { step }), ...(q !== "" && { q }) };
     const steps = stepsOf(job);
-    const link = target === null ? null : new URL(lineAddress(id, instance, target), location.href).href;
+    const link = target === null ? null : new URL(logAddress(id, instance, target, { level }), location.href).href;
     return html`<section class="log" aria-labelledby="log-title">
       <div class="log-head">
         <h2 id="log-title">Log</h2>
         <label class="choice"><span class="soft">From level</span>
-          <select value=${level} onChange=${(event) => this.setState({ level: event.currentTarget.value })}>
+          <select value=${level} onChange=${(event) => onChoose({ level: event.currentTarget.value })}>
             ${LEVELS.map((each) => html`<option key=${each} value=${each}>${each}</option>`)}
           </select>
         </label>
         ${
           steps.length > 0 &&
           html`<label class="choice"><span class="soft">Step</span>
-          <select value=${step} onChange=${(event) => onStep(event.currentTarget.value)}>
+          <select value=${step} onChange=${(event) => onChoose({ step: event.currentTarget.value })}>
             <option value="">All</option>
             ${choices(steps, step).map((one) => html`<option key=${one.id} value=${one.id}>${stepTitle(one)}</option>`)}
           </select>
@@ -82,12 +86,12 @@ export class LogPane extends Component {
         <span class="log-tools">
           <button type="button" class="tool" aria-pressed=${String(wrap)} onClick=${this.#wrap}>Wrap</button>
           ${link !== null && html`<${CopyButton} className="tool" value=${link} label="Copy the link to the marked line">Copy link to line</${CopyButton}>`}
-          <a class="tool" ...${withTicket(session, logAddress(session, job, "/log", query))} download>
+          <a class="tool" ...${withTicket(session, requestOf(session, job, "/log", query))} download>
             Download</a>
         </span>
       </div>
-      <${Lines} key=${`${job.job_id} ${level} ${step} ${sought}`} id=${id} instance=${instance} job=${job} session=${session} query=${query}
-        connection=${connection} target=${step === "" && sought === "" ? target : null} wrap=${wrap} onAllLevels=${() => this.setState({ level: "DEBUG" })} />
+      <${Lines} key=${`${job.job_id} ${level} ${step} ${q}`} id=${id} instance=${instance} job=${job} session=${session} query=${query}
+        connection=${connection} target=${step === "" && q === "" ? target : null} wrap=${wrap} onAllLevels=${() => onChoose({ level: "DEBUG" })} />
     </section>`;
   }
 }
@@ -155,7 +159,7 @@ class Lines extends Component {
   }
 
   #address(query) {
-    return logAddress(this.props.session, this.props.job, "/events", query);
+    return requestOf(this.props.session, this.props.job, "/events", query);
   }
 
   #follow() {
@@ -219,12 +223,18 @@ class Lines extends Component {
       const at = lines.findIndex((line) => line.event_id === this.props.target);
       const next = at === -1 ? lines.findIndex((line) => line.event_id === first) : at + (where === "next" ? 1 : -1);
       if (lines[next] !== undefined) {
-        location.replace(lineAddress(this.props.id, this.props.instance, lines[next].event_id));
+        location.replace(this.#link(lines[next].event_id));
       }
     }
   };
 
-  render({ id, instance, job, query, session, target, wrap }) {
+  /** A line among its neighbours, at the chosen level. */
+  #link = (event) => {
+    const { id, instance, query } = this.props;
+    return logAddress(id, instance, event, { level: query.level });
+  };
+
+  render({ job, query, session, target, wrap }) {
     const feed = this.#feed;
     const { following, unseen } = feed;
     const step = (line) => stepTitle(job.steps?.[line.step_id]);
@@ -234,7 +244,7 @@ class Lines extends Component {
       <div class="log-frame">
         <${LogList} handle=${this.#list} lines=${feed.window.lines} loading=${feed.loading} wrap=${wrap} target=${target} step=${step}
           following=${following} day=${dayOf(session.clock.now())} text=${query.q ?? ""}
-          address=${(event) => lineAddress(id, instance, event)} empty=${this.#empty()}
+          address=${this.#link} empty=${this.#empty()}
           onStart=${() => feed.earlier()} onEnd=${() => feed.later()} onScroll=${this.#scrolled} onMove=${this.#move} />
         ${
           !following &&
@@ -271,7 +281,7 @@ class Lines extends Component {
   }
 }
 
-function logAddress(session, job, below, query) {
+function requestOf(session, job, below, query) {
   const address = session.job(job.job_id, below);
   for (const [name, value] of Object.entries(query)) {
     address.searchParams.set(name, String(value));

@@ -178,7 +178,7 @@ class Page extends Component {
     }
     switch (route.view) {
       case "job":
-        return html`<${JobPage} key=${`${active.number} ${route.id}`} id=${route.id} instance=${instance} line=${route.line}
+        return html`<${JobPage} key=${`${active.number} ${route.id}`} id=${route.id} instance=${instance} line=${route.line} log=${route.log}
           session=${active} fleet=${fleet} now=${now} connection=${connection} onAnnounce=${this.#announce} />`;
       case "entity":
         return html`<${EntityPage} key=${`${active.number} ${route.name}`} name=${route.name} instance=${instance}

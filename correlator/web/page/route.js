@@ -2,7 +2,8 @@
  * Parses and builds the address of a view, which is the fragment of the URL. Pure.
  *
  * `#/jobs/<any id, percent-encoded>` is one job; an ID is everything after `#/jobs/` and may have any character.
- * `#/jobs/<id>/log/<event_id>` is one line of its log; `line` is null otherwise.
+ * `#/jobs/<id>/log/<event_id>` is one line of its log; `line` is null otherwise. `#/jobs/<id>/log?level=WARN&step=3001&q=…`
+ * is what is chosen of the log; both can be combined.
  * `#/entities/<name, percent-encoded>` is one VM or context.
  * `#/i/<instance>` before `/jobs/…` and `/entities/…` names the appliance, at a gateway; `#/i/<instance>/` is its list.
  * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&instance=dc1,dc2&when=all&sort=-start` is the list, and `older=1`
@@ -13,13 +14,13 @@
  * `HERE` is where the page is served from.
  */
 
-import { LATENESS, STATUSES } from "./words.js";
+import { LATENESS, LEVELS, STATUSES } from "./words.js";
 
 const JOB = "#/jobs/";
 const ENTITY = "#/entities/";
 const INSTANCE = /^#\/i\/([\w-]{1,64})(?=\/)/;
 const NAME = /^[\w-]{1,64}$/;
-const LINE = /^(.+?)(?:\/log\/(\d{1,15}))?$/s;
+const LOG = /^(.+?)(?:\/log(?=[/?])(?:\/(\d{1,15}))?(?:\?(.*))?)?$/s;
 const DAY = /^[1-9]\d{3}-\d\d-\d\d$/;
 const LIST = "#/?";
 
@@ -54,8 +55,11 @@ export function parse(address) {
 
 function viewOf(hash) {
   if (hash.startsWith(JOB) && hash.length > JOB.length) {
-    const [, id, line = null] = LINE.exec(hash.slice(JOB.length));
-    return { view: "job", id: decoded(id), line: line === null ? null : Number(line) };
+    const [, id, line = null, text] = LOG.exec(hash.slice(JOB.length));
+    const query = new URLSearchParams(text);
+    const [level = "INFO"] = chosen(query.get("level"), LEVELS);
+    const log = { level, step: query.get("step") ?? "", q: query.get("q") ?? "" };
+    return { view: "job", id: decoded(id), line: line === null ? null : Number(line), log };
   }
   if (hash.startsWith(ENTITY) && hash.length > ENTITY.length) {
     return { view: "entity", name: decoded(hash.slice(ENTITY.length)) };
@@ -99,9 +103,11 @@ export function entityAddress(name, instance) {
   return at(instance, ENTITY) + encodeURIComponent(wellFormed(name));
 }
 
-/** The address of one line of a job's log, by its event ID. */
-export function lineAddress(id, instance, line) {
-  return `${jobAddress(id, instance)}/log/${line}`;
+/** The address of a line of a job's log, by its event ID, or of its log; with what is chosen of that. */
+export function logAddress(id, instance, line, { level, step = "", q = "" }) {
+  const query = queryOf({ level: level === "INFO" ? "" : level, step, q });
+  const tail = `${line === null ? "" : `/${line}`}${query === "" ? "" : `?${query}`}`;
+  return `${jobAddress(id, instance)}${tail === "" ? "" : `/log${tail}`}`;
 }
 
 function at(instance, path) {
@@ -111,14 +117,18 @@ function at(instance, path) {
 }
 
 export function listAddress(filter) {
-  const query = new URLSearchParams();
-  for (const [name, value] of Object.entries(filter)) {
-    if (value.length > 0) {
-      query.set(name, String(value));
-    }
-  }
-  const text = query.toString();
-  return text === "" ? "#/" : LIST + text;
+  const query = queryOf(filter);
+  return query === "" ? "#/" : LIST + query;
+}
+
+function queryOf(filter) {
+  return new URLSearchParams(Object.entries(filter).filter(([, value]) => value.length > 0)).toString();
+}
+
+/** Shows an address instead of this one, without a history entry for each letter of a text, so that Back leaves the view. */
+export function replaceAddress(address) {
+  history.replaceState(null, "", address);
+  dispatchEvent(new HashChangeEvent("hashchange"));
 }
 
 /** The list with this text in its search box. */
