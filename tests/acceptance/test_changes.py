@@ -1,10 +1,9 @@
-"""The messages to clients when an ID gets another job, a job leaves a filter, is deleted, or becomes JobLog's."""
+"""What clients see where JobLog's tables, the legacy table and the log say different things of a job."""
 
 from __future__ import annotations
 
 from tests.support.appliance import Appliance, now
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import eventually
 
 
 async def test_a_legacy_job_is_shown_live_and_merges_when_the_joblog_job_appears(daemon: Daemon, appliance: Appliance):
@@ -31,45 +30,6 @@ async def test_a_legacy_job_is_shown_live_and_merges_when_the_joblog_job_appears
         put = await socket.shown()
         assert (put["job_id"], put["job"]["source"]) == (job_id, "joblog")
     assert (await daemon.job("live-a"))["job_id"] == job_id
-
-
-async def test_a_job_that_leaves_a_filter_gets_one_last_put_and_a_delete(daemon: Daemon, appliance: Appliance):
-    job_id = await appliance.job("gui-1")
-    await daemon.get("/api/v1/jobs/gui-1?wait=5")
-    async with daemon.socket(HELLO) as socket:
-        jobs, _ = await socket.snapshot(status=["running"])
-        assert list(jobs) == [job_id]
-        await appliance.end(job_id)
-        assert (await socket.shown())["job"]["status"] == "completed"
-        gone = await socket.until("delete")
-        assert (gone["job_id"], gone["reason"], gone["sub"]) == (job_id, "filter", [1])
-
-
-async def test_a_deleted_job_is_gone_for_every_client(daemon: Daemon, appliance: Appliance):
-    job_id = await appliance.job("gui-1")
-    await daemon.get("/api/v1/jobs/gui-1?wait=5")
-    async with daemon.socket(HELLO) as socket:
-        await socket.snapshot()
-        await appliance.run("DELETE FROM job_tracking WHERE id = %s", job_id)
-        gone = await socket.until("delete")
-        assert (gone["job_id"], gone["reason"]) == (job_id, "gone")
-    assert (await daemon.get("/api/v1/jobs/gui-1"))[0] == 404
-
-
-async def test_a_subscription_by_id_follows_the_newest_job_of_that_id(daemon: Daemon, appliance: Appliance):
-    old = await appliance.job("again-1", started_at="2026-11-25 08:00:00")
-    await daemon.get("/api/v1/jobs/again-1?wait=5")
-    async with daemon.socket(HELLO) as socket:
-        jobs, _ = await socket.snapshot(jobs=["again-1"])
-        assert list(jobs) == [old]
-        new = await appliance.job("again-1")
-        messages = [await socket.shown()]
-        while messages[-1]["type"] != "delete":
-            messages.append(await socket.next())
-        assert messages[0]["job_id"] == new
-        assert (messages[-1]["job_id"], messages[-1]["reason"]) == (old, "filter")
-    _, resolved = await daemon.get("/api/v1/resolve/again-1")
-    assert resolved == {"job_id": new, "resolved_by": "external_id", "also": [old]}
 
 
 async def test_what_the_log_dropped_comes_from_the_tables(daemon: Daemon, appliance: Appliance):
@@ -113,34 +73,6 @@ async def test_a_legacy_row_of_a_joblog_job_that_left_memory_is_not_shown_apart(
     assert (await daemon.get("/api/v1/jobs/FX-2?wait=5"))[1]["source"] == "legacy"
     _, resolved = await daemon.get("/api/v1/resolve/FX-1")
     assert resolved == {"job_id": job_id, "resolved_by": "external_id", "also": []}
-
-
-async def test_a_subscription_replaced_in_its_snapshot_sends_nothing_more_of_the_old(
-    daemon: Daemon, appliance: Appliance
-):
-    for number in range(300):
-        await appliance.job(f"e-{number}")
-
-    async with daemon.socket(HELLO) as socket:
-
-        async def all_in_memory() -> bool:
-            return len((await socket.snapshot())[0]) == 300
-
-        await eventually(all_in_memory)
-        await socket.say({"type": "subscribe", "id": 1})
-        await socket.say({"type": "subscribe", "id": 1, "jobs": ["e-7"]})
-        await socket.say({"type": "subscribe", "id": 2})
-        await socket.say({"type": "unsubscribe", "id": 2})
-        await socket.say({"type": "ping"})
-        first: list[int] = []
-        while (message := await socket.next())["type"] != "pong":
-            if message["type"] == "synced" and message["sub"] == 1:
-                first.append(message["count"])
-        assert first in ([1], [300, 1])  # where it was sent whole before it was replaced, it has an end
-        for _ in range(5):
-            await socket.say({"type": "ping"})
-            while (message := await socket.next())["type"] != "pong":
-                assert message["type"] not in ("snapshot", "synced"), message
 
 
 async def test_a_filter_means_the_same_for_jobs_from_the_database(daemon: Daemon, appliance: Appliance):

@@ -1,25 +1,26 @@
-"""Many readers with filters of every kind, some dropped again and again, over recordings of the real JobLog."""
+"""Streaming clients of the whole program: one through the life of a job, many over recordings of the real JobLog.
+
+What each message promises is in `tests/contract/test_streaming.py`.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tests.support import replay
 from tests.support.appliance import Appliance
-from tests.support.daemon import HELLO, Daemon, Socket
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
 from tests.support.expected_jobs import external_ids
 from tests.support.mariadb import Database
 from tests.support.replay import BUSY, MariaDBReplayer, Tables, Transaction
-from tests.support.stream_clients import CheckedWebsocket, closing
-from tests.support.subscriptions import LEVELS, Truth, Wanted, settled
+from tests.support.stream_clients import READERS, CheckedReader, CheckedStream, CheckedWebsocket, closing
+from tests.support.subscriptions import LEVELS, Truth, Wanted, plain, settled
 
 PACE = 1.5
 STATUSES = ("pending", "running", "completed", "failed", "cancelled")
@@ -69,7 +70,7 @@ def replayed(database: Database, recording: list[Transaction]) -> None:
     asyncio.run(replaying())
 
 
-async def again_and_again(reader: CheckedWebsocket, rnd: random.Random, over: asyncio.Event) -> None:
+async def again_and_again(reader: CheckedReader, rnd: random.Random, over: asyncio.Event) -> None:
     """Drop the connection at any moment, also during a resume, and connect again."""
     while not over.is_set():
         await asyncio.sleep(rnd.choice((0.0, 0.02, 0.2, 0.6)))
@@ -78,7 +79,7 @@ async def again_and_again(reader: CheckedWebsocket, rnd: random.Random, over: as
         await reader.connect()
 
 
-def wrong_lines(reader: CheckedWebsocket, truth: Truth) -> list[str]:
+def wrong_lines(reader: CheckedReader, truth: Truth) -> list[str]:
     """Where the log lines of a reader that was there all the time are not the rows of its jobs."""
     found: list[str] = []
     owner = truth.lines()
@@ -112,16 +113,17 @@ async def test_every_client_ends_equal_to_the_tables_under_its_filter(
     recording = replay.shift(replay.load(BUSY if name == "busy" else replay.MIXED))
     tables = replay.expected(recording)
     daemon = Daemon(tmp_path, database__url=database.url)
-    readers = [
-        CheckedWebsocket(
-            daemon.url, {sub: any_filter(rnd, tables) for sub in rnd.sample(range(9), rnd.choice((1, 1, 2)))}
-        )
-        for _ in range(crowd)
-    ]
+    readers: list[CheckedReader] = []
+    for number in range(crowd):
+        if number % 4:
+            subs = rnd.sample(range(9), rnd.choice((1, 1, 2)))
+            readers.append(CheckedWebsocket(daemon.url, {sub: any_filter(rnd, tables) for sub in subs}))
+        else:
+            readers.append(CheckedStream(daemon.url, any_filter(rnd, tables)))
     late, victims = readers[: crowd // 4], readers[crowd // 4 : crowd // 4 + killed]
     whole = readers[crowd // 4 + killed :]
-    every_line = whole[0]
-    every_line.wanted[0] = Wanted(logs="DEBUG")
+    every_line = whole[0] = CheckedWebsocket(daemon.url, Wanted(logs="DEBUG"))
+    readers[crowd // 4 + killed] = every_line
     over = asyncio.Event()
     try:
         await daemon.start()
@@ -140,7 +142,7 @@ async def test_every_client_ends_equal_to_the_tables_under_its_filter(
 
             def all_equal() -> bool:
                 for reader in readers:
-                    assert reader.closed is None, (seed, reader.closed)
+                    assert not reader.ended, (seed, reader.closed)
                     found = reader.missing(truth)
                     assert not found, (seed, found[:3])
                 return True
@@ -160,107 +162,74 @@ async def test_every_client_ends_equal_to_the_tables_under_its_filter(
     assert "Traceback" not in daemon.log()
 
 
-async def refused(daemon: Daemon, address: str = "127.0.0.1") -> int | None:
-    """The close code that a websocket from `address` gets; None if it is welcome."""
-    connector = aiohttp.TCPConnector(local_addr=(address, 0))
-    async with (
-        aiohttp.ClientSession(daemon.url, connector=connector) as session,
-        session.ws_connect("/ws") as ws,
-    ):
-        await ws.send_str(json.dumps(HELLO))
-        message = await ws.receive(PATIENCE)
-        return message.data if message.type is aiohttp.WSMsgType.CLOSE else None
+@pytest.mark.parametrize("kind", READERS)
+async def test_a_client_sees_the_life_of_a_job_and_what_it_missed_over_a_cut_and_a_restart(
+    daemon: Daemon, appliance: Appliance, kind: str
+):
+    deleted = await appliance.job("gui-deleted")
+    assert (await daemon.get("/api/v1/jobs/gui-deleted?wait=5"))[0] == 200
+    reader = READERS[kind](daemon.url, Wanted(jobs=("gui-7", "gui-deleted"), status=("running",), logs="INFO"))
 
+    def left(job_id: str, reason: str) -> bool:
+        reader.check()
+        return [m["reason"] for m in reader.messages if m["type"] == "delete" and m["job_id"] == job_id] == [reason]
 
-async def test_connections_are_limited_in_total_and_per_address(database: Database, tmp_path: Path):
-    daemon = Daemon(tmp_path, database__url=database.url, http__max_readers=3, http__max_readers_per_address=2)
-    try:
+    async with closing([reader]):
+        await reader.connect()
+        await eventually(lambda: reader.fold.synced)
+        assert (set(reader.jobs), reader.last("synced")["unknown"]) == ({deleted}, ["gui-7"])
+        job_id = await appliance.job("gui-7")
+        await eventually(lambda: job_id in reader.jobs)
+        step = await appliance.step(job_id, 1, "validation")
+        line = await appliance.log("Step started", attrs={"job_id": job_id, "step_id": step, "step_name": "validation"})
+        await eventually(lambda: reader.jobs[job_id]["current_step"] == "validation")
+        await eventually(lambda: list(reader.fold.lines) == [line])
+        assert plain(reader.jobs[job_id]) == plain(await daemon.job("gui-7"))
+        await appliance.run("DELETE FROM job_tracking WHERE id = %s", deleted)
+        await eventually(lambda: left(deleted, "gone"))
+
+        reader.drop()
+        missed = await appliance.log("missed", attrs={"job_id": job_id})
+        while ((await daemon.job("gui-7"))["last_message"] or {})["text"] != "missed":
+            pass
+        await reader.connect()
+        await eventually(lambda: reader.fold.synced)
+        assert {m["type"] for m in reader.about_jobs()} == {"welcome", "put", "synced"}
+        assert reader.jobs[job_id]["last_message"]["text"] == "missed"
+        assert missed not in reader.fold.lines
+        await appliance.end(job_id, "failed", "no space left")
+        await eventually(lambda: left(job_id, "filter"))
+        ended = next(m for m in reader.messages if m["type"] == "put" and m["job"]["terminal"])["job"]
+        assert (ended["status"], ended["error"]) == ("failed", "no space left")
+
+        assert await daemon.stop() == 0
+        await eventually(lambda: reader.closed == 1012)
+        last = await appliance.job("gui-7")
         await daemon.start()
-        assert daemon.session is not None
-        async with daemon.socket(HELLO) as one:
-            await one.snapshot()
-            async with daemon.session.get("/api/v1/stream") as stream:
-                assert stream.status == 200
-                assert await refused(daemon) == 4429
-                async with daemon.session.get("/api/v1/stream") as second:
-                    assert (second.status, second.content_type) == (429, "application/problem+json")
-                connector = aiohttp.TCPConnector(local_addr=("127.0.0.2", 0))
-                async with (
-                    aiohttp.ClientSession(daemon.url, connector=connector) as session,
-                    session.ws_connect("/ws") as other,
-                ):
-                    await other.send_str(json.dumps(HELLO))
-                    assert json.loads((await other.receive(PATIENCE)).data)["type"] == "welcome"
-                    assert await refused(daemon, "127.0.0.3") == 4429
-                assert await refused(daemon) == 4429
-                assert (await daemon.get("/api/v1/jobs"))[0] == 200, "a request is no streaming client"
-            await one.say({"type": "ping"})
-            await one.until("pong")
-            await eventually(lambda: _welcome(daemon))
-    finally:
-        await daemon.close()
+        await reader.connect()
+        await eventually(lambda: reader.jobs.keys() == {last})
+        assert (reader.resumed, reader.fold.resyncs) == ([True, False], ["epoch"])
 
 
-async def _welcome(daemon: Daemon) -> bool:
-    return await refused(daemon) is None
-
-
-async def test_too_many_subscriptions_or_messages_close_with_4429(database: Database, tmp_path: Path):
-    daemon = Daemon(tmp_path, database__url=database.url, http__max_subscriptions=3)
-    try:
-        await daemon.start()
-        async with daemon.socket(HELLO) as good, daemon.socket(HELLO) as many, daemon.socket(HELLO) as fast:
-            for sub in (1, 2, 3, 2, 1):  # the same again replaces
-                await many.say({"type": "subscribe", "id": sub})
-                await many.until("synced")
-            await many.say({"type": "unsubscribe", "id": 2})
-            await many.say({"type": "subscribe", "id": 4})
-            assert (await many.until("synced"))["sub"] == 4
-            await many.say({"type": "subscribe", "id": 5})
-            with pytest.raises(EOFError, match="4429"):
-                await many.until("synced")
-            await fast.ws.send_str(json.dumps([{"type": "ping"}] * 900))  # a burst
-            for _ in range(900):
-                await fast.until("pong")
-            # More than a burst in one frame: the bucket does not fill up again while the daemon decodes it.
-            await fast.ws.send_str(json.dumps([{"type": "ping"}] * 2000))
-            with pytest.raises(EOFError, match="4429"):
-                await fast.until("never")
-            await good.snapshot()
-    finally:
-        await daemon.close()
-
-
-@pytest.mark.long
-async def test_a_silent_client_is_closed_with_4408_and_an_idle_one_gets_bookmarks(daemon: Daemon, appliance: Appliance):
-    loop = asyncio.get_running_loop()
+async def test_curl_shows_an_event_stream_as_it_happens(daemon: Daemon, appliance: Appliance):
     job_id = await appliance.job("gui-1")
-    assert (await daemon.get("/api/v1/jobs/gui-1?wait=5"))[0] == 200
-    assert daemon.session is not None
-    async with daemon.socket() as silent, daemon.socket() as chatty, daemon.socket(HELLO) as socket:
-        began = loop.time()
-        await socket.snapshot()
-        async with daemon.session.get("/api/v1/stream") as stream:
-            await stream.content.readuntil(b'"type":"synced"')
-
-            async def bookmark_of_a_stream() -> bytes:
-                return (await stream.content.readuntil(b'"type":"bookmark"')).splitlines()[-2]
-
-            async def no_hello(socket: Socket, **says: Any) -> float:
-                if says:
-                    await socket.say(says)
-                    assert (await socket.until("error"))["code"] == "bad_request"
-                with pytest.raises(EOFError, match="4408"):
-                    await socket.next()
-                return loop.time() - began
-
-            bookmark, event, *closed = await asyncio.gather(
-                socket.until("bookmark", 20),
-                bookmark_of_a_stream(),
-                no_hello(silent),
-                no_hello(chatty, type="ping"),
-            )
-    rev = (await daemon.job(job_id))["rev"]
-    assert bookmark["seq"] == rev
-    assert event == f"id: {socket.welcome['epoch']}:{rev}".encode()
-    assert all(9.5 < seconds < 20 for seconds in closed), closed
+    curl = await asyncio.create_subprocess_exec(
+        "curl",
+        "--silent",
+        "--no-buffer",
+        f"{daemon.url}/api/v1/stream?id=gui-1&logs=INFO",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    assert curl.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            await curl.stdout.readuntil(job_id.encode())
+            await appliance.log("seen by curl", attrs={"job_id": job_id})
+            await curl.stdout.readuntil(b"seen by curl")
+            assert await daemon.stop() == 0
+            await curl.stdout.readuntil(b'"type":"bye"')
+            assert await curl.wait() == 0
+    finally:
+        if curl.returncode is None:
+            curl.kill()
+            await curl.wait()

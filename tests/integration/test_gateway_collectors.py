@@ -16,7 +16,7 @@ from tests.support.cluster_harness import Collector, collector, epoch_of
 from tests.support.documents import document_of
 from tests.support.eventually import eventually
 from tests.support.gateways import Follower, RunningGateway, running
-from tests.support.streams_harness import RandomIndex
+from tests.support.streams_harness import DaemonStreams
 from tests.support.subscriptions import plain
 
 
@@ -66,7 +66,7 @@ class World:
 
     def __init__(self, one: Collector, seed: int) -> None:
         self.one = one
-        self.random = RandomIndex(seed)
+        self.random = DaemonStreams(seed)
         one.index, one.hub = self.random.index, self.random.hub  # type: ignore[assignment]
         one.hub.status.loading = False
 

@@ -126,7 +126,7 @@ class ClientFold:
                 self._event(message)
             case "resync":
                 self._resync(message)
-            case "bookmark" | "status" | "bye" | "pong":
+            case "bookmark" | "status" | "bye" | "pong" | "error":
                 pass
             case _:
                 raise AssertionError(message)

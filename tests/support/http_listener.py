@@ -21,16 +21,28 @@ async def served(
     tokens: tuple[str, ...] = (),
     origins: tuple[str, ...] = (),
     proxies: tuple[str, ...] = (),
+    max_readers: int = 10_000,
+    max_per_address: int = 10_000,
+    max_subscriptions: int = 100,
     limits: Limits = DEFAULT,
     unknown_id_wait: float = 3.0,
     **listener: Any,
 ) -> AsyncIterator[str]:
     """The listener's base URL. `listener`: further settings of `Listener`."""
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    access = Access(listen_host="127.0.0.1", clock=time.monotonic, tokens=tokens, origins=origins, proxies=proxies)
+    access = Access(
+        listen_host="127.0.0.1",
+        clock=time.monotonic,
+        tokens=tokens,
+        origins=origins,
+        proxies=proxies,
+        max_readers=max_readers,
+        max_per_address=max_per_address,
+    )
     sink = HttpSink(
         Listener("127.0.0.1", 0, **listener),
         access,
+        max_subscriptions=max_subscriptions,
         limits=limits,
         unknown_id_wait=unknown_id_wait,
         on_ready=ready.set_result,

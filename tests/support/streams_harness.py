@@ -1,4 +1,7 @@
-"""Streams in one process, without I/O: an index, its fan-out, and clients in memory that fold what they read."""
+"""Streams in one process, without I/O: jobs that a test writes, their fan-out, and clients in memory that fold it.
+
+`DaemonStreams` publishes an index as a daemon does, `GatewayStreams` the same through the messages of a stream.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,7 @@ from tests.support.client_fold import ClientFold
 from tests.support.documents import document_of, document_text, read_document
 
 NOW = 1_758_550_000_000_000
+ALL = Filter()
 
 
 def frame(messages: Sequence[Message], /) -> bytes:
@@ -78,10 +82,13 @@ class StreamClient:
                 self.fold.apply(message)
 
 
-class RandomIndex:
-    """An index that random facts are applied to, and the streams of its changes."""
+class DaemonStreams:
+    """An index, facts for it that a test names or that are random, and the streams of its changes.
 
-    def __init__(self, seed: int, resume_ring: ResumeRing | None = None, limits: Limits = DEFAULT) -> None:
+    `client`: one that `subscribe` connects where no other one is named.
+    """
+
+    def __init__(self, seed: int = 0, *, resume_ring: ResumeRing | None = None, limits: Limits = DEFAULT) -> None:
         self.random = random.Random(seed)
         self.index = Index()
         self.index.loading = False
@@ -91,13 +98,40 @@ class RandomIndex:
         self.now = NOW
         self.records: dict[str, JobRecord] = {}
         self.events = 0
+        self.client = StreamClient()
 
     def _hub(self, resume_ring: ResumeRing | None) -> Hub:
-        return LocalHub(self.index, resume_ring=resume_ring)
+        hub = LocalHub(self.index, resume_ring=resume_ring)
+        hub.status.loading = False
+        return hub
 
-    def publish(self, outcome: Outcome) -> None:
+    def _publish(self, outcome: Outcome) -> None:
         assert isinstance(self.hub, LocalHub)
         self.hub.publish(outcome)
+
+    def publish(self, *facts: Any, events: Sequence[tuple[Kind, str]] = ()) -> None:
+        """Apply facts to the index, and publish the changes in one batch with events that have no log row."""
+        self.now += 1_000_000
+        outcome = self.index.apply(facts, self.now)
+        made = [Event(kind, job_id, self.now) for kind, job_id in events]
+        self._publish(replace(outcome, events=[*outcome.events, *made]))
+
+    def job(self, job_id: str = "j", status: str = "running", *, started_at: int = NOW, **more: Any) -> None:
+        self.publish(self.read(job_id, status, started_at=started_at, **more))
+
+    def read(self, job_id: str = "j", status: str | None = "running", **more: Any) -> Reading:
+        """What the table of jobs says; `status` None: nothing, as the row was deleted."""
+        record = JobRecord(job_id, status=status, **{"started_at": NOW, **more}) if status is not None else None
+        return Reading(job_id, self.index.advance_clock(), record, ())
+
+    def row(self, event_id: int, level: Level = "INFO", job_id: str = "j", message: str = "m") -> Entry:
+        return Entry(event_id, NOW, level, message, self.index.advance_clock(), job_id)
+
+    def flush(self) -> list[dict[str, Any]]:
+        """The messages to `client` since the last call."""
+        self.sweep()
+        messages, self.client.messages = self.client.messages, []
+        return messages
 
     def sweep(self) -> None:
         """Check all clients, as the daemon does regularly."""
@@ -115,16 +149,16 @@ class RandomIndex:
                 facts.append(Reading(job_id, self.index.advance_clock()))
                 self.records.pop(job_id, None)
                 continue
-            facts.append(self.reading(job_id))
+            facts.append(self._reading(job_id))
         if rnd.random() < 0.5:
-            facts.append(self.row())
+            facts.append(self._row())
         outcome = self.index.apply(facts, self.now)
         if rnd.random() < 0.1:
             late = Event(Kind.JOB_LATE, f"job{rnd.randrange(12)}", self.now)
             outcome = replace(outcome, events=[*outcome.events, late])
-        self.publish(outcome)
+        self._publish(outcome)
 
-    def reading(self, job_id: str) -> Reading:
+    def _reading(self, job_id: str) -> Reading:
         rnd = self.random
         status = rnd.choice(("pending", "running", "running", "completed", "failed"))
         record = JobRecord(
@@ -144,7 +178,7 @@ class RandomIndex:
         self.records[job_id] = record
         return Reading(job_id, self.index.advance_clock(), record, steps)
 
-    def row(self) -> Entry:
+    def _row(self) -> Entry:
         self.events += 1
         job_id = f"job{self.random.randrange(12)}"
         level = self.random.choice(LEVELS)
@@ -181,23 +215,32 @@ class RandomIndex:
         return resume if resumed else None
 
     async def subscribe(
-        self, client: StreamClient, sub: int, which: Filter, level: Level | None, resume: Resume | None = None
+        self,
+        sub: int = 1,
+        which: Filter = ALL,
+        level: Level | None = None,
+        *,
+        client: StreamClient | None = None,
+        resume: Resume | None = None,
     ) -> None:
+        client = client or self.client
+        if not self.streams.fanout.has(client):
+            self.connect(client)
         client.fold.subscribe(sub, resume=resume is not None)
         await self.streams.subscribe(client, sub, which, level, resume=resume, resuming=resume is not None)
 
 
-class RandomStream(RandomIndex):
+class GatewayStreams(DaemonStreams):
     """The same index, published through the messages of a stream, as a gateway does."""
 
     def _hub(self, resume_ring: ResumeRing | None) -> Hub:
-        self.seq = 0
+        self.seq, self.marks = 0, Marks()
         status = RemoteStatus(list, lambda: None)
-        hub = RemoteHub(RemoteJobs(Marks()), status, epoch="e", resume_ring=resume_ring, clock=lambda: self.now)
+        hub = RemoteHub(RemoteJobs(self.marks), status, epoch="e", resume_ring=resume_ring, clock=lambda: self.now)
         hub.status.loading = False
         return hub
 
-    def publish(self, outcome: Outcome) -> None:
+    def _publish(self, outcome: Outcome) -> None:
         """Write each changed job as one message, in one batch."""
         assert isinstance(self.hub, RemoteHub)
         jobs, changes = self.hub.published, list[Change]()
@@ -209,11 +252,14 @@ class RandomStream(RandomIndex):
                 body = document_text(change.new)
                 changes += jobs.put(read_document(body, self.seq, "dc1"))
             jobs.advance(self.seq, self.now)
+            self.marks.note(self.seq, self.now)
         self.hub.publish(changes, outcome.events, outcome.attributed)
+        self.hub.synced()
 
 
-async def settle(world: RandomIndex, clients: list[StreamClient]) -> None:
-    """Sweep until every client has everything."""
+async def settle(world: DaemonStreams, clients: Sequence[StreamClient] = ()) -> None:
+    """Sweep until every client has everything: that of `world`, if none is named."""
+    clients = clients or [world.client]
     for _ in range(200):
         world.sweep()
         await asyncio.sleep(0)
@@ -222,38 +268,3 @@ async def settle(world: RandomIndex, clients: list[StreamClient]) -> None:
             world.sweep()
             await asyncio.sleep(0.001)
     world.streams.fanout.flush()
-
-
-class StreamsHarness:
-    """One client of an index. `publish` applies facts to the index and publishes the changes."""
-
-    def __init__(self, resume_ring: ResumeRing | None = None, limits: Limits = DEFAULT) -> None:
-        self.world = RandomIndex(0, resume_ring, limits)
-        self.client = StreamClient()
-        self.world.connect(self.client)
-
-    async def subscribe(self, sub: int = 1, which: Filter | None = None, level: Level | None = None) -> None:
-        await self.world.subscribe(self.client, sub, which or Filter(), level)
-
-    def publish(self, *facts: Any) -> None:
-        self.world.now += 1_000_000
-        self.world.publish(self.world.index.apply(facts, self.world.now))
-
-    def job(self, job_id: str = "j", status: str = "running", **more: Any) -> None:
-        record = JobRecord(job_id, status=status, started_at=NOW, **more)
-        self.publish(Reading(job_id, self.world.index.advance_clock(), record, ()))
-
-    def row(self, event_id: int, level: Level = "INFO", job_id: str = "j", message: str = "m") -> Entry:
-        return Entry(event_id, NOW, level, message, self.world.index.advance_clock(), job_id)
-
-    def event(self, kind: Kind, *facts: Any, job_id: str = "j") -> None:
-        """Publish an event without a log row, in one batch with the changes by `facts`."""
-        outcome = self.world.index.apply(facts, self.world.now)
-        event = Event(kind, job_id, self.world.now)
-        self.world.publish(replace(outcome, events=[*outcome.events, event]))
-
-    def flush(self) -> list[dict[str, Any]]:
-        """The messages since the last call."""
-        self.world.sweep()
-        messages, self.client.messages = self.client.messages, []
-        return messages

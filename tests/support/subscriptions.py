@@ -15,6 +15,7 @@ from tests.support.expected_jobs import ID_KEYS, differences, first_steps, owner
 from tests.support.replay import Tables
 
 LEVELS = ("DEBUG", "INFO", "WARN", "ERROR")
+FILTERS = ("status", "job_type", "context_id", "instance")
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,13 @@ class Wanted:
     status: tuple[str, ...] = ()
     job_type: tuple[str, ...] = ()
     context_id: tuple[str, ...] = ()
+    instance: tuple[str, ...] = ()
     logs: str | None = None
 
     def message(self, sub: int, *, resume: bool | None = None) -> dict[str, Any]:
         """As a websocket client says it."""
         said: dict[str, Any] = {"type": "subscribe", "id": sub}
-        said |= {k: list(v) for k in ("status", "job_type", "context_id") if (v := getattr(self, k))}
+        said |= {k: list(v) for k in FILTERS if (v := getattr(self, k))}
         if self.jobs is not None:
             said["jobs"] = list(self.jobs)
         if self.logs is not None:
@@ -41,13 +43,16 @@ class Wanted:
         """As the query of an event stream."""
         names = ("",) if self.jobs == () else self.jobs or ()
         asked = [("id", name) for name in names]
-        asked += [(k, v) for k in ("status", "job_type", "context_id") for v in getattr(self, k)]
+        asked += [(k, v) for k in FILTERS for v in getattr(self, k)]
         return [*asked, ("logs", self.logs)] if self.logs is not None else asked
 
     @property
     def steady(self) -> bool:
         """Whether what matches is the same all the time, as no job changes its type or its context."""
         return not self.status
+
+
+ALL = Wanted()
 
 
 class Truth:

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 
 from correlator.sinks.streaming.backlog import Backlog, LineBuffer
 from correlator.sinks.streaming.limits import DEFAULT
-from correlator.sinks.streaming.subscriptions import Filter
-from tests.support.streams_harness import RandomIndex, StreamClient
+from tests.support.streams_harness import DaemonStreams, StreamClient
 from tests.support.yardstick import quickest
 
 
@@ -73,10 +72,9 @@ def test_a_line_for_a_full_buffer_costs_little_more_than_its_copy():
 
 
 async def test_unsubscribing_writes_what_is_pending_for_that_client_alone(monkeypatch: pytest.MonkeyPatch):
-    world, first, second = RandomIndex(0), StreamClient(), StreamClient()
+    world, first, second = DaemonStreams(), StreamClient(), StreamClient()
     for client in (first, second):
-        world.connect(client)
-        await world.subscribe(client, 1, Filter(), None)
+        await world.subscribe(client=client)
     fanout = world.streams.fanout
     monkeypatch.setattr(fanout._outboxes, "flush_soon", lambda: None)
     while not (fanout._outboxes.size(first) and fanout._outboxes.size(second)):

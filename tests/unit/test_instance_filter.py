@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import json
-from collections.abc import AsyncGenerator
 from typing import Any
 
 import aiohttp
 import pytest
 
 from correlator.client.client import Client
-from correlator.client.replica import Update
 from correlator.gateway.hub import RemoteHub
 from correlator.gateway.status import RemoteStatus
 from correlator.jobs.index import Index
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Reading
 from correlator.model.facts import Status as StatusOfJob
-from correlator.model.messages import Wanted
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import ArchivePage, JobQuery
-from tests.support.eventually import PATIENCE
+from tests.support.eventually import eventually
 from tests.support.http_listener import served
+from tests.support.stream_clients import CheckedWebsocket, closing
+from tests.support.subscriptions import Wanted
 
 NOW = 1_758_550_000_000_000
 
@@ -83,39 +79,6 @@ async def test_a_page_of_a_daemon_has_no_job_of_an_appliance_and_asks_no_databas
         assert archive.pages == 1
 
 
-async def test_an_event_stream_has_the_filter(hub: LocalHub) -> None:
-    async with served(hub) as url, aiohttp.ClientSession() as session:
-        assert [await _snapshot(session, f"{url}/api/v1/stream{query}") for query in ("", "?instance=dc1,dc2")] == [
-            1,
-            0,
-        ]
-
-
-async def _snapshot(session: aiohttp.ClientSession, url: str) -> int:
-    """The number of jobs in the snapshot of an event stream."""
-    async with session.get(url) as response:
-        assert response.status == 200
-        async for line in response.content:
-            message = json.loads(line.removeprefix(b"data: ")) if line.startswith(b"data: ") else {}
-            if message.get("type") == "synced":
-                return int(message["count"])
-    raise AssertionError("the stream ended before its snapshot did")
-
-
-async def test_a_subscription_of_the_websocket_has_the_filter(hub: LocalHub) -> None:
-    async with served(hub) as url, Client(url) as client:
-        for wanted, jobs in ((Wanted(), {"j"}), (Wanted(instance=("dc1",)), set())):
-            async with asyncio.timeout(PATIENCE), contextlib.aclosing(client.follow(wanted)) as updates:
-                assert set((await _synced(updates)).jobs) == jobs
-
-
-async def _synced(updates: AsyncGenerator[Update, None]) -> Update:
-    update = await anext(updates)
-    while not update.synced:
-        update = await anext(updates)
-    return update
-
-
 def live() -> RemoteStatus:
     """The status of appliances that are all live."""
     status = RemoteStatus(list, lambda: None)
@@ -133,17 +96,15 @@ async def test_at_a_gateway_a_client_gets_the_jobs_of_its_appliances_until_they_
     hub = RemoteHub(jobs, live(), epoch="e")
     for rev, (job_id, instance) in enumerate([("a", "dc1"), ("b", "dc2"), ("c", "dc3")], 1):
         jobs.put(of(job_id, instance, rev))
-    async with served(hub) as url, Client(url) as client:
+    async with (
+        served(hub) as url,
+        Client(url) as client,
+        closing([reader := CheckedWebsocket(url, Wanted(instance=("dc1", "dc2")))]),
+    ):
         listed = await client.jobs({"instance": ("dc1", "dc2")}, 10)
         assert {job["job_id"]: job["instance"] for job in listed.found} == {"a": "dc1", "b": "dc2"}
-        async with (
-            asyncio.timeout(PATIENCE),
-            contextlib.aclosing(client.follow(Wanted(instance=("dc1", "dc2")))) as updates,
-        ):
-            assert set((await _synced(updates)).jobs) == {"a", "b"}
-            hub.publish(jobs.put(of("a", "dc3", 4)) + jobs.put(of("d", "dc2", 5)))
-            shown, gone = {"a", "b"}, dict[str, str]()
-            while shown != {"b", "d"}:
-                update = await anext(updates)
-                shown, gone = set(update.jobs), {**gone, **update.gone}
-            assert gone == {"a": "filter"}
+        await reader.connect()
+        await eventually(lambda: reader.jobs.keys() == {"a", "b"})
+        hub.publish(jobs.put(of("a", "dc3", 4)) + jobs.put(of("d", "dc2", 5)))
+        await eventually(lambda: reader.jobs.keys() == {"b", "d"})
+        assert [(m["job_id"], m["reason"]) for m in reader.messages if m["type"] == "delete"] == [("a", "filter")]

@@ -46,9 +46,9 @@ def test_metadata_that_is_read_again_with_each_change_is_not_kept_once_per_chang
 
 
 def test_changes_are_bounded_by_count_and_by_bytes_the_oldest_go_first():
-    resume_ring = ResumeRing(max_changes=5)
-    resume_ring.add(change(seq) for seq in range(1, 11))
-    assert [resume_ring.reaches(seq) for seq in (4, 5, 10)] == [False, True, True]
+    resume_ring = ResumeRing()
+    resume_ring.add(change(seq) for seq in range(1, 10_011))
+    assert [resume_ring.reaches(seq) for seq in (9, 10, 10_010)] == [False, True, True]
     long = ResumeRing(max_bytes=10 * (PLACE + OVERHEAD + 100_010))
     long.add(change(seq, status=Status.FAILED, external_ids=("x" * 100_000,)) for seq in range(1, 101))
     assert long.reaches(91)

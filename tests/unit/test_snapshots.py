@@ -2,161 +2,128 @@
 
 from __future__ import annotations
 
-import asyncio
-import json
 import tracemalloc
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
 from correlator.gateway.hub import RemoteHub
-from correlator.gateway.status import RemoteStatus
 from correlator.jobs import job_document
-from correlator.jobs.index import Index
-from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.document import JobDocument
-from correlator.model.facts import Reading, Status
-from correlator.model.published import JobView, PublishedJob
-from correlator.model.rows import JobRecord
+from correlator.model.published import PublishedJob
 from correlator.pipeline import queries
-from correlator.pipeline.hub import Hub
-from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import DEFAULT, Limits
-from correlator.sinks.streaming.messages import Framing, Message, Resume
-from correlator.sinks.streaming.sessions import Streams
+from correlator.sinks.streaming.messages import Resume
 from correlator.sinks.streaming.snapshots import Orders
 from correlator.sinks.streaming.subscriptions import Filter
+from tests.support.eventually import eventually
+from tests.support.streams_harness import ALL, NOW, DaemonStreams, GatewayStreams, StreamClient
 
-NOW = 1_758_550_000_000_000
-
-
-def framed(messages: Sequence[Message], /) -> bytes:
-    return job_document.frame(m.body for m in messages)
+FAILED = Filter(JobQuery(status=frozenset({"failed"})))
 
 
-class Page:
-    """A reader that takes nothing while it is `full`."""
-
-    transport: ClassVar[str] = "websocket"
-    address: ClassVar[str] = "127.0.0.1"
-
-    def __init__(self, *, full: bool = False) -> None:
-        self.framing: Framing = framed
-        self.full = full
-        self.messages: list[dict[str, Any]] = []
-        self.done = asyncio.Event()
-
-    def write(self, framed: bytes) -> None:
-        said = json.loads(framed)
-        self.messages += said if isinstance(said, list) else [said]
+class FullClient(StreamClient):
+    """One that takes nothing."""
 
     def waiting(self) -> int:
-        return DEFAULT.lagging_over + 1 if self.full else 0
-
-    def synced(self) -> None:
-        self.done.set()
-
-    def give_up(self) -> None: ...
-
-    @property
-    def jobs(self) -> list[str]:
-        return [j["job_id"] for m in self.messages if m["type"] == "snapshot" for j in m["jobs"]]
+        return DEFAULT.lagging_over + 1
 
 
-class World:
-    def __init__(self, jobs: int, limits: Limits = DEFAULT) -> None:
-        self.hub = self._hub()
-        self.streams = Streams(self.hub, limits)
-        self.hub.subscribe(self.streams.fanout.on_batch)
-        for n in range(jobs):
-            self.job(f"job{n}", n)
-
-    def _hub(self) -> Hub:
-        self.index = Index()
-        self.index.loading = False
-        return LocalHub(self.index)
-
-    def job(self, job_id: str, age: int = 0, status: str = "running") -> None:
-        assert isinstance(self.hub, LocalHub)
-        record = JobRecord(job_id, status=status, job_type="t", started_at=NOW - age * 1_000_000)
-        self.hub.publish(self.index.apply([Reading(job_id, self.index.advance_clock(), record, ())], NOW))
-
-    async def subscribe(self, page: Page, wanted: Filter | None = None, sub: int = 1) -> None:
-        if not self.streams.fanout.has(page):
-            self.streams.add(page)
-        await self.streams.subscribe(page, sub, wanted or Filter(), None)
-
-    async def synced(self, *pages: Page) -> None:
-        async with asyncio.timeout(60):
-            for page in pages:
-                await page.done.wait()
+def filled(jobs: int, limits: Limits = DEFAULT, of: type[DaemonStreams] = DaemonStreams) -> DaemonStreams:
+    """The streams of `jobs` jobs, each a second older than the one before."""
+    world = of(limits=limits)
+    for n in range(jobs):
+        change(world, f"job{n}", n)
+    return world
 
 
-class Gateway(World):
-    """The same jobs as messages of a stream. All that come before it is synced are of the past."""
-
-    def __init__(self, jobs: int) -> None:
-        super().__init__(jobs)
-        self.remote.synced()
-
-    def _hub(self) -> Hub:
-        self.marks = Marks()
-        self.remote = RemoteHub(RemoteJobs(self.marks), RemoteStatus(list, lambda: None), epoch="e")
-        return self.remote
-
-    def job(self, job_id: str, age: int = 0, status: str = "running") -> None:
-        view = JobView(job_id, Status(status), started_at=NOW - age * 1_000_000)
-        self.remote.publish(self.remote.published.put(PublishedJob(view, self.hub.seq + 1, NOW)))
-        self.marks.note(self.hub.seq, self.hub.clock())
+def change(world: DaemonStreams, job_id: str, age: int = 0, status: str = "running") -> None:
+    world.job(job_id, status, started_at=NOW - age * 1_000_000)
 
 
-async def test_a_document_is_encoded_once_however_many_pages_open(monkeypatch):
-    made: Counter[str] = Counter()
+async def opened(world: DaemonStreams, count: int = 1, which: Filter = ALL) -> list[StreamClient]:
+    """Clients that subscribed, and may wait for their snapshots."""
+    clients = [StreamClient() for _ in range(count)]
+    for client in clients:
+        await world.subscribe(which=which, client=client)
+    return clients
+
+
+async def resumed(world: DaemonStreams, position: Resume, which: Filter = ALL) -> StreamClient:
+    """A client that resumes at a position."""
+    client = StreamClient()
+    client.fold.jobs[1] = world.wanted(which)
+    await world.subscribe(which=which, client=client, resume=position)
+    return client
+
+
+async def synced(*clients: StreamClient) -> None:
+    await eventually(lambda: all(client.fold.synced for client in clients), every=0.0)
+
+
+def listed(client: StreamClient) -> list[str]:
+    """The jobs of its snapshots, in their order."""
+    return [j["job_id"] for m in client.messages if m["type"] == "snapshot" for j in m["jobs"]]
+
+
+def puts(client: StreamClient) -> list[str]:
+    return [m["job_id"] for m in client.messages if m["type"] == "put"]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, calls: Counter[str]) -> None:
+    """Count the calls of a function, by the ID of the job where it gets one."""
+    function = getattr(owner, name)
+
+    def call(*arguments: Any, **more: Any) -> Any:
+        calls[name] += 1
+        return function(*arguments, **more)
+
+    monkeypatch.setattr(owner, name, call)
+
+
+def steps(monkeypatch: pytest.MonkeyPatch, world: DaemonStreams) -> list[int]:
+    """How many jobs each step of a snapshot reads, from now on."""
+    calls, found = Counter[str](), list[int]()
+    counted(monkeypatch, world.hub.published, "get", calls)
+    advance = world.streams._advance
+
+    def step(*arguments: Any) -> bool:
+        before = calls["get"]
+        try:
+            return advance(*arguments)
+        finally:
+            found.append(calls["get"] - before)
+
+    monkeypatch.setattr(world.streams, "_advance", step)
+    return found
+
+
+async def test_pages_that_open_at_once_share_documents_and_the_messages_of_their_snapshots(monkeypatch):
+    made, calls = Counter[str](), Counter[str]()
     document = job_document.document
 
-    def counted(shown: PublishedJob, *args: Any, **options: Any) -> JobDocument:
+    def encoded(shown: PublishedJob, *args: Any, **options: Any) -> JobDocument:
         made[shown.job_id] += 1
         return document(shown, *args, **options)
 
-    monkeypatch.setattr(job_document, "document", counted)
-    world, pages = World(300), [Page() for _ in range(20)]
-    for page in pages:
-        await world.subscribe(page)
-    await world.synced(*pages)
-    assert all(len(page.jobs) == 300 for page in pages)
+    monkeypatch.setattr(job_document, "document", encoded)
+    counted(monkeypatch, job_document, "snapshot", calls)
+    world = filled(1000, Limits(snapshot_part=16_000))
+    await synced(*(pages := await opened(world, 20)))
+    assert all(len(listed(page)) == 1000 for page in pages)
     assert set(made.values()) == {1}
-
-
-async def test_pages_that_open_at_once_share_the_messages_of_their_snapshots(monkeypatch):
-    built = 0
-    snapshot = job_document.snapshot
-
-    def counted(*arguments: Any, **more: Any) -> bytes:
-        nonlocal built
-        built += 1
-        return snapshot(*arguments, **more)
-
-    monkeypatch.setattr(job_document, "snapshot", counted)
-    world, pages = World(3000), [Page() for _ in range(20)]
-    for page in pages:
-        await world.subscribe(page)
-    await world.synced(*pages)
-    messages = len([m for m in pages[0].messages if m["type"] == "snapshot"])
-    assert messages > 10
-    assert all(len(page.jobs) == 3000 for page in pages)
-    assert built == messages
+    assert calls["snapshot"] == len([m for m in pages[0].messages if m["type"] == "snapshot"]) > 10
 
 
 async def test_a_shared_message_has_the_newest_state_of_its_jobs_and_the_subscription_of_each_page():
-    world, first, second = World(3), Page(), Page()
-    await world.subscribe(first)
-    world.job("job1", 1, status="completed")
-    await world.subscribe(second)
-    await world.subscribe(second, sub=7)
-    await world.synced(first, second)
+    world = filled(3)
+    (first,) = await opened(world)
+    change(world, "job1", 1, "completed")
+    (second,) = await opened(world)
+    await world.subscribe(7, client=second)
+    await synced(first, second)
     snapshots = [m for m in first.messages + second.messages if m["type"] == "snapshot"]
     assert [m["sub"] for m in snapshots] == [1, 1, 7]
     assert [m["jobs"][1]["status"] for m in snapshots] == ["running", "completed", "completed"]
@@ -164,36 +131,34 @@ async def test_a_shared_message_has_the_newest_state_of_its_jobs_and_the_subscri
 
 
 async def test_messages_that_are_kept_for_other_pages_are_bounded_in_bytes_and_in_time():
-    limits = Limits(snapshot_part=1000, kept_parts=5000)
-    world, page = World(300, limits), Page()
-    await world.subscribe(page)
-    await world.synced(page)
+    world = filled(300, Limits(snapshot_part=1000, kept_parts=5000))
+    await synced(*await opened(world))
     assert 3000 < (kept := world.streams._parts.size) <= 5000
-    await world.subscribe(Page(), Filter(JobQuery(), frozenset({"job1"})))
+    await opened(world, which=Filter(jobs=frozenset({"job1"})))
     assert world.streams._parts.size == kept, "nobody else has the order of named jobs"
     world.streams._bookmark()
     assert world.streams._parts.size == 0
 
 
 async def test_jobs_of_a_snapshot_come_newest_first_those_that_are_new_since_the_last_one_too():
-    world, first, second = World(50), Page(), Page()
-    await world.subscribe(first)
-    world.job("new", -10)
-    world.job("newer", -20)
-    await world.subscribe(second)
-    await world.synced(first, second)
-    assert first.jobs == [f"job{n}" for n in range(50)]
-    assert second.jobs == ["newer", "new", *first.jobs]
+    world = filled(50)
+    (first,) = await opened(world)
+    change(world, "new", -10)
+    change(world, "newer", -20)
+    (second,) = await opened(world)
+    await synced(first, second)
+    assert listed(first) == [f"job{n}" for n in range(50)]
+    assert listed(second) == ["newer", "new", *listed(first)]
 
 
 async def test_a_page_that_waits_for_its_snapshot_holds_no_list_of_all_jobs():
-    world = World(3000)
+    world = filled(3000)
 
     async def held(count: int) -> int:
-        pages = [Page(full=True) for _ in range(count)]
+        pages = [FullClient() for _ in range(count)]
         before = tracemalloc.get_traced_memory()[0]
         for page in pages:
-            await world.subscribe(page)
+            await world.subscribe(client=page)
         grown = tracemalloc.get_traced_memory()[0] - before
         for page in pages:
             world.streams.remove(page)
@@ -209,48 +174,27 @@ async def test_a_page_that_waits_for_its_snapshot_holds_no_list_of_all_jobs():
 
 
 async def test_a_step_of_a_snapshot_visits_a_bounded_number_of_jobs_though_few_match(monkeypatch):
-    world, page = World(1000, Limits(max_visited=100)), Page()
-    world.job("rare", 5000, status="failed")
-    steps: list[int] = []
-    get, visited = world.index.published.get, 0
-
-    def counted(job_id: str) -> Any:
-        nonlocal visited
-        visited += 1
-        return get(job_id)
-
-    ended = world.streams._advance
-
-    def step(*arguments: Any) -> bool:
-        nonlocal visited
-        visited = 0
-        try:
-            return ended(*arguments)
-        finally:
-            steps.append(visited)
-
-    monkeypatch.setattr(world.index.published, "get", counted)
-    monkeypatch.setattr(world.streams, "_advance", step)
-    await world.subscribe(page, Filter(JobQuery(status=frozenset({"failed"}))))
-    await world.synced(page)
-    assert page.jobs == ["rare"]
-    assert max(steps) <= 100
-    assert [m["more"] for m in page.messages if m["type"] == "snapshot"] == [True, False]
+    world = filled(1000, Limits(max_visited=100))
+    change(world, "rare", 5000, "failed")
+    visited = steps(monkeypatch, world)
+    await synced(*(pages := await opened(world, which=FAILED)))
+    assert listed(pages[0]) == ["rare"]
+    assert max(visited) <= 100
+    assert [m["more"] for m in pages[0].messages if m["type"] == "snapshot"] == [True, False]
 
 
 async def test_what_happens_ahead_of_a_snapshot_is_in_it_as_it_is_when_its_turn_comes():
-    running = Filter(JobQuery(status=frozenset({"running"})))
-    world, page = World(6, Limits(snapshot_part=1)), Page()
-    world.job("job5", 5, status="failed")
-    await world.subscribe(page, running)
-    assert page.jobs == ["job0"]
-    world.job("job4", 4, status="failed")  # leaves the filter before it is sent
-    world.job("job5", 5)  # comes into it
-    world.job("job0", 0, status="completed")  # was sent
-    world.job("new", -1)  # did not exist when it was opened
-    await world.synced(page)
+    world = filled(6, Limits(snapshot_part=1))
+    change(world, "job5", 5, "failed")
+    (page,) = await opened(world, which=Filter(JobQuery(status=frozenset({"running"}))))
+    assert listed(page) == ["job0"]
+    change(world, "job4", 4, "failed")  # leaves the filter before it is sent
+    change(world, "job5", 5)  # comes into it
+    change(world, "job0", 0, "completed")  # was sent
+    change(world, "new", -1)  # did not exist when it was opened
+    await synced(page)
     world.streams.fanout.flush()
-    assert page.jobs == ["job0", "job1", "job2", "job3", "job5"]
+    assert listed(page) == ["job0", "job1", "job2", "job3", "job5"]
     changes = [(m["type"], m["job_id"]) for m in page.messages if m["type"] in ("put", "delta", "delete")]
     assert changes == [("put", "job0"), ("delete", "job0"), ("put", "new")]
 
@@ -261,45 +205,39 @@ def test_an_unused_snapshot_order_is_discarded_when_many_jobs_are_new():
     for n in range(1000):
         orders.add(str(n))
     assert len(orders._added) <= 11
-    world = World(3)
-    found = orders.todo(world.index.published.all(), 3)
+    found = orders.todo(filled(3).hub.published.all(), 3)
     assert [found.pop_next() for _ in range(4)] == ["job0", "job1", "job2", None]
     assert not found
 
 
-def moved_on(world: World, jobs: int, turns: int) -> Resume:
+def moved_on(world: DaemonStreams, jobs: int, turns: int) -> Resume:
     """Change `jobs` jobs `turns` times. Returns the position before."""
     position = Resume(world.hub.epoch, world.hub.seq)
     for turn in range(turns):
         for n in range(jobs):
-            world.job(f"job{n}", n, status=("pending", "running")[turn % 2])
+            change(world, f"job{n}", n, ("pending", "running")[turn % 2])
     return position
 
 
-async def resume(world: World, page: Page, position: Resume, wanted: Filter | None = None, sub: int = 1) -> None:
-    world.streams.add(page)
-    await world.streams.subscribe(page, sub, wanted or Filter(), None, resume=position, resuming=True)
-
-
-@pytest.mark.parametrize("world_of", [World, Gateway], ids=["daemon", "gateway"])
+@pytest.mark.parametrize("world_of", [DaemonStreams, GatewayStreams], ids=["daemon", "gateway"])
 async def test_a_resume_costs_the_jobs_that_a_client_follows_and_not_all_that_changed(monkeypatch, world_of):
-    world = world_of(200)
-    position = moved_on(world, 200, 20)
-    pages = {f"job{n}": Page() for n in range(200)}
-    asked = Counter[str]()
-    for owner, name in ((world.hub.published, "get"), (world.hub, "before")):
-        monkeypatch.setattr(owner, name, counted(getattr(owner, name), asked))
+    world, asked = filled(100, of=world_of), Counter[str]()
+    position = moved_on(world, 100, 10)
+    counted(monkeypatch, world.hub.published, "get", asked)
+    counted(monkeypatch, world.hub, "before", asked)
+    pages = {f"job{n}": await resumed(world, position, Filter(jobs=frozenset({f"job{n}"}))) for n in range(100)}
+    await synced(*pages.values())
     for job_id, page in pages.items():
-        await resume(world, page, position, Filter(JobQuery(), frozenset({job_id})))
-    await world.synced(*pages.values())
-    for job_id, page in pages.items():
-        assert [m["job_id"] for m in page.messages if m["type"] == "put"] == [job_id]
-        assert page.messages[-2]["count"] == 1
-    assert sum(asked.values()) < 10 * len(pages), "a few questions a client"
+        assert puts(page) == [job_id]
+        assert [m["count"] for m in page.messages if m["type"] == "synced"] == [1]
+    assert asked.total() < 10 * len(pages), "a few questions a client"
 
 
 def test_a_gateway_knows_what_jobs_were_from_where_it_had_read_the_stream():
-    world = Gateway(3)
+    world = filled(3, of=GatewayStreams)
+    assert isinstance(world.hub, RemoteHub)
+    world.hub.status.loading = True
+    world.hub.synced()  # All that came before is of the past.
     position = moved_on(world, 3, 2)
     for known, seq in ((True, position.seq), (False, position.seq - 1)):
         assert world.hub.reaches(seq)
@@ -307,29 +245,19 @@ def test_a_gateway_knows_what_jobs_were_from_where_it_had_read_the_stream():
         assert (world.hub.before("job1", seq) is not None) == known
 
 
-def counted(function: Any, calls: Counter[str]) -> Any:
-    def call(*arguments: Any) -> Any:
-        calls[function.__name__] += 1
-        return function(*arguments)
-
-    return call
-
-
 async def test_pages_that_resume_at_one_position_share_the_messages_of_what_they_missed(monkeypatch):
-    world = World(300)
+    world, calls = filled(300), Counter[str]()
     position = moved_on(world, 300, 2)
-    calls, pages = Counter[str](), [Page() for _ in range(20)]
-    monkeypatch.setattr(job_document, "put", counted(job_document.put, calls))
+    counted(monkeypatch, job_document, "put", calls)
+    pages = [await resumed(world, position) for _ in range(10)]
+    await synced(*pages)
     for page in pages:
-        await resume(world, page, position)
-    await world.synced(*pages)
-    for page in pages:
-        assert [m["job_id"] for m in page.messages if m["type"] == "put"] == [f"job{n}" for n in range(300)]
+        assert puts(page) == [f"job{n}" for n in range(300)]
     assert calls["put"] == 300
 
 
 async def test_a_client_whose_position_is_newer_shares_the_order_and_gets_less(monkeypatch):
-    world = World(300)
+    world = filled(300)
     old, asked = moved_on(world, 300, 1), 0
     new = moved_on(world, 40, 2)
     changed = world.hub.changed
@@ -340,57 +268,39 @@ async def test_a_client_whose_position_is_newer_shares_the_order_and_gets_less(m
             asked += 1
             yield found
 
-    pages = [Page() for _ in range(10)]
     monkeypatch.setattr(world.streams.fanout.groups._missed, "_changed", count)
-    for n, page in enumerate(pages):
-        await resume(world, page, (old, new)[n % 2])
-        world.job("job299", status="failed")  # a change between two clients
-    await world.synced(*pages)
-    assert [len({m["job_id"] for m in p.messages if m["type"] == "put"}) for p in pages[:3]] == [300, 41, 300]
+    pages = []
+    for n in range(10):
+        pages.append(await resumed(world, (old, new)[n % 2]))
+        change(world, "job299", 299, "failed")  # a change between two clients
+    await synced(*pages)
+    assert [len(set(puts(page))) for page in pages[:3]] == [300, 41, 300]
     assert asked < 2 * 300 + 10 * 20, "one order for all, and the last few changes for each"
 
 
 async def test_a_step_of_a_resume_visits_a_bounded_number_of_jobs_though_none_match(monkeypatch):
-    world, page = World(1000, Limits(max_visited=100)), Page()
+    world = filled(1000, Limits(max_visited=100))
     position = moved_on(world, 1000, 2)
-    asked, steps = Counter[str](), list[int]()
-    monkeypatch.setattr(world.index.published, "get", counted(world.index.published.get, asked))
-    ended = world.streams._advance
-
-    def step(*arguments: Any) -> bool:
-        before = asked["get"]
-        try:
-            return ended(*arguments)
-        finally:
-            steps.append(asked["get"] - before)
-
-    monkeypatch.setattr(world.streams, "_advance", step)
-    await resume(world, page, position, Filter(JobQuery(status=frozenset({"failed"}))))
-    await world.synced(page)
-    assert [m["type"] for m in page.messages] == ["synced", "status"]
-    assert len(steps) >= 10
-    assert max(steps) <= 2 * 100
+    visited = steps(monkeypatch, world)
+    page = await resumed(world, position, FAILED)
+    await synced(page)
+    assert [m["type"] for m in page.messages[1:]] == ["synced", "status"]
+    assert len(visited) >= 10
+    assert max(visited) <= 2 * 100
 
 
 async def test_a_client_that_missed_more_than_a_snapshot_costs_gets_a_snapshot():
-    world, page = World(30, Limits(max_missed=10)), Page()
-    near = Resume(world.hub.epoch, world.hub.seq - 10)
-    far = Resume(world.hub.epoch, world.hub.seq - 11)
-    await resume(world, page, far)
-    await world.synced(page)
-    assert page.messages[0] == {"type": "resync", "reason": "gap"}
-    assert len(page.jobs) == 30
-    await resume(world, other := Page(), near)
-    await world.synced(other)
-    assert [m["type"] for m in other.messages][:10] == ["put"] * 10
+    world = filled(30, Limits(max_missed=10))
+    near, far = [await resumed(world, Resume(world.hub.epoch, world.hub.seq - missed)) for missed in (10, 11)]
+    await synced(near, far)
+    assert (len(puts(near)), listed(near), near.fold.resyncs) == (10, [], [])
+    assert (len(listed(far)), far.fold.resyncs) == (30, ["gap"])
 
 
 async def test_filters_are_prepared_once_however_many_differ(monkeypatch):
-    world, prepared = World(200), Counter[str]()
-    monkeypatch.setattr(queries, "_tests", counted(queries._tests, prepared))
-    pages = [Page() for _ in range(300)]
-    for n, page in enumerate(pages):
-        await world.subscribe(page, Filter(JobQuery(job_type=frozenset({f"type{n}"}))))
-    await world.synced(*pages)
-    world.job("job1", 1, status="failed")
-    assert prepared["_tests"] <= 300
+    world, prepared = filled(50), Counter[str]()
+    counted(monkeypatch, queries, "_tests", prepared)
+    for n in range(100):
+        await synced(*await opened(world, which=Filter(JobQuery(job_type=frozenset({f"type{n}"})))))
+    change(world, "job1", 1, "failed")
+    assert prepared["_tests"] <= 100

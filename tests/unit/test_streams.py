@@ -9,50 +9,23 @@ from collections import Counter
 import pytest
 
 from correlator.errors import SourceUnavailable
-from correlator.model.facts import Reading, Status
+from correlator.model.facts import Kind, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
-from correlator.model.rows import JobRecord
 from correlator.pipeline.queries import JobQuery
-from correlator.pipeline.resume_ring import ResumeRing
 from correlator.sinks.streaming.limits import Limits
-from correlator.sinks.streaming.messages import Resume
 from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.eventually import eventually
 from tests.support.pipeline_harness import samples
-from tests.support.streams_harness import RandomIndex, StreamClient, StreamsHarness, settle
+from tests.support.streams_harness import NOW, DaemonStreams, StreamClient, settle
 
-NOW = 1_758_550_000_000_000
 LIMITS = Limits()
-
-
-async def test_a_job_is_sent_as_a_put_and_then_as_deltas():
-    harness = StreamsHarness()
-    await harness.subscribe()
-    harness.job(job_type="failover")
-    harness.job(job_type="cleanup")
-    put, delta = harness.flush()[-2:]
-    assert (put["type"], put["job"]["job_type"]) == ("put", "failover")
-    assert (delta["type"], delta["base"], delta["rev"]) == ("delta", put["rev"], delta["seq"])
-    assert delta["set"]["job_type"] == "cleanup"
-    assert "owner" not in delta["set"]
-
-
-async def test_two_subscriptions_share_one_message_and_one_that_gains_the_job_gets_a_put():
-    harness = StreamsHarness()
-    await harness.subscribe(1)
-    await harness.subscribe(2, Filter(JobQuery(status=frozenset({"failed"}))))
-    harness.job()
-    harness.job(error_message="x")
-    harness.job(status="failed", error_message="x")
-    put, delta, whole = [m for m in harness.flush() if m["type"] in ("put", "delta")]
-    assert (put["sub"], delta["sub"], sorted(whole["sub"])) == ([1], [1], [1, 2])
-    assert (put["type"], delta["type"], whole["type"]) == ("put", "delta", "put")
+RUNNING, FAILED = (Filter(JobQuery(status=frozenset({status}))) for status in ("running", "failed"))
 
 
 async def test_a_job_that_leaves_a_filter_is_put_once_more_and_deleted():
-    harness = StreamsHarness()
-    await harness.subscribe(1, Filter(JobQuery(status=frozenset({"running"}))))
+    harness = DaemonStreams()
+    await harness.subscribe(1, RUNNING)
     harness.job()
     harness.job(status="completed")
     assert [(m["type"], m.get("reason")) for m in harness.flush()[-3:]] == [
@@ -63,8 +36,22 @@ async def test_a_job_that_leaves_a_filter_is_put_once_more_and_deleted():
     assert harness.client.fold.jobs[1] == {}
 
 
+async def test_a_change_is_one_message_a_put_for_clients_without_the_job_and_a_patch_for_others():
+    harness = DaemonStreams()
+    await harness.subscribe(1)
+    await harness.subscribe(2, FAILED)
+    harness.job(job_type="failover")
+    harness.job(error_message="x")
+    harness.job(status="failed", error_message="x")
+    put, delta, whole = [m for m in harness.flush() if m["type"] in ("put", "delta")]
+    assert (put["sub"], delta["sub"], sorted(whole["sub"])) == ([1], [1], [1, 2])
+    assert (put["type"], delta["type"], whole["type"]) == ("put", "delta", "put")
+    assert (delta["base"], delta["rev"], delta["set"]["error"]) == (put["rev"], delta["seq"], "x")
+    assert "owner" not in delta["set"]
+
+
 async def test_each_log_line_is_sent_once_to_the_subscriptions_of_its_level():
-    harness = StreamsHarness()
+    harness = DaemonStreams()
     await harness.subscribe(1, level="WARN")
     await harness.subscribe(2, level="DEBUG")
     await harness.subscribe(3)
@@ -75,7 +62,7 @@ async def test_each_log_line_is_sent_once_to_the_subscriptions_of_its_level():
 
 
 async def test_the_first_lines_of_a_job_are_sent_when_its_tables_have_been_read():
-    harness = StreamsHarness()
+    harness = DaemonStreams()
     await harness.subscribe(1, level="DEBUG")
     harness.publish(harness.row(1))
     assert [m for m in harness.flush() if m["type"] == "log"] == []
@@ -87,40 +74,36 @@ async def test_the_first_lines_of_a_job_are_sent_when_its_tables_have_been_read(
 
 
 async def test_the_line_by_which_a_job_leaves_the_filter_is_sent():
-    harness = StreamsHarness()
-    await harness.subscribe(1, Filter(JobQuery(status=frozenset({"running"}))), level="INFO")
+    harness = DaemonStreams()
+    await harness.subscribe(1, RUNNING, level="INFO")
     harness.job()
-    record = JobRecord("j", status="completed", started_at=NOW)
-    harness.publish(harness.row(1), Reading("j", harness.world.index.advance_clock(), record, ()))
+    harness.publish(harness.row(1), harness.read(status="completed"))
     assert [m["event_id"] for m in harness.flush() if m["type"] == "log"] == [1]
 
 
-async def test_a_frozen_client_gets_the_newest_state_bounded_lines_and_the_number_dropped():
-    harness = StreamsHarness()
+@pytest.mark.parametrize(("batches", "rows", "size"), [(3000, 1, 1000), (1, 120, 60_000)], ids=["time", "one batch"])
+async def test_a_frozen_client_gets_the_newest_state_bounded_lines_and_the_number_dropped(batches, rows, size):
+    harness = DaemonStreams()
     counted = samples()["correlator_readers_dropped_lines_total", ()]
     await harness.subscribe(1, level="INFO")
     harness.job()
-    harness.flush()
     harness.client.frozen = True
-    rows = 3000
-    for n in range(rows):
-        harness.publish(harness.row(n, message=f"{n} " + "x" * 1000))
+    for n in range(batches):
+        harness.publish(*(harness.row(n * rows + i, message="x" * size) for i in range(rows)))
         if n % 100 == 0:
             harness.job(error_message=str(n))
-            harness.world.sweep()
-    held = harness.client.waiting()
-    assert held < LIMITS.lagging_over + 300_000
-    behind = harness.world.streams.fanout._backlogs[harness.client]
-    assert behind.lines.size <= LIMITS.line_buffer
+            harness.sweep()
+    assert harness.client.waiting() < LIMITS.lagging_over + 300_000
+    assert harness.streams.fanout._backlogs[harness.client].lines.size <= LIMITS.line_buffer
     harness.client.thaw()
-    await settle(harness.world, [harness.client])
-    assert harness.client.fold.jobs[1]["j"]["error"] == "2900"
-    assert harness.client.fold.dropped > 0
-    assert samples()["correlator_readers_dropped_lines_total", ()] - counted == harness.client.fold.dropped
-    assert len(harness.client.fold.lines) + harness.client.fold.dropped == rows
-    assert max(harness.client.fold.lines) == rows - 1
+    await settle(harness)
+    fold = harness.client.fold
+    assert fold.jobs[1]["j"]["error"] == str((batches - 1) // 100 * 100)
+    assert samples()["correlator_readers_dropped_lines_total", ()] - counted == fold.dropped > 0
+    assert len(fold.lines) + fold.dropped == batches * rows
+    assert max(fold.lines) == batches * rows - 1
     types = [m["type"] for m in harness.client.messages]
-    assert types.index("put", 5) < len(types) - 1
+    assert types.index("put", types.index("synced") + 2) < len(types) - 1, "states do not wait for all lines"
 
 
 @pytest.mark.parametrize(
@@ -128,37 +111,37 @@ async def test_a_frozen_client_gets_the_newest_state_bounded_lines_and_the_numbe
     [(LIMITS.lagging_over, LIMITS.too_slow_after), (LIMITS.large_buffer, LIMITS.too_slow_with_large_buffer_after)],
 )
 async def test_a_client_that_reads_nothing_is_given_up_after_the_deadline(size, after):
-    harness = StreamsHarness()
+    harness = DaemonStreams()
     clock = [0.0]
-    harness.world.streams.fanout._clock = lambda: clock[0]
+    harness.streams.fanout._clock = lambda: clock[0]
     await harness.subscribe()
     harness.client.frozen = True
     harness.job(error_message="x" * (size + 1))
     given_up = []
     for at in (0.1, after, after + 0.2):
         clock[0] = at
-        harness.world.sweep()
+        harness.sweep()
         given_up.append(harness.client.given_up)
     assert given_up == [False, False, True]
     harness.job(error_message="y")
-    await harness.world.streams.subscribe(harness.client, 2, Filter(), None)
-    assert not harness.world.streams.fanout.has(harness.client)
+    await harness.streams.subscribe(harness.client, 2, Filter(), None)
+    assert not harness.streams.fanout.has(harness.client)
 
 
 async def test_a_lagging_client_gets_no_position_that_it_has_not_reached():
-    harness = StreamsHarness()
+    harness = DaemonStreams()
     await harness.subscribe()
     harness.job("a", error_message="x" * (LIMITS.lagging_over + 1))
     harness.flush()
     harness.client.frozen = True
     harness.job("b", error_message="x" * (LIMITS.lagging_over + 1))
-    harness.world.streams.fanout.flush()
-    before = harness.world.hub.seq
+    harness.streams.fanout.flush()
+    before = harness.hub.seq
     harness.job("c")
     harness.job("b", error_message="y")
-    assert harness.world.streams.fanout.position(harness.client) == before
+    assert harness.streams.fanout.position(harness.client) == before
     harness.client.frozen = False
-    harness.world.streams._bookmark()
+    harness.streams._bookmark()
     assert "bookmark" not in [m["type"] for m in harness.client.messages]
     harness.client.read()
     messages = harness.flush()
@@ -169,12 +152,11 @@ async def test_a_lagging_client_gets_no_position_that_it_has_not_reached():
 
 
 async def test_log_lines_are_buffered_for_a_bounded_number_of_clients_and_counted_for_others():
-    harness = StreamsHarness(limits=Limits(max_line_buffers=1))
+    harness = DaemonStreams(limits=Limits(max_line_buffers=1))
     other = StreamClient()
-    harness.world.connect(other)
     harness.job()
     await harness.subscribe(level="INFO")
-    await harness.world.subscribe(other, 1, Filter(), "INFO")
+    await harness.subscribe(level="INFO", client=other)
     clients = [harness.client, other]
     for client in clients:
         client.frozen = True
@@ -183,13 +165,13 @@ async def test_log_lines_are_buffered_for_a_bounded_number_of_clients_and_counte
         harness.publish(harness.row(n))
     for client in clients:
         client.thaw()
-    await settle(harness.world, clients)
+    await settle(harness, clients)
     assert [len(client.fold.lines) for client in clients] == [11, 1]
     assert [client.fold.dropped for client in clients] == [0, 10]
 
 
 async def test_a_client_with_more_pending_states_than_its_share_is_given_up():
-    harness = StreamsHarness(limits=Limits(max_waiting_states_of_all=10))
+    harness = DaemonStreams(limits=Limits(max_waiting_states_of_all=10))
     await harness.subscribe()
     harness.client.frozen = True
     harness.job("large", error_message="x" * (LIMITS.lagging_over + 1))
@@ -200,127 +182,70 @@ async def test_a_client_with_more_pending_states_than_its_share_is_given_up():
     harness.job("one more")
     harness.flush()
     assert (enough, harness.client.given_up) == (False, True)
-    assert not harness.world.streams.fanout.has(harness.client)
+    assert not harness.streams.fanout.has(harness.client)
 
 
 async def test_the_ids_of_all_filters_together_are_bounded_and_released_with_the_filter():
-    harness = StreamsHarness(limits=Limits(max_ids=3))
-    of = harness.world.streams.fanout.groups
+    harness = DaemonStreams(limits=Limits(max_ids=3))
+    of = harness.streams.fanout.groups
     two, other = (Filter(jobs=frozenset(names)) for names in ("ab", "cd"))
     await harness.subscribe(1, two)
     assert [of.has_room(f) for f in (two, other, Filter())] == [True, False, True]
-    harness.world.streams.unsubscribe(harness.client, 1)
+    harness.streams.unsubscribe(harness.client, 1)
     assert of.has_room(other)
 
 
-async def test_a_large_batch_makes_no_client_a_slow_one():
-    harness = StreamsHarness()
-    await harness.subscribe(1, level="DEBUG")
-    harness.job()
-    harness.flush()
-    harness.client.frozen = True
-    harness.publish(*(harness.row(n, message="x" * 60_000) for n in range(120)))
-    harness.world.sweep()
-    assert harness.client.waiting() < LIMITS.lagging_over + 61_000
-    assert harness.world.streams.fanout._backlogs[harness.client].lines.size <= LIMITS.line_buffer
-    harness.client.thaw()
-    await settle(harness.world, [harness.client])
-    assert len(harness.client.fold.lines) + harness.client.fold.dropped == 120
-
-
-async def test_clients_with_equal_messages_share_one_frame(monkeypatch):
-    world = RandomIndex(0)
-    clients = [StreamClient() for _ in range(3)]
+async def test_clients_with_equal_subscriptions_share_the_frames_of_changes_and_events(monkeypatch):
+    world, clients = DaemonStreams(), [StreamClient() for _ in range(3)]
     frames: list[int] = []
     for client in clients:
-        world.connect(client)
-        await world.subscribe(client, 1, Filter(), None)
+        await world.subscribe(client=client)
         monkeypatch.setattr(client, "write", lambda framed: frames.append(id(framed)))
-    world.change()
-    world.change()
-    world.streams.fanout.flush()
-    assert len(frames) in (3, 6)
-    assert len(set(frames[-3:])) == 1
+    for shared in (world.job, lambda: world.publish(events=[(Kind.JOB_LATE, "j")])):
+        frames.clear()
+        shared()
+        world.streams.fanout.flush()
+        assert (len(frames), len(set(frames))) == (3, 1)
 
 
-async def test_messages_that_come_while_writing_is_slow_are_written_together(monkeypatch):
-    harness = StreamsHarness()
+@pytest.mark.parametrize(("takes", "revisions"), [(0.0, [[1], [2], [3], [4]]), (0.005, [[1], [2, 3, 4]])])
+async def test_messages_that_come_while_writing_is_slow_are_written_together(monkeypatch, takes, revisions):
+    harness = DaemonStreams()
     await harness.subscribe()
-    clock = [0.0]
-    written: list[bytes] = []
+    clock, written = [0.0], list[list[int]]()
 
-    def slowly(framed: bytes) -> None:
-        written.append(framed)
-        clock[0] += 0.005
+    def write(framed: bytes) -> None:
+        found = json.loads(framed)
+        written.append([m["rev"] for m in (found if isinstance(found, list) else [found])])
+        clock[0] += takes
 
-    monkeypatch.setattr(harness.world.streams.fanout._outboxes, "_clock", lambda: clock[0])
-    monkeypatch.setattr(harness.client, "write", slowly)
-    harness.job()
-    for n in range(5):
+    monkeypatch.setattr(harness.streams.fanout._outboxes, "_clock", lambda: clock[0])
+    monkeypatch.setattr(harness.client, "write", write)
+    for n in range(4):
         harness.job(error_message=str(n))
-    assert len(written) == 1
-    await eventually(lambda: len(written) > 1)
-    assert [m["rev"] for m in json.loads(written[1])] == [2, 3, 4, 5, 6]
-
-
-async def test_messages_that_come_while_writing_is_fast_are_written_at_once(monkeypatch):
-    harness = StreamsHarness()
-    await harness.subscribe()
-    written: list[bytes] = []
-    monkeypatch.setattr(harness.world.streams.fanout._outboxes, "_clock", lambda: 0.0)
-    monkeypatch.setattr(harness.client, "write", written.append)
-    for n in range(3):
-        harness.job(error_message=str(n))
-        assert len(written) == n + 1
-
-
-async def test_a_position_before_the_resume_ring_or_after_the_stream_is_a_gap():
-    harness = StreamsHarness(ResumeRing(3))
-    for n in range(10):
-        harness.job(error_message=str(n))
-    hub = harness.world.hub
-    assert [hub.reaches(seq) for seq in (6, 7, 10, 11)] == [False, True, True, False]
-    assert list(hub.changed()) == [("j", 10)]
-    await harness.world.subscribe(harness.client, 1, Filter(), None, Resume(hub.epoch, 6))
-    assert [(m["type"], m.get("reason")) for m in harness.flush()[1:2]] == [("resync", "gap")]
-
-
-async def test_no_client_gets_a_position_before_its_snapshot_is_complete(monkeypatch):
-    harness = StreamsHarness(limits=Limits(snapshot_part=10))
-    for n in range(5):
-        harness.job(f"j{n}")
-    calls: list[str] = []
-    monkeypatch.setattr(harness.client, "synced", lambda: calls.append("synced"))
-    await harness.subscribe()
-    harness.job("j0", error_message="meanwhile")
-    harness.job("new")
-    harness.flush()
-    assert calls == []
-    await settle(harness.world, [harness.client])
-    assert calls == ["synced"]
+    assert written == (revisions if not takes else revisions[:1]), "at once, or after a rest"
+    await eventually(lambda: written == revisions)
 
 
 async def test_a_step_of_a_sweep_sends_no_more_than_one_client_may_get_at_once():
-    harness = StreamsHarness()
+    harness = DaemonStreams()
     clients = [harness.client, *(StreamClient() for _ in range(9))]
     for client in clients:
-        if client is not harness.client:
-            harness.world.connect(client)
-        await harness.world.subscribe(client, 1, Filter(), None)
+        await harness.subscribe(client=client)
         client.frozen = True
     for n in range(200):
         harness.job(job_id=f"j{n}", error_message="x" * 7000)
-    assert harness.world.streams.fanout.lagging == 10
+    assert harness.streams.fanout.lagging == 10
     for client in clients:
         client.thaw()
         client.messages.clear()
     got: list[list[int]] = []
-    for _ in harness.world.streams.fanout.sweep():
+    for _ in harness.streams.fanout.sweep():
         got.append([len(json.dumps(client.messages)) if client.messages else 0 for client in clients])
         for client in clients:
             client.messages.clear()
         if len(got) == 3:
-            harness.world.streams.remove(clients[-1])  # while the sweep waits
+            harness.streams.remove(clients[-1])  # while the sweep waits
     assert [[n > 0 for n in step].index(True) for step in got[:9]] == list(range(9))
     assert [sum(map(bool, step)) for step in got] == [*[1] * 9, 0]
     most = LIMITS.backlog_parts_at_once * LIMITS.backlog_part
@@ -328,18 +253,18 @@ async def test_a_step_of_a_sweep_sends_no_more_than_one_client_may_get_at_once()
 
 
 async def test_a_client_that_was_removed_is_not_given_up_again():
-    harness = StreamsHarness()
+    harness = DaemonStreams()
     await harness.subscribe()
     harness.client.frozen = True
     harness.job(error_message="x" * (LIMITS.large_buffer + 1))
-    harness.world.streams.remove(harness.client)
+    harness.streams.remove(harness.client)
     harness.client.write(b"x" * (LIMITS.large_buffer + 1))
-    harness.world.streams.fanout.check(harness.client)
-    assert harness.world.streams.fanout.lagging == 0
+    harness.streams.fanout.check(harness.client)
+    assert harness.streams.fanout.lagging == 0
 
 
 async def test_ids_that_the_database_did_not_answer_in_time_are_queried_again(monkeypatch):
-    harness = StreamsHarness(limits=Limits(find_within=0.05))
+    harness = DaemonStreams(limits=Limits(find_within=0.05))
     old = PublishedJob(JobView("old", Status.FAILED, external_ids=("e-old",)), 0, NOW)
     away = [True]
 
@@ -349,27 +274,15 @@ async def test_ids_that_the_database_did_not_answer_in_time_are_queried_again(mo
         await asyncio.sleep(0.04)
         return (old, Resolved("old", "external_id", ())) if name == "e-old" else None
 
-    monkeypatch.setattr(harness.world.hub, "find", find)
+    monkeypatch.setattr(harness.hub, "find", find)
     names = frozenset({"a", "b", "e-old"})
     await harness.subscribe(1, Filter(jobs=names))
     assert [m["unknown"] for m in harness.flush() if m["type"] == "synced"] == [["a", "b", "e-old"]]
     await eventually(lambda: [m["job_id"] for m in harness.client.messages if m["type"] == "put"] == ["old"])
 
 
-async def test_a_client_of_another_epoch_gets_a_resync():
-    harness = StreamsHarness()
-    harness.job()
-    await harness.world.subscribe(harness.client, 1, Filter(), None, Resume("other", 1))
-    assert [(m["type"], m.get("reason")) for m in harness.flush()[1:]] == [
-        ("resync", "epoch"),
-        ("snapshot", None),
-        ("synced", None),
-        ("status", None),
-    ]
-
-
 async def test_clients_that_subscribe_at_once_are_served_one_in_each_round_of_the_loop(monkeypatch):
-    world = RandomIndex(0)
+    world = DaemonStreams()
     for _ in range(50):
         world.change()
     clients = [StreamClient() for _ in range(30)]
@@ -385,7 +298,78 @@ async def test_clients_that_subscribe_at_once_are_served_one_in_each_round_of_th
         world.connect(client)
         monkeypatch.setattr(client, "write", lambda framed: served.update([rounds] if b"synced" in framed else []))
     counting = asyncio.create_task(count())
-    await asyncio.gather(*(world.subscribe(client, 1, world.filter(), None) for client in clients))
+    await asyncio.gather(*(world.subscribe(1, world.filter(), client=client) for client in clients))
     counting.cancel()
     assert served.total() == 30
     assert max(served.values()) == 1
+
+
+async def test_an_event_is_sent_once_to_the_subscriptions_that_have_its_job():
+    harness = DaemonStreams()
+    await harness.subscribe(1)
+    await harness.subscribe(2, FAILED)
+    await harness.subscribe(3, Filter(jobs=frozenset({"e", "j"})))
+    await harness.subscribe(4, Filter(jobs=frozenset({"k"})))
+    harness.job(external_job_id="e")
+    harness.job("k")
+    harness.flush()
+    harness.publish(events=[(Kind.JOB_LATE, "j")])
+    harness.publish(events=[(Kind.JOB_OVERDUE, "k")])
+    harness.publish(events=[(Kind.JOB_LATE, "nobody")])
+    late, overdue = harness.flush()
+    seq = harness.hub.seq
+    assert (late["type"], late["kind"], late["job_id"], late["sub"], late["seq"]) == (
+        "event", "job.late", "j", [1, 3], seq,
+    )  # fmt: skip
+    assert [late[name] for name in ("event_id", "step_id", "step_name", "error")] == [None] * 4
+    assert (overdue["kind"], overdue["sub"]) == ("job.overdue", [1, 4])
+
+
+async def test_no_other_kind_of_event_is_sent():
+    harness = DaemonStreams()
+    await harness.subscribe()
+    harness.job()
+    harness.flush()
+    harness.publish(events=[(kind, "j") for kind in sorted(set(Kind) - {Kind.JOB_LATE, Kind.JOB_OVERDUE})])
+    assert harness.flush() == []
+
+
+async def test_an_event_follows_the_changes_of_its_batch():
+    harness = DaemonStreams()
+    await harness.subscribe(1, RUNNING)
+    harness.publish(harness.read(), events=[(Kind.JOB_LATE, "j")])
+    put, late = harness.flush()[-2:]
+    assert (put["type"], late["type"], late["seq"]) == ("put", "event", put["seq"])
+    assert harness.client.fold.position == (harness.hub.epoch, late["seq"])
+    harness.publish(harness.read(status="completed"), events=[(Kind.JOB_LATE, "j")])
+    assert [m["type"] for m in harness.flush()] == ["put", "delete"]
+
+
+async def test_a_client_that_lags_gets_the_document_without_the_event():
+    harness = DaemonStreams()
+    await harness.subscribe()
+    harness.job()
+    harness.client.frozen = True
+    harness.job(error_message="x" * (LIMITS.lagging_over + 1))
+    harness.flush()
+    for n in range(100):
+        harness.publish(harness.read(error_message=str(n)), events=[(Kind.JOB_LATE, "j")])
+    assert harness.streams.fanout.lags(harness.client)
+    harness.client.thaw()
+    await settle(harness)
+    assert harness.client.fold.events == []
+    assert harness.client.fold.jobs[1]["j"]["error"] == "99"
+    harness.publish(events=[(Kind.JOB_OVERDUE, "j")])
+    assert [m["kind"] for m in harness.flush() if m["type"] == "event"] == ["job.overdue"]
+
+
+async def test_an_event_is_not_sent_to_a_snapshot_that_has_still_to_send_its_job():
+    harness = DaemonStreams(limits=Limits(max_snapshot_part=1))
+    harness.job("older")
+    harness.job("newer", started_at=NOW + 1)
+    await harness.subscribe()
+    for job_id in ("older", "newer"):
+        harness.publish(events=[(Kind.JOB_LATE, job_id)])
+    await settle(harness)
+    assert [m["job_id"] for m in harness.client.fold.events] == ["newer"]
+    assert set(harness.client.fold.jobs[1]) == {"older", "newer"}
