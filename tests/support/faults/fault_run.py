@@ -227,7 +227,7 @@ async def burn(database: Database, count: int) -> None:
 
 
 def table(verdicts: list[Verdict]) -> str:
-    """The table that docs/guarantees.md shows, there without the columns in which all is 0."""
+    """The table of all faults; docs/guarantees.md has the highest figures of those of each peer."""
     lines = [
         "| fault | recovery, s | rows | lost | twice | MQTT again | fresh row, ms |",
         "|---|--:|--:|--:|--:|--:|--:|",
