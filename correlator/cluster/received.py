@@ -4,11 +4,11 @@ Problem. A client may write any bytes to the subjects that its certificate allow
 version, or of another kind. What a parser raises must end no task: it would end a collector or a gateway again after
 each start, and a gateway would lose the documents of other appliances.
 
-Model. `decode`, `value` and `document` check the size, the nesting and the form of a value, and raise `Unreadable`
+Model. `decode` and `document` check the size, the nesting and the form of a value, and raise `Unreadable`
 whatever is wrong with it. `Parser` calls them for what a process gets, counts what is unreadable, and describes it
 for readiness. The caller passes such a message over, or replaces it if it is its own.
 
-Invariants. Nothing here raises anything but `Unreadable`. What is returned can be encoded as JSON.
+Invariants. Nothing here raises anything but `Unreadable`. `job_document.encode` makes JSON of what is returned.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MAX_KEY = 64_000
 """Bytes of the owner key and of the alive key."""
 
 MAX_DEPTH = 200
-"""Levels of nesting of a value without a form of its own, such as metadata. Collectors write no deeper ones."""
+"""Levels of nesting of metadata. Collectors write no deeper ones."""
 
 REPORTED_FOR = 660.0
 """Seconds for which readiness has a problem after an unreadable message: a collector compares its documents with the
@@ -110,13 +110,6 @@ def decode(payload: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
 def decode_msgpack(payload: bytes, form: type[T], most: int = MAX_BYTES) -> T:
     """Decode MessagePack, as the rows of a checkpoint are, of at most `most` bytes. Raises: `Unreadable`."""
     return _parsed(payload, most, lambda: msgspec.msgpack.decode(payload, type=form))
-
-
-def value(payload: bytes | Raw) -> Any:
-    """Decode JSON of any form, such as the attrs of a log line. Raises: `Unreadable`."""
-    found = _parsed(payload, MAX_BYTES, lambda: orjson.loads(memoryview(payload)))
-    _check_depth(bytes(payload))
-    return found
 
 
 def time_of(text: str) -> Micros:

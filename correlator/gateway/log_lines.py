@@ -13,13 +13,13 @@ from __future__ import annotations
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import msgspec
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from correlator.bounded import BoundedDict
 from correlator.cluster import received
+from correlator.jobs import job_document
 from correlator.model.facts import AttributedRow, Entry
 from correlator.model.rows import Int64, Level, Micros
 
@@ -42,7 +42,7 @@ class _Line(Struct):
     message: str
     at: str
     step_id: Int64 | None = None
-    attrs: Raw = Raw(b"null")
+    attrs: Any = None
 
 
 class _Lines(Struct):
@@ -137,7 +137,7 @@ class ReceivedLines:
 
     def _wait(self, instance: str, job_id: str, row: AttributedRow) -> int:
         """Have a line wait. Returns the number of lines that were dropped to make room."""
-        size = OVERHEAD + len(row.entry.message) + len(msgspec.json.encode(row.entry.attrs))
+        size = OVERHEAD + len(row.entry.message) + len(job_document.encode(row.entry.attrs))
         self._waiting.setdefault((instance, job_id), deque()).append((time.monotonic(), row, size))
         self._size += size
         dropped = 0
@@ -149,6 +149,6 @@ class ReceivedLines:
 
 
 def _row(line: _Line) -> AttributedRow:
-    at, attrs = received.time_of(line.at), received.value(line.attrs)
+    at, attrs = received.time_of(line.at), line.attrs
     entry = Entry(line.event_id, at, line.level, line.message, 0, line.job_id, line.step_id, by="column", attrs=attrs)
     return AttributedRow(entry, line.job_id, "column")
