@@ -18,6 +18,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "configuration.md"
 FILE = REPOSITORY / "deploy" / "correlator.toml"
 TYPES = REPOSITORY / "correlator" / "web" / "client.d.ts"
+RELOADED = " A reload applies them."
 BEGIN, END = "<!-- begin: written by make docs -->\n", "<!-- end -->\n"
 
 KINDS = {
@@ -52,16 +53,27 @@ def written(page: str, made: str, begin_mark: str = BEGIN, end_mark: str = END) 
 
 
 def _chapters() -> Iterator[str]:
+    described: dict[type[Section], str] = {}
     for section in schema.keys(schema.Config).values():
         assert section.section is not None
         yield from _chapter(section.name, section.description, section.section, repeated=section.repeated)
         for table in schema.keys(section.section).values():
             if table.section is not None:
-                yield from _chapter(f"{section.name}.{table.name}", table.description, table.section)
+                name = f"{section.name}.{table.name}"
+                like = described.setdefault(table.section, name)
+                yield from _chapter(name, table.description, table.section, like=like)
 
 
-def _chapter(name: str, description: str, section: type[Section], *, repeated: bool = False) -> Iterator[str]:
+def _chapter(
+    name: str, description: str, section: type[Section], *, repeated: bool = False, like: str = ""
+) -> Iterator[str]:
+    """A table of the keys, or their variables alone if they are those of the chapter `like`."""
     yield from (f"### `[[{name}]]`" if repeated else f"### `[{name}]`", "", _cell(description), "")
+    if like not in ("", name):
+        keys = [f"{name}.{key.name}" for key in schema.keys(section).values()]
+        variables = ", ".join(f"`{loading.variable(key)}`" for key in keys)
+        yield from (f"The keys are those of `[{like}]`: {variables}.{RELOADED * reload.LIVE.issuperset(keys)}", "")
+        return
     yield from ("| key | default | valid | meaning | reload |", "|---" * 5 + "|")
     for key in schema.keys(section).values():
         if key.section is None:
