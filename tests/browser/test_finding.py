@@ -41,6 +41,7 @@ async def test_a_search_goes_on_in_the_database_and_says_how_far_it_has_come(fak
     await expect(rows(page)).to_have_count(2)
     assert await names(page) == ["vm-old-3", "vm-old-9"]
     await expect(page.locator(".beyond")).to_contain_text("All jobs are searched. 2 jobs from the database.")
+    await expect(page.locator(".row-subject .soft").first).to_contain_text("error: no such volume")
     await page.set_viewport_size({"width": 360, "height": 740})  # too narrow for a column of starts
     await expect(page.locator(".row-day").first).to_be_visible()
     await page.get_by_role("button", name="Failed").click()

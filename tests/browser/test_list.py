@@ -147,24 +147,27 @@ async def test_filters_are_stored_in_the_address_and_restored_from_it(fake, page
     await expect(other.get_by_role("button", name="Failed")).to_have_attribute("aria-pressed", "true")
 
 
-async def test_search_finds_any_id_vm_operation_and_text(fake, page):
+async def test_search_finds_any_id_vm_operation_and_text_and_a_row_says_where(fake, page):
+    error = "Disk is full, and whatever was asked, the answer was 503"
     known(
         fake,
         document("uuid-1", external_ids=["ext/É 1"], context_id="ctx-1", metadata={"vm_name": "SVR 2019/Prod"}),
-        document("uuid-2", "failed", operation="bulk-group-move", error="Disk is full", metadata={"vm_name": "other"}),
+        document("uuid-2", "failed", operation="bulk-group-move", error=error, metadata={"vm_name": "other"}),
     )
     await page.goto(fake.url)
-    for words, found in {
-        "uuid-1": "SVR",
-        "ext/é": "SVR",
-        "ctx-1": "SVR",
-        "svr prod": "SVR",
-        "group-move": "other",
-        "disk full": "other",
-    }.items():
+    for words, found, why in (
+        ("uuid-1", "SVR", "ID: uuid-1"),
+        ("ext/é", "SVR", "ID: ext/É 1"),
+        ("svr CTX-1", "SVR", "context: ctx-1"),
+        ("svr prod", "SVR", "unified-live-failover"),
+        ("group-move", "other", "bulk-group-move"),
+        ("disk full", "other", "bulk-group-move"),
+        ("503", "other", "error: … answer was 503"),
+    ):
         await page.get_by_role("searchbox").fill(words)
         await expect(rows(page)).to_have_count(1)
         await expect(rows(page)).to_contain_text(found)
+        await expect(rows(page).locator(".row-subject .soft")).to_have_text(why)
 
 
 async def test_a_search_without_a_match_offers_to_follow_it_as_an_id(fake, page):

@@ -13,6 +13,21 @@ export function dotted(texts) {
   return texts.flatMap((each, place) => [...(place === 0 ? [] : [" · "]), html`<bdi>${each}</bdi>`]);
 }
 
+/** The text with each occurrence of `wanted` marked, in any case. */
+export function marked(whole, wanted) {
+  if (wanted === "") {
+    return whole;
+  }
+  const [lower, sought] = [whole.toLowerCase(), wanted.toLowerCase()];
+  const parts = [];
+  let from = 0;
+  for (let at = lower.indexOf(sought); at !== -1; at = lower.indexOf(sought, from)) {
+    parts.push(whole.slice(from, at), html`<mark>${whole.slice(at, at + sought.length)}</mark>`);
+    from = at + sought.length;
+  }
+  return [...parts, whole.slice(from)];
+}
+
 /** Draws what `change` changes before it returns. Otherwise that is done soon, which for a printer is too late. */
 export function atOnce(change) {
   options.debounceRendering = (draw) => draw();

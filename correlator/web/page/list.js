@@ -5,8 +5,8 @@
  */
 
 import { Appliances } from "./fleet.js";
-import { Component, atOnce, bar, createRef, html, icon } from "./html.js";
-import { Listing, OLDER, isUrgent } from "./listing.js";
+import { Component, atOnce, bar, createRef, html, icon, marked } from "./html.js";
+import { Listing, OLDER, foundBy, isUrgent } from "./listing.js";
 import { Progress, comparison, liveliness, outlook } from "./outlook.js";
 import { Seen } from "./preferences.js";
 import { HERE, jobAddress, listAddress, replaceAddress } from "./route.js";
@@ -281,7 +281,7 @@ export class ListPage extends Component {
     const before = place === 0 ? undefined : this.#jobs.get(this.#shown[place - 1]);
     const begins = filter.sort.endsWith("appliance") && before?.instance !== job.instance;
     return html`<${Row} key=${id} job=${job} place=${place} of=${of} top=${top}
-      equal=${listing.equal.get(job.job_id) ?? 0} now=${fleet.asOf(job.instance, now)}
+      q=${filter.q} equal=${listing.equal.get(job.job_id) ?? 0} now=${fleet.asOf(job.instance, now)}
       fleet=${this.#isFleet} isSilent=${fleet.isSilent(job.instance)}
       begins=${begins} onFocus=${this.#focused} />`;
   }
@@ -360,8 +360,8 @@ class Filters extends Component {
     const forecasted = forecasts.size > 0 || filter.forecast.length > 0;
     return html`<form class="filters ${forecasted ? "has-forecast" : ""}" role="search" onSubmit=${this.#submit}>
       <label class="search">
-        <span class="unseen">Search by ID, VM, operation or text</span>
-        <input type="search" id="search" placeholder="ID, VM, operation, text" value=${filter.q} autocomplete="off"
+        <span class="unseen">Search by ID, VM, operation, step, error or another text of a job</span>
+        <input type="search" id="search" placeholder="ID, VM, operation, step, error" value=${filter.q} autocomplete="off"
           spellcheck="false" aria-keyshortcuts="/"
           onInput=${(event) => this.#change({ q: event.currentTarget.value })} />
         <kbd aria-hidden="true">/</kbd>
@@ -483,6 +483,7 @@ class Row extends Component {
       next.place !== now.place ||
       next.of !== now.of ||
       next.equal !== now.equal ||
+      next.q !== now.q ||
       next.begins !== now.begins ||
       next.isSilent !== now.isSilent ||
       next.fleet !== now.fleet ||
@@ -495,7 +496,7 @@ class Row extends Component {
    * `fleet`: the jobs are of several appliances. `isSilent`: nothing comes from the job's. `begins`: the row is the
    * first one of an appliance in a list that is grouped by them.
    */
-  render({ job, place, of, top, now, equal = 0, fleet = false, isSilent = false, begins = false, onFocus }) {
+  render({ job, place, of, top, now, q, equal = 0, fleet = false, isSilent = false, begins = false, onFocus }) {
     const shown = shownStatus(job.status);
     const started = moment(job.started_at);
     const progress = this.#progress.at(job, now);
@@ -508,7 +509,7 @@ class Row extends Component {
         <span class="row-status ${left}">${icon(shown.shape, shown.tone)} <span>${shown.word}</span></span>
         <span class="row-subject"><b>${subject(job)}</b> <span class="soft">${
           fleet && html`<span class="row-where">${text(job.instance)} · </span>`
-        }<bdi>${operations(job)[0] ?? ""}</bdi>${
+        }<${What} job=${job} q=${q} />${
           started !== null && dayOf(started) !== dayOf(now) && html`<span class="row-day"> · ${shortTime(started, now)}</span>`
         }</span></span>
         ${fleet && html`<span class="row-appliance">${isSilent && icon("cross", "bad")} ${text(job.instance)}</span>`}
@@ -529,6 +530,15 @@ function Older({ jobs, isOpen, place, of, top, now, onFocus, onClick }) {
       <span><b>${counted(jobs.length, "older failure")}</b> <span class="soft">the newest at ${shortTime(newest, now)}</span></span>
       <span class="row-unfold">${isOpen ? "Hide" : "Show"}</span></button>
   </li>`;
+}
+
+/** The operation of a job; of one that was found by what its row does not show, that. */
+function What({ job, q }) {
+  const why = foundBy(job, q);
+  if (why === null) {
+    return html`<bdi>${operations(job)[0] ?? ""}</bdi>`;
+  }
+  return why.where === "" ? "found in the database" : html`${why.where}: <bdi>${marked(why.excerpt, why.word)}</bdi>`;
 }
 
 function rowClass(begins, isSilent) {

@@ -11,7 +11,7 @@
  */
 
 import { moment, periodOf } from "./times.js";
-import { raw, subject, text } from "./words.js";
+import { operations, raw, subject, text } from "./words.js";
 
 const NONE = Object.freeze({ seen: new Set(), found: new Map() });
 
@@ -394,25 +394,51 @@ const haystacks = new WeakMap();
 function haystack(job) {
   let words = haystacks.get(job);
   if (words === undefined) {
-    const parts = [
-      job.job_id,
-      job.instance,
-      ...(job.external_ids ?? []),
-      job.context_id,
-      job.parent_job_id,
-      subject(job),
-      job.operation,
-      job.title,
-      job.job_type,
-      job.category,
-      job.owner,
-      job.current_step,
-      job.current_step_title,
-      job.error,
-      job.last_message?.text,
-    ];
-    words = [...parts, ...Object.values(job.metadata ?? {})].map(raw).join("\n").toLowerCase();
+    words = textsOf(job).map(([, value]) => raw(value)).join("\n").toLowerCase();
     haystacks.set(job, words);
   }
   return words;
+}
+
+/** What a text is sought in, as `[name, value]`. */
+function textsOf(job) {
+  return [
+    ["ID", job.job_id],
+    ["appliance", job.instance],
+    ...(job.external_ids ?? []).map((id) => ["ID", id]),
+    ["context", job.context_id],
+    ["parent", job.parent_job_id],
+    ["name", subject(job)],
+    ["operation", job.operation],
+    ["operation", job.title],
+    ["type", job.job_type],
+    ["category", job.category],
+    ["owner", job.owner],
+    ["step", job.current_step],
+    ["step", job.current_step_title],
+    ["error", job.error],
+    ["last line", job.last_message?.text],
+    ...Object.entries(job.metadata ?? {}),
+  ];
+}
+
+const BEFORE = 12;
+const EXCERPT = 200;
+const READ = 40;
+/** Characters: of an excerpt before the word and in all; of an error that its row surely shows. */
+
+/**
+ * Why a job is found by the text `q`, if its row does not show it: where the first `word` is that is not in the row, and
+ * an excerpt of that; null if the row has all words. The daemon searches more than a document has: then both are "".
+ */
+export function foundBy(job, q) {
+  const error = job.status === "failed" ? text(job.error).slice(0, READ) : "";
+  const shown = [subject(job), ...operations(job).slice(0, 1), error].join("\n").toLowerCase();
+  const word = q.toLowerCase().split(/\s+/).find((each) => !shown.includes(each));
+  if (word === undefined) {
+    return null;
+  }
+  const [where, value] = textsOf(job).find(([, each]) => text(each).toLowerCase().includes(word)) ?? ["", ""];
+  const from = Math.max(0, text(value).toLowerCase().indexOf(word) - BEFORE);
+  return { word, where: text(where), excerpt: `${from > 0 ? "…" : ""}${text(value).slice(from, from + EXCERPT)}` };
 }

@@ -1,6 +1,6 @@
 /** The log of a job: its lines, and what selects them: level, step, a text, and the address of one line. */
 
-import { Component, CopyButton, createRef, html, icon } from "./html.js";
+import { Component, CopyButton, createRef, html, icon, marked } from "./html.js";
 import { Layout } from "./layout.js";
 import { LogFeed } from "./log_feed.js";
 import { keep, kept } from "./preferences.js";
@@ -517,21 +517,6 @@ class LogLine extends Component {
         ${marked(text(line.message), wanted)} ${" "}<span class="line-attrs">${marked(attributes(line.attrs), wanted)}</span></span>
     </li>`;
   }
-}
-
-/** The text with each occurrence of `wanted` marked, in any case. */
-function marked(whole, wanted) {
-  if (wanted === "") {
-    return whole;
-  }
-  const [lower, sought] = [whole.toLowerCase(), wanted.toLowerCase()];
-  const parts = [];
-  let from = 0;
-  for (let at = lower.indexOf(sought); at !== -1; at = lower.indexOf(sought, from)) {
-    parts.push(whole.slice(from, at), html`<mark>${whole.slice(at, at + sought.length)}</mark>`);
-    from = at + sought.length;
-  }
-  return [...parts, whole.slice(from)];
 }
 
 /** The attributes of a line as text. */

@@ -216,7 +216,7 @@ export function Nothing({ synced, isRefused, known, filter, search }) {
   }
   const where = { searching: " so far", done: "", none: " in memory" }[search.state] ?? " so far";
   return html`<div class="nothing">
-    <p>${q === "" ? `None of ${counted(known, "job")} matches.` : `No job${where} has this text.`}</p>
+    <p>${q === "" ? `None of ${counted(known, "job")} matches.` : `No job${where} has this text. Lines of logs are not searched.`}</p>
     ${
       q !== "" &&
       html`<p><a href=${jobAddress(q)}>Follow “<span>${named(q)}</span>” as an ID</a>. Its job need not exist yet. Enter does the same.</p>`
