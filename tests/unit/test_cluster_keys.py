@@ -34,5 +34,7 @@ def test_the_job_of_a_subject_is_the_one_that_it_was_made_for():
     assert keys.job_of(keys.job("dc1", "a/1")) == ("dc1", "a/1")
     assert keys.job_of(keys.owner("dc1")) is None
     assert keys.job_of(keys.EPOCH) is None
-    assert keys.job_of("$KV.cor.dc1.job.=zz") is None
+    for other in ("dc1.job.=zz", "dc1.job.a.b", "dc1.jobs.a", "d=1.job.a"):
+        assert keys.job_of(f"$KV.cor.{other}") is None
+    assert keys.job_of("$KV.cor_alive.dc1.job.a") is None
     assert keys.job("dc1", "owner") != keys.owner("dc1")

@@ -127,18 +127,20 @@ def test_a_damaged_operation_is_refused_or_still_forecasts(noise, where, cut):
     known.learn(ended(("copy", 5.0), vm="vm1"))
 
 
-@pytest.mark.parametrize("change", ["slots", "negative", "no start", "no durations", "vm runs", "vms", "variants"])
+@pytest.mark.parametrize("change", ["slots", "waits", "negative", "start", "durations", "vm runs", "vms", "variants"])
 def test_an_operation_whose_parts_disagree_is_refused(change):
     forecaster = learned([ended(("copy", 10.0 + n), vm=f"vm{n % 3}") for n in range(12)])
     ((_, operation),) = forecaster
     state = msgspec.msgpack.decode(encode_operation(operation))
     if change == "slots":
         state["start"]["slots"] = bytes(12)
+    elif change == "waits":
+        state["start"]["wait"] = state["start"]["wait"][4:]
     elif change == "negative":
         state["start"]["remaining"] = b"\0\0\x80\xbf" * 12
-    elif change == "no start":
+    elif change == "start":
         state["start"] = {}
-    elif change == "no durations":
+    elif change == "durations":
         state["durations"] = {}
     elif change == "vm runs":
         state["start"]["vm_runs"] = bytes([64, 4, 4])

@@ -322,7 +322,8 @@ def test_what_the_steps_said_is_held_until_the_next_step_when_another_basis_says
         assert 10 < document(index)["progress"]["percent"] < 30
 
 
-def test_a_percent_that_is_held_is_held_after_a_restart():
+@pytest.mark.parametrize("begun", [step(3, "check", 15), step(1, "snapshot", 15)])
+def test_a_percent_is_held_after_a_restart_until_a_step_begins_or_begins_again(begun):
     index = knowing(*usual(2))
     steps = step(1, "snapshot", 0, 10), step(2, "copy", 10)
     read(index, 11, *steps)
@@ -330,7 +331,7 @@ def test_a_percent_that_is_held_is_held_after_a_restart():
     index = restarted(index, BASE + 13 * SECOND)
     read(index, 14, *steps, percent_complete=6)
     assert document(index)["progress"]["percent"] == 50.0
-    read(index, 15, *steps, step(3, "check", 15), percent_complete=7)
+    read(index, 15, *{found.id: found for found in (*steps, begun)}.values(), percent_complete=7)
     assert document(index)["progress"]["percent"] == 7.0
 
 

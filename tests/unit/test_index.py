@@ -400,10 +400,18 @@ def test_a_legacy_row_is_published_only_when_the_tables_show_that_no_job_owns_it
     before = index.published.complete_since(NOW)
     assert index.apply_legacy([row], [], NOW).changes == []
     assert index.known.is_undecided(row)
+    assert index.known.unsettled_legacy() == [row]
     assert before < row.created_at < index.published.complete_since(NOW), "a list without the tables would miss it"
     assert changes(index.decide_legacy([], ["ext"], NOW)) == [("ext", "running", None)]
     assert not index.known.is_undecided(row)
     assert index.published.complete_since(NOW) == before
+
+
+def test_a_job_in_memory_is_silent_since_its_last_sign_of_life():
+    index = live()
+    index.apply([read(started_at=NOW)], NOW)
+    assert (index.known.is_in_memory("j"), index.known.is_in_memory("other")) == (True, False)
+    assert (index.known.silent_for("j", NOW + 5 * SECOND), index.known.silent_for("other", NOW)) == (5.0, 0.0)
 
 
 def test_a_legacy_row_with_an_owner_in_the_tables_is_never_published_nor_queried_again():

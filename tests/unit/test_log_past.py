@@ -46,6 +46,13 @@ def document(index, job_id="j"):
     return document_of(index.published.get(job_id))
 
 
+def test_of_rows_that_belong_to_no_known_job_those_of_the_past_are_not_streamed():
+    index = first_start()
+    index.apply_past([entry(0, 1, job_id=None, step_id=7)], NOW)
+    index.apply([entry(1, 2, job_id=None, step_id=7)], NOW)
+    assert [row.entry.event_id for row in index.expire(NOW + HOUR).attributed] == [2]
+
+
 def test_counts_are_incomplete_until_the_past_is_shown_by_one_change_a_job():
     index = first_start()
     assert document(index)["counts_complete"] is False

@@ -26,6 +26,13 @@ def job(job_id: str, rev: int, *names: str, started_at: int = 0) -> PublishedJob
     return PublishedJob(JobView(job_id, Status.COMPLETED, external_ids=names, started_at=started_at), rev, 0)
 
 
+def test_jobs_are_all_there_from_the_time_that_the_appliance_says_and_until_then_none():
+    jobs = RemoteJobs(Marks())
+    assert jobs.complete_since(5) == 5
+    jobs.complete_from = 3
+    assert jobs.complete_since(5) == 3
+
+
 @dataclass
 class Stream:
     """A stream with one message per job: (sequence, time, names or None for a removal). And all states it ever had."""
