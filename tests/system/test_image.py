@@ -76,7 +76,7 @@ def test_every_file_that_compose_names_is_there():
         if "file" in config:
             assert (DEPLOY / config["file"]).resolve().is_file()
     for name in services["services"]["correlator"]["secrets"]:
-        assert (DEPLOY / services["secrets"][name]["file"]).resolve().is_relative_to(REPOSITORY / "build")
+        assert (DEPLOY / services["secrets"][name]["file"]).resolve().is_relative_to((REPOSITORY / "build").resolve())
 
 
 def test_the_composed_fleet_adds_a_server_and_a_gateway_that_writes_nowhere(tmp_path: Path):
