@@ -11,10 +11,11 @@ from tests.support.appliance import Appliance
 from tests.support.collectors import is_active, pair
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
-from tests.support.gateways import Follower, gateway_process
+from tests.support.gateways import gateway_process
 from tests.support.mariadb import Database
 from tests.support.nats import Nats
-from tests.support.subscriptions import plain
+from tests.support.stream_clients import CheckedWebsocket
+from tests.support.subscriptions import Wanted, plain
 from tests.support.terminal import commands_against
 
 
@@ -43,7 +44,7 @@ async def streamed(process: Daemon) -> dict[str, Any]:
     return comparable(jobs)
 
 
-async def equal(collector: Daemon, gateways: list[Daemon], clients: list[Follower]) -> bool:
+async def equal(collector: Daemon, gateways: list[Daemon], clients: list[CheckedWebsocket]) -> bool:
     """True once gateways and clients have the documents of the collector; an assertion fails until then."""
     due = await listed(collector)
     for gateway in gateways:
@@ -64,7 +65,7 @@ async def test_gateways_show_what_the_collector_shows_over_a_takeover_and_their_
         gateway_process(tmp_path / "g2", nats.url) as second,
     ):
         gateways: list[Daemon] = [first, second]
-        client, other = Follower(logs="DEBUG"), Follower()
+        client, other = CheckedWebsocket(wanted=Wanted(logs="DEBUG")), CheckedWebsocket()
         async with other.connected(second.url):
             async with client.connected(first.url):
                 jobs = [await appliance.job(f"ext-{n}") for n in range(5)]

@@ -16,12 +16,15 @@ from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected
 from tests.support.documents import document_of
 from tests.support.eventually import PATIENCE, eventually
-from tests.support.gateways import Follower, Refused, running
+from tests.support.gateways import running
 from tests.support.job_documents import document, forecast
 from tests.support.markdown import read
+from tests.support.stream_clients import CheckedWebsocket, Refused
 from tests.support.stream_writer import AT, StreamWriter, job
 from tests.support.stuck_proxy import StuckProxy
-from tests.support.subscriptions import plain
+from tests.support.subscriptions import Wanted, plain
+
+LINES = Wanted(logs="DEBUG")
 
 
 def served(shown, rev, instance="dc1"):
@@ -41,17 +44,17 @@ async def test_documents_of_the_stream_are_served_with_their_sequence_and_applia
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         seq = await dc1.put(job("a", ids=["ext/1"]))
-        async with running(nats.url) as gateway, Follower().connected(gateway.url) as client:
+        async with running(nats.url) as gateway, CheckedWebsocket().connected(gateway.url) as client:
             document = served(job("a", ids=["ext/1"]), seq)
             assert await gateway.job("a") == await gateway.job("ext/1") == client.jobs["a"] == document
             assert (client.welcome["epoch"], client.welcome["seq"]) == ("epoch-1", seq)
             seq = await dc1.put(job("a", "completed"), job("b"))
-            await client.until(lambda: client.jobs.keys() == {"a", "b"})
+            await eventually(lambda: client.jobs.keys() == {"a", "b"})
             expected = {"a": served(job("a", "completed"), seq - 1), "b": served(job("b"), seq)}
             assert plain(client.jobs) == plain(expected)
             assert await gateway.job("a") == expected["a"]
             await dc1.remove("a", "gone")
-            await client.until(lambda: client.jobs.keys() == {"b"})
+            await eventually(lambda: client.jobs.keys() == {"b"})
             assert client.messages[-1]["reason"] == "gone"
 
 
@@ -59,7 +62,7 @@ async def test_a_client_resumes_at_another_gateway_and_after_a_restart(nats):
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         await dc1.put(job("a"), job("b"), job("c"))
-        client = Follower()
+        client = CheckedWebsocket()
         async with running(nats.url) as gateway, client.connected(gateway.url):
             pass
         await dc1.put(job("a", "failed"))
@@ -73,7 +76,7 @@ async def test_a_client_resumes_at_another_gateway_and_after_a_restart(nats):
                         "c": "running",
                     }
                 await dc1.put(job("c"))
-            assert "snapshot" not in [message["type"] for message in client.messages[3:]]
+            assert "snapshot" not in [message["type"] for message in client.messages]
             assert client.fold.resyncs == []
 
 
@@ -81,7 +84,10 @@ async def test_a_filtered_subscription_that_resumes_loses_what_does_not_match_an
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         await dc1.put(job("a"), job("b", ids=["x"]))
-        running_jobs, by_id = Follower(status=["running"]), Follower(jobs=["x"])
+        running_jobs, by_id = (
+            CheckedWebsocket(wanted=Wanted(status=("running",))),
+            CheckedWebsocket(wanted=Wanted(jobs=("x",))),
+        )
         async with running(nats.url) as gateway:
             for client in (running_jobs, by_id):
                 async with client.connected(gateway.url):
@@ -102,12 +108,15 @@ async def test_each_appliance_has_its_own_paths_and_jobs(nats):
         await dc1.put(job("a"), job("same", started_at=1))
         seq = await dc2.put(job("b"), job("same", started_at=2))
         async with running(nats.url) as gateway:
-            async with Follower().connected(gateway.url) as fleet, Follower().connected(f"{gateway.url}/i/dc1") as own:
+            async with (
+                CheckedWebsocket().connected(gateway.url) as fleet,
+                CheckedWebsocket().connected(f"{gateway.url}/i/dc1") as own,
+            ):
                 assert fleet.jobs.keys() == {"a", "b", "same"}
                 assert fleet.jobs["same"] == served(job("same", started_at=2), seq, "dc2")
                 assert {i: shown["instance"] for i, shown in own.jobs.items()} == {"a": "dc1", "same": "dc1"}
                 await dc2.remove("same")
-                await fleet.until(lambda: fleet.jobs["same"]["instance"] == "dc1")
+                await eventually(lambda: fleet.jobs["same"]["instance"] == "dc1")
                 assert fleet.jobs["same"] == served(job("same", started_at=1), seq + 1)
                 assert own.jobs["same"] == await gateway.job("same", "/i/dc1")
             assert (await gateway.get("/i/dc2/api/v1/jobs"))[1]["jobs"][0]["job_id"] == "b"
@@ -202,7 +211,7 @@ async def test_the_steps_of_a_removal_leave_nothing_of_an_appliance_which_may_co
             assert await names() == ["dc1", "dc2"]
             assert (await gateway.get("/i/dc2/api/v1/jobs"))[0] == 200
             await eventually(lambda: gateway.gateway.fleet.appliances["dc2"].online() is False)
-            client = Follower()
+            client = CheckedWebsocket()
             async with client.connected(gateway.url):
                 # The tool of NATS is not here: its requests are sent.
                 for stream, subject in re.findall(r"`nats stream purge (\S+) --subject '(\S+)' --force`", steps):
@@ -217,7 +226,7 @@ async def test_the_steps_of_a_removal_leave_nothing_of_an_appliance_which_may_co
                     return await names() == ["dc1"]
 
                 await eventually(gone)
-                await client.until(lambda: client.closed == 1012)
+                await eventually(lambda: client.closed == 1012)
             async with client.connected(gateway.url):
                 assert client.jobs.keys() == {"a"}
             assert (await gateway.get("/i/dc2/api/v1/jobs"))[0] == 404
@@ -237,15 +246,18 @@ async def test_log_lines_come_once_also_before_their_job_and_lost_ones_are_count
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         await dc1.put(job("a"))
-        async with running(nats.url) as gateway, Follower(logs="DEBUG").connected(gateway.url) as client:
+        async with (
+            running(nats.url) as gateway,
+            CheckedWebsocket(wanted=Wanted(logs="DEBUG")).connected(gateway.url) as client,
+        ):
             await eventually(lambda: len(gateway.gateway.connection._subscriptions) == 2)
             await connection.request("$JS.API.INFO")  # the subscriptions have reached the server
             await dc1.lines("a", "one", "two")
             await dc1.lines("later", "three")
             await dc1.put(job("later"))
-            await client.until(lambda: len(client.fold.lines) == 3)
+            await eventually(lambda: len(client.fold.lines) == 3)
             await dc1.lines("a", "six", lost=2)
-            await client.until(lambda: len(client.fold.lines) == 4)
+            await eventually(lambda: len(client.fold.lines) == 4)
             assert [line["message"] for line in client.fold.lines.values()] == ["one", "two", "three", "six"]
             assert client.fold.dropped == 2
 
@@ -254,14 +266,14 @@ async def test_a_line_that_brings_its_job_into_a_filter_comes_with_the_job(nats)
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         await dc1.put(job("a", last_at=AT - 1))
-        client = Follower(logs="DEBUG", status=["failed"])
+        client = CheckedWebsocket(wanted=Wanted(logs="DEBUG", status=("failed",)))
         async with running(nats.url) as gateway, client.connected(gateway.url):
             await eventually(lambda: len(gateway.gateway.connection._subscriptions) == 2)
             await connection.request("$JS.API.INFO")  # the subscriptions have reached the server
             await dc1.lines("a", "it fails")
             await eventually(lambda: gateway.gateway.fleet._lines._waiting)
             await dc1.put(job("a", "failed"))
-            await client.until(lambda: [line["message"] for line in client.fold.lines.values()] == ["it fails"])
+            await eventually(lambda: [line["message"] for line in client.fold.lines.values()] == ["it fails"])
             assert client.jobs.keys() == {"a"}
 
 
@@ -269,7 +281,7 @@ async def test_a_job_that_is_late_is_announced(nats):
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         await dc1.put(job("a"))
-        async with running(nats.url) as gateway, Follower().connected(gateway.url) as client:
+        async with running(nats.url) as gateway, CheckedWebsocket().connected(gateway.url) as client:
 
             async def announced():
                 await dc1.event("job.late", "a")
@@ -280,7 +292,7 @@ async def test_a_job_that_is_late_is_announced(nats):
             assert not client.fold.events
             late = document("a", **forecast("late"))
             await dc1.put(received.document(orjson.dumps(late), 0, "dc1"))
-            await client.until(lambda: client.fold.events)
+            await eventually(lambda: client.fold.events)
             assert [event["kind"] for event in client.fold.events] == ["job.late"]
             assert client.jobs["a"]["forecast"]["state"] == "late"
 
@@ -289,7 +301,7 @@ async def test_a_client_ahead_of_its_gateway_waits_for_it(nats):
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         await dc1.put(job("a"))
-        client = Follower()
+        client = CheckedWebsocket()
         async with running(nats.url) as gateway, client.connected(gateway.url):
             pass
         async with running(nats.url) as gateway:
@@ -307,12 +319,12 @@ async def test_a_client_ahead_of_a_gateway_that_lost_its_server_is_refused_until
     async with connected(nats.url) as connection, StuckProxy(nats.port).running() as proxy:
         dc1 = await writer(connection)
         await dc1.put(job("a"))
-        client = Follower()
+        client = CheckedWebsocket()
         async with running(nats.url) as gateway, running(f"nats://127.0.0.1:{proxy.port}") as behind:
             async with client.connected(gateway.url):
                 proxy.freeze()
                 await dc1.put(job("b"))
-                await client.until(lambda: "b" in client.jobs)
+                await eventually(lambda: "b" in client.jobs)
             assert behind.gateway.fleet.hub.serves
             refused = set()
             while True:
@@ -339,7 +351,7 @@ async def test_a_client_at_a_position_that_the_stream_does_not_have_gets_a_snaps
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         seq = await dc1.put(job("a"))
-        client = Follower()
+        client = CheckedWebsocket()
         async with running(nats.url) as gateway:
             client.fold.position = ("epoch-1", seq + 1)
             async with client.connected(gateway.url):
@@ -367,11 +379,11 @@ async def test_another_epoch_disconnects_the_clients_which_then_begin_again(nats
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         await dc1.put(job("a"))
-        client = Follower()
+        client = CheckedWebsocket()
         async with running(nats.url) as gateway:
             async with client.connected(gateway.url):
                 await dc1.set_epoch("epoch-2")
-                await client.until(lambda: client.closed == 1012)
+                await eventually(lambda: client.closed == 1012)
             await eventually(lambda: gateway.gateway.fleet.hub.serves)
             async with client.connected(gateway.url):
                 assert (client.welcome["epoch"], client.welcome["resumed"]) == ("epoch-2", False)
@@ -399,16 +411,16 @@ async def test_a_cluster_that_is_away_leaves_what_is_known_and_the_clients_conne
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
         await dc1.put(job("a"))
-        async with running(nats.url) as gateway, Follower().connected(gateway.url) as client:
+        async with running(nats.url) as gateway, CheckedWebsocket().connected(gateway.url) as client:
             await asyncio.to_thread(nats.stop)
-            await client.until(lambda: client.messages[-1].get("source") == "stale")
+            await eventually(lambda: client.messages[-1].get("source") == "stale")
             assert (await gateway.job("a"))["job_id"] == "a"
             status, ready = await gateway.get("/health/ready")
             assert (status, ready["degraded"], ready["parts"]["cluster"]["ok"]) == (200, True, False)
             await asyncio.to_thread(nats.start)
             await connection.connect(60)
             await eventually(lambda: put(dc1, "b"))
-            await client.until(lambda: client.jobs.keys() == {"a", "b"})
+            await eventually(lambda: client.jobs.keys() == {"a", "b"})
             assert client.closed is None
 
 

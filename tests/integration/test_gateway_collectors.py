@@ -15,9 +15,10 @@ from correlator.jobs import job_document
 from tests.support.cluster_harness import Collector, collector, epoch_of
 from tests.support.documents import document_of
 from tests.support.eventually import eventually
-from tests.support.gateways import Follower, RunningGateway, running
+from tests.support.gateways import RunningGateway, running
+from tests.support.stream_clients import CheckedWebsocket
 from tests.support.streams_harness import DaemonStreams
-from tests.support.subscriptions import plain
+from tests.support.subscriptions import Wanted, plain
 
 
 def due(collectors: list[Collector]) -> dict[str, Any]:
@@ -57,7 +58,7 @@ async def streamed(gateway: RunningGateway, base: str = "") -> dict[str, Any]:
     return without_rev(jobs)
 
 
-def same(client: Follower, expected: dict[str, Any]) -> bool:
+def same(client: CheckedWebsocket, expected: dict[str, Any]) -> bool:
     return bool(plain(without_rev(client.jobs.values())) == plain(expected))
 
 
@@ -85,7 +86,7 @@ async def worlds(nats: Any, *instances: str) -> Any:
 
 async def test_clients_of_all_gateways_end_with_the_documents_of_all_collectors(nats):
     async with worlds(nats, "dc1", "dc2") as (one, two), running(nats.url) as first, running(nats.url) as second:
-        clients = [Follower() for _ in range(3)]
+        clients = [CheckedWebsocket() for _ in range(3)]
         async with (
             clients[0].connected(first.url),
             clients[1].connected(second.url),
@@ -105,7 +106,7 @@ async def test_clients_of_all_gateways_end_with_the_documents_of_all_collectors(
             assert {c.fold.epoch for c in clients} == {first.gateway.fleet.hub.epoch}
             of_first, of_second = ({i: d["rev"] for i, d in client.jobs.items()} for client in clients[:2])
             assert of_first == of_second
-            async with running(nats.url) as later, Follower().connected(later.url) as client:
+            async with running(nats.url) as later, CheckedWebsocket().connected(later.url) as client:
                 assert {i: d["rev"] for i, d in client.jobs.items()} == of_first
 
 
@@ -138,10 +139,13 @@ async def test_every_log_line_of_a_collector_reaches_a_client_of_a_gateway_once(
         one.change("a")
         async with one.writing():
             await one.equal()
-            async with running(nats.url) as gateway, Follower(logs="DEBUG").connected(gateway.url) as client:
+            async with (
+                running(nats.url) as gateway,
+                CheckedWebsocket(wanted=Wanted(logs="DEBUG")).connected(gateway.url) as client,
+            ):
                 numbers = itertools.count(1)
                 await eventually(lambda: one.log(next(numbers)) or client.fold.lines)
                 begin = next(numbers) + 100
                 one.log(*range(begin, begin + 500))
-                await client.until(lambda: begin + 499 in client.fold.lines)
+                await eventually(lambda: begin + 499 in client.fold.lines)
                 assert set(range(begin, begin + 500)) <= client.fold.lines.keys()

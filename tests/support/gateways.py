@@ -16,9 +16,8 @@ from correlator.config import loading
 from correlator.config.cluster import Cluster
 from correlator.config.schema import Config
 from correlator.gateway.app import Gateway
-from tests.support.client_fold import ClientFold
-from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.daemon import Daemon
+from tests.support.eventually import PATIENCE
 
 OF_A_DAEMON = ("DATABASE__TIMEZONE", "MQTT__INSTANCE", "STATE__DIRECTORY")
 """The settings of `Daemon` that a gateway does not read."""
@@ -89,64 +88,3 @@ async def gateway_process(folder: Path, url: str, **environ: str) -> AsyncIterat
         yield process
     finally:
         await process.close()
-
-
-class Refused(Exception):
-    """A gateway refused a client, or closed its websocket before it was synced. `code`: close code or HTTP status."""
-
-    def __init__(self, code: int | None) -> None:
-        super().__init__(f"refused with {code}")
-        self.code = code
-
-
-class Follower:
-    """A websocket client that subscribes to all jobs, and folds and checks what it receives."""
-
-    def __init__(self, fold: ClientFold | None = None, **subscribe: Any) -> None:
-        self.fold = fold or ClientFold()
-        self.welcome: dict[str, Any] = {}
-        self.messages: list[dict[str, Any]] = []
-        self.closed: int | None = None
-        self._subscribe = subscribe
-
-    @contextlib.asynccontextmanager
-    async def connected(self, url: str) -> AsyncIterator[Follower]:
-        """Connect to a gateway, and resume where the last connection ended. Raises: `Refused`."""
-        position = self.fold.position
-        hello = dict(HELLO)
-        if position is not None:
-            hello["resume"] = {"epoch": position[0], "seq": position[1]}
-        async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/ws", max_msg_size=0) as ws:
-            self.fold.connect()
-            subscribe = {"type": "subscribe", "id": 1, "resume": position is not None, **self._subscribe}
-            await ws.send_json([hello, subscribe])
-            task = asyncio.create_task(self._read(ws, resuming=position is not None))
-            try:
-                await self.until(lambda: self.fold.synced or task.done())
-                if not self.fold.synced:
-                    raise Refused(ws.close_code)
-                yield self
-            finally:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
-
-    async def _read(self, ws: aiohttp.ClientWebSocketResponse, *, resuming: bool) -> None:
-        async for frame in ws:
-            found = orjson.loads(frame.data)
-            for message in found if isinstance(found, list) else [found]:
-                if message["type"] == "welcome":
-                    self.welcome = message
-                    self.fold.apply(message)
-                    self.fold.subscribe(1, resume=resuming and message["resumed"])
-                    continue
-                self.messages.append(message)
-                self.fold.apply(message)
-        self.closed = ws.close_code
-
-    async def until(self, condition: Any) -> None:
-        await eventually(condition, every=0.005)
-
-    @property
-    def jobs(self) -> dict[str, Any]:
-        return self.fold.jobs.get(1, {})

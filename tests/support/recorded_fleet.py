@@ -14,77 +14,28 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import aiohttp
 import orjson
 
 from correlator.cluster import keys, streams
 from correlator.model.messages import CloseCode
-from tests.support.client_fold import ClientFold, Document
+from tests.support.client_fold import Document
 from tests.support.cluster import connected
 from tests.support.cluster_harness import read_stream
 from tests.support.collectors import collector, is_active
 from tests.support.daemon import Daemon
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.eventually import eventually
 from tests.support.expected_jobs import differences
-from tests.support.gateways import Follower, GatewayProcess, Refused
+from tests.support.gateways import GatewayProcess
 from tests.support.mariadb import Database
 from tests.support.nats import Nats, NatsCluster
 from tests.support.replay import MariaDBReplayer, Tables, Transaction, expected
-from tests.support.stream_clients import CheckedEventStream
+from tests.support.stream_clients import CheckedReader, CheckedStream, CheckedWebsocket, Refused
 from tests.support.subscriptions import Truth, documents, plain
 from tests.support.whole_jobs import lifecycle_rows
 
-MANY_BYTES = 1 << 24
-"""The longest line of an event stream that a client accepts."""
-
-
-class StreamFollower:
-    """A client of the event stream of all jobs, which folds and checks what it receives."""
-
-    def __init__(self) -> None:
-        self.fold = ClientFold()
-        self.resumed: list[bool] = []
-        """What each `welcome` after the first said."""
-        self._last: str | None = None
-
-    @contextlib.asynccontextmanager
-    async def connected(self, url: str) -> AsyncIterator[StreamFollower]:
-        """Connect to a process, and resume where the last connection ended. Raises: `Refused`."""
-        resuming = self._last is not None
-        headers = {} if self._last is None else {"Last-Event-ID": self._last}
-        timeout = aiohttp.ClientTimeout(total=None)
-        async with (
-            aiohttp.ClientSession(timeout=timeout, read_bufsize=MANY_BYTES) as session,
-            session.get(f"{url}/api/v1/stream", headers=headers) as response,
-        ):
-            if response.status == HTTPStatus.SERVICE_UNAVAILABLE:
-                raise Refused(response.status)
-            assert response.status == 200, await response.text()
-            stream = CheckedEventStream(response, self.fold)
-            task = asyncio.create_task(self._read(stream, resuming=resuming))
-            try:
-                await eventually(lambda: self.fold.synced or task.done())
-                yield self
-                if task.done():
-                    task.result()
-            finally:
-                task.cancel()
-                await asyncio.wait([task])
-
-    async def _read(self, stream: CheckedEventStream, *, resuming: bool) -> None:
-        while True:
-            _, message = await stream.next(PATIENCE)
-            self._last = stream.last_id or self._last
-            if resuming and message["type"] == "welcome":
-                self.resumed.append(message["resumed"])
-
-    @property
-    def jobs(self) -> dict[str, Document]:
-        return self.fold.jobs.get(1, {})
-
 
 @contextlib.asynccontextmanager
-async def accepted(client: Follower | StreamFollower, url: str) -> AsyncIterator[None]:
+async def accepted(client: CheckedReader, url: str) -> AsyncIterator[None]:
     """Connect to a gateway, again for as long as it is behind what the client has got from another one."""
     async with contextlib.AsyncExitStack() as stack:
 
@@ -149,7 +100,7 @@ class Clients:
 
     def __init__(self, gateways: Sequence[Daemon]) -> None:
         self._one, self._two = (gateway.url for gateway in gateways)
-        self._staying, self._moving = (Follower(), StreamFollower()), (Follower(), StreamFollower())
+        self._staying, self._moving = (CheckedWebsocket(), CheckedStream()), (CheckedWebsocket(), CheckedStream())
 
     @contextlib.asynccontextmanager
     async def staying(self) -> AsyncIterator[None]:
@@ -165,7 +116,7 @@ class Clients:
             yield
 
     @property
-    def all(self) -> list[Follower | StreamFollower]:
+    def all(self) -> list[CheckedReader]:
         return [*self._staying, *self._moving]
 
     @property
@@ -245,7 +196,7 @@ class Fleet:
 
     async def snapshots_differ(self, process: Daemon) -> list[str]:
         """What of the single documents, the websocket and the event stream of a process differs from its list."""
-        websocket, stream = Follower(), StreamFollower()
+        websocket, stream = CheckedWebsocket(), CheckedStream()
         async with websocket.connected(process.url), stream.connected(process.url):
             due = await documents(process)
             shown = {"single": {i: await process.job(i) for i in due}, "websocket": websocket.jobs}

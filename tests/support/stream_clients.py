@@ -13,7 +13,7 @@ import socket
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -26,12 +26,15 @@ from tests.support.daemon import HELLO
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.subscriptions import ALL, FILTERS, Truth, Wanted, same
 
+LONGEST_LINE = 1 << 24
+"""Bytes of a line of an event stream."""
+
 Event = tuple[str | None, Document]
 """Of an event stream: its own id, if it has one, and its message."""
 
 
 class Refused(Exception):
-    """A client was not admitted. `code`: of the close frame, or the status of the response."""
+    """A client was refused, or its connection ended before it was synced. `code`: of the close, or the HTTP status."""
 
     def __init__(self, code: int | None) -> None:
         super().__init__(f"refused with {code}")
@@ -47,7 +50,7 @@ class CheckedReader(ABC):
 
     def __init__(
         self,
-        url: str,
+        url: str = "",
         wanted: Mapping[int, Wanted] | Wanted = ALL,
         *,
         receive_buffer: int | None = None,
@@ -87,6 +90,24 @@ class CheckedReader(ABC):
         self.messages = []
         await self._open(self._session)
         self._task = asyncio.create_task(self._read())
+
+    @asynccontextmanager
+    async def connected(self, url: str) -> AsyncIterator[Self]:
+        """Connected to `url` and synced during the block; it resumes from the last position. Raises: `Refused`.
+
+        An error of the reading task is raised after the block.
+        """
+        self.url = url
+        try:
+            await self.connect()
+            await eventually(lambda: self.fold.synced or self.ended, every=0.005)
+            if not self.fold.synced:
+                self.check()
+                raise Refused(self.closed)
+            yield self
+            self.check()
+        finally:
+            await self.close()
 
     @abstractmethod
     async def _open(self, session: aiohttp.ClientSession) -> None:
@@ -132,6 +153,12 @@ class CheckedReader(ABC):
             self._abort()
         if self._session is not None:
             await self._session.close()
+            self._session = None
+
+    @property
+    def welcome(self) -> Document:
+        """The first message of the last connection."""
+        return self.messages[0]
 
     @property
     def jobs(self) -> dict[str, Document]:
@@ -197,10 +224,8 @@ class CheckedReader(ABC):
 class CheckedWebsocket(CheckedReader):
     """A websocket with any number of subscriptions. `token`: that of `hello`."""
 
-    def __init__(
-        self, url: str, wanted: Mapping[int, Wanted] | Wanted = ALL, *, token: str = "", **options: Any
-    ) -> None:
-        super().__init__(url, wanted, **options)
+    def __init__(self, *arguments: Any, token: str = "", **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._hello = HELLO | ({"token": token} if token else {})
         self._ws: aiohttp.ClientWebSocketResponse | None = None
 
@@ -240,10 +265,8 @@ class CheckedWebsocket(CheckedReader):
 class CheckedStream(CheckedReader):
     """An event stream, which has one subscription."""
 
-    def __init__(
-        self, url: str, wanted: Mapping[int, Wanted] | Wanted = ALL, *, token: str = "", **options: Any
-    ) -> None:
-        super().__init__(url, wanted, **options)
+    def __init__(self, *arguments: Any, token: str = "", **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.stream: CheckedEventStream | None = None
         self.headers: Mapping[str, str] = {}
@@ -258,6 +281,7 @@ class CheckedStream(CheckedReader):
             params=[*self.wanted[1].query(), *self._query.items()],
             headers=headers,
             timeout=aiohttp.ClientTimeout(total=None),
+            read_bufsize=LONGEST_LINE,
         )
         self.headers = self._response.headers
         if self._response.status != 200:
