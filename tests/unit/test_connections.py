@@ -15,6 +15,7 @@ from correlator.model.messages import CloseCode, Get
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
+from correlator.sinks.http.frames import PING
 from correlator.sinks.http.sse import EventStreamClient, EventStreams
 from correlator.sinks.http.websocket import WebsocketConnection, Websockets
 from correlator.sinks.streaming.limits import Limits
@@ -82,6 +83,21 @@ async def test_a_client_whose_frames_wait_for_its_gets_does_not_count_as_gone():
     reader.gets.release()
     await answering
     assert reader.ping(time.monotonic())
+
+
+def test_a_client_is_gone_that_has_not_answered_a_ping_in_time_and_only_then():
+    limits, transport = Limits(), Transport()
+    client = WebsocketConnection(transport, "1.2.3.4", None, limits)  # type: ignore[arg-type]
+    client.received_at = client.pinged_at = 0.0
+    asked, late = limits.ping_seconds + 0.1, limits.ping_seconds + 0.2 + limits.pong_within
+    assert client.ping(limits.ping_seconds)
+    assert not transport.written
+    assert client.ping(asked)
+    assert transport.written == PING
+    assert client.ping(late - 0.2)
+    assert not client.ping(late)
+    client.received_at = asked + 1
+    assert client.ping(late)
 
 
 class Ending:

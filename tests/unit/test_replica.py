@@ -73,13 +73,6 @@ def test_after_the_welcome_it_sends_its_subscriptions():
     ]
 
 
-def test_a_delta_is_merged_into_its_base(live):
-    assert receive(live, delta("a", 5, 6, status="completed", steps={"1": {"status": "completed"}})) == []
-    update = drained(live)
-    assert update.jobs["a"] == job("a", 6, status="completed", steps={"1": {"status": "completed"}})
-    assert update.changed == {"a"}
-
-
 def test_a_delta_on_another_base_is_not_merged_and_requests_the_document_once(live):
     assert receive(live, delta("a", 6, 7, status="failed"), delta("a", 7, 8, status="failed")) == [
         {"type": "get", "job_id": "a"}
@@ -131,17 +124,6 @@ def test_no_more_documents_are_requested_at_once_than_the_daemon_accepts(live):
     assert [len(receive(live, bookmark(8))) for _ in range(5)] == [50, 50, 50, 50, 0]
 
 
-def test_a_revision_of_another_run_of_the_daemon_is_no_base(live):
-    receive(live, welcome("other"))
-    assert drained(live).jobs["a"]["rev"] == 5  # shown, until there is something newer
-    assert receive(live, delta("a", 5, 6)) == [{"type": "get", "job_id": "a"}]
-
-
-def test_a_lower_revision_of_a_new_run_replaces_the_old_one(live):
-    receive(live, welcome("other"), snapshot(1, job("a", 1, status="completed")), synced(1))
-    assert drained(live).jobs["a"] == job("a", 1, status="completed")
-
-
 def test_a_job_that_a_new_snapshot_lacks_is_removed(live):
     receive(live, welcome("other"), snapshot(1, job("b", 1)))
     assert set(drained(live).jobs) == {"a", "b"}
@@ -180,16 +162,6 @@ def test_a_resync_clears_revisions_and_position(live):
     assert receive(live, delta("a", 5, 6)) == [{"type": "get", "job_id": "a"}]
     receive(live, snapshot(1), synced(1))
     assert dict(drained(live).gone) == {"a": "absent"}
-
-
-def test_a_job_stays_while_any_subscription_contains_it():
-    replica = Replica([Wanted(), Wanted()])
-    receive(replica, welcome(), snapshot(1, job("a", 1)), synced(1), snapshot(2, job("a", 1)), synced(2))
-    receive(replica, {"type": "delete", "sub": [1], "seq": 11, "job_id": "a", "reason": "filter"})
-    assert set(drained(replica).jobs) == {"a"}
-    receive(replica, {"type": "delete", "sub": [2], "seq": 12, "job_id": "a", "reason": "gone"})
-    update = drained(replica)
-    assert (dict(update.jobs), dict(update.gone)) == ({}, {"a": "gone"})
 
 
 def test_log_lines_and_drop_counts_are_returned_once(live):
