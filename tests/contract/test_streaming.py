@@ -190,6 +190,8 @@ async def test_a_resume_sends_what_was_missed_then_synced_and_then_what_happens(
         world.job("comes")
         *missed, synced = await again(reader)
         assert {*types(missed)} == {"put", "delete"}, "no line that was missed, and no snapshot"
+        puts = {m["job_id"] for m in missed if m["type"] == "put"}
+        assert puts - {"same"} == {"changes", "ends", "comes"}, "what changed after another resume may come again"
         assert missed[0]["seq"] > before
         assert {m["job_id"]: m["reason"] for m in missed if m["type"] == "delete"} == {"ends": "filter", "goes": "gone"}
         assert reader.jobs.keys() == {"same", "changes", "comes"}
