@@ -191,8 +191,9 @@ def _lift_password(raw: dict[str, Any], found: _Problems) -> None:
     url = written.text if isinstance(written, _Text) else written
     if not isinstance(table, dict) or not isinstance(url, str) or not (match := _PASSWORD_IN_URL.fullmatch(url)):
         return
-    if match["password"] and (twice := [name for name in ("password", "password_file") if table.pop(name, None)]):
-        found.add(f"database.{twice[0]}", f"database.{twice[0]}: the URL holds a password already; give it once")
+    for name in ("password", "password_file") if match["password"] else ():
+        if table.pop(name, None) not in (None, "", _Text(variable(f"database.{name}"), "")):
+            found.add(f"database.{name}", f"database.{name}: the URL holds a password already; give it once")
     clean = f"{match['head']}@{match['rest']}"
     table["url"] = written._replace(text=clean) if isinstance(written, _Text) else clean
     if match["password"]:

@@ -273,7 +273,9 @@ def test_a_path_that_no_file_system_can_hold_is_a_problem(problems, write):
     assert not write("", {"CREDENTIALS_DIRECTORY": "\udd00"}).mqtt.password
 
 
-def test_a_password_that_is_given_twice_is_refused(problems):
+def test_a_password_that_is_given_twice_is_refused(write, problems):
+    empty = {"CORRELATOR_DATABASE__PASSWORD": "", "CORRELATOR_DATABASE__PASSWORD_FILE": ""}
+    assert write('[database]\nurl = "mysql://u:x@h/d"', empty).database.password.reveal() == "x"
     for both in ('url = "mysql://u:x@h/d"\npassword = "y"', 'url = "mysql://u:x@h/d"\npassword_file = "/dev/null"'):
         (line,) = problems(f"[database]\n{both}")
         assert line.endswith("give it once")
