@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 from zoneinfo import available_timezones
 
@@ -62,9 +62,10 @@ def key(
 
 
 class Secret:
-    """A text that prints as `***`. Only `reveal()` returns it. False if empty."""
+    """A text that prints as `***`. Only `reveal()` returns it. False if empty. `expected`: see `parse`."""
 
     __slots__ = ("_text",)
+    expected: ClassVar = "a text"
 
     def __init__(self, text: str = "") -> None:
         """Raises: ValueError with what is expected, if the type restricts its texts."""
@@ -72,7 +73,7 @@ class Secret:
 
     @classmethod
     def parse(cls, raw: object) -> Self:
-        return cls(text_of(raw, "a text"))
+        return cls(text_of(raw, cls.expected))
 
     def reveal(self) -> str:
         return self._text

@@ -37,8 +37,10 @@ class WebhookUrl(Secret):
     """The URL of a receiver. It prints without its path, which may be a secret; `reveal()` returns all of it."""
 
     __slots__ = ("host", "port", "scheme")
+    expected = _URL
 
     def __init__(self, text: str) -> None:
+        text = text.strip()  # a file may end in blanks
         parts = split_url(text, ("http", "https"), _URL, forbidden=r"[^!-~]|[#\\]")
         if len(text) > MAX_URL:
             raise ValueError(_URL)
@@ -61,6 +63,7 @@ class SigningSecrets(Secret):
     """
 
     __slots__ = ("keys",)
+    expected = _SIGNING
 
     def __init__(self, text: str = "") -> None:
         found = [word for line in text.splitlines() for word in re.split(r"(?:^|\s)#", line)[0].split()]
@@ -85,11 +88,12 @@ class Authorization(Secret):
     """The value of the header Authorization."""
 
     __slots__ = ()
+    expected = _AUTHORIZATION
 
     def __init__(self, text: str = "") -> None:
-        if not re.fullmatch(r"(?:[!-~](?:[ -~]{0,4094}[!-~])?)?", text):
+        if not re.fullmatch(r"[ -~]{0,4096}", text.strip()):
             raise ValueError(_AUTHORIZATION)
-        super().__init__(text)
+        super().__init__(text.strip())
 
 
 def event_kinds(raw: object) -> tuple[str, ...]:
@@ -140,6 +144,7 @@ class Template(Secret):
     """A template that has been checked. It prints as `***`, as it may hold a key."""
 
     __slots__ = ("_root",)
+    expected = "a text that holds JSON"
 
     def __init__(self, text: str) -> None:
         if len(text.encode("utf-8", "replace")) > MAX_TEMPLATE:

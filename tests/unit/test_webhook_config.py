@@ -13,7 +13,7 @@ from correlator.config.files import Files
 from correlator.config.rendering import redacted
 from correlator.config.schema import Config, keys, settings
 from correlator.config.values import toml
-from correlator.config.webhooks import MAX_WEBHOOKS, Webhook
+from correlator.config.webhooks import MAX_WEBHOOKS, SigningSecrets, Webhook
 from correlator.doctor import bundle, host
 from correlator.doctor.service import Setting
 
@@ -44,8 +44,8 @@ def test_each_table_is_a_webhook_and_what_is_left_out_has_its_default(write):
 
 def test_url_secrets_and_authorization_come_from_files_or_credentials(write, tmp_path):
     (tmp_path / "secret").write_text(f"# since May\n{SECRET}\n{OLDER}  # until June\n")
-    (tmp_path / "url").write_text(CHAT + "\n")
-    (tmp_path / "webhook-chat-authorization").write_text("Bearer abc\n")
+    (tmp_path / "url").write_text(CHAT + " \n")
+    (tmp_path / "webhook-chat-authorization").write_text("Bearer abc \n")
     text = table(url_file=str(tmp_path / "url"), secret_file=str(tmp_path / "secret")).replace(f'url = "{CHAT}"\n', "")
     (webhook,) = write(text, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).webhooks
     assert webhook.url is not None
@@ -74,6 +74,8 @@ def test_url_secrets_and_authorization_come_from_files_or_credentials(write, tmp
             table(url="http://chat.example/x"),
             "webhooks[1].url = http://chat.example/***: not encrypted; expected https://, or allow_private = true",
         ),
+        (table(secret=7), f"webhooks[1].secret = ***: expected {SigningSecrets.expected}"),
+        (table(body=7), "webhooks[1].body = ***: expected a text that holds JSON"),
         (table(ca="/nope.pem"), "webhooks[1].ca: /nope.pem cannot be read: No such file or directory"),
         (
             table(body='["{{job.stauts}}"]'),
