@@ -538,7 +538,7 @@ function What({ job, q }) {
   if (why === null) {
     return html`<bdi>${operations(job)[0] ?? ""}</bdi>`;
   }
-  return why.where === "" ? "found in the database" : html`${why.where}: <bdi>${marked(why.excerpt, why.word)}</bdi>`;
+  return why.where === "" ? "found in a step or an ID" : html`${why.where}: <bdi>${marked(why.excerpt, why.word)}</bdi>`;
 }
 
 function rowClass(begins, isSilent) {

@@ -429,7 +429,7 @@ const READ = 40;
 
 /**
  * Why a job is found by the text `q`, if its row does not show it: where the first `word` is that is not in the row, and
- * an excerpt of that; null if the row has all words. The daemon searches more than a document has: then both are "".
+ * an excerpt of that; null if the row has all words. The daemon also searches steps, and IDs of the log: then both are "".
  */
 export function foundBy(job, q) {
   const error = job.status === "failed" ? text(job.error).slice(0, READ) : "";
