@@ -19,6 +19,7 @@ from msgspec import Struct
 from correlator.jobs import job_document
 from correlator.jobs.job_document import Revision
 from correlator.model import document as model
+from correlator.model import published
 from correlator.model.published import PublishedJob
 
 CAPACITY = 128 * 1024 * 1024
@@ -86,7 +87,7 @@ class Documents:
 
     def patch(self, old: PublishedJob, new: PublishedJob, *, goes_on: bool = False) -> bytes:
         """The merge patch between the documents of two revisions of a job, as JSON. `goes_on`: see `Change`."""
-        if goes_on:
+        if goes_on or published.goes_on(old, new):
             return job_document.growth(old, new)
         base = self._followed.get(old.job_id)
         if base is None or base.shown is not old:

@@ -25,7 +25,7 @@ from correlator.model import document as model
 from correlator.model import messages
 from correlator.model.document import JobDocument
 from correlator.model.facts import AttributedRow, Entry, Line, Status
-from correlator.model.published import Event, JobForecast, JobView, LogLine, PublishedJob, Titles, goes_on
+from correlator.model.published import Event, JobForecast, JobView, LogLine, PublishedJob, Titles
 from correlator.model.rows import COLUMNS, Micros, StepRecord
 
 T = TypeVar("T")
@@ -40,7 +40,7 @@ MAX_NESTED = 64
 """The maximum nesting of published metadata, in levels. JSON columns of MariaDB end at 32."""
 
 EXPECTED_SHARE = 0.5
-"""Share of the earlier runs that had a step from which on it counts as expected."""
+"""Share of the earlier runs that had a step, as it is published, from which on the step counts as expected."""
 
 _ZEROS = b"0000-00-00T00:00:00.000000Z"
 _DIGITS = bytes.maketrans(b"123456789", b"000000000")
@@ -124,12 +124,11 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
     view, now, titles = shown.view, shown.updated_at, shown.titles
     if base is not None and base.shown.titles is not titles:
         base = None
-    if base is not None and steps and goes_on(base.shown, shown):
-        return _later(base, shown)
     made = shown.forecast or JobForecast()
     statuses = [step.status for step in view.steps]
     step = current_step(view) if "running" in statuses else None
-    last = _last_message(view.last)
+    last, forecast = _last_message(view.last), _forecast(shown, base)
+    seen = shown.steps_cut or len(view.steps)
     # Those of columns first, then all others in the document's order: faster than by keyword.
     members = (
         *_columns(view),
@@ -151,10 +150,10 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
             statuses.count("failed"),
             statuses.count("running"),
             statuses.count("skipped"),
-            shown.steps_cut or len(view.steps),
-            _steps_expected(shown),
+            seen,
+            None if forecast is None else seen + sum([step.share >= EXPECTED_SHARE for step in forecast.steps_ahead]),
         ),
-        _forecast(shown, base),
+        forecast,
         _comparison(made.compared_with),
         step,
         _steps(shown, base) if steps else {},
@@ -186,33 +185,13 @@ def text(shown: PublishedJob, base: Revision | None = None, *, steps: bool = Tru
     return model.encode(document(shown, base, steps=steps))
 
 
-def _later(base: Revision, shown: PublishedJob) -> JobDocument:
-    """The document of a job that goes on since `base`. `growth` is the patch between two such documents."""
-    was, view, now = base.document, shown.view, shown.updated_at
-    last = was.last_message if base.shown.view.last is view.last else _last_message(view.last)
-    return replace(
-        was,
-        updated_at=rfc3339(now),
-        duration_seconds=seconds(view.started_at, now),
-        steps=_steps(shown, base),
-        last_event_at=last.at if last is not None else None,
-        last_message=last,
-        warnings=view.warnings,
-        errors=view.errors,
-        rev=shown.rev,
-    )
-
-
 def growth(old: PublishedJob, new: PublishedJob) -> bytes:
-    """The merge patch of a job that goes on (`published.goes_on`), as JSON: that of most changes, without documents.
-
-    The members are those of `_later`.
-    """
+    """The merge patch of a job that goes on (`published.goes_on`), as JSON: that of most changes, without documents."""
     was, view, before, now = old.view, new.view, old.updated_at, new.updated_at
     changed: dict[str, Any] = {}
     if (updated_at := _formatted(now)) != _formatted(before):
         changed["updated_at"] = updated_at
-    if (took := seconds(view.started_at, now)) != seconds(view.started_at, before):
+    if not view.terminal and (took := seconds(view.started_at, now)) != seconds(view.started_at, before):
         changed["duration_seconds"] = took
     if (last := view.last) is not (first := was.last):
         if last is None or first is None:
@@ -249,7 +228,7 @@ def _steps(shown: PublishedJob, base: Revision | None) -> dict[int, model.Step]:
     if base is None:
         return {step.id: _step(step, now, titles) for step in steps}
     was, documents = base.shown.view.steps, base.document.steps
-    if steps is was:
+    if steps == was:
         running = [step for step in steps if step.status == "running"] if base.document.progress.steps_running else ()
         return {**documents, **{step.id: _step(step, now, titles) for step in running}} if running else documents
     known = {step.id: step for step in was}
@@ -318,18 +297,6 @@ def _comparison(found: model.Comparison | None) -> model.Comparison | None:
     if found is None:
         return None
     return model.Comparison(round(found.typical_seconds, 3), found.runs, round(found.percentile, 1))
-
-
-def _steps_expected(shown: PublishedJob) -> int | None:
-    """The steps so far, and those ahead that at least half of the earlier runs had. None without a forecast.
-
-    The share counts as it is published, so that the document is consistent in itself.
-    """
-    if shown.forecast is None or shown.forecast.forecast is None:
-        return None
-    ahead = shown.forecast.forecast.steps_ahead
-    seen = shown.steps_cut or len(shown.view.steps)
-    return seen + sum(round(step.share, 2) >= EXPECTED_SHARE for step in ahead)
 
 
 def _metadata(text: str | None, base: Revision | None) -> Raw:

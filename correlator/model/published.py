@@ -131,14 +131,11 @@ class PublishedJob(Struct, frozen=True, gc=False):
 
 
 def goes_on(old: PublishedJob, new: PublishedJob) -> bool:
-    """True if only time has passed for a job, or the log has new rows of it, as in most changes."""
+    """True if a later revision of a job says only that time has passed, or that the log has new rows, as most do."""
     was, view = old.view, new.view
-    if was.terminal or was.steps is not view.steps or old.forecast is not new.forecast:
+    if old.rev == new.rev or view != replace(was, last=view.last, warnings=view.warnings, errors=view.errors):
         return False
-    same_but = replace(was, last=view.last, warnings=view.warnings, errors=view.errors)
-    return same_but == view and new == replace(
-        old, view=view, rev=new.rev, updated_at=new.updated_at, alive_at=new.alive_at
-    )
+    return new == replace(old, view=view, rev=new.rev, updated_at=new.updated_at, alive_at=new.alive_at)
 
 
 class Forecast(Struct, frozen=True, gc=False):

@@ -88,7 +88,7 @@ def test_documents_to_compare_with_are_bounded_in_bytes_and_only_of_running_jobs
     documents, steps = Documents(max_followed=200_000), (StepRecord(1, "s", 1, "failed", error_message="x" * 8_000),)
     jobs = [read_document(document_text(shown(f"{number:02}", steps=steps))) for number in range(40)]
     for old in jobs:
-        documents.patch(old, replace(old, rev=1))
+        documents.patch(old, replace(old, stalled=True))
     followed = documents._followed
     assert 10 < len(followed) <= 200_000 // 8_000
     documents.patch(jobs[39], replace(jobs[39], view=replace(jobs[39].view, status=Status.COMPLETED)))
