@@ -270,6 +270,12 @@ async def refused(reader: CheckedReader) -> int | None:
         return refusal.code
 
 
+async def test_a_client_that_comes_during_a_stop_is_sent_away(kind, jobs):
+    async with served(jobs.hub) as url:
+        jobs.hub.close()
+        assert await refused(kind(url)) == (1012 if kind is CheckedWebsocket else 503)
+
+
 async def test_a_token_or_a_ticket_or_a_listed_origin_admits_and_nothing_else(kind, jobs):
     async with (
         served(jobs.hub, tokens=("sesame",), origins=("https://gui.example",)) as url,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
+from collections.abc import Sequence
 
 import pytest
 
@@ -14,10 +15,11 @@ from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.messages import Message
 from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.eventually import eventually
 from tests.support.pipeline_harness import samples
-from tests.support.streams_harness import NOW, DaemonStreams, StreamClient, settle
+from tests.support.streams_harness import NOW, DaemonStreams, StreamClient, frame, settle
 
 LIMITS = Limits()
 RUNNING, FAILED = (Filter(JobQuery(status=frozenset({status}))) for status in ("running", "failed"))
@@ -196,16 +198,21 @@ async def test_the_ids_of_all_filters_together_are_bounded_and_released_with_the
 
 
 async def test_clients_with_equal_subscriptions_share_the_frames_of_changes_and_events(monkeypatch):
-    world, clients = DaemonStreams(), [StreamClient() for _ in range(3)]
+    world, clients = DaemonStreams(), [StreamClient() for _ in range(4)]
     frames: list[int] = []
-    for client in clients:
+
+    def other(messages: Sequence[Message], /) -> bytes:
+        return frame(messages) + b"\n"
+
+    for n, client in enumerate(clients):
+        client.framing = (frame, other)[n % 2]
         await world.subscribe(client=client)
         monkeypatch.setattr(client, "write", lambda framed: frames.append(id(framed)))
     for shared in (world.job, lambda: world.publish(events=[(Kind.JOB_LATE, "j")])):
         frames.clear()
         shared()
         world.streams.fanout.flush()
-        assert (len(frames), len(set(frames))) == (3, 1)
+        assert (len(frames), len(set(frames))) == (4, 2)
 
 
 @pytest.mark.parametrize(("takes", "revisions"), [(0.0, [[1], [2], [3], [4]]), (0.005, [[1], [2, 3, 4]])])
