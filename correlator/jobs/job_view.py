@@ -209,17 +209,10 @@ def _merged(record: StepRecord | None, events: StepEvents | None, observed_at: i
         record.status if record else None, record is not None, observed_at, events.best, of_step=True
     )
     if record is None:
-        ended = ahead is not None and status.ended
-        return StepRecord(
-            step_id,
-            events.name,
-            events.seq,
-            status.value,
-            events.started_at,
-            ahead.at if ahead is not None and ended else None,
-            ahead.error if ahead is not None else None,
-            ahead.error_cut if ahead is not None else None,
-        )
+        assert ahead is not None  # Only events of its life make a step known.
+        ended_at = ahead.at if status.ended else None
+        times = (events.started_at, ended_at)
+        return StepRecord(step_id, events.name, events.seq, status.value, *times, ahead.error, ahead.error_cut)
     if ahead is None or not status.ended:
         return record
     return StepRecord(

@@ -190,8 +190,7 @@ def _has_ended(job: Job) -> bool:
 
 def _differences(job: Job) -> Iterator[_Difference]:
     """The facts that the last table query returned and that no log row confirms."""
-    record = job.reading.record if job.reading is not None else None
-    if record is None or job.reading is None:
+    if job.reading is None or (record := job.reading.record) is None:
         return
     if job.started_at is None and record.status not in (None, Status.PENDING.value):
         yield "job_started", None

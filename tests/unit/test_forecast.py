@@ -194,6 +194,12 @@ def test_only_completed_runs_teach_durations():
 # Hung and late jobs
 
 
+def test_percent_is_the_share_of_the_expected_time_while_a_job_gets_on():
+    running, known = in_copy(), learned(usual(20))
+    for seconds in (20, 40, 60):
+        assert forecast(running, known, BASE + seconds * SECOND).percent == pytest.approx(100 * seconds / 90, abs=2)
+
+
 def test_a_hung_step_becomes_late_then_overdue_and_its_percent_stalls():
     forecaster, hung = learned(usual(40)), in_copy()
     states, percents = [], []
@@ -263,6 +269,11 @@ def test_a_retry_of_a_step_is_followed_by_what_followed_its_last_execution():
     runs = [ended(("copy", 10), ("wait", 5), ("copy", 30), ("attach", 9), start=BASE + n) for n in range(10)]
     steps = operation(learned(runs)).steps
     assert [step.name for step in steps.ahead("copy")] == ["attach"]
+    assert steps.typical_seconds("copy") == 40
+
+
+def test_a_step_typically_takes_the_median_of_the_earlier_runs():
+    steps = operation(learned([ended(("copy", seconds)) for seconds in (40.0, 20.0, 60.0)])).steps
     assert steps.typical_seconds("copy") == 40
 
 
