@@ -6,7 +6,7 @@ types of `correlator.model.messages`, by which a daemon says what it sends.
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, get_args
 
 import msgspec
 from msgspec import Struct
@@ -103,10 +103,7 @@ Message: TypeAlias = (
     Welcome | Snapshot | Synced | Put | Delta | Delete | LogMessage | Bookmark | StatusMessage | Resync | Error | Bye
 )
 
-_KINDS: dict[str, type[Message]] = {
-    "welcome": Welcome, "snapshot": Snapshot, "synced": Synced, "put": Put, "delta": Delta, "delete": Delete,
-    "log": LogMessage, "bookmark": Bookmark, "status": StatusMessage, "resync": Resync, "error": Error, "bye": Bye,
-}  # fmt: skip
+_KINDS: dict[str, type[Message]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Message)}
 
 
 def decode(frame: str | bytes) -> list[Message]:
