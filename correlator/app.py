@@ -51,10 +51,10 @@ from correlator.sources.follow import Follower
 from correlator.sources.log.tail import Tail
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.state.checkpoint import Saved
+from correlator.state.checkpoint_file import Checkpoint
 from correlator.state.forecasts import StoredForecasts
-from correlator.state.rows import Saved
 from correlator.state.saver import Saver
-from correlator.state.sqlite import Checkpoint
 from correlator.tasks import end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
         active = None
         if lease is not None:
             from correlator.standby import abandon, standby  # noqa: PLC0415 - only in a cluster
-            from correlator.state.stream import newest  # noqa: PLC0415
+            from correlator.state.checkpoint_stream import newest  # noqa: PLC0415
 
             waiting = outer.create_task(standby(lease, core.database, core.hub, config, served, outer), name="standby")
             reloading = outer.create_task(_reloads(process, daemon, _checks(config)), name="reload")

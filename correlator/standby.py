@@ -28,8 +28,8 @@ from correlator.pipeline.hub import Hub
 from correlator.sinks.cluster.standbys import REPORT_EVERY, Report
 from correlator.sources.db import identity
 from correlator.sources.db.session import Database
-from correlator.state.rows import Saved
-from correlator.state.stream import StreamCheckpoint, StreamCopy
+from correlator.state.checkpoint import Saved
+from correlator.state.checkpoint_stream import StreamCheckpoint, StreamCopy
 from correlator.tasks import end_tasks
 
 log = logging.getLogger(__name__)

@@ -31,8 +31,8 @@ from correlator.doctor import service
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
 from correlator.model.persisted import Cursor
-from correlator.state.rows import VERSION
-from correlator.state.sqlite import APPLICATION_ID
+from correlator.state.checkpoint import VERSION
+from correlator.state.checkpoint_file import APPLICATION_ID
 
 CONFIGURATION, SECRETS, VERSIONS, UNIT_CHECK = "configuration", "secrets", "versions", "unit"
 DIRECTORY, CHECKPOINT = "state.directory", "state.checkpoint"

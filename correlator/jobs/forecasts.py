@@ -32,11 +32,11 @@ from msgspec.structs import replace
 
 from correlator.forecast.forecaster import Forecaster, OperationKey
 from correlator.forecast.points import EndedRun, seconds
+from correlator.jobs.forecasted_job import TrackedJob, can_be_forecast, ended_run, operation_key
 from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.job_view import ended_at, vm_name
 from correlator.jobs.record import Record
 from correlator.jobs.schedule import Schedule
-from correlator.jobs.tracked_job import TrackedJob, can_be_forecast, ended_run, operation_key
 from correlator.model.document import Comparison, ForecastState
 from correlator.model.facts import Kind, Status
 from correlator.model.persisted import PersistedForecast

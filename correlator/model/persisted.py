@@ -1,7 +1,7 @@
 """What a checkpoint contains: the position in the log, jobs, the state of the index, and pending events.
 
 What is stored of each job is an array without the names of its members: less than half of the bytes. So a change of
-such a type is another form of the checkpoint (`correlator.state.rows.VERSION`).
+such a type is another form of the checkpoint (`correlator.state.checkpoint.VERSION`).
 """
 
 from __future__ import annotations

@@ -24,13 +24,13 @@ from correlator.model.persisted import Cursor, PersistedEvent
 from correlator.ops import metrics
 from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
+from correlator.state.checkpoint import Changes
+from correlator.state.checkpoint_file import Checkpoint, Unusable
 from correlator.state.forecasts import AT_ONCE, StoredForecasts
-from correlator.state.rows import Changes
-from correlator.state.sqlite import Checkpoint, Unusable
 from correlator.tasks import SAVE_OFFSET, end_tasks, until_next
 
 if TYPE_CHECKING:
-    from correlator.state.stream import StreamCheckpoint
+    from correlator.state.checkpoint_stream import StreamCheckpoint
 
 log = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Reading
 from correlator.model.persisted import Cursor
 from correlator.model.rows import JobRecord, StepRecord
-from correlator.state.rows import Changes
-from correlator.state.sqlite import Checkpoint
+from correlator.state.checkpoint import Changes
+from correlator.state.checkpoint_file import Checkpoint
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually

@@ -14,9 +14,9 @@ from correlator.cluster.connection import ClusterUnavailable, Fenced
 from correlator.cluster.fence import StreamMessage
 from correlator.cluster.lease import Lease
 from correlator.model.persisted import Cursor, PersistedExports
-from correlator.state import stream
-from correlator.state.rows import Saved
-from correlator.state.stream import StreamCheckpoint, StreamCopy, newest
+from correlator.state import checkpoint_stream as stream
+from correlator.state.checkpoint import Saved
+from correlator.state.checkpoint_stream import StreamCheckpoint, StreamCopy, newest
 from tests.support.cluster import connected, settings
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy

@@ -12,8 +12,8 @@ from correlator.cluster.connection import ClusterUnavailable, Unacknowledged
 from correlator.cluster.fence import StreamMessage
 from correlator.cluster.lease import Lease
 from correlator.model.persisted import Cursor, PersistedJob
-from correlator.state.rows import MAX_ROW, MAX_ROWS
-from correlator.state.stream import StreamCheckpoint
+from correlator.state.checkpoint import MAX_ROW, MAX_ROWS
+from correlator.state.checkpoint_stream import StreamCheckpoint
 from tests.support.cluster import connected, settings
 from tests.support.saved_index import changes, filled
 

@@ -45,8 +45,8 @@ from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.sinks.turns import Work
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.sqlite import SQLiteDatabase
-from correlator.state.rows import Changes
-from correlator.state.sqlite import Checkpoint
+from correlator.state.checkpoint import Changes
+from correlator.state.checkpoint_file import Checkpoint
 from tests.support.documents import document_of, document_text
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))

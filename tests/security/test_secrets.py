@@ -14,7 +14,7 @@ import pytest
 
 from correlator.config.loading import load
 from correlator.sources.db.mariadb import Address
-from correlator.state.sqlite import Checkpoint
+from correlator.state.checkpoint_file import Checkpoint
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import MariaDB

@@ -6,7 +6,7 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.persisted import Cursor
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
-from correlator.state.rows import Changes
+from correlator.state.checkpoint import Changes
 
 NOW = 1_758_550_000_000_000
 

@@ -28,11 +28,11 @@ from correlator.model.rows import JobRecord, LogRow
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.cluster.epoch import Position
 from correlator.sinks.webhooks.deliveries import StoredHead
+from correlator.state.checkpoint import VERSION, Changes, Saved
+from correlator.state.checkpoint_file import SCHEMA, Checkpoint
+from correlator.state.checkpoint_stream import Chunk, Redo
 from correlator.state.forecasts import General, Rest, StoredForecasts
-from correlator.state.rows import VERSION, Changes, Saved
 from correlator.state.saver import Saver
-from correlator.state.sqlite import SCHEMA, Checkpoint
-from correlator.state.stream import Chunk, Redo
 from tests.support import stored_types
 from tests.support.documents import document_of, document_text
 from tests.support.eventually import PATIENCE

@@ -9,8 +9,8 @@ from correlator.model.rows import LogRow
 from correlator.sources.db.log_rows import HEAVY
 from correlator.sources.log.gaps import MAX_KEPT, Gaps
 from correlator.sources.log.reset_markers import RECENT, ResetMarkers
-from correlator.state.rows import MAX_BYTES, MAX_ROW, MAX_ROWS, REDO, Changes, Content, Name, Rows
-from correlator.state.stream import Chunk, Redo, free_slot, name_of, replay
+from correlator.state.checkpoint import MAX_BYTES, MAX_ROW, MAX_ROWS, REDO, Changes, Content, Name, Rows
+from correlator.state.checkpoint_stream import Chunk, Redo, free_slot, name_of, replay
 from tests.support.saved_index import changes, filled
 
 MAX_PAYLOAD = 1 << 20

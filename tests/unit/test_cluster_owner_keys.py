@@ -14,7 +14,7 @@ from correlator.cluster.fence import Fence
 from correlator.model.persisted import Cursor
 from correlator.sinks.cluster.events import EventQueue, EventWriter, StreamEvent
 from correlator.sinks.event_log import EventLog
-from correlator.state.stream import StreamCheckpoint, StreamCopy
+from correlator.state.checkpoint_stream import StreamCheckpoint, StreamCopy
 from tests.support.lease_servers import LONG_AGO, OWNER, Servers
 
 ME, OTHER = b"me", b"other"
@@ -91,6 +91,6 @@ async def test_a_row_that_another_server_knows_to_be_removed_is_not_read(servers
     async def decoded(rows):
         found.append({name for name in rows if name[0] == "event"})
 
-    monkeypatch.setattr("correlator.state.stream.saved_of", decoded)
+    monkeypatch.setattr("correlator.state.checkpoint_stream.saved_of", decoded)
     await StreamCheckpoint("dc1", lease, lambda: None).open()
     assert found == [{("event", "2")}]

@@ -17,8 +17,8 @@ from correlator.doctor import database, host, service
 from correlator.doctor.check import CheckReport, copyable, failure, ok, warning
 from correlator.doctor.service import Setting
 from correlator.model.persisted import Cursor, IndexState
-from correlator.state.rows import Changes
-from correlator.state.sqlite import Checkpoint
+from correlator.state.checkpoint import Changes
+from correlator.state.checkpoint_file import Checkpoint
 from correlator.terminal.doctor import print_report
 
 

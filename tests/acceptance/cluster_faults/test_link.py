@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from correlator.cluster import keys
-from correlator.state.rows import CURSOR
+from correlator.state.checkpoint import CURSOR
 from tests.support.bulk_rows import jobs_without_rows
 from tests.support.cluster import connected
 from tests.support.eventually import eventually

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from correlator.cluster import keys, streams
-from correlator.state.rows import VERSION
+from correlator.state.checkpoint import VERSION
 from tests.support import garbage
 from tests.support.bulk_rows import jobs_without_rows
 from tests.support.cluster import connected

@@ -48,7 +48,7 @@ from msgspec import Struct
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged, seq_of
 from correlator.cluster.fence import Fence, StreamMessage
-from correlator.state.rows import (
+from correlator.state.checkpoint import (
     CURSOR,
     LAST,
     MAX_ROWS,

@@ -27,7 +27,7 @@ from correlator.model.persisted import (
     PersistedLegacy,
 )
 from correlator.state import forecasts as stored_forecasts
-from correlator.state.rows import VERSION, Changes, Saved, encoded
+from correlator.state.checkpoint import VERSION, Changes, Saved, encoded
 
 log = logging.getLogger(__name__)
 
