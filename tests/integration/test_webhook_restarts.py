@@ -7,7 +7,7 @@ import time
 import pytest
 
 from correlator.config.schema import Config
-from correlator.config.webhooks import Template
+from correlator.config.webhook_template import Template
 from correlator.model.facts import Kind
 from correlator.model.published import Event
 from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from correlator.config.webhooks import Authorization, SigningSecrets, Template
+from correlator.config.webhook_template import Template
+from correlator.config.webhooks import Authorization, SigningSecrets
 from correlator.model.facts import Kind
 from correlator.model.published import Event
 from correlator.ops import metrics

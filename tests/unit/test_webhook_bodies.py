@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.config.webhooks import Authorization, SigningSecrets, Template, Webhook, WebhookUrl
+from correlator.config.webhook_template import Template
+from correlator.config.webhooks import Authorization, SigningSecrets, Webhook, WebhookUrl
 from correlator.model.facts import Kind, Status
 from correlator.model.published import Event, JobView, PublishedJob
 from correlator.model.rows import StepRecord

@@ -46,12 +46,24 @@ class HubEndpoints:
         self.streams = Streams(hub, limits, work)
         self._sockets = Websockets(hub, access, self.streams, max_subscriptions=max_subscriptions)
         self._events = EventStreams(hub, access, self.streams)
-        rest = [
-            *Rest(hub, work).routes(),
-            *FailoverStatus(hub, work, unknown_id_wait=unknown_id_wait).routes(),
-        ]
+        rest = Rest(hub, work)
+        failover = FailoverStatus(hub, work, unknown_id_wait=unknown_id_wait)
+        answers: dict[str, Handler] = {
+            "/api/v1/jobs": rest.jobs,
+            "/api/v1/job": rest.job,
+            "/api/v1/job/events": rest.events,
+            "/api/v1/job/log": rest.log,
+            "/api/v1/jobs/{id:(?s:.+)}/events": rest.events,
+            "/api/v1/jobs/{id:(?s:.+)}/log": rest.log,
+            "/api/v1/jobs/{id:(?s:.+)}": rest.job,
+            "/api/v1/resolve/{id:(?s:.+)}": rest.resolve,
+            "/api/v1/entities/{name:(?s:.+)}": rest.entity,
+            "/api/v1/operations": rest.operations,
+            "/api/v1/operations/{job_type:[^/]+}/{operation:(?s:.+)}": rest.operation,
+            "/api/v1/failover/{id:(?s:.+)}/status": failover.status,
+        }
         self.routes: list[web.RouteDef] = [
-            *(web.RouteDef(r.method, r.path, self._unless_refused(r.handler), r.kwargs) for r in rest),
+            *(web.get(path, self._unless_refused(handler)) for path, handler in answers.items()),
             web.get("/ws", self._sockets.handle, allow_head=False),
             web.get("/api/v1/stream", self._events.handle, allow_head=False),
             web.get("/health/live", self._live),
@@ -221,15 +233,22 @@ def local(path: str) -> str:
     return f"/{parts[3]}" if len(parts) == 4 and parts[2] else path
 
 
+def of_process(hub: Hub, streams: Callable[[], list[Streams]]) -> list[web.RouteDef]:
+    """The endpoints that are the same below every prefix. For the arguments see `Metrics`."""
+    specs = Specs()
+    return [
+        web.get("/metrics", Metrics(hub, streams).metrics),
+        web.get(OPENAPI, specs.document),
+        web.get(ASYNCAPI, specs.document),
+    ]
+
+
 class Metrics:
     """The endpoint /metrics. `streams`: returns those whose clients are counted; `hub`: the one of the process."""
 
     def __init__(self, hub: Hub, streams: Callable[[], list[Streams]]) -> None:
         self._hub = hub
         self._streams = streams
-
-    def routes(self) -> list[web.RouteDef]:
-        return [web.get("/metrics", self.metrics)]
 
     async def metrics(self, request: web.Request) -> web.Response:
         """The metrics of the process, as text or in the format of OpenMetrics."""
@@ -250,9 +269,6 @@ class Specs:
 
     def __init__(self) -> None:
         self._bodies: dict[str, bytes] = {}
-
-    def routes(self) -> Iterable[web.RouteDef]:
-        return [web.get(path, self.document) for path in (OPENAPI, ASYNCAPI)]
 
     async def document(self, request: web.Request) -> web.Response:
         read(request, NoParameters)

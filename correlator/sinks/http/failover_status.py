@@ -6,7 +6,6 @@ is accepted.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Any
 
@@ -34,9 +33,6 @@ class FailoverStatus:
         self._hub = hub
         self._work = work
         self._wait = unknown_id_wait
-
-    def routes(self) -> Iterable[web.RouteDef]:
-        return [web.get("/api/v1/failover/{id:(?s:.+)}/status", self.status)]
 
     async def status(self, request: web.Request) -> web.Response:
         """The reply for one ID.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias, TypeVar
@@ -95,21 +95,6 @@ class Rest:
         self._pages = JobPages(hub, work)
         self._waits = JobWaits(hub, work)
         self._log_text = LogText(hub, work)
-
-    def routes(self) -> Iterable[web.RouteDef]:
-        return [
-            web.get("/api/v1/jobs", self.jobs),
-            web.get("/api/v1/job", self.job),
-            web.get("/api/v1/job/events", self.events),
-            web.get("/api/v1/job/log", self.log),
-            web.get("/api/v1/jobs/{id:(?s:.+)}/events", self.events),
-            web.get("/api/v1/jobs/{id:(?s:.+)}/log", self.log),
-            web.get("/api/v1/jobs/{id:(?s:.+)}", self.job),
-            web.get("/api/v1/resolve/{id:(?s:.+)}", self.resolve),
-            web.get("/api/v1/entities/{name:(?s:.+)}", self.entity),
-            web.get("/api/v1/operations", self.operations),
-            web.get("/api/v1/operations/{job_type:[^/]+}/{operation:(?s:.+)}", self.operation),
-        ]
 
     async def job(self, request: web.Request) -> web.Response:
         """One job, by any ID. With ``wait``, the request waits until the job exists or is past revision ``rev``."""

@@ -28,7 +28,7 @@ from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import TOKEN, Access
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
-from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, Metrics, Specs, local
+from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
 from correlator.sinks.http.responses import RETRY_AFTER, json_response, problem, problems, server_log
 from correlator.sinks.http.static import Static
 from correlator.sinks.streaming.limits import DEFAULT, Limits
@@ -127,8 +127,7 @@ class HttpSink:
         metrics.CONNECTIONS.set_function(lambda: len(self._connections))
         shared = [
             web.post(TICKET_PATH, self._ticket),
-            *Metrics(hub, lambda: [one.streams for one in self._endpoints]).routes(),
-            *Specs().routes(),
+            *of_process(hub, lambda: [one.streams for one in self._endpoints]),
             *self._static.routes(),
         ]
         app = web.Application(middlewares=[self._count, self._send, problems, self._gate])

@@ -20,7 +20,8 @@ import orjson
 from msgspec.structs import replace
 from yarl import URL
 
-from correlator.config.webhooks import Template, Webhook
+from correlator.config.webhook_template import Template
+from correlator.config.webhooks import Webhook
 from correlator.jobs import job_document
 from correlator.model import document
 from correlator.model.document import NO_METADATA, JobDocument
