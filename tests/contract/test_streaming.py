@@ -335,7 +335,7 @@ async def test_a_client_that_reads_nothing_is_closed_as_slow_and_others_go_on(ki
         connected(kind(url, receive_buffer=4096)) as reading,
     ):
         frozen.freeze()
-        for n in range(120):  # more than the buffers of the kernel hold
+        for n in range(40):  # more than the buffers of the kernel hold
             world.job(error_message=f"{n} " + "x" * 300_000)
             await asyncio.sleep(0.005)
         await eventually(lambda: metrics.CLIENTS_CLOSED.labels("slow")._value.get() == before + 1)
