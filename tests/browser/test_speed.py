@@ -27,7 +27,8 @@ def busy_job(number: int, percent: float) -> dict[str, Any]:
     )
     if job["terminal"]:
         return job
-    return forecasted(job, percent, ahead=[("copy", 0.9, 60.0), ("boot", 0.4, 20.0)])
+    left = 600.0 + 10 * number - percent  # the order is that of the numbers, but for some rows that move
+    return forecasted(job, percent, left=left, most=left + 200, ahead=[("copy", 0.9, 60.0), ("boot", 0.4, 20.0)])
 
 
 def frame_work(trace: bytes) -> list[float]:

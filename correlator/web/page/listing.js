@@ -364,7 +364,8 @@ function failureOf(job) {
 }
 
 /**
- * All filters but those by status, forecast and silence. Without a text, jobs that ended over a day ago are hidden. `isFound`: the daemon has found the job for the text.
+ * All filters but those by status, forecast and silence. Without a text, jobs that ended over a day ago are hidden.
+ * `isFound`: the daemon has found the job for the text.
  */
 function matches(job, filter, now, isFound) {
   if (filter.type !== "" && job.job_type !== filter.type) {
