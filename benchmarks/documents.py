@@ -56,10 +56,10 @@ def _changes() -> list[tuple[Any, Any]]:
 
 
 def _of_dicts(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object]]:
-    job_document, merge_patch, parser = (
+    encoding, merge_patch, parser = (
         import_module(f"correlator.jobs.{name}") for name in ("job_document", "merge_patch", "document_parser")
     )
-    encode, document = job_document.encode, job_document.document
+    encode, document = encoding.encode, encoding.document
     bodies = [encode(document(new)) for _, new in pairs]
     return {
         "whole": lambda: [encode(document(new)) for _, new in pairs],
@@ -69,29 +69,29 @@ def _of_dicts(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object
 
 
 def _of_types(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object]]:
-    encoded, job_document, received, model = (
+    cache, encoding, received, model = (
         import_module(f"correlator.{name}")
-        for name in ("jobs.encoded", "jobs.job_document", "cluster.received", "model.document")
+        for name in ("jobs.document_cache", "jobs.encoding", "cluster.received", "model.document")
     )
-    without_rev = [replace(job_document.document(new), rev=UNSET) for _, new in pairs]
-    bodies = [job_document.compact(model.encode(document)) for document in without_rev]
+    without_rev = [replace(encoding.document(new), rev=UNSET) for _, new in pairs]
+    bodies = [encoding.compact(model.encode(document)) for document in without_rev]
 
     def whole() -> None:
         last: dict[str, Any] = {}
         for _, new in pairs:
-            made = job_document.document(new, last.get(new.job_id))
-            last[new.job_id] = job_document.Revision(new, made)
+            made = encoding.document(new, last.get(new.job_id))
+            last[new.job_id] = encoding.Revision(new, made)
             model.encode(made)
 
     def patches() -> None:
-        documents = encoded.Documents()
+        documents = cache.Documents()
         for old, new in pairs:
             documents.patch(old, new)
 
     return {
         "whole": whole,
         "patch": patches,
-        "gateway": lambda: [job_document.text(received.document(body, 5, "dc1")) for body in bodies],
+        "gateway": lambda: [encoding.text(received.document(body, 5, "dc1")) for body in bodies],
     }
 
 

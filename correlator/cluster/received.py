@@ -8,7 +8,7 @@ Model. `decode` and `document` check the size, the nesting and the form of a val
 whatever is wrong with it. `Parser` calls them for what a process gets, counts what is unreadable, and describes it
 for readiness. The caller passes such a message over, or replaces it if it is its own.
 
-Invariants. Nothing here raises anything but `Unreadable`. `job_document.encode` makes JSON of what is returned.
+Invariants. Nothing here raises anything but `Unreadable`. `encoding.encode` makes JSON of what is returned.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import orjson
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.document import decode as decode_document
 from correlator.model.messages import DatabaseState
 from correlator.model.published import PublishedJob
@@ -114,7 +114,7 @@ def decode_msgpack(payload: bytes, form: type[T], most: int = MAX_BYTES) -> T:
 
 def time_of(text: str) -> Micros:
     """Parse a time as documents have it. Raises: `Unreadable`."""
-    return _parsed(b"", 0, lambda: job_document.micros(text))
+    return _parsed(b"", 0, lambda: encoding.micros(text))
 
 
 def epoch(payload: bytes) -> str:
@@ -136,10 +136,10 @@ def _document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None)
             raise Unreadable("the metadata of the document is no object")
         _check_depth(metadata)
         if b"\n" in metadata or b"\r" in metadata:  # A document is one line, as an event stream needs it.
-            found = replace(found, metadata=Raw(job_document.encode(members)))
+            found = replace(found, metadata=Raw(encoding.encode(members)))
     if job_id is not None and found.job_id != job_id:
         raise Unreadable("the document is of another job than its subject")
-    return job_document.received(found)
+    return encoding.received(found)
 
 
 def _completed(payload: bytes | Raw, rev: int, instance: str) -> bytes:

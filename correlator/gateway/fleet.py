@@ -27,8 +27,8 @@ from correlator.gateway.hub import RemoteHub, ends_here
 from correlator.gateway.log_lines import ReceivedLines
 from correlator.gateway.status import Appliance, RemoteStatus
 from correlator.gateway.stream import StoredMessage
-from correlator.jobs import job_document
-from correlator.jobs.encoded import Documents
+from correlator.jobs import encoding
+from correlator.jobs.document_cache import Documents
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.document import ForecastState
 from correlator.model.facts import AttributedRow, Kind
@@ -142,7 +142,7 @@ class Fleet:
             "error": away or appliance.error() or appliance.warning(),
             "lag_seconds": round(appliance.behind(), 3),
             "unwritten_seconds": round(alive.unwritten_seconds, 3),
-            "last_seen": job_document.rfc3339(appliance.last_seen),
+            "last_seen": encoding.rfc3339(appliance.last_seen),
             "version": alive.version or None,
             "jobs": len(self._hubs[appliance.name].published),
         }
@@ -240,7 +240,7 @@ class Fleet:
         if not copies:
             self._shared.discard(job_id)
             return self.hub.published.remove(job_id, seq, reason)
-        return self.hub.published.put(job_document.revised(_winner(copies), seq))
+        return self.hub.published.put(encoding.revised(_winner(copies), seq))
 
     def _instance(self, name: str) -> RemoteHub | None:
         if (known := self._hubs.get(name)) is not None:
@@ -300,7 +300,7 @@ class Fleet:
         shown = hub.published.get(job_id) if hub is not None else None
         if event is None or hub is None or shown is None:
             return
-        forecast = job_document.document(shown).forecast
+        forecast = encoding.document(shown).forecast
         if shown.view.terminal:
             del self._unconfirmed[instance, job_id]
         elif forecast is not None and forecast.state in (_STATES[event.kind], ForecastState.OVERDUE):

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from correlator.gateway.archive import RpcArchive
 from correlator.gateway.status import RemoteStatus
-from correlator.jobs import job_document
-from correlator.jobs.encoded import Documents
+from correlator.jobs import encoding
+from correlator.jobs.document_cache import Documents
 from correlator.jobs.remote import RemoteJobs
 from correlator.model.facts import AttributedRow, Status
 from correlator.model.published import Change, Event, PublishedJob, Reason
@@ -144,7 +144,7 @@ class RemoteHub(Hub):
         published = self.published.get(shown.job_id)
         if published is not None and published.instance == shown.instance:
             return published
-        return job_document.revised(shown, self.seq)
+        return encoding.revised(shown, self.seq)
 
     async def _search(self, name: str) -> tuple[PublishedJob, Resolved] | None:
         found = await available(self.archive).find(name)

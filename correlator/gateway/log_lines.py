@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from correlator.bounded import BoundedDict
 from correlator.cluster import received
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.facts import AttributedRow, Entry
 from correlator.model.rows import Int64, Level, Micros
 
@@ -137,7 +137,7 @@ class ReceivedLines:
 
     def _wait(self, instance: str, job_id: str, row: AttributedRow) -> int:
         """Have a line wait. Returns the number of lines that were dropped to make room."""
-        size = OVERHEAD + len(row.entry.message) + len(job_document.encode(row.entry.attrs))
+        size = OVERHEAD + len(row.entry.message) + len(encoding.encode(row.entry.attrs))
         self._waiting.setdefault((instance, job_id), deque()).append((time.monotonic(), row, size))
         self._size += size
         dropped = 0

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection
 
 from correlator.cluster.received import REPORTED_FOR, Alive
-from correlator.jobs.job_document import micros
+from correlator.jobs.encoding import micros
 from correlator.model.rows import Micros
 from correlator.pipeline.hub import DatabaseStatus
 

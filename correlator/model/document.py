@@ -1,7 +1,7 @@
 """The job document: one definition from which it is encoded, decoded, compared for a merge patch, and described.
 
 The schemas of OpenAPI and AsyncAPI, the members of webhook templates, and what a gateway reads come from these types.
-A member is added here, where it is computed (`jobs/job_document.py`), where it is shown, and in docs/protocol.md. It
+A member is added here, where it is computed (`jobs/encoding.py`), where it is shown, and in docs/protocol.md. It
 needs a default: documents of collectors of an earlier version are without it, and a gateway must read them. In a
 docstring, `name: text` describes a member; the schemas have it there.
 

@@ -57,7 +57,7 @@ class JobView(JobColumns, frozen=True, gc=False):
     steps_complete: bool = True
     """False if job_steps could not be read: `steps` has only what the log says."""
     first_step: int | None = None
-    """The lowest ID of a step, at a gateway, where `steps` is empty (`job_document.steps_of`)."""
+    """The lowest ID of a step, at a gateway, where `steps` is empty (`encoding.steps_of`)."""
 
     @property
     def terminal(self) -> bool:

@@ -32,7 +32,7 @@ from msgspec import Struct
 
 from correlator.errors import SourceUnavailable
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.encoded import Documents
+from correlator.jobs.document_cache import Documents
 from correlator.model.facts import AttributedRow
 from correlator.model.messages import DatabaseState
 from correlator.model.published import Change, Event, PublishedJob, Reason

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, get_args
 
 from msgspec import Raw, Struct
 
-from correlator.jobs import job_document, job_view
+from correlator.jobs import encoding, job_view
 from correlator.model.facts import Reading
 from correlator.model.published import JobView, LogLine, PublishedJob
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
@@ -115,7 +115,7 @@ def _texts(shown: PublishedJob) -> Iterator[str | None]:
     yield from _names(shown.view)
     yield shown.view.operation
     yield shown.view.error
-    for step in job_document.steps_of(shown):
+    for step in encoding.steps_of(shown):
         yield step.name
         yield step.error_message
 

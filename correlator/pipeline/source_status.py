@@ -22,8 +22,8 @@ from typing import Any
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import horizon
+from correlator.jobs.encoding import rfc3339
 from correlator.jobs.index import Index
-from correlator.jobs.job_document import rfc3339
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow, Micros
 from correlator.ops import metrics

@@ -9,7 +9,7 @@ from typing import Literal, TextIO
 
 from rich.text import Text
 
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.facts import Attribution
 from correlator.ops.logs import escape
 from correlator.sinks.tap import Dropped, TapRow
@@ -53,7 +53,7 @@ def as_json(one: TapRow | Dropped) -> str:
     if isinstance(one, Dropped):
         return json.dumps({"dropped": one.count})
     attributes = {"job_id": one.row.job_id, "by": one.row.by, "step_name": one.step_name}
-    return json.dumps({**job_document.log_line(one.row.entry), **attributes}, default=str)
+    return json.dumps({**encoding.log_line(one.row.entry), **attributes}, default=str)
 
 
 def plain(one: TapRow | Dropped) -> str:
@@ -69,7 +69,7 @@ def plain(one: TapRow | Dropped) -> str:
         attribution = f"no job: {escape(entry.job_id)} is not known{step}"
     else:
         attribution = f"no job{step}"
-    at, message = job_document.rfc3339(entry.at), escape(entry.message)
+    at, message = encoding.rfc3339(entry.at), escape(entry.message)
     return f"{at} {entry.event_id} {entry.level:5} {message}  <- {attribution}"
 
 
@@ -78,7 +78,7 @@ def line(one: TapRow | Dropped, cells: int, theme: Theme) -> Text:
     if isinstance(one, Dropped):
         return theme.fit(Text(_dropped(one), style="yellow"), cells)
     entry = one.row.entry
-    at = job_document.rfc3339(entry.at)[11:23]  # hours to milliseconds, in UTC
+    at = encoding.rfc3339(entry.at)[11:23]  # hours to milliseconds, in UTC
     left = Text.assemble(
         (f"{at} " if cells >= 80 else "", "dim"),
         (f"{entry.level:5} ", LEVEL_STYLES.get(entry.level, "")),

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from correlator.cluster import keys, received, streams
 from correlator.gateway.hub import NOT_READ
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected
 from tests.support.documents import document_of
@@ -30,7 +30,7 @@ LINES = Wanted(logs="DEBUG")
 def served(shown, rev, instance="dc1"):
     """The document of a job as a gateway has it."""
     document = document_of(replace(shown, rev=rev, instance=instance))
-    return orjson.loads(job_document.encode(document))
+    return orjson.loads(encoding.encode(document))
 
 
 async def writer(connection, instance="dc1"):

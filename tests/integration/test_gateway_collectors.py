@@ -11,7 +11,7 @@ import aiohttp
 import orjson
 
 from correlator.cluster import keys
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from tests.support.cluster_harness import Collector, collector, epoch_of
 from tests.support.documents import document_of
 from tests.support.eventually import eventually
@@ -31,7 +31,7 @@ def due(collectors: list[Collector]) -> dict[str, Any]:
             copies.setdefault(shown.job_id, []).append((shown.view.age_key, document))
     # The last of the highest keys: that of the first instance by name.
     newest = {i: max(reversed(found), key=lambda copy: copy[0])[1] for i, found in copies.items()}
-    return {i: orjson.loads(job_document.encode(document)) for i, document in newest.items()}
+    return {i: orjson.loads(encoding.encode(document)) for i, document in newest.items()}
 
 
 def without_rev(documents: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from correlator.jobs.job_document import rfc3339
+from correlator.jobs.encoding import rfc3339
 from correlator.ops import metrics
 from correlator.sinks.mqtt import publisher, topics
 from correlator.sinks.mqtt.connection import MqttTimings

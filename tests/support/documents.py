@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 
 from correlator.cluster import received
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model import document as model
 from correlator.model.published import PublishedJob
 
 
 def document_text(shown: PublishedJob, *, steps: bool = True) -> bytes:
     """The document of a job as it is sent."""
-    return job_document.text(shown, steps=steps)
+    return encoding.text(shown, steps=steps)
 
 
 def document_of(shown: PublishedJob, *, steps: bool = True) -> dict[str, Any]:
@@ -25,9 +25,7 @@ def document_of(shown: PublishedJob, *, steps: bool = True) -> dict[str, Any]:
 
 def patch_of(old: PublishedJob, new: PublishedJob) -> dict[str, Any]:
     """The merge patch between the documents of two revisions, as a client parses it."""
-    found: dict[str, Any] = orjson.loads(
-        model.encode(model.patch(job_document.document(old), job_document.document(new)))
-    )
+    found: dict[str, Any] = orjson.loads(model.encode(model.patch(encoding.document(old), encoding.document(new))))
     return found
 
 

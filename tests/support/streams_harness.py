@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from correlator.gateway.hub import RemoteHub
 from correlator.gateway.status import RemoteStatus
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Entry, Kind, Reading
@@ -37,7 +37,7 @@ ALL = Filter()
 
 
 def frame(messages: Sequence[Message], /) -> bytes:
-    return job_document.frame(m.body for m in messages) + b"\n"
+    return encoding.frame(m.body for m in messages) + b"\n"
 
 
 class StreamClient:

@@ -17,8 +17,8 @@ from msgspec.structs import replace
 from correlator.cluster.connection import ClusterUnavailable
 from correlator.errors import CheckpointInUse
 from correlator.forecast.forecaster import OperationState
+from correlator.jobs import encoding, joblog
 from correlator.jobs import index as indexes
-from correlator.jobs import job_document, joblog
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind, Reading, Status
@@ -58,7 +58,7 @@ def restored(
 
 def documents(index: Index) -> dict[str, bytes]:
     """Without what belongs to one run."""
-    return {s.job_id: job_document.encode({**document_of(s), "rev": 0}) for s in index.published.all()}
+    return {s.job_id: encoding.encode({**document_of(s), "rev": 0}) for s in index.published.all()}
 
 
 def test_an_index_is_the_same_after_a_restart(tmp_path: Path):

@@ -18,7 +18,7 @@ from correlator.gateway import fleet, log_lines
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.status import Appliance
 from correlator.gateway.stream import StoredMessage
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.ops.metrics import REGISTRY
@@ -71,10 +71,10 @@ def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
         document_of(received.document(body, 7, "dc1"))
     with contextlib.suppress(Unreadable):
         event = fleet.event_of(body)
-        assert event is None or orjson.dumps(job_document.transition(event))
+        assert event is None or orjson.dumps(encoding.transition(event))
     with contextlib.suppress(Unreadable):
         for row in log_lines.parse(body).rows:
-            job_document.encode(job_document.log_line(row.entry))
+            encoding.encode(encoding.log_line(row.entry))
     with contextlib.suppress(Unreadable):
         appliance = Appliance("dc1", lambda: 0.0)
         appliance.renewed(received.decode(body, Alive), AT, None)
@@ -89,7 +89,7 @@ def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
         rpc.decode_request(body)
     for kind in QUESTIONS.values():
         with contextlib.suppress(rpc.RemoteError):
-            job_document.encode(rpc.decode_reply(body, kind.answer()))
+            encoding.encode(rpc.decode_reply(body, kind.answer()))
         with contextlib.suppress(rpc.RemoteError):
             rpc.decode_params(msgspec.Raw(body), kind)
 

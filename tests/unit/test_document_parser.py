@@ -6,7 +6,7 @@ from hypothesis import given
 from msgspec.structs import replace
 
 from correlator.cluster.received import Unreadable
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.model import document as model
 from correlator.model.facts import Status
@@ -25,7 +25,7 @@ SHOWN = PublishedJob(JobView("j", Status.RUNNING), 3, 1_758_553_933_123_456)
 def test_the_document_of_a_job_that_was_read_is_the_one_that_was_read(shown):
     shown = replace(shown, instance="dc1")
     read = read_document(document_text(shown), shown.rev, "dc1")
-    assert model.encode(job_document.document(read)) == document_text(read) == document_text(shown)
+    assert model.encode(encoding.document(read)) == document_text(read) == document_text(shown)
 
 
 @given(facts())
@@ -39,7 +39,7 @@ def test_all_that_filters_and_lookups_use_is_read_back(made):
         assert (read.status, read.job_type, read.operation) == (view.status, view.job_type, view.operation)
         assert (read.source, read.parent_job_id) == (view.source, view.parent_job_id)
         steps = [replace(s, started_at=None, completed_at=None, error_cut=None) for s in view.steps]
-        assert (job_document.steps_of(gateways), job_document.steps_of(shown)) == (steps, view.steps)
+        assert (encoding.steps_of(gateways), encoding.steps_of(shown)) == (steps, view.steps)
         words = {word for step in steps for word in (step.name, step.error_message or "")} | {"nowhere"}
         for query in (JobQuery(words=frozenset({word})) for word in words):
             assert query.matches(gateways) == query.matches(shown)
@@ -54,7 +54,7 @@ def test_a_gateway_gives_the_job_its_revision_and_its_appliance():
     read = read_document(document_text(SHOWN), 1044, "dc1")
     assert (read.rev, read.instance) == (1044, "dc1")
     assert document_of(read) == {**document_of(SHOWN), "rev": 1044, "instance": "dc1"}
-    again = job_document.revised(read, 2088)
+    again = encoding.revised(read, 2088)
     assert (again.rev, document_text(again)) == (2088, document_text(read_document(document_text(SHOWN), 2088, "dc1")))
 
 
@@ -89,7 +89,7 @@ def test_a_gateway_reads_the_documents_of_collectors_of_the_first_version():
 def test_a_document_is_one_line_whatever_spaces_its_metadata_has(space: bytes):
     spaced = document_text(SHOWN).replace(b'"metadata":{}', b'"metadata":{"a":%b"b"}' % space)
     read = read_document(spaced)
-    assert job_document.text(read).splitlines() == [job_document.text(read)]
+    assert encoding.text(read).splitlines() == [encoding.text(read)]
     assert document_of(read)["metadata"] == {"a": "b"}
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from correlator.jobs import fold, job_document, job_view, joblog
+from correlator.jobs import encoding, fold, job_view, joblog
 from correlator.model.facts import Entry, Job, Kind, Reading, Status
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
@@ -229,8 +229,7 @@ def test_a_step_that_only_the_log_has_comes_last_until_the_table_has_its_place()
     unknown = seen(read("running", StepRecord(7, "b", 2), StepRecord(8, "a", 1)), started)
     assert [(s.id, s.seq) for s in unknown.steps] == [(8, 1), (7, 2), (5, 0)]
     assert (
-        job_document.current_step(seen(read("running", StepRecord(7, "b", 2)), replace(started, step_name="new")))
-        == "new"
+        encoding.current_step(seen(read("running", StepRecord(7, "b", 2)), replace(started, step_name="new"))) == "new"
     )
 
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from correlator.errors import SourceUnavailable
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import ArchivePage, JobQuery
@@ -127,13 +127,13 @@ async def test_lists_that_are_asked_for_at_once_are_made_in_different_rounds_of_
 async def test_a_document_in_lists_is_encoded_once_for_each_revision(monkeypatch):
     harness = _with_jobs(3)
     rest, made = Rest(harness.hub, Work()), list[str]()
-    document = job_document.document
+    document = encoding.document
 
     def counted(shown, *args, **options):
         made.append(shown.job_id)
         return document(shown, *args, **options)
 
-    monkeypatch.setattr(job_document, "document", counted)
+    monkeypatch.setattr(encoding, "document", counted)
     bodies = [(await rest.jobs(make_mocked_request("GET", "/api/v1/jobs"))).body for _ in range(3)]
     assert bodies[0] == bodies[1] == bodies[2]
     assert sorted(made) == ["u000", "u001", "u002"]

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from correlator.jobs.encoding import rfc3339
 from correlator.jobs.horizon import JUDGED_WITHIN, SEEN_AT_ONCE, Horizon, Part
 from correlator.jobs.index import Index
-from correlator.jobs.job_document import rfc3339
 from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.persisted import IndexState, PersistedJob
 from correlator.model.rows import JobRecord

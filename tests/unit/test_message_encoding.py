@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import job_document, job_view
+from correlator.jobs import encoding, job_view
 from correlator.model.document import Comparison, ForecastState, StepAhead, merge_patch
 from correlator.model.facts import Job, Kind, Line, Status
 from correlator.model.published import Event, Forecast, JobForecast, JobView, PublishedJob
@@ -160,8 +160,8 @@ def test_an_ended_job_lasted_from_start_to_end_and_has_no_current_step():
 
 
 def test_durations_are_never_negative():
-    assert job_document.seconds(AT, AT - 1) == 0.0
-    assert job_document.seconds(None, AT) is job_document.seconds(AT, None) is None
+    assert encoding.seconds(AT, AT - 1) == 0.0
+    assert encoding.seconds(None, AT) is encoding.seconds(AT, None) is None
 
 
 @pytest.mark.parametrize("metadata", [None, "", "{", "[1]", "null"])
@@ -175,13 +175,13 @@ def test_metadata_that_is_no_object_is_an_empty_one(metadata):
         (None, None),
         (0, "1970-01-01T00:00:00.000000Z"),
         (-1, "1969-12-31T23:59:59.999999Z"),
-        (job_document.MAX_MICROS, "9999-12-31T23:59:59.999999Z"),
+        (encoding.MAX_MICROS, "9999-12-31T23:59:59.999999Z"),
         (1 << 70, "9999-12-31T23:59:59.999999Z"),
         (-(1 << 70), "0001-01-01T00:00:00.000000Z"),
     ],
 )
 def test_times_are_rfc_3339_with_microseconds_and_clamped(at, text):
-    assert job_document.rfc3339(at) == text
+    assert encoding.rfc3339(at) == text
 
 
 @given(st.text(alphabet=st.characters()))
@@ -191,31 +191,29 @@ def test_any_text_leaves_as_json(text):
 
 
 def test_half_a_surrogate_costs_only_itself():
-    assert json.loads(job_document.encode({"a\ud800": ["b\udfff", ("c",), {"d": 1}]})) == {
-        "a?": ["b?", ["c"], {"d": 1}]
-    }
+    assert json.loads(encoding.encode({"a\ud800": ["b\udfff", ("c",), {"d": 1}]})) == {"a?": ["b?", ["c"], {"d": 1}]}
 
 
 def test_one_message_is_a_frame_and_several_are_an_array():
-    assert job_document.frame([b"{}"]) == b"{}"
-    assert json.loads(job_document.frame([b"{}", b"[]"])) == [{}, []]
+    assert encoding.frame([b"{}"]) == b"{}"
+    assert json.loads(encoding.frame([b"{}", b"[]"])) == [{}, []]
 
 
 def test_a_put_carries_the_document_that_was_encoded():
     job = document_text(SHOWN)
-    assert json.loads(job_document.put([1, 2], 20, SHOWN, job)) == {
+    assert json.loads(encoding.put([1, 2], 20, SHOWN, job)) == {
         "type": "put", "sub": [1, 2], "seq": 20, "job_id": "j", "rev": 17, "job": json.loads(job),
     }  # fmt: skip
 
 
 def test_a_delete_says_why():
-    assert json.loads(job_document.delete([1], 20, "j", "gone")) == {
+    assert json.loads(encoding.delete([1], 20, "j", "gone")) == {
         "type": "delete", "sub": [1], "seq": 20, "job_id": "j", "reason": "gone",
     }  # fmt: skip
 
 
 def test_an_event_has_exactly_the_members_of_the_protocol():
-    assert job_document.event(Event(Kind.STEP_FAILED, "j", AT, 5, 7, "s", "boom"), "epoch", 3) == {
+    assert encoding.event(Event(Kind.STEP_FAILED, "j", AT, 5, 7, "s", "boom"), "epoch", 3) == {
         "event_id": 5,
         "kind": "step.failed",
         "job_id": "j",
@@ -232,6 +230,6 @@ def test_metadata_is_shown_down_to_a_bounded_depth_and_patched():
     deep = '{"a":' * 1000 + "1" + "}" * 1000
     shown = replace(SHOWN, view=replace(SHOWN.view, metadata=deep))
     document = document_of(shown)
-    assert job_document.encode(document).count(b'{"a":') == job_document.MAX_NESTED
+    assert encoding.encode(document).count(b'{"a":') == encoding.MAX_NESTED
     assert merge_patch(document, document_of(shown)) == {}
     assert merge_patch(document_of(SHOWN), document).keys() == {"metadata"}

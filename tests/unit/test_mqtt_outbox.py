@@ -139,7 +139,7 @@ def test_of_too_many_events_the_oldest_go():
 
 
 def event(job_id, kind, number=0, size=0):
-    """An event as `job_document.event` writes it, in whose texts other kinds occur."""
+    """An event as `encoding.event` writes it, in whose texts other kinds occur."""
     error = '\\"kind\\":\\"job.failed\\"' + size * "x"
     payload = b'{"event_id":%d,"error":"%b","kind":"%b","epoch":"e"}' % (number, error.encode(), kind)
     return MqttEvent(job_id, payload)

@@ -8,7 +8,7 @@ from itertools import pairwise
 import msgspec
 import orjson
 
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Reading
 from correlator.model.published import Event
@@ -284,7 +284,7 @@ def test_an_event_is_published_once_with_its_position():
     assert [msgspec.msgpack.decode(head) for _, head, _ in world.event_log.stored().values()] == ["a/1"]
     (sent,) = [m for m in world.send() if not m.retain]
     assert sent.topic == "correlator/v1/here/job/a%2F1/event"
-    assert orjson.loads(sent.payload) == job_document.event(event, "e1", 41)
+    assert orjson.loads(sent.payload) == encoding.event(event, "e1", 41)
     assert len(world.events) == 0
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import job_document
-from correlator.jobs.encoded import Documents
+from correlator.jobs import encoding
+from correlator.jobs.document_cache import Documents
 from correlator.model import document as model
 from correlator.model.document import merge_patch
 from correlator.model.facts import Status
@@ -36,7 +36,7 @@ def plain(value):
 
 @given(OBJECTS, OBJECTS)
 def test_the_patch_merged_into_the_old_gives_the_new(old, new):
-    patch = json.loads(job_document.encode(merge_patch(old, new)))
+    patch = json.loads(encoding.encode(merge_patch(old, new)))
     assert json.dumps(plain(merge(old, patch)), sort_keys=True) == json.dumps(plain(new), sort_keys=True)
 
 
@@ -106,7 +106,7 @@ def test_the_patch_of_a_job_that_goes_on_is_that_of_its_documents(old, other, ke
     time = old.updated_at if keeps_time else other.updated_at
     new = replace(old, view=view, rev=old.rev + 1, updated_at=time, alive_at=other.alive_at)
     assert goes_on(old, new)
-    documents = (job_document.document(one) for one in (old, new))
+    documents = (encoding.document(one) for one in (old, new))
     assert Documents().patch(old, new) == model.encode(model.patch(*documents))
     assert Documents().patch(old, old) == b"{}"
 

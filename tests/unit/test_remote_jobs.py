@@ -12,7 +12,7 @@ from correlator.cluster import keys
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs import remote
-from correlator.jobs.job_document import document, encode
+from correlator.jobs.encoding import document, encode
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob

@@ -14,7 +14,7 @@ from correlator.cluster import rpc
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.gateway import archive as module
 from correlator.gateway.archive import RpcArchive
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.jobs.directory import place_of
 from correlator.model.published import LogLine
 from correlator.model.rows import LegacyRecord
@@ -254,7 +254,7 @@ async def test_the_attrs_of_a_line_can_be_encoded_or_are_a_reason():
     for attrs, kept in ((f'{{"n":{10**40}}}', b'{"n":null}'), ("[" * 300 + "]" * 300, None)):
         for before in (None, 9):
             page = await archive(attrs).ask(LogLines(names(), None, 3, EVERY, before))
-            line = orjson.loads(job_document.encode(job_document.log_line(page.lines[0])))
+            line = orjson.loads(encoding.encode(encoding.log_line(page.lines[0])))
             assert kept is None or line["attrs"] == orjson.loads(kept)
     with pytest.raises(SourceUnavailable, match="dc1: not a message of this program"):
         await archive("[" * 100_000 + "]" * 100_000).ask(LogLines(names(), None, 3, EVERY))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 
 from correlator.errors import BadRequest
-from correlator.jobs import job_document, job_view
+from correlator.jobs import encoding, job_view
 from correlator.jobs.index import Index
 from correlator.model import document as model
 from correlator.model import messages, replies
@@ -163,7 +163,7 @@ views = st.builds(
 @given(views, st.integers(-(1 << 62), 1 << 62), st.booleans())
 def test_every_job_there_may_be_has_the_shape(view, updated_at, stalled):
     document = document_of(PublishedJob(view, 1, updated_at, stalled=stalled))
-    assert REST.wrong("JobDocument", orjson.loads(job_document.encode(document))) == []
+    assert REST.wrong("JobDocument", orjson.loads(encoding.encode(document))) == []
 
 
 LINE = LogLine(5, "WARN", "text", 7, {"a": 1}, AT)
@@ -172,19 +172,19 @@ LINE = LogLine(5, "WARN", "text", 7, {"a": 1}, AT)
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Put", job_document.put([1, 2], 18, FULL, document_text(FULL))),
-        ("Put", job_document.put([], 18, BARE, document_text(BARE))),
-        ("Snapshot", job_document.snapshot(1, 18, [document_text(FULL)], more=False)),
-        ("Delta", job_document.delta([1], 18, FULL, 16, b'{"status":"failed","steps":{"7":null}}')),
-        ("LogDropped", job_document.dropped([1], 3)),
-        ("Delete", job_document.delete([1], 18, "j", "merged")),
-        ("LogMessage", job_document.encode({"type": "log", "sub": [1], "job_id": "j", **job_document.log_line(LINE)})),
+        ("Put", encoding.put([1, 2], 18, FULL, document_text(FULL))),
+        ("Put", encoding.put([], 18, BARE, document_text(BARE))),
+        ("Snapshot", encoding.snapshot(1, 18, [document_text(FULL)], more=False)),
+        ("Delta", encoding.delta([1], 18, FULL, 16, b'{"status":"failed","steps":{"7":null}}')),
+        ("LogDropped", encoding.dropped([1], 3)),
+        ("Delete", encoding.delete([1], 18, "j", "merged")),
+        ("LogMessage", encoding.encode({"type": "log", "sub": [1], "job_id": "j", **encoding.log_line(LINE)})),
         (
             "JobEvent",
-            job_document.encode(job_document.event(Event(Kind.STEP_FAILED, "j", AT, 5, 7, "first", "boom"), "e", 18)),
+            encoding.encode(encoding.event(Event(Kind.STEP_FAILED, "j", AT, 5, 7, "first", "boom"), "e", 18)),
         ),
-        ("JobEvent", job_document.encode(job_document.event(Event(Kind.JOB_STALLED, "j", AT), "e", 18))),
-        ("EventMessage", job_document.stream_event([1], 18, Event(Kind.JOB_LATE, "j", AT))),
+        ("JobEvent", encoding.encode(encoding.event(Event(Kind.JOB_STALLED, "j", AT), "e", 18))),
+        ("EventMessage", encoding.stream_event([1], 18, Event(Kind.JOB_LATE, "j", AT))),
     ],
 )
 def test_a_message_has_its_shape_to_the_last_member(name, message):
@@ -193,7 +193,7 @@ def test_a_message_has_its_shape_to_the_last_member(name, message):
 
 @pytest.mark.parametrize("attrs", [{"a": 1}, None, "no JSON", [1], 7])
 def test_a_log_line_has_its_shape_whatever_was_logged_with_it(attrs):
-    line = orjson.loads(job_document.encode(job_document.log_line(replace(LINE, attrs=attrs))))
+    line = orjson.loads(encoding.encode(encoding.log_line(replace(LINE, attrs=attrs))))
     assert REST.wrong("LogEvent", line) == []
     assert REST.wrong("EventsPage", {"events": [line], "next_after": "5", "more": True}) == []
 
@@ -216,9 +216,9 @@ def test_a_message_of_another_shape_is_seen(name, message):
 
 
 def test_no_message_has_the_shape_of_two():
-    log = {"type": "log", "sub": [1], "job_id": "j", **job_document.log_line(LINE)}
+    log = {"type": "log", "sub": [1], "job_id": "j", **encoding.log_line(LINE)}
     server_messages = {kind.__name__ for kind in messages.SERVER_MESSAGES}
-    assert STREAMED.one_of(server_messages, orjson.loads(job_document.encode(log))) == "LogMessage"
+    assert STREAMED.one_of(server_messages, orjson.loads(encoding.encode(log))) == "LogMessage"
     assert STREAMED.one_of(server_messages, {"type": "log", "sub": [1], "dropped": 3}) == "LogDropped"
 
 
@@ -268,7 +268,7 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
 )
 def test_the_appliances_reply_has_just_one_of_its_four_shapes(name, body):
     names = {"DirectReply", "EnhancedReply", "LegacyReply", "UnknownReply"}
-    assert REST.one_of(names, orjson.loads(job_document.encode(body))) == name
+    assert REST.one_of(names, orjson.loads(encoding.encode(body))) == name
 
 
 def test_a_problem_has_its_shape_to_the_last_member():

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from correlator.gateway.hub import RemoteHub
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.document import JobDocument
 from correlator.model.published import PublishedJob
 from correlator.pipeline import queries
@@ -102,14 +102,14 @@ def steps(monkeypatch: pytest.MonkeyPatch, world: DaemonStreams) -> list[int]:
 
 async def test_pages_that_open_at_once_share_documents_and_the_messages_of_their_snapshots(monkeypatch):
     made, calls = Counter[str](), Counter[str]()
-    document = job_document.document
+    document = encoding.document
 
     def encoded(shown: PublishedJob, *args: Any, **options: Any) -> JobDocument:
         made[shown.job_id] += 1
         return document(shown, *args, **options)
 
-    monkeypatch.setattr(job_document, "document", encoded)
-    counted(monkeypatch, job_document, "snapshot", calls)
+    monkeypatch.setattr(encoding, "document", encoded)
+    counted(monkeypatch, encoding, "snapshot", calls)
     world = filled(1000, Limits(snapshot_part=16_000))
     await synced(*(pages := await opened(world, 20)))
     assert all(len(listed(page)) == 1000 for page in pages)
@@ -248,7 +248,7 @@ def test_a_gateway_knows_what_jobs_were_from_where_it_had_read_the_stream():
 async def test_pages_that_resume_at_one_position_share_the_messages_of_what_they_missed(monkeypatch):
     world, calls = filled(300), Counter[str]()
     position = moved_on(world, 300, 2)
-    counted(monkeypatch, job_document, "put", calls)
+    counted(monkeypatch, encoding, "put", calls)
     pages = [await resumed(world, position) for _ in range(10)]
     await synced(*pages)
     for page in pages:

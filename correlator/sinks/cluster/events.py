@@ -21,7 +21,7 @@ from msgspec.msgpack import Decoder
 from correlator.cluster import keys
 from correlator.cluster.connection import Fenced, Refused
 from correlator.cluster.fence import Fence, OwnedStream, StreamMessage
-from correlator.jobs import job_document, sizes
+from correlator.jobs import encoding, sizes
 from correlator.model.published import Event
 from correlator.sinks.cluster import stored_document
 from correlator.sinks.event_log import EventLog, PendingEvents
@@ -208,13 +208,13 @@ class EventQueue(PendingEvents[StreamEvent]):
 
 def stream_event(event: Event, instance: str) -> StreamEvent:
     """Return the message of an event. Its ID is the same whichever process makes it, and how often."""
-    payload = {"instance": instance, "kind": event.kind.value, **job_document.transition(event)}
+    payload = {"instance": instance, "kind": event.kind.value, **encoding.transition(event)}
     if event.event_id is not None:
         message_id = f"{instance}:{event.event_id}"
     else:
         step = "" if event.step_id is None else event.step_id
         message_id = f"{instance}:{event.kind.value}:{keys.escape(event.job_id)}:{step}:{event.at}"
-    return StreamEvent(event.job_id, message_id, job_document.compact(job_document.encode(payload)))
+    return StreamEvent(event.job_id, message_id, encoding.compact(encoding.encode(payload)))
 
 
 def fitting(payload: bytes, limit: int) -> bytes:
@@ -229,4 +229,4 @@ def fitting(payload: bytes, limit: int) -> bytes:
     room = limit - len(payload) + len(error)
     short, full = sizes.cut_text(error, max(0, room // 6))  # A character takes up to six bytes in JSON.
     found |= {"error": short, "error_cut": found.get("error_cut") or full}
-    return job_document.compact(job_document.encode(found))
+    return encoding.compact(encoding.encode(found))

@@ -27,7 +27,7 @@ from correlator.cluster import keys, rpc
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.rpc import WANTED_FOR, Code, RemoteError
 from correlator.errors import BadRequest, SourceUnavailable
-from correlator.jobs import job_document, joblog, sizes
+from correlator.jobs import encoding, joblog, sizes
 from correlator.jobs.directory import place_of
 from correlator.model.published import LogLine
 from correlator.ops import cluster_metrics
@@ -204,23 +204,23 @@ class Answers:
             page = await self._hub.ask(replace(asked, limit=limit))
             parts, cut = await encoded(map(_line, page.lines), ROOM)
             if not cut:
-                return job_document.encode({**asdict(page), "lines": [orjson.Fragment(part) for part in parts]})
+                return encoding.encode({**asdict(page), "lines": [orjson.Fragment(part) for part in parts]})
             limit = len(parts)  # The cursor after some of these lines is known only after they were read alone.
 
 
 def _line(line: LogLine) -> bytes:
-    text = job_document.encode(asdict(line))
+    text = encoding.encode(asdict(line))
     if len(text) <= ROOM:
         return text
     message, full = sizes.cut_text(line.message, MAX_TEXT)
     if full is not None:
         message += f" … ({full} bytes)"
-    return job_document.encode(asdict(line) | {"message": message, "attrs": _cut_attrs(line.attrs)})
+    return encoding.encode(asdict(line) | {"message": message, "attrs": _cut_attrs(line.attrs)})
 
 
 def _cut_attrs(attrs: Any) -> Any:
     """The members of attrs that fit, and the sizes of the others, as metadata are cut; null if it is no object."""
     if not isinstance(attrs, dict):
         return None
-    members = [(sizes.published_name(name), job_document.encode(value).decode()) for name, value in attrs.items()]
+    members = [(sizes.published_name(name), encoding.encode(value).decode()) for name, value in attrs.items()]
     return joblog.metadata_object(sizes.cut_object(members, {}, sizes.Sizes().keep, MAX_TEXT))

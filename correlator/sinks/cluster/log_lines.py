@@ -11,7 +11,7 @@ import secrets
 from collections import deque
 from collections.abc import Iterable
 
-from correlator.jobs import job_document, sizes
+from correlator.jobs import encoding, sizes
 from correlator.model.facts import AttributedRow
 
 MAX_MESSAGE = 256_000
@@ -68,7 +68,7 @@ class LineQueue:
         while self._waiting and size + len(self._waiting[0]) + 1 <= self._max_message:
             size += len(self._waiting[0]) + 1
             lines.append(self._pop())
-        head = b'{"run":%b,"first":%d,"lines":[' % (job_document.encode(self.run), first)
+        head = b'{"run":%b,"first":%d,"lines":[' % (encoding.encode(self.run), first)
         return b"%b%b]}" % (head, b",".join(lines))
 
     def __len__(self) -> int:
@@ -82,11 +82,11 @@ class LineQueue:
 
 
 def _encoded(row: AttributedRow) -> bytes:
-    line = {"job_id": row.job_id, **job_document.log_line(row.entry)}
-    encoded = job_document.encode(line)
+    line = {"job_id": row.job_id, **encoding.log_line(row.entry)}
+    encoded = encoding.encode(line)
     if len(encoded) > MAX_LINE:
-        encoded = job_document.encode(line | {"attrs": None})
+        encoded = encoding.encode(line | {"attrs": None})
     if len(encoded) > MAX_LINE:  # A character takes up to six bytes in JSON.
         message, _ = sizes.cut_text(row.entry.message, MAX_LINE // 8)
-        encoded = job_document.encode(line | {"attrs": None, "message": message})
-    return job_document.compact(encoded)
+        encoded = encoding.encode(line | {"attrs": None, "message": message})
+    return encoding.compact(encoded)

@@ -26,7 +26,7 @@ from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused
 from correlator.cluster.fence import Fence, OwnedStream, StreamMessage
 from correlator.cluster.received import UNWRITTEN_AFTER
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.rows import Micros
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
@@ -356,8 +356,8 @@ def alive_report(hub: Hub, started_at: Micros, id_keys: Sequence[str], settings:
         "error": database["error"],
         "lag_seconds": database["lag_seconds"],
         "jobs": len(hub.published),
-        "complete_since": job_document.rfc3339(hub.published.complete_since(hub.clock())),
-        "started_at": job_document.rfc3339(started_at),
+        "complete_since": encoding.rfc3339(hub.published.complete_since(hub.clock())),
+        "started_at": encoding.rfc3339(started_at),
         "id_keys": list(id_keys),
         "settings": settings,
     }

@@ -3,7 +3,7 @@
 The position of a message in the stream is the revision of its document, so a gateway adds `rev` and the value has
 none. A message of NATS has a limit, and a gateway keeps every document in memory, so a larger document is cut: first
 its metadata, then its errors, then its children, then its oldest steps. Each cut shows in the document, as
-docs/protocol.md describes. A cut document is still one that `job_document` makes, so that a gateway can read it back.
+docs/protocol.md describes. A cut document is still one that `encoding` makes, so that a gateway can read it back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 from msgspec import UNSET
 from msgspec.structs import replace
 
-from correlator.jobs import job_document, joblog, sizes
+from correlator.jobs import encoding, joblog, sizes
 from correlator.model.document import encode as encode_document
 from correlator.model.published import PublishedJob
 from correlator.model.rows import StepRecord
@@ -53,7 +53,7 @@ def encode(shown: PublishedJob, limit: int = MAX_VALUE) -> bytes:
 
 
 def _encoded(shown: PublishedJob) -> bytes:
-    return job_document.compact(encode_document(replace(job_document.document(shown), rev=UNSET)))
+    return encoding.compact(encode_document(replace(encoding.document(shown), rev=UNSET)))
 
 
 def _cut_metadata(shown: PublishedJob, excess: int) -> PublishedJob:
@@ -62,7 +62,7 @@ def _cut_metadata(shown: PublishedJob, excess: int) -> PublishedJob:
     earlier = metadata.pop(sizes.CUT, None)
     missing = {n: size for n, size in earlier.items() if isinstance(size, int)} if isinstance(earlier, dict) else {}
     rest = missing.pop(sizes.REST, 0)
-    members = [(name, job_document.encode(value).decode()) for name, value in metadata.items()]
+    members = [(name, encoding.encode(value).decode()) for name, value in metadata.items()]
     largest_first = sorted(members, key=lambda member: len(member[1]), reverse=True)
     room = max(0, sum(sizes.size(name) + sizes.size(text) for name, text in members) - excess)
     text = sizes.cut_object(reversed(largest_first), missing, sizes.Sizes().keep, room, rest)
@@ -92,7 +92,7 @@ def _cut_children(shown: PublishedJob, _: int) -> PublishedJob:
 def _cut_steps(shown: PublishedJob, excess: int) -> PublishedJob:
     """Leave out the oldest steps, together at least `excess` bytes."""
     kept = len(shown.view.steps)
-    for step in job_document.document(shown).steps.values():
+    for step in encoding.document(shown).steps.values():
         if excess <= 0:
             break
         excess -= len(encode_document(step))

@@ -18,7 +18,7 @@ from aiohttp.typedefs import Handler
 from prometheus_client.exposition import choose_encoder
 
 from correlator.errors import NotFound
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.parameters import NoParameters
 from correlator.model.replies import InstanceHealth
 from correlator.ops import metrics
@@ -286,4 +286,4 @@ ASYNCAPI = "/api/v1/asyncapi.json"
 def _made(path: str) -> bytes:
     from correlator.sinks.http import asyncapi, openapi  # noqa: PLC0415 - they import what the daemon may not use
 
-    return job_document.encode(openapi.openapi() if path == OPENAPI else asyncapi.asyncapi())
+    return encoding.encode(openapi.openapi() if path == OPENAPI else asyncapi.asyncapi())

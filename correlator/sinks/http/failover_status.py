@@ -13,7 +13,7 @@ import orjson
 from aiohttp import web
 
 from correlator.jobs import joblog
-from correlator.jobs.job_document import rfc3339, steps_of
+from correlator.jobs.encoding import rfc3339, steps_of
 from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.model.rows import LegacyRecord, Micros

@@ -18,7 +18,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from correlator.errors import Away, BadRequest, SourceUnavailable
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.jobs.directory import Place, place_of
 from correlator.model.published import PublishedJob
 from correlator.ops.stalls import timed
@@ -148,13 +148,13 @@ class JobPages:
                 elif published.get(shown.job_id) is shown:
                     yield documents.encoded(shown, all_jobs=True, steps=steps)
                 else:
-                    yield job_document.text(shown, steps=steps)
+                    yield encoding.text(shown, steps=steps)
 
         parts, cut = await encoded(bodies(), MAX_PAGE_BYTES)
         following = place_of(page.jobs[len(parts) - 1]) if cut else page.following
         members = {
             "next_cursor": _encode_cursor(following) if following is not None else None,
-            "searched_to": job_document.rfc3339(following[0]) if following is not None else None,
+            "searched_to": encoding.rfc3339(following[0]) if following is not None else None,
             "complete": page.reason is None,
             "reason": page.reason,
         }
@@ -210,7 +210,7 @@ class JobPages:
 
 def paged(name: str, parts: Iterable[bytes], more: dict[str, Any]) -> web.Response:
     """A response with an array `name` of encoded items, and the members `more`."""
-    body = b'{"%b":[%b],%b' % (name.encode(), b",".join(parts), job_document.encode(more)[1:])
+    body = b'{"%b":[%b],%b' % (name.encode(), b",".join(parts), encoding.encode(more)[1:])
     return web.Response(body=body, content_type="application/json")
 
 

@@ -17,7 +17,7 @@ from aiohttp.typedefs import Handler
 from aiohttp.web_request import BaseRequest
 
 from correlator.errors import BadRequest, NotFound, SourceUnavailable, drop_frames
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.sinks.turns import Refused
 
 log = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ RETRY_AFTER = {"Retry-After": str(RETRY_SECONDS)}
 
 
 def json_response(value: Any, status: int = 200) -> web.Response:
-    return web.Response(body=job_document.encode(value), content_type="application/json", status=status)
+    return web.Response(body=encoding.encode(value), content_type="application/json", status=status)
 
 
 def matches(request: web.Request, etag: str) -> bool:
@@ -44,7 +44,7 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
     """The response for an error. Its `type` is ``about:blank``, as the status identifies the problem."""
     return web.Response(
         status=status,
-        body=job_document.encode(
+        body=encoding.encode(
             {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
         ),
         content_type="application/problem+json",

@@ -18,7 +18,7 @@ from msgspec import UnsetType
 
 from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
 from correlator.forecast import trends
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.parameters import (
     MAX_WORDS,
     SPACE,
@@ -179,7 +179,7 @@ class Rest:
         more = {"next_after": page.next_after, **back, "more": page.more}
         async with self._work.lists.turn(request.remote or ""):
             self._work.replies.check(request.remote or "")
-            parts, _ = await encoded(job_document.encode(job_document.log_line(line)) for line in page.lines)
+            parts, _ = await encoded(encoding.encode(encoding.log_line(line)) for line in page.lines)
             return paged("events", parts, more)
 
     async def resolve(self, request: web.Request) -> web.Response:
@@ -250,7 +250,7 @@ class Rest:
 
 
 def _run(view: JobView) -> trends.ComparedRun:
-    took = job_document.seconds(view.started_at, view.ended_at) if view.terminal else None
+    took = encoding.seconds(view.started_at, view.ended_at) if view.terminal else None
     return trends.ComparedRun((view.job_type or "", view.operation or ""), view.status.value, took)
 
 
@@ -271,7 +271,7 @@ def _names(shown: PublishedJob) -> JobNames:
     return JobNames(
         view.job_id,
         names,
-        frozenset(s.id for s in job_document.steps_of(shown)),
+        frozenset(s.id for s in encoding.steps_of(shown)),
         view.started_at or 0,
         ended if view.terminal else None,
         shown.instance,
@@ -381,7 +381,7 @@ class LogText:
             )
             response.content_type, response.charset = "text/plain", "utf-8"
             await response.prepare(request)
-            steps = {step.id: step.name for step in job_document.steps_of(shown)}
+            steps = {step.id: step.name for step in encoding.steps_of(shown)}
             try:
                 if response.has_body:
                     await _write(response, first, steps)
@@ -430,7 +430,7 @@ def _text(line: LogLine, steps: Mapping[int, str]) -> str:
     name = steps.get(line.step_id) if line.step_id is not None else None
     step = f"{name}: " if name else ""
     attributes = "".join(f"  {part}" for part in _attributes(line.attrs))
-    return f"{job_document.rfc3339(line.at)} {line.level:5} {escape(f'{step}{line.message}{attributes}')}\n"
+    return f"{encoding.rfc3339(line.at)} {line.level:5} {escape(f'{step}{line.message}{attributes}')}\n"
 
 
 def _attributes(attrs: Any) -> list[str]:
@@ -440,7 +440,7 @@ def _attributes(attrs: Any) -> list[str]:
 
 
 def _value(value: Any) -> str:
-    return value if isinstance(value, str) else job_document.encode(value).decode()
+    return value if isinstance(value, str) else encoding.encode(value).decode()
 
 
 def _file_name(view: JobView) -> str:

@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
 
 from correlator.errors import BadRequest, SourceUnavailable, drop_frames
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.messages import ClientMessage, CloseCode, Get, Hello, Ping, Subscribe, Unsubscribe
 from correlator.ops import metrics
 from correlator.ops.heartbeats import STUCK_AFTER
@@ -307,7 +307,7 @@ class Websockets:
         error: dict[str, Any] = {"type": "error", "sub": sub, "code": code, "detail": detail}
         if job_id is not None:
             error["job_id"] = job_id
-        self._streams.fanout.send(client, [Message(job_document.encode(error))])
+        self._streams.fanout.send(client, [Message(encoding.encode(error))])
 
 
 def _has_token(frame: str) -> bool:
@@ -455,4 +455,4 @@ class WebsocketConnection:
 
 def framed(messages: Sequence[Message], /) -> bytes:
     """One text frame that contains all of `messages`."""
-    return text_frame(job_document.frame(m.body for m in messages))
+    return text_frame(encoding.frame(m.body for m in messages))

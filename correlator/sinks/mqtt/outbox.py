@@ -28,7 +28,7 @@ from msgspec import Struct
 from msgspec.msgpack import Decoder
 
 from correlator.bounded import BoundedDict
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.jobs.directory import JobDirectory
 from correlator.model.facts import Kind
 from correlator.model.messages import DaemonIndex, DaemonState, DaemonStatus, ExternalId
@@ -117,8 +117,8 @@ class MqttOutbox:
                     self._outbox.mark(TopicKey("ext", external_id))
         dropped = 0
         for event in batch.events:
-            payload = job_document.encode(job_document.event(event, self._epoch, batch.seq))
-            dropped += self._events.add(MqttEvent(event.job_id, job_document.compact(payload)))
+            payload = encoding.encode(encoding.event(event, self._epoch, batch.seq))
+            dropped += self._events.add(MqttEvent(event.job_id, encoding.compact(payload)))
         return dropped
 
     def begin(self) -> Iterator[None]:
@@ -202,14 +202,14 @@ class MqttOutbox:
             "state": state,
             "epoch": self._epoch,
             "seq": self._published.seq,
-            "at": job_document.rfc3339(at),
+            "at": encoding.rfc3339(at),
         }
-        return MqttMessage(self._topics.status, job_document.encode(payload))
+        return MqttMessage(self._topics.status, encoding.encode(payload))
 
     def index(self) -> MqttMessage:
         """Return the message with the epoch, the last seq and the number of jobs."""
         payload: DaemonIndex = {"epoch": self._epoch, "seq": self._published.seq, "count": len(self._published)}
-        return MqttMessage(self._topics.index, job_document.encode(payload))
+        return MqttMessage(self._topics.index, encoding.encode(payload))
 
     def messages(self, key: TopicKey) -> tuple[MqttMessage, ...]:
         """Return the messages after which the topic holds what the index has."""
@@ -225,22 +225,20 @@ class MqttOutbox:
         if (owner := self._published.resolve(name)) is None or self._published.owner(name) is None:
             return MqttMessage(topic, b"")
         payload: ExternalId = {"external_id": name, "job_id": owner.job_id}
-        return MqttMessage(topic, job_document.encode(payload))
+        return MqttMessage(topic, encoding.encode(payload))
 
     def _job(self, topic: str, job_id: str) -> tuple[MqttMessage, ...]:
         if (shown := self._published.get(job_id)) is not None:
-            return (
-                MqttMessage(topic, self._state(job_document.text(shown), {}, shown.rev), expires=shown.view.terminal),
-            )
+            return (MqttMessage(topic, self._state(encoding.text(shown), {}, shown.rev), expires=shown.view.terminal),)
         empty = MqttMessage(topic, b"")
         if job_id not in self._tombstones:
             return (empty,)
         last, seq = self._tombstones[job_id]
-        document = job_document.text(last) if isinstance(last, PublishedJob) else job_document.encode(last)
+        document = encoding.text(last) if isinstance(last, PublishedJob) else encoding.encode(last)
         return MqttMessage(topic, self._state(document, {"deleted": True}, seq)), empty
 
     def _state(self, document: bytes, more: Mapping[str, Any], seq: int) -> bytes:
-        return job_document.extended(document, {**more, "epoch": self._epoch, "seq": seq})
+        return encoding.extended(document, {**more, "epoch": self._epoch, "seq": seq})
 
     def _pop_event(self) -> Parcel | None:
         if (popped := self._events.pop_next()) is None:

@@ -19,7 +19,7 @@ from hashlib import sha256
 from typing import Any
 
 from correlator import __version__
-from correlator.jobs import job_document, job_view
+from correlator.jobs import encoding, job_view
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import Micros, StepRecord
@@ -72,9 +72,9 @@ def step_span_id(job_id: str, step_id: int) -> str:
 def spans(shown: PublishedJob) -> Iterator[bytes]:
     """Yield the encoded spans of an ended job, the job's own first. Each costs some microseconds."""
     times = _span_of_job(shown.view)
-    yield job_document.encode(_job_span(shown, times))
+    yield encoding.encode(_job_span(shown, times))
     for step in shown.view.steps:
-        yield job_document.encode(_step_span(shown.view, times, step))
+        yield encoding.encode(_step_span(shown.view, times, step))
 
 
 def request(encoded: Iterable[bytes], instance: str) -> bytes:
@@ -83,8 +83,8 @@ def request(encoded: Iterable[bytes], instance: str) -> bytes:
     head = {"resource": {"attributes": _attributes(resource)}}
     scope = {"name": "correlator", "version": __version__}
     return b'{"resourceSpans":[%b,"scopeSpans":[{"scope":%b,"spans":[%b]}]}]}' % (
-        job_document.encode(head)[:-1],
-        job_document.encode(scope),
+        encoding.encode(head)[:-1],
+        encoding.encode(scope),
         b",".join(encoded),
     )
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import NamedTuple
 
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.encoded import Documents
+from correlator.jobs.document_cache import Documents
 from correlator.sinks.streaming.messages import Message
 
 _HEAD = struct.Struct(">II")
@@ -182,7 +182,7 @@ class Backlog:
             size -= sum(len(m.body) for m in part)
         if not self.jobs:
             self.seq = max(self.seq, now_at)
-            messages += [Message(job_document.dropped(subs, count)) for subs, count in self.dropped.items()]
+            messages += [Message(encoding.dropped(subs, count)) for subs, count in self.dropped.items()]
             self.dropped.clear()
             while size > 0 and (line := self.lines.pop_oldest()) is not None:
                 messages.append(Message(line[1]))
@@ -196,6 +196,6 @@ def _newest(
     shown = published.get(job_id)
     puts = [s for s, left in subs.items() if left is None or left == "filter"]
     if shown is not None and puts:
-        yield Message(job_document.put(puts, seq, shown, documents.encoded(shown)), seq)
+        yield Message(encoding.put(puts, seq, shown, documents.encoded(shown)), seq)
     for reason in sorted({left for left in subs.values() if left is not None}):
-        yield Message(job_document.delete([s for s, left in subs.items() if left == reason], seq, job_id, reason), seq)
+        yield Message(encoding.delete([s for s, left in subs.items() if left == reason], seq, job_id, reason), seq)

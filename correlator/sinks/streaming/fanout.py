@@ -32,8 +32,8 @@ from typing import Final
 
 from msgspec import Struct
 
-from correlator.jobs import job_document
-from correlator.jobs.encoded import Documents
+from correlator.jobs import encoding
+from correlator.jobs.document_cache import Documents
 from correlator.model.facts import AttributedRow, Kind
 from correlator.model.published import Change, Event
 from correlator.model.rows import LEVELS, Level
@@ -217,7 +217,7 @@ class Fanout:
                 dropped += self._put_lines(last, messages, seq)
                 last, messages, size = clients, {subs: [] for subs in clients}, 0
             for subs, some in messages.items():
-                message = Message(job_document.log(subs, line))
+                message = Message(encoding.log(subs, line))
                 some.append(message)
                 size += len(message.body)
         dropped += self._put_lines(last, messages, seq)
@@ -245,7 +245,7 @@ class Fanout:
                 if (backlog := self._lag(client, batch.seq)) is not None:
                     backlog.add_dropped(key, batch.dropped)
                 else:
-                    self._outboxes.put(client, Message(job_document.dropped(key, batch.dropped)))
+                    self._outboxes.put(client, Message(encoding.dropped(key, batch.dropped)))
 
     def _send_event(self, event: Event, seq: int) -> None:
         """Send an event to the subscriptions that have its job, after the changes of its batch.
@@ -265,7 +265,7 @@ class Fanout:
             if self._lag(client, seq) is None:
                 key = tuple(sorted(subs))
                 if key not in encoded:
-                    encoded[key] = Message(job_document.stream_event(key, seq, event), seq, is_event=True)
+                    encoded[key] = Message(encoding.stream_event(key, seq, event), seq, is_event=True)
                 self._outboxes.put(client, encoded[key])
 
     def _spread(self, change: Change, audiences: dict[Group, _Audience]) -> None:
@@ -497,11 +497,11 @@ class Encoder:
         if kind == "delta" and old is not None:
             if self._patch is None:
                 self._patch = self._documents.patch(old, new, goes_on=self._change.goes_on)
-            return job_document.delta(subs, seq, new, old.rev, self._patch)
-        return job_document.put(subs, seq, new, self._documents.encoded(new))
+            return encoding.delta(subs, seq, new, old.rev, self._patch)
+        return encoding.put(subs, seq, new, self._documents.encoded(new))
 
     def _leave(self, reason: str, subs: tuple[int, ...]) -> bytes:
-        return job_document.delete(subs, self._change.seq, self._change.job_id, reason)
+        return encoding.delete(subs, self._change.seq, self._change.job_id, reason)
 
 
 class Outboxes:

@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from correlator.errors import SourceUnavailable
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model.published import PublishedJob
 from correlator.model.rows import Level
 from correlator.ops.heartbeats import STUCK_AFTER
@@ -114,7 +114,7 @@ class Streams:
             task.cancel()
 
     def send(self, client: Client, message: dict[str, Any], seq: int | None = None) -> None:
-        self.fanout.send(client, [Message(job_document.encode(message), seq)])
+        self.fanout.send(client, [Message(encoding.encode(message), seq)])
 
     async def refusal(self, resume: Resume | None) -> str | None:
         """Why a stream cannot begin now, or None if it can. Waits for the position of a client that is ahead.
@@ -208,7 +208,7 @@ class Streams:
         shown, seq = known[0], self.fanout.position(client)
         now = self._hub.published.get(shown.job_id)
         subs = [s.id for s in self.fanout.subs(client).values() if s.group.has(shown.job_id, now)]
-        body = job_document.put(subs, seq, shown, self._hub.documents.encoded(shown))
+        body = encoding.put(subs, seq, shown, self._hub.documents.encoded(shown))
         self.fanout.send(client, [Message(body, seq)])
         return True
 
@@ -246,7 +246,7 @@ class Streams:
                 continue  # the fan-out sends jobs that are in memory
             if sub.group.filter.query.matches(known[0]):
                 seq = self.fanout.position(client)
-                body = job_document.put([sub.id], seq, known[0], self._hub.documents.encoded(known[0]))
+                body = encoding.put([sub.id], seq, known[0], self._hub.documents.encoded(known[0]))
                 self.fanout.send(client, [Message(body, seq)])
 
     def _start_sending(self, client: Client, sub: Sub, step: Iterator[None]) -> None:
@@ -333,7 +333,7 @@ class Streams:
         self._parts.clear()  # what idle pages have no use for
         self.fanout.groups.forget_missed()
         seq = self._hub.seq
-        message = Message(job_document.encode({"type": "bookmark", "seq": seq, "at": self._daemon_time()}), seq)
+        message = Message(encoding.encode({"type": "bookmark", "seq": seq, "at": self._daemon_time()}), seq)
         messages = [message] if self._hub.status.database == "live" else [message, self._status()]
         self.fanout.flush()
         for client in list(self.fanout.clients):
@@ -349,11 +349,11 @@ class Streams:
         status = self._hub.status
         state, lag = status.database, status.lag_seconds
         body = {"type": "status", "source": state, "lag_seconds": lag, "error": status.public_error}
-        return Message(job_document.encode(body))
+        return Message(encoding.encode(body))
 
     def _daemon_time(self) -> str:
         """The daemon's current time (RFC 3339). A client computes the offset of its own clock from it."""
-        return job_document.rfc3339(self._hub.clock())
+        return encoding.rfc3339(self._hub.clock())
 
 
 class SnapshotParts:
@@ -413,7 +413,7 @@ class SnapshotParts:
             jobs.append(encoded(late.popleft(), all_jobs=True))
             size += len(jobs[-1])
         more = bool(todo) or bool(late)
-        body = job_document.snapshot(sub.id, self._hub.seq, jobs, more=more)
+        body = encoding.snapshot(sub.id, self._hub.seq, jobs, more=more)
         return SnapshotPart(framing([Message(body)]), len(jobs), todo.place, more)
 
     def _missed(self, sub: Sub, framing: Framing, after: int) -> SnapshotPart:
@@ -432,10 +432,10 @@ class SnapshotParts:
             left = None if matches else self._groups.left(group, job_id, after)
             found: list[bytes] = []
             if shown is not None and (matches or left == "filter"):
-                found.append(job_document.put([sub.id], seq, shown, self._hub.documents.encoded(shown)))
+                found.append(encoding.put([sub.id], seq, shown, self._hub.documents.encoded(shown)))
             if left is not None:
                 reason = "filter" if left == "maybe" else left
-                found.append(job_document.delete([sub.id], seq, job_id, reason))
+                found.append(encoding.delete([sub.id], seq, job_id, reason))
             messages += map(Message, found)
             size += sum(map(len, found))
             jobs += bool(found)

@@ -22,7 +22,7 @@ from yarl import URL
 
 from correlator.config.webhook_template import Template
 from correlator.config.webhooks import Webhook
-from correlator.jobs import job_document
+from correlator.jobs import encoding
 from correlator.model import document
 from correlator.model.document import NO_METADATA, JobDocument
 from correlator.model.messages import CloudEvent
@@ -63,7 +63,7 @@ class Bodies:
         """Return the body, or None if it is larger than `MAX_BODY` whatever is left out. `shown` None: unknown job."""
         with_steps = shown is None or len(shown.view.steps) <= MAX_STEPS
         cut = [] if with_steps else ["steps"]
-        data = job_document.document(shown, steps=with_steps) if shown is not None else None
+        data = encoding.document(shown, steps=with_steps) if shown is not None else None
         body = self._encoded(event, data, cut, template)
         for name, empty in _CUT.items():
             if len(body) <= MAX_BODY:
@@ -77,10 +77,10 @@ class Bodies:
     def _encoded(self, event: Event, data: JobDocument | None, cut: list[str], template: Template | None) -> bytes:
         made = self._cloud_event(event, data, cut)
         if template is None:
-            return job_document.compact(document.encode(made))
-        members = {**job_document.transition(event), "kind": event.kind.value}
+            return encoding.compact(document.encode(made))
+        members = {**encoding.transition(event), "kind": event.kind.value}
         job = orjson.loads(document.encode(data)) if data is not None else {}
-        return job_document.compact(job_document.encode(template.render({**made, "event": members, "job": job})))
+        return encoding.compact(encoding.encode(template.render({**made, "event": members, "job": job})))
 
     def _cloud_event(self, event: Event, data: JobDocument | None, cut: list[str]) -> CloudEvent:
         """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes.
@@ -93,7 +93,7 @@ class Bodies:
             "source": self._source,
             "type": f"correlator.{event.kind.value}",
             "subject": escape(event.job_id),
-            "time": job_document.rfc3339(event.at),
+            "time": encoding.rfc3339(event.at),
             "datacontenttype": "application/json",
             "data": data,
         }

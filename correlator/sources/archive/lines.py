@@ -23,7 +23,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.errors import BadRequest
-from correlator.jobs import job_document, joblog
+from correlator.jobs import encoding, joblog
 from correlator.model.facts import Entry
 from correlator.model.published import LogLine
 from correlator.model.rows import LogRow, Micros
@@ -350,9 +350,7 @@ def _attrs_contain(attrs: Any, text: str) -> bool:
     """True if a name or a value in `attrs` contains `text`, as one part of their JSON."""
     if isinstance(attrs, str):  # They are no JSON.
         return _contains(attrs, text)
-    return attrs is not None and _contains(
-        job_document.encode(attrs).decode(), job_document.encode(text).decode()[1:-1]
-    )
+    return attrs is not None and _contains(encoding.encode(attrs).decode(), encoding.encode(text).decode()[1:-1])
 
 
 def _belongs(entry: Entry, names: JobNames) -> bool:

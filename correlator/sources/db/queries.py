@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from correlator.jobs import joblog
 from correlator.jobs.directory import OwnIds
-from correlator.jobs.job_document import rfc3339
+from correlator.jobs.encoding import rfc3339
 from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text, published_object
 from correlator.model.facts import MAX_CHILDREN, Reading
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord

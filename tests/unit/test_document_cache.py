@@ -3,8 +3,8 @@
 import pytest
 from msgspec.structs import replace
 
-from correlator.jobs import job_document
-from correlator.jobs.encoded import OVERHEAD, Documents
+from correlator.jobs import encoding
+from correlator.jobs.document_cache import OVERHEAD, Documents
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import StepRecord
@@ -19,13 +19,13 @@ def shown(job_id="j", rev=1, **more):
 def made(monkeypatch):
     """The documents that were made."""
     made = []
-    document = job_document.document
+    document = encoding.document
 
     def counted(shown, *args, **options):
         made.append((shown.job_id, shown.rev))
         return document(shown, *args, **options)
 
-    monkeypatch.setattr(job_document, "document", counted)
+    monkeypatch.setattr(encoding, "document", counted)
     return made
 
 

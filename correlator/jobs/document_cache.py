@@ -16,8 +16,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from correlator.jobs import job_document
-from correlator.jobs.job_document import Revision
+from correlator.jobs import encoding
+from correlator.jobs.encoding import Revision
 from correlator.model import document as model
 from correlator.model import published
 from correlator.model.published import PublishedJob
@@ -71,7 +71,7 @@ class Documents:
         if (cached := self._cached.get(key)) is not None and cached.shown is shown:
             return cached.body
         base = self._followed.get(shown.job_id)
-        document = job_document.document(shown, base, steps=steps)
+        document = encoding.document(shown, base, steps=steps)
         if steps and not all_jobs:
             self._follow(Revision(shown, document))
         body = model.encode(document)
@@ -79,7 +79,7 @@ class Documents:
         size = len(body) + OVERHEAD
         if size > self._capacity or (all_jobs and self.size + size > self._capacity):
             return body
-        self._cached[key] = _Cached(shown, job_document.compact(body))
+        self._cached[key] = _Cached(shown, encoding.compact(body))
         self.size += size
         while self.size > self._capacity:
             self._forget(next(iter(self._cached)))
@@ -88,11 +88,11 @@ class Documents:
     def patch(self, old: PublishedJob, new: PublishedJob, *, goes_on: bool = False) -> bytes:
         """The merge patch between the documents of two revisions of a job, as JSON. `goes_on`: see `Change`."""
         if goes_on or published.goes_on(old, new):
-            return job_document.growth(old, new)
+            return encoding.growth(old, new)
         base = self._followed.get(old.job_id)
         if base is None or base.shown is not old:
-            base = Revision(old, job_document.document(old, base))
-        document = job_document.document(new, base)
+            base = Revision(old, encoding.document(old, base))
+        document = encoding.document(new, base)
         self._follow(Revision(new, document))
         return model.encode(model.patch(base.document, document))
 
