@@ -96,9 +96,15 @@ def test_other_texts_of_the_source_are_published_unchanged(text):
 
 
 def test_what_a_cut_may_not_lose_is_kept_though_it_comes_last():
-    value = {f"key{i}": "x" * 50 for i in range(100)} | {"external_job_id": "gui-1", "vm_name": "web-01"}
+    value = {f"key{i}": "x" * 50 for i in range(100)} | {"external_job_id": "g" * 200, "vm_name": "web-01"}
     made = cut(value, 500)
-    assert (made["external_job_id"], made["vm_name"]) == ("gui-1", "web-01")
+    assert (made["external_job_id"], made["vm_name"]) == ("g" * 200, "web-01")
+    del made[CUT]
+    assert size(json.dumps(made)) < 550
+
+
+def test_a_long_name_is_not_among_those_that_are_missing():
+    assert cut({"n" * 300: "x" * 1_000}, 500) == {CUT: {REST: 1_000}}
 
 
 def test_an_object_of_many_members_names_few_of_those_that_are_missing():
