@@ -1,7 +1,8 @@
 """The merge of facts into a job: `fold(job, fact) -> job`.
 
 Facts come from two sources, the log and the tables, in any order and more than once. `fold` is a join: the same facts
-result in the same job, in any order and with any repetition. `job_view` computes the published view of a job.
+result in the same job, in any order and with any repetition. `joblog` makes a fact of a row, `Index.apply` joins it
+into the record of its job, and `job_view` computes the published view of a job.
 """
 
 from __future__ import annotations

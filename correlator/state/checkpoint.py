@@ -1,5 +1,6 @@
-"""What a checkpoint has, as values, and as rows of keys and values for the stream of a cluster.
+"""What survives a restart: the content of a checkpoint, as values, and as rows of keys and values for a stream.
 
+`Saver` gathers it once a second; `checkpoint_file` writes it to SQLite, and `checkpoint_stream` to NATS in a cluster.
 `Saved` is what a start reads, `Changes` one write. `Content` makes the rows of a write, `saved_of` the values of the
 rows that were read. The position in the log, the jobs and the events without acknowledgement are those of one moment.
 """

@@ -1,5 +1,7 @@
 """The endpoints of one hub (REST, websocket, event stream, readiness), and of the process (metrics, descriptions).
 
+`openapi.ENDPOINTS` describes each of them; handlers of REST are in `rest`.
+
 A gateway serves the hub of the whole fleet, and below ``/i/{instance}`` that of each appliance: the same endpoints,
 made when somebody asks for one first.
 """

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1: the table of all HTTP endpoints, and the document that is generated from it.
+"""OpenAPI 3.1: the description of all HTTP endpoints, and the document that is generated from it.
 
 Schemas come from the types of `correlator.model`, limits and codes from the code that defines them. A response or a
 parameter is described in the docstring of its type (`name: text`).
