@@ -11,7 +11,7 @@ last message is not older includes it.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from msgspec import Struct
 from correlator.bounded import BoundedDict
 from correlator.cluster import received
 from correlator.jobs import encoding
+from correlator.jobs.schedule import Schedule
 from correlator.model.facts import AttributedRow, Entry
 from correlator.model.rows import Int64, Level, Micros
 
@@ -75,8 +76,10 @@ class ReceivedLines:
     def __init__(self) -> None:
         self._next: dict[str, tuple[str, int]] = {}
         """The run of each instance, and the number of its next line."""
-        self._waiting: OrderedDict[tuple[str, str], deque[tuple[float, AttributedRow, int]]] = OrderedDict()
+        self._waiting: dict[tuple[str, str], deque[tuple[float, AttributedRow, int]]] = {}
         """By instance and job ID, the oldest first: (since when, line, size)."""
+        self._oldest = Schedule[tuple[str, str]]()
+        """Since when the first line of each of them waits."""
         self._size = 0
         self._seen: BoundedDict[int, None] = BoundedDict(MAX_SEEN)
         """The hashes of the last lines."""
@@ -107,8 +110,10 @@ class ReceivedLines:
                     _, row, size = waiting.popleft()
                     self._size -= size
                     lines.append(row)
-                if not waiting:
-                    self._waiting.pop((instance, job_id), None)
+                if waiting:
+                    self._oldest.put((instance, job_id), waiting[0][0])
+                else:
+                    self._pop(instance, job_id)
         return ({instance: lines} if lines else {}), {}
 
     def expire(self, now: float, is_known: Callable[[str, str], bool]) -> Result:
@@ -117,14 +122,10 @@ class ReceivedLines:
         The others are given up: nobody follows a job that no document names.
         """
         lines: dict[str, list[AttributedRow]] = {}
-        while self._waiting:
-            (instance, job_id), waiting = next(iter(self._waiting.items()))
-            if now - waiting[0][0] < WAIT_FOR:
-                break
-            self._size -= sum(size for _, _, size in waiting)
-            del self._waiting[instance, job_id]
+        for instance, job_id in self._oldest.pop_until(now - WAIT_FOR, len(self._oldest)):
+            rows = self._pop(instance, job_id)
             if is_known(instance, job_id):
-                lines.setdefault(instance, []).extend(row for _, row, _ in waiting)
+                lines.setdefault(instance, []).extend(rows)
         return lines, {}
 
     def _is_new(self, instance: str, row: AttributedRow) -> bool:
@@ -138,14 +139,21 @@ class ReceivedLines:
     def _wait(self, instance: str, job_id: str, row: AttributedRow) -> int:
         """Have a line wait. Returns the number of lines that were dropped to make room."""
         size = OVERHEAD + len(row.entry.message) + len(encoding.encode(row.entry.attrs))
-        self._waiting.setdefault((instance, job_id), deque()).append((time.monotonic(), row, size))
+        waiting = self._waiting.setdefault((instance, job_id), deque())
+        waiting.append((time.monotonic(), row, size))
+        self._oldest.put((instance, job_id), waiting[0][0])
         self._size += size
         dropped = 0
-        while self._size > MAX_WAITING:
-            _, oldest = self._waiting.popitem(last=False)
-            self._size -= sum(size for _, _, size in oldest)
-            dropped += len(oldest)
+        while self._size > MAX_WAITING and (oldest := self._oldest.first()) is not None:
+            dropped += len(self._pop(*oldest[1]))
         return dropped
+
+    def _pop(self, instance: str, job_id: str) -> list[AttributedRow]:
+        """Have no line of a job wait any more. Returns those that waited."""
+        self._oldest.discard((instance, job_id))
+        waiting = self._waiting.pop((instance, job_id), ())
+        self._size -= sum(size for _, _, size in waiting)
+        return [row for _, row, _ in waiting]
 
 
 def _row(line: _Line) -> AttributedRow:

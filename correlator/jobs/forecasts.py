@@ -101,9 +101,9 @@ class Forecasts:
         """The end of the history: the tables have the runs that ended until then."""
         self.changed: dict[OperationKey, None] = {}
         """Operations that have learned a run since they were last stored."""
-        self._unlearned = Schedule()
+        self._unlearned = Schedule[str]()
         """Ended jobs that have to be learned, by their end."""
-        self._checks = Schedule()
+        self._checks = Schedule[str]()
         """Running jobs, by the time at which their forecast is checked again."""
 
     # -- published jobs
@@ -409,6 +409,6 @@ def _same_steps(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> bool:
     )
 
 
-def _is_due(schedule: Schedule, now: Micros) -> bool:
+def _is_due(schedule: Schedule[str], now: Micros) -> bool:
     first = schedule.first()
     return first is not None and first[0] <= now

@@ -150,7 +150,7 @@ class Index:
         self._children = Children()
         self._incomplete: dict[str, None] = {}
         """Jobs for which rows of the log's past may still be unread."""
-        self._expiry = Schedule()
+        self._expiry = Schedule[str]()
         """Ended jobs in memory, by the time of their end."""
         self._job_of_step: dict[int, str] = {}
         self._step_rows: PendingRows[int, _StepRow] = PendingRows(

@@ -35,9 +35,9 @@ class Silence:
         self._stalled_after: Callable[[], Micros] = lambda: int(stalled_after() * 1_000_000)
         self._horizon = horizon
         self._last: dict[str, _Sign] = {}
-        self._quiet = Schedule()
+        self._quiet = Schedule[str]()
         """The jobs that are not stalled, by the time of a sign of life, which may not be the last one."""
-        self._stalled = Schedule()
+        self._stalled = Schedule[str]()
         """The stalled jobs, by the negative of the time of their last sign of life: the latest comes first."""
         self.judged_to: Micros = 0
         """The watched time at which jobs were judged last."""

@@ -44,7 +44,7 @@ def test_evicting_costs_the_same_however_large_the_map_is():
 
 @given(st.lists(st.tuples(keys, st.integers(-5, 5) | st.none())), st.integers(-5, 5), st.integers(0, 3))
 def test_a_schedule_yields_each_key_once_by_its_last_number(steps, last, most):
-    found, kept = Schedule(), dict[str, int]()
+    found, kept = Schedule[str](), dict[str, int]()
     for key, at in steps:
         if at is None:
             found.discard(key)
@@ -60,7 +60,7 @@ def test_a_schedule_yields_each_key_once_by_its_last_number(steps, last, most):
 
 
 def test_a_schedule_whose_times_change_for_ever_stays_as_large_as_its_keys():
-    found = Schedule()
+    found = Schedule[str]()
     for at in range(100_000):
         found.put("abc"[at % 3], at)
     assert len(found._heap) < 100

@@ -10,11 +10,10 @@ from correlator.gateway import log_lines
 from correlator.gateway.log_lines import LineBatch, ReceivedLines
 
 
-def message(first: int, *job_ids: str, run: str = "r", text: str = "m") -> LineBatch:
-    at = "2025-09-22T15:12:13.000000Z"
+def message(first: int, *job_ids: str, run: str = "r", text: str = "m", at: int = 0) -> LineBatch:
     lines = [
-        {"job_id": i, "event_id": first + n, "level": "INFO", "step_id": None, "message": text, "attrs": None, "at": at}
-        for n, i in enumerate(job_ids)
+        {"job_id": job_id, "event_id": n, "level": "INFO", "message": text, "at": f"2025-09-22T15:12:13.{at:06}Z"}
+        for n, job_id in enumerate(job_ids, first)
     ]
     return log_lines.parse(json.dumps({"run": run, "first": first, "lines": lines}).encode())
 
@@ -75,6 +74,43 @@ def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(m
     left = [n for n in range(1, 101) if ids(lines.appeared("dc1", [(f"new {n}", AT)]))]
     assert left == list(range(101 - len(left), 101))
     assert (lost, 5 < len(left) < 10) == (100 - len(left), True)
+
+
+def test_a_job_with_a_line_that_always_waits_does_not_hold_up_the_line_of_another(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lines, passed_on = ReceivedLines(), []
+    lines.read("dc1", message(1, "busy", "other"), known)
+    for n in range(3, 20):
+        now += log_lines.WAIT_FOR / 4
+        lines.read("dc1", message(n, "busy", at=n), known)
+        lines.appeared("dc1", [("busy", AT + n - 1)])
+        passed_on += [(event_id, now) for event_id in ids(lines.expire(now, lambda *_: True)).get("dc1", ())]
+    assert passed_on == [(2, log_lines.WAIT_FOR)]
+
+
+def test_lines_that_came_at_once_do_not_wait_longer_the_later_a_document_includes_each(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    lines = ReceivedLines()
+    for at in range(3):
+        lines.read("dc1", message(at, "late", at=at), known)
+    now = log_lines.WAIT_FOR / 2
+    lines.read("dc1", message(3, "other"), known)
+    assert ids(lines.appeared("dc1", [("late", AT)])) == {"dc1": [0]}
+    assert ids(lines.expire(log_lines.WAIT_FOR, lambda *_: True)) == {"dc1": [1, 2]}
+
+
+def test_the_oldest_waiting_line_is_dropped_first_although_another_job_began_to_wait_earlier(monkeypatch):
+    now = 0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(log_lines, "MAX_WAITING", 1_600)
+    lines = ReceivedLines()
+    for now, job_id in enumerate(("busy", "other", "busy")):
+        assert lines.read("dc1", message(now, job_id, at=now), known)[1] == {}, "there is room for three"
+    lines.appeared("dc1", [("busy", AT)])
+    assert lines.read("dc1", message(3, "new", text="x" * 400), known)[1] == {"dc1": 1}
+    assert ids(lines.appeared("dc1", [("other", AT + 9), ("busy", AT + 9)])) == {"dc1": [2]}
 
 
 def test_a_line_that_a_successor_sends_again_comes_once():
