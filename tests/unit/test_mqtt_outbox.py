@@ -292,6 +292,16 @@ def test_what_the_queues_remember_of_sent_events_is_bounded():
     assert max(remembered) < 3_000
 
 
+def test_what_the_queues_remember_of_events_that_are_sent_again_and_again_is_bounded():
+    given = [event("r", b"step.started", n) for n in range(40)]
+    events = pending(*given)
+    for _ in range(3_000):
+        events.pop_next()
+        events.restart()
+    assert max(len(events._running), len(events._steps)) <= 2 * len(given) + 1_000
+    assert list(all_in_order(events)) == given
+
+
 def test_a_changed_topic_that_has_waited_for_a_second_goes_before_all_that_is_published_again():
     now = 0.0
     box = DirtyTopics(clock=lambda: now)

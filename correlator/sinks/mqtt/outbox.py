@@ -572,10 +572,10 @@ class MqttEvents(PendingEvents[MqttEvent]):
         return None
 
     def _compact(self) -> None:
-        """Remove from the queues what waits no more, once that is the larger part."""
+        """Remove from the queues what waits no more, and repetitions, once that is the larger part."""
         for numbers in (self._running, self._steps, self._ended_steps):
             if len(numbers) > 2 * len(self._links) + 1000:
-                waiting = [number for number in numbers if number in self._links]
+                waiting = [number for number in dict.fromkeys(numbers) if number in self._links]
                 numbers.clear()
                 numbers.extend(waiting)
 
