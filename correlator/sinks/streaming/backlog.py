@@ -176,7 +176,7 @@ class Backlog:
                     break
                 subs[key[1]] = pending.left
                 del self.jobs[key]
-            self.seq = seq if self.jobs else max(now_at, seq)
+            self.seq = seq
             part = list(_newest(published, documents, job_id, seq, subs))
             messages += part
             size -= sum(len(m.body) for m in part)
