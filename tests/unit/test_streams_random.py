@@ -93,21 +93,19 @@ class RandomClients:
         await self.world.subscribe(sub, self.filters[client][sub], level, client=client, resume=resume)
 
 
-SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 100))]
+SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 100))]
 
 
-@pytest.mark.parametrize(
-    ("world_of", "max_visited"), [(DaemonStreams, 3), (GatewayStreams, 100)], ids=["daemon", "gateway"]
-)
+@pytest.mark.parametrize("world_of", [DaemonStreams, GatewayStreams])
 @pytest.mark.parametrize("seed", SEEDS)
-async def test_every_client_ends_with_the_documents_of_its_filters(seed, world_of, max_visited):
+async def test_every_client_ends_with_the_documents_of_its_filters(seed, world_of):
     limits = Limits(
         lagging_over=6000,
         caught_up_under=2000,
         backlog_part=3000,
         swept_at_once=2,
         snapshot_part=3000,
-        max_visited=max_visited,
+        max_visited=3,
         max_added=2,
     )
     world = world_of(seed, resume_ring=ResumeRing(150), limits=limits)

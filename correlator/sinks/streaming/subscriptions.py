@@ -158,10 +158,9 @@ class Groups:
         if names is not None and (found := self._hub.changed_with(names, after, most)) is not None:
             return Todo(JobOrder(found))
         todo = self._missed.todo(after, self._hub.epoch, self._hub.seq)
-        if todo is None or names is None or self._hub.knows_before(after):
+        if todo is None or names is None:
             return todo
-        # Where the old states are known, there is a change of each job that an ID has moved from or to
-        # (`Change.moved`). Here, such a job may have no change of its own.
+        # A job that an ID has moved to may have no change of its own since `after`.
         carriers = (self._published.carriers(name) for name in names)
         moved = chain((name for name in names if self._published.get(name) is not None), *carriers)
         return Todo(todo.place.first, JobOrder(dict.fromkeys([*todo.place.second.ids, *moved])), todo.place.at)
