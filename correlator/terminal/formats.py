@@ -112,7 +112,8 @@ def metadata_of(job: Document) -> tuple[dict[str, Any], dict[str, str]]:
 
 def counts(job: Document) -> str:
     """The number of warnings and errors in a job's log, and whether counting is still in progress."""
-    words = f"{job.get('warnings') or 0} warnings, {job.get('errors') or 0} errors"
+    numbers = ((job.get(f"{word}s") or 0, word) for word in ("warning", "error"))
+    words = ", ".join(f"{number} {word}{'s' if number != 1 else ''}" for number, word in numbers)
     return words if job.get("counts_complete", True) else f"{words} so far: the log is still being counted"
 
 

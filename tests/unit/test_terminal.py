@@ -253,14 +253,14 @@ def test_a_legacy_id_is_shortened_to_its_distinctive_end():
 
 def test_what_was_cut_and_counts_that_are_not_complete_are_said_in_words():
     cut = document(
-        status="failed", error="y", error_cut=2_000_000, counts_complete=False, warnings=3, steps_complete=False,
-        metadata={"vm_name": "a", "_cut": {"blob": 18_000_000, "*": 1_500}},
+        status="failed", error="y", error_cut=2_000_000, counts_complete=False, warnings=3, errors=1,
+        steps_complete=False, metadata={"vm_name": "a", "_cut": {"blob": 18_000_000, "*": 1_500}},
         steps={"1": step(1, "boot", "failed", error="z", error_cut=20_000)},
     )  # fmt: skip
     printed = "\n".join(f"{name} {value.plain}" for name, value in fields(cut, NOW, Theme()))
     for words in (
         "error y  (cut: 2 MB in full)", "metadata blob cut: 18 MB in full", "metadata others cut: 1.5 kB in full",
-        "log 3 warnings, 0 errors so far: the log is still being counted", "z  (cut: 20 kB in full)",
+        "log 3 warnings, 1 error so far: the log is still being counted", "z  (cut: 20 kB in full)",
         "the table of steps cannot be read now, so some are missing",
     ):  # fmt: skip
         assert words in printed
