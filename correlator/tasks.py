@@ -8,10 +8,11 @@ the server (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-ji
 every so often is done at multiples of its period by the monotonic clock. What computes for a while has an offset of its
 own, so that no two of them stop the event loop one after the other.
 
-**Cancellations.** `asyncio.wait_for` of Python 3.11 returns its result, and forgets the cancellation, if both come in
-the same turn of the event loop (fixed in 3.12). nats-py and aiomysql use it: a task that is cancelled just then would
-run on for ever. nats-py also swallows some by itself while it closes a connection, and waits on. It cancels what one of
-its own tasks waits for, and waits for the same: that `CancelledError` is meant for nobody.
+**Cancellations.** `asyncio.wait_for` of Python 3.11 returns its result or raises its error, and forgets the
+cancellation, if both come in the same turn of the event loop (fixed in 3.12). nats-py, aiomysql and asyncmy use it: a
+task that is cancelled just then would run on for ever. nats-py also swallows some by itself while it flushes or closes
+a connection, and waits on. It cancels what one of its own tasks waits for, and waits for the same: that
+`CancelledError` is meant for nobody. So await their calls by `keeping_cancellation` or `done_within`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
 
 
@@ -68,29 +69,33 @@ def until_next(every: float, now: float, offset: float = 0.0) -> float:
 T = TypeVar("T")
 
 
-def cancel_requests() -> int:
+def _cancel_requests() -> int:
     """Return the number of requests to cancel the current task that it has not dealt with."""
     task = asyncio.current_task()
     return task.cancelling() if task is not None else 0
 
 
-@contextlib.contextmanager
-def keeping_cancellation() -> Iterator[None]:
-    """Raise the `CancelledError` of a cancellation that came in the block and was lost there, also for an error."""
-    before = cancel_requests()
+async def keeping_cancellation(work: Awaitable[T], close: Callable[[T], object] = lambda _: None) -> T:
+    """Return the result of `work`, or raise the `CancelledError` of a cancellation that was lost in it meanwhile.
+
+    `close` gets the result then. Raises: what `work` raises, if no cancellation was lost.
+    """
+    before = _cancel_requests()
     try:
-        yield
+        result = await work
     except Exception:
-        if cancel_requests() > before:
+        if _cancel_requests() > before:
             raise asyncio.CancelledError from None
         raise
-    if cancel_requests() > before:
+    if _cancel_requests() > before:
+        close(result)
         raise asyncio.CancelledError
+    return result
 
 
 def repeat_cancellation() -> None:
     """Raise the `CancelledError` of a cancellation of the current task that was lost before this call."""
-    if cancel_requests():
+    if _cancel_requests():
         raise asyncio.CancelledError
 
 

@@ -206,7 +206,7 @@ class Connection:
         if client.pending_data_size + len(payload) > MAX_PENDING:
             raise ClusterUnavailable("NATS does not read what is sent to it")
         try:
-            await client.publish(subject, payload, reply, dict(headers) if headers else None)
+            await keeping_cancellation(client.publish(subject, payload, reply, dict(headers) if headers else None))
         except Exception as error:
             raise ClusterUnavailable(text_of(error)) from error
 
@@ -226,8 +226,8 @@ class Connection:
         if client.pending_data_size + len(payload) > MAX_PENDING:
             raise ClusterUnavailable("NATS does not read what is sent to it")
         try:
-            with keeping_cancellation():
-                return await client.request(subject, payload, within, headers=dict(headers) if headers else None)
+            asking = client.request(subject, payload, within, headers=dict(headers) if headers else None)
+            return await keeping_cancellation(asking)
         except TimeoutError:
             raise NoAnswer(f"no answer within {within:g} s ({subject})") from None
         except Exception as error:
@@ -301,7 +301,7 @@ class Connection:
             made, subscription.made = subscription.made, None
             if made is not None and self.connected:
                 try:
-                    await made.unsubscribe()
+                    await keeping_cancellation(made.unsubscribe())
                 except Exception as error:  # noqa: BLE001 - it ends with its client at the latest
                     log.debug("ending a subscription: %s", error)
 
@@ -340,13 +340,14 @@ class Connection:
         self._connected("connected to NATS at")
 
     async def _subscribe(self, client: Client, subscription: Subscription) -> None:
-        subscription.made = await client.subscribe(
+        subscribing = client.subscribe(
             subscription.subject,
             subscription.queue,
             cb=subscription.on_message,
             pending_bytes_limit=subscription.pending,
             pending_msgs_limit=1_000_000,
         )
+        subscription.made = await keeping_cancellation(subscribing)
 
     def _connected(self, what: str) -> None:
         url = self._client.connected_url if self._client is not None else None

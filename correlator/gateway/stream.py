@@ -29,7 +29,7 @@ from msgspec import Struct
 from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.model.rows import Micros
-from correlator.tasks import Backoff
+from correlator.tasks import Backoff, keeping_cancellation
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -129,9 +129,10 @@ class OrderedConsumer:
             await self._verify()
             inbox = self._connection.client.new_inbox()
             self._expected = 1
-            subscription = await self._connection.client.subscribe(
+            subscribing = self._connection.client.subscribe(
                 inbox, cb=self._receiver(broken), pending_msgs_limit=1_000_000, pending_bytes_limit=MAX_PENDING
             )
+            subscription = await keeping_cancellation(subscribing)
             await self._create(inbox)
             self._received_at = time.monotonic()
             self.error = None
@@ -197,7 +198,7 @@ class OrderedConsumer:
 
     async def _end_subscription(self, subscription: Any) -> None:
         try:
-            await subscription.unsubscribe()
+            await keeping_cancellation(subscription.unsubscribe())
         except Exception as error:  # noqa: BLE001 - it ends with its client at the latest
             log.debug("ending a subscription: %s", error)
 

@@ -62,6 +62,7 @@ from correlator.state.checkpoint import (
     Saved,
     saved_of,
 )
+from correlator.tasks import keeping_cancellation
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -322,7 +323,8 @@ class StreamCopy:
         client, asked, within = self._connection.client, 0, FIRST_WITHIN
         queue: asyncio.Queue[Msg] = asyncio.Queue()
         inbox = client.new_inbox()
-        subscription = await client.subscribe(f"{inbox}.*", cb=queue.put, pending_bytes_limit=4 * MOST_BYTES)
+        subscribing = client.subscribe(f"{inbox}.*", cb=queue.put, pending_bytes_limit=4 * MOST_BYTES)
+        subscription = await keeping_cancellation(subscribing)
         try:
             while True:
                 asked += 1
@@ -362,7 +364,7 @@ class StreamCopy:
                     within = min(READ_WITHIN, 2 * within)
         finally:
             with contextlib.suppress(Exception):
-                await subscription.unsubscribe()
+                await keeping_cancellation(subscription.unsubscribe())
 
 
 class Redo(Struct, frozen=True):

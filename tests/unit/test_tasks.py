@@ -38,51 +38,45 @@ async def cancelled_at_its_answer(call: Callable[[asyncio.Future[str]], Any]) ->
     return task
 
 
-async def test_a_lost_cancellation_is_raised_at_the_end_of_the_block():
-    async def call(answer: asyncio.Future[str]) -> str:
-        with keeping_cancellation():
-            return await lost(answer)
-
+async def test_a_lost_cancellation_is_raised_in_place_of_a_result_which_is_closed():
+    closed: list[str] = []
     assert (await cancelled_at_its_answer(lost)).result() == "an answer"
-    assert (await cancelled_at_its_answer(call)).cancelled()
+    task = await cancelled_at_its_answer(lambda answer: keeping_cancellation(lost(answer), closed.append))
+    assert (task.cancelled(), closed) == (True, ["an answer"])
 
 
-async def test_a_cancellation_before_the_block_is_not_raised_in_it():
+async def test_a_cancellation_before_the_work_is_not_raised_in_it():
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)
     try:
-        with keeping_cancellation():
-            await asyncio.sleep(0)
+        await keeping_cancellation(asyncio.sleep(0))
     finally:
         task.uncancel()
 
 
-async def test_an_error_of_the_block_passes():
-    with pytest.raises(ValueError, match="of the library"), keeping_cancellation():
-        raise ValueError("of the library")
-
-
 async def test_a_lost_cancellation_is_raised_in_place_of_the_error_of_an_answer():
-    async def call(answer: asyncio.Future[str]) -> None:
-        with keeping_cancellation():
-            await lost(answer)
-            raise ValueError("nobody responds")
+    async def refused(answer: asyncio.Future[str]) -> None:
+        raise ValueError(await lost(answer))
 
-    assert (await cancelled_at_its_answer(call)).cancelled()
+    task = await cancelled_at_its_answer(lambda answer: keeping_cancellation(refused(answer)))
+    assert task.cancelled()
+    with pytest.raises(ValueError, match="an answer"):
+        await keeping_cancellation(refused(task.get_loop().create_task(asyncio.sleep(0, ""))))
 
 
-async def test_a_request_to_the_cluster_that_is_cancelled_at_its_answer_ends_the_task():
+@pytest.mark.parametrize("method", ["request", "publish"])
+async def test_a_call_of_the_cluster_that_is_cancelled_at_its_answer_ends_the_task(method):
     connection = Connection(Cluster(url=NatsUrl.parse("nats://127.0.0.1:1")), "doctor")
 
     async def call(answer: asyncio.Future[str]) -> Any:
-        async def request(*_: object, **__: object) -> str:
+        async def library(*_: object, **__: object) -> str:
             return await lost(answer)
 
-        connection._client = cast(Any, SimpleNamespace(is_connected=True, pending_data_size=0, request=request))
-        return await connection.request("subject")
+        connection._client = cast(Any, SimpleNamespace(is_connected=True, pending_data_size=0, **{method: library}))
+        return await getattr(connection, method)("subject", b"")
 
     assert (await cancelled_at_its_answer(call)).cancelled()
 

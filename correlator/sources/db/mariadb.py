@@ -21,7 +21,7 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.sources.db import zones
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, query_failed
 from correlator.sources.db.zones import Zone
-from correlator.tasks import cancel_requests
+from correlator.tasks import keeping_cancellation
 
 MAX_KILLS = 100
 """Most abandoned connections that wait for their KILL."""
@@ -79,9 +79,8 @@ class MariaDBSession:
             if self.connection is None:
                 raise SourceUnavailable("MariaDB: the connection is closed")
             try:
-                async with asyncio.timeout(self._timeout), self.connection.cursor() as cursor:
-                    await cursor.execute(sql, tuple(args) or None)
-                    return _decoded(await cursor.fetchall())
+                async with asyncio.timeout(self._timeout):
+                    return _decoded(await keeping_cancellation(_execute(self.connection, sql, args)))
             except TimeoutError as error:
                 self._drop(running=True)
                 raise query_failed(f"MariaDB: no answer within {self._timeout:g} s", Away.NO_ANSWER, sql) from error
@@ -170,8 +169,7 @@ class MariaDBDatabase:
                     while self._to_kill:
                         thread_id = self._to_kill.pop()  # before anything can fail: each turn makes one less
                         with contextlib.suppress(Exception):  # it has ended already
-                            async with connection.cursor() as cursor:
-                                await cursor.execute(f"KILL {thread_id}")
+                            await keeping_cancellation(_execute(connection, f"KILL {thread_id}"))
                 finally:
                     with contextlib.suppress(Exception):
                         connection.close()
@@ -183,8 +181,7 @@ class MariaDBDatabase:
         where: dict[str, Any] = {"unix_socket": a.unix_socket} if a.unix_socket else {"host": a.host, "port": a.port}
         try:
             async with asyncio.timeout(self._connect_timeout):
-                cancelled = cancel_requests()
-                connection = await self._driver.connect(
+                connecting = self._driver.connect(
                     **where,
                     user=a.user,
                     password=a.password,
@@ -195,10 +192,7 @@ class MariaDBDatabase:
                     ssl=a.tls,
                     connect_timeout=self._connect_timeout,
                 )
-                if cancel_requests() > cancelled:
-                    connection.close()
-                    raise asyncio.CancelledError
-                return connection
+                return await keeping_cancellation(connecting, lambda connection: connection.close())
         except TimeoutError as error:
             detail = f"MariaDB at {a}: no connection within {self._connect_timeout:g} s"
             raise SourceUnavailable(detail, Away.NO_ANSWER) from error
@@ -286,6 +280,14 @@ def load_driver(name: str) -> tuple[Any, str]:
         except ImportError:
             continue
     raise SourceUnavailable(f"database.driver = {name!r} is not installed: pip install {name}, or set it to 'auto'")
+
+
+async def _execute(connection: Any, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
+    """Return the rows of one statement, as the driver has them."""
+    async with connection.cursor() as cursor:
+        await cursor.execute(sql, tuple(args) or None)
+        rows: Sequence[Row] = await cursor.fetchall()
+        return rows
 
 
 def _decoded(rows: Sequence[Row]) -> Sequence[Row]:
