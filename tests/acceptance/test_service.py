@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -95,6 +96,23 @@ async def test_a_start_without_a_database_is_complete_and_says_what_it_waits_for
         assert (await service.get("/health/live")) == (200, {"live": True})
     finally:
         await service.close()
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+async def test_an_address_in_use_ends_a_start_with_one_line_also_while_the_database_refuses(
+    tmp_path: Path, refuses: bool
+):
+    with socket.create_server(("127.0.0.1", 0)) as occupied:
+        address = "{}:{}".format(*occupied.getsockname())
+        database = f"mysql://correlator@127.0.0.1:{free_port()}/joblog" if refuses else f"sqlite://{tmp_path}/joblog"
+        daemon = Daemon(tmp_path, http__listen=address, database__url=database, log__level="error")
+        try:
+            await daemon.launch()
+            assert await daemon.ended() == 1
+            (line,) = daemon.log().splitlines()
+            assert line.startswith(f"correlator: http.listen: {address} cannot be listened on: ")
+        finally:
+            await daemon.close()
 
 
 async def test_the_start_of_a_gateway_without_a_cluster_is_complete_and_says_what_it_waits_for(

@@ -155,6 +155,11 @@ class Daemon:
         """SIGTERM; the exit code."""
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
+        return await self.ended()
+
+    async def ended(self) -> int:
+        """Wait for the end of the process; the exit code."""
+        assert self._process is not None
         async with asyncio.timeout(15):
             return await self._process.wait()
 

@@ -417,7 +417,7 @@ class Acceptor:
         """Begin to accept. `port` 0: any free port. Returns the first address that it listens on.
 
         Raises:
-            CorrelatorError: The address cannot be listened on.
+            CorrelatorError: The address cannot be listened on. Call `close` all the same.
         """
         self._tls = tls
         loop = asyncio.get_running_loop()
@@ -426,7 +426,6 @@ class Acceptor:
             for family, address in dict.fromkeys((info[0], info[4]) for info in found):
                 self._sockets.append(_listening(family, address))
         except OSError as error:
-            self.close()
             raise CorrelatorError(
                 f"http.listen: {host}:{port} cannot be listened on: {error.strerror or error}"
             ) from error

@@ -157,6 +157,7 @@ class HttpSink:
                         await one.close()
             background.cancel()
             acceptor.close()
+            await asyncio.gather(background, return_exceptions=True)
             await runner.cleanup()
 
     def disconnect(self) -> None:
