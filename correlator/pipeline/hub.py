@@ -12,7 +12,7 @@ Invariants.
 * Publishing and `subscribe` are synchronous. A subscriber that subscribes and reads the published jobs in the same step
   of the event loop sees the state just before the next batch: snapshot and stream join without a gap or an overlap.
 * Batches arrive in order, and each change and each log line is in one batch only.
-* A subscriber must not wait and must not raise.
+* A subscriber must not wait and must not raise. If one does, the others get the batch all the same.
 * Everything here runs in the event loop's thread.
 
 There are two hubs. That of a daemon (`local_hub`) publishes what its index makes of the database's rows. That of a
@@ -26,6 +26,7 @@ import asyncio
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any, TypeAlias, TypeVar
 
 from msgspec import Struct
@@ -135,9 +136,9 @@ class Hub(ABC):
         for change in batch.changes:
             self.documents.forget(change.job_id, left=change.new is None)
         self.waiting_ids.wake(batch.changes)
-        with self._publishing:
-            for on_batch in list(self._subscribers):
-                on_batch(batch)
+        with self._publishing, ExitStack() as calls:  # All are called even if one raises: only then is that raised.
+            for on_batch in reversed(self._subscribers):
+                calls.callback(on_batch, batch)
 
     def close(self) -> None:
         """Begin to drain: end every wait for a job."""
