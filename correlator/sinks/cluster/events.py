@@ -27,11 +27,11 @@ from correlator.sinks.cluster import stored_document
 from correlator.sinks.event_log import EventLog, PendingEvents
 
 MAX_EVENTS = 50_000
-MAX_BYTES = 64_000_000
+MAX_BYTES = 80_000_000
 """Bounds of the pending events. Above them the oldest are dropped."""
 
 
-OVERHEAD = 300
+OVERHEAD = 950
 """Bytes that a pending event takes besides its payload."""
 
 

@@ -55,7 +55,7 @@ MAX_BYTES = 64 * 1024 * 1024
 """Maximum number of events that wait for the broker, and of the bytes that they take. Above it some are dropped."""
 
 
-OVERHEAD = 550
+OVERHEAD = 800
 """Bytes that an event takes besides its payload."""
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from http import HTTPStatus
 from itertools import takewhile
@@ -62,11 +62,11 @@ DEFAULT = WebhookTimings()
 
 
 MAX_EVENTS = 10_000
-MAX_BYTES = 16 * 1024 * 1024
+MAX_BYTES = 24 * 1024 * 1024
 """Maximum number of events that wait for a receiver, and of the bytes that they take."""
 
 
-OVERHEAD = 600
+OVERHEAD = 1_150
 """Bytes that an event takes besides its body."""
 
 
@@ -198,7 +198,7 @@ class Deliveries(PendingEvents[Delivery]):
     def _enqueue(self, delivery: Delivery) -> None:
         queue = self._queues.get(delivery.job_id)
         if queue is None:
-            self._queues[delivery.job_id] = _JobQueue(deque((delivery,)))
+            self._queues[delivery.job_id] = _JobQueue([delivery])
             self._ready[delivery.job_id] = None
         else:
             queue.waiting.append(delivery)
@@ -234,7 +234,7 @@ class _JobQueue(Struct):
     A job is in one place at a time: its first event may be sent (`_ready`), is in flight, or waits (`_resting`).
     """
 
-    waiting: deque[Delivery]
+    waiting: list[Delivery]
     failures: int = 0
 
 
