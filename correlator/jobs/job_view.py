@@ -215,16 +215,9 @@ def _merged(record: StepRecord | None, events: StepEvents | None, observed_at: i
         return StepRecord(step_id, events.name, events.seq, status.value, *times, ahead.error, ahead.error_cut)
     if ahead is None or not status.ended:
         return record
-    return StepRecord(
-        record.id,
-        record.name,
-        record.seq,
-        status.value,
-        record.started_at,
-        ahead.at,
-        ahead.error or record.error_message,
-        ahead.error_cut if ahead.error else record.error_cut,
-    )
+    if ahead.error:
+        record = replace(record, error_message=ahead.error, error_cut=ahead.error_cut)
+    return replace(record, status=status.value, completed_at=ahead.at)
 
 
 def legacy_view(record: LegacyRecord) -> JobView:

@@ -340,9 +340,10 @@ async def owned(
     ages = [searches.owner_began_near(row) for job_id, row in rows.items() if job_id not in found]
     for first, until in searches.spans_near(age for age in ages if age is not None):
         for since in range(first, until, span):
-            began, end = time.monotonic(), min(until, since + span)
             if not (names := sorted(rows.keys() - found)):
                 return found
+            began = time.monotonic()
+            end = min(until, since + span)
             found |= await ask(partial(searches.owned_in_metadata, names=names, keys=id_keys, since=since, until=end))
             if rest:
                 await asyncio.sleep(time.monotonic() - began)
