@@ -11,8 +11,7 @@ import pytest
 from correlator.sinks.cluster.events import EventQueue, StreamEvent
 from correlator.sinks.event_log import EventLog, PendingEvents
 from correlator.sinks.mqtt.outbox import MqttEvent, MqttEvents
-from correlator.sinks.webhooks.deliveries import Deliveries, Delivery
-from correlator.sinks.webhooks.sink import StoredDelivery
+from correlator.sinks.webhooks.deliveries import Deliveries, Delivery, StoredDelivery
 
 COUNT = 5_600
 """Tables of hashes have grown a moment ago, and are two thirds empty."""
