@@ -76,7 +76,7 @@ def _read(name: str) -> str:
 
 def _styled(script: str) -> str:
     """The script, which first sets the styles of its page. The content security policy admits that."""
-    styles = json.dumps("".join(map(_read, STYLES)), ensure_ascii=False)
+    styles = json.dumps(without_comments("".join(map(_read, STYLES))), ensure_ascii=False)
     begin = f"const $styles = new CSSStyleSheet();\n$styles.replaceSync({styles});\n"
     return f"{begin}document.adoptedStyleSheets = [$styles];\n{script}"
 
@@ -97,7 +97,7 @@ def joined(entry: str, beside: Iterable[str] = (), *, read: Callable[[str], str]
 
 
 def without_comments(text: str) -> str:
-    """JavaScript without comments on lines of their own, but ``/*!``. No line of a template may begin as one does."""
+    """JavaScript or CSS without comments on lines of their own, but ``/*!``. No line of a template may begin as one."""
     return _COMMENT.sub("", text)
 
 

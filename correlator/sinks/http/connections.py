@@ -276,9 +276,10 @@ class Connections:
         peer = next(iter(self._idle[surplus].get(address, ())), None)
         if peer is None:
             return False
+        end = peer.end
         self.lost(peer)
         metrics.CONNECTIONS_ENDED.labels("idle").inc()
-        peer.end()
+        end()
         return True
 
 
