@@ -10,6 +10,9 @@ A broker may be too slow for all of them, for hours. Then what is late is chosen
 `STATES_WITHIN` goes before events, an event of a job that has ended before one of a job that runs, and each of them
 still has every eighth turn. What does not fit is chosen as well: events of steps of running jobs are dropped first.
 
+What the broker has not acknowledged when a connection ends is sent again over the next one, which `MqttSink.run` opens
+(`MqttOutbox.begin`, `MqttEvents.restart`).
+
 Invariants: a topic is clean only after the broker has acknowledged a message that was built after the last `mark`; of
 one topic at most one message is in flight, so an older version never overtakes a newer one. Nothing here reads a clock
 or does I/O: times are arguments.
