@@ -98,6 +98,20 @@ test("all of it can be scrolled through, back to its begin and forward to its en
   assert.deepEqual([range(feed)[1], feed.unseen], [5007, 0]);
 });
 
+test("that another place is opened is drawn at once, also while the same is being read", async () => {
+  const log = new Log(10_000);
+  const drawn = [];
+  const feed = new LogFeed(log.page, () => drawn.push(feed.following), MOST);
+  await feed.openAt(5_000);
+  log.paused = new Promise(() => {});
+  feed.following = true;
+  feed.later();
+  drawn.length = 0;
+  feed.openStart();
+  await null;
+  assert.deepEqual(drawn, [false]);
+});
+
 test("one line is opened among its neighbours, also among few that match", async () => {
   for (const one of [1, 100]) {
     const log = new Log(1_000_000, one);

@@ -155,6 +155,7 @@ export class LogFeed {
   #reset(backward, forward) {
     this.#generation += 1;
     this.#busy = false;
+    this.loading = ""; // so that the view is drawn anew, also if the same is being read again
     this.#backward = backward;
     this.#forward = forward;
     this.window = new LogWindow(this.#most);
