@@ -13,7 +13,7 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice, takewhile
 
 from correlator.bounded import BoundedDict
 from correlator.model.published import Change
@@ -86,18 +86,19 @@ class WaitingIds:
         return next(self._unknown(), None) is not None
 
     def unknown_ids(self, most: int) -> list[str]:
-        """Return watched IDs that no job in memory has, among the `most` that clients began to wait for last."""
+        """Return watched IDs that no job in memory has, of the `most` newest; those of own clients go first."""
         return list(self._unknown(most))
 
     def _unknown(self, most: int | None = None) -> Iterator[str]:
         """The watched IDs that no job in memory has, the newest first."""
         now = time.monotonic()
-        for watched in (self._watched, self._watched_for):
-            for name, (_, until) in islice(reversed(watched.items()), most):
-                if until < now:
-                    break
-                if not self._is_known(name):
-                    yield name
+        watched = (
+            takewhile(lambda item: item[1][1] >= now, reversed(ids.items()))
+            for ids in (self._watched, self._watched_for)
+        )
+        for name, _ in islice(chain.from_iterable(watched), most):
+            if not self._is_known(name):
+                yield name
 
     async def changed(self, name: str, within: float) -> bool:
         """Wait until a job that `name` names changes or appears. False if `within` seconds passed before that.

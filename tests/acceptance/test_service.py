@@ -110,7 +110,8 @@ async def test_an_address_in_use_ends_a_start_with_one_line_also_while_the_datab
             await daemon.launch()
             assert await daemon.ended() == 1
             (line,) = daemon.log().splitlines()
-            assert line.startswith(f"correlator: http.listen: {address} cannot be listened on: ")
+            why = "another process listens there: end it, or choose another port"
+            assert line == f"correlator: http.listen: {address} cannot be listened on: {why}"
         finally:
             await daemon.close()
 

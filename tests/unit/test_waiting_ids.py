@@ -33,6 +33,15 @@ async def test_a_second_client_that_waits_for_an_id_restarts_the_fast_polls(now)
     assert not hub.waiting_ids.has_waiting_ids()
 
 
+async def test_ids_of_other_processes_come_after_those_of_own_clients_and_for_their_time(now):
+    hub = LocalHub(Index())
+    hub.waiting_ids.watch_for(["a", "b"], 30)
+    hub.waiting_ids.watch_id("x")
+    assert [hub.waiting_ids.unknown_ids(most) for most in (1, 2, 9)] == [["x"], ["x", "b"], ["x", "b", "a"]]
+    now[0] += 31
+    assert hub.waiting_ids.unknown_ids(9) == ["x"]
+
+
 async def test_draining_ends_a_wait_for_an_id_at_once():
     hub = LocalHub(Index())
     waiting = asyncio.create_task(hub.appearance("x", 3600))

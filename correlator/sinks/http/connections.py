@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import itertools
 import logging
 import re
@@ -427,9 +428,8 @@ class Acceptor:
             for family, address in dict.fromkeys((info[0], info[4]) for info in found):
                 self._sockets.append(_listening(family, address))
         except OSError as error:
-            raise CorrelatorError(
-                f"http.listen: {host}:{port} cannot be listened on: {error.strerror or error}"
-            ) from error
+            why = _LISTEN_ERRORS.get(error.errno or 0, error.strerror or str(error))
+            raise CorrelatorError(f"http.listen: {host}:{port} cannot be listened on: {why}") from error
         self._resume()
         name = self._sockets[0].getsockname()
         return str(name[0]), int(name[1])
@@ -572,6 +572,13 @@ def _asks_for_health(accepted: socket.socket) -> bool | None:
         return None
     except OSError:
         return False
+
+
+_LISTEN_ERRORS = {
+    errno.EADDRINUSE: "another process listens there: end it, or choose another port",
+    errno.EADDRNOTAVAIL: "this host has no such address: choose one that it has, or 0.0.0.0 for all",
+    errno.EACCES: "the service's user may not: choose a port from 1024 on",
+}
 
 
 def _listening(family: int, address: Any) -> socket.socket:
