@@ -10,7 +10,7 @@ import orjson
 from msgspec.structs import replace
 
 from correlator.cluster import keys, received, streams
-from correlator.gateway.hub import NOT_READ
+from correlator.gateway.fleet import NOT_READ
 from correlator.jobs import encoding
 from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected

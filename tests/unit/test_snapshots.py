@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from correlator.gateway.hub import RemoteHub
+from correlator.gateway.fleet import RemoteHub
 from correlator.jobs import encoding
 from correlator.model.document import JobDocument
 from correlator.model.published import PublishedJob
