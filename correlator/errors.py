@@ -116,9 +116,11 @@ class NotFound(CorrelatorError):
 
 
 def drop_frames(error: BaseException | None) -> None:
-    """Drop the frames of an error that was handled, where what they refer to refers to the error.
+    """Drop the frames of an error that was handled, and of its causes, where what they refer to refers to the error.
 
     Nothing but a full garbage collection would free such a circle, and `ops.stalls` makes these rare.
     """
-    if error is not None:
-        error.__traceback__ = error.__context__ = None
+    while error is not None:
+        before = error.__cause__ or error.__context__
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        error = before

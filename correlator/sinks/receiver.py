@@ -30,7 +30,7 @@ from yarl import URL
 
 from correlator import __version__
 from correlator.config.tls import Tls, client_context
-from correlator.errors import ConfigError
+from correlator.errors import ConfigError, drop_frames
 from correlator.ops.logs import escape
 
 MAX_RESPONSE = 65_536
@@ -110,7 +110,9 @@ class Receiver(Struct, frozen=True):
             words = f"no response within {self.timeout:g} s"
             return Response(None, words, words)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return Response(None, describe_error(error), f"{_public(error)}; the daemon's log says more")
+            failed = Response(None, describe_error(error), f"{_public(error)}; the daemon's log says more")
+            drop_frames(error)  # They refer to the request, which has the error.
+            return failed
         try:
             return await _read(response)
         finally:

@@ -208,7 +208,7 @@ async def _follow_table(client: Client, query: Query, screen: Screen, theme: The
         while not receiving.done():
             began = time.monotonic()
             if latest:
-                screen.paint(_frame(latest[0], query, screen, theme, percents))
+                screen.paint(frame(latest[0], query, screen, theme, percents))
             took = time.monotonic() - began
             news.clear()
             with contextlib.suppress(TimeoutError):
@@ -223,11 +223,11 @@ async def _follow_table(client: Client, query: Query, screen: Screen, theme: The
         await asyncio.gather(receiving, return_exceptions=True)
 
 
-def _frame(update: Update, query: Query, screen: Screen, theme: Theme, percents: Percents) -> Group:
+def frame(update: Update, query: Query, screen: Screen, theme: Theme, percents: Percents) -> Group:
     """The frame that fits the window: the most urgent jobs, a count of the hidden ones, and any problem."""
     now = time.time() + ahead(update)
     wanted = [job for job in update.jobs.values() if query.admits(job)]
-    problem = note(update)
+    problem = note(update) or ("" if update.synced else "this is not all yet: the daemon still sends jobs")
     # One line for the column names, one for the problem, one for the cursor.
     room = max(1, screen.height - 2 - bool(problem))
     most = min(room, query.limit or room)

@@ -216,10 +216,8 @@ async def test_a_list_that_is_not_whole_says_so(daemon: Daemon, appliance: Appli
     assert len(once.out.splitlines()) == 50
     assert "these are the newest 50, and there are more" in once.err
     followed = await run("jobs", "-w", columns=100, rows=12)
-    await followed.until(lambda: " more: " in followed.out)
-    lines = followed.screen()
-    assert len(lines) == 11
-    assert lines[-1] == "… 51 more: 51 running (the window is too low)"
+    await followed.until(lambda: followed.screen()[-1:] == ["… 51 more: 51 running (the window is too low)"])
+    assert len(followed.screen()) == 11
     every = await run("jobs", "-w", "-o", "plain", "--no-header")
     await every.until(lambda: len(every.out.splitlines()) == 60)
 

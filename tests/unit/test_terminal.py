@@ -18,11 +18,12 @@ from correlator.client.replica import ConnectionState, Update
 from correlator.terminal import formats
 from correlator.terminal.formats import as_json, duration
 from correlator.terminal.ids import short
-from correlator.terminal.listing import PLAIN_COLUMNS, Query, most_urgent, newest, not_shown, plain, table
+from correlator.terminal.listing import PLAIN_COLUMNS, Query, frame, most_urgent, newest, not_shown, plain, table
 from correlator.terminal.screen import Screen, Theme, console_on, theme_for
 from correlator.terminal.show import fields
 from correlator.terminal.watch import Branch, EventLines, EventObjects, Frame, WatchState, tree_lines
 from tests.support.job_documents import NOW, document, step, update
+from tests.support.screens import screen
 
 NASTY = "\x1b[2J\x1b]0;owned\x07[bold red]x[/]\r\n\t\u202e\u009b31m"
 
@@ -508,6 +509,18 @@ def test_in_a_narrower_window_it_goes_up_by_what_the_terminal_has_wrapped(monkey
         console.width = 15
         screen.paint(Text("z"))
     assert out.getvalue()[length:].startswith("\r\x1b[4A\x1b[J\x1b[2Kz\r\n")
+
+
+def test_a_table_says_while_the_daemon_still_sends_jobs_that_it_is_not_whole(monkeypatch):
+    out, console = painted(monkeypatch, 70)
+    jobs = {f"a-{n}": document(f"a-{n}") for n in range(40)}
+    for synced in (False, True):
+        shown = update(*jobs.values(), synced=synced)
+        with Screen(console) as on:
+            on.paint(frame(shown, Query(), on, Theme(), formats.Percents()))
+        last = screen(out.getvalue())[-1]
+        assert (last == "this is not all yet: the daemon still sends jobs") is not synced
+        assert ("more: " in last) is synced
 
 
 def test_without_colour_there_is_none(monkeypatch):

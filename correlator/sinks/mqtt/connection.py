@@ -256,6 +256,13 @@ UNSUPPORTED_VERSION = (1, 0x84)
 """CONNACK codes for an unsupported protocol version: of a 3.1.1 broker, and of an MQTT 5 broker."""
 
 
+_CALLBACKS = (
+    *("on_connect", "on_disconnect", "on_subscribe", "on_unsubscribe", "on_message", "on_publish"),
+    *("on_socket_open", "on_socket_close", "on_socket_register_write", "on_socket_unregister_write"),
+)
+"""What aiomqtt sets of paho's client."""
+
+
 class MqttClient(aiomqtt.Client):
     """aiomqtt's client for one connection. `on_refused` is called with a sentence when the broker refuses a message."""
 
@@ -301,6 +308,10 @@ class MqttClient(aiomqtt.Client):
             elif not future.cancelled():
                 future.exception()  # retrieved, so that asyncio does not warn about it
         self._client._sock_close()  # noqa: SLF001 - paho has no other way to close at once
+        # What follows would keep this client and paho's until a full garbage collection, which is rare.
+        self._misc_task = None
+        for name in _CALLBACKS:
+            setattr(self._client, name, None)
 
     def _on_connect(
         self, client: paho.Client, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None

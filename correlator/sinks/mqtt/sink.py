@@ -23,6 +23,7 @@ from typing import Any
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from correlator.config.schema import Mqtt
+from correlator.errors import drop_frames
 from correlator.model.messages import DaemonState
 from correlator.model.replies import MqttPart
 from correlator.ops import metrics
@@ -129,6 +130,7 @@ class MqttSink:
                         await asyncio.create_task(self._connection(hub, outbox), name="mqtt connection")
                     except LOST as error:
                         self._connection_lost(error)
+                        drop_frames(error)  # They refer to the tasks of the connection, one of which has the error.
                     if time.monotonic() - began >= self._timings.steady_after:
                         self._backoff.reset()
                     await asyncio.sleep(self._backoff.next())

@@ -17,7 +17,7 @@ from importlib import import_module
 from ipaddress import ip_address
 from typing import Any, Literal
 
-from correlator.errors import Away, SourceUnavailable
+from correlator.errors import Away, SourceUnavailable, drop_frames
 from correlator.sources.db import zones
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, query_failed
 from correlator.sources.db.zones import Zone
@@ -199,7 +199,9 @@ class MariaDBDatabase:
         except Exception as error:
             no_tls = getattr(error.__cause__, "reason", None) == "WRONG_VERSION_NUMBER"
             detail = f"MariaDB at {a}: {_NO_TLS if no_tls else _message(error)}"
-            raise SourceUnavailable(detail, _reason(error)) from error
+            reason = _reason(error)
+            drop_frames(error)  # They refer to the connection that was tried, which has the error.
+            raise SourceUnavailable(detail, reason) from error
 
     async def _prepare(self, session: MariaDBSession, level: str) -> None:
         for statement in (
