@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 from correlator.config import files, loading, values
 from correlator.config.files import Files
 from correlator.config.loading import NO_CLUSTER
+from correlator.config.otlp import SECRET_HEADER
 from correlator.config.rendering import GATEWAY
 from correlator.config.schema import Config, Key, keys, leaves
 from correlator.errors import ConfigError, CorrelatorError
@@ -31,8 +32,6 @@ MOVED = "00-moved.toml"
 
 LOCK_WITHIN = 10.0
 """Seconds to wait for another change of the same files."""
-
-_SECRET_HEADER = re.compile(r"[\w-]*(?:auth|cookie|key|secret|token)[\w-]*\s*:", re.IGNORECASE)
 
 
 class NotSet(CorrelatorError):
@@ -78,7 +77,7 @@ def set_keys(
 
     Raises: `NotSet` and `NotWritten`; `ConfigError` with the problems that the configuration would have.
     """
-    parsed = {dotted: _value(_known(dotted, gateway=gateway), dotted, text) for dotted, text in given}
+    parsed = {dotted: _value(known_key(dotted, gateway=gateway), dotted, text) for dotted, text in given}
     folder = files.folder_of(main)
     if may_be_missing:
         _make(main.parent)
@@ -199,13 +198,15 @@ def _not_written(path: Path, error: OSError) -> NotWritten:
     return NotWritten(f"{path}: cannot be written: {error.strerror or error}{hint}")
 
 
-def _known(dotted: str, *, gateway: bool) -> Key:
+def known_key(dotted: str, *, gateway: bool) -> Key:
     """Return the key. Raises: `NotSet` if there is none, or if a command may not set it."""
     known, sections = dict(leaves()), keys(Config)
-    section = dotted.partition(".")[0]
+    section = re.split(r"[.\[]", dotted)[0]
     if section in sections and sections[section].repeated:
-        table = f"write the table {sections[section].header} into a drop-in"
-        raise NotSet(f"{dotted}: there may be several {section}, so no key names one: {table}; see docs/{section}.md")
+        raise NotSet(
+            f"{dotted}: no key: there may be several {section}, and the keys of the first are {section}[1].KEY; to set"
+            f" one, write the table {sections[section].header} into a drop-in; see docs/{section}.md"
+        )
     if gateway and section in sections and section not in GATEWAY:
         raise NotSet(f"{dotted}: a gateway does not read it; it reads {', '.join(f'[{one}]' for one in GATEWAY)}")
     if inside := [one for one in known if one.startswith(f"{dotted}.")]:
@@ -233,7 +234,7 @@ def _value(key: Key, dotted: str, text: str) -> Any:
 def _secret_way(key: Key, dotted: str, text: str) -> tuple[str, str] | None:
     """Return the credential and the key of a file by which a secret goes in; None if the value is no secret."""
     if dotted == "otlp.headers":
-        return ("otlp-headers", "otlp.headers_file") if _SECRET_HEADER.search(text) else None
+        return ("otlp-headers", "otlp.headers_file") if SECRET_HEADER.search(text) else None
     if key.is_secret or (dotted == "database.url" and loading.holds_password(text)):
         file = f"{dotted.partition('.')[0]}.password_file"
         return dict(leaves())[file].credential, file

@@ -7,7 +7,7 @@ read after FILE.toml, in the order of their names, and the last value of a key i
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +68,7 @@ class Files:
 
     def place(self, dotted: str) -> FilePlace | None:
         """Return where a key is set, else the table around it; None if neither is in a file."""
-        names: list[str | int] = [name or int(number) - 1 for name, number in _PART.findall(dotted)]
+        names = _parts(dotted)
         if len(names) > 1 and isinstance(names[1], int) and (of_list := self._tables.get(str(names[0]))):
             file, names[1] = of_list[names[1]]
             return self._first_line(file, names)
@@ -77,6 +77,10 @@ class Files:
                 return self._first_line(file_of_key, names)
             names.pop()
         return None
+
+    def holds(self, dotted: str) -> bool:
+        """Return whether a key has a value: one of a file, or one that was put into `merged` since."""
+        return contains(self.merged, _parts(dotted))
 
     def _merge(
         self, into: dict[str, Any], table: dict[str, Any], above: str, path: Path, twice: list[tuple[str, Path, Path]]
@@ -232,13 +236,19 @@ def lines(text: str) -> list[str]:
     return _LINE.findall(text)
 
 
-def contains(table: Any, names: Names) -> bool:
+def contains(table: Any, names: Iterable[str | int]) -> bool:
     """Return whether a table has a value that these names lead to."""
     for name in names:
-        if not isinstance(table, dict) or name not in table:
+        known = range(len(table)) if isinstance(table, list) else table if isinstance(table, dict) else ()
+        if name not in known:
             return False
         table = table[name]
     return True
+
+
+def _parts(dotted: str) -> list[str | int]:
+    """Return the names of a dotted one, and the numbers of tables from 0."""
+    return [name or int(number) - 1 for name, number in _PART.findall(dotted)]
 
 
 def statements(text: str) -> Iterator[Statement]:

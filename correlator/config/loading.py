@@ -57,19 +57,30 @@ class Loaded(NamedTuple):
     problems: tuple[str, ...] = ()
 
 
+class Value(NamedTuple):
+    """A key with its value, and where that comes from: FILE:LINE, a variable, a file with a secret; None: a default."""
+
+    dotted: str
+    value: Any
+    source: str | None
+
+
 class _Problems:
     """The problems found, each with its place in `files`, and the dotted names of the keys with wrong values."""
 
     def __init__(self, read: Files) -> None:
         self.lines: list[str] = []
-        self.keys: set[str] = set()
+        self.keys: dict[str, str] = {}
+        """The problem of each key with a wrong value."""
+        self.sources: dict[str, str | Path] = {}
+        """Where the values of keys come from that are written elsewhere: another key, or a file."""
         self.overridden: set[str] = set()
         """The keys whose values come from the environment."""
         self._read = read
 
     def add(self, key: str, line: str) -> None:
-        self.lines.append(self.placed(line, key))
-        self.keys.add(key)
+        self.keys[key] = self.placed(line, key)
+        self.lines.append(self.keys[key])
 
     def placed(self, line: str, *involved: str) -> str:
         """Return `line` after the place of the first of the keys that a file sets."""
@@ -80,6 +91,15 @@ class _Problems:
     def place(self, key: str) -> str:
         place = self._read.place(key)
         return "" if place is None else str(place)
+
+    def source(self, key: str) -> str | None:
+        """See `Value`."""
+        source = self.sources.get(key, key)
+        if isinstance(source, Path):
+            return str(source)
+        if source in self.overridden:
+            return variable(source)
+        return self.place(source) if self._read.holds(source) else None
 
 
 def variable(dotted: str) -> str:
@@ -107,9 +127,9 @@ def loaded(
     Raises: `ConfigError` with all problems.
     """
     read = files.read(path, replaced) if path else Files({}, {})
-    config, problems = _checked(read, environ, gateway=gateway)
-    if problems:
-        raise ConfigError(problems)
+    config, found = _checked(read, environ, gateway=gateway)
+    if found.lines:
+        raise ConfigError(found.lines)
     return Loaded(config, tuple(read.texts), read.twice)
 
 
@@ -120,11 +140,21 @@ def usable(path: Path | None, environ: Mapping[str, str], *, gateway: bool = Fal
         read, unread = files.read_usable(path) if path else (read, unread)
     except ConfigError as error:
         unread += error.problems
-    config, wrong = _checked(read, environ, gateway=gateway)
-    return Loaded(config, tuple(read.texts), read.twice, (*unread, *wrong))
+    config, found = _checked(read, environ, gateway=gateway)
+    return Loaded(config, tuple(read.texts), read.twice, (*unread, *found.lines))
 
 
-def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple[Config, list[str]]:
+def listed(path: Path | None, environ: Mapping[str, str], *, gateway: bool) -> tuple[list[Value], dict[str, str]]:
+    """Return every key whose value is right, and the problems of the others. Values may contradict each other.
+
+    Raises: `ConfigError` if a file cannot be read.
+    """
+    config, found = _checked(files.read(path) if path else Files({}, {}), environ, gateway=gateway)
+    held = [Value(dotted, value, found.source(dotted)) for dotted, _, value in settings(config)]
+    return [one for one in held if one.dotted not in found.keys], found.keys
+
+
+def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple[Config, _Problems]:
     """Return the configuration, in which a wrong value has its default, and the problems."""
     raw, found = read.merged, _Problems(read)
     _overlay(raw, environ, found)
@@ -147,7 +177,7 @@ def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple
         for involved, line in (*_contradictions(config), *contradictions(config.webhooks, found.place))
         if wrong.isdisjoint(involved)
     ]
-    return config, found.lines
+    return config, found
 
 
 def read_tokens(config: Config) -> frozenset[str]:
@@ -198,6 +228,7 @@ def _lift_password(raw: dict[str, Any], found: _Problems) -> None:
     table["url"] = written._replace(text=clean) if isinstance(written, _Text) else clean
     if match["password"]:
         table["password"] = unquote(match["password"])
+        found.sources["database.password"] = "database.url"
 
 
 def holds_password(url: str) -> bool:
@@ -247,7 +278,8 @@ def _table(section: type[_S], raw: Mapping[str, Any], above: str, found: _Proble
                 chosen[name] = _value(key, written)
         except ValueError as error:
             label, shown = written if isinstance(written, _Text) else (dotted, written)
-            shown = "***" if key.is_secret or key.repeated else values.shown(shown)
+            may_be_secret = key.is_secret or key.repeated or f"{name}_file" in known
+            shown = "***" if may_be_secret else values.shown(shown)
             found.add(dotted, f"{label} = {shown}: expected {error}")
     return section(**chosen)
 
@@ -329,11 +361,14 @@ def _filled(section: _S, above: str, environ: Mapping[str, str], found: _Problem
             held = known.get(name.removesuffix("_file"))
             if held is None or not held.is_secret:
                 filled[name] = file
+                if file and not value:
+                    found.sources[dotted] = file
             elif getattr(section, held.name):
                 if value:
                     found.add(dotted, f"{dotted}: {above}{held.name} is given already; give it once")
             elif file:
                 filled[held.name] = _in_file(held, file, dotted, found)
+                found.sources[above + held.name] = file
     return replace(section, **filled)
 
 

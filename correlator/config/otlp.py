@@ -15,8 +15,18 @@ PATH = "/v1/traces"
 
 _URL = f'"http://host:4318" or "https://host/path", to which {PATH} is added; headers instead of a user or ?query'
 _HEADER = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}):[ \t]*(?P<value>[!-~](?:[ -~\t]{0,4094}[!-~])?)")
+SECRET_HEADER = re.compile(r"[\w-]*(?:auth|cookie|key|secret|token)[\w-]*\s*:", re.IGNORECASE)
 _OURS = frozenset({"connection", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"})
 """Headers that follow from the request itself."""
+
+
+class Header(str):
+    """A header. It prints without its value if that is likely a secret."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"{self.partition(':')[0]}: ***" if SECRET_HEADER.search(self) else self[:]
 
 
 def traces_url(raw: object) -> str:
@@ -37,7 +47,7 @@ def request_headers(raw: object) -> tuple[str, ...]:
         raise ValueError(expected) from None
     if any(name.lower() == "authorization" for name in given):
         raise ValueError(expected)
-    return tuple(raw)
+    return tuple(map(Header, raw))
 
 
 def read_headers(given: Iterable[str], file: Path | None) -> dict[str, str]:

@@ -77,7 +77,7 @@ def _file(title: str, folder: str, option: str, names: Collection[str]) -> str:
 def redacted(config: Section) -> dict[str, Any]:
     """Return `config` as plain values for printing: passwords are `***`, an unset value is an empty string."""
     return {
-        key.name: _plain(getattr(config, key.name))
+        key.name: plain(getattr(config, key.name))
         for key in keys(type(config)).values()
         if not (key.section and getattr(config, key.name) is None)
     }
@@ -94,12 +94,13 @@ def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value for printing as JSON: a secret is `***`, an unset value an empty string."""
     match value:
         case Section():
             return redacted(value)
         case tuple():
-            return [_plain(one) for one in value]
+            return [plain(one) for one in value]
         case Size():
             return str(value)
         case bool() | int() | float():

@@ -1,39 +1,96 @@
-"""The commands that change the configuration's files: `config set`, and what an upgrade of the package runs."""
+"""The commands for the configuration's files: `config get`, `list`, `set`, and what an upgrade of the package runs."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import click
 
-from correlator.config import loading, rendering
-from correlator.config.editing import MOVED, Edited, move_keys, set_keys
+from correlator.config import loading, rendering, values
+from correlator.config.editing import MOVED, Edited, known_key, move_keys, set_keys
 from correlator.config.files import folder_of
+from correlator.config.loading import Value
 from correlator.doctor import service
 from correlator.errors import ConfigError, CorrelatorError
+from correlator.ops.logs import escape
 from correlator.terminal.commands import Commands
 
+_OF_GATEWAY = tuple(f"{section}." for section in rendering.GATEWAY)
 _NOTHING = "The configuration would be wrong, so nothing was written. Set keys that need each other by one command."
+
+
+def _files(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name the files."""
+    file = click.option(
+        "--config",
+        "file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help=f"Configuration in TOML.  [default: {loading.DEFAULT_FILE}]",
+    )
+    gateway = click.option(
+        "--gateway",
+        is_flag=True,
+        help=f"The configuration of a gateway; without --config that of {service.GATEWAY_FILE}.",
+    )
+    return file(gateway(command))
+
+
+_output = click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
 
 
 @click.group(cls=Commands)
 def config() -> None:
-    """Change the configuration."""
+    """Show or change the configuration."""
+
+
+@config.command("get")
+@_files
+@_output
+@click.argument("key")
+def get(file: Path | None, gateway: bool, output: str, key: str) -> None:
+    """Print the value of a key, e.g. http.listen, and where it comes from.
+
+    That is a file and its line, a variable of the environment, or the file of a secret. No secret is printed.
+    """
+    held, wrong = _listed(file, gateway=gateway)
+    if key in wrong:
+        raise ConfigError([wrong[key]])
+    found = next((one for one in held if one.dotted == key), None)
+    if found is None:
+        known_key(key, gateway=gateway)
+        found = Value(key, None, None)  # of a table that is not there
+    click.echo(json.dumps(_document(found), indent=2) if output == "json" else _line(found))
+    _warn(file, [found], gateway=gateway)
+
+
+@config.command("list")
+@_files
+@_output
+@click.option("--all", "everything", is_flag=True, help="Also the keys that have their default.")
+def list_(file: Path | None, gateway: bool, output: str, everything: bool) -> None:
+    """Print the keys that are set, with their values, and where each comes from. No secret is printed.
+
+    The values need not be right together: check-config checks that.
+    """
+    held, wrong = _listed(file, gateway=gateway)
+    shown = [one for one in held if everything or one.source is not None]
+    if output == "json":
+        click.echo(json.dumps([_document(one) for one in shown], indent=2))
+    else:
+        for one in shown:
+            click.echo(_line(one))
+    _warn(file, shown, gateway=gateway)
+    if wrong:
+        raise ConfigError([*wrong.values()])
 
 
 @config.command("set")
-@click.option(
-    "--config",
-    "file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help=f"Configuration in TOML.  [default: {loading.DEFAULT_FILE}]",
-)
-@click.option(
-    "--gateway", is_flag=True, help=f"The configuration of a gateway; without --config that of {service.GATEWAY_FILE}."
-)
+@_files
 @click.argument("given", metavar="KEY VALUE...", nargs=-1, required=True)
 def set_(file: Path | None, gateway: bool, given: tuple[str, ...]) -> None:
     """Set keys, e.g. database.timezone Europe/Berlin.
@@ -44,7 +101,7 @@ def set_(file: Path | None, gateway: bool, given: tuple[str, ...]) -> None:
     """
     if len(given) % 2:
         raise click.UsageError(f"a value is missing after {given[-1]}: expected KEY VALUE, and perhaps more of both")
-    main = file or (service.GATEWAY_FILE if gateway else loading.DEFAULT_FILE)
+    main = _main(file, gateway=gateway)
     pairs = list(zip(given[::2], given[1::2], strict=True))
     environ = {"HOME": "/", **service.environ_of(main, os.environ)}  # whether the daemon has a home is not known here
     try:
@@ -74,6 +131,33 @@ def move() -> None:
             click.echo(f"{file}: what was set there is in {folder_of(file) / MOVED} now; {kept} is the file as it was")
     if problems:
         raise ConfigError(problems)
+
+
+def _main(file: Path | None, *, gateway: bool) -> Path:
+    return file or (service.GATEWAY_FILE if gateway else loading.DEFAULT_FILE)
+
+
+def _listed(file: Path | None, *, gateway: bool) -> tuple[list[Value], dict[str, str]]:
+    main = _main(file, gateway=gateway)
+    existing = main if file or main.exists() or folder_of(main).exists() else None
+    held, wrong = loading.listed(existing, service.environ_of(main, os.environ), gateway=gateway)
+    return [one for one in held if not gateway or one.dotted.startswith(_OF_GATEWAY)], wrong
+
+
+def _line(one: Value) -> str:
+    return f"{one.dotted} = {values.toml(one.value)}  # {escape(one.source or 'default')}"
+
+
+def _document(one: Value) -> dict[str, object]:
+    return {"key": one.dotted, "value": rendering.plain(one.value), "from": one.source}
+
+
+def _warn(file: Path | None, shown: Iterable[Value], *, gateway: bool) -> None:
+    """Name what the unit sets, which the service uses in place of what this command has shown."""
+    unit = service.unit_of(_main(file, gateway=gateway))
+    of_unit = asyncio.run(service.variables_of(unit)) if unit is not None else set()
+    for variable in sorted(of_unit & {loading.variable(one.dotted) for one in shown} - os.environ.keys()):
+        click.echo(f"warning: {variable} of the unit wins over the files: systemctl cat {unit}", err=True)
 
 
 def _report(main: Path, edited: Edited) -> list[str]:

@@ -1,4 +1,4 @@
-"""`correlator config set`: what is written is used, everything else stays, and nothing wrong is ever written."""
+"""`correlator config`: what is set is used, and is shown with its place; everything else of a file stays."""
 
 import json
 import os
@@ -318,6 +318,108 @@ def test_a_gateways_configuration_is_checked_as_one(run, etc):
     checked = CliRunner().invoke(main, ["check-config", "--gateway"], env=HOME)
     wrong = f"correlator: {etc}/gateway.d/60-wrong.toml:1: database: a gateway reads no database: remove this section\n"
     assert (checked.exit_code, checked.stderr) == (78, wrong)
+
+
+# -- what is set, and where
+
+
+@pytest.fixture
+def shown(etc):
+    """Run `config get` or `config list`. Returns the exit code, the documents and standard error."""
+
+    def shown(*arguments, env=None):
+        ended = CliRunner().invoke(main, ["config", *arguments, "-o", "json"], env=HOME | (env or {}))
+        found = json.loads(ended.stdout or "[]")
+        return ended.exit_code, found if isinstance(found, list) else [found], ended.stderr
+
+    return shown
+
+
+def test_each_key_that_is_set_is_listed_with_the_place_that_its_value_comes_from(shown, run, etc, monkeypatch):
+    assert shown("list") == (0, [], "")
+    run("jobs.max_jobs", 7, "jobs.history", "7d")
+    (etc / "conf.d/60-more.toml").write_text(
+        "jobs.max_jobs = 8\n[database]\nurl = 'mysql://u:hunter2@h/d'\n[otlp]\nheaders = ['a: b', 'X-Key: hunter2']\n"
+        "[[webhooks]]\nname = 'chat'\nurl = 'https://chat.example/hunter2'\n"
+    )
+    (etc / "mqtt-password").write_text("hunter2")
+    (etc / "webhook-chat-secret").write_text("whsec_" + "A" * 32)
+    monkeypatch.setattr(service, "variables_of", variables_of)
+    variable = {"CORRELATOR_JOBS__LEGACY": "false"}
+    code, found, error = shown("list", env=variable)
+    assert (code, error) == (
+        0,
+        "warning: CORRELATOR_JOBS__HISTORY of the unit wins over the files: systemctl cat correlator\n",
+    )
+    local, more = etc / "conf.d" / LOCAL, etc / "conf.d/60-more.toml"
+    assert {one["key"]: (one["value"], one["from"]) for one in found} == {
+        "database.url": ("mysql://u@h:3306/d", f"{more}:3"),
+        "database.password": ("***", f"{more}:3"),
+        "jobs.max_jobs": (8, f"{more}:1"),
+        "jobs.history": (604800.0, f"{local}:3"),
+        "jobs.legacy": (False, "CORRELATOR_JOBS__LEGACY"),
+        "mqtt.password": ("***", f"{etc}/mqtt-password"),
+        "otlp.headers": (["a: b", "X-Key: ***"], f"{more}:5"),
+        "webhooks[1].name": ("chat", f"{more}:7"),
+        "webhooks[1].url": ("https://chat.example/***", f"{more}:8"),
+        "webhooks[1].secret": ("***", f"{etc}/webhook-chat-secret"),
+    }
+    everything = shown("list", "--all", env=variable)[1]
+    assert found == [one for one in everything if one["from"] is not None]
+    assert {dotted for dotted, _ in leaves() if ".tls." not in dotted} <= {one["key"] for one in everything}
+    assert [shown("get", one["key"], env=variable)[1] for one in everything] == [[one] for one in everything]
+
+
+async def variables_of(unit):
+    return {"CORRELATOR_JOBS__HISTORY", "CORRELATOR_JOBS__LEGACY", "CORRELATOR_LOG__LEVEL"}
+
+
+def test_what_is_shown_of_a_key_is_toml_with_its_place_as_a_comment(run, etc):
+    run("database.timezone", "Europe/Berlin")
+    lines = CliRunner().invoke(main, ["config", "list", "--all"], env=HOME).stdout
+    assert f'database.timezone = "Europe/Berlin"  # {etc}/conf.d/{LOCAL}:2\n' in lines
+    assert tomllib.loads(lines)["http"]["listen"] == "127.0.0.1:8686"
+    assert (
+        CliRunner().invoke(main, ["config", "get", "mqtt.tls.ca"], env=HOME).stdout == 'mqtt.tls.ca = ""  # default\n'
+    )
+
+
+def test_a_wrong_value_hides_no_other_and_is_shown_as_an_error_without_its_secret(shown, etc):
+    at = etc / "conf.d/50-wrong.toml"
+    at.write_text("[jobs]\nmax_jobs = 0\nlegacy = false\n[otlp]\nheaders = ['Authorization: hunter2']\n")
+    code, found, error = shown("list")
+    assert (code, [one["key"] for one in found]) == (78, ["jobs.legacy"])
+    assert (
+        error.splitlines()[0]
+        == f"correlator: {at}:2: jobs.max_jobs = 0: expected a whole number, at least 1, e.g. 20000"
+    )
+    assert f"{at}:5: otlp.headers = ***: expected a list of headers" in error
+    assert shown("get", "jobs.legacy") == (0, found, "")
+    assert shown("get", "jobs.max_jobs") == (78, [], error.splitlines(keepends=True)[0])
+    at.write_text("[jobs\n")
+    assert shown("get", "jobs.legacy")[0] == 78
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("jobs.max_job",), "jobs.max_job: unknown key; did you mean jobs.max_jobs?"),
+        (("jobs",), "jobs: a section, no key; its keys are jobs.retention, "),
+        (("webhooks[1].url",), "webhooks[1].url: no key: there may be several webhooks, and the keys of the first are"),
+        (("--gateway", "jobs.max_jobs"), "a gateway does not read it; it reads [http], [cluster], [log]"),
+    ],
+)
+def test_a_key_that_there_is_not_is_a_usage_error_that_names_the_right_one(shown, arguments, words):
+    code, found, error = shown("get", *arguments)
+    assert (code, found, words in error) == (2, [], True), error
+
+
+def test_a_gateway_lists_what_it_reads(shown, run, etc):
+    run("--gateway", "http.listen", "127.0.0.1:9000")
+    (one,) = shown("list", "--gateway")[1]
+    assert one == {"key": "http.listen", "value": "127.0.0.1:9000", "from": f"{etc}/gateway.d/{LOCAL}:2"}
+    sections = {one["key"].split(".")[0] for one in shown("list", "--gateway", "--all")[1]}
+    assert sections == {"http", "cluster", "log"}
 
 
 def test_commands_at_the_same_time_lose_no_key(etc):
