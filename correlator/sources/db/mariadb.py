@@ -125,6 +125,7 @@ class MariaDBDatabase:
         json_text="JSON_VALUE({column}, '{path}')",
         size="LENGTH({})",
         member="JSON_EXTRACT({}, {})",
+        matches="BINARY {} REGEXP %s",
     )
 
     def __init__(

@@ -91,49 +91,45 @@ async def matching(
 
 def _names(queries: Queries, text: str, id_keys: Sequence[str]) -> tuple[list[str], list[object]]:
     """The conditions for jobs with `text` in any ID or in the VM's name. They may hold for others too."""
-    needles = _needles(text)
     columns = [c for c in ("id", "external_job_id", "context_id") if queries.schema.has("job_tracking", c)]
-    conditions = [_contains(queries, column, needles) for column in columns]
-    args: list[object] = [*needles] * len(columns)
+    conditions = [queries.dialect.matches.format(column) for column in columns]
+    args: list[object] = [_pattern(_needles(text))] * len(columns)
     if queries.schema.has("job_tracking", "metadata"):
         # In a value: the metadata of every job has a member named vm_name.
         members = [member(queries, key) for key in (*id_keys, *job_view.VM_NAMES)]
-        values = " OR ".join(_contains(queries, m, needles) for m in members)
-        plain = [part.lower()] if (part := _plain_part(text)) else []
-        conditions.append(f"({_contains(queries, 'metadata', plain)} AND ({values}))" if plain else f"({values})")
-        args += [*plain, *[*needles] * len(members)]
+        values = " OR ".join(map(queries.dialect.matches.format, members))
+        conditions.append(f"({queries.dialect.matches.format('metadata')} AND ({values}))")
+        args += [_pattern([_plain_part(text)]), *[_pattern(_needles(text))] * len(members)]
     return conditions, args
 
 
 def _texts(queries: Queries, text: str, id_keys: Sequence[str]) -> tuple[list[str], list[object]]:
     """As `_names`, and in the operation, an error, or the name of a step. An index finds the steps of a job."""
     conditions, args = _names(queries, text, id_keys)
-    needles = _needles(text)
+    pattern = _pattern(_needles(text))
     error = f"SUBSTR(error_message, 1, {queries.limits.error})"
     columns = {"operation": "operation", "error_message": error}
     own = [expression for column, expression in columns.items() if queries.schema.has("job_tracking", column)]
-    conditions += [_contains(queries, expression, needles) for expression in own]
-    args += [*needles] * len(own)
+    conditions += map(queries.dialect.matches.format, own)
+    args += [pattern] * len(own)
     if queries.schema.has("job_steps", "job_id", "name"):
         of_steps = ["name", *([error] if queries.schema.has("job_steps", "error_message") else [])]
-        matching_steps = " OR ".join(_contains(queries, expression, needles) for expression in of_steps)
+        matching_steps = " OR ".join(map(queries.dialect.matches.format, of_steps))
         conditions.append(
             f"EXISTS (SELECT 1 FROM job_steps WHERE job_steps.job_id = job_tracking.id AND ({matching_steps}))"
         )
-        args += [*needles] * len(of_steps)
+        args += [pattern] * len(of_steps)
     return conditions, args
 
 
 def _needles(text: str) -> list[str]:
-    """The forms of `text` of which a text has one that contains it in any case: the server cannot lower each letter."""
-    return list(dict.fromkeys([text.lower()] if text.isascii() else [text.lower(), text, text.upper()]))
+    """The forms of `text` of which a text has one that contains it: bytes have upper and lower case in ASCII alone."""
+    return [text] if text.isascii() else [text, text.lower(), text.upper()]
 
 
-def _contains(queries: Queries, expression: str, needles: Sequence[str]) -> str:
-    """The SQL condition, with `needles` as its arguments. The database's collation may match other letters too."""
-    mark = queries.dialect.placeholder
-    found = [f"INSTR(LOWER({expression}), {mark}) > 0", *[f"INSTR({expression}, {mark}) > 0"] * (len(needles) - 1)]
-    return f"({' OR '.join(found)})"
+def _pattern(parts: Iterable[str]) -> str:
+    """The regular expression for texts that contain one of `parts`, for `Dialect.matches`; an empty one is in any."""
+    return "(?i)" + "|".join(re.escape(part).replace("\0", "\\x00") for part in dict.fromkeys(parts))
 
 
 def _encoded(text: str) -> list[str]:
@@ -336,14 +332,12 @@ async def sizes_of(
     if query.steps:
         where += f" AND ({_of_steps(queries, query)})"
     if query.text:
-        needles = _needles(query.text)
-        found_in = [_contains(queries, "message", needles)]
-        args += needles
+        needles, plain = _needles(query.text), _plain_part(query.text)
+        found_in = [queries.dialect.matches.format("message")]
+        args.append(_pattern(needles))
         if attrs:
-            plain = _plain_part(query.text).lower()
-            for form in [plain] if plain else dict.fromkeys(form for n in needles for form in _encoded(n)):
-                found_in.append(_contains(queries, "attrs", [form.lower(), form]))
-                args += [form.lower(), form]
+            found_in.append(queries.dialect.matches.format("attrs"))
+            args.append(_pattern([plain] if plain else [form for n in needles for form in _encoded(n)]))
         where += f" AND ({' OR '.join(found_in)})"
     carried = f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN 0 ELSE COALESCE(LENGTH(attrs), 0) END"
     size = f"LENGTH(message) + {carried if attrs else '0'}"

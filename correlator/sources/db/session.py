@@ -113,7 +113,9 @@ class Dialect:
     `local_micros` and `utc_micros` turn a column (``{}``) into integer microseconds since 1970; `clock` is the query
     for the database's time ``{back}`` seconds ago, written as TIMESTAMP columns are. `json_text` is the member at
     ``{path}`` of the JSON in ``{column}``, NULL where there is none. `size`: bytes of a text;
-    `member`: the JSON text that an object has at a path.
+    `member`: the JSON text that an object has at a path. `matches`: whether a text matches a regular expression, which
+    knows upper and lower case of ASCII letters; NULL does not. It is compared as bytes, in which no text is invalid;
+    that also costs a third of INSTR of LOWER.
     """
 
     placeholder: str
@@ -123,6 +125,7 @@ class Dialect:
     json_text: str
     size: str
     member: str
+    matches: str
 
     def marks(self, values: Collection[object]) -> str:
         """A list of placeholders, one for each of `values`."""

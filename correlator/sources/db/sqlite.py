@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import re
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ class SQLiteDatabase:
         json_text="CASE WHEN json_valid({column}) THEN json_extract({column}, '{path}') END",
         size="LENGTH(CAST({} AS BLOB))",
         member="({} -> {})",
+        matches="CAST({} AS BLOB) REGEXP ?",
     )
 
     def __init__(self, path: Path, *, zone: Zone | None = None, timeout: float = 10.0) -> None:
@@ -97,6 +99,7 @@ class SQLiteDatabase:
         try:
             connection.text_factory = lambda raw: raw.decode("utf-8", "replace")
             connection.create_function("micros", 1, micros, deterministic=True)
+            connection.create_function("regexp", 2, _matches, deterministic=True)
             connection.execute("PRAGMA query_only = ON")
             connection.execute("SELECT 1 FROM sqlite_master LIMIT 1")
         except sqlite3.Error:
@@ -128,6 +131,10 @@ class SQLiteDatabase:
             return 0
         found = await session.query("SELECT seq FROM sqlite_sequence WHERE name = 'log_events'")
         return int(found[0][0]) + 1 if found else 0
+
+
+def _matches(pattern: str, text: bytes | None) -> bool:
+    return text is not None and re.search(pattern, text.decode("utf-8", "replace")) is not None
 
 
 def micros(text: object) -> Micros | None:
