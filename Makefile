@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system test-package systems deb client-package lint types imports format lock clean servers test-fuzz sbom pictures mutants
+.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system test-package systems deb client-package lint types imports format lock clean servers test-fuzz sbom pictures mutants promises
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -34,6 +34,7 @@ help:
 	@echo "make deb      the Debian package, in build/      make client-package  the browser client for npm, in build/"
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick', ARGS='rest --against main~5')"
 	@echo "make mutants  break the core at 200 places, and list those that no test notices, an hour or two on a quiet machine; it goes on where it stopped"
+	@echo "make promises  list the promises of docs/guarantees.md without a test, and the test files without a promise"
 	@echo "make lint     ruff, words   make types    mypy          make imports  the import rules"
 	@echo "make docs     write again what comes from types: docs/configuration.md, deploy/correlator.toml, client.d.ts"
 	@echo "make pictures  make the pictures of README.md and docs/ again (Python 3.12 or newer)"
@@ -133,6 +134,10 @@ bench: servers $(DEV)
 # What the tests would notice: the places are in benchmarks/data/mutants.diff, the results in build/mutants.
 mutants: servers $(DEV)
 	@$(BIN)/python -m benchmarks.mutants $(ARGS)
+
+# docs/guarantees.md and docs/security.md as the index of the tests: promises without one, and test files without a promise.
+promises: $(DEV)
+	@$(BIN)/python -m tests.support.promises
 
 # The servers of older Debians, each in a root folder of its own, where its programs run by chroot: RELEASE:MARIADB.
 VERSIONS := bullseye:10.5 bookworm:10.11

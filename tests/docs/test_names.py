@@ -49,7 +49,7 @@ OF_OTHERS = {
 """Names that belong to other programs or to an example."""
 
 _DOTTED = re.compile(r"(?<![\w./:@$\"'-])(?:[A-Za-z_]\w*\.)+[A-Za-z_]\w*(?![\w./:-])")
-_WORD = re.compile(r"(?<![\w%$.])[A-Za-z_]\w*")
+_WORD = re.compile(r"(?<![\w%$.])[A-Za-z_]\w*(?![\w*])")
 _OF_CODE = re.compile(r"[A-Za-z]_[A-Za-z]|[a-z][A-Z]|^[A-Z]{4,}$")
 CODE = ("correlator", "tests", "deploy", "benchmarks")
 
