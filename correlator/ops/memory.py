@@ -8,8 +8,11 @@ the C library's allocator for everything (PYTHONMALLOC=malloc) 5 MB would stay i
 cost 20 % more CPU time.
 
 Model. The resident size is read regularly. Once it has grown, and does not grow any more, the allocator returns all
-free pages (malloc_trim). That takes about 7 ms for 140 MB, so it is done after growth only. A C library without that
-function needs nothing.
+free pages (malloc_trim). That takes about 7 ms for 140 MB, so it is done after growth only. Blocks of `MAPPED` bytes
+and more never lie in the heap: each is memory of its own, which goes when it is freed. Without that limit glibc raises
+its own one to the largest block that was ever freed, up to 32 MiB; such blocks then lie in the heap, and what is
+allocated behind one keeps the hole: of a daemon of 80 MB, 5 MB more after two outages of its broker. A C library
+without these functions needs nothing.
 """
 
 from __future__ import annotations
@@ -31,6 +34,10 @@ GROWN_BYTES = 16 * 1024 * 1024
 
 SETTLED_BYTES = 1024 * 1024
 """Bytes by which it may grow between two checks, as live rows make it, and not count as growing."""
+
+MAPPED = 1024 * 1024
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's `mallopt`, as malloc.h numbers them."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -61,10 +68,13 @@ def resident() -> int:
 
 async def return_free_memory(every: float = CHECKED_EVERY) -> None:
     """Return free memory when much of it is held, until cancelled."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is None:
+    library = ctypes.CDLL(None)
+    trim, mallopt = (getattr(library, name, None) for name in ("malloc_trim", "mallopt"))
+    if trim is None or mallopt is None:
         await asyncio.get_running_loop().create_future()
         return
+    mallopt(_M_MMAP_THRESHOLD, MAPPED)
+    mallopt(_M_TRIM_THRESHOLD, 2 * MAPPED)
     memory = FreeMemory(resident, lambda: trim(0))
     while True:
         await asyncio.sleep(every)

@@ -65,3 +65,32 @@ def test_what_thousands_of_buffers_leave_free_goes_back_to_the_system():
     grown, left = map(int, run.stdout.split())
     assert grown > 80 * MB
     assert left < grown / 5
+
+
+LARGE = """
+import asyncio, ctypes
+from correlator.ops.memory import return_free_memory
+
+class Info(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in "arena a b c mapped d e used free f".split()]
+
+async def main():
+    returning = asyncio.create_task(return_free_memory(60))
+    await asyncio.sleep(0)
+    library = ctypes.CDLL(None)
+    library.mallinfo2.restype = Info
+    bytearray(8_000_000)  # Freed at once: without a limit, all that is smaller would lie in the heap from now on.
+    before = library.mallinfo2()
+    kept = bytearray(4_000_000)
+    after = library.mallinfo2()
+    print(after.mapped - before.mapped, after.arena - before.arena)
+
+asyncio.run(main())
+"""
+
+
+def test_a_large_block_leaves_no_hole_in_the_heap_also_after_a_larger_one():
+    ended = subprocess.run([sys.executable, "-c", LARGE], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    mapped, in_heap = map(int, ended.stdout.split())
+    assert mapped >= 4_000_000
+    assert in_heap == 0
