@@ -1,9 +1,8 @@
-"""What the doctor and a gateway's list of appliances say of each state of a cluster, as docs/doctor.md has it."""
+"""What the doctor and a gateway's list of appliances say of each state of a cluster."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import takewhile
 from typing import Any, cast
 
 import msgspec
@@ -20,8 +19,10 @@ from correlator.gateway.stream import StoredMessage
 from correlator.jobs.index import Index
 from correlator.sinks.cluster import standbys
 from correlator.state.saver import Saver
-from tests.support.markdown import read
+from tests.support.paths import DATA
 
+LINES = [line.split(" | ") for line in (DATA / "cluster_states.txt").read_text().splitlines()]
+WORDS = {state: (check, sentence, error) for state, check, sentence, error in LINES}
 FULL = {"unwritten_seconds": 42.0, "write_error": "insufficient storage resources"}
 SLOW = {"unwritten_seconds": 42.0}
 NAMESAKE = standbys._sentence("dc1", "host-2")
@@ -139,22 +140,13 @@ def shown(alive: dict[str, Any] | None) -> str:
     return str(found["error"] or "–")
 
 
-def documented() -> dict[str, tuple[str, str, str]]:
-    """The rows of the table in docs/doctor.md: check, its sentence, the error of the appliance."""
-    lines = iter(read("docs/doctor.md").splitlines())
-    next(line for line in lines if line.startswith("| state of a cluster |"))
-    rows = list(takewhile(lambda line: line.startswith("|"), lines))[1:]
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows]
-    return {state: (check, sentence, error) for state, check, sentence, error in cells}
-
-
 @pytest.mark.parametrize("state", STATES)
 def test_each_state_of_a_cluster_has_a_sentence_of_the_doctor_and_of_the_gateway(state: str):
     check, alive = STATES[state]()
     error = shown(alive)
-    assert documented()[state] == (f"`{check.name}`", check.summary, "the same" if error in check.summary else error)
+    assert WORDS[state] == (f"`{check.name}`", check.summary, "the same" if error in check.summary else error)
     assert check.status != "ok" or state == "collectors of two versions"
 
 
-def test_the_table_of_states_has_no_other_row():
-    assert documented().keys() == STATES.keys()
+def test_the_words_are_of_these_states_alone():
+    assert WORDS.keys() == STATES.keys()
