@@ -110,6 +110,11 @@ def longest(transactions: Sequence[Transaction], count: int) -> list[str]:
     return sorted(found, key=lambda job_id: found[job_id][0] - found[job_id][1])[:count]
 
 
+def with_steps(transactions: Sequence[Transaction]) -> set[str]:
+    """The jobs that have a step."""
+    return {str(step["job_id"]) for step in expected(transactions)["job_steps"].values()}
+
+
 def past_runs(transactions: Sequence[Transaction], slower: float, *, copies: int) -> list[PastRun]:
     """The completed jobs of the recording so many times, `slower` and up to a fifth faster or slower than that."""
     first = next(_paced(transactions))[0]
