@@ -118,9 +118,13 @@ class Client:
         """
         return await self._listed("/api/v1/jobs", query, limit)
 
-    async def history(self, name: str, limit: int) -> JobList:
-        """List up to `limit` jobs of a VM or a context, the newest first. It ends and raises as `jobs` does."""
-        return await self._listed(f"/api/v1/entities/{quote(name, safe='')}", {}, limit)
+    async def history(self, name: str, limit: int, since: str | None = None) -> JobList:
+        """List up to `limit` jobs of a VM or a context, the newest first. It ends and raises as `jobs` does.
+
+        `since`: only jobs that started then or later, in RFC 3339.
+        """
+        query = {"since": since} if since is not None else {}
+        return await self._listed(f"/api/v1/entities/{quote(name, safe='')}", query, limit)
 
     async def _listed(self, path: str, query: _Query, limit: int) -> JobList:
         found: list[Document] = []
@@ -137,7 +141,7 @@ class Client:
             found += body["jobs"]
             cursor = body.get("next_cursor")
             if "kind" in body:
-                query = {"kind": str(body["kind"])}  # a name is read in the same way on every page
+                query = {**query, "kind": str(body["kind"])}  # a name is read in the same way on every page
             if body.get("complete") is False:
                 incomplete = str(body.get("incomplete_reason") or body.get("reason") or "the daemon gave no reason")
                 break
@@ -173,7 +177,7 @@ class Client:
             after = page.next_after
         return lines, False
 
-    async def events_page(self, name: str, query: _Query, after: str | None) -> Page | None:
+    async def events_page(self, name: str, query: _Query, after: str | None = None) -> Page | None:
         """Fetch a page of log lines of a job, after the `next_after` of the page before; None without such a job.
 
         `query` has the parameters of ``GET /api/v1/jobs/{id}/events``.
@@ -187,7 +191,7 @@ class Client:
             # A page before the last may be empty. Without a member `more`, all pages before the last are full.
             more = body.get("next_after") is not None and body.get("more", bool(body.get("events")))
             events = [{"type": "log", "job_id": name, **line} for line in body.get("events", ())]
-            return msgspec.convert({"events": events, "next_after": body.get("next_after"), "more": more}, type=Page)
+            return msgspec.convert({**body, "events": events, "more": more}, type=Page)
         except (msgspec.ValidationError, TypeError) as error:
             raise self._failures.not_a_correlator(f"a page of log lines is invalid: {error}") from error
 

@@ -154,12 +154,14 @@ class GetEntity(Struct, frozen=True, kw_only=True):
     """name: A context ID, or the exact name of a VM. Percent-encode it; `/` also works raw. A name that is both is the
         context.
     kind: What the name is; found out by default.
+    since: Jobs that started then or later; a time with its zone.
     limit: Most items per page.
     cursor: `next_cursor` of the page before.
     """
 
     name: str
     kind: EntityKind | UnsetType = UNSET
+    since: Time | UnsetType = UNSET
     limit: Limit = 100
     cursor: str | UnsetType = UNSET
 

@@ -303,6 +303,11 @@ def _list_output(command: Callable[..., None]) -> Callable[..., None]:
     return output(no_header(command))
 
 
+_since_option = click.option(
+    "--since", type=Since(), metavar="WHEN", help="Only jobs started since: 2h, 7d, or a time."
+)
+
+
 @click.command()
 @click.option(
     "--status", multiple=True, type=click.Choice(JOB_STATUSES), help="Only jobs with this status; may be repeated."
@@ -323,7 +328,15 @@ def _list_output(command: Callable[..., None]) -> Callable[..., None]:
 @click.option(
     "-q", "text", default="", metavar="TEXT", help="Only jobs with this text in an ID or in the machine's name."
 )
-@click.option("--since", type=Since(), metavar="WHEN", help="Only jobs started since: 2h, 7d, or a time.")
+@click.option(
+    "--text",
+    "words",
+    default="",
+    metavar="WORDS",
+    help="Only jobs with each of these words in an ID, the machine's name, the operation, an error or a step's name.",
+)
+@_since_option
+@click.option("--until", type=Since(), metavar="WHEN", help="Only jobs started before: 2h, 7d, or a time.")
 @click.option(
     "--limit", type=click.IntRange(1, 100_000), help="The most jobs to list.  [default: 50, with --watch all]"
 )
@@ -374,6 +387,15 @@ def show(job_id: str, output: str, **given: Any) -> None:
 )
 @click.option("--step", default="", metavar="NAME|ID", help="Only lines of this step, by its name or ID.")
 @click.option("--since", type=Since(), metavar="WHEN", help="Only lines since: 10m, 2h, or a time.")
+@click.option(
+    "--grep",
+    default="",
+    metavar="TEXT",
+    help="Only lines with this text in the message or the attributes, in any case.",
+)
+@click.option(
+    "-n", "--tail", type=click.IntRange(1, 10_000), metavar="N", help="Only the last N lines that match; then new ones."
+)
 @click.option("-o", "output", type=click.Choice(["plain", "json"]), default="plain", help="Output format.")
 @daemon_options
 def logs(output: Any, **given: Any) -> None:
@@ -390,10 +412,11 @@ def logs(output: Any, **given: Any) -> None:
 
 @click.command()
 @click.argument("name", metavar="NAME", type=JobId())
+@_since_option
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="The most jobs to list.")
 @_list_output
 @daemon_options
-def history(name: str, limit: int, output: str | None, no_header: bool, **given: Any) -> None:
+def history(name: str, since: str | None, limit: int, output: str | None, no_header: bool, **given: Any) -> None:
     """List all jobs of a VM or of a context, the newest first, with outcomes and durations.
 
     NAME is the exact name of a VM, or a context ID. The newest duration of each operation is compared with the median
@@ -404,7 +427,7 @@ def history(name: str, limit: int, output: str | None, no_header: bool, **given:
 
     client, stdout = client_from_options(given), standard_output()
     form = Form(_output(output, stdout), header=not no_header)
-    run_with_client(client, lambda: past.history(client, name, limit, form, stdout, sys.stderr))
+    run_with_client(client, lambda: past.history(client, name, since, limit, form, stdout, sys.stderr))
 
 
 @click.command()

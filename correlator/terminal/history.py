@@ -26,18 +26,24 @@ BAR = 12
 """Cells of the bar that compares durations within one operation."""
 
 
-async def history(client: Client, name: str, limit: int, form: Form, stdout: TextIO, stderr: TextIO) -> None:
+async def history(
+    client: Client, name: str, since: str | None, limit: int, form: Form, stdout: TextIO, stderr: TextIO
+) -> None:
     """Print the jobs of the VM or context `name`. A note on jobs that are missing goes to `stderr`.
+
+    `since`: see `Client.history`.
 
     Raises:
         NotFound: There is no such job.
     """
-    listed = await client.history(name, limit)
+    listed = await client.history(name, limit, since)
     jobs, now, theme = listed.found, time.time(), theme_for(stdout, os.environ)
     if not jobs:
         so_far = f" ({listed.incomplete})" if listed.incomplete is not None else ""
+        later = f" that started since {since}" if since is not None else ""
         raise NotFound(
-            f"no job is known of a VM or context {name!r}{so_far}: `correlator jobs -q` searches for a part of a name"
+            f"no job{later} is known of a VM or context {name!r}{so_far}: `correlator jobs -q` searches for a part of a"
+            " name"
         )
     found = trends.trends(run_of(job) for job in jobs)
     match form.output:

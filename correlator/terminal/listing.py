@@ -47,8 +47,9 @@ class Form(Struct, frozen=True):
 class Query(Struct, frozen=True):
     """A filter of jobs; an empty member does not filter.
 
-    `since`: RFC 3339. `text`: part of any ID or of the machine's name. `state`: of `formats.conditions`, which only
-    running jobs have. `limit`: None for all jobs.
+    `since`, `until`: RFC 3339. `text`: part of any ID or of the machine's name. `words`: each also in the operation, in
+    an error or in the name of a step. `state`: of `formats.conditions`, which only running jobs have. `limit`: None for
+    all jobs.
     """
 
     status: tuple[JobStatus, ...] = ()
@@ -57,7 +58,9 @@ class Query(Struct, frozen=True):
     context_id: tuple[str, ...] = ()
     instance: tuple[str, ...] = ()
     text: str = ""
+    words: str = ""
     since: str | None = None
+    until: str | None = None
     state: tuple[str, ...] = ()
     limit: int | None = None
 
@@ -70,7 +73,9 @@ class Query(Struct, frozen=True):
             "context_id": self.context_id,
             "instance": self.instance,
             "q": self.text,
+            "text": self.words,
             "since": self.since,
+            "until": self.until,
         }
         return {name: value for name, value in given.items() if value}
 
@@ -85,19 +90,28 @@ class Query(Struct, frozen=True):
 
     def filters(self) -> str:
         """The command-line options that only `admits` applies."""
-        given = {"--state": self.state, "--operation": self.operation, "--since": self.since, "-q": self.text}
+        given = {
+            "--state": self.state,
+            "--operation": self.operation,
+            "--since": self.since,
+            "--until": self.until,
+            "-q": self.text,
+            "--text": self.words,
+        }
         return " and ".join(option for option, value in given.items() if value)
 
     def admits(self, job: Document) -> bool:
         if not self.filters():
             return True
-        since, began = moment(self.since), moment(job.get("started_at"))
+        since, until, began = moment(self.since), moment(self.until), moment(job.get("started_at"))
         names = (*ids.names(job), formats.vm_name(job))
         return (
             self.has_state(job)
             and (not self.operation or job.get("operation") in self.operation)
             and (since is None or (began is not None and began >= since))
-            and (not self.text or any(self.text.lower() in name.lower() for name in names))
+            and (until is None or began is None or began < until)
+            and (not self.text or _mention(names, self.text))
+            and (not self.words or all(_mention((*names, *_texts(job)), word) for word in self.words.split()))
         )
 
     def has_state(self, job: Document) -> bool:
@@ -106,6 +120,16 @@ class Query(Struct, frozen=True):
     @property
     def _status(self) -> tuple[JobStatus, ...]:
         return self.status or (("running",) if self.state else ())
+
+
+def _mention(texts: Iterable[str], part: str) -> bool:
+    return any(part.lower() in text.lower() for text in texts)
+
+
+def _texts(job: Document) -> Iterator[str]:
+    """What a word of the search may be in, besides the names."""
+    for thing in (job, *(job.get("steps") or {}).values()):
+        yield from (str(thing[member]) for member in ("operation", "name", "error") if thing.get(member))
 
 
 async def jobs(client: Client, query: Query, form: Form, stdout: TextIO, stderr: TextIO) -> None:
@@ -316,7 +340,7 @@ INSTANCE_COLUMN = "INSTANCE"
 """The column after these, where jobs name their appliance."""
 
 TIMED = 100
-"""Cells from which on the table has the time at which a job may end."""
+"""Cells from which on the table has the time at which a job may end, and the zone of its times."""
 
 
 def header(*, fleet: bool = False) -> str:
@@ -356,7 +380,7 @@ def plain(job: Document, now: float, theme: Theme, *, fleet: bool = False) -> st
 
 _COLUMNS: Mapping[str, int] = {
     "status": 0, "vm": 0, "instance": 50, "operation": 60, "progress": 30, "left": 64, "step": 90,
-    "elapsed": 36, "age": 100, "id": 70, "external": 150,
+    "elapsed": 36, "started": 80, "id": 70, "external": 150,
 }  # fmt: skip
 """Column name → the least terminal width at which it is shown."""
 
@@ -393,7 +417,8 @@ def table(found: Iterable[Document], width: int, now: float, theme: Theme, perce
         for name, least in _COLUMNS.items()
         if (wide if name == "external" else width) >= least and name not in absent
     ]
-    headers = {name: _heading(name, width, now) for name in columns}
+    zoned = "left" if forecast else "started"
+    headers = {name: _heading(name, width, now if name == zoned else None) for name in columns}
     rows = [_cells(job, shares[str(job.get("job_id"))], width, now, theme, full_ids=wide >= 120) for job in jobs]
     natural = {
         name: max([len(headers[name]), *(cells[name].cell_len for cells in rows)], default=0) for name in columns
@@ -428,9 +453,9 @@ def _fitted(natural: Mapping[str, int], room: int) -> dict[str, int]:
     return widths
 
 
-def _heading(name: str, width: int, now: float) -> str:
-    """The heading of a column; where times are shown, with their zone."""
-    zone = f" ({datetime.fromtimestamp(now).astimezone():%Z})" if name == "left" and width >= TIMED else ""
+def _heading(name: str, width: int, now: float | None) -> str:
+    """The heading of a column; with the zone of its times at `now`, if there is room."""
+    zone = f" ({datetime.fromtimestamp(now).astimezone():%Z})" if now is not None and width >= TIMED else ""
     return f"{_HEADERS.get(name, name.upper())}{zone}" if width >= 60 else _SHORT_HEADERS.get(name, "")
 
 
@@ -444,8 +469,6 @@ def _cells(job: Document, share: float, width: int, now: float, theme: Theme, *,
         words.append("!", CONDITION_STYLES[condition])
     clock = formats.local_clock(now, zone=False)
     bar = theme.bar(share, 8 if width < 100 else 12, style) if width >= 60 else Text()
-    began = moment(job.get("started_at"))
-    age = formats.duration(max(0.0, now - began.timestamp())).split(" ")[0] if began is not None else ""
     job_id = theme.clean(job.get("job_id"))
     return {
         "status": words,
@@ -456,10 +479,21 @@ def _cells(job: Document, share: float, width: int, now: float, theme: Theme, *,
         "left": Text(formats.short_outlook(job, now, clock if width >= TIMED else None), style="dim"),
         "step": _step_cell(job, theme),
         "elapsed": Text(formats.duration(formats.elapsed(job, now))),
-        "age": Text(age),
+        "started": Text(_began(job, now)),
         "id": Text(job_id if full_ids else theme.clean(ids.short(str(job.get("job_id")), theme)), style="dim"),
         "external": _external_cell(job, theme),
     }
+
+
+def _began(job: Document, now: float) -> str:
+    """When the job began, in local time and as short as other days and years allow."""
+    began, today = moment(job.get("started_at")), datetime.fromtimestamp(now).astimezone()
+    if began is None:
+        return ""
+    local = began.astimezone()
+    if local.year != today.year:
+        return f"{local:%Y-%m-%d}"
+    return f"{local:%H:%M}" if local.date() == today.date() else f"{local:%m-%d %H:%M}"
 
 
 def _step_cell(job: Document, theme: Theme) -> Text:

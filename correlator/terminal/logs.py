@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Literal, TextIO, TypeVar
 
 from msgspec import Struct
@@ -22,7 +24,9 @@ from correlator.client.line_merge import LineMerge, Page, in_order
 from correlator.client.messages import Document, LogMessage
 from correlator.client.replica import ConnectionState, Update
 from correlator.errors import NotFound
+from correlator.model.document import EXACT
 from correlator.model.messages import Wanted
+from correlator.model.parameters import MAX_EVENTS
 from correlator.model.rows import Level
 from correlator.tasks import Backoff
 from correlator.terminal import formats, ids
@@ -90,6 +94,15 @@ def _attribute(value: Any) -> str:
     return value if isinstance(value, str) else formats.as_json(value)
 
 
+def mentions(line: LogMessage, text: str) -> bool:
+    """Whether message or attributes contain a text, in upper or lower case: what the daemon selects from pages."""
+    attrs, part = line.attrs or "", text
+    if not isinstance(attrs, str):
+        attrs, part = (json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in (attrs, text))
+        part = part[1:-1]
+    return text.lower() in line.message.lower() or part.lower() in attrs.lower()
+
+
 _T = TypeVar("_T")
 
 SETTLE = 0.5
@@ -103,13 +116,19 @@ WAIT = 30.0
 
 
 class LogsOrder(Struct, frozen=True):
-    """What to print. `step`: a name or an ID; "" for all. `since`: RFC 3339."""
+    """What to print. `step`: a name or an ID; "" for all. `since`: RFC 3339.
+
+    `grep`: a text in the message or in the attributes, in upper or lower case. `tail`: only the last lines that match,
+    and those that come from then on.
+    """
 
     name: str
     follow: bool = False
     level: Level = "DEBUG"
     step: str = ""
     since: str | None = None
+    grep: str = ""
+    tail: int | None = None
 
 
 async def logs(client: Client, order: LogsOrder, printer: Printer, stderr: TextIO) -> None:
@@ -122,6 +141,8 @@ async def logs(client: Client, order: LogsOrder, printer: Printer, stderr: TextI
     """
     run = _LogsRun(client, order, printer, stderr)
     await run.find()
+    if order.tail is not None:
+        await run.skip(order.tail)
     while await run.follow():
         pass
 
@@ -136,6 +157,8 @@ class _LogsRun:
         self._stderr = stderr
         self._merge = LineMerge()
         self._after: str | None = None
+        self._first: int | None = None
+        """The event ID that the first page begins with."""
         self._since = moment(order.since)
         self._note = ""
         self.job: Document = {}
@@ -155,13 +178,26 @@ class _LogsRun:
             known = ", ".join(dict.fromkeys(str(s.get("name")) for s in (job.get("steps") or {}).values()))
             raise NotFound(f"the job has no step {self._order.step!r}; its steps are: {known or 'none'}")
 
+    async def skip(self, tail: int) -> None:
+        """Begin with the last `tail` lines that match."""
+        before: int | None = EXACT - 1  # above all IDs
+        left = tail
+        while before is not None:
+            limit = min(max(left, 100), MAX_EVENTS)
+            page = await self._patiently(partial(self._page, {"before": str(before), "limit": str(limit)}))
+            matching = sorted(line.event_id for line in page.events if self._matches(line))
+            if len(matching) >= left:
+                self._first = matching[-left]
+                return
+            left, before = left - len(matching), page.next_before
+
     async def follow(self) -> bool:
         """Print the lines up to the end of the job, or of the log. True if another job continues this one."""
         await self._read_pages()
         if not self._order.follow:
             return False
         if not self.job.get("terminal") and (successor := await self._live()) is not None:
-            self.job, self._after = successor, None
+            self.job, self._after, self._first = successor, None, None
             return True
         for _ in range(ROUNDS):
             await asyncio.sleep(SETTLE)
@@ -189,7 +225,8 @@ class _LogsRun:
                     if job["job_id"] != job_id:
                         return job
                     self.job = job
-                self._print(self._merge.add_streamed(filter(self._matches, update.logs)))
+                matching = (line for line in update.logs if self._matches(line) and mentions(line, self._order.grep))
+                self._print(self._merge.add_streamed(matching))
                 # The stream repeats no lines: pages have those of the time without a connection, and dropped ones.
                 behind |= not update.synced or self._merge.pages_needed or any(line.dropped for line in update.logs)
                 if behind and update.synced and update.connection.state == "live":
@@ -204,7 +241,8 @@ class _LogsRun:
         held: list[LogMessage] = []
         count = 0
         while True:
-            page = await self._patiently(self._page)
+            begin = {"from": str(self._first)} if self._first is not None and self._after is None else {}
+            page = await self._patiently(partial(self._page, begin))
             new = [line for line in self._merge.add_page(page) if self._matches(line)]
             ready, held = in_order(held, new)
             self._print(ready)
@@ -214,14 +252,13 @@ class _LogsRun:
                 self._print(held)
                 return count
 
-    async def _page(self) -> Page:
-        query: dict[str, str] = {"level": self._order.level}
-        if self._order.since is not None:
-            query["since"] = self._order.since
+    async def _page(self, place: dict[str, str]) -> Page:
+        query = {"level": self._order.level, "q": self._order.grep, "since": self._order.since or ""}
         # A step of a running job may be one that the document does not have yet: `_matches` filters alone.
         if self._steps() and (self.job.get("terminal") or self._order.step.isdecimal()):
             query["step"] = ",".join(map(str, sorted(self._steps())))
-        page = await self._client.events_page(str(self.job["job_id"]), query, self._after)
+        given = {name: value for name, value in query.items() if value} | place
+        page = await self._client.events_page(str(self.job["job_id"]), given, None if place else self._after)
         if page is None:
             raise NotFound("the job was deleted before its log was read")
         return page

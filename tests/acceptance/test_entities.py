@@ -111,6 +111,12 @@ async def test_history_in_a_terminal_shows_outcomes_durations_and_the_trend(
     assert await as_json.end() == 0
     assert [job["status"] for job in json.loads(as_json.out)["jobs"]] == ["completed", "failed"]
     assert "these are the newest 2, and there are more" in as_json.err
+    since = await command("history", "pgtest2", "--since", "4d", "--no-header")
+    assert await since.end() == 0
+    assert [line.split("\t")[2] for line in since.out.splitlines()] == ["completed", "failed"]
+    late = await command("history", "pgtest2", "--since", "1h")
+    assert (await late.end(), late.out) == (1, "")
+    assert "no job that started since " in late.err
     unknown = await command("history", "nobody")
     assert await unknown.end() == 1
     assert "no job is known of a VM or context 'nobody'" in unknown.err

@@ -64,6 +64,12 @@ async def test_a_log_is_selected_by_level_and_step_and_a_closed_pipe_is_no_error
     chosen = await run("logs", job_id[:8], "--level", "info", "--step", "copy")
     assert await chosen.end() == 0
     assert chosen.out.split(" ", 1)[1] == "WARN  copy: copied  volume=v-1\n"
+    for option in (("--grep", "V-1"), ("--grep", "COPIED", "--tail", "9"), ("--tail", "4", "--step", "copy")):
+        found = await run("logs", "gui-1", *option)
+        assert (await found.end(), found.out) == (0, chosen.out), option
+    last = await run("logs", "gui-1", "-f", "--tail", "2", "-o", "json")
+    assert await last.end() == 0
+    assert [json.loads(line)["message"][:1] for line in last.out.splitlines()] == ["x", "x"]
     missing = await run("logs", "gui-1", "--step", "paste")
     assert await missing.end() == 1
     assert "no step 'paste'; its steps are: copy" in missing.err

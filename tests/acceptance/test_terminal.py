@@ -78,6 +78,13 @@ async def test_jobs_as_json_are_the_documents_of_the_api_newest_first(daemon: Da
     only = await run("jobs", "-o", "json", "--type", "cleanup", "--status", "running", "-q", "gui-")
     assert await only.end() == 0
     assert [job["external_ids"] for job in json.loads(only.out)] == [["gui-2"]]
+    for option in (
+        ("--until", "1h"),
+        ("--until", "2026-11-25T08:00:01Z", "--since", "2026-11-25T08:00:00Z", "--text", "GUI"),
+    ):
+        old = await run("jobs", "-o", "json", *option)
+        assert await old.end() == 0
+        assert [job["external_ids"] for job in json.loads(old.out)] == [["gui-1"]], option
 
 
 async def test_jobs_in_a_pipe_are_lines_and_on_a_terminal_a_table_that_fits(

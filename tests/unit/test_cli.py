@@ -305,7 +305,8 @@ def test_a_token_that_no_header_carries_is_a_usage_error_that_does_not_show_it(i
 def test_jobs_makes_a_query_of_its_options(invoke, asked):
     result = invoke(
         "jobs", "--status", "failed", "--status", "running", "--type", "failover", "--operation", "o", "--context", "c",
-        "-q", "text", "--since", "2025-09-22T12:00:00+02:00", "--limit", "7", "-o", "json",
+        "-q", "text", "--since", "2025-09-22T12:00:00+02:00", "--limit", "7", "-o", "json", "--text", "no space",
+        "--until", "2025-09-22T12:00:00+01:00",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     _, query, form, *_ = asked[0]
@@ -313,7 +314,7 @@ def test_jobs_makes_a_query_of_its_options(invoke, asked):
     assert query.limit == 7
     assert query.parameters() == {
         "status": ("failed", "running"), "job_type": ("failover",), "operation": ("o",), "context_id": ("c",),
-        "q": "text", "since": "2025-09-22T10:00:00Z",
+        "q": "text", "since": "2025-09-22T10:00:00Z", "text": "no space", "until": "2025-09-22T11:00:00Z",
     }  # fmt: skip
 
 

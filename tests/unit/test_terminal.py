@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import time
 import unicodedata
 from typing import Any
 
@@ -188,6 +189,22 @@ def rendered(jobs: list[Any], width: int) -> list[str]:
     return console.export_text().splitlines()
 
 
+def test_the_table_shows_when_jobs_began_in_local_time_as_short_as_it_is_clear(monkeypatch):
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        times = ("2025-09-22T15:12:01Z", "2025-09-21T18:29:59Z", "2025-09-21T18:30:00Z", "2024-09-22T15:12:01Z", None)
+        jobs = [document(str(n), started_at=at) for n, at in enumerate(times)]
+        head, *rows = rendered(jobs, 100)
+        at = head.index("STARTED (IST)")
+        assert [row[at:].split("  ")[0].strip() for row in rows] == ["20:42", "09-21 23:59", "00:00", "2024-09-22", ""]
+        assert "STARTED " in rendered(jobs, 80)[0]
+        assert "STARTED" not in rendered(jobs, 79)[0]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
 def test_of_an_error_the_table_shows_the_first_line_as_far_as_there_is_room():
     failed = document("a", "failed", error="\nCloudStack job 431 failed\n  at attach(volume)\n  at run()")
     (_, line) = rendered([failed], 120)
@@ -317,6 +334,10 @@ def test_a_followed_list_admits_what_the_daemon_would_list():
     assert found(text="wEB") == ["c"]
     assert found(text="1758553933") == ["a", "c"]
     assert found(since="2025-09-22T12:00:00+00:00") == ["b"]
+    assert found(until="2025-09-22T12:00:00+00:00") == ["a", "c"]
+    assert found(words="WEB1 unified") == ["c"]
+    assert found(words="other 1758553933") == []
+    assert found(words="multi-volume \tother") == ["b"]
 
 
 # -- what has happened

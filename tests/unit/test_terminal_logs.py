@@ -13,8 +13,9 @@ from aiohttp import web
 from correlator.client.client import Client
 from correlator.client.messages import LogMessage
 from correlator.errors import NotFound
+from correlator.sources.archive import lines as archived
 from correlator.terminal import logs as command
-from correlator.terminal.logs import LogsOrder, Printer
+from correlator.terminal.logs import LogsOrder, Printer, mentions
 from tests.support.eventually import eventually
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.messages import delta, job, snapshot, synced, welcome
@@ -43,9 +44,16 @@ class Scripted(FakeDaemon):
             if self.failures > 0:
                 self.failures -= 1
                 return web.json_response({"detail": "busy"}, status=503, content_type="application/problem+json")
-            first = int(request.query.get("after", 0))
-            some = self.lines[first : first + 2]
-            more = len(self.lines) > first + 2
+            lines = [one for one in self.lines if request.query.get("q", "") in json.dumps(one)]
+            if "before" in request.query:
+                below = [one for one in lines if one["event_id"] < int(request.query["before"])]
+                return web.json_response(
+                    {"events": below[-2:], "next_before": below[-2]["event_id"] if len(below) > 2 else None}
+                )
+            start = int(request.query.get("from", 0))
+            first = int(request.query.get("after", sum(one["event_id"] < start for one in lines)))
+            some = lines[first : first + 2]
+            more = len(lines) > first + 2
             return web.json_response({"events": some, "next_after": str(first + len(some)), "more": more})
         if self.job is None:
             return web.json_response({"detail": "no job"}, status=404, content_type="application/problem+json")
@@ -139,6 +147,55 @@ async def test_a_step_is_selected_by_name_or_id_and_a_wrong_one_is_an_error_that
     assert (query["step"], query["since"]) == ("8", "2026-11-26T10:00:00Z")
     with pytest.raises(NotFound, match="no step 'nope'; its steps are: copy, attach"):
         await printed(fake, step="nope")
+
+
+@pytest.mark.parametrize("tail", range(1, 8))
+async def test_the_last_lines_that_match_are_printed_however_the_pages_lie(fake, tail):
+    fake.lines = [line(n, 7 if n in (2, 5, 6) else None) for n in range(1, 7)]
+    assert await printed(fake, tail=tail) == ([1, 2, 3, 4, 5, 6][-tail:], "")
+    assert await printed(fake, tail=tail, step="copy") == ([2, 5, 6][-tail:], "")
+
+
+async def test_after_the_last_lines_new_ones_follow_each_once(fake):
+    fake.lines = [line(n) for n in range(1, 6)]
+
+    async def script(ws):
+        await fake.begin(ws)
+        await fake.send_lines(ws, line(6), line(7))
+        await fake.end(ws)
+
+    fake.scripts = [script]
+    assert await printed(fake, follow=True, tail=2) == ([4, 5, 6, 7], "")
+
+
+async def test_a_text_selects_lines_of_pages_and_of_the_stream_alike(fake):
+    fake.lines = [line(1), line(2, message="No 503 here")]
+
+    async def script(ws):
+        await fake.begin(ws)
+        await fake.send_lines(ws, line(3, message="HTTP 503"), line(4), line(5, attrs={"url": "/x", "code": 503}))
+        await fake.end(ws)
+
+    fake.scripts = [script]
+    assert await printed(fake, follow=True, grep="503") == ([2, 3, 5], "")
+    assert {one.query.get("q") for one in fake.requests if one.path.endswith("/events")} == {"503"}
+
+
+@pytest.mark.parametrize(
+    ("text", "attrs", "found"),
+    [
+        ("LINE", None, True),
+        ("nul", None, False),
+        ("pool ü", {"a": "Pool Ü"}, True),
+        ('say "x"', {"a": 'say "x"'}, True),
+        ('"a":1', {"a": 1}, False),
+        ("broken", "{broken", True),
+    ],
+)
+def test_a_text_is_searched_in_attributes_as_the_daemon_does(text, attrs, found):
+    one = LogMessage(event_id=1, message="line 1", attrs=attrs)
+    assert mentions(one, text) is found
+    assert archived._attrs_contain(attrs, text) is (found and text != "LINE")
 
 
 async def test_a_followed_job_that_is_deleted_is_an_error(fake):

@@ -209,7 +209,8 @@ class Rest:
         asked = read(request, GetEntity)
         name = asked.name
         kind = given(asked.kind) or await self._kind(name)
-        query = JobQuery(context_id=frozenset({name})) if kind == "context" else JobQuery(vm_name=name)
+        context, vm_name = (frozenset({name}), "") if kind == "context" else (frozenset[str](), name)
+        query = JobQuery(context_id=context, vm_name=vm_name, since=_micros(asked.since))
 
         def more(page: JobPage) -> dict[str, Any]:
             contexts = sorted({s.view.context_id for s in page.jobs if s.view.context_id})
