@@ -28,14 +28,16 @@ from correlator.cluster.received import Unreadable
 from correlator.cluster.rpc import WITHIN, Caller
 from correlator.errors import SourceUnavailable
 from correlator.jobs.directory import Place, place_of
-from correlator.model.document import MAX_ID
+from correlator.model.document import EXACT, MAX_ID
 from correlator.model.published import PublishedJob
 from correlator.model.replies import OperationRuns, Resolved
 from correlator.pipeline.queries import (
     FindJob,
+    FindLines,
     IsContext,
     JobQuery,
     LegacyRow,
+    LinesFound,
     LogLines,
     OlderJobs,
     Operations,
@@ -56,6 +58,9 @@ PAGE_WITHIN = 1.8
 
 GATHER_WITHIN = 0.4
 """Seconds after which appliances are not asked for more of a page that is not full."""
+
+FEWEST_LINES = 10
+"""Lines for which each appliance is asked at least, however many search."""
 
 PARSED_AT_ONCE = 50
 """Documents that are parsed before the event loop runs other tasks."""
@@ -114,6 +119,8 @@ class RpcArchive:
         asked: Question[Any] = question
         if isinstance(asked, LogLines):
             return await self._ask(asked.names.instance, question)
+        if isinstance(asked, FindLines):
+            return cast("T", await self._found_lines(asked))
         found = await self._each(self._scope(), lambda i: self._ask(i, question))
         values: dict[str, Any] = _answers(found, lambda answer: None if answer is False else answer)
         merged: Any
@@ -127,6 +134,34 @@ class RpcArchive:
             case UsualSteps():
                 merged = min(values.items(), key=lambda item: (-item[1].runs, item[0]))[1] if values else None
         return cast("T", merged)
+
+    async def _found_lines(self, asked: FindLines) -> LinesFound:
+        """Lines of all appliances that still search, each from its own place on.
+
+        One that does not answer is asked again as long as another searches.
+
+        Raises: `SourceUnavailable` if none answers.
+        """
+        scope = [name for name in self._scope() if not asked.instance or name in asked.instance]
+        places = {name: asked.places.get(name, EXACT) for name in scope if not asked.places or name in asked.places}
+        limit = max(FEWEST_LINES, asked.limit // max(1, len(places)))
+        part = replace(asked, limit=limit, instance=frozenset())
+        found = await self._each(places, lambda name: self._ask(name, replace(part, places={"": places[name]})))
+        errors = [one for one in found.values() if isinstance(one, SourceUnavailable)]
+        answers = {name: one for name, one in found.items() if not isinstance(one, SourceUnavailable)}
+        if errors and not answers:
+            raise SourceUnavailable(_reasons(errors))
+        following = {name: one.places[""] for name, one in answers.items() if one.places}
+        if following:
+            following |= {name: place for name, place in places.items() if name not in answers}
+        searched = len(scope) - len(places) + sum(one.searched for one in answers.values())
+        return LinesFound(
+            [replace(line, instance=name) for name, one in answers.items() for line in one.lines],
+            following,
+            searched / max(1, len(scope) - (0 if following else len(errors))),
+            max((one.searched_to for one in answers.values() if one.searched_to is not None), default=None),
+            _reasons(errors) if errors else None,
+        )
 
     # -- one appliance
 

@@ -255,9 +255,9 @@ VM_NAMES = ("vm_name", "vm_name_or_id")
 """The keys of metadata that hold the name of the machine."""
 
 
-def vm_name(view: JobView) -> str:
+def vm_name(job: JobView | JobRecord) -> str:
     """The name of the virtual machine that a job is about, or "" if its metadata has none."""
-    metadata = joblog.metadata_object(view.metadata) or {}
+    metadata = joblog.metadata_object(job.metadata) or {}
     for key in VM_NAMES:
         if isinstance(name := metadata.get(key), str):
             return name

@@ -110,6 +110,25 @@ class ListJobEvents(GetJobLog, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_EVENTS)] = 100
 
 
+class FindEvents(Struct, frozen=True, kw_only=True):
+    """text: Words, each of which is in message or attrs, in upper or lower case; at most 8.
+    level: The least level; `DEBUG`: all.
+    since: Rows from this time on; with its zone.
+    until: Rows before this time; with its zone.
+    instance: Rows of one of these appliances, at a gateway; elsewhere no row has one.
+    limit: About the most items per page.
+    cursor: `next_cursor` of the page before.
+    """
+
+    text: Annotated[str, Meta(max_length=200, extra_json_schema={"pattern": f"(?=.*[^{SPACE}]){_WORDS}"})]
+    level: Level = "DEBUG"
+    since: Time | UnsetType = UNSET
+    until: Time | UnsetType = UNSET
+    instance: Texts = frozenset()
+    limit: Limit = 100
+    cursor: str | UnsetType = UNSET
+
+
 class JobFilters(Struct, frozen=True, kw_only=True):
     """Filters of jobs: OR inside a member, AND between them; an empty member does not filter.
 

@@ -180,6 +180,19 @@ class LogLine(Struct, frozen=True, gc=False):
     at: Micros
 
 
+class FoundLine(LogLine, frozen=True, gc=False):
+    """A log row that a search of all jobs has found, with what names its job.
+
+    `job_id`: an ID that leads to its job: the job's own, or the external ID of a row that carries no other. None: the
+    row names no job, or one that the tables do not have. `instance`: see `PublishedJob`.
+    """
+
+    job_id: str | None = None
+    vm_name: str | None = None
+    operation: str | None = None
+    instance: str = ""
+
+
 class Change(Struct, frozen=True, gc=False):
     """One change of a published job. ``new`` None: the job left memory, for ``reason``.
 

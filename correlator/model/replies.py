@@ -57,6 +57,41 @@ class EventsPage(TypedDict):
     more: bool
 
 
+class FoundEvent(LogEvent):
+    """A log row with what names its job.
+
+    job_id: An ID of its job: the job's own, or the external ID of a row that carries no other. Null: the row names no
+        job, or one whose row is gone.
+    vm_name: The name of the job's VM; null if unknown.
+    operation: Of the job; null if unknown.
+    instance: The appliance; at a gateway only.
+    """
+
+    job_id: str | None
+    vm_name: str | None
+    operation: str | None
+    instance: NotRequired[str]
+
+
+class FoundEventsPage(TypedDict):
+    """Log rows that a search has found, newest first. It may have few, or none, while `next_cursor` is set.
+
+    events: At a gateway those of each appliance, each newest first; a later page may have a newer one of another.
+    next_cursor: `cursor` of the next page; null: the search is over.
+    searched: The share of the log that has been searched.
+    searched_to: About the time down to which all rows have been searched; null: all of them.
+    complete: False: an appliance does not answer.
+    reason: Why the page is not complete; null if it is.
+    """
+
+    events: list[FoundEvent]
+    next_cursor: str | None
+    searched: Share
+    searched_to: Time | None
+    complete: bool
+    reason: str | None
+
+
 class Resolved(Struct, frozen=True, gc=False):
     """The job that an ID resolves to. `also`: older jobs with this ID, newest first."""
 

@@ -20,10 +20,12 @@ from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.hub import Batch, Hub, available, wall_clock
 from correlator.pipeline.queries import (
     Archive,
+    FindLines,
     Found,
     IsContext,
     JobQuery,
     LegacyRow,
+    LinesFound,
     LogLines,
     Operations,
     OtherJobs,
@@ -182,6 +184,8 @@ class LocalHub(Hub):
         match asked:
             case LogLines():
                 answer = await available(self.archive).lines(asked)
+            case FindLines():  # the lines of one appliance do not name it
+                answer = LinesFound() if asked.instance else await available(self.archive).find_lines(asked)
             case IsContext(name):
                 answer = await available(self.archive).is_context(name)
             case LegacyRow(name):

@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 
 from correlator.jobs import encoding, job_view
 from correlator.model.facts import Reading
-from correlator.model.published import JobView, LogLine, PublishedJob
+from correlator.model.published import FoundLine, JobView, LogLine, PublishedJob
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
 from correlator.model.rows import LEVELS, Int64, LegacyRecord, Level, Micros
 
@@ -123,13 +123,21 @@ def _texts(shown: PublishedJob) -> Iterator[str | None]:
 class LineQuery(Struct, frozen=True):
     """A filter of log lines: AND between its members. `level`: the lowest. `steps`: IDs; empty: every line.
 
-    `text`: what the message or attrs contain, in upper or lower case. `since`: the earliest time.
+    `text`: what the message or attrs contain, in upper or lower case; so they do each of `words`. `since`: the earliest
+    time; `until`: the first that is too late.
     """
 
     level: Level = "DEBUG"
     steps: frozenset[Int64] = frozenset()
     text: str = ""
     since: Micros | None = None
+    until: Micros | None = None
+    words: frozenset[str] = frozenset()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What a line has to contain."""
+        return tuple(filter(None, (self.text, *sorted(self.words))))
 
     @property
     def levels(self) -> tuple[Level, ...]:
@@ -190,6 +198,21 @@ class LinesPage(Struct, frozen=True):
     next_before: Int64 | None = None
 
 
+class LinesFound(Struct, frozen=True):
+    """Lines of any jobs, newest first by ID, of each appliance. There may be few, or none, before the end of the log.
+
+    `places`: by appliance ("" at a daemon), the event ID below which the search goes on; empty: it is over. `searched`:
+    the share of the log that has been examined, from 0 to 1, and about the time down to which; None: all. `reason`: why
+    lines of some appliances are missing; None if none are.
+    """
+
+    lines: Sequence[FoundLine] = ()
+    places: dict[str, Int64] = {}
+    searched: float = 1.0
+    searched_to: Micros | None = None
+    reason: str | None = None
+
+
 # -- questions
 
 
@@ -229,6 +252,18 @@ class LogLines(Question[LinesPage], frozen=True):
     limit: Int64
     query: LineQuery
     before: Int64 | None = None
+
+
+class FindLines(Question[LinesFound], frozen=True):
+    """Some `limit` log lines of any jobs that match `query`, the newest first, from `places` on; else from the newest.
+
+    `instance`: of these appliances, at a gateway; an archive of one appliance ignores it.
+    """
+
+    limit: Int64
+    query: LineQuery
+    instance: frozenset[str] = frozenset()
+    places: dict[str, Int64] = {}
 
 
 class IsContext(Question[bool], frozen=True):
@@ -278,6 +313,9 @@ class Archive(Protocol):
 
     async def lines(self, asked: LogLines) -> LinesPage:
         """See `LogLines`."""
+
+    async def find_lines(self, asked: FindLines) -> LinesFound:
+        """See `FindLines`."""
 
     async def is_context(self, name: str) -> bool:
         """See `IsContext`."""

@@ -13,7 +13,7 @@ one with a single request waits for one piece of each other address, not for all
 | `connections` | the begin of connections, with their handshakes, but of probes | three at once, 10 ms each |
 | `begin` | the begin of every request but probes | a few in one round of the event loop |
 | `lists` | matching and encoding of lists and searches in memory, never a query of the database | one at a time |
-| `queries` | what a request asks the database for jobs | eight at once, four of one address |
+| `queries` | what a request asks the database for jobs, and for lines of any job | eight at once, four of one address |
 | `waited_ids` | what the database is asked about IDs that requests wait for | one at a time |
 | `messages` | messages that websocket clients send; a connection has one at a time | five at once |
 | `parts` | parts of snapshots and of what clients missed; a subscription has one at a time | one at a time |

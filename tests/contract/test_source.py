@@ -74,7 +74,7 @@ async def test_a_log_of_id_message_and_time_alone_is_enough(original):
         (reading,) = await read_readings(queries, session, 5, ["u1"])
         assert reading.record is not None
         assert reading.steps is None  # not "none": they cannot be read
-        assert await queries.jobs_of_steps(session, [1]) == set()
+        assert await queries.jobs_of_steps(session, [1]) == {}
 
 
 async def test_records_come_as_they_were_written(either_original):
@@ -120,7 +120,7 @@ async def test_records_come_as_they_were_written(either_original):
         assert second.children == ((WHOLE, "u1"),)
         assert (third.job_id, third.record, third.steps, third.observed_at) == ("nobody", None, (), 9)
         assert await queries.active_ids(session) == {"parent"}
-        assert await queries.jobs_of_steps(session, [step, 999]) == {"u1"}
+        assert await queries.jobs_of_steps(session, [step, 999]) == {step: "u1"}
 
 
 async def test_a_legacy_record_comes_as_it_was_written(original):

@@ -18,7 +18,7 @@ from correlator.gateway.waiting_ids import WaitingIdsSender
 from correlator.jobs.index import Index
 from correlator.ops.cluster_metrics import REQUESTS_REJECTED
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import IsContext, JobNames, JobQuery, LineQuery, LogLines
+from correlator.pipeline.queries import FindLines, IsContext, JobNames, JobQuery, LineQuery, LogLines
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.cluster import gateway_requests
 from tests.support.answering_collectors import ArchiveInMemory, reading
@@ -75,6 +75,10 @@ async def test_jobs_of_two_appliances_that_left_memory_are_found_and_paged_to_th
             assert lines.lines[0].attrs == {"n": 1}
             earlier = await archive.ask(LogLines(names, None, 2, LineQuery(), rest.lines[0].event_id))
             assert [one.message for one in earlier.lines] == ["line 4", "line 5"]
+            found = await archive.ask(FindLines(20, LineQuery(words=frozenset({"LINE"}), until=unix(106) * 1_000_000)))
+            assert [(one.message, one.instance) for one in found.lines] == [
+                (f"line {n}", "dc2") for n in range(5, 0, -1)
+            ]
 
 
 async def test_a_collector_that_is_away_is_named_at_once_and_answers_again_when_it_is_back(nats, mariadb):

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, Self, cast
 
+from msgspec.structs import asdict
+
 from correlator.cluster.connection import Connection, NoAnswer, NoResponder
 from correlator.cluster.rpc import MAX_BYTES, Caller
 from correlator.gateway.archive import RpcArchive
 from correlator.jobs.index import Index
 from correlator.model.facts import Reading
-from correlator.model.published import LogLine
+from correlator.model.published import FoundLine, LogLine
 from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import ArchivePage, Found, LinesPage, LogLines
+from correlator.pipeline.queries import ArchivePage, FindLines, Found, LinesFound, LinesPage, LogLines
 from correlator.sinks.cluster.gateway_requests import Answers, Responder
 
 SECOND = 1_000_000
@@ -87,6 +89,16 @@ class ArchiveInMemory:
         rest = [line for line in self.log if line.event_id >= first]
         page, more = rest[:limit], len(rest) > limit
         return LinesPage(page, str(page[-1].event_id) if page else None, more)
+
+    async def find_lines(self, asked: FindLines) -> LinesFound:
+        """All lines are of any job, and match. `page_size` of them are searched for each page."""
+        before = asked.places.get("", 1 << 60)
+        await self._ask("find_lines", before, asked.limit)
+        rest = [line for line in reversed(self.log) if line.event_id < before]
+        page = [FoundLine(**asdict(line)) for line in rest[: min(asked.limit, self.page_size)]]
+        if len(page) == len(rest):
+            return LinesFound(page)
+        return LinesFound(page, {"": page[-1].event_id}, 1 - len(rest) / len(self.log), page[-1].at)
 
 
 class Collectors:

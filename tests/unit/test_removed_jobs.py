@@ -45,6 +45,8 @@ class Tables:
     async def lines(self, asked):
         raise NotImplementedError
 
+    find_lines = lines
+
     @property
     def newest(self):
         return max(self.readings.values(), key=lambda reading: reading.record.started_at or 0 if reading.record else 0)

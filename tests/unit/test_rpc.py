@@ -13,17 +13,19 @@ from msgspec.structs import asdict
 
 from correlator.cluster import rpc
 from correlator.cluster.rpc import Code, RemoteError
-from correlator.model.published import LogLine
+from correlator.model.published import FoundLine, LogLine
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, UsualStep
 from correlator.model.rows import LegacyRecord
 from correlator.pipeline.queries import (
     QUESTIONS,
     FindJob,
+    FindLines,
     IsContext,
     JobNames,
     JobQuery,
     LegacyRow,
     LineQuery,
+    LinesFound,
     LinesPage,
     LogLines,
     OlderJobs,
@@ -56,6 +58,13 @@ LINES = LogLines(NAMES, "x", 10, LineQuery())
 EVERY_JSON = '{"level":"DEBUG","steps":[],"text":"","since":null}'
 LAST = LogLines(NAMES, None, 10, LineQuery("WARN", frozenset({7}), "t", 4), 9)
 SOME_JSON = '{"level":"WARN","steps":[7],"text":"t","since":4}'
+FIND = FindLines(10, LineQuery(until=5, words=frozenset({"w"})), frozenset({"dc1"}), {"dc1": 9})
+FIND_JSON = (
+    '{"limit":10,"query":{"level":"DEBUG","steps":[],"text":"","since":null,"until":5,"words":["w"]},'
+    '"instance":["dc1"],"places":{"dc1":9}}'
+)
+FOUND_LINE = FoundLine(3, "WARN", "m", 7, {"a": [True, None]}, 9, "u1", "web-1", "copy", "dc1")
+FOUND_LINE_JSON = f'{LINE_JSON[:-1]},"job_id":"u1","vm_name":"web-1","operation":"copy","instance":"dc1"}}'
 PAGE_JSON = f'"lines":[{LINE_JSON}],"next_after"'
 USUAL = OperationWithSteps(**asdict(RUNS), steps=(UsualStep("copy", 0.5, 3.0),))
 
@@ -69,6 +78,11 @@ FORMS: list[tuple[Any, str, list[tuple[Any, str]]]] = [
     ]),
     (LAST, f'{{"names":{NAMES_JSON},"after":null,"limit":10,"query":{SOME_JSON},"before":9}}', [
         (LinesPage([LINE], next_before=3), f'{{{PAGE_JSON}:null,"more":false,"next_before":3}}'),
+    ]),
+    (FIND, FIND_JSON, [
+        (LinesFound([]), '{"lines":[],"places":{},"searched":1.0,"searched_to":null,"reason":null}'),
+        (LinesFound([FOUND_LINE], {"": 3}, 0.5, 9, "away"),
+         f'{{"lines":[{FOUND_LINE_JSON}],"places":{{"":3}},"searched":0.5,"searched_to":9,"reason":"away"}}'),
     ]),
     (IsContext("c"), '{"name":"c"}', [(True, "true")]),
     (LegacyRow("u1"), '{"name":"u1"}', [(None, "null"), (LegacyRecord(1, "u1"), LEGACY_JSON)]),

@@ -19,11 +19,13 @@ from correlator.jobs.directory import place_of
 from correlator.model.published import LogLine
 from correlator.model.rows import LegacyRecord
 from correlator.pipeline.queries import (
+    FindLines,
     IsContext,
     JobNames,
     JobQuery,
     LegacyRow,
     LineQuery,
+    LinesFound,
     LogLines,
     Operations,
     UsualSteps,
@@ -212,6 +214,39 @@ async def test_log_lines_come_from_the_appliance_of_the_job():
     assert (await archive.ask(LogLines(names("dc1"), None, 3, EVERY))).lines == []
 
 
+async def test_a_search_of_logs_goes_on_at_each_appliance_from_its_own_place_to_the_end():
+    logs = {"dc1": [line(n) for n in range(1, 26)], "dc2": [line(n) for n in range(100, 105)], "dc3": []}
+    collectors = Collectors(**{name: ArchiveInMemory(lines=log) for name, log in logs.items()})
+    archive, pages = collectors.archive(), [LinesFound(places={}, searched=0.0)]
+    while not pages[1:] or pages[-1].places:
+        pages.append(await archive.ask(FindLines(9, EVERY, places=pages[-1].places)))
+        assert pages[-2].searched < pages[-1].searched
+    assert [sorted(page.places) for page in pages] == [[], ["dc1"], ["dc1"], []]
+    found = [(one.instance, one.event_id) for page in pages for one in page.lines]
+    assert sorted(found) == [(name, one.event_id) for name, log in logs.items() for one in log]
+    assert (pages[1].searched_to, pages[-1].searched, pages[-1].searched_to) == (BASE + 16, 1.0, None)
+    only = await archive.ask(FindLines(100, EVERY, frozenset({"dc2"})))
+    assert ({one.instance for one in only.lines}, only.places) == ({"dc2"}, {})
+
+
+async def test_a_log_of_an_appliance_that_is_away_is_searched_from_its_place_once_it_is_back():
+    log = [line(n) for n in range(1, 26)]
+    collectors = Collectors(dc1=ArchiveInMemory(lines=log), dc2=ArchiveInMemory(lines=log))
+    archive = collectors.archive()
+    first = await archive.ask(FindLines(20, EVERY))
+    collectors.away = {"dc2"}
+    second = await archive.ask(FindLines(20, EVERY, places=first.places))
+    assert (second.reason, second.places) == ("dc2: no collector is connected to the cluster", {"dc1": 6, "dc2": 16})
+    last = await archive.ask(FindLines(20, EVERY, places=second.places))
+    assert (last.reason, last.places, last.searched) == (second.reason, {}, 1.0)
+    collectors.away = set()
+    back = await archive.ask(FindLines(20, EVERY, places=second.places))
+    assert {one.event_id for one in back.lines if one.instance == "dc2"} == set(range(6, 16))
+    collectors.away = {"dc1", "dc2"}
+    with pytest.raises(SourceUnavailable, match="dc1: no collector"):
+        await archive.ask(FindLines(20, EVERY))
+
+
 @pytest.mark.parametrize("size", [5_000, 100_000, 899_000, 2_000_000])
 async def test_pages_of_large_lines_are_shorter_and_miss_and_repeat_nothing(size):
     log = [line(n, "x" * size if n % 2 else "\x00" * (size // 10)) for n in range(1, 12)] + [
@@ -232,6 +267,11 @@ async def test_pages_of_large_lines_are_shorter_and_miss_and_repeat_nothing(size
         earlier = await archive.ask(LogLines(names(), None, 1000, EVERY, before))
         found = [one.event_id for one in earlier.lines] + found
         before = earlier.next_before
+    assert found == [one.event_id for one in log]
+    found, places = [], {"dc1": 1 << 50}
+    while places:
+        any_job = await archive.ask(FindLines(1000, EVERY, places=places))
+        found, places = [one.event_id for one in any_job.lines][::-1] + found, any_job.places
     assert found == [one.event_id for one in log]
 
 

@@ -32,7 +32,7 @@ from correlator.jobs.directory import place_of
 from correlator.model.published import LogLine
 from correlator.ops import cluster_metrics
 from correlator.pipeline.hub import Hub
-from correlator.pipeline.queries import QUESTIONS, FindJob, LogLines, OlderJobs, OtherJobs, Question
+from correlator.pipeline.queries import QUESTIONS, FindJob, FindLines, LogLines, OlderJobs, OtherJobs, Question
 from correlator.sinks.cluster import stored_document
 from correlator.sinks.turns import encoded
 
@@ -185,7 +185,7 @@ class Answers:
             case OlderJobs():
                 async with self._pages:
                     return await self._jobs(question)
-            case LogLines():
+            case LogLines() | FindLines():
                 async with self._pages:
                     return await self._lines(question)
         return msgspec.json.encode(await self._hub.ask(question))
@@ -197,8 +197,8 @@ class Answers:
         following = place_of(jobs[len(parts) - 1]) if cut else found.next_before
         return msgspec.json.encode(OtherJobs([msgspec.Raw(part) for part in parts], following))
 
-    async def _lines(self, asked: LogLines) -> bytes:
-        """Read a page of lines that fits into a reply."""
+    async def _lines(self, asked: Any) -> bytes:
+        """Read a page of `LogLines` or `FindLines` that fits into a reply."""
         limit = min(max(1, asked.limit), MAX_LINES)
         while True:
             page = await self._hub.ask(replace(asked, limit=limit))

@@ -52,6 +52,7 @@ class HubEndpoints:
         failover = FailoverStatus(hub, work, unknown_id_wait=unknown_id_wait)
         answers: dict[str, Handler] = {
             "/api/v1/jobs": rest.jobs,
+            "/api/v1/events": rest.find_events,
             "/api/v1/job": rest.job,
             "/api/v1/job/events": rest.events,
             "/api/v1/job/log": rest.log,

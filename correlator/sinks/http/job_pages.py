@@ -11,7 +11,7 @@ import base64
 import binascii
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -25,6 +25,8 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.turns import AT_ONCE, Work, encoded
+
+T = TypeVar("T")
 
 MAX_PAGE_BYTES = 8 << 20
 """Bytes of documents in one page of jobs; a single one may exceed it."""
@@ -71,7 +73,7 @@ class JobPages:
         steps: bool = False,
     ) -> web.Response:
         """The page as a response to `address`, with the members `more`. See `read`; raises `Refused` besides."""
-        before = _decode_cursor(cursor) if cursor is not None else None
+        before = decode_cursor(cursor, tuple[int, str]) if cursor is not None else None
         async with self._work.lists.turn(address):
             self._work.replies.check(address)
             found = await self._in_memory(query, before, limit + 1)
@@ -92,7 +94,7 @@ class JobPages:
             SourceUnavailable: The database cannot be queried, and no job beyond `cursor` is in memory: an empty page
                 would mean the end of the list.
         """
-        before = _decode_cursor(cursor) if cursor is not None else None
+        before = decode_cursor(cursor, tuple[int, str]) if cursor is not None else None
         found = await self._in_memory(query, before, limit + 1)
         return await self._completed(found, query, before, limit)
 
@@ -153,7 +155,7 @@ class JobPages:
         parts, cut = await encoded(bodies(), MAX_PAGE_BYTES)
         following = place_of(page.jobs[len(parts) - 1]) if cut else page.following
         members = {
-            "next_cursor": _encode_cursor(following) if following is not None else None,
+            "next_cursor": encode_cursor(following) if following is not None else None,
             "searched_to": encoding.rfc3339(following[0]) if following is not None else None,
             "complete": page.reason is None,
             "reason": page.reason,
@@ -214,20 +216,22 @@ def paged(name: str, parts: Iterable[bytes], more: dict[str, Any]) -> web.Respon
     return web.Response(body=body, content_type="application/json")
 
 
+def encode_cursor(place: object) -> str:
+    """A place as text for a URL."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
+
+
+def decode_cursor(text: str, kind: type[T]) -> T:
+    """The place that `encode_cursor` encoded. Raises `BadRequest` for any other text."""
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        return msgspec.json.decode(raw, type=kind)
+    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
+        raise BadRequest("cursor: expected the next_cursor of the page before, as it was given") from error
+
+
 def _page(found: Sequence[PublishedJob], limit: int, following: Place | None, reason: str | None) -> JobPage:
     """The page of at most `limit` of the jobs; one more says that there is another page."""
     if len(found) > limit:
         following = place_of(found[limit - 1])
     return JobPage(found[:limit], following, reason)
-
-
-def _encode_cursor(place: Place) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(place)).decode().rstrip("=")
-
-
-def _decode_cursor(text: str) -> Place:
-    try:
-        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
-        return msgspec.json.decode(raw, type=tuple[int, str])
-    except (ValueError, binascii.Error, msgspec.MsgspecError) as error:
-        raise BadRequest("cursor: expected the next_cursor of the page before, as it was given") from error

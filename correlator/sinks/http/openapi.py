@@ -155,6 +155,13 @@ ENDPOINTS: Final = (
     ),
     _JOB,
     _by_parameter(_JOB, "/api/v1/job"),
+    Endpoint(
+        "/api/v1/events",
+        "findEvents",
+        "The log rows of any job that contain a text, the newest first; from the database, a part of it for each page",
+        {HTTPStatus.OK: Answer("A page of log rows.", (replies.FoundEventsPage,)), **BAD, **BUSY, **AWAY},
+        parameters.FindEvents,
+    ),
     _EVENTS,
     _by_parameter(_EVENTS, "/api/v1/job/events"),
     _LOG,

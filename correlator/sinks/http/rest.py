@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias, TypeVar
@@ -22,6 +22,7 @@ from correlator.jobs import encoding
 from correlator.model.parameters import (
     MAX_WORDS,
     SPACE,
+    FindEvents,
     GetEntity,
     GetJob,
     GetJobLog,
@@ -33,13 +34,14 @@ from correlator.model.parameters import (
     OfJob,
     given,
 )
-from correlator.model.published import JobView, LogLine, PublishedJob
+from correlator.model.published import FoundLine, JobView, LogLine, PublishedJob
 from correlator.model.replies import Resolved
-from correlator.model.rows import Micros
+from correlator.model.rows import Int64, Micros
 from correlator.ops.logs import escape
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import (
+    FindLines,
     IsContext,
     JobNames,
     JobQuery,
@@ -49,7 +51,7 @@ from correlator.pipeline.queries import (
     Operations,
     UsualSteps,
 )
-from correlator.sinks.http.job_pages import JobPage, JobPages, paged
+from correlator.sinks.http.job_pages import JobPage, JobPages, decode_cursor, encode_cursor, paged
 from correlator.sinks.http.parameters import job_query, read
 from correlator.sinks.http.responses import RETRY_AFTER, StreamedResponse, json_response, matches, problem
 from correlator.sinks.streaming.sessions import AHEAD_WITHIN
@@ -177,10 +179,33 @@ class Rest:
         page = await self._hub.ask(LogLines(names, after if first is None else first, limit, query, before))
         back = {"next_before": page.next_before} if before is not None else {}
         more = {"next_after": page.next_after, **back, "more": page.more}
+        return await self._lines(request, map(encoding.log_line, page.lines), more)
+
+    async def _lines(self, request: web.Request, lines: Iterable[object], more: dict[str, Any]) -> web.Response:
         async with self._work.lists.turn(request.remote or ""):
             self._work.replies.check(request.remote or "")
-            parts, _ = await encoded(encoding.encode(encoding.log_line(line)) for line in page.lines)
+            parts, _ = await encoded(map(encoding.encode, lines))
             return paged("events", parts, more)
+
+    async def find_events(self, request: web.Request) -> web.Response:
+        """A page of log rows of any job that contain some words."""
+        asked = read(request, FindEvents)
+        since, until = _period(request, asked)
+        words, places = _words(asked.text), given(asked.cursor)
+        if not words:
+            raise BadRequest("text: expected a word")
+        query = LineQuery(asked.level, since=since, until=until, words=words)
+        start = decode_cursor(places, dict[str, Int64]) if places is not None else {}
+        async with self._work.queries.turn(request.remote or ""):
+            found = await self._hub.ask(FindLines(asked.limit, query, asked.instance, start))
+        more = {
+            "next_cursor": encode_cursor(found.places) if found.places else None,
+            "searched": round(found.searched, 4),
+            "searched_to": encoding.rfc3339(found.searched_to) if found.searched_to is not None else None,
+            "complete": found.reason is None,
+            "reason": found.reason,
+        }
+        return await self._lines(request, map(_found_line, found.lines), more)
 
     async def resolve(self, request: web.Request) -> web.Response:
         """The job that an ID resolves to, and by which kind of ID."""
@@ -193,15 +218,9 @@ class Rest:
     async def jobs(self, request: web.Request) -> web.Response:
         """A page of jobs, newest first."""
         asked = read(request, ListJobs)
-        since, until = _micros(asked.since), _micros(asked.until)
-        if since is not None and until is not None and until <= since:
-            raise BadRequest(
-                f"until={request.query['until']!r}: expected a time after since={request.query['since']!r}"
-            )
-        words = frozenset(_WORD.findall(asked.words))
-        if len(words) > MAX_WORDS:
-            raise BadRequest(f"text: expected at most {MAX_WORDS} words, not {len(words)}")
-        query, address = job_query(asked, words=words, since=since, until=until), request.remote or ""
+        since, until = _period(request, asked)
+        words, address = _words(asked.words), request.remote or ""
+        query = job_query(asked, words=words, since=since, until=until)
         return await self._pages.respond(query, given(asked.cursor), asked.limit, address, steps=asked.steps == "1")
 
     async def entity(self, request: web.Request) -> web.Response:
@@ -257,6 +276,26 @@ def _run(view: JobView) -> trends.ComparedRun:
 
 def _line_query(asked: GetJobLog) -> LineQuery:
     return LineQuery(asked.level, asked.steps, asked.text, _micros(asked.since))
+
+
+def _words(text: str) -> frozenset[str]:
+    words = frozenset(_WORD.findall(text))
+    if len(words) > MAX_WORDS:
+        raise BadRequest(f"text: expected at most {MAX_WORDS} words, not {len(words)}")
+    return words
+
+
+def _period(request: web.Request, asked: ListJobs | FindEvents) -> tuple[Micros | None, Micros | None]:
+    since, until = _micros(asked.since), _micros(asked.until)
+    if since is not None and until is not None and until <= since:
+        raise BadRequest(f"until={request.query['until']!r}: expected a time after since={request.query['since']!r}")
+    return since, until
+
+
+def _found_line(line: FoundLine) -> dict[str, Any]:
+    where = {"instance": line.instance} if line.instance else {}
+    names = {"job_id": line.job_id, "vm_name": line.vm_name, "operation": line.operation}
+    return {**encoding.log_line(line), **names, **where}
 
 
 def _micros(time: Instant | UnsetType) -> Micros | None:

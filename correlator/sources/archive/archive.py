@@ -8,6 +8,7 @@ that none of those owns.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ from correlator.model.facts import Job, Reading
 from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.model.rows import LegacyRecord
-from correlator.pipeline.queries import ArchivePage, Found, JobQuery, LinesPage, LogLines
+from correlator.pipeline.queries import ArchivePage, FindLines, Found, JobQuery, LinesFound, LinesPage, LogLines
 from correlator.sources.archive import lines
 from correlator.sources.archive.lines import MatchingLines
 from correlator.sources.db import searches
@@ -45,6 +46,9 @@ MAX_REMEMBERED = 10_000
 
 PAGE_BYTES = 4 << 20
 """Most bytes of metadata and error texts that are read for one page; a single job may exceed it."""
+
+REST_SHARE = 0.5
+"""Seconds of rest after each second of a search for text in the log: it uses two thirds of a core of the server."""
 
 PLACES = 500
 """Most jobs that one slice returns: more than a page, as most of them may be in memory."""
@@ -86,6 +90,8 @@ class DatabaseArchive:
         self._finding: SharedTasks[Found | None] = SharedTasks()
         self._job_slices = Slices(first=1_000, least=200, most=20_000)
         self._log_slices = Slices(first=1_000, least=500, most=50_000)
+        self._text_slices = Slices(first=5_000, least=100, most=50_000)
+        self._searching = asyncio.Lock()
 
     async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
         """The newest job with the ID `name`. Requests for one ID share a search, which ends with the last of them."""
@@ -151,6 +157,25 @@ class DatabaseArchive:
         while not reader.full and (reader.revisits or budget.allows()):
             place = await self._log.ask(partial(reader.step, place))
         return reader.page(place)
+
+    async def find_lines(self, asked: FindLines) -> LinesFound:
+        """Some `limit` lines, or those that were found in time. All searches share one time: others go on meanwhile.
+
+        A slice that the server has ended as it took too long is searched again in smaller ones.
+        """
+        page = lines.FoundPage(asked.query, asked.limit, self._text_slices, self._keys)
+        budget = Budget(self._page_within)
+        before = await self._log.ask(partial(page.begin, asked.places.get("")))
+        while not page.full and budget.allows():
+            async with self._searching:
+                began, size = time.monotonic(), self._text_slices.size
+                try:
+                    before = await self._log.ask(partial(page.step, before))
+                except SourceUnavailable as error:
+                    if error.reason is not Away.SLOW or self._text_slices.size >= size:
+                        raise
+                await asyncio.sleep((time.monotonic() - began) * REST_SHARE)
+        return await self._log.ask(partial(page.page, before))
 
     async def close(self) -> None:
         await self._jobs.close()

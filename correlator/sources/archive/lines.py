@@ -1,4 +1,4 @@
-"""The log lines of one job from the database, also those whose row names the job only in its attrs.
+"""Log lines from the database: those of one job, also where a row names the job only in its attrs, and those of any.
 
 No index leads to nine in ten rows of a job, so ranges of the primary key are read: from just before the job's first row
 to just after its last. Ids grow with time, except for the few seconds that rows wait for their commit. A job may have
@@ -7,6 +7,8 @@ millions of rows: one step reads one slice of ids, and the caller decides how ma
 `ForwardPage` reads forward. Ids become visible out of order, so its place is not only an id: it has the ids below that
 were not visible, and every later page reads those again, for as long as a transaction may live. So pages miss and
 repeat nothing. `BackwardPage` reads back from an id, for a client that shows the end of a log or the lines around one.
+
+`FoundPage` reads back through the rows of all jobs, for those that contain a text: no index leads to any of them.
 """
 
 from __future__ import annotations
@@ -23,11 +25,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.errors import BadRequest
-from correlator.jobs import encoding, joblog
+from correlator.jobs import encoding, job_view, joblog
+from correlator.jobs.directory import OwnIds
 from correlator.model.facts import Entry
-from correlator.model.published import LogLine
+from correlator.model.published import FoundLine, LogLine
 from correlator.model.rows import LogRow, Micros
-from correlator.pipeline.queries import JobNames, LineQuery, LinesPage
+from correlator.pipeline.queries import JobNames, LineQuery, LinesFound, LinesPage
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import IN_ONE, Session, chunks
@@ -149,7 +152,8 @@ class ForwardPage:
         """The page, with `place` encoded for the next one."""
         over = not self._to_revisit and place.upto >= self._last
         lines = self._matching.in_order()
-        ended = over and self._matching.names.ended is not None and not lines
+        names = self._matching.names
+        ended = over and names is not None and names.ended is not None and not lines
         return LinesPage(lines, None if ended else place.encode(), more=not over)
 
     async def _revisit(self, place: LinePlace, queries: Queries, session: Session) -> LinePlace:
@@ -207,9 +211,72 @@ class BackwardPage:
         return LinesPage(self._matching.in_order(), None, more, before if more else None)
 
 
+class FoundPage:
+    """Reads lines of any job, the newest first: `begin` once, `step` until `full`, then `page`."""
+
+    def __init__(self, query: LineQuery, limit: int, slices: Slices, id_keys: Sequence[str]) -> None:
+        self._query = query
+        self._matching = MatchingLines(None, limit, query, id_keys)
+        self._slices = slices
+        self._first = self._last = 0
+
+    @property
+    def full(self) -> bool:
+        """True if the page is full, or the begin of the log is reached."""
+        return self._matching.full
+
+    async def begin(self, before: int | None, queries: Queries, session: Session) -> int:
+        """Find the range of ids to read, and return the id below which to start."""
+        since, until = self._query.since, self._query.until
+        self._first = 1 if since is None else await queries.first_since(session, since - _before(queries))
+        self._last = await queries.last_id(session)
+        if until is not None:
+            self._last = min(self._last, await queries.first_since(session, until + _before(queries)))
+        return self._last + 1 if before is None else min(before, self._last + 1)
+
+    async def step(self, before: int, queries: Queries, session: Session) -> int:
+        """Search one slice of the ids below `before`, and return the id from which on all has been searched."""
+        last = await queries.last_id(session, before)  # ids that no row has cost nothing
+        if last < self._first:
+            self._matching.full = True
+            return self._first
+        with self._slices.timed():
+            first = max(self._first, last + 1 - self._slices.size)
+            where = searches.within(first, last)
+            reached, _ = await self._matching.read(queries, session, where, first, back=True)
+        self._matching.full = self.full or reached <= self._first
+        return reached
+
+    async def page(self, before: int, queries: Queries, session: Session) -> LinesFound:
+        """The page. `before`: what the last step returned."""
+        lines = await self._named(queries, session)
+        if before <= self._first:
+            return LinesFound(lines)
+        oldest = await queries.light.rows_from(session, before, 1, after=0)
+        at = oldest[0].ts if oldest else None
+        return LinesFound(lines, {"": before}, (self._last + 1 - before) / (self._last + 1 - self._first), at)
+
+    async def _named(self, queries: Queries, session: Session) -> list[FoundLine]:
+        """The lines, newest first, with what names their jobs: a row may name its step alone, or an external ID."""
+        lines = [line for line in self._matching.in_order() if isinstance(line, FoundLine)]
+        steps = await queries.jobs_of_steps(session, {n.step_id for n in lines if n.step_id and n.job_id is None})
+        owners = [line.job_id or steps.get(line.step_id or 0, "") for line in lines]
+        known = queries.schema.has("job_tracking", "id")
+        records = await queries.jobs_by_id(session, set(filter(None, owners))) if known else {}
+        own, found = OwnIds(records), list[FoundLine]()
+        for line, owner in zip(lines, owners, strict=True):
+            if (record := records.get(own.of(owner))) is not None:
+                name = job_view.vm_name(record) or None
+                found.append(replace(line, job_id=record.job_id, vm_name=name, operation=record.operation))
+            else:
+                found.append(replace(line, job_id=self._matching.external.get(line.event_id)))
+        return found[::-1]
+
+
 async def _prepared(lines: MatchingLines, queries: Queries, session: Session) -> tuple[JobNames, int]:
     """The names of the job with its steps as of now, which the collector gets too, and the newest id of the log."""
     names, head = lines.names, await queries.last_id(session)
+    assert names is not None
     if queries.schema.has("job_steps", "id", "job_id"):  # a step may be newer than what is in memory
         steps = (await queries.steps_of(session, {names.job_id: None})).get(names.job_id, ())
         lines.names = names = replace(names, step_ids=names.step_ids | {s.id for s in steps})
@@ -218,12 +285,16 @@ async def _prepared(lines: MatchingLines, queries: Queries, session: Session) ->
 
 async def _first(queries: Queries, session: Session, names: JobNames, since: Micros | None) -> int:
     """An id at or before the job's first row from `since` on."""
-    back = BEFORE + (REPEATED if queries.schema.is_local("log_events", "ts") else 0)
     if since is not None and since > names.started:
-        return await queries.first_since(session, since - back)
-    first = await queries.first_since(session, names.started - back)
+        return await queries.first_since(session, since - _before(queries))
+    first = await queries.first_since(session, names.started - _before(queries))
     known = await queries.id_bounds(session, names.job_id)
     return min(first, known[0]) if known is not None else first
+
+
+def _before(queries: Queries) -> Micros:
+    """How much earlier than a time rows may get ids that are logged at it."""
+    return BEFORE + (REPEATED if queries.schema.is_local("log_events", "ts") else 0)
 
 
 async def _last(queries: Queries, session: Session, names: JobNames, head: int) -> int:
@@ -242,12 +313,17 @@ async def _recent(queries: Queries, session: Session, head: int) -> int:
 
 
 class MatchingLines:
-    """Collects at most `limit` lines. `full`: the page has no room, or its reader has nothing more to read."""
+    """Collects at most `limit` lines of the job with `names`; None: of any job, as `FoundLine` with its own ID.
 
-    def __init__(self, names: JobNames, limit: int, query: LineQuery, id_keys: Sequence[str]) -> None:
+    `full`: the page has no room, or its reader has nothing more to read. `external`: by event ID, the external ID by
+    which a row of any job names it, where it does not otherwise.
+    """
+
+    def __init__(self, names: JobNames | None, limit: int, query: LineQuery, id_keys: Sequence[str]) -> None:
         self.names = names
         self.query = query
         self.full = False
+        self.external: dict[int, str] = {}
         self._limit = limit
         self._keys = id_keys
         self._lines: list[LogLine] = []
@@ -266,16 +342,13 @@ class MatchingLines:
         """
         read_ids: list[int] = []
         further = ""
+        began = self.names.started if self.names is not None else 0
         order, beyond, one = ("DESC", "<", -1) if back else ("ASC", ">", 1)
         while True:
             most = min(self._limit - len(self._lines), IN_ONE)
             sizes = await searches.sizes_of(queries, session, self.names, self.query, where + further, most, order)
             fitting = self._fitting(sizes)
-            rows = (
-                {row.id: row for row in await queries.past_rows_in(session, fitting, self.names.started)}
-                if fitting
-                else {}
-            )
+            rows = {row.id: row for row in await queries.past_rows_in(session, fitting, began)} if fitting else {}
             await self._append(rows[i] for i in fitting if i in rows)
             read_ids += fitting
             if len(fitting) < len(sizes):
@@ -303,8 +376,8 @@ class MatchingLines:
         for row in rows:
             entry = joblog.read(row, 0, self._keys)[0]
             attrs = joblog.attrs_value(row.attrs)
-            if _belongs(entry, self.names) and self._matches(entry, attrs):
-                self._lines.append(LogLine(row.id, entry.level, row.message, entry.step_id, attrs, row.ts))
+            if self._belongs(entry) and self._matches(entry, attrs):
+                self._lines.append(self._line(row, entry, attrs))
             parsed += len(row.attrs or "")
             if parsed > PARSED_AT_ONCE:
                 parsed = 0
@@ -313,10 +386,30 @@ class MatchingLines:
     def _matches(self, entry: Entry, attrs: Any) -> bool:
         """What the database's conditions leave to compare: the step that attrs name, the time, and the exact text."""
         query = self.query
-        in_steps = not query.steps or entry.step_id in query.steps
-        if not in_steps or (query.since is not None and entry.at < query.since):
+        if query.steps and entry.step_id not in query.steps:
             return False
-        return not query.text or _contains(entry.message, query.text) or _attrs_contain(attrs, query.text)
+        if (query.since is not None and entry.at < query.since) or (
+            query.until is not None and entry.at >= query.until
+        ):
+            return False
+        return all(_contains(entry.message, text) or _attrs_contain(attrs, text) for text in query.texts)
+
+    def _belongs(self, entry: Entry) -> bool:
+        """True if the row is of the job, as in `Index`: by job ID in any case, else by step, else by external ID."""
+        if (names := self.names) is None:
+            return True
+        if entry.job_id is not None:
+            return entry.job_id.casefold() == names.job_id.casefold()
+        if entry.step_id is not None:
+            return entry.step_id in names.step_ids
+        return bool(entry.external_ids) and entry.external_ids[0] in names.external_ids
+
+    def _line(self, row: LogRow, entry: Entry, attrs: Any) -> LogLine:
+        if self.names is not None:
+            return LogLine(row.id, entry.level, row.message, entry.step_id, attrs, row.ts)
+        if entry.job_id is None and entry.step_id is None and entry.external_ids:
+            self.external[row.id] = entry.external_ids[0]
+        return FoundLine(row.id, entry.level, row.message, entry.step_id, attrs, row.ts, entry.job_id)
 
 
 def decode_place(text: str) -> LinePlace:
@@ -351,12 +444,3 @@ def _attrs_contain(attrs: Any, text: str) -> bool:
     if isinstance(attrs, str):  # They are no JSON.
         return _contains(attrs, text)
     return attrs is not None and _contains(encoding.encode(attrs).decode(), encoding.encode(text).decode()[1:-1])
-
-
-def _belongs(entry: Entry, names: JobNames) -> bool:
-    """True if the row belongs to the job, as in `Index`: by job ID in any case, else by step, else by external ID."""
-    if entry.job_id is not None:
-        return entry.job_id.casefold() == names.job_id.casefold()
-    if entry.step_id is not None:
-        return entry.step_id in names.step_ids
-    return bool(entry.external_ids) and entry.external_ids[0] in names.external_ids

@@ -126,6 +126,7 @@ class MariaDBDatabase:
         size="LENGTH({})",
         member="JSON_EXTRACT({}, {})",
         matches="BINARY {} REGEXP %s",
+        briefly="SET STATEMENT max_statement_time = {seconds} FOR ",
     )
 
     def __init__(

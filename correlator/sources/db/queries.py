@@ -138,9 +138,10 @@ class Queries:
         where = " OR ".join(f"id BETWEEN {a} AND {b}" for a, b in ranges)
         return [r[0] for r in await session.query(f"SELECT id FROM log_events WHERE {where}")]
 
-    async def last_id(self, session: Session) -> int:
-        """The highest id of log_events; 0 if it is empty."""
-        found = await session.query("SELECT MAX(id) FROM log_events")
+    async def last_id(self, session: Session, below: int | None = None) -> int:
+        """The highest id of log_events (below this one); 0 if there is none."""
+        where = "" if below is None else f" WHERE id < {int(below)}"
+        found = await session.query(f"SELECT MAX(id) FROM log_events{where}")
         return int(found[0][0] or 0)
 
     async def first_since(self, session: Session, since: Micros) -> int:
@@ -311,13 +312,13 @@ class Queries:
             await self._oversized.step_errors(session, found, long)
         return found
 
-    async def jobs_of_steps(self, session: Session, step_ids: Iterable[int]) -> set[str]:
+    async def jobs_of_steps(self, session: Session, step_ids: Iterable[int]) -> dict[int, str]:
+        """The job of each of these steps, as far as there are any."""
         if not self.schema.has("job_steps", "job_id"):
-            return set()
-        found: set[str] = set()
+            return {}
+        found: dict[int, str] = {}
         for part in chunks(list(step_ids)):
-            rows = await session.query(f"SELECT DISTINCT job_id FROM job_steps WHERE id IN ({_list(part)})")
-            found |= {r[0] for r in rows}
+            found |= dict(await session.query(f"SELECT id, job_id FROM job_steps WHERE id IN ({_list(part)})"))
         return found
 
     async def children_of(self, session: Session, job_ids: Iterable[str]) -> dict[str, Listed]:

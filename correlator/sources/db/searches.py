@@ -300,13 +300,51 @@ async def legacy_places(
 # -- log_events
 
 
+SCAN_WITHIN = 1.0
+"""Seconds after which the server ends the search of one slice of the log for the lines of any job."""
+
+
 async def sizes_of(
-    queries: Queries, session: Session, names: JobNames, query: LineQuery, where: str, limit: int, order: str = "ASC"
+    queries: Queries,
+    session: Session,
+    names: JobNames | None,
+    query: LineQuery,
+    where: str,
+    limit: int,
+    order: str = "ASC",
 ) -> list[tuple[int, int]]:
-    """(id, bytes) of the first rows in `order` that may belong to a job and match `query`.
+    """(id, bytes) of the first rows in `order` that may belong to a job and match `query`. `names` None: of any job.
 
     `where` selects the ids: `within` or `among`.
     """
+    schema, args = queries.schema, list[object]()
+    attrs = schema.has("log_events", "attrs")
+    if names is not None:
+        mine, args = _of_job(queries, names)
+        where += f" AND ({mine})"
+    if query.levels and schema.has("log_events", "level"):
+        where += f" AND level IN ({queries.dialect.marks(query.levels)})"
+        args += query.levels
+    if query.steps:
+        where += f" AND ({_of_steps(queries, query)})"
+    for text in query.texts:
+        needles, plain = _needles(text), _plain_part(text)
+        found_in = [queries.dialect.matches.format("message")]
+        args.append(_pattern(needles))
+        if attrs:
+            found_in.append(queries.dialect.matches.format("attrs"))
+            args.append(_pattern([plain] if plain else [form for n in needles for form in _encoded(n)]))
+        where += f" AND ({' OR '.join(found_in)})"
+    carried = f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN 0 ELSE COALESCE(LENGTH(attrs), 0) END"
+    size = f"LENGTH(message) + {carried if attrs else '0'}"
+    briefly = queries.dialect.briefly.format(seconds=SCAN_WITHIN) if names is None else ""
+    sql = f"{briefly}SELECT id, {size} FROM log_events WHERE {where} ORDER BY id {order} LIMIT {limit}"
+    found = await session.query(sql, args)
+    return [(int(i), int(n or 0)) for i, n in found]
+
+
+def _of_job(queries: Queries, names: JobNames) -> tuple[str, list[object]]:
+    """The SQL condition for rows that may belong to a job, and its arguments."""
     mark, schema = queries.dialect.placeholder, queries.schema
     attrs = schema.has("log_events", "attrs")
     # An ID without a plain part is in any attrs: the rows that are read decide.
@@ -325,25 +363,7 @@ async def sizes_of(
     if schema.has("log_events", "job_id"):
         mine = f"job_id = {mark} OR (job_id IS NULL AND ({mine}))"
         args = [names.job_id, *args]
-    where = f"{where} AND ({mine})"
-    if query.levels and schema.has("log_events", "level"):
-        where += f" AND level IN ({queries.dialect.marks(query.levels)})"
-        args += query.levels
-    if query.steps:
-        where += f" AND ({_of_steps(queries, query)})"
-    if query.text:
-        needles, plain = _needles(query.text), _plain_part(query.text)
-        found_in = [queries.dialect.matches.format("message")]
-        args.append(_pattern(needles))
-        if attrs:
-            found_in.append(queries.dialect.matches.format("attrs"))
-            args.append(_pattern([plain] if plain else [form for n in needles for form in _encoded(n)]))
-        where += f" AND ({' OR '.join(found_in)})"
-    carried = f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN 0 ELSE COALESCE(LENGTH(attrs), 0) END"
-    size = f"LENGTH(message) + {carried if attrs else '0'}"
-    sql = f"SELECT id, {size} FROM log_events WHERE {where} ORDER BY id {order} LIMIT {limit}"
-    found = await session.query(sql, args)
-    return [(int(i), int(n or 0)) for i, n in found]
+    return mine, args
 
 
 def _of_steps(queries: Queries, query: LineQuery) -> str:

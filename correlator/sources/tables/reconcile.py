@@ -239,7 +239,7 @@ class Reconcile:
         if self._steps and not self.steps_paused.is_set():
             steps, self._steps = self._steps, set()
             try:
-                self._urgent |= await queries.jobs_of_steps(session, steps)
+                self._urgent.update((await queries.jobs_of_steps(session, steps)).values())
             except BaseException:
                 self._steps |= steps
                 raise

@@ -1,0 +1,98 @@
+"""Lines of any job that contain a text, searched back through the log, for every kind of database."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from correlator.errors import Away, SourceUnavailable
+from correlator.model.published import FoundLine
+from correlator.pipeline.queries import FindLines, LineQuery
+from correlator.sources.db import searches
+from correlator.sources.search import AIM
+from tests.support.archive_queries import archive_of, at, unix
+
+
+async def found(archive, *words: str, limit: int = 100, **query) -> list[FoundLine]:
+    """The lines of all pages. Each page goes on below the one before, and says that more of the log is searched."""
+    asked = FindLines(limit, LineQuery(words=frozenset(words), **query))
+    lines, places, searched = list[FoundLine](), dict[str, int](), 0.0
+    while True:
+        page = await archive.find_lines(FindLines(asked.limit, asked.query, places=places))
+        lines += page.lines
+        if not page.places:
+            assert (page.searched, page.searched_to) == (1.0, None)
+            return lines
+        assert searched <= page.searched < 1.0
+        assert all(line.event_id >= page.places[""] for line in page.lines)
+        assert not places or page.places[""] < places[""]
+        places, searched = page.places, page.searched
+
+
+async def test_lines_of_any_job_are_found_newest_first_with_what_names_it(archive, either_original):
+    await either_original.job("u1", started_at=at(0), metadata='{"vm_name": "web-1"}')
+    await either_original.job("U2", started_at=at(0), operation="copy")
+    step = await either_original.insert("job_steps", job_id="U2", name="s", seq=1, started_at=at(0, micros=0))
+    text = {"ts": at(1, micros=0)}
+    await either_original.log("of a column: HTTP 503", job_id="u1", **text)
+    await either_original.log("http error 503", attrs=json.dumps({"job_id": "u2"}), level="ERROR", **text)
+    await either_original.log("of a step", attrs=json.dumps({"step_id": step, "cause": "Http/503"}), **text)
+    await either_original.log("http 503", attrs=json.dumps({"external_job_id": "gui-1", "job_id": None}), **text)
+    await either_original.log("http 503", attrs=json.dumps({"job_id": "deleted"}), **text)
+    await either_original.log("503 alone", job_id="u1", **text)
+    await either_original.log("http 5_3 503% is another text: http 5 03", **text)
+    lines = await found(archive, "http", "503")
+    assert [(n.job_id, n.vm_name, n.operation) for n in lines] == [
+        (None, None, None),
+        (None, None, None),
+        ("gui-1", None, None),
+        ("U2", None, "copy"),
+        ("U2", None, "copy"),
+        ("u1", "web-1", "op"),
+    ]
+    assert [n.message for n in await found(archive, "5_3")] == ["http 5_3 503% is another text: http 5 03"]
+    assert [n.message for n in await found(archive, "http", level="ERROR")] == ["http error 503"]
+
+
+async def test_pages_of_a_few_ids_have_each_line_once_and_pass_over_ids_that_no_row_has(original):
+    async with archive_of(original, page_within=0.0) as archive:
+        slices = archive._text_slices
+        slices.size = slices._least = slices._most = 10
+        await original.job("u1", started_at=at(0))
+        due = []
+        for n in range(60):
+            more = {"id": 10**12} if n == 30 else {}
+            due.append(await original.log(f"due {n}", job_id="u1", ts=at(n, micros=0), **more))
+            await original.log("another", job_id="u1", ts=at(n, micros=1))
+        for limit in (2, 100):
+            assert [line.event_id for line in await found(archive, "due", limit=limit)] == due[::-1]
+        assert await found(archive, "nowhere") == []
+        since, until = unix(20) * 1_000_000, unix(40) * 1_000_000
+        lines = await found(archive, "due", since=since, until=until)
+        assert [line.event_id for line in lines] == due[20:40][::-1]
+
+
+async def test_a_slice_that_takes_the_server_too_long_is_searched_in_smaller_ones(original, monkeypatch):
+    sizes_of, ended = searches.sizes_of, list[str]()
+
+    async def limited(queries, session, names, query, where, *more):
+        first, last = map(int, where.removeprefix("id BETWEEN ").split(" AND ")[:2])
+        if last - first >= 1_000:
+            await asyncio.sleep(5 * AIM)
+            ended.append(where)
+            raise SourceUnavailable("too slow", Away.SLOW)
+        return await sizes_of(queries, session, names, query, where, *more)
+
+    async with archive_of(original) as archive:
+        monkeypatch.setattr(searches, "sizes_of", limited)
+        await original.log("a", id=1)
+        due = await original.log("due", id=4_000)
+        await original.log("b", id=20_000)
+        assert [line.event_id for line in await found(archive, "due")] == [due]
+        assert ended
+        monkeypatch.setattr(archive._text_slices, "_least", 20_000)
+        archive._text_slices.size = 20_000
+        with pytest.raises(SourceUnavailable, match="too slow"):
+            await found(archive, "due")
