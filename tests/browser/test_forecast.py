@@ -96,8 +96,8 @@ async def test_a_bar_moves_between_documents_and_never_goes_back(fake, page, vie
         shown.append(await share(bar))
     assert all(after >= before - 0.2 for before, after in itertools.pairwise(shown)), shown
     assert shown[20] > shown[0] + 3, shown
-    steps = [after - before for before, after in itertools.pairwise(shown[5:26])]
-    assert sum(moved > 0.1 for moved in steps) > len(steps) / 2, "it moves smoothly, not once a second"
+    # It moves smoothly, not once a second. How many of the places between are painted is up to the machine.
+    await expect(bar).to_have_css("transition", re.compile(r"^transform 1s linear"))
 
 
 async def test_the_bar_of_an_overdue_job_stands_still(fake, page):

@@ -30,7 +30,8 @@ def unix(second: int) -> int:
 @contextlib.asynccontextmanager
 async def archive_of(appliance: Original, *, zone: Zone = UTC_ZONE, **options: Any) -> AsyncIterator[DatabaseArchive]:
     """What takes time on a busy machine may take it, unless a test says otherwise."""
-    archive = DatabaseArchive(appliance.source(zone=zone), **{"search_within": PATIENCE, **options})
+    patient = dict.fromkeys(("page_within", "jobs_within", "search_within"), PATIENCE)
+    archive = DatabaseArchive(appliance.source(zone=zone), **(patient | options))
     try:
         yield archive
     finally:
