@@ -45,7 +45,7 @@ NO_CHILDREN: Listed = ((), 0)
 Record = TypeVar("Record", JobRecord, StepRecord, LegacyRecord)
 
 _FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_type", "owner", "job_category")]
-"""Columns with few different texts: equal texts share one object in memory."""
+"""Columns with few different texts: equal texts share one object in memory. `sys.intern` would never free them."""
 
 _METADATA, _SPEC = TABLES["job_tracking"].index("metadata"), TABLES["failover_jobs"].index("source_vm_spec")
 _STATUS, _STARTED = (TABLES["job_tracking"].index(column) for column in ("status", "started_at"))
