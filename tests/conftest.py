@@ -52,7 +52,6 @@ TWICE = re.compile(
     "browser/"  # Playwright needs Python 3.12: on the second one only
     "|unit/test_(?!client_js|demo|forecast|gaps_machine|growth|interrupts|streams_random)"  # they compute
     "|contract/test_(?!source_sizes)"  # drivers that are compiled for each Python
-    "|acceptance/test_(replay|service)[.]"  # the whole program: its loop, its signals and its files
 )
 """Tests that `.ci/run` runs on the second Python too, as what they are about may differ with its library or a package
 that is compiled for it. On that Python the whole program runs in Debian 13 as well: `make test-package`.

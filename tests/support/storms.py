@@ -30,6 +30,7 @@ from typing import Any
 import aiohttp
 import aiomysql
 import orjson
+import pytest
 
 from tests.support import bulk_rows
 from tests.support.daemon import HELLO, Daemon
@@ -59,6 +60,9 @@ PRIORITY = -10
 
 RUNNING = 50
 """Jobs to which the rows belong."""
+
+ON_ONE_DAEMON = pytest.mark.asyncio(loop_scope="session")
+"""Of tests that take the fixture `run`, which lives in that loop."""
 
 VERDICTS: list[str] = []
 """A line for each storm, for the terminal."""
@@ -94,8 +98,9 @@ def of(values: Sequence[float], share: float) -> float:
 class Storms:
     """A daemon with jobs, and its probe. See `storms`."""
 
-    def __init__(self, daemon: Daemon, probe: Child) -> None:
+    def __init__(self, daemon: Daemon, database: Database, probe: Child) -> None:
         self.daemon = daemon
+        self.database = database
         self._probe = probe
 
     async def measure(self, seconds: float) -> Figures:
@@ -197,7 +202,7 @@ async def storms(
         async with child("probe", {**target, "probe_from": probe_from}) as probe:
             first(probe.process.pid)
             await probe.read(PATIENCE)
-            yield Storms(daemon, probe)
+            yield Storms(daemon, database, probe)
     finally:
         await daemon.close()
 

@@ -1,10 +1,25 @@
-"""The table of what was measured, at the end of a run that held storms."""
+"""One daemon for the storms that need no other, and the table of what was measured at the end of a run."""
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import AsyncIterator
 
-from tests.support.storms import VERDICTS
+import pytest
+import pytest_asyncio
+
+from tests.support.mariadb import MariaDB
+from tests.support.storms import VERDICTS, Storms, storms
+
+JOBS = 600
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def run(mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Storms]:
+    """A daemon with `JOBS` jobs that one storm after the other meets."""
+    database = await mariadb.create_schema("storms")
+    async with storms(tmp_path_factory.mktemp("storms"), database, jobs=JOBS) as found:
+        yield found
+    await database.drop()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,29 +7,29 @@ from pathlib import Path
 import pytest
 
 from tests.support.mariadb import Database
-from tests.support.storms import storms
+from tests.support.storms import ON_ONE_DAEMON, Storms, storms
 
 REQUESTS = "tests.support.storm_clients:requests"
 UNREAD = "tests.support.storm_clients:unread"
 
 
-async def test_clients_that_repeat_small_requests_delay_neither_rows_nor_probes(database: Database, tmp_path: Path):
-    async with storms(tmp_path, database, jobs=100) as run:
-        await run.verdict("10 connections, resolve", REQUESTS, connections=10, path="/api/v1/resolve/gui-{n}")
+@ON_ONE_DAEMON
+async def test_clients_that_repeat_small_requests_delay_neither_rows_nor_probes(run: Storms):
+    await run.verdict("10 connections, resolve", REQUESTS, connections=10, path="/api/v1/resolve/gui-{n}")
 
 
-async def test_clients_that_repeat_lists_delay_neither_rows_nor_probes(database: Database, tmp_path: Path):
-    async with storms(tmp_path, database, jobs=400) as run:
-        path = "/api/v1/jobs?limit=100&job_type=failover,{n}"
-        await run.verdict("60 connections, lists", REQUESTS, connections=60, path=path)
+@ON_ONE_DAEMON
+async def test_clients_that_repeat_lists_delay_neither_rows_nor_probes(run: Storms):
+    path = "/api/v1/jobs?limit=100&job_type=failover,{n}"
+    await run.verdict("60 connections, lists", REQUESTS, connections=60, path=path)
 
 
-async def test_clients_that_read_no_reply_delay_neither_rows_nor_probes(database: Database, tmp_path: Path):
-    async with storms(tmp_path, database, jobs=600) as run:
-        before = run.daemon.memory()
-        path = "/api/v1/jobs?limit=500&steps=1"
-        await run.verdict("200 connections that read nothing", UNREAD, connections=200, path=path)
-        assert run.daemon.memory() < before + 64
+@ON_ONE_DAEMON
+async def test_clients_that_read_no_reply_delay_neither_rows_nor_probes(run: Storms):
+    before = run.daemon.memory()
+    path = "/api/v1/jobs?limit=500&steps=1"
+    await run.verdict("200 connections that read nothing", UNREAD, connections=200, path=path)
+    assert run.daemon.memory() < before + 64
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.storm_streams import position
-from tests.support.storms import Storms, storms
+from tests.support.storms import ON_ONE_DAEMON, Storms, storms
 
 CROWD = "tests.support.storm_streams"
 
@@ -25,13 +25,13 @@ SIZES = [
 """Jobs, clients, changes since the position of the clients, and seconds within which all have them."""
 
 
-async def changes(run: Storms, database: Database, jobs: int, count: int) -> None:
+async def changes(run: Storms, jobs: int, count: int) -> None:
     """Write log rows that change all jobs in turn, until the stream has gone on by `count`."""
     for begin in range(0, count, jobs):  # A batch that has rows of one job twice changes it once.
         numbers = range(begin, min(begin + jobs, count))
         _, before = await position(run.daemon.url)
         rows = [(bulk_rows.job_id(n % jobs + 1), "INFO", f"line {n}", bulk_rows.ago(seconds=0)) for n in numbers]
-        await bulk_rows.fill(database, "log_events", ("job_id", "level", "message", "ts"), rows)
+        await bulk_rows.fill(run.database, "log_events", ("job_id", "level", "message", "ts"), rows)
 
         async def reached(to: int = before + len(numbers)) -> bool:
             return (await position(run.daemon.url))[1] >= to
@@ -45,7 +45,7 @@ async def test_clients_that_resume_at_once_delay_nobody(
 ):
     jobs, clients, back, within = sizes
     async with storms(tmp_path, database, jobs=jobs) as run:
-        await changes(run, database, jobs, back)
+        await changes(run, jobs, back)
 
         def complete(counts: dict[str, int]) -> None:
             assert counts["synced"] == clients
@@ -56,10 +56,10 @@ async def test_clients_that_resume_at_once_delay_nobody(
         await run.verdict(name, storm, check=complete, settle=0.0, ends_within=within, clients=clients, back=back)
 
 
-async def test_clients_that_resume_again_and_again_delay_nobody(database: Database, tmp_path: Path):
-    async with storms(tmp_path, database, jobs=300) as run:
-        await changes(run, database, 300, 2_000)
-        await run.verdict("10 clients resume all the time", f"{CROWD}:resumes", clients=10, back=2_000, repeat=True)
+@ON_ONE_DAEMON
+async def test_clients_that_resume_again_and_again_delay_nobody(run: Storms):
+    await changes(run, 300, 2_000)
+    await run.verdict("10 clients resume all the time", f"{CROWD}:resumes", clients=10, back=2_000, repeat=True)
 
 
 @pytest.mark.long
@@ -84,21 +84,21 @@ async def test_waves_of_clients_with_tls_delay_nobody_and_leave_no_more_memory_t
         await run.memory_returns(name, f"{CROWD}:waves", seconds=6.0, check=complete, clients=clients, repeat=1_000)
 
 
+@ON_ONE_DAEMON
 @pytest.mark.parametrize("clients", [1, pytest.param(20, marks=pytest.mark.long)])
-async def test_clients_that_send_pings_without_end_delay_nobody(database: Database, tmp_path: Path, clients: int):
-    async with storms(tmp_path, database, jobs=100) as run:
-        await run.verdict(f"{clients} clients flood pings", f"{CROWD}:pings", clients=clients)
+async def test_clients_that_send_pings_without_end_delay_nobody(run: Storms, clients: int):
+    await run.verdict(f"{clients} clients flood pings", f"{CROWD}:pings", clients=clients)
 
 
+@ON_ONE_DAEMON
 @pytest.mark.parametrize("clients", [50, pytest.param(200, marks=pytest.mark.long)])
-async def test_clients_that_change_their_subscriptions_delay_nobody(database: Database, tmp_path: Path, clients: int):
-    async with storms(tmp_path, database, jobs=500) as run:
-        name = f"{clients} clients subscribe 18 times a second"
-        await run.verdict(name, f"{CROWD}:subscribers", clients=clients, rate=18)
+async def test_clients_that_change_their_subscriptions_delay_nobody(run: Storms, clients: int):
+    name = f"{clients} clients subscribe 18 times a second"
+    await run.verdict(name, f"{CROWD}:subscribers", clients=clients, rate=18)
 
 
+@ON_ONE_DAEMON
 @pytest.mark.parametrize("clients", [100, pytest.param(500, marks=pytest.mark.long)])
-async def test_clients_that_read_nothing_delay_nobody(database: Database, tmp_path: Path, clients: int):
-    async with storms(tmp_path, database, jobs=500) as run:
-        name = f"{clients} clients read nothing, with all log lines"
-        await run.verdict(name, f"{CROWD}:readers_of_nothing", clients=clients, settle=4.0)
+async def test_clients_that_read_nothing_delay_nobody(run: Storms, clients: int):
+    name = f"{clients} clients read nothing, with all log lines"
+    await run.verdict(name, f"{CROWD}:readers_of_nothing", clients=clients, settle=4.0)
