@@ -4,11 +4,9 @@ import asyncio
 import functools
 from typing import Any
 
-import orjson
 import pytest
 
 from correlator.jobs.encoding import rfc3339
-from correlator.ops import metrics
 from correlator.sinks.mqtt import publisher, topics
 from correlator.sinks.mqtt.connection import MqttTimings
 from tests.support.eventually import eventually
@@ -22,6 +20,10 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
     async with watch(world, mosquitto.port) as watcher, world.running():
         await holds(watcher, world)
         assert watcher.store[world.ext("x")]["job_id"] == "b"
+        world.learn(gone("b"))
+        await holds(watcher, world)
+        assert [said and said["job_id"] for said in watcher.said(world.ext("x"))] == ["b", "a"]
+        assert [said and said.get("deleted") for said in watcher.said(world.state("b"))] == [None, True, None]
         world.change("a", "x", "y/1 ä", status="completed")
         world.learn(reading("new", "z", started=20))
         await holds(watcher, world)
@@ -29,7 +31,7 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
         assert watcher.store[world.topics.status]["at"] == rfc3339(NOW)
         # Published at the connect, and again only after the interval. An ID that moves to another job increments seq.
         assert watcher.store[world.topics.index] == {"epoch": world.hub.epoch, "seq": 4, "count": 3}
-        assert world.index.published.seq == 6
+        assert world.index.published.seq == 8
         await eventually(lambda: world.sink.describe()["pending"] == 0)
     assert world.sink.describe() == {
         "ok": False, "connected": False, "pending": 0, "age_seconds": 0.0, "error": None, "skipped": 0, "dropped": 0
@@ -58,10 +60,10 @@ async def test_no_job_is_published_before_the_past_is_read(mosquitto):
         assert first > [str(m.topic) for m in watcher.seen].index(world.topics.status)
 
 
-async def test_mqtt_5_messages_say_what_they_are_and_ended_jobs_expire(mosquitto):
-    world = MqttHarness(
-        mosquitto.port, reading("a", "x"), reading("b", status="completed"), sink={"retention": 3600.0}
-    )  # fmt: skip
+@pytest.mark.parametrize(("retention", "expires"), [(3600.0, 3600 + publisher.BACKSTOP), (9e9, publisher.MAX_EXPIRY)])
+async def test_mqtt_5_messages_say_what_they_are_and_ended_jobs_expire(mosquitto, retention, expires):
+    jobs = reading("a", "x"), reading("b", status="completed")
+    world = MqttHarness(mosquitto.port, *jobs, sink={"retention": retention})
     async with watch(world, mosquitto.port) as watcher, world.running():
         await holds(watcher, world)
         world.happen(1)
@@ -71,72 +73,8 @@ async def test_mqtt_5_messages_say_what_they_are_and_ended_jobs_expire(mosquitto
             str(m.topic): getattr(m.properties, "MessageExpiryInterval", None) for m in watcher.seen
         }
         # A broker counts the time down that it kept the message.
-        assert 3600 + publisher.BACKSTOP - 60 < expiry.pop(world.state("b")) <= 3600 + publisher.BACKSTOP
+        assert expires - 60 < expiry.pop(world.state("b")) <= expires
         assert set(expiry.values()) == {None}
-
-
-async def test_events_come_in_order_and_are_not_retained(mosquitto):
-    world = MqttHarness(mosquitto.port, reading("a"))
-    async with watch(world, mosquitto.port) as watcher, world.running():
-        await eventually(lambda: world.sink.connected)
-        for n in range(200):
-            world.happen(2 * n, 2 * n + 1)
-            world.change("a")
-        await eventually(lambda: len(watcher.said(world.event("a"))) == 400)
-        events = watcher.said(world.event("a"))
-        assert [event["event_id"] for event in events] == list(range(400))
-        assert {event["epoch"] for event in events} == {world.hub.epoch}
-        assert not any(m.retain for m in watcher.seen if str(m.topic) == world.event("a"))
-
-
-async def test_events_wait_for_a_broker_that_is_away_until_there_are_too_many(own_mosquitto, monkeypatch):
-    own_mosquitto.kill()
-    world = MqttHarness(own_mosquitto.port, reading("a"))
-    monkeypatch.setattr(world.sink._events, "_max_events", 3)
-    before = metrics.MQTT_EVENTS_DROPPED._value.get()
-    async with world.running():
-        await eventually(lambda: world.sink.describe()["error"])
-        world.happen(1, 2, 3, 4, 5)
-        assert metrics.MQTT_EVENTS_DROPPED._value.get() - before == 2
-        assert world.sink.describe()["pending"] == 3
-        pending = [*world.event_log.stored().values()]
-        assert [orjson.loads(payload)["event_id"] for _, _, payload in pending] == [3, 4, 5]
-    assert not world.sink.connected
-    # The next run of the daemon gets the events that this one could not deliver.
-    await asyncio.to_thread(own_mosquitto.start)
-    later = MqttHarness(own_mosquitto.port, reading("a"), instance=world.instance, restored=pending)
-    async with watch(world, own_mosquitto.port) as watcher, later.running():
-        await eventually(lambda: len(watcher.said(world.event("a"))) == 3)
-        assert [(e["event_id"], e["epoch"]) for e in watcher.said(world.event("a"))] == [
-            (n, world.hub.epoch) for n in (3, 4, 5)
-        ]
-
-
-async def test_an_id_moves_to_the_newest_job_and_back(mosquitto):
-    world = MqttHarness(mosquitto.port, reading("old", "x"))
-    async with watch(world, mosquitto.port) as watcher, world.running():
-        await holds(watcher, world)
-        world.learn(reading("new", "x", started=5))
-        await holds(watcher, world)
-        assert watcher.store[world.ext("x")]["job_id"] == "new"
-        world.learn(gone("new"))
-        await holds(watcher, world)
-        assert watcher.store[world.ext("x")]["job_id"] == "old"
-        assert None not in watcher.said(world.ext("x"))
-
-
-async def test_a_job_that_leaves_says_so_and_its_topics_are_emptied(mosquitto):
-    world = MqttHarness(mosquitto.port, reading("a", "x"), reading("b"))
-    async with watch(world, mosquitto.port) as watcher, world.running():
-        await holds(watcher, world)
-        last = watcher.store[world.state("a")]
-        world.learn(gone("a"))
-        await holds(watcher, world)
-        assert watcher.said(world.state("a"))[-2:] == [
-            {**last, "deleted": True, "seq": world.index.published.seq},
-            None,
-        ]
-        assert watcher.said(world.ext("x"))[-1] is None
 
 
 async def test_what_an_earlier_run_left_is_removed(mosquitto):
@@ -154,14 +92,6 @@ async def test_what_an_earlier_run_left_is_removed(mosquitto):
             ]  # fmt: skip
             assert None not in watcher.said(first.state("a"))
             await eventually(lambda: second.sink.describe()["pending"] == 0)
-
-
-async def test_a_new_connection_gets_the_newest_jobs_first(own_mosquitto):
-    world = MqttHarness(own_mosquitto.port, *(reading(f"j{n}", f"x{n}", started=n * 7 % 20) for n in range(20)))
-    async with watch(world, own_mosquitto.port) as watcher, world.running():
-        await holds(watcher, world)
-        states = [str(m.topic) for m in watcher.seen if str(m.topic).endswith("/state")]
-        assert states == [world.state(f"j{n}") for n in sorted(range(20), key=lambda n: n * 7 % 20, reverse=True)]
 
 
 async def test_a_job_that_changes_all_the_time_is_published_four_times_a_second(mosquitto):
@@ -184,31 +114,13 @@ async def test_a_job_that_changes_all_the_time_is_published_four_times_a_second(
         assert len(watcher.said(world.state("quick"))) == 1
 
 
-@pytest.mark.timeout(600)
-async def test_1500_jobs_are_all_retained():
+async def test_jobs_far_beyond_the_window_are_all_retained():
     with Mosquitto("max_inflight_messages 20") as broker:
-        world = MqttHarness(broker.port, *(reading(f"j{n}", f"x{n}", started=n) for n in range(1500)))
+        world = MqttHarness(broker.port, *(reading(f"j{n}", f"x{n}", started=n) for n in range(500)))
         async with world.running():
             await eventually(lambda: world.sink.connected)
-            for most in range(2900, -1, -100):  # as long as it gets on, it may take its time
+            for most in range(900, -1, -100):  # as long as it gets on, it may take its time
                 await eventually(functools.partial(drained, world, most), every=0.1)
             async with watch(world, broker.port) as watcher:
-                await eventually(lambda: len(watcher.jobs()) == 3000, every=0.1)
+                await eventually(lambda: len(watcher.jobs()) == 1000, every=0.1)
                 await holds(watcher, world, every=1.0)
-
-
-async def test_a_job_too_large_for_the_broker_does_not_hold_up_the_others():
-    with Mosquitto("max_packet_size 20000") as broker:
-        world = MqttHarness(broker.port, *(reading(f"j{n}", error="x" * 30_000 if n == 2 else None) for n in range(5)))
-        async with world.running(), watch(world, broker.port) as watcher:
-            due = world.due()
-            del due[world.state("j2")]
-            await eventually(lambda: watcher.jobs() == due)
-            assert world.sink.connected
-            assert world.sink.describe()["error"] == "the broker refuses messages: over 20000 bytes"
-
-
-async def test_ended_jobs_are_published_also_with_a_retention_of_three_centuries(mosquitto):
-    world = MqttHarness(mosquitto.port, reading("a", status="completed"), sink={"retention": 9e9})
-    async with watch(world, mosquitto.port) as watcher, world.running():
-        await holds(watcher, world)

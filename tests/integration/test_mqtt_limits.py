@@ -8,21 +8,11 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
-from correlator.config.schema import Mqtt
-from correlator.config.values import BrokerUrl
-from correlator.jobs.index import Index
-from correlator.model.facts import Reading
-from correlator.model.rows import JobRecord
-from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.event_log import EventLog
-from correlator.sinks.mqtt.sink import MqttSink
-from correlator.tasks import Backoff
 from tests.support.accepting import accepting
 from tests.support.eventually import eventually
 from tests.support.mosquitto import Mosquitto
+from tests.support.mqtt_harness import MqttHarness, reading, watch
 from tests.support.servers import free_port
-
-NOW = 1_758_553_933_000_000
 
 
 class Broker:
@@ -137,60 +127,17 @@ def _packet(head: int, body: bytes) -> bytes:
     return bytes([head, len(body)]) + body
 
 
-def job(job_id: str, error: str | None = None, started: int = 0, observed_at: int = 1) -> Reading:
-    return Reading(
-        job_id, observed_at, JobRecord(job_id, status="running", started_at=NOW + started, error_message=error)
-    )
-
-
-class Daemon:
-    """A sink that follows an index of these jobs."""
-
-    def __init__(self, port: int, *readings: Reading) -> None:
-        self.index = Index()
-        self.index.loading = False
-        self.hub = LocalHub(self.index, epoch="e")
-        self.hub.status.loading = False
-        self.learn(*readings)
-        settings = Mqtt(url=BrokerUrl("127.0.0.1", port, tls=False), instance="i")
-        self.sink = MqttSink(settings, EventLog(), backoff=Backoff(0.02, 1.0, 0.02))
-
-    def learn(self, *readings: Reading) -> None:
-        self.hub.publish(self.index.apply(readings, NOW))
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[MqttSink]:
-        task = asyncio.create_task(self.sink.run(self.hub))
-        try:
-            yield self.sink
-            assert not task.done(), task
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
-
-    def topic(self, job_id: str) -> str:
-        return f"correlator/v1/i/job/{job_id}/state"
-
-
 def said(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], bool]:
     return lambda: any(words in message for message in caplog.messages)
 
 
-@pytest.mark.parametrize("receive_maximum", [1, 2, 10])
-async def test_no_more_messages_are_in_flight_than_the_broker_accepts(receive_maximum):
-    async with Broker(receive_maximum=receive_maximum, holds=receive_maximum).running() as broker:
-        daemon = Daemon(broker.port, *(job(f"j{n}", started=n) for n in range(60)))
-        async with daemon.running():
-            await eventually(lambda: {daemon.topic(f"j{n}") for n in range(60)} <= set(broker.retained))
-        assert (broker.most, broker.exceeded, broker.connections) == (receive_maximum, 0, 1)
-
-
-async def test_a_broker_that_accepts_many_gets_twenty_in_flight():
-    async with Broker(holds=20).running() as broker:
-        daemon = Daemon(broker.port, *(job(f"j{n}", started=n) for n in range(60)))
-        async with daemon.running():
-            await eventually(lambda: {daemon.topic(f"j{n}") for n in range(60)} <= set(broker.retained))
-        assert broker.most == 20
+@pytest.mark.parametrize(("receive_maximum", "most"), [(1, 1), (2, 2), (10, 10), (0, 20)])
+async def test_no_more_messages_are_in_flight_than_the_broker_accepts_and_twenty_at_most(receive_maximum, most):
+    async with Broker(receive_maximum=receive_maximum, holds=most).running() as broker:
+        world = MqttHarness(broker.port, *(reading(f"j{n}", started=n) for n in range(60)))
+        async with world.running():
+            await eventually(lambda: {world.state(f"j{n}") for n in range(60)} <= set(broker.retained))
+        assert (broker.most, broker.exceeded, broker.connections) == (most, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -203,50 +150,55 @@ async def test_a_broker_that_accepts_many_gets_twenty_in_flight():
     ],
 )
 async def test_the_reason_of_a_broker_s_disconnect_is_reported_in_words(code, name, advice, caplog):
-    async with Broker(says=code).running() as broker, Daemon(broker.port, job("a")).running() as sink:
-        await eventually(said(caplog, name))
-        (first, *_) = [m for m in caplog.messages if name in m]
-        assert advice in first
-        await eventually(lambda: name in str(sink.describe()["error"]))
+    async with Broker(says=code).running() as broker:
+        world = MqttHarness(broker.port, reading("a"))
+        async with world.running():
+            await eventually(said(caplog, name))
+            (first, *_) = [m for m in caplog.messages if name in m]
+            assert advice in first
+            await eventually(lambda: name in str(world.sink.describe()["error"]))
 
 
 async def test_the_reason_of_a_refused_message_is_reported_in_words(caplog):
-    async with Broker(refuses=0x97).running() as broker, Daemon(broker.port, job("a")).running():
+    async with Broker(refuses=0x97).running() as broker, MqttHarness(broker.port, reading("a")).running():
         await eventually(said(caplog, "Quota exceeded (0x97): a quota of the broker is used up"))
 
 
 @pytest.mark.parametrize("level", [4, 5])
 async def test_a_message_at_which_a_broker_closes_is_left_out_after_three_times(level, caplog):
     async with Broker(level=level, closes_above=20_000).running() as broker:
-        jobs = [job(f"j{n}", "x" * 30_000 if n == 5 else None, started=n) for n in range(30)]
-        daemon = Daemon(broker.port, *jobs)
-        async with daemon.running() as sink:
-            small = {daemon.topic(f"j{n}") for n in range(30) if n != 5}
+        jobs = [reading(f"j{n}", error="x" * 30_000 if n == 5 else None, started=n) for n in range(30)]
+        world = MqttHarness(broker.port, *jobs)
+        async with world.running():
+            small = {world.state(f"j{n}") for n in range(30) if n != 5}
             await eventually(lambda: small <= set(broker.retained))
-            await eventually(lambda: sink.describe()["pending"] == 0)
+            await eventually(lambda: world.sink.describe()["pending"] == 0)
             assert sum(size > 20_000 for size in broker.sizes) == 3
-            assert sink.describe()["skipped"] == 1
+            assert world.sink.describe()["skipped"] == 1
             assert sum("is left out until it changes" in m for m in caplog.messages) == 1
-            daemon.learn(job("j5", "small now", started=5, observed_at=2))
-            await eventually(lambda: daemon.topic("j5") in broker.retained)
-            await eventually(lambda: sink.describe()["skipped"] == 0)
+            world.change("j5", started=5)
+            await eventually(lambda: world.state("j5") in broker.retained)
+            await eventually(lambda: world.sink.describe()["skipped"] == 0)
 
 
-async def test_a_message_over_the_packet_size_of_the_broker_is_not_sent():
+async def test_a_message_over_the_packet_size_of_the_broker_is_left_out_and_no_other():
     with Mosquitto("max_packet_size 20000") as broker:
-        daemon = Daemon(broker.port, job("a"), job("b", "x" * 30_000))
-        async with daemon.running() as sink:
-            await eventually(lambda: sink.describe()["pending"] == 0 and sink.describe()["skipped"] == 1)
-            assert sink.connected
-            assert "20000 bytes" in str(sink.describe()["error"])
+        world = MqttHarness(broker.port, *(reading(f"j{n}", error="x" * 30_000 if n == 2 else None) for n in range(5)))
+        async with world.running(), watch(world, broker.port) as watcher:
+            due = world.due()
+            del due[world.state("j2")]
+            await eventually(lambda: watcher.jobs() == due)
+            await eventually(lambda: (world.sink.describe()["pending"], world.sink.describe()["skipped"]) == (0, 1))
+            assert world.sink.connected
+            assert world.sink.describe()["error"] == "the broker refuses messages: over 20000 bytes"
 
 
 @pytest.mark.parametrize(("setting", "says"), [("retain_available false", "retained"), ("max_qos 0", "QoS 0")])
 async def test_a_broker_that_supports_less_is_published_to_all_the_same(setting, says, caplog):
     with Mosquitto(setting) as broker:
-        daemon = Daemon(broker.port, job("a"), job("b"))
-        async with daemon.running() as sink:
-            await eventually(lambda: sink.connected)
-            await eventually(lambda: sink.describe()["pending"] == 0)
-            assert says in str(sink.describe()["error"])
+        world = MqttHarness(broker.port, reading("a"), reading("b"))
+        async with world.running():
+            await eventually(lambda: world.sink.connected)
+            await eventually(lambda: world.sink.describe()["pending"] == 0)
+            assert says in str(world.sink.describe()["error"])
         assert sum("the broker is limited" in m for m in caplog.messages) == 1

@@ -21,8 +21,8 @@ from correlator.sinks.otlp import sink as sinks
 from correlator.sinks.otlp.sink import OtlpSink
 from correlator.tasks import Backoff
 from tests.support.eventually import eventually
-from tests.support.otlp_receiver import OtlpReceiver, attributes, spans_of
-from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness
+from tests.support.otlp_receiver import OtlpHarness, OtlpReceiver, attributes, spans_of
+from tests.support.pipeline_harness import NOW, SECOND
 from tests.support.servers import free_port
 
 
@@ -33,10 +33,8 @@ async def otlp() -> AsyncIterator[OtlpReceiver]:
 
 
 @pytest.fixture
-def harness() -> PipelineHarness:
-    made = PipelineHarness()
-    made.hub.status.loading = False
-    return made
+def harness() -> OtlpHarness:
+    return OtlpHarness()
 
 
 def configured(url: str, **settings: Any) -> Config:
@@ -44,40 +42,18 @@ def configured(url: str, **settings: Any) -> Config:
 
 
 @contextlib.asynccontextmanager
-async def running(
-    harness: PipelineHarness,
-    config: Config,
-    exports: Exports | None = None,
-    backoff: Backoff | None = None,
-    **more: Any,
-) -> AsyncIterator[OtlpSink]:
-    sink = OtlpSink(
-        config,
-        exports or Exports(config.otlp.delay, 0.0),
-        backoff=backoff or Backoff(0.001, 1.0, 0.001),
-        gone_pause=3_600.0,
-        **more,
-    )
-    task = asyncio.create_task(sink.run(harness.hub))
-    await asyncio.sleep(0)
-    try:
+async def running(harness: OtlpHarness, config: Config, backoff: Backoff | None = None) -> AsyncIterator[OtlpSink]:
+    backoff = backoff or Backoff(0.001, 1.0, 0.001)
+    sink = OtlpSink(config, Exports(config.otlp.delay, 0.0), backoff=backoff, gone_pause=3_600.0)
+    async with harness.running(sink):
         yield sink
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-
-
-def ends(harness: PipelineHarness, job_id: str = "j", *steps: StepRecord, **columns: Any) -> None:
-    for status in ("running", "completed"):
-        record = JobRecord(job_id, status=status, started_at=NOW, completed_at=NOW, operation="live", **columns)
-        harness.pipeline.readings([Reading(job_id, harness.index.advance_clock(), record, steps)])
 
 
 async def test_ended_jobs_are_sent_once_with_the_headers_of_the_configuration(harness, otlp):
     async with running(harness, configured(otlp.url, headers=("X-Scope-OrgID: one",))) as sink:
-        ends(harness, "a", StepRecord(1, "copy", 1, "completed", NOW, NOW))
+        harness.end("a", StepRecord(1, "copy", 1, "completed", NOW, NOW))
         await eventually(lambda: sink.describe()["exported"] == 1)
-        ends(harness, "b")
+        harness.end("b")
         await eventually(lambda: sink.describe()["exported"] == 2)
         assert otlp.names == ["RUN live", "copy", "RUN live"]
         (headers, message), _ = otlp.requests
@@ -88,26 +64,19 @@ async def test_ended_jobs_are_sent_once_with_the_headers_of_the_configuration(ha
     assert harness.gained("correlator_otlp_spans_total", result="accepted") == 3
 
 
-async def test_a_request_is_repeated_unchanged_until_the_receiver_has_it(harness, otlp, caplog):
-    otlp.answers = [(503, {}, ""), (429, {"Retry-After": "0"}, '{"message":"slow down"}'), (502, {}, ""), (504, {}, "")]
-    async with running(harness, configured(otlp.url)) as sink:
-        ends(harness)
+async def test_a_request_is_repeated_unchanged_and_never_without_a_pause(harness, otlp, caplog):
+    soon, past = {"Retry-After": "0"}, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}
+    otlp.answers = [(503, soon, ""), (429, past, '{"message":"slow down"}'), (502, {}, ""), (504, {}, "")]
+    began = time.monotonic()
+    async with running(harness, configured(otlp.url), Backoff(0.1, 1.0, 0.1, uniform=lambda: 1.0)) as sink:
+        harness.end()
         await eventually(lambda: sink.describe()["exported"] == 1)
+    assert time.monotonic() - began >= 0.4
     messages = [message for _, message in otlp.requests]
     assert len(messages) == 5
     assert all(message == messages[0] for message in messages)
     assert harness.gained("correlator_otlp_failures_total") == 4
     assert "HTTP 429 Too Many Requests: slow down" in caplog.text
-
-
-async def test_a_receiver_that_asks_for_no_pause_gets_one_all_the_same(harness, otlp):
-    otlp.answers = [(503, {"Retry-After": "0"}, ""), (429, {"Retry-After": "Thu, 01 Jan 1970 00:00:00 GMT"}, "")]
-    pauses = Backoff(0.2, 1.0, 0.2, uniform=lambda: 1.0)
-    began = time.monotonic()
-    async with running(harness, configured(otlp.url), backoff=pauses) as sink:
-        ends(harness)
-        await eventually(lambda: sink.describe()["exported"] == 1)
-    assert time.monotonic() - began >= 0.4
 
 
 @pytest.mark.parametrize(
@@ -137,29 +106,15 @@ async def test_a_success_whose_body_is_slow_or_broken_is_not_repeated(harness, h
     async with await asyncio.start_server(collector, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with running(harness, configured(f"http://127.0.0.1:{port}", timeout=0.3)) as sink:
-            ends(harness)
+            harness.end()
             await eventually(lambda: sink.describe()["exported"] == 1)
     assert (requests, sink.describe()["error"]) == (1, None)
-
-
-async def test_a_receiver_that_cannot_be_reached_is_a_state_and_gets_the_traces_later(harness):
-    config = configured(f"http://127.0.0.1:{free_port()}")
-    async with running(harness, config) as sink:
-        ends(harness)
-        part = await eventually(lambda: (part := sink.describe())["error"] and part)
-        assert (part["ok"], part["pending"]) == (False, 1)
-        assert "cannot be reached" in part["error"]
-        assert "127.0.0.1" not in part["error"], "readiness needs no token"
-        async with OtlpReceiver().listening() as receiver:
-            sink.prepare(configured(receiver.url))()
-            await eventually(lambda: sink.describe()["exported"] == 1)
-        assert sink.describe()["ok"]
 
 
 async def test_a_receiver_of_protobuf_only_drops_nothing_and_a_reload_sends_at_once(harness, otlp, caplog):
     otlp.answers = [(415, {}, "")]
     async with running(harness, configured(otlp.url)) as sink:
-        ends(harness)
+        harness.end()
         await eventually(lambda: sink.describe()["error"])
         assert "takes no JSON, only protobuf; set otlp.url to an OpenTelemetry Collector" in sink.describe()["error"]
         assert (sink.describe()["pending"], len(otlp.requests)) == (1, 1)
@@ -172,10 +127,10 @@ async def test_a_receiver_of_protobuf_only_drops_nothing_and_a_reload_sends_at_o
 async def test_a_partial_success_is_counted_logged_and_not_repeated(harness, otlp, caplog):
     otlp.answers = [(200, {}, '{"partialSuccess":{"rejectedSpans":"1","errorMessage":"too old"}}')]
     async with running(harness, configured(otlp.url)) as sink:
-        ends(harness, "a", StepRecord(1, "copy", 1, "completed", NOW, NOW))
+        harness.end("a", StepRecord(1, "copy", 1, "completed", NOW, NOW))
         await eventually(lambda: sink.describe()["exported"] == 1)
         assert sink.describe()["error"] == "the receiver rejected 1 of 2 spans: too old"
-        ends(harness, "b")
+        harness.end("b")
         await eventually(lambda: sink.describe()["exported"] == 2)
         assert sink.describe()["ok"]
     assert len(otlp.requests) == 2
@@ -186,10 +141,10 @@ async def test_a_partial_success_is_counted_logged_and_not_repeated(harness, otl
 async def test_a_request_that_is_refused_is_dropped_and_the_next_one_is_sent(harness, otlp):
     otlp.answers = [(400, {}, '{"message":"bad data"}')]
     async with running(harness, configured(otlp.url)) as sink:
-        ends(harness, "a")
+        harness.end("a")
         await eventually(lambda: sink.describe()["pending"] == 0)
         assert "HTTP 400 Bad Request: bad data" in sink.describe()["error"]
-        ends(harness, "b")
+        harness.end("b")
         await eventually(lambda: sink.describe()["exported"] == 1)
     assert harness.gained("correlator_otlp_spans_total", result="refused") == 1
 
@@ -198,7 +153,7 @@ async def test_a_request_that_is_too_large_for_the_receiver_is_sent_in_halves(ha
     otlp.answers = [(413, {}, ""), (413, {}, ""), (413, {}, "")]
     async with running(harness, configured(otlp.url)) as sink:
         for name in "abcd":
-            ends(harness, name)
+            harness.end(name)
         await eventually(lambda: sink.describe()["pending"] == 0)
     assert [len(spans_of(message)) for _, message in otlp.requests] == [4, 2, 1, 1, 2]
     assert harness.gained("correlator_otlp_spans_total", result="refused") == 1, "the one that is too large alone"
@@ -215,47 +170,24 @@ async def test_the_doctor_finds_a_receiver_that_takes_no_json_before_a_job_is_lo
 async def test_a_job_of_many_steps_is_split_and_no_request_exceeds_its_bound(harness, otlp):
     steps = [StepRecord(n, "s" * 900, n, "completed", NOW, NOW) for n in range(1_200)]
     async with running(harness, configured(otlp.url)) as sink:
-        ends(harness, "j", *steps)
+        harness.end("j", *steps)
         await eventually(lambda: sink.describe()["exported"] == 1)
     assert len(otlp.requests) >= 3
     assert len(otlp.spans) == len({span.span_id for span in otlp.spans}) == 1_201
     assert all(int(headers["Content-Length"]) < sinks.MAX_BYTES + 10_000 for headers, _ in otlp.requests)
 
 
-async def test_a_stop_waits_for_the_answer_to_the_request_that_is_under_way(harness, otlp):
-    otlp.gate.clear()
-    exports = Exports(0.0, 0.0)
-    async with running(harness, configured(otlp.url), exports):
-        ends(harness)
-        await eventually(lambda: otlp.requests)
-        asyncio.get_running_loop().call_later(0.05, otlp.gate.set)
-    assert exports.changed().jobs == {"j": True}
-
-
-async def test_a_receiver_that_never_answers_is_given_up_after_the_timeout(harness):
-    async def silent(reader, writer):
-        with contextlib.suppress(ConnectionError):
-            await reader.read()
-        writer.close()
-
-    async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with running(harness, configured(f"http://127.0.0.1:{port}", timeout=0.05)) as sink:
-            ends(harness)
-            await eventually(lambda: "no response within 0.05 s" in (sink.describe()["error"] or ""))
-
-
 async def test_a_correction_within_the_delay_is_part_of_the_one_trace(harness, otlp):
     config = configured(otlp.url)
     config = replace(config, otlp=replace(config.otlp, delay=3_600.0))
     async with running(harness, config) as sink:
-        ends(harness)
+        harness.end()
         record = JobRecord("j", status="failed", started_at=NOW, completed_at=NOW + SECOND, operation="corrected")
         harness.pipeline.readings([Reading("j", harness.index.advance_clock(), record, ())])
         sink.prepare(configured(otlp.url))()
         await eventually(lambda: sink.describe()["exported"] == 1)
-        ends(harness)
-        ends(harness, "later")
+        harness.end()
+        harness.end("later")
         await eventually(lambda: sink.describe()["exported"] == 2)
     assert otlp.names == ["RUN corrected", "RUN live"]
 
@@ -288,15 +220,3 @@ async def test_the_doctor_finds_a_receiver_that_cannot_be_reached():
     port = free_port()
     check = await receivers.inspect_traces(configured(f"http://127.0.0.1:{port}"))
     assert (check.status, check.fix) == ("failure", (f"nc -vz 127.0.0.1 {port}",))
-
-
-async def test_a_receiver_that_takes_traces_more_slowly_than_jobs_end_is_too_slow(harness, otlp, caplog, monkeypatch):
-    monkeypatch.setattr(sinks, "MAX_SPANS", 1)  # a request for each job
-    otlp.delay = 0.1
-    async with running(harness, configured(otlp.url), late_after=0.4) as sink:
-        for n in range(20):
-            ends(harness, f"job-{n}")
-        await eventually(lambda: "the receiver of traces is too slow" in str(sink.describe()["error"]))
-        await eventually(lambda: (sink.describe()["pending"], sink.describe()["ok"]) == (0, True))
-        assert sink.describe()["exported"] == 20, "also a job that just fills its request"
-    assert len([r for r in caplog.records if "too slow" in r.getMessage()]) == 1

@@ -10,7 +10,7 @@ from correlator.config.schema import Config
 from correlator.config.webhook_template import Template
 from correlator.model.facts import Kind
 from correlator.model.published import Event
-from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings
+from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent
 from correlator.sinks.webhooks.sink import NotedEvent
 from tests.support.eventually import eventually
 from tests.support.webhook_harness import NOW, WebhookHarness, answers, dropped, saved, webhook
@@ -71,26 +71,6 @@ async def test_a_410_of_the_url_before_a_reload_drops_no_event_for_the_new_one(r
             await receiver.requests(1)
             await eventually(lambda: harness.event_log.stored() == {})
             assert harness.state()["ok"]
-
-
-async def test_what_a_run_leaves_is_sent_by_the_next_one_with_the_same_id_and_body(receiver):
-    receiver.statuses = [503] * 1000
-    first = WebhookHarness(webhook(receiver))
-    async with first.running():
-        first.job()
-        for number in range(5):
-            first.event(number)
-        await receiver.requests(2)
-        left = first.event_log.stored()
-    assert len(left) == 5
-    receiver.statuses = []
-    receiver.requested.clear()
-    second = WebhookHarness(webhook(receiver), restored=list(left.values()))
-    async with second.running():
-        await receiver.requests(5)
-        await eventually(lambda: second.event_log.stored() == {})
-    assert [one.body for one in receiver.accepted] == [body for _, _, body in left.values()]
-    assert [json.loads(one.body)["data"]["job_id"] for one in receiver.accepted] == ["job-1"] * 5
 
 
 async def test_events_of_a_webhook_that_was_removed_meanwhile_are_dropped_with_one_line(receiver, caplog):
@@ -166,13 +146,3 @@ async def test_a_reload_adds_changes_and_removes_webhooks_while_the_others_go_on
             assert receiver.requested[1].headers["Content-Type"] == "application/json"
             harness.sink.prepare(Config())()
             assert "webhooks" not in harness.hub.readiness
-
-
-async def test_a_stop_waits_for_requests_in_flight_so_that_none_is_repeated(receiver):
-    receiver.delay = 0.05
-    harness = WebhookHarness(webhook(receiver), timings=WebhookTimings())
-    async with harness.running():
-        harness.job()
-        harness.event(1)
-        await receiver.requests(1)
-    assert harness.event_log.stored() == {}

@@ -13,14 +13,13 @@ import pytest
 from correlator.config.webhook_template import Template
 from correlator.config.webhooks import Authorization, SigningSecrets
 from correlator.model.facts import Kind
-from correlator.model.published import Event
 from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
 from correlator.sinks.webhooks.deliveries import WebhookTimings
-from correlator.sinks.webhooks.request import webhook_headers, webhook_id
+from correlator.sinks.webhooks.request import webhook_headers
 from tests.support.eventually import eventually
 from tests.support.schemas import Shapes
-from tests.support.webhook_harness import NOW, WebhookHarness, recipes, webhook
+from tests.support.webhook_harness import WebhookHarness, recipes, webhook
 from tests.support.webhook_receiver import Receiver
 
 KEY = b"k" * 32
@@ -49,43 +48,6 @@ async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
     assert began <= sent <= time.time()
     assert got.headers["webhook-signature"] == webhook_headers([KEY], got.id, sent, got.body)["webhook-signature"]
     assert harness.event_log.stored() == {}
-
-
-async def test_a_receiver_that_fails_gets_the_same_id_again_and_the_events_of_a_job_in_order(receiver):
-    receiver.statuses = [503, 500, 429, 302]
-    harness = WebhookHarness(webhook(receiver))
-    async with harness.running():
-        harness.job()
-        for number in range(3):
-            harness.event(number)
-        await receiver.requests(7)
-        assert [receiver.requested[n].id for n in range(4)] == [receiver.requested[4].id] * 4
-        assert len({one.id for one in receiver.requested}) == 3
-        assert [json.loads(one.body)["id"] for one in receiver.accepted] == [
-            webhook_id(Event(Kind.JOB_STARTED, "job-1", NOW, n)) for n in range(3)
-        ]
-        assert receiver.elsewhere == 0, "a redirect is not followed"
-        await eventually(lambda: harness.state() == {"ok": True, "pending": 0, "disabled": False, "error": None})
-
-
-async def test_no_event_about_a_running_job_follows_its_end_at_a_slow_receiver_that_fails(receiver):
-    kinds = (Kind.JOB_LATE, Kind.JOB_STALLED, Kind.JOB_RECOVERED, Kind.JOB_OVERDUE, Kind.JOB_COMPLETED)
-    jobs = [f"job-{n}" for n in range(6)]
-    receiver.statuses, receiver.delay = [503, 204, 400, 204, 500, 204, 204] * 5, 0.01
-    harness = WebhookHarness(webhook(receiver))
-    async with harness.running():
-        for job_id in jobs:
-            harness.job(job_id)
-        for number, kind in enumerate(kinds):
-            for job_id in jobs:
-                harness.event(number, job_id, kind)
-        await eventually(lambda: harness.state()["pending"] == 0 and len(receiver.accepted) == len(jobs) * len(kinds))
-    assert len(receiver.requested) > len(receiver.accepted)
-    arrived = [json.loads(one.body) for one in receiver.accepted]
-    for job_id in jobs:
-        assert [one["type"] for one in arrived if one["data"]["job_id"] == job_id] == [
-            f"correlator.{kind}" for kind in kinds
-        ]
 
 
 async def test_filters_choose_by_kind_operation_and_status(receiver):
@@ -121,16 +83,17 @@ async def test_a_slow_receiver_delays_no_other_one(receiver):
 
 
 @pytest.mark.parametrize("reply", ["endless headers", "endless body", "garbage", "closed"])
-async def test_a_hostile_response_ends_within_the_deadline_and_is_tried_again(reply):
-    async with Receiver() as hostile:
-        hostile.hostile = reply
-        harness = WebhookHarness(webhook(hostile, timeout=1.0))
-        async with harness.running():
-            harness.job()
-            harness.event(1)
-            await eventually(lambda: harness.state()["error"])
-            hostile.hostile = ""
-            await eventually(lambda: harness.event_log.stored() == {})
+async def test_a_hostile_response_ends_in_time_is_not_shown_in_readiness_and_is_tried_again(receiver, reply, caplog):
+    receiver.hostile = reply
+    harness = WebhookHarness(webhook(receiver, timeout=1.0))
+    async with harness.running():
+        harness.job()
+        harness.event(1)
+        error = await eventually(lambda: harness.state()["error"])
+        assert error.endswith("; the daemon's log says more") or "endless" in reply
+        assert ("127.0.0.1" in error, "127.0.0.1" in caplog.text) == (False, True)
+        receiver.hostile = ""
+        await eventually(lambda: harness.event_log.stored() == {})
 
 
 def is_refused(harness: WebhookHarness) -> bool:
@@ -147,20 +110,6 @@ async def test_neither_log_nor_readiness_repeats_what_a_receiver_echoes(receiver
         await eventually(lambda: harness.state()["error"] == "HTTP 503 Service Unavailable")
     assert 'HTTP 503 Service Unavailable, "(the response repeats what was sent, and is not shown)' in caplog.text
     assert not any(secret in caplog.text for secret in ("R0UT1NGKEY", "AUTH01234"))
-
-
-@pytest.mark.parametrize("reply", ["garbage", "closed", "away"])
-async def test_readiness_names_neither_a_receivers_host_nor_its_bytes(reply, caplog):
-    async with Receiver() as receiver:
-        receiver.hostile, found = reply, webhook(receiver, timeout=1.0)
-        harness = WebhookHarness(found if reply != "away" else webhook(None, url="http://127.0.0.1:1/hook"))
-        async with harness.running():
-            harness.job()
-            harness.event(1)
-            error = await eventually(lambda: harness.state()["error"])
-    assert error.endswith("; the daemon's log says more")
-    assert "127.0.0.1" not in error
-    assert "127.0.0.1" in caplog.text
 
 
 async def test_an_unwanted_address_is_refused_at_the_connection_even_behind_a_name(receiver):
@@ -229,19 +178,6 @@ async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_tak
     assert (raised["startsAt"], ended["endsAt"]) == ("2025-09-22T15:12:13.000000Z",) * 2
     assert sent["tickets"]["title"] == "live failed on db-1"
     assert sent["tickets"]["custom"]["ids"] == []
-
-
-async def test_a_receiver_that_accepts_more_slowly_than_events_come_is_too_slow_until_it_has_them(receiver, caplog):
-    receiver.delay = 0.1
-    harness = WebhookHarness(webhook(receiver), timings=WebhookTimings(late_after=0.4, on_time_below=0.2))
-    async with harness.running():
-        harness.job()
-        for number in range(20):
-            harness.event(number)
-        await eventually(lambda: "the receiver is too slow" in str(harness.state()["error"]))
-        assert not harness.sink.describe()["ok"]
-        await eventually(lambda: harness.state()["ok"])
-    assert len([r for r in caplog.records if "too slow" in r.getMessage()]) == 1
 
 
 async def test_a_receiver_that_refuses_an_event_is_not_too_slow(receiver, caplog):

@@ -83,6 +83,7 @@ class MqttHarness:
     @contextlib.asynccontextmanager
     async def running(self):
         task = asyncio.create_task(self.sink.run(self.hub))
+        await asyncio.sleep(0)  # It follows the hub from now on.
         try:
             yield task
             assert not task.done(), task

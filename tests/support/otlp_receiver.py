@@ -1,4 +1,4 @@
-"""A receiver of traces: it records requests, and answers as the test says."""
+"""A receiver of traces, which records requests and answers as the test says, and jobs that end for a sink of traces."""
 
 from __future__ import annotations
 
@@ -12,6 +12,11 @@ from typing import Any
 from aiohttp import web
 from google.protobuf import json_format
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord, StepRecord
+from correlator.sinks.otlp.sink import OtlpSink
+from tests.support.pipeline_harness import NOW, PipelineHarness
 
 
 class OtlpReceiver:
@@ -58,6 +63,31 @@ class OtlpReceiver:
         await asyncio.sleep(self.delay)
         status, headers, body = self.answers.pop(0) if self.answers else (200, {}, '{"partialSuccess":{}}')
         return web.Response(status=status, headers=headers, text=body, content_type="application/json")
+
+
+class OtlpHarness(PipelineHarness):
+    """A hub that is loaded, and the jobs that end there."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.hub.status.loading = False
+
+    def end(self, job_id: str = "j", *steps: StepRecord, ended: int = NOW, **columns: Any) -> None:
+        """Publish a job that runs, and then that it has ended."""
+        for status in ("running", "completed"):
+            record = JobRecord(job_id, status=status, started_at=NOW, completed_at=ended, operation="live", **columns)
+            self.pipeline.readings([Reading(job_id, self.index.advance_clock(), record, steps)])
+
+    @contextlib.asynccontextmanager
+    async def running(self, sink: OtlpSink) -> AsyncIterator[OtlpSink]:
+        task = asyncio.create_task(sink.run(self.hub))
+        await asyncio.sleep(0)
+        try:
+            yield sink
+            assert not task.done(), task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 def parsed(body: bytes) -> ExportTraceServiceRequest:

@@ -1,21 +1,13 @@
 """The outbox of MQTT topics and the pending events: order, spacing, and what is sent again after a lost connection."""
 
-from dataclasses import dataclass, field
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.sinks.event_log import EventLog
-from correlator.sinks.mqtt.outbox import OVERHEAD, STATES_WITHIN, TURNS, DirtyTopics, MqttEvent, MqttEvents
+from correlator.sinks.mqtt.outbox import STATES_WITHIN, TURNS, DirtyTopics, MqttEvent, MqttEvents
 from correlator.sinks.mqtt.topics import TopicKey
 
 A, B = TopicKey("state", "a"), TopicKey("state", "b")
-
-
-def pop_next(events):
-    popped = events.pop_next()
-    assert popped is not None
-    return popped
 
 
 def test_a_topic_that_changes_on_its_way_is_sent_again():
@@ -119,25 +111,6 @@ def pending(*events, **bounds):
     return made
 
 
-def test_events_keep_their_order_over_a_lost_connection():
-    events = pending(*(MqttEvent("j", b"%d" % n) for n in (1, 2, 3)))
-    first, second = pop_next(events), pop_next(events)
-    events.acknowledged(second[0])
-    assert [events[number] for number in events] == [MqttEvent("j", b"1"), MqttEvent("j", b"3")]
-    events.restart()
-    events.add(MqttEvent("j", b"4"))
-    assert first[1].payload == b"1"
-    assert [pop_next(events)[1].payload for _ in range(3)] == [b"1", b"3", b"4"]
-    assert events.pop_next() is None
-    assert len(events) == 3
-
-
-def test_of_too_many_events_the_oldest_go():
-    events = pending(max_events=2)
-    assert [events.add(MqttEvent("j", b"%d" % n)) for n in range(4)] == [0, 0, 1, 1]
-    assert [events[number].payload for number in events] == [b"2", b"3"]
-
-
 def event(job_id, kind, number=0, size=0):
     """An event as `encoding.event` writes it, in whose texts other kinds occur."""
     error = '\\"kind\\":\\"job.failed\\"' + size * "x"
@@ -182,100 +155,7 @@ def test_beyond_the_bound_steps_of_running_jobs_go_then_other_steps_then_jobs():
         events = pending(*given, max_events=bound)
         gone += [e for e in given if e not in map(events.__getitem__, events) and e not in gone]
     assert [given.index(e) + 1 for e in gone] == [2, 4, 3, 1]
-
-
-def test_events_are_bounded_in_bytes_and_say_how_many_were_dropped():
-    events = pending(max_bytes=10 * (OVERHEAD + 1_100))
-    dropped = [events.add(event(f"j{n}", b"step.started", n, 1_000)) for n in range(30)]
-    assert sum(dropped) == 30 - len(events)
-    assert events.size <= 10 * (OVERHEAD + 1_100)
-    assert len(events) >= 9
     assert len(pending(event("larger", b"job.failed", 0, 30_000), max_bytes=20_000)) == 0
-    for _ in all_in_order(events):
-        pass
-    assert events.size == 0
-
-
-@dataclass
-class EventsModel:
-    """The same as lists of (number, job, kind). `ended`: jobs from their end on, until none of their events waits."""
-
-    waiting: list[tuple[int, str, bytes]] = field(default_factory=list)
-    flying: list[tuple[int, str, bytes]] = field(default_factory=list)
-    ended: set[str] = field(default_factory=set)
-
-    def add(self, *added: tuple[int, str, bytes]) -> None:
-        self.waiting = sorted([*self.waiting, *added])
-        self.ended |= {job for _, job, kind in added if kind == b"job.completed"}
-
-    def remove(self, number: int) -> tuple[int, str, bytes]:
-        one = next(w for w in self.waiting if w[0] == number)
-        self.waiting.remove(one)
-        self.ended &= {job for _, job, _ in self.waiting}
-        return one
-
-    def rank(self, one: tuple[int, str, bytes]) -> int:
-        """Of the lowest one is dropped."""
-        _, job, kind = one
-        return 2 if kind != b"step.started" else 1 if job in self.ended else 0
-
-    def drop(self, number: int) -> None:
-        ranks = {w: self.rank(w) for w in self.waiting}
-        one = next(w for w in self.waiting if w[0] == number)
-        assert ranks[one] == min(ranks.values())
-        assert all(w >= one for w in self.waiting if w[1] == one[1] and ranks[w] == ranks[one]), "the oldest of its job"
-        self.remove(number)
-
-
-def number_of(found: MqttEvent) -> int:
-    return int(found.payload.split(b":")[1].split(b",")[0])
-
-
-KINDS = (b"job.started", b"step.started", b"step.started", b"job.completed")
-
-
-@given(st.data())
-def test_events_of_a_job_keep_their_order_and_only_the_right_ones_are_dropped(data):
-    bound = data.draw(st.integers(3, 12))
-    events, model, tags = pending(max_events=bound), EventsModel(), dict[int, int]()
-    for number in range(1, data.draw(st.integers(1, 80))):
-        match data.draw(st.sampled_from(["add", "add", "add", "pop", "acknowledge", "restart"])):
-            case "add":
-                job, kind = data.draw(st.sampled_from("abcd")), data.draw(st.sampled_from(KINDS))
-                before = {*(number_of(events[tag]) for tag in events), number}
-                dropped = events.add(event(job, kind, number))
-                model.add((number, job, kind))
-                gone = sorted(before - {*(number_of(events[tag]) for tag in events)})
-                assert len(gone) == dropped == max(0, len(model.waiting) + len(model.flying) - bound)
-                if dropped == 1:
-                    model.drop(gone[0])
-                else:  # after a lost connection, what was sent waits again: which of them went first is not seen
-                    for each in gone:
-                        model.remove(each)
-            case "pop":
-                popped = events.pop_next()
-                assert (popped is None) == (not model.waiting)
-                if popped is not None:
-                    one = model.remove(number_of(popped[1]))
-                    assert all(w[1] != one[1] or w > one for w in model.waiting), "the first of its job"
-                    model.flying.append(one)
-                    tags[one[0]] = popped[0]
-            case "acknowledge" if model.flying:
-                one = data.draw(st.sampled_from(model.flying))
-                model.flying.remove(one)
-                events.acknowledged(tags[one[0]])
-            case "restart":
-                model.add(*model.flying)
-                model.flying.clear()
-                events.restart()
-        assert len(events) == len(model.waiting) + len(model.flying)
-    events.restart()
-    due = [(job, number) for number, job, _ in sorted([*model.waiting, *model.flying])]
-    left = [(sent.job_id, number_of(sent)) for sent in all_in_order(events)]
-    assert {job: [n for j, n in left if j == job] for job in "abcd"} == {
-        job: [n for j, n in due if j == job] for job in "abcd"
-    }
-    assert (events.size, len(events)) == (0, 0)
 
 
 def test_what_the_queues_remember_of_sent_events_is_bounded():
