@@ -163,8 +163,12 @@ def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple
     _lift_password(raw, found)
     config = _table(Config, raw, "", found)
     config = _filled(config, "", environ, found)
+    http = config.http
     config = replace(
         config,
+        http=replace(
+            http, public_url=http.public_url or (http.own_url(socket.gethostname()) if http.listen.port else None)
+        ),
         cluster=_in_cluster(config.cluster, environ, "gateway-key" if gateway else "cluster-key"),
         mqtt=replace(config.mqtt, instance=config.mqtt.instance or socket.gethostname()),
         state=config.state if gateway else _with_directory(config.state, environ, found),  # A gateway keeps nothing.

@@ -103,6 +103,14 @@ class Labels(Section):
 @dataclass(frozen=True, kw_only=True)
 class Http(Section):
     listen: Listen = _key(Listen(host="127.0.0.1", port=8686), '"host:port" or "[::1]:port". Port 0: any free port.')
+    public_url: str | None = _key(
+        None,
+        'Where people open the page, e.g. "https://correlator.example": {{url}} of webhooks and --web of commands lead'
+        " there, and its name is accepted in the Host header. Empty: host and port of `listen`, with the host name for"
+        ' all addresses. In a fleet, the appliance at a gateway: "https://gateway.example/i/dc1".',
+        values.page_url,
+        live=True,
+    )
     insecure: bool = _key(
         False, "Allow a `listen` that is not loopback without a token: everybody on the network can read."
     )
@@ -141,6 +149,11 @@ class Http(Section):
         " 0 turns the wait off.",
         ge=0,
     )
+
+    def own_url(self, host: str) -> str:
+        """The URL of this listener. `host`: what to name for all addresses of this host."""
+        named = host if self.listen.host in ("0.0.0.0", "::") else self.listen.host  # noqa: S104 - not bound
+        return f"{'https' if self.tls_cert else 'http'}://{values.bracketed(named)}:{self.listen.port}"
 
 
 @dataclass(frozen=True, kw_only=True)

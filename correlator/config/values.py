@@ -234,6 +234,12 @@ def split_url(
     return parts
 
 
+def page_url(raw: object) -> str:
+    """Parse the URL of the page, without a slash at its end."""
+    expected = "http://host or https://host/path, without user, query and #"
+    return split_url(raw, ("http", "https"), expected, forbidden=NO_QUERY).geturl().rstrip("/")
+
+
 def seconds(raw: object) -> float:
     """Parse a duration: "500ms", "90s", "10m", "24h", "7d". Only 0 needs no unit: 24 may be meant in any."""
     match = _DURATION.fullmatch(str(raw)) if isinstance(raw, str | int | float) else None

@@ -26,7 +26,7 @@ JOB_MEMBERS = tuple(name for name in JobDocument.__struct_fields__ if name not i
 
 
 PLACEHOLDERS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("id", "source", "type", "time"), ()),
+    **dict.fromkeys(("id", "source", "type", "time", "url"), ()),
     "event": EVENT_MEMBERS,
     "job": JOB_MEMBERS,
 }

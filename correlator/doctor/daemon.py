@@ -103,9 +103,7 @@ def _noted(metrics: str, name: str, words: str) -> str:
 
 def url_of(config: Config) -> str:
     """Return the URL at which this host reaches the daemon of `config`."""
-    host, port = config.http.listen.host, config.http.listen.port
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - replaced, not bound
-    return f"{'https' if config.http.tls_cert else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    return config.http.own_url("::1" if config.http.listen.host == "::" else "127.0.0.1")
 
 
 async def inspect(config: Config, url: str | None, token: str) -> DaemonFindings:

@@ -19,6 +19,7 @@ from functools import cache
 from importlib import resources
 from pathlib import PurePosixPath
 from types import MappingProxyType
+from urllib.parse import quote
 
 STYLES = ("page.css", "list.css", "entity.css", "log.css", "print.css")
 """In the order of the cascade."""
@@ -51,6 +52,11 @@ class File:
         body = text.encode()
         etag = hashlib.sha256(body).hexdigest()[:20]
         return cls(body, gzip.compress(body, mtime=0), CONTENT_TYPES[PurePosixPath(name).suffix], etag, is_hashed)
+
+
+def address(page: str | None, *view: str) -> str | None:
+    """Return the address of a view, e.g. ``"jobs", job_id``, on the page at `page`; None if there is no page."""
+    return f"{page}/#/{'/'.join(quote(part.encode('utf-8', 'replace'), safe='') for part in view)}" if page else None
 
 
 @cache

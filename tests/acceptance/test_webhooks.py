@@ -108,5 +108,13 @@ async def test_a_reload_adds_a_webhook_and_a_wrong_one_changes_nothing(
         await eventually(lambda: "did you mean webhooks[1].timeout?" in configured.log())
         await run_job(appliance, "completed")
         await receiver.requests(4)
-    sample = 'correlator_webhook_requests_total{result="delivered",webhook="tickets"} 4.0'
+        file.write_text(
+            f"[http]\npublic_url = 'https://correlator.example/'\n{table(receiver)}body = '[\"{{{{url}}}}\"]'\n"
+        )
+        os.kill(configured.pid, signal.SIGHUP)
+        await eventually(lambda: configured.log().count("was reloaded") == 2)
+        job_id = await run_job(appliance, "completed")
+        requests = await receiver.requests(6)
+        assert [json.loads(one.body) for one in requests[4:]] == [[f"https://correlator.example/#/jobs/{job_id}"]] * 2
+    sample = 'correlator_webhook_requests_total{result="delivered",webhook="tickets"} 6.0'
     assert sample in await configured.text("/metrics")

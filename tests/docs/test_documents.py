@@ -133,12 +133,13 @@ def test_a_configuration_that_is_shown_is_right(block: Block, tmp_path: Path):
     for name in ("db-password", "mqtt-password", "api-token", "otlp-headers", "tls.crt", "tls.key", "ca.pem"):
         (tmp_path / name).write_text("Authorization: secret" if name == "otlp-headers" else "secret")
     (tmp_path / "webhook-operations-secret").write_text("whsec_" + "a" * 32)
-    (tmp_path / "webhook-chat-url").write_text("https://chat.example/x")
-    (tmp_path / "webhook-tickets-authorization").write_text("Bearer token")
+    credentials = tmp_path / "credentials"
+    credentials.mkdir()
+    (credentials / "webhook-chat-url").write_text("https://chat.example/x")
     shown = re.sub(r'"/etc/correlator/([^"]*)"', rf'"{tmp_path}/\1"', block.text)
     file = tmp_path / "shown.toml"
     file.write_text(shown)
-    loading.load(file, {"HOME": str(tmp_path)})
+    loading.load(file, {"HOME": str(tmp_path), "CREDENTIALS_DIRECTORY": str(credentials)})
 
 
 def test_no_paragraph_of_the_contract_has_more_than_80_words():

@@ -36,6 +36,7 @@ async def test_a_stalled_job_raises_one_alert_that_its_recovery_or_end_ends(tmp_
                 await eventually(lambda: harness.event_log.stored() == {})
                 (alert,) = await asyncio.to_thread(manager.alerts)
                 assert alert["labels"] == {"alertname": "JobDoesNotProgress", "severity": "warning", "job_id": "job-1"}
+                assert alert["generatorURL"] == "https://correlator.example/#/jobs/job-1"
                 assert alert["annotations"] == {"summary": "live makes no progress: no step"}
                 harness.event(3, kind=end, at=now)
                 await eventually(lambda: notifications() == [("firing", "job-1"), ("resolved", "job-1")])

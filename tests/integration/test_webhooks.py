@@ -169,15 +169,21 @@ async def test_the_recipes_send_what_a_chat_alertmanager_and_a_ticket_system_tak
         if name == "tickets":
             assert request.headers["Authorization"] == "Bearer token"
             assert sent[name]["external_id"] == request.id
-    assert sent["chat"]["text"] == "job.failed", "it is no plain_text: a text of the job could notify a channel"
+    url = "https://correlator.example/#/jobs/job-1"
+    assert sent["chat"]["text"] == f"job.failed {url}", "it is no plain_text: a text of the job could notify a channel"
     assert [block["type"] for block in sent["chat"]["blocks"]] == ["header", "section", "context"]
     assert sent["chat"]["blocks"][1]["text"] == {"type": "plain_text", "text": "live on db-1: disk <!channel> full"}
+    assert sent["chat"]["blocks"][2]["elements"][0] == {"type": "mrkdwn", "text": f"<{url}|Open the job>"}
     (raised,), (ended,) = sent["alerts"], sent["alerts-end"]
     assert raised["labels"] == ended["labels"], "an alert is known by its labels"
     assert all(isinstance(text, str) for one in (raised["labels"], raised["annotations"]) for text in one.values())
     assert (raised["startsAt"], ended["endsAt"]) == ("2025-09-22T15:12:13.000000Z",) * 2
     assert sent["tickets"]["title"] == "live failed on db-1"
-    assert sent["tickets"]["custom"]["ids"] == []
+    assert (sent["tickets"]["custom"]["ids"], sent["tickets"]["custom"]["url"], raised["generatorURL"]) == (
+        [],
+        url,
+        url,
+    )
 
 
 async def test_a_receiver_that_refuses_an_event_is_not_too_slow(receiver, caplog):

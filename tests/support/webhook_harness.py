@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from correlator.config.loading import load
-from correlator.config.schema import Config
+from correlator.config.schema import Config, Http
 from correlator.config.webhooks import Webhook, WebhookUrl
 from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Reading
@@ -43,7 +43,8 @@ class WebhookHarness:
         self.hub = LocalHub(self.index)
         self.hub.status.loading = False
         self.event_log = EventLog(restored)
-        self.sink = WebhookSink(Config(webhooks=webhooks), self.event_log, timings)
+        http = Http(public_url="https://correlator.example")
+        self.sink = WebhookSink(Config(http=http, webhooks=webhooks), self.event_log, timings)
         self.times = iter(range(10, 1000))
         self.task: asyncio.Task[None] | None = None
 
@@ -92,14 +93,19 @@ def saved(head: StoredDelivery | StoredEvent, body: bytes = b"") -> PersistedEve
 
 def recipes(folder: Path, url: str) -> dict[str, Webhook]:
     """The recipes of docs/webhooks.md by name, with `url` as their receiver. `folder` gets their files."""
-    (folder / "url").write_text(url)
-    (folder / "authorization").write_text("Bearer token\n")
+    given = [block for block in blocks("docs/webhooks.md") if block.section == "Recipes"]
+    secrets = {"url": url, "authorization": "Bearer token\n"}
+    for block in given:
+        for name, kind in re.findall(
+            r"^LoadCredential=(webhook-[\w-]+-(\w+)):/etc/correlator/\1$", block.text, re.MULTILINE
+        ):
+            (folder / name).write_text(secrets[kind])
     found: dict[str, Webhook] = {}
-    for block in blocks("docs/webhooks.md"):
-        if block.language == "toml" and block.section == "Recipes":
-            text = re.sub(r'"/etc/correlator/webhook-\w+-(\w+)"', rf'"{folder}/\1"', block.text)
-            text = re.sub(r'^url = ".*"', f'url = "{url}"', text, flags=re.MULTILINE)
+    for block in given:
+        if block.language == "toml":
+            text = re.sub(r'^url = ".*"', f'url = "{url}"', block.text, flags=re.MULTILINE)
             text = text.replace("allow_private = true\n", "").replace("\nname", "\nallow_private = true\nname")
             (folder / "recipe.toml").write_text(text)
-            found |= {one.name: one for one in load(folder / "recipe.toml", {"HOME": str(folder)}).webhooks}
+            environ = {"HOME": str(folder), "CREDENTIALS_DIRECTORY": str(folder)}
+            found |= {one.name: one for one in load(folder / "recipe.toml", environ).webhooks}
     return found

@@ -285,6 +285,13 @@ def test_without_trusted_proxies_no_header_is_believed():
     assert not Access(listen_host="h", clock=lambda: 0.0).is_proxy("127.0.0.1")
 
 
+def test_the_name_under_which_people_open_the_page_is_allowed_until_a_reload_takes_it_away():
+    listener = ListenerConfig(Config(http=Http(public_url="https://Correlator.example:8443/x")))
+    assert listener.access.host_allowed("correlator.example")
+    listener.prepare(Config())()
+    assert not listener.access.host_allowed("correlator.example")
+
+
 def test_every_suite_of_tls_authenticates_what_it_encrypts(tmp_path):
     certificates = Certificates.create(tmp_path)
     certificates.make("daemon", "DNS:localhost")

@@ -24,6 +24,7 @@ def test_without_file_and_environment_the_defaults_of_the_schema_hold(monkeypatc
     """But for the names that come from the host."""
     monkeypatch.setattr("socket.gethostname", lambda: "box")
     defaults = redacted(Config())
+    defaults["http"] |= {"public_url": "http://127.0.0.1:8686"}
     defaults["mqtt"] |= {"instance": "box"}
     defaults["cluster"] |= {"instance": "box"}
     defaults["state"] |= {"directory": "/home/me/.local/state/correlator"}
@@ -127,6 +128,20 @@ def test_a_wrong_value_from_the_environment_is_reported_by_its_name_there(proble
     )
 
 
+@pytest.mark.parametrize(
+    ("toml", "url"),
+    [
+        ('listen = "[::1]:9000"', "http://[::1]:9000"),
+        ('listen = "0.0.0.0:9000"\ninsecure = true', "http://box:9000"),
+        ('listen = "127.0.0.1:0"', None),
+        ('public_url = "https://gateway.example/i/dc1/"', "https://gateway.example/i/dc1"),
+    ],
+)
+def test_links_lead_to_the_address_that_is_listened_on_unless_another_is_set(write, monkeypatch, toml, url):
+    monkeypatch.setattr("socket.gethostname", lambda: "box")
+    assert write(f"[http]\n{toml}").http.public_url == url
+
+
 # What is wrong
 
 
@@ -156,6 +171,10 @@ def test_a_wrong_value_from_the_environment_is_reported_by_its_name_there(proble
         ("[jobs]\nmax_jobs = 0", "jobs.max_jobs = 0: expected a whole number, at least 1, e.g. 20000"),
         ('[jobs]\nlegacy = "yes"', 'jobs.legacy = "yes": expected true or false, e.g. true'),
         ('[log]\nlevel = "loud"', 'log.level = "loud": expected one of "debug", "info", "warning", "error"'),
+        (
+            '[http]\npublic_url = "x.example"',
+            'http.public_url = "x.example": expected http://host or https://host/path, without user, query and #',
+        ),
         ('[mqtt]\nprefix = "/a"', f'mqtt.prefix = "/a": expected {TOPIC}'),
         ("http = 1", "http = 1: expected a table"),
         ("[[http]]", "http = [{}]: expected a table"),

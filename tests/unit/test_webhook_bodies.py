@@ -19,7 +19,7 @@ NOW = 1_758_553_933_000_000
 FAILED = Event(Kind.JOB_FAILED, "job-1", NOW, 17, error="disk <full>")
 VIEW = JobView("job-1", Status.FAILED, operation="live", error="disk <full>", started_at=NOW, ended_at=NOW + 5_000_000)
 SHOWN = PublishedJob(VIEW, 3, NOW)
-BODIES = Bodies("site 1/a")
+BODIES = Bodies("site 1/a", "https://correlator.example/i/dc1")
 
 
 def made(event=FAILED, shown: PublishedJob | None = SHOWN, body=None):
@@ -134,6 +134,17 @@ def test_a_placeholder_alone_is_a_value_and_inside_of_text_it_is_text():
     }
 
 
+def test_a_link_leads_to_the_job_on_the_page_whatever_its_id_is():
+    for job_id, written in (
+        ("job-1", "job-1"),
+        ("a/b <!x>|\n#ü", "a%2Fb%20%3C%21x%3E%7C%0A%23%C3%BC"),
+        ("\ud800", "%3F"),
+    ):
+        event = Event(Kind.JOB_FAILED, job_id, NOW, 17)
+        assert made(event, None, ["{{url}}"]) == [f"https://correlator.example/i/dc1/#/jobs/{written}"]
+    assert Bodies("a", None).make(FAILED, SHOWN, Template('["{{url}}", "{{url|no page}}"]')) == b'[null,"no page"]'
+
+
 def test_no_value_can_change_the_structure_of_a_body():
     hostile = '", "admin": true, "x": "{{job.owner}}\n\\'
     view = JobView("job-1", Status.FAILED, error=hostile)
@@ -149,7 +160,7 @@ def test_no_value_can_change_the_structure_of_a_body():
         ('{"a": 123456789012345678901234567890}', "not JSON"),
         ('["{{job.stauts}}"]', "did you mean job.status?"),
         ('["{{job}}"]', "known are job.job_id"),
-        ('["{{jobs.status}}"]', "known are id, source, type, time, event, job"),
+        ('["{{jobs.status}}"]', "known are id, source, type, time, url, event, job"),
         ('["{{id.x}}"]', "did you mean id?"),
         ('["{{event.name}}"]', "did you mean event.step_name?"),
         ('["{{job.status"]', "is none"),

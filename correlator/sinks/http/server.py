@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -324,6 +325,7 @@ class ListenerConfig:
         A change between http and https needs a restart.
         """
         http, tokens = config.http, read_tokens(config)
+        own = urlsplit(http.public_url or "").hostname
         chain = _Chain(http.tls_cert, http.tls_key) if self.tls is not None and http.tls_cert is not None else None
         if chain is not None:
             try:
@@ -338,7 +340,7 @@ class ListenerConfig:
             self.access.change(
                 tokens,
                 http.allowed_origins,
-                http.allowed_hosts,
+                (*http.allowed_hosts, *filter(None, (own,))),
                 http.max_readers,
                 http.max_readers_per_address,
                 http.trusted_proxies,

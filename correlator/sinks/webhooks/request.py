@@ -20,6 +20,7 @@ import orjson
 from msgspec.structs import replace
 from yarl import URL
 
+from correlator import web
 from correlator.config.webhook_template import Template
 from correlator.config.webhooks import Webhook
 from correlator.jobs import encoding
@@ -54,9 +55,10 @@ _CUT: dict[str, Any] = {
 
 
 class Bodies:
-    """Makes bodies. `instance`: the name of this daemon, part of the source of each event."""
+    """Makes bodies. `instance`: the name of this daemon, part of the source of each event. `page`: its URL, or None."""
 
-    def __init__(self, instance: str) -> None:
+    def __init__(self, instance: str, page: str | None) -> None:
+        self._page = page
         self._source = f"/correlator/{quote(instance, safe='')}"
 
     def make(self, event: Event, shown: PublishedJob | None, template: Template | None) -> bytes | None:
@@ -80,7 +82,8 @@ class Bodies:
             return encoding.compact(document.encode(made))
         members = {**encoding.transition(event), "kind": event.kind.value}
         job = orjson.loads(document.encode(data)) if data is not None else {}
-        return encoding.compact(encoding.encode(template.render({**made, "event": members, "job": job})))
+        url = web.address(self._page, "jobs", event.job_id)
+        return encoding.compact(encoding.encode(template.render({**made, "url": url, "event": members, "job": job})))
 
     def _cloud_event(self, event: Event, data: JobDocument | None, cut: list[str]) -> CloudEvent:
         """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes.

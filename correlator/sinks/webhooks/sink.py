@@ -83,7 +83,8 @@ class WebhookSink:
     def __init__(self, config: Config, event_log: EventLog, timings: WebhookTimings = DEFAULT) -> None:
         self._event_log = event_log
         self._timings = timings
-        self._bodies = Bodies(config.mqtt.instance)
+        self._instance = config.mqtt.instance
+        self._bodies = Bodies(self._instance, None)
         self._endpoints: dict[str, WebhookEndpoint] = {}
         self._tasks: dict[WebhookEndpoint, asyncio.Task[None]] = {}
         self._outdated: set[WebhookEndpoint] = set()
@@ -105,7 +106,12 @@ class WebhookSink:
         for webhook in config.webhooks:
             if webhook.ca not in contexts:
                 contexts[webhook.ca] = tls_context(Tls(ca=webhook.ca), f"webhooks: {webhook.name}: ca: {webhook.ca}")
-        return lambda: self._apply({one.name: (one, contexts[one.ca]) for one in config.webhooks})
+
+        def apply() -> None:
+            self._bodies = Bodies(self._instance, config.http.public_url)
+            self._apply({one.name: (one, contexts[one.ca]) for one in config.webhooks})
+
+        return apply
 
     def describe(self) -> dict[str, Any]:
         """Return the part of readiness that describes all receivers."""
