@@ -13,8 +13,11 @@ import pytest
 
 from tests.support.paths import REPOSITORY
 
-COMMIT = "099a7c1bed53b005caf84b292b8909ac3f25c785"
-"""The earlier state. Name a later one if it no longer works beside this one, and no release promises that it does."""
+RELEASE = "v0.1.0"
+"""The tag of the release that every later version works beside, and upgrades from."""
+
+COMMIT = "811803bf2dd41aef0f565e53e514c9ad30b12168"
+"""The earlier state as long as no commit has the tag. Name a later one if it no longer works beside this one."""
 
 
 @dataclass(frozen=True)
@@ -26,15 +29,22 @@ class EarlierBuild:
 
 
 def earlier_build(folder: Path) -> EarlierBuild:
-    """Write the earlier program into `folder`, which does not exist yet. Skips the test without the history."""
-    command = ["git", "archive", COMMIT, "correlator"]
-    archive = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False, timeout=60)
-    if archive.returncode != 0:
-        pytest.skip(f"this checkout has no history with the commit {COMMIT[:7]}")
+    """Write the earlier program into `folder`, which does not exist yet: $TEST_EARLIER, the release, or `COMMIT`.
+
+    Skips the test without the history.
+    """
+    asked = [os.environ["TEST_EARLIER"]] if "TEST_EARLIER" in os.environ else [RELEASE, COMMIT]
+    for commit in asked:
+        command = ["git", "archive", commit, "correlator"]
+        archive = subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=False, timeout=60)
+        if archive.returncode == 0:
+            break
+    else:
+        pytest.skip(f"this checkout has no history with {' or '.join(asked)}")
     folder.mkdir()
     subprocess.run(["tar", "--extract"], cwd=folder, input=archive.stdout, check=True, timeout=60)
     environ = {"PYTHONPATH": str(folder), "PYTHONSAFEPATH": "1"}  # The folder in which it starts has this version.
-    script = "from correlator.pipeline import checkpoint as c; print(c.VERSION, c.__file__)"
+    script = "from correlator.state import checkpoint as c; print(c.VERSION, c.__file__)"
     command = [sys.executable, "-c", script]
     used = subprocess.run(
         command, cwd=REPOSITORY, env=os.environ | environ, capture_output=True, text=True, check=True, timeout=60

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from correlator.state.checkpoint import VERSION
+from tests.support.earlier_build import earlier_build
 from tests.support.eventually import eventually
 from tests.support.faketime import environment, needs_faketime, set_clock
 from tests.support.faults.fault_run import SLOW_TRAFFIC, fault_run, for_a_while
@@ -72,6 +75,29 @@ async def test_restarted(database: Database, mosquitto: Mosquitto, tmp_path: Pat
         await run.verdict("daemon: SIGTERM and start, 5 times", max(recoveries))
         repeated = sum(count - 1 for (row, _, _), count in run.listener.events.items() if row is not None)
         assert repeated == 0, "an orderly stop leaves nothing to send again"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_upgraded_and_back_and_upgraded_again(database: Database, mosquitto: Mosquitto, tmp_path: Path):
+    """Each version goes on from the checkpoint of the other one; so both have the same form."""
+    earlier = await asyncio.to_thread(earlier_build, tmp_path / "earlier")
+    assert earlier.form == VERSION
+    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC, environment=earlier.environ) as run:
+        recoveries = []
+        async with run.traffic.running():
+            for environ in ({}, earlier.environ, {}):
+                await run.arrives()
+                assert await run.daemon.stop() == 0
+                await run.goes_on()
+                run.daemon.becomes(environ)
+                await run.daemon.start()
+                recoveries.append(await run.recovered())
+        await run.verdict("daemon: upgraded, the version before installed again, upgraded", max(recoveries))
+        repeated = sum(count - 1 for (row, _, _), count in run.listener.events.items() if row is not None)
+        assert repeated == 0, "an orderly stop leaves nothing to send again, whichever version follows"
+        starts = re.findall(r"correlator (\S+) follows", run.daemon.log())
+        assert (len(starts), starts[0] == starts[2], starts[1] == starts[3]) == (4, True, True)
 
 
 @pytest.mark.long

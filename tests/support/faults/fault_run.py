@@ -55,7 +55,12 @@ class Process(Daemon):
 
     def __init__(self, folder: Path, environment: Mapping[str, str], **settings: object) -> None:
         super().__init__(folder, **settings)
-        self._environ |= environment
+        self._own = self._environ
+        self.becomes(environment)
+
+    def becomes(self, environment: Mapping[str, str]) -> None:
+        """From the next start on it finds this in its environment, such as another version of the program."""
+        self._environ = {**self._own, **environment}
 
     def signal(self, number: int) -> None:
         """Send it one."""
