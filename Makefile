@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system test-package systems deb client-package lint types imports format lock clean servers test-fuzz sbom pictures mutants promises
+.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system test-package systems deb wheel client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -32,6 +32,7 @@ help:
 	@echo "make test-package  the Debian package in a booted Debian 13: README.md followed, each unit as installed, purged (needs root)"
 	@echo "make test-system  the Debian package in whole systems, and the unit under systemd (1.7 GB in build/; needs root)"
 	@echo "make deb      the Debian package, in build/      make client-package  the browser client for npm, in build/"
+	@echo "make release  all files of a release, in build/release: of a commit, always the same bytes      make wheel  for a container image"
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick', ARGS='rest --against main~5')"
 	@echo "make mutants  break the core at 200 places, and list those that no test notices, an hour or two on a quiet machine; it goes on where it stopped"
 	@echo "make promises  list the promises of docs/guarantees.md without a test, and the test files without a promise"
@@ -95,10 +96,20 @@ deb: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 client-package: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 	@$(BIN)/python -m deploy.client.build
 
+# The wheel, in build/wheel: deploy/Dockerfile installs it.
+wheel: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
+	@rm -rf build/wheel
+	@$(BIN)/python -m hatchling build --target wheel --directory build/wheel
+
+# Of the last commit, in a tree without changes: wheel, source archive, Debian and npm packages, bill of materials, notes, checksums.
+release: $(DEV)
+	@command -v dpkg-deb >/dev/null || { echo "make release needs dpkg-deb: Debian's package dpkg." >&2; exit 1; }
+	@$(BIN)/python -m deploy.release
+
 BUILT = TEST_PACKAGE="$$(ls $(CURDIR)/build/correlator_*_$$(dpkg --print-architecture).deb)"
 
-# The package in Debian 12, Debian 13 and Ubuntu 24.04, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
-test-system: SERVERS += lintian:lintian man:man-db promtool:prometheus
+# The package in Debian 12, Debian 13 and Ubuntu 24.04, a release built twice and each of its files installed, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
+test-system: SERVERS += lintian:lintian man:man-db promtool:prometheus npm:npm qemu-aarch64-static:qemu-user-static
 test-system: systems
 	@$(BUILT) $(BIN)/python -m pytest -n 2 --dist loadfile -m "(long or not long) and not sizes" tests/system $(ARGS)
 
@@ -225,7 +236,7 @@ $(DEV): requirements/dev.txt pyproject.toml
 # The programs that tests start for themselves: PROGRAM:DEBIAN-PACKAGE. Installed, they are not started: policy-rc.d says no.
 SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients openssl:openssl \
            chromium:chromium chromium-headless-shell:chromium-headless-shell node:nodejs tsc:node-typescript curl:curl \
-           nginx:nginx caddy:caddy prometheus-alertmanager:prometheus-alertmanager faketime:faketime
+           git:git nginx:nginx caddy:caddy prometheus-alertmanager:prometheus-alertmanager faketime:faketime
 servers:
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin"; missing=""; \
 	for server in $(SERVERS); do \

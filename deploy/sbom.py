@@ -21,6 +21,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from deploy.locked import EXTRAS, REPOSITORY, running
+from deploy.version import version
 
 VENDOR = Path("correlator/web/vendor")
 _VENDORED = re.compile(
@@ -56,10 +57,10 @@ def bill(repository: Path = REPOSITORY) -> str:
     project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
     program = Component(
         name=project["name"],
-        version=project["version"],
+        version=version(repository),
         type=ComponentType.APPLICATION,
         bom_ref=project["name"],
-        purl=PackageURL("pypi", name=project["name"], version=project["version"]),
+        purl=PackageURL("pypi", name=project["name"], version=version(repository)),
         licenses=[LicenseExpression(project["license"])],
     )
     releases = {release.name: release for release in running(repository)}

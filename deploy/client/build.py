@@ -9,11 +9,11 @@ import gzip
 import io
 import json
 import tarfile
-import tomllib
 from pathlib import Path
 
 from correlator.web import CLIENT, files
 from deploy.locked import REPOSITORY
+from deploy.version import version
 
 _SOURCE = Path(__file__).parent
 _MTIME = 499_162_500
@@ -22,9 +22,8 @@ _MTIME = 499_162_500
 
 def build(folder: Path) -> Path:
     """Write the package to `folder`."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     package = json.loads((_SOURCE / "package.json").read_text())
-    about = {"name": package.pop("name"), "version": project["version"], **package}
+    about = {"name": package.pop("name"), "version": version(), **package}
     served = files()
     packed = {
         "package.json": json.dumps(about, indent=2).encode() + b"\n",

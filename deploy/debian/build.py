@@ -21,9 +21,9 @@ from pathlib import Path
 
 from packaging.markers import Marker
 
-from correlator import __version__
 from deploy.debian import manual
 from deploy.locked import REPOSITORY, Locked, running
+from deploy.version import epoch, version
 
 PYTHONS = ("3.11", "3.12", "3.13")
 """Debian 12, Ubuntu 24.04, Debian 13. `Depends` in control says the same bounds."""
@@ -45,14 +45,15 @@ _EXAMPLES = (
 _NOT_FOR_A_HOST = shutil.ignore_patterns("__pycache__", "*_test.yml")
 
 
-def build(folder: Path, architecture: str, version: str | None = None) -> Path:
+def build(folder: Path, architecture: str, asked: str | None = None, *, named: str | None = None) -> Path:
     """Write the package to `folder`. Raises CalledProcessError where a program that does a part of it fails.
 
-    `version`: of the package. By default it is the program's with the time of the commit, as apt installs nothing over
-    the same version; the name of the file has the program's alone, so a later build replaces it.
+    `asked`: a version for the package in place of `package_version`. `named`: the version in the name of the file; by
+    default the release's without the commit, so a later build replaces it.
     """
-    named, version = version or __version__, version or f"{__version__}+{_day('%Y%m%d%H%M%S')}"
-    environ = os.environ | {"SOURCE_DATE_EPOCH": str(_epoch())}
+    program = version()
+    given = asked or package_version(program, _day("%Y%m%d%H%M%S"))
+    environ = os.environ | {"SOURCE_DATE_EPOCH": str(epoch())}
     wheels = download(architecture)
     with tempfile.TemporaryDirectory(prefix="correlator-deb-") as scratch:
         root = Path(scratch) / "root"
@@ -67,18 +68,24 @@ def build(folder: Path, architecture: str, version: str | None = None) -> Path:
             str(REPOSITORY),
             **environ,
         )
-        (home / "requirements.txt").write_text(_requirements(home / "wheels"))
-        _lay_out(root, version)
-        _control(root, architecture, version)
+        (home / "requirements.txt").write_text(_requirements(home / "wheels", program))
+        _lay_out(root, given)
+        _control(root, architecture, given)
         for path in [root, *root.rglob("*")]:
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
         folder.mkdir(parents=True, exist_ok=True)
-        package = folder / f"correlator_{named}_{architecture}.deb"
+        package = folder / f"correlator_{named or asked or program.partition('+')[0]}_{architecture}.deb"
         # The wheels, which are nearly all of it, are compressed already.
         command = ["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", str(root)]
         subprocess.run([*command, str(package)], check=True, stdout=subprocess.DEVNULL, env=environ)
     return package
+
+
+def package_version(program: str, time_of_commit: str) -> str:
+    """The version as apt compares it: that of a later commit is higher, and that of the release the highest."""
+    release, _, commit = program.partition("+")
+    return f"{release}~{time_of_commit}+{commit}" if commit else release
 
 
 def download(architecture: str) -> Path:
@@ -120,13 +127,13 @@ def _download(releases: list[Locked], python: str, architecture: str, folder: Pa
         )
 
 
-def _requirements(wheels: Path) -> str:
+def _requirements(wheels: Path, program: str) -> str:
     """What postinst installs: each release with the hashes of the wheels that are here, and no other."""
     hashes: dict[str, list[str]] = {}
     for wheel in sorted(wheels.glob("*.whl")):
         name = wheel.name.split("-")[0].replace("_", "-").replace(".", "-").lower()
         hashes.setdefault(name, []).append(hashlib.sha256(wheel.read_bytes()).hexdigest())
-    own = Locked("correlator", __version__, "", (), frozenset())
+    own = Locked("correlator", program, "", (), frozenset())
     return "".join(release.requirement(hashes[release.name]) + "\n" for release in [*running(), own])
 
 
@@ -186,24 +193,13 @@ def _control(root: Path, architecture: str, version: str) -> None:
 def _changelog(version: str) -> str:
     return (
         f"correlator ({version}) unstable; urgency=medium\n\n  * CHANGELOG.md lists what changed.\n\n"
-        f" -- The correlator's developers <correlator@localhost>  {formatdate(_epoch())}\n"
+        f" -- The correlator's developers <correlator@localhost>  {formatdate(epoch())}\n"
     )
-
-
-def _epoch() -> int:
-    """Seconds since 1970 that stand for the time of the build."""
-    if given := os.environ.get("SOURCE_DATE_EPOCH"):
-        return int(given)
-    asked = ["git", "-C", str(REPOSITORY), "log", "-1", "--format=%ct"]
-    try:
-        return int(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
-    except (OSError, subprocess.CalledProcessError, ValueError):  # not a clone
-        return int((REPOSITORY / "pyproject.toml").stat().st_mtime)
 
 
 def _day(form: str) -> str:
     """The time of the build, as strftime(3) writes it."""
-    return time.strftime(form, time.gmtime(_epoch()))
+    return time.strftime(form, time.gmtime(epoch()))
 
 
 def _pip(*arguments: str, **environ: str) -> None:
@@ -232,7 +228,7 @@ def main() -> None:
     here = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True).stdout.strip()
     parser = argparse.ArgumentParser(description="Build the Debian package.")
     parser.add_argument("--architecture", choices=MACHINES, default=here)
-    parser.add_argument("--version", help="of the package; by default the program's and the time of the commit")
+    parser.add_argument("--version", help="of the package; by default the program's with the time of the commit")
     parser.add_argument("--directory", type=Path, default=_BUILD)
     given = parser.parse_args()
     print(build(given.directory, given.architecture, given.version))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from correlator import __version__
 from correlator.cli import main
-from tests.support.system.installations import ALL_PATHS, NEWER, Installations, Installed, built
+from deploy.version import version
+from tests.support.system.installations import ALL_PATHS, NEWER, RELEASE, Installations, Installed, built
 from tests.support.system.roots import ASKED, RELEASES, Root
 
 pytestmark = pytest.mark.timeout(600)
@@ -38,7 +38,9 @@ def trixie(installations: Installations) -> Root:
 def test_it_installs_within_a_minute_without_network(installed: Installed):
     assert installed.seconds < 60
     state = installed.root.run("dpkg-query --show --showformat='${Status} ${Version}' correlator").stdout
-    assert re.fullmatch(rf"install ok installed {re.escape(__version__)}\+\d{{14}}", state)
+    release, commit = map(re.escape, version().split("+"))
+    release, commit = map(re.escape, version().split("+"))
+    assert re.fullmatch(rf"install ok installed {release}~\d{{14}}\+{commit}", state)
 
 
 def test_every_user_can_run_it_on_the_systems_own_python(installed: Installed):
@@ -46,7 +48,7 @@ def test_every_user_can_run_it_on_the_systems_own_python(installed: Installed):
         "cd /; setpriv --reuid 65534 --regid 65534 --clear-groups --no-new-privs -- correlator --version;"
         " readlink -f /usr/lib/correlator/venv/bin/python3"
     ).stdout.split("\n")
-    assert said[:2] == [f"correlator {__version__}", f"/usr/bin/python{RELEASES[installed.root.release]}"]
+    assert said[:2] == [f"correlator {version()}", f"/usr/bin/python{RELEASES[installed.root.release]}"]
 
 
 def test_it_runs_with_the_fast_loop_and_driver_and_has_no_pip(installed: Installed):
@@ -111,7 +113,7 @@ def test_an_upgrade_keeps_an_edited_configuration_and_one_environment(copied: Ro
         "dpkg-query --show --showformat='${Version}\\n' correlator; correlator check-config | grep log.level;"
         " ls -d /usr/lib/correlator/venv-* | wc -l; correlator --version"
     ).stdout
-    assert said.splitlines() == [NEWER, 'log.level = "debug"', "1", f"correlator {__version__}"]
+    assert said.splitlines() == [NEWER, 'log.level = "debug"', "1", f"correlator {version()}"]
 
 
 def test_after_a_purge_the_system_is_as_it_was_before(installed: Installed, copied: Root):
@@ -141,9 +143,9 @@ def test_an_upgrade_that_fails_leaves_the_version_before_at_work(trixie: Root, p
     assert ended.returncode == 1
     assert "What was in use before stays" in ended.stdout
     after = "correlator --version; ls -d /usr/lib/correlator/venv-* | wc -l"
-    assert root.run(after).stdout.splitlines() == [f"correlator {__version__}", "1"]
+    assert root.run(after).stdout.splitlines() == [f"correlator {version()}", "1"]
     root.run("dpkg --install /tmp/correlator.deb")
-    assert root.run(after).stdout.splitlines() == [f"correlator {__version__}", "1"]
+    assert root.run(after).stdout.splitlines() == [f"correlator {version()}", "1"]
 
 
 def test_another_python_of_the_system_gets_an_environment_of_its_own(trixie: Root, tmp_path: Path):
@@ -162,7 +164,7 @@ def test_another_python_of_the_system_gets_an_environment_of_its_own(trixie: Roo
     assert root.run(again).stdout.split()[-1] != first
     assert root.run("correlator --version; ls -d /usr/lib/correlator/venv-* | wc -l").stdout.split() == [
         "correlator",
-        __version__,
+        version(),
         "1",
     ]
 
@@ -214,7 +216,7 @@ def test_a_package_of_a_later_commit_is_a_later_version(tmp_path: Path):
                 ["dpkg-deb", "--field", str(made), "Version"], capture_output=True, text=True, check=True
             ).stdout.strip()
         )
-        assert made.name.startswith(f"correlator_{__version__}_"), "the later one replaces the file"
+        assert made.name.startswith(f"correlator_{RELEASE}_"), "the later one replaces the file"
     assert subprocess.run(["dpkg", "--compare-versions", versions[0], "lt", versions[1]], check=False).returncode == 0
     assert subprocess.run(["dpkg", "--compare-versions", versions[1], "lt", NEWER], check=False).returncode == 0
 

@@ -6,7 +6,6 @@ What they would fetch lies beside: the wheels that the package carries, and what
 import sys
 import tarfile
 from collections.abc import Iterator
-from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -15,11 +14,11 @@ from correlator import __version__
 from tests.support.mariadb import SCHEMA
 from tests.support.markdown import shell_blocks
 from tests.support.paths import REPOSITORY
+from tests.support.system.installations import add_backend
 from tests.support.system.nspawn import Machine
 from tests.support.system.roots import Root
 
 SOURCES = ("LICENSE", "README.md", "correlator", "deploy", "pyproject.toml", "requirements")
-BACKEND = ("hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers")
 WITHIN = 120.0
 
 OFFLINE = {
@@ -45,10 +44,7 @@ def packed(target: Path) -> Path:
                 f"clone/{name}",
                 filter=lambda member: None if "__pycache__" in member.name else member,
             )
-        for name in BACKEND:
-            for file in distribution(name).files or ():
-                if ".." not in file.parts and file.suffix != ".pyc":
-                    archive.add(file.locate(), f"backend/{file}")
+        add_backend(archive)
     return target
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from correlator import __version__
 from deploy.client.build import build
+from deploy.version import version
 from tests.support.servers import program
 
 
@@ -29,14 +29,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_builds_are_equal_and_its_name_has_the_version(tmp_path: Path) -> None:
     one, other = build(tmp_path / "one"), build(tmp_path / "other")
-    assert one.name == f"correlator-client-{__version__}.tgz"
+    assert one.name == f"correlator-client-{version()}.tgz"
     assert one.read_bytes() == other.read_bytes()
 
 
 def test_it_has_its_types_and_its_licence_and_nothing_that_the_page_alone_uses(project: Path) -> None:
     package = project / "node_modules/correlator-client"
     about: dict[str, Any] = json.loads((package / "package.json").read_text())
-    assert (about["version"], about["license"]) == (__version__, "Apache-2.0")
+    assert (about["version"], about["license"]) == (version(), "Apache-2.0")
     files = {str(file.relative_to(package)) for file in package.rglob("*") if file.is_file()}
     exported = [each for each in about["exports"].values() if isinstance(each, dict)]
     targets = {path.removeprefix("./") for each in exported for path in each.values()}

@@ -4,7 +4,9 @@ import os
 import re
 import subprocess
 import sys
+import tarfile
 import time
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +14,14 @@ from correlator import __version__
 from tests.support.paths import REPOSITORY
 from tests.support.system.roots import Root
 
-NEWER = f"{__version__}+later"
+RELEASE = __version__.partition("+")[0]
+"""The version without the commit."""
+
+NEWER = f"{RELEASE}+later"
 """A version of the package that is higher than the program's."""
+
+EARLIER = f"{RELEASE}~1"
+"""A version of the package that is lower."""
 
 HOSTILE_PIP = b"[global]\nindex-url = http://127.0.0.1:1/simple\nno-binary = :all:\nrequire-virtualenv = true\n"
 """Settings of an administrator in /etc/pip.conf. None of them may affect this package."""
@@ -64,13 +72,21 @@ def built(folder: Path, *options: str, **environ: str) -> Path:
     return Path(ended.stdout.splitlines()[-1])
 
 
+def add_backend(archive: tarfile.TarFile) -> None:
+    """Add the folder `backend`: what builds a wheel of the sources, for $PYTHONPATH where nothing can be downloaded."""
+    for name in ("hatchling", "packaging", "pathspec", "pluggy", "trove-classifiers"):
+        for file in distribution(name).files or ():
+            if ".." not in file.parts and file.suffix != ".pyc":
+                archive.add(file.locate(), f"backend/{file}")
+
+
 def earlier(folder: Path, package: Path) -> Path:
     """The same package with a version that is lower."""
     tree = folder / "earlier"
     subprocess.run(["dpkg-deb", "--raw-extract", str(package), str(tree)], check=True, timeout=60)
     control = tree / "DEBIAN/control"
-    control.write_text(re.sub(r"^Version: .*", f"Version: {__version__}", control.read_text(), flags=re.MULTILINE))
-    built = folder / f"correlator_{__version__}_earlier.deb"
+    control.write_text(re.sub(r"^Version: .*", f"Version: {EARLIER}", control.read_text(), flags=re.MULTILINE))
+    built = folder / f"correlator_{EARLIER}_earlier.deb"
     command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(tree), str(built)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=60)
     return built

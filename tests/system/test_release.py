@@ -1,0 +1,141 @@
+"""`make release` of the last commit, twice in different surroundings, and each of its files in a bare system."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+
+from deploy.debian.build import package_version
+from deploy.version import epoch, version
+from tests.support.paths import REPOSITORY
+from tests.support.servers import program
+from tests.support.system.installations import add_backend
+from tests.support.system.roots import EMULATED, Root
+
+pytestmark = pytest.mark.timeout(2400)
+
+SURROUNDINGS = ({"umask": 0o022, "TZ": "UTC", "LC_ALL": "C"}, {"umask": 0o077, "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8"})
+
+
+def released(clone: Path, umask: int, **environ: str) -> Path:
+    """The folder of the release, from a clone of its own; what has been downloaded is used again."""
+    subprocess.run(["git", "clone", "--quiet", str(REPOSITORY), str(clone)], check=True, timeout=120)
+    (REPOSITORY / "build/wheels").mkdir(parents=True, exist_ok=True)
+    (clone / "build").mkdir()
+    (clone / "build/wheels").symlink_to(REPOSITORY / "build/wheels")
+    given = os.environ | {"SOURCE_DATE_EPOCH": "1"} | environ
+    command = [sys.executable, "-m", "deploy.release"]
+    ended = subprocess.run(
+        command, cwd=clone, env=given, umask=umask, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    return clone / "build/release"
+
+
+@pytest.fixture(scope="module")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return [released(tmp_path_factory.mktemp("clone") / "sources", **one) for one in SURROUNDINGS]  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def built(releases: list[Path]) -> str:
+    """The version, which names the last commit: the clones have no changes."""
+    return version(releases[0].parent.parent)
+
+
+@pytest.fixture
+def bare(releases: list[Path], tmp_path: Path) -> Root:
+    """A Debian 13 that has the files of the release in /tmp."""
+    return with_files(Root("trixie", tmp_path), releases[0])
+
+
+def with_files(root: Root, release: Path) -> Root:
+    for file in release.iterdir():
+        root.put(f"/tmp/{file.name}", file)
+    return root
+
+
+def test_two_releases_of_a_commit_have_the_same_files(releases: list[Path], built: str):
+    names, again = ([file.name for file in sorted(folder.iterdir())] for folder in releases)
+    assert names == again
+    program, debian = f"correlator-{built}", f"correlator_{built}"
+    assert set(names) == {
+        *(f"{program}-py3-none-any.whl", f"{program}.tar.gz", f"{program}.cdx.json", f"{program}.md", "SHA256SUMS"),
+        *(f"{debian}_amd64.deb", f"{debian}_arm64.deb", f"correlator-client-{built}.tgz"),
+    }
+    differ = [name for name in names if len({(folder / name).read_bytes() for folder in releases}) > 1]
+    assert differ == []
+
+
+def test_checksums_and_bill_of_materials_are_those_of_the_release(bare: Root, releases: list[Path], built: str):
+    checked = bare.run("cd /tmp; sha256sum --check --strict SHA256SUMS").stdout.splitlines()
+    assert len(checked) == len(list(releases[0].iterdir())) - 1
+    bill = json.loads((releases[0] / f"correlator-{built}.cdx.json").read_text())
+    assert bill["metadata"]["component"]["version"] == built
+
+
+@pytest.mark.parametrize("kind", ["-py3-none-any.whl", ".tar.gz"])
+def test_pip_installs_what_names_its_commit(kind: str, bare: Root, built: str, tmp_path: Path):
+    with tarfile.open(tmp_path / "backend.tar", "w") as archive:
+        add_backend(archive)
+    bare.put("/tmp/backend.tar", tmp_path / "backend.tar")
+    said = bare.run(
+        "cd /tmp; tar -xf backend.tar; dpkg-deb -x correlator_*_amd64.deb unpacked; python3 -m venv env;"
+        " mkdir wheels; mv unpacked/usr/lib/correlator/wheels/* wheels; rm wheels/correlator-*;"
+        " PYTHONPATH=/tmp/backend env/bin/pip --quiet install --no-index --find-links wheels --no-build-isolation"
+        f" './correlator-{built}{kind}'; env/bin/correlator --version"
+    ).stdout
+    assert said.splitlines()[-1] == f"correlator {built}"
+
+
+def test_the_debian_package_names_its_commit_to_apt_metrics_and_doctor(bare: Root, releases: list[Path], built: str):
+    said = bare.run(
+        "dpkg --install /tmp/correlator_*_amd64.deb >/dev/null; correlator --version;"
+        " dpkg-query --show --showformat='${Version}\\n' correlator;"
+        " sha256sum /usr/lib/correlator/wheels/correlator-*.whl;"
+        " correlator demo --port 8686 --no-mqtt --directory /tmp/demo >/tmp/said 2>&1 & \n"
+        "curl --silent --show-error --fail --retry 100 --retry-delay 1 --retry-connrefused --retry-max-time 60"
+        " --output /dev/null http://127.0.0.1:8686/health/ready || { cat /tmp/said; exit 1; }\n"
+        "curl --silent http://127.0.0.1:8686/metrics | grep ^correlator_build_info;"
+        " correlator doctor --config /tmp/demo/correlator.toml | grep ': '"
+    ).stdout
+    assert f"correlator {built}\n" in said
+    committed = time.gmtime(epoch(releases[0].parent.parent))
+    assert f"{package_version(built, time.strftime('%Y%m%d%H%M%S', committed))}\n" in said, said
+    assert f'version="{built}"' in said
+    assert f"correlator {built}: " in said
+    (wheel,) = releases[0].glob("*.whl")
+    assert hashlib.sha256(wheel.read_bytes()).hexdigest() in said, "it is the wheel of the release"
+
+
+def test_the_debian_package_for_arm64_runs_there(releases: list[Path], built: str, tmp_path: Path):
+    root = with_files(Root(EMULATED, tmp_path), releases[0])
+    said = root.run(
+        "dpkg --install /tmp/correlator_*_arm64.deb >/dev/null; uname --machine; correlator --version;"
+        " /usr/lib/correlator/venv/bin/python -c 'import asyncmy.connection, orjson, uvloop, msgspec, aiohttp';"
+        " correlator check-config --config /dev/null | grep http.listen",
+        within=1500,
+    ).stdout
+    assert said.splitlines()[-3:] == ["aarch64", f"correlator {built}", 'http.listen = "127.0.0.1:8686"'], said
+
+
+def test_npm_installs_the_client_with_its_version(releases: list[Path], built: str, tmp_path: Path):
+    (package,) = releases[0].glob("*.tgz")
+    (tmp_path / "package.json").write_text('{ "private": true, "type": "module" }')
+    command = [program("npm"), "install", "--offline", "--no-audit", "--no-fund", "--silent", str(package)]
+    environ = os.environ | {"npm_config_cache": str(tmp_path / "cache")}
+    subprocess.run(command, cwd=tmp_path, env=environ, check=True, timeout=120)
+    script = "import about from 'correlator-client/package.json' with { type: 'json' }; import 'correlator-client';"
+    done = subprocess.run(
+        [program("node"), "--input-type=module", "--eval", f"{script} console.log(about.version)"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip() == built, done.stderr
