@@ -12,20 +12,18 @@ from typing import Any
 from benchmarks.harness import Limit, Number, Result
 
 BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end -->"
-HEADINGS = ("what", "ours", "yardstick", "ratio", "target", "met?")
+HEADINGS = ("what", "ours", "as a multiple of a yardstick", "target")
 
 
 def cells(number: Number) -> tuple[str, ...]:
     """One row of the table."""
-    theirs = "" if number.their_median is None else _value(number.their_median, number.unit)
-    if theirs and number.yardstick:
-        theirs += f" ({number.yardstick})"
-    elif theirs:
-        theirs = ""  # nothing to compare with: it is a number of its own
-    met = {None: "", True: "yes", False: "NOT MET"}[number.met]
-    ratio = "" if number.ratio is None else f"{number.ratio:.2f} ×"
+    beside = ""
+    if number.their_median is not None and number.yardstick:
+        ratio = f"{number.ratio:.2f} × " if number.ratio else ""
+        beside = f"{ratio}{_value(number.their_median, number.unit)} ({number.yardstick})"
     note = f" – {number.note}" if number.note else ""
-    return (number.what + note, _value(number.median, number.unit), theirs, ratio, _limit(number), met)
+    missed = ": NOT MET" if number.met is False else ""
+    return (number.what + note, _value(number.median, number.unit), beside, _limit(number) + missed)
 
 
 def plain(numbers: Iterable[Number]) -> str:
@@ -117,4 +115,4 @@ def _unit(unit: str) -> str:
 
 
 def _bold(cell: str) -> str:
-    return "**NOT MET**" if cell == "NOT MET" else cell
+    return f"**{cell}**" if cell.endswith("NOT MET") else cell

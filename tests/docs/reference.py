@@ -23,20 +23,21 @@ RELOADED = " A reload applies them."
 BEGIN, END = "<!-- begin: written by make docs -->\n", "<!-- end -->\n"
 
 KINDS = {
-    bool: "`true` or `false`",
-    float: "a duration",
-    int: "a whole number",
-    str: "a text",
-    values.Secret: "a text",
-    Authorization: "a text",
-    SigningSecrets: "one or two secrets `whsec_…`",
-    Template: "a JSON text",
-    NatsUrl: "one or more URLs",
-    values.Listen: "an address",
-    values.Size: "a size from `1kB` to `1MB`",
-    Path: "a path",
-    tuple: "a list of texts",
+    bool: "",
+    float: ", a duration",
+    int: ", a number",
+    str: "",
+    values.Secret: "",
+    Authorization: "",
+    SigningSecrets: ", one or two secrets `whsec_…`",
+    Template: ", a JSON text",
+    NatsUrl: ", one or more URLs",
+    values.Listen: ", an address",
+    values.Size: ", from `1kB` to `1MB`",
+    Path: ", a path",
+    tuple: ", a list of texts",
 }
+"""What may be written, where the default does not show it."""
 
 
 def reference() -> str:
@@ -75,27 +76,26 @@ def _chapter(
         variables = ", ".join(f"`{loading.variable(key)}`" for key in keys)
         yield from (f"The keys are those of `[{like}]`: {variables}.{RELOADED * reload.LIVE.issuperset(keys)}", "")
         return
-    yield from ("| key | default | valid | meaning | reload |", "|---" * 5 + "|")
+    yield from ("| key | default | meaning |", "|---" * 3 + "|")
     for key in schema.keys(section).values():
         if key.section is None:
             dotted = f"{name}.{key.name}"
-            live = "yes" if dotted in reload.LIVE or name in reload.LIVE else "–"
+            live = "<br>reload" if dotted in reload.LIVE or name in reload.LIVE else ""
+            variable = "" if repeated else f"<br>`{loading.variable(dotted)}`"
             cells = (
-                f"`{key.name}`" if repeated else f"`{key.name}`<br>`{loading.variable(dotted)}`",
-                f"`{values.toml(key.default)}`",
-                _right(key),
+                f"`{key.name}`{variable}{live}",
+                f"`{values.toml(key.default)}`{_right(key)}",
                 _cell(key.description),
-                live,
             )
             yield f"| {' | '.join(cells)} |"
     yield ""
 
 
 def _right(key: Key) -> str:
-    """What may be written, in words."""
+    """What may be written, in words, after the default."""
     if key.kind is Literal:
-        return " · ".join(f"`{choice}`" for choice in get_args(key.hint))
-    return KINDS.get(key.kind, "a URL") + key.bounds
+        return ", one of " + ", ".join(f"`{choice}`" for choice in get_args(key.hint))
+    return KINDS.get(key.kind, ", a URL") + key.bounds
 
 
 def _cell(text: str) -> str:
