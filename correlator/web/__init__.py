@@ -70,7 +70,7 @@ def files(*, gateway: bool = False) -> Mapping[str, File]:
     page = _read("index.html")
     if gateway:
         page = page.replace('<html lang="en">', '<html lang="en" data-fleet>', 1)
-    script = File.of("page.js", _styled(without_comments(joined("page/main.js"))), is_hashed=True)
+    script = File.of("page.js", _styled(shortened(joined("page/main.js"))), is_hashed=True)
     name = f"page-{script.etag}.js"
     found |= {f"/{name}": script, "/": File.of("index.html", page.replace('"page.js"', f'"{name}"'))}
     return MappingProxyType(found)
@@ -82,7 +82,7 @@ def _read(name: str) -> str:
 
 def _styled(script: str) -> str:
     """The script, which first sets the styles of its page. The content security policy admits that."""
-    styles = json.dumps(without_comments("".join(map(_read, STYLES))), ensure_ascii=False)
+    styles = json.dumps(shortened("".join(map(_read, STYLES))), ensure_ascii=False)
     begin = f"const $styles = new CSSStyleSheet();\n$styles.replaceSync({styles});\n"
     return f"{begin}document.adoptedStyleSheets = [$styles];\n{script}"
 
@@ -102,12 +102,15 @@ def joined(entry: str, beside: Iterable[str] = (), *, read: Callable[[str], str]
     return _Join(frozenset(beside) - {entry}, read).entry(entry)
 
 
-def without_comments(text: str) -> str:
-    """JavaScript or CSS without comments on lines of their own, but ``/*!``. No line of a template may begin as one."""
-    return _COMMENT.sub("", text)
+def shortened(text: str) -> str:
+    """JavaScript or CSS without indentation, and without comments on lines of their own, but ``/*!``.
+
+    No line of a template may begin as one, or need its indentation.
+    """
+    return _LEFT_OUT.sub("", text)
 
 
-_COMMENT = re.compile(r"^[ \t]*(?:/\*(?!!)(?:(?!\*/).)*\*/|//[^\n]*)\n", re.MULTILINE | re.DOTALL)
+_LEFT_OUT = re.compile(r"^[ \t]*(?:(?:/\*(?!!)(?:(?!\*/).)*\*/|//[^\n]*)\n)?", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r'^(import|export) (?:(\w+)|\{([^}]*)\}) from "(\.[^"]+)";$', re.MULTILINE)
 _DECLARED = re.compile(r"^export ((?:(?:async )?function\*?|class|const) (\w+))", re.MULTILINE)
 _LISTED = re.compile(r"(?:^|(?<=[;}]))export ?\{([^}]*)\};", re.MULTILINE)

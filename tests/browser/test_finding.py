@@ -14,7 +14,7 @@ from tests.support.appliance import Appliance
 from tests.support.browser import expect
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
-from tests.support.page_server import document, forecasted
+from tests.support.page_server import document, forecasted, stamp
 
 DAY = 86_400.0
 GUI_ID = "unified-live-failover-pgtest2-1758553933"
@@ -72,6 +72,61 @@ async def test_enter_opens_an_exact_or_unknown_id_and_else_goes_to_the_first_row
     await box.press("Enter")
     await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
     assert page.url == f"{fake.url}/#/jobs/{quote('rollback-SVR 2019/Prod', safe='')}"
+
+
+def found_line(event_id: int, job_id: str | None, message: str, *, ago: float = 60.0, **more: Any) -> dict[str, Any]:
+    at = {"at": stamp(ago), "step_id": None, "attrs": None, "level": "INFO"}
+    names = {"job_id": job_id, "vm_name": None, "operation": None}
+    return {"event_id": event_id, "message": message, **at, **names} | more
+
+
+async def test_a_text_of_the_log_leads_to_the_line_and_not_to_an_id_that_has_it_by_chance(fake, page):
+    known(fake, document("a503", metadata={"vm_name": "web"}), document("b"))
+    fake.events["b"] = [found_line(n, "b", f"line {n}") for n in range(1, 1_000)]
+    fake.events["b"][400] |= {"message": "HTTP 503 from the hypervisor", "level": "DEBUG"}
+    old = found_line(9, "old", "HTTP/503", ago=9 * DAY, vm_name="vm-old", operation="migrate", level="ERROR")
+    nobody = found_line(10, None, "m", ago=8 * DAY, attrs={"code": "HTTP-503"})
+    fake.found_lines = [[], [fake.events["b"][400] | {"job_id": "b"}], [nobody, old]]
+    await page.goto(fake.url)
+    box = page.get_by_role("searchbox")
+    await box.fill("503")
+    found = page.get_by_role("region", name="Log lines").get_by_role("listitem")
+    await expect(found).to_have_count(3)
+    await expect(page.locator(".beyond-logs")).to_have_text("All logs are searched: 3 lines.")
+    assert await found.locator("mark").all_inner_texts() == ["503"] * 3
+    await expect(found.nth(1)).to_contain_text("of no job")
+    await expect(found.nth(1).get_by_role("link")).to_have_count(0)
+    await expect(found.nth(2)).to_contain_text("vm-old migrate")
+    await page.get_by_role("button", name="Only log lines 3").click()
+    await expect(rows(page)).to_have_count(0)
+    await expect(page).to_have_url(f"{fake.url}/#/?q=503&in=log")
+    await page.get_by_role("button", name="Only log lines 3").click()
+    await expect(rows(page)).to_have_count(1)
+    await box.press("Enter")
+    await expect(page).to_have_url(f"{fake.url}/#/jobs/b/log/401?level=DEBUG")
+    await expect(page.locator(".line.is-target")).to_contain_text("HTTP 503 from the hypervisor")
+    await expect(page.locator(".line.is-target")).to_be_in_viewport()
+
+
+async def test_a_search_of_the_logs_ends_with_another_text_and_rests_after_a_page_of_lines(fake, page):
+    fake.found_lines = [[], *([found_line(1_000 - 60 * n - i, "b", "x") for i in range(60)] for n in range(4))]
+    await page.goto(fake.url)
+    box = page.get_by_role("searchbox")
+    await box.fill("timeout")
+    of_logs = page.locator(".beyond-logs")
+    await expect(of_logs).to_contain_text("60 % of the logs are searched: 120 lines so far. Searched back to")
+    assert [query.get("cursor") for query in fake.sought] == [None, "1", "2"]
+    await page.get_by_role("button", name="Search the logs on").click()
+    await expect(of_logs).to_contain_text("All logs are searched: 240 lines.")
+    fake.found_lines = [[], []]
+    fake.pause_lines = True
+    await box.fill("other")
+    await eventually(lambda: fake.sought[-1]["text"] == "other")
+    await box.fill("others")
+    await eventually(lambda: fake.given_up == ["other"])
+    fake.pause_lines = False
+    await expect(of_logs).to_have_text("All logs are searched: no line.")
+    assert [query["text"] for query in fake.sought[-2:]] == ["others"] * 2
 
 
 async def test_enter_before_anything_is_found_waits_for_the_search(fake, page):

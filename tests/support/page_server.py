@@ -132,6 +132,13 @@ class PageServer:
         """The pages of the database: of the search for any text, and of any VM or context."""
         self.searched: list[Document] = []
         """The parameters of each search."""
+        self.found_lines: list[list[Document]] = []
+        """The pages of the search for lines of any job."""
+        self.sought: list[Document] = []
+        """The parameters of each request for one of them."""
+        self.pause_lines = False
+        """Whether such requests wait. `given_up`: the texts of those whose client has gone meanwhile."""
+        self.given_up: list[str] = []
         self.tickets: list[str] = []
         """The tickets of requests for log lines."""
         self.token = token
@@ -162,6 +169,7 @@ class PageServer:
             web.get("/api/v1/jobs/{id:.+}/events", self._history),
             web.get("/api/v1/jobs/{id:.+}/log", self._history),
             web.get("/api/v1/jobs", self._search),
+            web.get("/api/v1/events", self._find_lines),
             web.get("/api/v1/entities/{name:.+}", self._entity),
             web.get("/test.html", self._test_page),
             web.get("/health/ready", self._ready),
@@ -248,6 +256,20 @@ class PageServer:
         if request.transport is not None:
             request.transport.abort()
         return web.Response()
+
+    async def _find_lines(self, request: web.Request) -> web.Response:
+        self.sought.append(dict(request.query))
+        while self.pause_lines:
+            if request.transport is None or request.transport.is_closing():
+                self.given_up.append(request.query["text"])
+                raise ConnectionError
+            await asyncio.sleep(0.01)
+        number, count = int(request.query.get("cursor", 0)), max(1, len(self.found_lines))
+        lines = self.found_lines[number] if self.found_lines else []
+        more = number + 1 < count
+        progress = {"searched": (number + 1) / count, "searched_to": stamp(86_400.0 * (number + 1)) if more else None}
+        cursor = {"next_cursor": str(number + 1) if more else None}
+        return web.json_response({"events": lines, **cursor, **progress, "complete": True, "reason": None})
 
     async def _entity(self, request: web.Request) -> web.Response:
         page = self._page(request)

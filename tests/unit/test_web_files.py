@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from correlator.web import files, joined, without_comments
+from correlator.web import files, joined, shortened
 from tests.support.servers import program
 
 ROOT = Path(str(resources.files("correlator.web")))
@@ -175,10 +175,10 @@ def test_modules_that_cannot_be_joined_are_refused(changed, message):
         joined("main.js", ["beside.js"], read=modules.__getitem__)
 
 
-def test_only_comments_on_lines_of_their_own_are_left_out():
-    kept = "/*! Licence */\ncall(); // why\n/** @type {A} */ const a = `b`;\n"
+def test_only_indentation_and_comments_on_lines_of_their_own_are_left_out():
+    kept = "/*! Licence */\ncall(); // why\n/** @type {A} */ const a = `b`;\n\nif (a) {\nb();  c();\n}\n"
     left_out = "// one\n  /* two\n   * // three */\n\t/**/\n"
-    assert without_comments(left_out + kept + left_out) == kept
+    assert shortened(left_out + kept.replace("b();", "  \tb();") + left_out) == kept
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("page/*.js")), ids=lambda path: path.name)
@@ -186,5 +186,5 @@ def test_no_line_of_a_template_begins_as_a_comment_does(path):
     begun = ""
     for line in path.read_text().splitlines(keepends=True):
         if re.match(r"\s*(?://|/\*)", line):
-            assert without_comments(begun).count("`") % 2 == 0, line
+            assert shortened(begun).count("`") % 2 == 0, line
         begun += line

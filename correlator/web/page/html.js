@@ -13,19 +13,23 @@ export function dotted(texts) {
   return texts.flatMap((each, place) => [...(place === 0 ? [] : [" · "]), html`<bdi>${each}</bdi>`]);
 }
 
-/** The text with each occurrence of `wanted` marked, in any case. */
-export function marked(whole, wanted) {
-  if (wanted === "") {
-    return whole;
-  }
-  const [lower, sought] = [whole.toLowerCase(), wanted.toLowerCase()];
+/** The text with each occurrence of the `wanted` texts marked, in any case. */
+export function marked(whole, ...wanted) {
+  const lower = whole.toLowerCase();
+  const sought = wanted.filter((each) => each !== "").map((each) => each.toLowerCase());
   const parts = [];
   let from = 0;
-  for (let at = lower.indexOf(sought); at !== -1; at = lower.indexOf(sought, from)) {
-    parts.push(whole.slice(from, at), html`<mark>${whole.slice(at, at + sought.length)}</mark>`);
-    from = at + sought.length;
+  const next = () =>
+    sought
+      .map((each) => ({ at: lower.indexOf(each, from), length: each.length }))
+      .filter(({ at }) => at !== -1)
+      .sort((a, b) => a.at - b.at || b.length - a.length)[0];
+  for (let hit = next(); hit !== undefined; hit = next()) {
+    const end = hit.at + hit.length;
+    parts.push(whole.slice(from, hit.at), html`<mark>${whole.slice(hit.at, end)}</mark>`);
+    from = end;
   }
-  return [...parts, whole.slice(from)];
+  return parts.length === 0 ? whole : [...parts, whole.slice(from)];
 }
 
 /** Draws what `change` changes before it returns. Otherwise that is done soon, which for a printer is too late. */

@@ -6,11 +6,11 @@
 
 import { Appliances } from "./fleet.js";
 import { Component, atOnce, bar, createRef, html, icon, marked } from "./html.js";
-import { Listing, OLDER, foundBy, isUrgent } from "./listing.js";
+import { Listing, OLDER, foundBy, isChance, isUrgent } from "./listing.js";
 import { Progress, comparison, liveliness, outlook } from "./outlook.js";
 import { Seen } from "./preferences.js";
-import { HERE, jobAddress, listAddress, replaceAddress } from "./route.js";
-import { Nothing, Search, SearchProgress, entityNamed, together } from "./search.js";
+import { HERE, jobAddress, listAddress, logAddress, replaceAddress } from "./route.js";
+import { FoundLines, JobSearch, LineSearch, Nothing, SearchProgress, entityNamed, together } from "./search.js";
 import { dayOf, inUtc, isoDay, lasting, moment, periodOf, shortTime } from "./times.js";
 import {
   LATENESS,
@@ -44,7 +44,8 @@ export class ListPage extends Component {
   #selected = -1;
   /** The place of the selected row when it was drawn last. */
   #seen = new Seen();
-  #search = new Search(() => this.setState({}, this.#openFirst));
+  #search = new JobSearch(() => this.setState({}, this.#openFirst));
+  #logs = new LineSearch(() => this.setState({}));
   #entered = null;
   /** The text at which Enter was pressed before anything was found. */
   #filter = null;
@@ -105,6 +106,7 @@ export class ListPage extends Component {
     removeEventListener("afterprint", this.#measure);
     this.#seen.unwatch();
     this.#search.close();
+    this.#logs.close();
     this.props.session.unlist(this.#onUpdate);
   }
 
@@ -112,10 +114,20 @@ export class ListPage extends Component {
     const { filter, session } = this.props;
     const period = periodOf(filter).map((at) => (at === null ? "" : new Date(at).toISOString()));
     this.#search.ask(filter.q, filter.instance, period, session);
+    this.#logs.ask(filter.q, filter.instance, period, session);
   }
 
   #more = () => {
     this.#search.more(this.props.session);
+  };
+
+  #moreLines = () => {
+    this.#logs.more(this.props.session);
+  };
+
+  #lines = () => {
+    const { filter } = this.props;
+    changeFilter(filter, { in: filter.in === "" ? "log" : "" });
   };
 
   /** Opens or reveals what an earlier Enter asked for, once the search has found a job or ended. */
@@ -127,7 +139,8 @@ export class ListPage extends Component {
 
   /**
    * Enter in the search box: opens the job of an ID, also of one that is not known yet, and a job that is the only one;
-   * else goes to the first row. While nothing is found, it waits for the search, except for the text of an ID.
+   * else goes to the first row. If no job has the text, but for a short one that is in its ID by chance, it opens the
+   * newest line that has it. While nothing is found, it waits for the search, except for the text of an ID.
    */
   #enter = () => {
     const q = this.props.filter.q.trim();
@@ -136,6 +149,11 @@ export class ListPage extends Component {
     }
     const jobs = this.#renew(this.state.update.jobs, new Set(), this.props);
     const shown = this.#shown;
+    const line = this.#logs.lines.find((each) => each.job_id !== null);
+    if (line !== undefined && (this.#isLines || shown.every((id) => isChance(jobs.get(id), q)))) {
+      location.hash = logAddress(line.job_id, line.instance, line.event_id, {});
+      return;
+    }
     const exact = shown.find((id) => id === q || jobs.get(id).external_ids?.includes(q));
     const waits = shown.length === 0 && this.#search.state === "searching" && !CONSTRUCTED.test(q);
     this.#entered = waits ? q : null;
@@ -201,6 +219,7 @@ export class ListPage extends Component {
     const by = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
     if (
       by === undefined ||
+      this.#isLines ||
       event.ctrlKey ||
       event.metaKey ||
       event.altKey ||
@@ -266,6 +285,11 @@ export class ListPage extends Component {
     return HERE.instance === "" && isNamed;
   }
 
+  /** True if lines of logs are shown in place of jobs. */
+  get #isLines() {
+    return this.props.filter.in === "log" && this.#logs.state !== "none";
+  }
+
   #row(id, place, top) {
     const { filter, fleet, now } = this.props;
     const listing = this.#listing;
@@ -296,19 +320,26 @@ export class ListPage extends Component {
     const visible = shown.slice(from, to);
     const beyond = [...search.found.keys()].filter((id) => !update.jobs.has(id)).length;
     const height = this.#height;
+    const isLines = this.#isLines;
+    const isEmpty = shown.length === 0;
     return html`<div class=${isFleet ? "list has-fleet" : "list"}>
       <h1 class="unseen">Jobs</h1>
       <${Filters} filter=${filter} listing=${listing} seen=${this.#seen} onEnter=${this.#enter} />
       ${isFleet && html`<${Appliances} fleet=${fleet} counts=${listing.instances} chosen=${filter.instance} now=${now}
         onChoose=${(instance) => changeFilter(filter, { instance })} />`}
-      <${SearchProgress} search=${search} more=${beyond} opens=${this.#entered === filter.q.trim()} now=${now} onMore=${this.#more}
+      <${SearchProgress} search=${search} logs=${this.#logs} more=${beyond} opens=${this.#entered === filter.q.trim()} now=${now}
+        onMore=${this.#more} isLines=${isLines} onMoreLines=${this.#moreLines} onLines=${this.#lines}
         entity=${entityNamed(filter.q, visible.map((id) => jobs.get(id)).filter(Boolean))} />
-      <${Columns} sort=${filter.sort} fleet=${isFleet} onSort=${(sort) => changeFilter(filter, { sort })} />
+      ${
+        !isLines &&
+        html`<${Columns} sort=${filter.sort} fleet=${isFleet} onSort=${(sort) => changeFilter(filter, { sort })} />
       <ol class="rows" role="list" ref=${this.#rows} aria-label="Jobs" onPointerMove=${this.#pointed} onPointerLeave=${this.#unpointed}
           style=${{ height: `${shown.length * height}px`, "--row-height": `${height}px` }}>
         ${visible.map((id, place) => this.#row(id, from + place, (from + place) * height))}
       </ol>
-      ${shown.length === 0 && html`<${Nothing} synced=${update.synced} isRefused=${update.connection.state === "refused"} known=${update.jobs.size} filter=${filter} search=${search} />`}
+      ${isEmpty && html`<${Nothing} synced=${update.synced} isRefused=${update.connection.state === "refused"} known=${update.jobs.size} filter=${filter} search=${search} logs=${this.#logs} />`}`
+      }
+      <${FoundLines} logs=${this.#logs} jobs=${jobs} isFleet=${isFleet} isAlone=${isLines || isEmpty} now=${now} onLines=${this.#lines} />
     </div>`;
   }
 }
@@ -360,10 +391,10 @@ class Filters extends Component {
     const forecasted = forecasts.size > 0 || filter.forecast.length > 0;
     return html`<form class="filters ${forecasted ? "has-forecast" : ""}" role="search" onSubmit=${this.#submit}>
       <label class="search">
-        <span class="unseen">Search by ID, VM, operation, step, error or another text of a job</span>
-        <input type="search" id="search" placeholder="ID, VM, operation, step, error" value=${filter.q} autocomplete="off"
+        <span class="unseen">Search by ID, VM, operation, step, error, or a text of a job or of a log</span>
+        <input type="search" id="search" placeholder="ID, VM, operation, step, error, log line" value=${filter.q} autocomplete="off"
           spellcheck="false" aria-keyshortcuts="/"
-          onInput=${(event) => this.#change({ q: event.currentTarget.value })} />
+          onInput=${({ currentTarget: { value: q } }) => this.#change(q === "" ? { q, in: "" } : { q })} />
         <kbd aria-hidden="true">/</kbd>
       </label>
       <div class="chips" role="group" aria-label="Status">

@@ -443,3 +443,11 @@ export function foundBy(job, q) {
   const from = Math.max(0, text(value).toLowerCase().indexOf(word) - BEFORE);
   return { word, where: text(where), excerpt: `${from > 0 ? "…" : ""}${text(value).slice(from, from + EXCERPT)}` };
 }
+
+const LIKELY = 8;
+/** Characters of a text that is not in an ID by chance. */
+
+/** True if a short text is nowhere but in an ID of a job, which is a random one: of "503" no UUID is meant. */
+export function isChance(job, q) {
+  return job === undefined || (q.length < LIKELY && ["ID", "parent"].includes(foundBy(job, q)?.where));
+}

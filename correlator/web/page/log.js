@@ -520,7 +520,7 @@ class LogLine extends Component {
 }
 
 /** The attributes of a line as text. */
-function attributes(attrs) {
+export function attributes(attrs) {
   if (attrs === null || typeof attrs !== "object") {
     return text(attrs);
   }

@@ -7,7 +7,7 @@
  * `#/entities/<name, percent-encoded>` is one VM or context.
  * `#/i/<instance>` before `/jobs/…` and `/entities/…` names the appliance, at a gateway; `#/i/<instance>/` is its list.
  * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&instance=dc1,dc2&when=all&sort=-start` is the list, and `older=1`
- * unfolds the failures of over an hour ago;
+ * unfolds the failures of over an hour ago; `in=log` shows the lines of logs that have the text, and no jobs;
  * `from=2026-10-01&to=2026-10-31` are the first and the last day of the starts, in the zone of the page.
  * Any other fragment is the list without filters.
  *
@@ -36,6 +36,7 @@ const EVERYTHING = Object.freeze({
   to: "",
   sort: "",
   older: "",
+  in: "",
 });
 
 const SORTS = Object.freeze(["-start", "start", "-duration", "duration", "end", "-end", "appliance", "-appliance"]);
@@ -82,6 +83,7 @@ function viewOf(hash) {
       to: day(query.get("to")),
       sort: SORTS.includes(query.get("sort")) ? query.get("sort") : "",
       older: query.get("older") === "1" ? "1" : "",
+      in: query.get("in") === "log" ? "log" : "",
     },
   };
 }
@@ -104,7 +106,7 @@ export function entityAddress(name, instance) {
 }
 
 /** The address of a line of a job's log, by its event ID, or of its log; with what is chosen of that. */
-export function logAddress(id, instance, line, { level, step = "", q = "" }) {
+export function logAddress(id, instance, line, { level = "INFO", step = "", q = "" }) {
   const query = queryOf({ level: level === "INFO" ? "" : level, step, q });
   const tail = `${line === null ? "" : `/${line}`}${query === "" ? "" : `?${query}`}`;
   return `${jobAddress(id, instance)}${tail === "" ? "" : `/log${tail}`}`;
