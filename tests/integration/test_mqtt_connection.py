@@ -11,8 +11,9 @@ from correlator.config.values import Secret
 from correlator.sinks.mqtt.connection import MqttClient, MqttTimings
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.faults.proxy import Proxy
 from tests.support.mosquitto import Mosquitto
-from tests.support.mqtt_harness import MqttHarness, MqttProxy, gone, holds, reading, watch
+from tests.support.mqtt_harness import MqttHarness, OldBroker, gone, holds, reading, watch
 from tests.support.servers import free_port
 
 LONG_CONNECTING = MqttTimings(connect_timeout=60 * PATIENCE)
@@ -48,17 +49,16 @@ async def test_a_broker_that_was_away_gets_what_changed_or_everything_if_it_lost
 
 
 async def test_the_last_will_is_published_when_the_connection_is_cut(mosquitto):
-    async with MqttProxy(mosquitto.port).running() as proxy:
+    async with Proxy(mosquitto.port) as proxy:
         world = MqttHarness(proxy.port, reading("a"), epoch="e1")
         async with watch(world, mosquitto.port) as watcher:
             async with world.running():
                 await eventually(lambda: watcher.states() == ["online"])
-                proxy.refuses = True
-                proxy.cut()
+                proxy.refuse()
                 await eventually(lambda: watcher.states() == ["online", "offline"])
                 assert watcher.store[world.topics.status]["epoch"] == "e1"
                 await eventually(lambda: not world.sink.connected)
-                proxy.refuses = False
+                proxy.heal()
                 await eventually(lambda: watcher.states() == ["online", "offline", "online"])
             await eventually(lambda: watcher.states()[3:] == ["stopping", "offline"])
 
@@ -109,7 +109,8 @@ async def test_a_daemon_that_stops_while_it_connects_does_so_at_once(own_mosquit
     "refusal", [b"\x20\x03\x00\x84\x00", b"\x20\x02\x00\x01"], ids=["as MQTT 5 has it", "as MQTT 3.1.1 has it"]
 )
 async def test_a_broker_that_knows_no_mqtt_5_gets_3_1_1_until_it_does(mosquitto, refusal, caplog):
-    async with MqttProxy(mosquitto.port, level=4, refusal=refusal).running() as proxy:
+    async with Proxy(mosquitto.port) as proxy:
+        proxy.answer = old = OldBroker(refusal=refusal)
         first = MqttHarness(proxy.port, reading("a", "x"), reading("b", "y", status="completed"))
         async with watch(first, mosquitto.port) as watcher:
             async with first.running():
@@ -118,12 +119,12 @@ async def test_a_broker_that_knows_no_mqtt_5_gets_3_1_1_until_it_does(mosquitto,
                 first.change("a", "x")
                 await holds(watcher, first)
                 await eventually(lambda: watcher.said(first.event("a")))
-                assert proxy.levels == [5, 4]
+                assert old.levels == [5, 4]
                 assert not [r for r in caplog.records if r.levelname == "WARNING"]
-                proxy.level = 5
-                proxy.cut()
-                await eventually(lambda: proxy.levels == [5, 4, 5] and first.sink.connected)
-                proxy.level = 4
+                old.level = 5
+                proxy.reset()
+                await eventually(lambda: old.levels == [5, 4, 5] and first.sink.connected)
+                old.level = 4
             second = MqttHarness(proxy.port, reading("a", "x"), instance=first.instance)
             async with second.running():
                 await holds(watcher, second)
@@ -192,12 +193,12 @@ async def test_tls_is_checked_as_the_settings_say(certificates, tls, connects):
 
 
 async def test_a_broker_that_closes_before_it_answers_is_asked_again_soon(mosquitto):
-    async with MqttProxy(mosquitto.port).running() as proxy:
-        proxy.refuses = True
+    async with Proxy(mosquitto.port) as proxy:
+        proxy.answer = lambda _: b""
         world = MqttHarness(proxy.port, reading("a"), sink={"timings": LONG_CONNECTING})
         async with world.running():
             await eventually(lambda: "before the broker answered" in str(world.sink.describe()["error"]))
-            proxy.refuses = False
+            proxy.answer = None
             await eventually(lambda: world.sink.connected)
 
 
@@ -209,12 +210,13 @@ async def test_a_connection_that_is_made_too_late_is_dropped(mosquitto, monkeypa
         release.wait(10)
         connect(client)
 
-    async with MqttProxy(mosquitto.port).running() as proxy:
+    async with Proxy(mosquitto.port) as proxy:
+        proxy.answer = old = OldBroker(level=5)
         world = MqttHarness(proxy.port, reading("a"))
         monkeypatch.setattr(MqttClient, "_client_connect", late)
         task = asyncio.create_task(world.sink.run(world.hub))
         await eventually(lambda: any(t.get_name() == "mqtt connection" for t in asyncio.all_tasks()))
         await world.stop(task)
         release.set()
-        await eventually(lambda: proxy.levels == [5])
-        await eventually(lambda: proxy._open == set())
+        await eventually(lambda: old.levels == [5])
+        await eventually(lambda: proxy._links == {})

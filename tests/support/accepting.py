@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from ssl import SSLContext
 
 Handle = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def accepting(handle: Handle, port: int, *, limit: int = 1 << 16) -> AsyncIterator[None]:
+async def accepting(
+    handle: Handle, port: int, *, limit: int = 1 << 16, ssl: SSLContext | None = None
+) -> AsyncIterator[None]:
     """Serve at 127.0.0.1. `handle` runs in a task for each connection, which ends with the task or with the block."""
     tasks: set[asyncio.Future[None]] = set()
 
@@ -21,7 +24,7 @@ async def accepting(handle: Handle, port: int, *, limit: int = 1 << 16) -> Async
         # Not in `handle`: a task that is cancelled before its first step runs nothing of it.
         task.add_done_callback(lambda _: writer.transport.abort())
 
-    server = await asyncio.start_server(accepted, "127.0.0.1", port, limit=limit)
+    server = await asyncio.start_server(accepted, "127.0.0.1", port, limit=limit, ssl=ssl)
     try:
         yield
     finally:

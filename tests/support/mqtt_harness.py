@@ -1,4 +1,4 @@
-"""The MQTT sink on an index that the test writes, a client that watches its topics, and a proxy before the broker."""
+"""The MQTT sink on an index that the test writes, and a client that watches its topics."""
 
 import asyncio
 import contextlib
@@ -21,10 +21,8 @@ from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.tasks import Backoff
-from tests.support.accepting import accepting
 from tests.support.documents import document_of
 from tests.support.eventually import PATIENCE, eventually
-from tests.support.servers import free_port
 
 NOW = 1_758_553_933_000_000
 _instances = (f"instance-{n}" for n in itertools.count())
@@ -166,66 +164,16 @@ def watch(world, port):
     return TopicWatcher(world.topics).on(port)
 
 
-class MqttProxy:
-    """Stands before the broker. `cut` ends the connections as a dead network would; `refuses`: nobody gets through.
+class OldBroker:
+    """For `Proxy.answer`: a broker that knows no newer protocol than `level`. `levels`: of the connections so far."""
 
-    With `level` set, it is a broker that knows no newer protocol and answers as `refusal` says.
-    """
-
-    def __init__(self, broker: int, level: int = 5, refusal: bytes = b"") -> None:
-        self.broker = broker
-        self.level = level
-        self.refusal = refusal
-        self.refuses = False
-        self.port = free_port()
+    def __init__(self, level: int = 4, refusal: bytes = b"") -> None:
+        self.level, self.refusal = level, refusal
         self.levels: list[int] = []
-        self._open: set[asyncio.StreamWriter] = set()
 
-    @contextlib.asynccontextmanager
-    async def running(self):
-        async with accepting(self._accept, self.port):
-            try:
-                yield self
-            finally:
-                self.cut()
-
-    def cut(self) -> None:
-        for writer in self._open:
-            writer.transport.abort()
-
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._open.add(writer)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-            if not self.refuses:
-                await self._pass(reader, writer)
-        self._open.discard(writer)
-
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readexactly(2)
-        while head[-1] & 0x80:  # the packet's length goes on
-            head += await reader.readexactly(1)
-        name = await reader.readexactly(7)  # "MQTT" behind its length, then the protocol level
-        self.levels.append(name[6])
-        if name[6] > self.level:
-            writer.write(self.refusal)
-            await writer.drain()
-            await reader.read(1)
-            return
-        back, forth = await asyncio.open_connection("127.0.0.1", self.broker)
-        self._open.add(forth)
-        forth.write(head + name)
-        try:
-            await asyncio.gather(_pump(reader, forth), _pump(back, writer))
-        finally:
-            forth.transport.abort()
-            self._open.discard(forth)
-
-
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    while chunk := await reader.read(65536):
-        writer.write(chunk)
-        await writer.drain()
-    raise ConnectionResetError
+    def __call__(self, connect: bytes) -> bytes | None:
+        self.levels.append(connect[connect.index(b"MQTT") + 4])
+        return self.refusal if self.levels[-1] > self.level else None
 
 
 async def holds(watcher: TopicWatcher, world: MqttHarness, within: float = PATIENCE, every: float = 0.02) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import Mapping
 from typing import NamedTuple, Self
@@ -32,7 +31,7 @@ class Receiver:
         self.statuses: list[int] = []
         self.silent = False
         self.delay = 0.0
-        self.hostile = ""
+        self.echoes = False
         self.elsewhere = 0
         self.port = port
         self._site: asyncio.Server | None = None
@@ -74,37 +73,13 @@ class Receiver:
         if self.silent:
             await self._released.wait()
         await asyncio.sleep(self.delay)
-        if self.hostile == "echo":
+        if self.echoes:
             return web.Response(
                 status=503, text=f"{request.path} {request.headers.get('Authorization')} {body.decode()}"
             )
-        if self.hostile:
-            await self._misbehave(request)
         return web.Response(
             status=status, text="the receiver's words" if status >= 300 else None, headers=_headers(status)
         )
-
-    async def _misbehave(self, request: web.BaseRequest) -> None:
-        transport = request.transport
-        assert transport is not None
-        match self.hostile:
-            case "endless headers":
-                transport.write(b"HTTP/1.1 200 OK\r\n")
-                parts = (b"X-%d: %s\r\n" % (n, b"x" * 1000) for n in range(100_000))
-            case "endless body":
-                transport.write(b"HTTP/1.1 500 No\r\nTransfer-Encoding: chunked\r\n\r\n")
-                parts = (b"3e8\r\n%s\r\n" % (b"x" * 1000) for _ in range(100_000))
-            case "garbage":
-                parts = (bytes(range(256)) for _ in range(3))
-            case _:
-                parts = (b"" for _ in range(0))
-        with contextlib.suppress(ConnectionError):
-            for part in parts:
-                if transport.is_closing() or self._released.is_set():
-                    break
-                transport.write(part)
-                await asyncio.sleep(0.0005)
-        transport.abort()
 
 
 def _headers(status: int) -> dict[str, str]:

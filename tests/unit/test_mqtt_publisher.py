@@ -1,4 +1,4 @@
-"""Messages that the publisher leaves out, and what it reports of them. Nothing here has a broker."""
+"""Messages that the publisher leaves out, what it reports of them, and which one a broker closed at."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 from correlator.sinks.mqtt import publisher as module
 from correlator.sinks.mqtt.connection import TimedOut
-from correlator.sinks.mqtt.publisher import Publisher
+from correlator.sinks.mqtt.publisher import CLOSES, MAX_OVERSIZED, TRY_AGAIN_AFTER, OversizedMessages, Publisher
 from correlator.sinks.mqtt.topics import MqttMessage
 
 BROKER: Any = SimpleNamespace(maximum_packet_size=1_000, receive_maximum=20)
 LARGE = b"x" * 2_000
+LARGE_ONE, SMALL_ONE = ("a", b"x" * 9_000), ("b", b"x")
 
 
 async def test_only_retained_topics_count_as_skipped_because_an_event_has_no_newer_message():
@@ -56,3 +57,44 @@ async def test_a_broker_that_sends_what_it_retains_before_an_acknowledgement_doe
 
 async def never(*_: Any, **__: Any) -> None:
     await asyncio.Event().wait()
+
+
+def test_the_largest_message_is_left_out_after_a_few_times_and_no_other():
+    oversized = OversizedMessages()
+    assert [oversized.closed([SMALL_ONE, LARGE_ONE], 0) for _ in range(CLOSES)] == [None] * (CLOSES - 1) + ["a"]
+    assert oversized.is_left_out(*LARGE_ONE, now=1)
+    assert not oversized.is_left_out(*SMALL_ONE, now=1)
+
+
+def test_a_message_that_changed_or_was_acknowledged_is_sent():
+    oversized = OversizedMessages()
+    oversized.closed([LARGE_ONE], 0, certain=True)
+    assert not oversized.is_left_out("a", b"y" * 9_000, now=1)
+    oversized.acknowledged("a")
+    assert not oversized.is_left_out(*LARGE_ONE, now=1)
+
+
+def test_a_message_that_was_left_out_has_another_chance_after_a_while():
+    oversized = OversizedMessages()
+    oversized.closed([LARGE_ONE], 0, certain=True)
+    assert not oversized.is_left_out(*LARGE_ONE, now=TRY_AGAIN_AFTER)
+    assert oversized.closed([LARGE_ONE], TRY_AGAIN_AFTER) == "a"
+    assert oversized.is_left_out(*LARGE_ONE, now=TRY_AGAIN_AFTER + 1)
+
+
+def test_nothing_on_its_way_is_nothing_to_blame():
+    assert OversizedMessages().closed([], 0) is None
+
+
+def test_a_small_message_is_never_to_blame():
+    oversized = OversizedMessages()
+    assert [oversized.closed([SMALL_ONE], 0) for _ in range(CLOSES)] == [None] * CLOSES
+    assert not oversized.is_left_out(*SMALL_ONE, now=1)
+
+
+def test_topics_that_are_left_out_are_bounded():
+    oversized = OversizedMessages()
+    for n in range(MAX_OVERSIZED + 1):
+        oversized.closed([(f"t{n}", LARGE_ONE[1])], 0, certain=True)
+    assert not oversized.is_left_out("t0", LARGE_ONE[1], now=1)
+    assert oversized.is_left_out("t1", LARGE_ONE[1], now=1)

@@ -1,12 +1,16 @@
 """The topic tree: the retained topics equal the index, also after jobs left, moved or merged."""
 
 import gc
+import itertools
 import json
 import tracemalloc
 from itertools import pairwise
 
 import msgspec
 import orjson
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 from correlator.jobs import encoding
 from correlator.jobs.index import Index
@@ -19,21 +23,9 @@ from correlator.sinks.mqtt import outbox
 from correlator.sinks.mqtt.outbox import STATES_WITHIN, MqttEvents, MqttOutbox
 from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics
 from tests.support.documents import document_of
+from tests.support.mqtt_harness import NOW, reading
 
-NOW = 1_758_553_933_000_000
-SECOND = 1_000_000
 NAMES = Topics("correlator/v1/here")
-
-
-def reading(job_id, *external, started=0, status="running", observed_at=1, **more):
-    column, *rest = external or (None,)
-    metadata = orjson.dumps({"gui_job_id": rest[0]}).decode() if rest else None
-    ended = NOW + started * SECOND if status == "completed" else None
-    record = JobRecord(
-        job_id, status=status, external_job_id=column, metadata=metadata, started_at=NOW + started * SECOND,
-        completed_at=ended, **more,
-    )  # fmt: skip
-    return Reading(job_id, observed_at, record, ())
 
 
 class TreeHarness:
@@ -100,15 +92,106 @@ def test_nothing_of_a_job_is_sent_before_the_connection_is_ready():
     assert world.tree.pending == 0
 
 
-def test_a_state_is_the_document_with_epoch_and_seq():
-    world = TreeHarness(reading("a", "x", "y"))
+LEFT = {
+    state("gone"): b'{"job_id": "gone", "status": "running", "epoch": "e0", "seq": 3}',
+    state("odd"): b"no JSON",
+    state("none"): b"{}",
+    ext("v"): b'{"external_id": "v", "job_id": "gone"}',
+    "correlator/v1/here/status": b"{}",
+}
+"""What an earlier run left on the broker. The status has no key: it stays as it is."""
+
+
+class RetainedTopics(RuleBasedStateMachine):
+    """An index that changes, and a broker that loses connections, messages, and all that it retains."""
+
+    def __init__(self):
+        super().__init__()
+        self.world, self.store, self.flying, self.times = TreeHarness(), dict(LEFT), [], itertools.count(2)
+
+    def receive(self, message):
+        """The state of a job that is not there any more says so before its topic is emptied."""
+        last = self.store.pop(message.topic, None)
+        if message.payload:
+            self.store[message.topic] = message.payload
+        elif last not in (None, LEFT.get(message.topic)) and message.topic.endswith("/state"):
+            assert json.loads(last)["deleted"]
+
+    @rule(job_id=st.sampled_from("abc"), names=st.lists(st.sampled_from("xyz"), max_size=2, unique=True),
+          started=st.integers(0, 3), status=st.sampled_from(["running", "completed"]))  # fmt: skip
+    def learn(self, job_id, names, started, status):
+        observed_at = next(self.times)
+        self.world.learn(reading(job_id, *names, started=started, status=status, observed_at=observed_at))
+
+    @rule(job_id=st.sampled_from("abc"))
+    def gone(self, job_id):
+        self.world.learn(Reading(job_id, next(self.times)))
+
+    @rule()
+    def send(self):
+        parcel = self.world.tree.pop_next(float(next(self.times)))
+        self.flying += [parcel] if parcel else []
+
+    @precondition(lambda self: self.flying)
+    @rule(which=st.integers(0, 9))
+    def acknowledge(self, which):
+        parcel = self.flying.pop(which % len(self.flying))
+        for message in parcel.messages:
+            self.receive(message)
+        self.world.tree.acknowledged(parcel.tag)
+
+    @rule(arrived=st.integers(0, 2), is_restart=st.booleans(), is_store_lost=st.booleans())
+    def connect(self, arrived=0, is_restart=False, is_store_lost=False):
+        for parcel in self.flying:
+            for message in parcel.messages[:arrived]:
+                self.receive(message)
+        self.flying.clear()
+        if is_restart:
+            self.world = TreeHarness(index=self.world.index)
+        if is_store_lost:
+            self.store.clear()
+        self.world.tree.end()
+        self.world.begin()
+        for topic, payload in [*self.store.items()]:
+            self.world.tree.on_retained(topic, payload)
+
+    def teardown(self):
+        self.connect()
+        self.world.now = float(next(self.times))
+        for message in self.world.send():
+            self.receive(message)
+        self.store.pop("correlator/v1/here/status", None)
+        published = self.world.index.published
+        due = {state(j.job_id): {**document_of(j), "epoch": "e1", "seq": j.rev} for j in published.all()}
+        for name in {name for j in published.all() for name in j.view.external_ids}:
+            owner = published.resolve(name)
+            assert owner is not None
+            due[ext(name)] = {"external_id": name, "job_id": owner.job_id}
+        assert {topic: json.loads(payload) for topic, payload in self.store.items()} == due
+
+
+def test_after_any_changes_losses_and_restarts_what_is_retained_is_what_the_index_has():
+    run_state_machine_as_test(RetainedTopics, settings=settings(stateful_step_count=30))
+
+
+def test_the_tombstone_of_a_job_has_its_last_state_or_what_an_earlier_run_left_of_it():
+    world = TreeHarness(reading("a", "x"))
     world.begin()
-    shown = world.shown("a")
-    assert world.retained(world.send()) == {
-        state("a"): {**document_of(shown), "epoch": "e1", "seq": shown.rev},
-        ext("x"): {"external_id": "x", "job_id": "a"},
-        ext("y"): {"external_id": "y", "job_id": "a"},
+    world.send()
+    last = world.shown("a")
+    world.learn(Reading("a", 2))
+    for topic, payload in LEFT.items():
+        world.tree.on_retained(topic, payload)
+    sent = world.send()
+    at = {"deleted": True, "epoch": "e1", "seq": world.index.published.seq}
+    said = {m.topic: json.loads(m.payload) for m in sent if m.payload}
+    assert said == {
+        state("a"): {**document_of(last), **at},
+        state("gone"): {"job_id": "gone", "status": "running", **at},
+        **{state(name): {"job_id": name, **at} for name in ("odd", "none")},
     }
+    assert all(m.payload.count(b'"epoch"') == 1 for m in sent if m.payload)
+    assert {m.topic for m in sent if not m.payload} == {*said, ext("x"), ext("v")}
 
 
 def test_only_ended_jobs_expire():
@@ -164,78 +247,6 @@ def test_the_topics_of_a_new_connection_are_no_work_for_the_garbage_collector():
     assert len(gc.get_objects()) - before < 100
 
 
-def test_the_newest_of_two_jobs_owns_an_id_and_leaves_it_to_the_other():
-    world = TreeHarness(reading("old", "x", started=0))
-    world.begin()
-    world.send()
-    world.learn(reading("new", "x", started=10))
-    sent = world.send()
-    assert world.retained(sent)[ext("x")]["job_id"] == "new"
-    assert state("old") not in {m.topic for m in sent}
-    world.learn(Reading("new", 2))
-    assert world.retained(world.send()) == {ext("x"): {"external_id": "x", "job_id": "old"}}
-
-
-def test_an_id_changes_hands_when_a_job_turns_out_to_be_older():
-    world = TreeHarness(reading("a", "x", started=10), reading("b", "x", started=5))
-    world.begin()
-    assert world.retained(world.send())[ext("x")]["job_id"] == "a"
-    world.learn(reading("a", "x", started=0, observed_at=2))
-    assert world.retained(world.send())[ext("x")]["job_id"] == "b"
-
-
-def test_a_job_that_leaves_says_so_before_its_topics_are_emptied():
-    world = TreeHarness(reading("a", "x"))
-    world.begin()
-    world.send()
-    last = world.shown("a")
-    world.learn(Reading("a", 2))
-    sent = world.send()
-    said = [m for m in sent if m.topic == state("a")]
-    assert orjson.loads(said[0].payload) == {
-        **document_of(last), "deleted": True, "epoch": "e1", "seq": world.index.published.seq,
-    }  # fmt: skip
-    assert [m.payload for m in said[1:]] == [b""]
-    assert MqttMessage(ext("x"), b"") in sent
-    world.tree.end()
-    world.begin()
-    assert world.send() == []
-
-
-def test_a_job_that_left_without_a_connection_is_published_as_deleted():
-    world = TreeHarness(reading("a", "x"), reading("b"))
-    world.begin()
-    world.send()
-    world.tree.end()
-    world.learn(Reading("a", 2))
-    world.begin()
-    sent = world.send()
-    assert [bool(m.payload) for m in sent if m.topic == state("a")] == [True, False]
-    assert [m.topic for m in sent] == [state("b"), state("a"), state("a"), ext("x")]
-
-
-def test_a_job_that_comes_back_is_not_emptied():
-    world = TreeHarness(reading("a", "x"))
-    world.begin()
-    world.send()
-    world.learn(Reading("a", 2))
-    world.learn(reading("a", "x", observed_at=3))
-    assert set(world.retained(world.send())) == {state("a"), ext("x")}
-
-
-def test_a_job_that_leaves_while_its_tombstone_is_on_its_way_says_so_again():
-    world = TreeHarness(reading("a"))
-    world.begin()
-    world.send()
-    world.learn(Reading("a", 2))
-    parcel = world.pop_next(100.0)
-    world.learn(reading("a", observed_at=3))
-    world.learn(Reading("a", 4))
-    world.tree.acknowledged(parcel.tag)
-    world.now = 200.0
-    assert [bool(m.payload) for m in world.send()] == [True, False]
-
-
 def test_a_legacy_job_that_merges_leaves_and_the_real_one_gets_its_id():
     world = TreeHarness()
     world.begin()
@@ -247,26 +258,6 @@ def test_a_legacy_job_that_merges_leaves_and_the_real_one_gets_its_id():
     sent = world.send()
     assert world.retained(sent)[ext("legacy/1")]["job_id"] == "a"
     assert [bool(m.payload) for m in sent if m.topic == state("legacy/1")] == [True, False]
-
-
-def test_what_an_earlier_run_left_on_the_broker_is_removed():
-    world = TreeHarness(reading("a", "x"))
-    world.begin()
-    world.send()
-    for topic in (state("a"), ext("x"), "correlator/v1/here/status"):
-        world.tree.on_retained(topic, b"{}")
-    assert world.send() == []
-    world.tree.on_retained(state("gone"), b'{"job_id": "gone", "status": "running", "epoch": "e0", "seq": 3}')
-    world.tree.on_retained(state("odd"), b"no JSON")
-    world.tree.on_retained(state("none"), b"{}")
-    world.tree.on_retained(ext("y"), b'{"external_id": "y", "job_id": "gone"}')
-    sent = world.send()
-    said = {m.topic: json.loads(m.payload, object_pairs_hook=sorted) for m in sent if m.payload}  # each member once
-    at = [("deleted", True), ("epoch", "e1"), ("job_id", "gone"), ("seq", world.index.published.seq)]
-    odd, none = ([("job_id", name) if member[0] == "job_id" else member for member in at] for name in ("odd", "none"))
-    assert said == {state("gone"): [*at, ("status", "running")], state("odd"): odd, state("none"): none}
-    assert world.retained(sent) == {}
-    assert {m.topic for m in sent if not m.payload} == {state("gone"), state("odd"), state("none"), ext("y")}
 
 
 def test_jobs_that_leave_while_the_broker_is_away_are_bounded(monkeypatch):

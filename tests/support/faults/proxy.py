@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -40,6 +41,8 @@ class Proxy:
         """Bytes a second, in each direction, which all connections share; None for as fast as it goes."""
         self._free_at = {True: 0.0, False: 0.0}
         """When all that was read before has passed, by direction: down, and up."""
+        self.answer: Callable[[bytes], bytes | None] | None = None
+        """What the first piece of a connection gets before the connection ends; None: it passes to the server."""
         self._refusing = False
         self._cut_after: int | None = None
         self._hole_from: bytes | None = None
@@ -118,8 +121,13 @@ class Proxy:
     async def _link(self, reader: asyncio.StreamReader, link: _Link) -> None:
         try:
             await self._passing.wait()
+            first = await reader.read(CHUNK) if self.answer is not None else b""
+            if self.answer is not None and (answer := self.answer(first)) is not None:
+                link.writers[0].write(answer)
+                return
             upstream, writer = await asyncio.open_connection("127.0.0.1", self.target)
             link.writers.append(writer)
+            writer.write(first)
             link.passing.set()
             up = asyncio.create_task(self._pump(reader, writer, link.passing, down=False))
             down = asyncio.create_task(self._pump(upstream, link.writers[0], link.passing, down=True))
