@@ -195,6 +195,18 @@ class Client:
         except (msgspec.ValidationError, TypeError) as error:
             raise self._failures.not_a_correlator(f"a page of log lines is invalid: {error}") from error
 
+    async def found_lines(self, query: _Query) -> AsyncGenerator[Document, None]:
+        """Yield the pages of ``GET /api/v1/events``, whose parameters `query` has. It raises as `jobs` does."""
+        cursor: Document = {}
+        while True:
+            body = await self._get("/api/v1/events", {**query, **cursor})
+            if body is None or "events" not in body:
+                raise self._failures.not_a_correlator("its answer has no member `events`")
+            yield body
+            if body.get("next_cursor") is None:
+                return
+            cursor = {"cursor": str(body["next_cursor"])}
+
     async def follow(self, wanted: Wanted, *, patient: bool = False) -> AsyncGenerator[Update, None]:
         """Yield an update after each change of the jobs of `wanted` or of the connection, without end.
 

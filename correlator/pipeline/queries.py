@@ -136,8 +136,8 @@ class LineQuery(Struct, frozen=True):
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What a line has to contain."""
-        return tuple(filter(None, (self.text, *sorted(self.words))))
+        """What a line has to contain. The longest word comes first, as the fewest lines have it."""
+        return tuple(filter(None, (self.text, *sorted(self.words, key=lambda word: (-len(word), word)))))
 
     @property
     def levels(self) -> tuple[Level, ...]:

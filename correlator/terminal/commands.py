@@ -341,10 +341,11 @@ _since_option = click.option(
     "--limit", type=click.IntRange(1, 100_000), help="The most jobs to list.  [default: 50, with --watch all]"
 )
 @click.option("-w", "--watch", "follow", is_flag=True, help="Keep running and show every change.")
+@click.option("--logs", "in_logs", is_flag=True, help="List the log lines of any job that have each word of --text.")
 @_list_output
 @daemon_options
-def jobs(follow: bool, output: str | None, limit: int | None, no_header: bool, **given: Any) -> None:
-    """List jobs, the newest first.
+def jobs(follow: bool, output: str | None, limit: int | None, no_header: bool, in_logs: bool, **given: Any) -> None:
+    """List jobs, the newest first; with --logs, lines of their logs.
 
     With --watch on a terminal the most urgent jobs come first: stalled, overdue, failed within the last hour, late,
     then running.
@@ -353,6 +354,17 @@ def jobs(follow: bool, output: str | None, limit: int | None, no_header: bool, *
 
     client, stdout = client_from_options(given), standard_output()
     query = listing.Query(**given, limit=limit or (None if follow else 50))
+    if in_logs:
+        asked = query.parameters()
+        if not query.words or follow or query.state or asked.keys() - {"text", "since", "until", "instance"}:
+            raise click.UsageError(
+                "--logs goes with --text, and of the others with --since, --until, --instance, --limit"
+            )
+        from correlator.terminal.logs import find_lines  # noqa: PLC0415 - see the module's docstring
+
+        lines: Literal["plain", "json"] = "json" if output == "json" else "plain"
+        run_with_client(client, lambda: find_lines(client, asked, limit or 50, stdout, lines, sys.stderr))
+        return
     chosen = _output(output, stdout)
     if follow and chosen == "table" and not can_repaint(stdout):
         chosen = "plain"

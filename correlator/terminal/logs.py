@@ -11,11 +11,11 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TextIO, TypeVar
 
-from msgspec import Struct
+from msgspec import Struct, convert
 from rich.text import Text
 
 from correlator.client.client import Client, Unreachable
@@ -26,7 +26,7 @@ from correlator.client.replica import ConnectionState, Update
 from correlator.errors import NotFound
 from correlator.model.document import EXACT
 from correlator.model.messages import Wanted
-from correlator.model.parameters import MAX_EVENTS
+from correlator.model.parameters import MAX_EVENTS, MAX_LIMIT
 from correlator.model.rows import Level
 from correlator.tasks import Backoff
 from correlator.terminal import formats, ids
@@ -61,13 +61,17 @@ class Printer:
         self._stdout.flush()
 
 
-def line_as_text(line: LogMessage, job: Document, theme: Theme, *, local: bool = False) -> Text:
-    """``2025-09-22T10:00:00.123456Z WARN  step-name: message  name=value``; `local`: the zone of this host."""
+def line_as_text(line: LogMessage, job: Document, theme: Theme, *, local: bool = False, of: str = "") -> Text:
+    """``2025-09-22T10:00:00.123456Z WARN  step-name: message  name=value``; `local`: the zone of this host.
+
+    `of` stands before the name of the step.
+    """
     step = (job.get("steps") or {}).get(str(line.step_id)) or {}
     level = theme.clean(line.level)
     return Text.assemble(
         (f"{_time_of_line(line.at, local=local)} ", "dim" if local else ""),
         (f"{level:5} ", LEVEL_STYLES.get(line.level, "")),
+        (f"{theme.clean(of)}: " if of else "", "bold"),
         (f"{theme.clean(step['name'])}: " if step.get("name") else "", "dim"),
         theme.clean(line.message),
         (f"  {attributes}" if (attributes := theme.clean(_attributes(line.attrs))) else "", "dim"),
@@ -101,6 +105,40 @@ def mentions(line: LogMessage, text: str) -> bool:
         attrs, part = (json.dumps(one, ensure_ascii=False, separators=(",", ":")) for one in (attrs, text))
         part = part[1:-1]
     return text.lower() in line.message.lower() or part.lower() in attrs.lower()
+
+
+async def find_lines(
+    client: Client, query: Mapping[str, str | Sequence[str]], limit: int, stdout: TextIO, output: Output, stderr: TextIO
+) -> None:
+    """Print log lines of any job, the newest first, as they are found: up to `limit`, with the job's ID and VM.
+
+    `query` has the parameters of ``GET /api/v1/events``. What is missing is said on `stderr`.
+    """
+    theme, console = theme_for(stdout, os.environ), console_on(stdout)
+    found, searched, trouble = 0, 0.0, ""
+    async with contextlib.aclosing(client.found_lines({**query, "limit": str(min(limit, MAX_LIMIT))})) as pages:
+        async for page in pages:
+            searched, trouble = float(page["searched"]), str(page.get("reason") or "") or trouble
+            for event in page["events"][: limit - found]:
+                found += 1
+                if output == "json":
+                    stdout.write(formats.as_json(event) + "\n")
+                    continue
+                of = " ".join(str(event[name]) for name in ("job_id", "vm_name") if event.get(name))
+                line = convert({**event, "job_id": str(event["job_id"] or ""), "type": "log"}, LogMessage)
+                text = line_as_text(line, {}, theme, local=stdout.isatty(), of=of)
+                if stdout.isatty():
+                    console.print(text, soft_wrap=True)
+                else:
+                    stdout.write(text.plain + "\n")
+            stdout.flush()
+            if found == limit:
+                break
+    if trouble:
+        print_error(stderr, f"the list is incomplete: {trouble}")
+    elif searched < 1.0:
+        share = int(searched * 100)
+        print_error(stderr, f"these are the newest {found}, in {share} % of the logs: --limit asks for others")
 
 
 _T = TypeVar("_T")

@@ -318,6 +318,13 @@ def test_jobs_makes_a_query_of_its_options(invoke, asked):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("options", [(), ("--text", "x", "-w"), ("--text", "x", "--status", "failed")])
+def test_lines_of_logs_are_selected_by_words_and_a_period_and_by_nothing_of_jobs(invoke, asked, options):
+    result = invoke("jobs", "--logs", *options)
+    assert (result.exit_code, asked) == (2, [])
+    assert "--logs goes with --text" in result.output
+
+
 def test_jobs_accepts_an_age_for_since_and_prints_lines_without_a_terminal(invoke, asked):
     assert invoke("jobs", "--since", "2h").exit_code == 0
     assert invoke("jobs", "-w", "-o", "table").exit_code == 0

@@ -36,10 +36,14 @@ class Scripted(FakeDaemon):
         super().__init__()
         self.lines: list[dict[str, Any]] = []
         self.job: dict[str, Any] | None = job("a", 1, steps=STEPS)
+        self.found: list[dict[str, Any]] = []
+        """The pages of the search for lines of any job."""
         self.failures = 0
         """Requests for lines to answer with 503 before the next page."""
 
     def reply(self, request: web.Request) -> web.Response:
+        if request.path == "/api/v1/events":
+            return web.json_response(self.found[int(request.query.get("cursor", 0))])
         if request.path.endswith("/events"):
             if self.failures > 0:
                 self.failures -= 1
@@ -94,6 +98,33 @@ async def printed(fake: FakeDaemon, **order: Any) -> tuple[list[int], str]:
 async def test_all_pages_are_printed_in_the_order_of_time(fake):
     fake.lines = [line(2), line(3), line(1, at="2026-11-26T09:59:59.999999Z"), line(4), line(5)]
     assert await printed(fake) == ([1, 2, 3, 4, 5], "")
+
+
+async def test_lines_of_any_job_are_printed_as_they_are_found_with_a_note_on_what_is_missing(fake):
+    names: dict[str, Any] = {"job_id": "u1", "vm_name": "web-1", "operation": "copy"}
+    nobody: dict[str, Any] = dict.fromkeys(names)
+    more = {"complete": False, "reason": "dc2 is away"}
+    fake.found = [
+        {"events": [line(9, **names, attrs={"code": 503})], "next_cursor": "1", "searched": 0.2},
+        {"events": [], "next_cursor": "2", "searched": 0.456},
+        {"events": [line(5, **nobody), line(4, **names)], "next_cursor": None, "searched": 1.0, **more},
+    ]
+
+    async def found(limit: int, output: command.Output = "plain") -> tuple[str, str]:
+        out, err = io.StringIO(), io.StringIO()
+        async with asyncio.timeout(30), Client(fake.url) as client:
+            await command.find_lines(client, {"text": "line"}, limit, out, output, err)
+        return out.getvalue(), err.getvalue()
+
+    out, err = await found(2)
+    assert out == f"{AT} INFO  u1 web-1: line 9  code=503\n{AT} INFO  line 5\n"
+    assert err == "correlator: the list is incomplete: dc2 is away\n"
+    assert fake.requests[-1].query == {"text": "line", "limit": "2", "cursor": "2"}
+    out, err = await found(1, "json")
+    assert (json.loads(out), err) == (
+        fake.found[0]["events"][0],
+        "correlator: these are the newest 1, in 20 % of the logs: --limit asks for others\n",
+    )
 
 
 async def test_followed_lines_come_from_pages_and_the_stream_without_a_hole_or_a_repeat(fake):
