@@ -43,19 +43,11 @@ async def etc(named: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(service, "UNIT_FILES", ())
     statements = ["DROP USER correlator@'%'", f"CREATE USER correlator@'127.0.0.1' IDENTIFIED BY '{OLD}'"]
     statements += [f"GRANT SELECT ON migratekit_oma.{table} TO correlator@'127.0.0.1'" for table in TABLES]
-    await run(named, *statements)
+    await named.run(*statements)
     yield etc
-    async with named.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute("SELECT CONCAT(user, '@\\'', host, '\\'') FROM mysql.user WHERE user = 'correlator'")
-        accounts = [account for (account,) in await cursor.fetchall()]
-    drop = (f"DROP USER {account}" for account in accounts)
-    await run(named, *drop, "DROP DATABASE migratekit_oma", "CREATE USER correlator@'%'")
-
-
-async def run(server: MariaDB, *statements: str) -> None:
-    async with server.connect() as connection, connection.cursor() as cursor:
-        for statement in statements:
-            await cursor.execute(statement)
+    accounts = await named.run("SELECT CONCAT(user, '@\\'', host, '\\'') FROM mysql.user WHERE user = 'correlator'")
+    drop = (f"DROP USER {account}" for (account,) in accounts)
+    await named.run(*drop, "DROP DATABASE migratekit_oma", "CREATE USER correlator@'%'")
 
 
 async def checks_of() -> dict[str, Check]:
@@ -94,9 +86,9 @@ async def test_a_refused_login_is_fixed_for_the_account_of_the_documents(
     named: MariaDB, etc: Path, tmp_path: Path, before: str
 ):
     if before == "no account":
-        await run(named, "DROP USER correlator@'127.0.0.1'")
+        await named.run("DROP USER correlator@'127.0.0.1'")
     else:
-        await run(named, "CREATE USER correlator@localhost IDENTIFIED BY 'forgotten'")
+        await named.run("CREATE USER correlator@localhost IDENTIFIED BY 'forgotten'")
     refused = (await checks_of())["database.login"]
     assert "'correlator'@'localhost'" in refused.summary
     await paste(tmp_path, refused.fix, mariadb=named)
@@ -107,9 +99,8 @@ async def test_a_refused_login_is_fixed_for_the_account_of_the_documents(
         await paste(tmp_path, login.fix, mariadb=named)
         login = (await checks_of())["database.login"]
     assert login.status == "ok", login
-    async with named.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute("SELECT host FROM mysql.user WHERE user = 'correlator'")
-        assert ("127.0.0.1",) in await cursor.fetchall(), "the account that README makes"
+    hosts = await named.run("SELECT host FROM mysql.user WHERE user = 'correlator'")
+    assert ("127.0.0.1",) in hosts, "the account that README makes"
 
 
 async def test_without_a_password_file_one_is_made(named: MariaDB, etc: Path, tmp_path: Path):

@@ -24,8 +24,7 @@ async def test_a_revoked_select_degrades_readiness_until_the_fix_of_the_doctor_i
 ):
     job_id = await appliance.job("gui-1")
     await appliance.step(job_id, 1, "validation")
-    await run(
-        database,
+    await database.run(
         f"CREATE USER {USER}@'%'",
         *(f"GRANT SELECT ON `{database.name}`.{table} TO {USER}@'%'" for table in TABLES),
     )
@@ -42,7 +41,7 @@ async def test_a_revoked_select_degrades_readiness_until_the_fix_of_the_doctor_i
         await daemon.start()
         await eventually(lambda: daemon.job("gui-1"))
         assert await tables() == (False, {"ok": True, "missing": [], "error": None, "states": {}})
-        await run(database, f"REVOKE SELECT ON `{database.name}`.job_steps FROM {USER}@'%'")
+        await database.run(f"REVOKE SELECT ON `{database.name}`.job_steps FROM {USER}@'%'")
         await eventually(lambda: lost(daemon, ["job_steps"]))
         degraded, part = await tables()
         assert degraded
@@ -61,17 +60,11 @@ async def test_a_revoked_select_degrades_readiness_until_the_fix_of_the_doctor_i
         await eventually(well)
     finally:
         await daemon.close()
-        await run(database, f"DROP USER {USER}@'%'")
+        await database.run(f"DROP USER {USER}@'%'")
 
 
 async def lost(daemon: Daemon, names: list[str]) -> bool:
     return bool(json.loads(await daemon.text("/health/ready"))["parts"]["tables"]["missing"] == names)
-
-
-async def run(database: Database, *statements: str) -> None:
-    async with database.connect() as connection, connection.cursor() as cursor:
-        for statement in statements:
-            await cursor.execute(statement)
 
 
 @pytest.mark.parametrize("allowed", [4, 6])
@@ -79,8 +72,7 @@ async def test_an_account_that_may_have_too_few_connections_is_named_until_it_ha
     database: Database, tmp_path: Path, allowed: int
 ):
     user = f"correlator_few_{allowed}"
-    await run(
-        database,
+    await database.run(
         f"CREATE USER {user}@'%' WITH MAX_USER_CONNECTIONS {allowed}",
         *(f"GRANT SELECT ON `{database.name}`.{table} TO {user}@'%'" for table in TABLES),
     )
@@ -103,9 +95,9 @@ async def test_an_account_that_may_have_too_few_connections_is_named_until_it_ha
         await eventually(is_said)
         assert daemon.log().count(needed) == 1
         assert "unreachable" not in daemon.log()
-        await run(database, f"ALTER USER {user}@'%' WITH MAX_USER_CONNECTIONS 24")
+        await database.run(f"ALTER USER {user}@'%' WITH MAX_USER_CONNECTIONS 24")
         await eventually(is_well)
         assert "the account may have enough connections" in daemon.log()
     finally:
         await daemon.close()
-        await run(database, f"DROP USER {user}@'%'")
+        await database.run(f"DROP USER {user}@'%'")

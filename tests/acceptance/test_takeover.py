@@ -49,9 +49,8 @@ async def follows(daemon: Daemon, holder: str) -> bool:
 
 async def counters(server: MariaDB) -> dict[str, int]:
     """Connections and statements that the server has counted, without those of this question."""
-    async with server.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute("SHOW GLOBAL STATUS WHERE Variable_name IN ('Connections', 'Com_select')")
-        return {name: int(value) for name, value in await cursor.fetchall()}
+    found = await server.run("SHOW GLOBAL STATUS WHERE Variable_name IN ('Connections', 'Com_select')")
+    return {name: int(value) for name, value in found}
 
 
 async def test_a_standby_asks_the_database_nothing_and_says_that_it_is_one(

@@ -186,9 +186,7 @@ def warnings(daemon: Daemon) -> list[str]:
 
 async def connections(database: Database) -> int:
     """How many connections the server has accepted."""
-    async with database.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute("SHOW GLOBAL STATUS LIKE 'Connections'")
-        return int((await cursor.fetchone())[1])
+    return int((await database.run("SHOW GLOBAL STATUS LIKE 'Connections'"))[0][1])
 
 
 @pytest.fixture

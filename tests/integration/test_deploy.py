@@ -93,12 +93,6 @@ def password(text: str, account: str = HERE) -> str:
     return line[1].replace(HERE, account).replace("%s", text)
 
 
-async def run_sql(server: MariaDB, script: str) -> None:
-    async with server.connect() as connection, connection.cursor() as cursor:
-        for statement in statements(script):
-            await cursor.execute(statement)
-
-
 @pytest.fixture(scope="module")
 def appliance_server() -> Iterator[MariaDB]:
     with MariaDB() as server:
@@ -109,24 +103,20 @@ def appliance_server() -> Iterator[MariaDB]:
 async def granted(appliance_server: MariaDB) -> AsyncIterator[Database]:
     """The appliance's own database on a server where nobody has made an account for the correlator."""
     database = await appliance_server.create_schema("migratekit_oma")
-    await run_sql(appliance_server, "DROP USER correlator@'%'")
+    await appliance_server.run(*statements("DROP USER correlator@'%'"))
     yield database
-    async with appliance_server.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute("SELECT user, host FROM mysql.user WHERE user = 'correlator'")
-        for user, host in await cursor.fetchall():
-            await cursor.execute(f"DROP USER '{user}'@'{host}'")
-        await cursor.execute("CREATE USER correlator@'%'")
-        await cursor.execute("DROP DATABASE migratekit_oma")
+    users = await appliance_server.run("SELECT user, host FROM mysql.user WHERE user = 'correlator'")
+    gone = [f"DROP USER '{user}'@'{host}'" for user, host in users]
+    await appliance_server.run(*gone, "CREATE USER correlator@'%'", "DROP DATABASE migratekit_oma")
 
 
 async def grants(server: MariaDB, account: str) -> list[str]:
-    async with server.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute(f"SHOW GRANTS FOR {account}")
-        return sorted(re.sub(r"[`']|PASSWORD \S+ ", "", grant) for (grant,) in await cursor.fetchall())
+    found = await server.run(f"SHOW GRANTS FOR {account}")
+    return sorted(re.sub(r"[`']|PASSWORD \S+ ", "", grant) for (grant,) in found)
 
 
 async def test_the_account_may_read_four_tables_and_nothing_else(granted: Database):
-    await run_sql(granted.server, SQL + password("change-me"))
+    await granted.server.run(*statements(SQL + password("change-me")))
     usage, *tables = sorted(await grants(granted.server, HERE), key=lambda grant: "USAGE" not in grant)
     assert usage.startswith("GRANT USAGE ON *.* TO correlator@127.0.0.1 IDENTIFIED BY")
     assert usage.endswith("WITH MAX_USER_CONNECTIONS 24")
@@ -134,7 +124,7 @@ async def test_the_account_may_read_four_tables_and_nothing_else(granted: Databa
 
 
 async def test_until_a_password_is_set_nobody_can_log_in(granted: Database):
-    await run_sql(granted.server, SQL)
+    await granted.server.run(*statements(SQL))
     for tried in ("", "invalid", "change-me"):
         with pytest.raises(aiomysql.OperationalError, match="Access denied"):
             async with granted.connect(user="correlator", password=tried):
@@ -148,15 +138,15 @@ async def test_run_again_with_another_password_it_sets_that_one_and_keeps_the_do
 ):
     script = variant("correlator.example").replace("correlator.example", "127.0.0.1") if over_tls else SQL
     doorbell = (DEPLOY / "grants-doorbell.sql").read_text()
-    await run_sql(granted.server, script + doorbell + password("change-me"))
+    await granted.server.run(*statements(script + doorbell + password("change-me")))
     first = await grants(granted.server, HERE)
     assert "REPLICATION SLAVE" in str(first)
     tls = ssl.create_default_context()
     tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE
-    await run_sql(granted.server, script + doorbell)
+    await granted.server.run(*statements(script + doorbell))
     async with granted.connect(user="correlator", password="change-me", ssl=tls if over_tls else None):
         pass
-    await run_sql(granted.server, script + password("another") + doorbell)
+    await granted.server.run(*statements(script + password("another") + doorbell))
     assert await grants(granted.server, HERE) == first
     async with granted.connect(user="correlator", password="another", ssl=tls if over_tls else None):
         pass
@@ -166,7 +156,7 @@ async def test_run_again_with_another_password_it_sets_that_one_and_keeps_the_do
 
 
 async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connections(granted: Database, tmp_path: Path):
-    await run_sql(granted.server, SQL + password("change-me"))
+    await granted.server.run(*statements(SQL + password("change-me")))
     daemon = Daemon(tmp_path, database__url=granted.url, database__password="change-me")
     try:
         await daemon.start()
@@ -177,9 +167,8 @@ async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connect
         assert (await daemon.get("/api/v1/jobs/never-on_publish-of"))[0] == 404
 
         async def has_only_the_lasting_ones() -> bool:
-            async with granted.server.connect() as connection, connection.cursor() as cursor:
-                await cursor.execute("SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'correlator'")
-                ((connections,),) = await cursor.fetchall()
+            ours = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'correlator'"
+            ((connections,),) = await granted.run(ours)
             return bool(3 <= connections <= 8)
 
         await eventually(has_only_the_lasting_ones)  # one more reads the history of forecasts at a first start
@@ -189,7 +178,7 @@ async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connect
 
 async def test_another_host_connects_over_tls_only(granted: Database, tmp_path: Path):
     script = variant("correlator.example").replace("correlator.example", "127.0.0.1")
-    await run_sql(granted.server, script + password("change-me"))
+    await granted.server.run(*statements(script + password("change-me")))
     trusting = ssl.create_default_context()
     trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
     with pytest.raises(aiomysql.OperationalError, match="Access denied"):
@@ -206,7 +195,7 @@ async def test_another_host_connects_over_tls_only(granted: Database, tmp_path: 
 async def test_on_the_same_host_the_socket_is_enough(granted: Database, tmp_path: Path):
     me = os.environ.get("USER", "root") if os.getuid() else "root"
     script = variant("localhost").replace("'correlator'@", f"'{me}'@")
-    await run_sql(granted.server, script)  # root exists already with all rights: the test is that it needs no password
+    await granted.server.run(*statements(script))  # root has all rights: the test is that it needs no password
     url = granted.url.replace("correlator@", f"{me}@")
     daemon = Daemon(tmp_path, database__url=url, database__unix_socket=granted.server.socket)
     try:

@@ -71,15 +71,9 @@ async def listening(
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def run(database: Database, *statements: str) -> None:
-    async with database.connect() as connection, connection.cursor() as cursor:
-        for statement in statements:
-            await cursor.execute(statement)
-
-
 async def granted(server: MariaDB) -> Database:
     database = await server.create_schema()
-    await run(database, "GRANT REPLICATION SLAVE ON *.* TO correlator@'%'")
+    await database.run("GRANT REPLICATION SLAVE ON *.* TO correlator@'%'")
     return database
 
 
@@ -111,8 +105,7 @@ def own() -> Iterator[MariaDB]:
 @pytest.mark.parametrize("form", ["ROW", "STATEMENT", "MIXED"])
 async def test_a_commit_notifies_of_its_table_and_a_rollback_does_not(appliance, form):
     async with listening(appliance) as running:
-        await run(
-            appliance,
+        await appliance.run(
             "CREATE TABLE other (id INT)",
             f"SET SESSION binlog_format = '{form}'",
             "INSERT INTO other VALUES (1), (2)",
@@ -126,7 +119,7 @@ async def test_a_commit_notifies_of_its_table_and_a_rollback_does_not(appliance,
         )
         await eventually(lambda: {"job_tracking", "job_steps"} <= running.notifications.keys())
         assert "log_events" not in running.notifications
-        await run(appliance, LINE)
+        await appliance.run(LINE)
         await eventually(lambda: running.notifications["log_events"])
         assert "failover_jobs" not in running.notifications
 
@@ -139,14 +132,14 @@ async def test_the_same_where_the_log_is_packed(own):
     async with listening(database) as running:
         for form in ("ROW", "STATEMENT"):
             running.notifications.clear()
-            await run(database, f"SET SESSION binlog_format = '{form}'", LINE)
+            await database.run(f"SET SESSION binlog_format = '{form}'", LINE)
             await eventually(lambda: running.notifications["log_events"])
 
 
 async def test_a_row_that_is_larger_than_a_packet_of_the_protocol_passes(appliance):
     async with listening(appliance) as running:
         text = "SELECT REPEAT('log_events ', 1600000)"  # 17.6 MB
-        await run(appliance, "SET SESSION binlog_format = 'ROW'", f"CREATE TABLE huge (t LONGTEXT) {text}", LINE)
+        await appliance.run("SET SESSION binlog_format = 'ROW'", f"CREATE TABLE huge (t LONGTEXT) {text}", LINE)
         await eventually(lambda: running.notifications["log_events"])
         assert set(running.notifications) == {"log_events"}
         assert running.up
@@ -154,7 +147,7 @@ async def test_a_row_that_is_larger_than_a_packet_of_the_protocol_passes(applian
 
 async def test_it_listens_by_the_socket_too(appliance):
     async with listening(appliance, unix_socket=str(appliance.server.socket), port=1) as running:
-        await run(appliance, LINE)
+        await appliance.run(LINE)
         await eventually(lambda: running.notifications["log_events"])
 
 
@@ -162,7 +155,7 @@ async def test_a_log_that_begins_a_new_file_and_drops_the_old_one_is_followed(ap
     async with listening(appliance) as running:
         for _ in range(3):
             running.notifications.clear()
-            await run(appliance, "FLUSH BINARY LOGS", LINE)
+            await appliance.run("FLUSH BINARY LOGS", LINE)
             await eventually(lambda: running.notifications["log_events"])
             await eventually(lambda: only_the_newest_binary_log(appliance))
         assert running.up
@@ -211,9 +204,9 @@ async def test_without_the_grant_the_doorbell_names_it_and_works_once_it_is_give
     database = await own.create_schema()
     async with listening(database, up=False) as running:
         await eventually(lambda: "GRANT REPLICATION SLAVE" in running.error)
-        await run(database, "GRANT REPLICATION SLAVE ON *.* TO correlator@'%'")
+        await database.run("GRANT REPLICATION SLAVE ON *.* TO correlator@'%'")
         await eventually(lambda: running.up)
-        await run(database, LINE)
+        await database.run(LINE)
         await eventually(lambda: running.notifications["log_events"])
     assert [r.levelname for r in caplog.records if r.name == "correlator.sources.doorbell"] == ["WARNING"]
 
@@ -232,7 +225,7 @@ async def test_the_doorbell_works_again_after_a_restart_and_a_crash_of_the_serve
             await asyncio.to_thread(own.start)
             await eventually(lambda: running.up)
             running.notifications.clear()
-            await run(database, LINE)
+            await database.run(LINE)
             await eventually(lambda: running.notifications["log_events"])
 
 
@@ -245,7 +238,7 @@ async def test_a_server_that_freezes_is_noticed_by_its_silence(own):
         finally:
             own.resume()
         await eventually(lambda: running.up)
-        await run(database, LINE)
+        await database.run(LINE)
         await eventually(lambda: running.notifications["log_events"])
 
 
@@ -254,7 +247,7 @@ async def test_two_of_them_at_one_server_do_not_throw_each_other_out(appliance):
         for _ in range(3):
             one.notifications.clear()
             other.notifications.clear()
-            await run(appliance, LINE)
+            await appliance.run(LINE)
             await eventually(lambda: one.notifications["log_events"] and other.notifications["log_events"])
         assert one.up
         assert other.up
@@ -277,15 +270,15 @@ async def test_a_daemon_that_hardly_polls_shows_at_once_what_is_committed(applia
         await eventually(lambda: doorbell_of(daemon))
         async with daemon.socket(HELLO) as socket:
             await socket.snapshot(logs="DEBUG")
-            await run(appliance, job.format("a", "running"))
+            await appliance.run(job.format("a", "running"))
             assert (await socket.shown())["job"]["job_id"] == "a"
             async with appliance.connect(autocommit=False) as slow, slow.cursor() as cursor:
                 await cursor.execute(line.format("slow"))
-                await run(appliance, line.format("quick"))
+                await appliance.run(line.format("quick"))
                 assert (await socket.until("log"))["message"] == "quick"
                 await slow.commit()
                 assert (await socket.until("log"))["message"] == "slow"
-            await run(appliance, "UPDATE job_tracking SET status = 'failed', completed_at = NOW() WHERE id = 'a'")
+            await appliance.run("UPDATE job_tracking SET status = 'failed', completed_at = NOW() WHERE id = 'a'")
             while (await socket.shown())["job"]["status"] != "failed":
                 pass
         assert "correlator_doorbell_up 1.0" in await daemon.text("/metrics")
@@ -308,8 +301,7 @@ async def test_a_daemon_without_its_doorbell_is_ready_and_polls(database, tmp_pa
         await eventually(said_to_be_away)
         async with daemon.socket(HELLO) as socket:
             await socket.snapshot(logs="DEBUG")
-            await run(
-                database,
+            await database.run(
                 "INSERT INTO job_tracking (id, operation, status) VALUES ('a', 'o', 'running')",
                 "INSERT INTO log_events (message, level, attrs) VALUES ('x', 'INFO', '{\"job_id\":\"a\"}')",
             )
@@ -362,5 +354,5 @@ async def test_the_doorbell_connects_over_tls_and_never_without(own, tmp_path, c
     async with listening(database, tls=encrypted) as running:
         for _ in range(3):
             running.notifications.clear()
-            await run(database, LINE)
+            await database.run(LINE)
             await eventually(lambda: running.notifications["log_events"])

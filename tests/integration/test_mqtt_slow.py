@@ -47,6 +47,9 @@ async def test_a_broker_that_is_too_slow_is_said_and_gets_states_and_ended_jobs_
             assert "the broker is too slow" in part["error"]
             assert f"{part['dropped']:,} events were dropped" in part["error"]
 
+            is_event = [str(m.topic).endswith("/event") for m in watcher.seen]
+            last_state = max(n for n, m in enumerate(watcher.seen) if str(m.topic).endswith("/state"))
+            assert sum(is_event[:last_state]) < 5 * RUNNING, "a state waits for few of the events before it"
             proxy.heal()
             await eventually(lambda: world.sink.describe()["pending"] == 0)
             await eventually(lambda: world.sink.describe()["ok"] and world.sink.describe()["error"] is None)

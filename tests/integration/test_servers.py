@@ -9,17 +9,11 @@ import pymysql
 import pytest
 
 from tests.support.eventually import PATIENCE, eventually
-from tests.support.mariadb import ROLLED_BACK, Database, MariaDB
+from tests.support.mariadb import ROLLED_BACK, MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.paths import REPOSITORY
 from tests.support.replay import MariaDBReplayer, expected, rolled_back
 from tests.support.servers import SHARES, ServerError, free_port
-
-
-async def rows(database: Database, statement: str):
-    async with database.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute(statement)
-        return await cursor.fetchall()
 
 
 async def test_a_replay_into_mariadb_ends_as_expected(database, mixed):
@@ -46,8 +40,8 @@ async def test_a_replay_at_the_recorded_pace_lasts_as_long_as_the_recording(data
 
 async def test_a_rolled_back_schema_lacks_the_columns_and_their_indexes(rolled_back_database):
     for table, absent in ROLLED_BACK.items():
-        columns = {row[0] for row in await rows(rolled_back_database, f"SHOW COLUMNS FROM {table}")}
-        indexed = {row[4] for row in await rows(rolled_back_database, f"SHOW INDEX FROM {table}")}
+        columns = {row[0] for row in await rolled_back_database.run(f"SHOW COLUMNS FROM {table}")}
+        indexed = {row[4] for row in await rolled_back_database.run(f"SHOW INDEX FROM {table}")}
         assert columns
         assert not columns & set(absent)
         assert indexed <= columns
@@ -72,11 +66,11 @@ async def test_a_killed_mariadb_comes_back_on_its_port_with_what_was_committed(o
         with pytest.raises(pymysql.OperationalError):
             await cursor.execute("SELECT 1")
     with pytest.raises(pymysql.OperationalError):
-        await rows(database, "SELECT 1")
+        await database.run("SELECT 1")
     own_mariadb.start()
     assert own_mariadb.port == port
     assert own_mariadb.pid != pid
-    assert await rows(database, "SELECT message FROM log_events") == (("kept",),)
+    assert await database.run("SELECT message FROM log_events") == [("kept",)]
 
 
 async def test_a_paused_mariadb_answers_nothing_until_it_is_resumed(own_mariadb):
@@ -99,7 +93,7 @@ async def test_a_paused_mariadb_stops(own_mariadb):
 async def test_mariadb_accepts_a_time_zone_and_arguments():
     with MariaDB("--auto-increment-increment=3", time_zone="+05:30") as server:
         database = await server.create_schema()
-        assert await rows(database, "SELECT @@time_zone, @@auto_increment_increment") == (("+05:30", 3),)
+        assert await database.run("SELECT @@time_zone, @@auto_increment_increment") == [("+05:30", 3)]
 
 
 async def test_a_killed_broker_comes_back_on_its_port_and_has_forgotten_retained_messages(own_mosquitto):

@@ -255,31 +255,23 @@ async def test_events_of_a_webhook_that_was_removed_meanwhile_are_dropped_with_o
     ]
 
 
-async def test_an_event_without_a_body_survives_a_restart_too(receiver):
+async def test_an_event_without_a_body_survives_a_restart_and_waits_until_its_job_is_published(receiver):
     first = WebhookHarness(webhook(receiver))
     first.hub.subscribe(lambda batch: first.sink._on_batch(first.hub, batch))
     first.job()
     first.event(1)
-    left = first.event_log.stored()
-    assert [body for _, _, body in left.values()] == [b""]
-    second = WebhookHarness(webhook(receiver), restored=left.values())
+    left = [*first.event_log.stored().values()]
+    assert [body for _, _, body in left] == [b""]
+    left.append(saved(StoredEvent(Event(Kind.JOB_STARTED, "job-1", NOW, 2), time.time() - 60)))
+    second = WebhookHarness(webhook(receiver, operations=("live",)), restored=left)
+    second.hub.status.loading = True
     async with second.running():
-        second.job()
-        (got,) = await receiver.requests(1)
-    assert json.loads(got.body)["data"]["job_id"] == "job-1"
-
-
-async def test_an_event_without_a_body_waits_until_the_jobs_of_the_last_run_are_published(receiver):
-    event = saved(StoredEvent(Event(Kind.JOB_STARTED, "job-1", NOW, 1), time.time() - 60))
-    harness = WebhookHarness(webhook(receiver, operations=("live",)), restored=[event])
-    harness.hub.status.loading = True
-    async with harness.running():
         for _ in range(10):
             await asyncio.sleep(0)
-        harness.job()
-        harness.hub.status.loading = False
-        (got,) = await receiver.requests(1)
-    assert json.loads(got.body)["data"]["job_id"] == "job-1"
+        second.job()
+        second.hub.status.loading = False
+        got = await receiver.requests(2)
+    assert [json.loads(one.body)["data"]["job_id"] for one in got] == ["job-1"] * 2
 
 
 async def test_after_a_stop_of_days_one_failed_attempt_gives_no_event_up(receiver):

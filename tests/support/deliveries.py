@@ -67,6 +67,8 @@ class Delivery:
     """Readiness has neither the receiver's address nor its words."""
 
     proxy: Proxy
+    world: Any
+    """The harness of the sink, whose hub the test fills."""
 
     def __init__(self, servers: Servers, stack: contextlib.AsyncExitStack, most: int | None, silence: float) -> None:
         self.servers, self.stack, self.most, self.silence = servers, stack, most, silence
@@ -89,23 +91,25 @@ class Delivery:
         raise NotImplementedError
 
     def running(self) -> contextlib.AbstractAsyncContextManager[Any]:
-        raise NotImplementedError
+        running: contextlib.AbstractAsyncContextManager[Any] = self.world.running()
+        return running
 
     def happen(self, *numbers: int, job_id: str = "a") -> None:
-        raise NotImplementedError
+        self.world.happen(*numbers, job_id=job_id)
 
     async def arrived(self) -> Arrived:
         raise NotImplementedError
 
     def part(self) -> Any:
         """Return the part of readiness: `pending`, and `error`."""
-        raise NotImplementedError
+        return {"error": None} | self.world.sink.describe()
 
     def left(self) -> Sequence[Any]:
         """Return what the checkpoint has of events that wait."""
-        raise NotImplementedError
+        return [*self.world.event_log.stored().values()]
 
     def dropped(self) -> float:
+        """Return how many events a bound has dropped, as a metric counts them."""
         raise NotImplementedError
 
     async def idle(self) -> None:
@@ -135,23 +139,11 @@ class MqttDelivery(Delivery):
                 watch(self.world, self.servers.mosquitto.port)
             )
 
-    def running(self) -> contextlib.AbstractAsyncContextManager[Any]:
-        return self.world.running()
-
-    def happen(self, *numbers: int, job_id: str = "a") -> None:
-        self.world.happen(*numbers, job_id=job_id)
-
     async def arrived(self) -> Arrived:
         seen = [m for m in self.watcher.seen if str(m.topic).endswith("/event")]
         assert not any(m.retain for m in seen)
         found = (orjson.loads(m.payload) for m in seen)
         return [(event["job_id"], event["event_id"]) for event in found]
-
-    def part(self) -> Any:
-        return self.world.sink.describe()
-
-    def left(self) -> Sequence[PersistedEvent]:
-        return [*self.world.event_log.stored().values()]
 
     def dropped(self) -> float:
         return float(metrics.MQTT_EVENTS_DROPPED._value.get())
@@ -173,9 +165,6 @@ class WebhookDelivery(Delivery):
         if self.most:
             self.world.sink._endpoints["w"]._deliveries._max_events = self.most
 
-    def running(self) -> contextlib.AbstractAsyncContextManager[Any]:
-        return self.world.running()
-
     def happen(self, *numbers: int, job_id: str = "a") -> None:
         if self.world.index.published.get(job_id) is None:
             self.world.job(job_id)
@@ -190,9 +179,6 @@ class WebhookDelivery(Delivery):
     def part(self) -> Any:
         # An event that has just happened waits for its body, and is in the checkpoint.
         return self.world.state() | {"pending": len(self.left())}
-
-    def left(self) -> Sequence[PersistedEvent]:
-        return [*self.world.event_log.stored().values()]
 
     def dropped(self) -> float:
         return dropped("full")
@@ -262,19 +248,10 @@ class ClusterDelivery(Delivery):
                 sink._events._max_events = self.most
             yield
 
-    def happen(self, *numbers: int, job_id: str = "a") -> None:
-        self.world.happen(*numbers, job_id=job_id)
-
     async def arrived(self) -> Arrived:
         found = await read_stream(self.direct.connection, keys.EVENTS, f"cor.v1.{self.instance}.event.>")
         events = (orjson.loads(payload) for _, _, payload in found)
         return [(event["job_id"], event["event_id"]) for event in events]
-
-    def part(self) -> Any:
-        return {"error": None} | self.world.sink.describe()
-
-    def left(self) -> Sequence[PersistedEvent]:
-        return [*self.world.event_log.stored().values()]
 
     def dropped(self) -> float:
         return float(cluster_metrics.EVENTS_DROPPED._value.get())

@@ -67,6 +67,13 @@ class MariaDB(Server):
         finally:
             connection.close()
 
+    async def run(self, *statements: str, database: str | None = None) -> list[tuple[Any, ...]]:
+        """Run statements as root, one after the other; return the rows of the last one."""
+        async with self.connect(database) as connection, connection.cursor() as cursor:
+            for statement in statements:
+                await cursor.execute(statement)
+            return list(await cursor.fetchall())
+
     async def create_schema(self, name: str = "migratekit_oma", *, rolled_back: bool = False) -> Database:
         """The appliance's four empty tables in a new database, which `correlator` may SELECT from."""
         async with self.connect() as connection, connection.cursor() as cursor:
@@ -135,6 +142,10 @@ class Database:
         """A connection to this database, with the options of `MariaDB.connect`."""
         async with self.server.connect(self.name, **options) as connection:
             yield connection
+
+    async def run(self, *statements: str) -> list[tuple[Any, ...]]:
+        """As `MariaDB.run`, in this database."""
+        return await self.server.run(*statements, database=self.name)
 
     async def drop(self) -> None:
         """Removes the database, and the grants on it: MariaDB would keep those."""

@@ -55,26 +55,24 @@ async def client() -> MqttClient:
     return MqttClient("127.0.0.1", 1)
 
 
-@pytest.mark.parametrize("name", CALLBACKS)
-async def test_aiomqtt_has_each_callback_that_the_client_overrides_and_paho_calls_it(client, name):
-    hook = getattr(aiomqtt.Client, name, None)
-    assert hook is not None, lacks("aiomqtt", f"Client.{name}")
-    found = [parameter for parameter in inspect.signature(hook).parameters if parameter != "self"]
-    assert found == CALLBACKS[name], lacks("aiomqtt", f"Client.{name}({', '.join(CALLBACKS[name])})")
-    called = getattr(client._client, name.removeprefix("_"), None)
-    assert called == getattr(client, name), lacks("paho-mqtt", f"Client.{name.removeprefix('_')} = aiomqtt's {name}")
+async def test_aiomqtt_has_each_callback_that_the_client_overrides_and_paho_calls_it(client):
+    for name, parameters in CALLBACKS.items():
+        hook = getattr(aiomqtt.Client, name, None)
+        assert hook is not None, lacks("aiomqtt", f"Client.{name}")
+        found = [parameter for parameter in inspect.signature(hook).parameters if parameter != "self"]
+        assert found == parameters, lacks("aiomqtt", f"Client.{name}({', '.join(parameters)})")
+        called = getattr(client._client, name.removeprefix("_"), None)
+        wanted = f"Client.{name.removeprefix('_')} = aiomqtt's {name}"
+        assert called == getattr(client, name), lacks("paho-mqtt", wanted)
 
 
-@pytest.mark.parametrize("name", ATTRIBUTES)
-async def test_aiomqtt_has_each_private_attribute_that_the_client_reads(client, name):
-    assert isinstance(getattr(client, name, ...), ATTRIBUTES[name]), lacks("aiomqtt", f"Client.{name}")
-
-
-@pytest.mark.parametrize("name", sorted(OF_PAHO))
-async def test_paho_has_each_private_method_that_the_client_calls(name):
-    hook = getattr(paho.Client, name, None)
-    assert hook is not None, lacks("paho-mqtt", f"Client.{name}")
-    assert list(inspect.signature(hook).parameters) == ["self"], lacks("paho-mqtt", f"Client.{name}()")
+async def test_aiomqtt_and_paho_have_each_private_member_that_the_client_uses(client):
+    for name, kind in ATTRIBUTES.items():
+        assert isinstance(getattr(client, name, ...), kind), lacks("aiomqtt", f"Client.{name}")
+    for name in OF_PAHO:
+        hook = getattr(paho.Client, name, None)
+        assert hook is not None, lacks("paho-mqtt", f"Client.{name}")
+        assert list(inspect.signature(hook).parameters) == ["self"], lacks("paho-mqtt", f"Client.{name}()")
 
 
 def test_paho_says_whether_a_disconnect_came_from_the_broker():

@@ -10,32 +10,6 @@ from correlator.sinks.mqtt.topics import TopicKey
 A, B = TopicKey("state", "a"), TopicKey("state", "b")
 
 
-def test_a_topic_that_changes_on_its_way_is_sent_again():
-    box = DirtyTopics(spacing=0.25)
-    box.mark(A)
-    assert box.pop_next(0.0) == A
-    box.mark(A)
-    box.mark(A)
-    assert box.pop_next(10.0) is None
-    assert not box.acknowledged(A)
-    assert box.pop_next(10.0) == A
-    assert box.pending == 1
-    assert box.acknowledged(A)
-    assert box.pending == 0
-
-
-def test_a_topic_rests_between_two_messages_and_the_last_mark_counts():
-    box = DirtyTopics(spacing=0.25)
-    box.mark(A)
-    box.pop_next(0.0)
-    box.acknowledged(A)
-    box.mark(A)
-    assert box.pending == 1
-    assert box.pop_next(0.24) is None
-    assert box.due() == 0.25
-    assert box.pop_next(0.25) == A
-
-
 def test_changes_and_republished_topics_alternate():
     box = DirtyTopics()
     old = [TopicKey("state", str(n)) for n in range(4)]
@@ -56,15 +30,6 @@ def test_a_topic_to_be_sent_again_that_changes_is_sent_once():
     box.add([A, B])
     box.mark(B)
     assert [box.pop_next(0.0) for _ in range(3)] in ([A, B, None], [B, A, None])
-
-
-def test_what_was_on_its_way_over_a_lost_connection_is_sent_as_before():
-    box = DirtyTopics()
-    box.mark(A)
-    box.pop_next(0.0)
-    box.restart()
-    box.add([A])
-    assert box.pop_next(0.0) == A
 
 
 @given(st.data())

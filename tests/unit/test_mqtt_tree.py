@@ -247,6 +247,19 @@ def test_the_topics_of_a_new_connection_are_no_work_for_the_garbage_collector():
     assert len(gc.get_objects()) - before < 100
 
 
+def test_a_job_that_leaves_while_its_tombstone_is_on_its_way_says_so_again():
+    world = TreeHarness(reading("a"))
+    world.begin()
+    world.send()
+    world.learn(Reading("a", 2))
+    parcel = world.pop_next(100.0)
+    world.learn(reading("a", observed_at=3))
+    world.learn(Reading("a", 4))
+    world.tree.acknowledged(parcel.tag)
+    world.now = 200.0
+    assert [bool(m.payload) for m in world.send()] == [True, False]
+
+
 def test_a_legacy_job_that_merges_leaves_and_the_real_one_gets_its_id():
     world = TreeHarness()
     world.begin()

@@ -114,9 +114,7 @@ async def log_a_line(database: Database) -> None:
 
 async def rows_sent(database: Database) -> int:
     """The rows that the server has sent."""
-    async with database.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute("SHOW GLOBAL STATUS LIKE 'Rows_sent'")
-        return int((await cursor.fetchall())[0][1])
+    return int((await database.run("SHOW GLOBAL STATUS LIKE 'Rows_sent'"))[0][1])
 
 
 async def rests(

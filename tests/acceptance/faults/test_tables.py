@@ -179,9 +179,7 @@ async def test_the_server_leaves_daylight_saving_time(mosquitto: Mosquitto, tmp_
 
 async def last_id(database: Database) -> int:
     """The highest id of the log."""
-    async with database.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute("SELECT MAX(id) FROM log_events")
-        return int((await cursor.fetchone())[0])
+    return int((await database.run("SELECT MAX(id) FROM log_events"))[0][0])
 
 
 def client(program: str, database: Database, given: bytes = b"") -> bytes:
