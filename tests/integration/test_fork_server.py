@@ -18,7 +18,7 @@ ENVIRON = {name: value for name, value in os.environ.items() if not name.startsw
 
 async def _start(folder: Path, *arguments: str, **more: str) -> fork_server.ForkedProcess:
     with (folder / "log").open("ab") as log:
-        return await fork_server.start(arguments, ENVIRON | more, log)
+        return await fork_server.start(arguments, ENVIRON | more, log.fileno())
 
 
 async def test_it_has_the_arguments_the_output_and_the_exit_code_of_its_own(tmp_path: Path):
@@ -63,7 +63,7 @@ async def test_the_server_ends_with_the_process_that_uses_it(tmp_path: Path):
         "import asyncio, os, pathlib, signal, sys\n"
         "from tests.support import fork_server\n"
         "with open(sys.argv[1], 'wb') as log:\n"
-        "    asyncio.run(fork_server.start(['--version'], os.environ, log))\n"
+        "    asyncio.run(fork_server.start(['--version'], os.environ, log.fileno()))\n"
         "print(*(f.read_text() for f in pathlib.Path('/proc/self/task').glob('*/children')), flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )

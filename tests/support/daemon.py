@@ -80,7 +80,7 @@ class Daemon:
 
     async def _start(self, arguments: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process | ForkedProcess:
         if fork_server.can_start(self._environ):
-            return await fork_server.start(arguments, self._environ, log)
+            return await fork_server.start(arguments, self._environ, log.fileno())
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "correlator", *arguments),
             cwd=REPOSITORY,

@@ -1,11 +1,11 @@
 """Starts processes of the program by a fork, without importing it again.
 
-Problem. A start costs 0.4 s of CPU, nearly all of it imports, and the suites start five hundred processes.
+Problem. A start costs 0.4 s of CPU, nearly all of it imports, and the suites start six hundred processes.
 
-Model. Each process that runs tests has one server: an interpreter that has imported what `correlator run` imports, and
-has run none of it. A request comes over a connection of its own: arguments and environment, with the file for the
-output. The server forks, and the child returns from `serve` into the program's `main`. The answers are the process ID
-and, when the child ends, its exit code.
+Model. Each process that runs tests has a server for daemons, and one for commands that ask a daemon: an interpreter
+that has imported what `correlator run` imports, or what these commands do, and has run none of it. A request comes
+over a connection of its own: arguments and environment, with the files for the output. The server forks, and the child
+returns from `serve` into the program's `main`. The answers are the process ID and, when the child ends, its exit code.
 
 Invariants. The child shares no descriptor with the server, and begins as `python -m correlator` does after its
 imports: one thread, the signal handlers of a new interpreter, its own seed of `random`. What is read before a program
@@ -30,7 +30,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
 import msgspec
 
@@ -40,8 +39,13 @@ from tests.support.paths import REPOSITORY
 MAX_MESSAGE = 200_000
 """Bytes of a request; a local socket carries it as one packet."""
 
-READ_EARLY = ("PYTHON", "LD_", "MALLOC_", "GLIBC_")
+READ_EARLY = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_", "LANG")
 """How the names of variables begin that are read before the program's `main`."""
+
+OF_COMMANDS = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG"))} | {
+    "PYTHONIOENCODING": "utf-8"
+}
+"""The environment in which the server for commands begins."""
 
 
 class Request(msgspec.Struct):
@@ -80,24 +84,29 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def can_start(environ: Mapping[str, str]) -> bool:
-    """True if a process with this environment would begin as this one did."""
+def can_start(environ: Mapping[str, str], of_server: Mapping[str, str] = os.environ) -> bool:
+    """True if a process with this environment would begin as its server did."""
 
     def early(variables: Mapping[str, str]) -> dict[str, str]:
         return {name: value for name, value in variables.items() if name.startswith(READ_EARLY)}
 
-    return early(environ) == early(os.environ)
+    return early(environ) == early(of_server)
 
 
-async def start(arguments: Sequence[str], environ: Mapping[str, str], output: IO[bytes]) -> ForkedProcess:
-    """Start `correlator ARGUMENTS` in the repository; its standard output and error go to `output`."""
-    path = await asyncio.to_thread(_server)
+async def start(
+    arguments: Sequence[str], environ: Mapping[str, str], output: int, errors: int | None = None, *, server: str = "run"
+) -> ForkedProcess:
+    """Start `correlator ARGUMENTS` in the repository. `output`, `errors`: descriptors; None: the same for both.
+
+    `server`: the one for daemons, or "commands".
+    """
+    path = await asyncio.to_thread(_server, server)
     request = msgspec.json.encode(Request(list(arguments), dict(environ)))
     assert len(request) <= MAX_MESSAGE
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(str(path))
     connection.setblocking(False)
-    socket.send_fds(connection, [request], [output.fileno()])
+    socket.send_fds(connection, [request], [output, output if errors is None else errors])
     async with asyncio.timeout(PATIENCE):
         pid = int(await asyncio.get_running_loop().sock_recv(connection, 100))
     return ForkedProcess(pid, connection)
@@ -106,19 +115,19 @@ async def start(arguments: Sequence[str], environ: Mapping[str, str], output: IO
 _starting = threading.Lock()
 
 
-def _server() -> Path:
-    """The socket of this process's server, which the first call starts."""
+def _server(kind: str) -> Path:
+    """The socket of this process's server of a kind, which the first call starts."""
     with _starting:
-        return _started()
+        return _started(kind)
 
 
 @functools.cache
-def _started() -> Path:
+def _started(kind: str) -> Path:
     folder = tempfile.TemporaryDirectory(prefix="correlator-")
     path = Path(folder.name) / "socket"
-    server = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.fork_server", str(path)], cwd=REPOSITORY, stdin=subprocess.PIPE
-    )
+    command = [sys.executable, "-m", "tests.support.fork_server", str(path), kind]
+    environ = OF_COMMANDS if kind == "commands" else None
+    server = subprocess.Popen(command, cwd=REPOSITORY, env=environ, stdin=subprocess.PIPE)
 
     def end() -> None:
         server.communicate(timeout=PATIENCE)  # its standard input ends
@@ -154,15 +163,16 @@ def serve(path: Path) -> list[str] | None:
                     return None
                 if key.fileobj is listener:
                     connection, _ = listener.accept()
-                    request, files, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 1)
+                    request, files, _, _ = socket.recv_fds(connection, MAX_MESSAGE, 2)
                     pid = os.fork()
                     if pid == 0:
                         connection.close()
                         for ended, (_, other) in children.items():
                             os.close(ended)
                             other.close()
-                        return _begin(msgspec.json.decode(request, type=Request), files[0])
-                    os.close(files[0])
+                        return _begin(msgspec.json.decode(request, type=Request), *files)
+                    for file in files:
+                        os.close(file)
                     connection.send(str(pid).encode())
                     ended = os.pidfd_open(pid)
                     selector.register(ended, selectors.EVENT_READ)
@@ -177,30 +187,44 @@ def serve(path: Path) -> list[str] | None:
                         connection.send(str(code).encode())
 
 
-def _begin(request: Request, output: int) -> list[str]:
+def _begin(request: Request, output: int, errors: int) -> list[str]:
     """Take over the environment and the standard streams of a request; its arguments."""
     os.environ.clear()
     os.environ.update(request.environ)
     time.tzset()
     with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(output)
+    for file, number in ((output, 1), (errors, 2)):
+        os.dup2(file, number)
+        os.close(file)
+    # As an interpreter opens them: a stream knows whether its file is a terminal, and whether it has a position.
+    sys.stdout = open(1, "w", encoding=sys.stdout.encoding, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return request.arguments
 
 
 if __name__ == "__main__":
-    import uvloop  # noqa: F401 - `run` imports these when it is called, the last two if they are configured
-
-    import correlator.app
-    import correlator.sinks.mqtt.sink
-    import correlator.sinks.otlp.sink  # noqa: F401
     from correlator.cli import main
-    from correlator.sources.db.mariadb import load_driver
 
-    load_driver("auto")
+    if sys.argv[2] == "commands":
+        import correlator.client.client
+        import correlator.doctor.daemon
+        import correlator.doctor.service
+        import correlator.terminal.history
+        import correlator.terminal.listing
+        import correlator.terminal.logs
+        import correlator.terminal.show
+        import correlator.terminal.watch
+    else:
+        import uvloop  # noqa: F401 - `run` imports these when it is called, the last two if they are configured
+
+        import correlator.app
+        import correlator.sinks.mqtt.sink
+        import correlator.sinks.otlp.sink  # noqa: F401
+        from correlator.sources.db.mariadb import load_driver
+
+        load_driver("auto")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests end the server
     if (arguments := serve(Path(sys.argv[1]))) is not None:
         sys.argv = ["correlator", *arguments]

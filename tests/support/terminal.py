@@ -14,7 +14,9 @@ import termios
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
+from tests.support import fork_server
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.fork_server import ForkedProcess
 from tests.support.paths import REPOSITORY
 from tests.support.screens import Screen, screen
 from tests.support.servers import free_port
@@ -26,20 +28,17 @@ PAINTED = b"\x1b[J"
 class Command:
     """One `correlator …` in a pipe, or in a terminal of some columns."""
 
-    def __init__(self, process: asyncio.subprocess.Process, terminal: int | None) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process | ForkedProcess, pipes: dict[str, int], terminal: int | None
+    ) -> None:
         self.process = process
         self._terminal = terminal
         self._output = {"out": bytearray(), "err": bytearray()}
         self._read_at: list[tuple[float, int]] = []
         """When the terminal was read, in seconds since 1970, and how many bytes had been read by then."""
-        self._reading = []
-        if terminal is None:
-            assert process.stdout is not None
-            self._reading.append(asyncio.create_task(self._read("out", process.stdout)))
-        else:
+        self._reading = [asyncio.create_task(self._read(name, pipe)) for name, pipe in pipes.items()]
+        if terminal is not None:
             asyncio.get_running_loop().add_reader(terminal, self._read_terminal, terminal)
-        assert process.stderr is not None
-        self._reading.append(asyncio.create_task(self._read("err", process.stderr)))
 
     @property
     def out(self) -> str:
@@ -90,9 +89,14 @@ class Command:
         assert self._terminal is not None
         fcntl.ioctl(self._terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
-    async def _read(self, name: str, stream: asyncio.StreamReader) -> None:
-        while chunk := await stream.read(65536):
-            self._output[name] += chunk
+    async def _read(self, name: str, pipe: int) -> None:
+        stream = asyncio.StreamReader()
+        with os.fdopen(pipe, "rb") as file:
+            loop = asyncio.get_running_loop()
+            transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stream), file)
+            while chunk := await stream.read(65536):
+                self._output[name] += chunk
+            transport.close()
 
     def _read_terminal(self, terminal: int) -> None:
         try:
@@ -107,25 +111,29 @@ class Command:
 
 async def start(arguments: Sequence[str], environ: dict[str, str], columns: int | None, rows: int) -> Command:
     """`correlator …`; `columns` puts it in a terminal."""
-    ours, theirs = None, None
-    if columns is not None:
-        ours, theirs = pty.openpty()
-        os.set_blocking(ours, False)
-        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "correlator",
-        *arguments,
-        cwd=REPOSITORY,
-        env=environ,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=theirs if theirs is not None else asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    if theirs is not None:
-        os.close(theirs)
-    return Command(process, ours)
+    terminal, (read_errors, errors) = None, os.pipe()
+    pipes = {"err": read_errors}
+    if columns is None:
+        pipes["out"], output = os.pipe()
+    else:
+        terminal, output = pty.openpty()
+        os.set_blocking(terminal, False)
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
+    process: asyncio.subprocess.Process | ForkedProcess
+    if fork_server.can_start(environ, fork_server.OF_COMMANDS):
+        process = await fork_server.start(arguments, environ, output, errors, server="commands")
+    else:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "correlator", *arguments),
+            cwd=REPOSITORY,
+            env=environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=errors,
+        )
+    os.close(output)
+    os.close(errors)
+    return Command(process, pipes, terminal)
 
 
 @contextlib.asynccontextmanager

@@ -42,7 +42,7 @@ async def test_of_a_forked_process(tmp_path: Path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     with (tmp_path / "output").open("wb") as output:
-        child = await fork_server.start(["run", "--config", str(fifo)], os.environ, output)
+        child = await fork_server.start(["run", "--config", str(fifo)], os.environ, output.fileno())
     writer = await asyncio.to_thread(fifo.open, "wb")  # the child has begun to read its configuration
     child.send_signal(signal.SIGINT)
     with contextlib.suppress(BrokenPipeError), writer:  # the child may have gone
