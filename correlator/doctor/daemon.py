@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from correlator import __version__
 from correlator.config.schema import Config
+from correlator.doctor import service
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.forecast.forecaster import OperationKey
 
@@ -101,18 +102,13 @@ def _noted(metrics: str, name: str, words: str) -> str:
     return words.format(f"{total:.0f}") if total else ""
 
 
-def url_of(config: Config) -> str:
-    """Return the URL at which this host reaches the daemon of `config`."""
-    return config.http.own_url("::1" if config.http.listen.host == "::" else "127.0.0.1")
-
-
 async def inspect(config: Config, url: str | None, token: str) -> DaemonFindings:
     """Run the checks of the daemon. `url`: its address, if not the configured one; `token`: for requests that need one.
 
     A token of the configuration is sent only to the address in the configuration, never to `url`.
     """
     token = token if url is None or token == os.environ.get("CORRELATOR_TOKEN") else ""
-    where = (url if "://" in url else f"http://{url}").rstrip("/") if url else url_of(config)
+    where = (url if "://" in url else f"http://{url}").rstrip("/") if url else service.url_of(config)
     if url is None and config.http.listen.port == 0:
         return DaemonFindings((ok(PORT, "the daemon uses any free port (http.listen has port 0)"),))
     connector = aiohttp.TCPConnector(ssl=_context(config, own=url is None) if where.startswith("https") else True)
@@ -230,21 +226,8 @@ def bindable(host: str, port: int) -> Check:
     return ok(PORT, f"{host}:{port} is free: no daemon runs")
 
 
-def own_context(config: Config) -> ssl.SSLContext:
-    """Return the TLS context for the daemon of this host: its own certificate is accepted, whatever name it is for.
-
-    Raises: OSError, ssl.SSLError.
-    """
-    context = ssl.create_default_context()
-    if config.http.tls_cert is not None:
-        context.load_verify_locations(config.http.tls_cert)
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        context.check_hostname = False
-    return context
-
-
 def _context(config: Config, *, own: bool) -> ssl.SSLContext:
-    context = own_context(config)
+    context = service.own_context(config)
     context.check_hostname = config.http.tls_cert is None or not own
     return context
 

@@ -12,9 +12,11 @@ import contextlib
 import os
 import re
 import shutil
+import ssl
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -56,6 +58,15 @@ class Setting(Struct, frozen=True):
         return sorted(name for name in self.environ if name.startswith("CORRELATOR_") and "__" in name)
 
 
+class Daemon(NamedTuple):
+    """Where a daemon is, and what opens it. An empty `url` is the default one, an empty `page` is at `url`."""
+
+    url: str
+    page: str
+    token: str
+    ssl: ssl.SSLContext | None
+
+
 def load(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False, usable: bool = False) -> Setting:
     """Load the configuration as the daemon, or the gateway, would. Raises ConfigError.
 
@@ -83,6 +94,24 @@ def token_of(config: Config) -> str:
         return min(read_tokens(config), default="")
     except ConfigError:
         return ""
+
+
+def url_of(config: Config) -> str:
+    """Return the URL at which this host reaches the daemon of `config`."""
+    return config.http.own_url("::1" if config.http.listen.host == "::" else "127.0.0.1")
+
+
+def own_context(config: Config) -> ssl.SSLContext:
+    """Return the TLS context for the daemon of this host: its own certificate is accepted, whatever name it is for.
+
+    Raises: OSError, ssl.SSLError.
+    """
+    context = ssl.create_default_context()
+    if config.http.tls_cert is not None:
+        context.load_verify_locations(config.http.tls_cert)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.check_hostname = False
+    return context
 
 
 def unit_of(file: Path | None) -> str | None:

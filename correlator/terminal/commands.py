@@ -18,8 +18,9 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -32,7 +33,10 @@ from correlator.model.rows import LEVELS
 from correlator.ops.logs import escape
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from correlator.client.client import Client
+    from correlator.doctor import service
 
 _log = logging.getLogger(__name__)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -136,14 +140,30 @@ class Since(click.ParamType[str]):
 
 
 class JobId(click.ParamType[str]):
-    """Any ID of a job, of a length that the daemon accepts."""
+    """Any ID of a job, of a length that the daemon accepts. `offers`: the function of `completion` that names jobs."""
 
     name = "id"
+    offers = "ids"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         if not 0 < len(value) <= MAX_ID:
             self.fail(f"an ID has 1 to {MAX_ID} characters", param, ctx)
         return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from correlator.terminal import completion  # noqa: PLC0415 - see the module's docstring
+
+        del param  # the type says what is offered
+        return completion.offered(
+            partial(daemon_from_options, ctx.params), incomplete, getattr(completion, self.offers)
+        )
+
+
+class EntityName(JobId):
+    """The name of a VM, or a context ID."""
+
+    name = "name"
+    offers = "entities"
 
 
 def _use_utc(_context: click.Context, _option: click.Parameter, wanted: bool) -> None:
@@ -182,17 +202,16 @@ def daemon_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def client_from_options(given: dict[str, Any]) -> Client:
-    """Create the client from the options of `daemon_options`, and remove these from `given`.
+def daemon_from_options(given: Mapping[str, Any]) -> service.Daemon:
+    """Return the daemon that the options of `daemon_options` name.
 
     Raises:
-        click.UsageError: the URL, the token or the certificates are not usable.
+        click.UsageError: the token or the certificates are not usable.
     """
-    from correlator.client.client import DEFAULT_URL, Client  # noqa: PLC0415 - a command that fails early loads none
     from correlator.config.tls import Tls, client_context  # noqa: PLC0415 - a command that fails early loads none
-    from correlator.doctor import daemon, service  # noqa: PLC0415 - a command that fails early loads none
+    from correlator.doctor import service  # noqa: PLC0415 - a command that fails early loads none
 
-    url, ca, insecure, file = (given.pop(name) for name in ("url", "ca", "insecure", "token_file"))
+    url, ca, insecure, file = (given.get(name) for name in ("url", "ca", "insecure", "token_file"))
     config = None if url else service.of_this_host(os.environ)
     token = os.environ.get("CORRELATOR_TOKEN", "")
     if not token and config is not None:
@@ -208,13 +227,47 @@ def client_from_options(given: dict[str, Any]) -> Client:
     try:
         context = client_context(Tls(ca=ca, verify=not insecure)) if ca or insecure else None
         if config is not None and config.http.tls_cert is not None and context is None:
-            context = daemon.own_context(config)
+            context = service.own_context(config)
     except OSError as error:  # ssl.SSLError is one
         raise click.UsageError(f"--ca: {ca or (config and config.http.tls_cert)} cannot be used: {error}") from error
+    if config is not None:
+        return service.Daemon(service.url_of(config), config.http.public_url or "", token, context)
+    return service.Daemon(url or "", "", token, context)
+
+
+def client_from_options(given: dict[str, Any]) -> tuple[Client, str]:
+    """Return the client from the options of `daemon_options`, which are removed from `given`, and the URL of the page.
+
+    Raises:
+        click.UsageError: the URL, the token or the certificates are not usable.
+    """
+    from correlator.client.client import DEFAULT_URL, Client  # noqa: PLC0415 - a command that fails early loads none
+
+    daemon = daemon_from_options(given)
+    for name in ("url", "ca", "insecure", "token_file"):
+        del given[name]
     try:
-        return Client(url or (daemon.url_of(config) if config is not None else DEFAULT_URL), token=token, ssl=context)
+        client = Client(daemon.url or DEFAULT_URL, token=daemon.token, ssl=daemon.ssl)
     except BadRequest as error:
         raise click.UsageError(f"--url: {error}") from error
+    return client, daemon.page or client.url
+
+
+_web_option = click.option("--web", is_flag=True, help="Open the page in a browser instead, and print its address.")
+
+
+def open_page(base: str, *view: str, **filters: str) -> None:
+    """Print the address of a view of the page at `base`, and open it where there is a desktop."""
+    import webbrowser  # noqa: PLC0415 - see the module's docstring
+    from urllib.parse import urlencode  # noqa: PLC0415 - see the module's docstring
+
+    from correlator.web import address  # noqa: PLC0415 - see the module's docstring
+
+    url = address(base, *view)
+    url = f"{url}?{urlencode(filters)}" if filters else f"{url}"
+    click.echo(url)
+    if sys.platform == "darwin" or any(os.environ.get(name) for name in ("BROWSER", "DISPLAY", "WAYLAND_DISPLAY")):
+        webbrowser.open(url)
 
 
 def standard_output() -> Any:
@@ -342,9 +395,12 @@ _since_option = click.option(
 )
 @click.option("-w", "--watch", "follow", is_flag=True, help="Keep running and show every change.")
 @click.option("--logs", "in_logs", is_flag=True, help="List the log lines of any job that have each word of --text.")
+@_web_option
 @_list_output
 @daemon_options
-def jobs(follow: bool, output: str | None, limit: int | None, no_header: bool, in_logs: bool, **given: Any) -> None:
+def jobs(
+    follow: bool, web: bool, output: str | None, limit: int | None, no_header: bool, in_logs: bool, **given: Any
+) -> None:
     """List jobs, the newest first; with --logs, lines of their logs.
 
     With --watch on a terminal the most urgent jobs come first: stalled, overdue, failed within the last hour, late,
@@ -352,8 +408,11 @@ def jobs(follow: bool, output: str | None, limit: int | None, no_header: bool, i
     """
     from correlator.terminal import listing  # noqa: PLC0415 - see the module's docstring
 
-    client, stdout = client_from_options(given), standard_output()
+    (client, page), stdout = client_from_options(given), standard_output()
     query = listing.Query(**given, limit=limit or (None if follow else 50))
+    if web:
+        open_page(page, "", **query.on_page())
+        return
     if in_logs:
         asked = query.parameters()
         if not query.words or follow or query.state or asked.keys() - {"text", "since", "until", "instance"}:
@@ -376,12 +435,17 @@ def jobs(follow: bool, output: str | None, limit: int | None, no_header: bool, i
 @click.command()
 @click.argument("job_id", metavar="ID", type=JobId())
 @click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+@_web_option
 @daemon_options
-def show(job_id: str, output: str, **given: Any) -> None:
+def show(job_id: str, output: str, web: bool, **given: Any) -> None:
     """Show one job in full. ID is any of its IDs, or the short form that `jobs` prints."""
+    from correlator.terminal import ids  # noqa: PLC0415 - see the module's docstring
     from correlator.terminal.show import show as show_job  # noqa: PLC0415 - see the module's docstring
 
-    client, stdout = client_from_options(given), standard_output()
+    (client, page), stdout = client_from_options(given), standard_output()
+    if web:
+        open_page(page, "jobs", run_with_client(client, lambda: ids.full(client, job_id)))
+        return
     run_with_client(client, lambda: show_job(client, job_id, output, stdout))
 
 
@@ -417,18 +481,21 @@ def logs(output: Any, **given: Any) -> None:
     """
     from correlator.terminal import logs as printing  # noqa: PLC0415 - see the module's docstring
 
-    client, stdout = client_from_options(given), standard_output()
+    (client, _), stdout = client_from_options(given), standard_output()
     order = printing.LogsOrder(**given)
     run_with_client(client, lambda: printing.logs(client, order, printing.Printer(stdout, output), sys.stderr))
 
 
 @click.command()
-@click.argument("name", metavar="NAME", type=JobId())
+@click.argument("name", metavar="NAME", type=EntityName())
 @_since_option
+@_web_option
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True, help="The most jobs to list.")
 @_list_output
 @daemon_options
-def history(name: str, since: str | None, limit: int, output: str | None, no_header: bool, **given: Any) -> None:
+def history(
+    name: str, since: str | None, web: bool, limit: int, output: str | None, no_header: bool, **given: Any
+) -> None:
     """List all jobs of a VM or of a context, the newest first, with outcomes and durations.
 
     NAME is the exact name of a VM, or a context ID. The newest duration of each operation is compared with the median
@@ -437,7 +504,10 @@ def history(name: str, since: str | None, limit: int, output: str | None, no_hea
     from correlator.terminal import history as past  # noqa: PLC0415 - see the module's docstring
     from correlator.terminal.listing import Form  # noqa: PLC0415 - see the module's docstring
 
-    client, stdout = client_from_options(given), standard_output()
+    (client, page), stdout = client_from_options(given), standard_output()
+    if web:
+        open_page(page, "entities", name)
+        return
     form = Form(_output(output, stdout), header=not no_header)
     run_with_client(client, lambda: past.history(client, name, since, limit, form, stdout, sys.stderr))
 
@@ -485,7 +555,7 @@ def watch(
     """  # noqa: D301 - \b makes click keep the line breaks
     from correlator.terminal import watch as watching  # noqa: PLC0415 - see the module's docstring
 
-    client, stdout = client_from_options(given), standard_output()
+    (client, _), stdout = client_from_options(given), standard_output()
     chosen: watching.Progress = "tty" if can_repaint(stdout) else "plain"
     match progress:
         case "tty" | "plain" | "jsonl":

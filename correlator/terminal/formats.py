@@ -50,6 +50,14 @@ def duration(seconds: float | None, *, fine: bool = False) -> str:
     return f"{whole // 86400}d {whole % 86400 // 3600:02d}h"
 
 
+def names(job: Document) -> Iterator[str]:
+    """All IDs by which a job can be found."""
+    yield str(job.get("job_id"))
+    yield from job.get("external_ids") or ()
+    if job.get("context_id"):
+        yield str(job["context_id"])
+
+
 def vm_name(job: Document) -> str:
     """The name of the job's virtual machine; "" if its metadata has none."""
     metadata = job.get("metadata") or {}

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 from correlator.client.client import Client
 from correlator.client.messages import Document
 from correlator.errors import BadRequest
+from correlator.terminal import formats
 from correlator.terminal.screen import Theme
 
 SHORT = 8
@@ -31,14 +31,6 @@ def short(job_id: str, theme: Theme) -> str:
     return job_id if len(job_id) <= 2 * END else theme.ellipsis + job_id[-END:]
 
 
-def names(job: Document) -> Iterator[str]:
-    """All IDs by which a job can be found."""
-    yield str(job.get("job_id"))
-    yield from job.get("external_ids") or ()
-    if job.get("context_id"):
-        yield str(job["context_id"])
-
-
 async def find(client: Client, name: str) -> Document | None:
     """Find a job by an ID or by a short form, with its steps; None if there is none.
 
@@ -49,7 +41,7 @@ async def find(client: Client, name: str) -> Document | None:
     if part is None:
         return await client.job(name)
     listed = await client.jobs({"q": part, "steps": "1"}, CANDIDATES)
-    if any(name in names(job) for job in listed.found):
+    if any(name in formats.names(job) for job in listed.found):
         return await client.job(name)
     meant = [job for job in listed.found if _has_short_form(part, job)]
     if len(meant) > 1 or (listed.more and not meant):
@@ -61,7 +53,7 @@ async def find(client: Client, name: str) -> Document | None:
 async def full(client: Client, name: str) -> str:
     """Resolve `name` to an ID to subscribe to: `name` itself unless it is the short form of a job."""
     job = await find(client, name) if _part(name) is not None else None
-    return name if job is None or name in names(job) else str(job["job_id"])
+    return name if job is None or name in formats.names(job) else str(job["job_id"])
 
 
 def _part(name: str) -> str | None:
@@ -74,4 +66,4 @@ def _part(name: str) -> str | None:
 
 def _has_short_form(part: str, job: Document) -> bool:
     by_beginning = str(job["job_id"]).lower().startswith(part.lower())
-    return by_beginning or any(name.endswith(part) for name in names(job) if not _UUID.fullmatch(name))
+    return by_beginning or any(name.endswith(part) for name in formats.names(job) if not _UUID.fullmatch(name))

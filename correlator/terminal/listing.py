@@ -22,6 +22,7 @@ from correlator.client.client import Client
 from correlator.client.documents import moment
 from correlator.client.messages import Document
 from correlator.client.replica import Update
+from correlator.errors import BadRequest
 from correlator.model.document import JobStatus
 from correlator.model.messages import Wanted
 from correlator.terminal import formats, ids
@@ -79,6 +80,27 @@ class Query(Struct, frozen=True):
         }
         return {name: value for name, value in given.items() if value}
 
+    def on_page(self) -> dict[str, str]:
+        """The same filter for the list of the page, by whole days of its zone; see web/page/route.js.
+
+        Raises:
+            BadRequest: the page has no such filter.
+        """
+        lacks = {"--operation": self.operation, "--context": self.context_id, "a second --type": self.job_type[1:]}
+        if lacking := [option for option, value in lacks.items() if value]:
+            raise BadRequest(f"--web: the page has no filter for {' and '.join(lacking)}")
+        days = {"from": moment(self.since), "to": moment(self.until)}
+        given = {
+            "q": f"{self.text} {self.words}".strip(),
+            "status": ",".join(self._status),
+            "forecast": ",".join(state for state in self.state if state != "stalled"),
+            "stalled": "1" if "stalled" in self.state else "",
+            "type": "".join(self.job_type),
+            "instance": ",".join(self.instance),
+            **{name: f"{at.astimezone():%Y-%m-%d}" if at is not None else "" for name, at in days.items()},
+        }
+        return {name: value for name, value in given.items() if value}
+
     def wanted(self) -> Wanted:
         """The subscription for this filter. It has fewer members; `admits` applies the others."""
         return Wanted(
@@ -104,7 +126,7 @@ class Query(Struct, frozen=True):
         if not self.filters():
             return True
         since, until, began = moment(self.since), moment(self.until), moment(job.get("started_at"))
-        names = (*ids.names(job), formats.vm_name(job))
+        names = (*formats.names(job), formats.vm_name(job))
         return (
             self.has_state(job)
             and (not self.operation or job.get("operation") in self.operation)

@@ -32,7 +32,6 @@ from correlator.model.messages import Wanted
 from correlator.model.rows import Level
 from correlator.terminal import formats, ids
 from correlator.terminal.formats import Percents, ahead, note
-from correlator.terminal.ids import names
 from correlator.terminal.screen import LEVEL_STYLES, STYLES, Screen, Theme, console_on, print_error, theme_for
 
 SETTLE = 0.5
@@ -345,7 +344,7 @@ class WatchState:
         """Apply an update of the client, and return the events in order."""
         found: list[WatchEvent] = []
         changed = [update.jobs[job_id] for job_id in update.changed if job_id in update.jobs]
-        touched = {name for job in changed for name in names(job)}
+        touched = {name for job in changed for name in formats.names(job)}
         for entry in self.all:
             known = str(entry.job["job_id"]) if entry.job is not None else ""
             if entry.wanted in touched or known in update.changed or known in update.gone:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +251,33 @@ async def test_log_lines_of_a_job_that_has_ended_are_printed_in_their_order_befo
         assert await command.end() == 0
         lines = [line for line in command.out.splitlines() if progress == "plain" or '"type": "log"' in line]
         assert re.findall(r"line \d", "".join(lines)) == ["line 0", "line 1", "line 2"]
+
+
+async def test_bash_completes_ids_and_the_names_of_vms_from_the_daemon(daemon: Daemon, appliance: Appliance):
+    await appliance.job("gui-1", metadata=json.dumps({"vm_name": "pgtest2"}))
+    await known(daemon, "gui-1")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+    def bash(*words: str) -> list[str]:
+        script = (
+            'eval "$(_CORRELATOR_COMPLETE=bash_source correlator)";'
+            f" COMP_WORDS=(correlator {' '.join(words)}) COMP_CWORD={len(words)};"
+            ' _correlator_completion correlator; echo "${COMPREPLY[@]}"'
+        )
+        environ = {**os.environ, "PATH": path, "CORRELATOR_URL": daemon.url}
+        done = subprocess.run(
+            ["bash", "-c", script], env=environ, capture_output=True, text=True, timeout=60, check=True
+        )
+        assert done.stderr == ""
+        return done.stdout.split()
+
+    async def completed(*words: str) -> list[str]:
+        return await asyncio.to_thread(bash, *words)
+
+    # A daemon of a busy machine may answer too late, and then nothing is offered.
+    assert await eventually(partial(completed, "watch", "gui"), within=PATIENCE) == ["gui-1"]
+    assert await eventually(partial(completed, "history", "pg"), within=PATIENCE) == ["pgtest2"]
+    assert await completed("show", "--url", "127.0.0.1:9", "gui") == []
 
 
 async def test_show_of_an_unknown_id_is_one_clear_line_and_1(run: Run):

@@ -410,7 +410,47 @@ def test_a_command_ends_when_nobody_reads_its_output_any_more():
         assert process.stderr.read().endswith(b"BrokenPipeError: [Errno 32] Broken pipe\n")
 
 
-def test_a_local_command_imports_neither_rich_nor_a_client():
-    code = "import sys, correlator.cli; print([m for m in ('rich', 'aiohttp', 'aiomysql') if m in sys.modules])"
+FLEET = "https://correlator.example/i/dc1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "address"),
+    [
+        (("show", "a/b", "--url", "h:1/x"), "http://h:1/x/#/jobs/a%2Fb"),
+        (("show", "a/b"), f"{FLEET}/#/jobs/a%2Fb"),
+        (("history", "büro 1"), f"{FLEET}/#/entities/b%C3%BCro%201"),
+        (("jobs",), f"{FLEET}/#/"),
+        (
+            ("jobs", "-q", "a b", "--text", "c", "--status", "failed", "--status", "running", "--type", "failover",
+             "--instance", "dc1", "--since", "2026-10-01T10:00:00Z", "--until", "2026-10-31T10:00:00Z"),
+            f"{FLEET}/#/?q=a+b+c&status=failed%2Crunning&type=failover&instance=dc1&from=2026-10-01&to=2026-10-31",
+        ),
+        (
+            ("jobs", "--state", "stalled", "--state", "late"),
+            f"{FLEET}/#/?status=running&forecast=late&stalled=1",
+        ),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("desktop", [False, True])
+def test_web_prints_the_address_of_the_page_and_opens_it_on_a_desktop(
+    invoke, asked, tmp_path, monkeypatch, arguments, address, desktop
+):
+    (tmp_path / "default.toml").write_text(f"[http]\npublic_url = '{FLEET}/'")
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    result = invoke(*arguments, "--web", env={"DISPLAY": ":0" if desktop else "", "WAYLAND_DISPLAY": "", "BROWSER": ""})
+    assert (result.exit_code, result.stdout, asked) == (0, f"{address}\n", []), result.output
+    assert opened == ([address] if desktop else [])
+
+
+def test_web_names_the_filters_that_the_page_does_not_have(invoke, asked):
+    result = invoke("jobs", "--web", "--operation", "o", "--type", "a", "--type", "b")
+    assert result.exit_code == 1
+    assert "the page has no filter for --operation and a second --type" in result.stderr
+
+
+def test_a_local_command_and_a_completion_import_neither_rich_nor_a_client():
+    modules = "correlator.cli, correlator.doctor.service, correlator.terminal.completion"
+    code = f"import sys, {modules}; print([m for m in ('rich', 'aiohttp', 'aiomysql') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[]\n"

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from correlator import __version__
 from correlator.config.loading import load
-from correlator.doctor import daemon, mqtt
+from correlator.doctor import daemon, mqtt, service
 from correlator.doctor.check import copyable
 from correlator.doctor.examination import examine
 from correlator.doctor.mqtt import Tried
@@ -188,7 +188,7 @@ def test_figures_of_the_daemon_are_read_from_its_metrics():
     ],
 )
 def test_the_url_of_the_daemon_is_its_listen_address(listen, url):
-    assert daemon.url_of(config(http__listen=listen, http__insecure="true")) == url
+    assert service.url_of(config(http__listen=listen, http__insecure="true")) == url
 
 
 def test_an_address_that_cannot_be_listened_on_is_a_failure():
