@@ -28,7 +28,7 @@ from correlator.pipeline.hub import Hub
 from correlator.sinks.cluster.standbys import REPORT_EVERY, Report
 from correlator.sources.db import identity
 from correlator.sources.db.session import Database
-from correlator.state.checkpoint import Saved
+from correlator.state.checkpoint import MOMENT, Saved
 from correlator.state.checkpoint_stream import StreamCheckpoint, StreamCopy
 from correlator.tasks import end_tasks
 
@@ -124,13 +124,13 @@ class Counterpart:
         if now - self._compared_at < COMPARE_EVERY and self._other is not None:
             return
         self._compared_at = now
-        subject = keys.checkpoint(self._lease.instance, "state", "cursor")
+        subject = keys.checkpoint(self._lease.instance, *MOMENT)
         message = await self._lease.connection.last(keys.CHECKPOINT, subject, within=READ_WITHIN)
         sampled = None
         if message is not None:
             read = partial(received.decode_msgpack, message.data, _Sampled)
             sampled = self._lease.connection.parser.parse(subject, read)
-        sample = sampled.sample if sampled is not None else ()
+        sample = sampled.cursor.sample if sampled is not None else ()
         if not sample:
             self._other = None
             return
@@ -149,10 +149,16 @@ class Counterpart:
         self._other = other
 
 
-class _Sampled(Struct, frozen=True):
+class _Cursor(Struct, frozen=True):
     """What of a `Cursor` names its database."""
 
     sample: tuple[str, ...] = ()
+
+
+class _Sampled(Struct, frozen=True):
+    """The same of a `Moment`, also of another version."""
+
+    cursor: _Cursor = _Cursor()
 
 
 async def standby(

@@ -30,9 +30,8 @@ from correlator.config.schema import Config, settings
 from correlator.doctor import service
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
-from correlator.model.persisted import Cursor
-from correlator.state.checkpoint import VERSION
-from correlator.state.checkpoint_file import APPLICATION_ID
+from correlator.state.checkpoint import MOMENT, VERSION, Moment
+from correlator.state.checkpoint_file import APPLICATION_ID, SOURCE
 
 CONFIGURATION, SECRETS, VERSIONS, UNIT_CHECK = "configuration", "secrets", "versions", "unit"
 DIRECTORY, CHECKPOINT = "state.directory", "state.checkpoint"
@@ -250,7 +249,6 @@ class CheckpointFigures(Struct, frozen=True):
     source: str = ""
     head: int | None = None
     jobs: int | None = None
-    legacy: int | None = None
     events: int | None = None
 
 
@@ -291,7 +289,7 @@ def _judge_at_rest(
         if figures.version != VERSION:
             words = f"it has version {figures.version}, but this program needs version {VERSION}"
             return warning(CHECKPOINT, words, _ANEW), figures
-    except (sqlite3.Error, OSError, msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
+    except (sqlite3.Error, OSError, LookupError, TypeError, ValueError) as error:
         return warning(CHECKPOINT, f"{file} is damaged: {error}", _ANEW), figures
     if figures.source and figures.source != str(config.database.url):
         return warning(CHECKPOINT, f"it belongs to another database: {figures.source}", _ANEW), figures
@@ -301,7 +299,7 @@ def _judge_at_rest(
 
 
 def _read_checkpoint(file: Path, figures: CheckpointFigures) -> CheckpointFigures:
-    """Read the tables of the checkpoint. Of a file of another version, return that version only."""
+    """Read the table of the checkpoint. Of a file of another version, return that version only."""
     with tempfile.TemporaryDirectory(prefix="correlator-doctor-") as folder:
         copy = Path(folder, file.name)
         for suffix in ("", "-wal"):
@@ -312,15 +310,13 @@ def _read_checkpoint(file: Path, figures: CheckpointFigures) -> CheckpointFigure
             version = connection.execute("PRAGMA user_version").fetchone()[0]
             if version != VERSION:
                 return CheckpointFigures(figures.bytes, version)
-            state = dict(connection.execute("SELECT name, value FROM state"))
-            counts = [
-                connection.execute(f"SELECT COUNT(*) FROM {table}").fetchone()[0]
-                for table in ("jobs", "legacy", "events")
-            ]
+            state = dict(connection.execute("SELECT key, value FROM rows WHERE kind = 'state'"))
+            counts = dict(connection.execute("SELECT kind, COUNT(*) FROM rows GROUP BY kind"))
         finally:
             connection.close()
+    jobs, events = counts.get("job", 0), counts.get("event", 0)
     if not state:
-        return CheckpointFigures(figures.bytes, version, head=0, jobs=0, legacy=0, events=0)
-    decode = msgspec.msgpack.decode
-    at, source = decode(state["at"], type=float), decode(state["source"], type=str)
-    return CheckpointFigures(figures.bytes, version, at, source, decode(state["cursor"], type=Cursor).head, *counts)
+        return CheckpointFigures(figures.bytes, version, head=0, jobs=jobs, events=events)
+    moment = msgspec.msgpack.decode(state[MOMENT[1]], type=Moment)
+    source = msgspec.msgpack.decode(state[SOURCE[1]], type=str)
+    return CheckpointFigures(figures.bytes, version, moment.at, source, moment.cursor.head, jobs, events)

@@ -115,9 +115,9 @@ class Exports:
         changed, self._changed = self._changed, {}
         return PersistedExports(self._since, {job_id: self._exported.get(job_id) for job_id in changed})
 
-    def mark_again(self, job_ids: Iterable[str]) -> None:
-        """Add jobs to the result of the next `changed`. Call it for those that could not be written."""
-        self._changed = dict.fromkeys(job_ids) | self._changed
+    def mark_all(self) -> None:
+        """Return all jobs with the next `changed`: it is the first write of a store."""
+        self._changed.update(dict.fromkeys(self._exported))
 
     # -- internal
 

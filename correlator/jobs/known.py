@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from correlator.bounded import BoundedDict, PendingRows
 from correlator.forecast.forecaster import OperationKey
 from correlator.jobs import joblog
@@ -143,11 +141,9 @@ class Persistence:
         self.unsaved.clear()
         return changed
 
-    def mark_again(self, job_ids: Iterable[str]) -> None:
-        """Put IDs in front of the result of the next `changed`. Call it for jobs that could not be written."""
-        again = dict.fromkeys(job_ids) | self.unsaved
-        self.unsaved.clear()
-        self.unsaved.update(again)
+    def mark_all(self) -> None:
+        """Return all jobs with the next `changed`: it is the first write of a store."""
+        self.unsaved.update(dict.fromkeys(self.all_ids()))
 
     def all_ids(self) -> list[str]:
         """The IDs of all jobs that have persisted state."""

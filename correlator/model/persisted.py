@@ -66,7 +66,7 @@ class PersistedSilence(Struct, frozen=True, gc=False, array_like=True):
     stalled: bool
 
 
-class PersistedJob(Struct, frozen=True, gc=False, array_like=True):
+class PersistedJob(Struct, frozen=True, gc=False, array_like=True, tag=0):
     """The state of a job in a checkpoint: its facts, the time of its last change, its forecast, and its silence.
 
     `updated_at` is 0 if the job was not published yet, as its tables had not been read.
@@ -78,7 +78,7 @@ class PersistedJob(Struct, frozen=True, gc=False, array_like=True):
     silence: PersistedSilence | None = None
 
 
-class PersistedLegacy(LegacyRecord, frozen=True, gc=False, array_like=True):
+class PersistedLegacy(LegacyRecord, frozen=True, gc=False, array_like=True, tag=1):
     """A row of ``failover_jobs`` in a checkpoint, and the silence of its job."""
 
     silence: PersistedSilence | None = None

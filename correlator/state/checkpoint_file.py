@@ -12,36 +12,22 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 
 from correlator.errors import CheckpointInUse
-from correlator.model.persisted import (
-    Cursor,
-    IndexState,
-    PersistedEvent,
-    PersistedExports,
-    PersistedJob,
-    PersistedLegacy,
-)
-from correlator.state import forecasts as stored_forecasts
-from correlator.state.checkpoint import VERSION, Changes, Saved, encoded
+from correlator.state.checkpoint import NUMBERED, VERSION, Changes, Name, Saved, Unusable, rows_of, saved_of
 
 log = logging.getLogger(__name__)
 
 APPLICATION_ID = 0x434F5252
-SCHEMA = (
-    "CREATE TABLE state (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE jobs (job_id TEXT PRIMARY KEY, value BLOB NOT NULL)",
-    "CREATE TABLE legacy (job_id TEXT PRIMARY KEY, value BLOB NOT NULL)",
-    "CREATE TABLE events (number INTEGER PRIMARY KEY, sink TEXT NOT NULL, head BLOB NOT NULL, body BLOB NOT NULL)",
-    "CREATE TABLE forecasts (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID",
-    "CREATE TABLE exports (job_id TEXT PRIMARY KEY, exported INTEGER NOT NULL) WITHOUT ROWID",
-)
-"""`events`: those that are pending, encoded by their sinks. The state has `exports` while ended jobs are exported, and
-`position` in a cluster."""
+SCHEMA = "CREATE TABLE rows (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key))"
+SOURCE = ("state", "source")
+"""The row with the database that the file belongs to. Besides it, the file has the rows of every store."""
+
+_WRITE = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)"
 
 
 class Checkpoint:
@@ -55,14 +41,14 @@ class Checkpoint:
         self.path = path
         self._source = source
         self._connection: sqlite3.Connection | None = None
-        self._events: set[int] | None = None
-        """The numbers that the table has; None: those of the last run, to be removed."""
+        self._numbered: set[Name] | None = None
+        """The numbered rows that the file has; None: those of the last run, to be removed."""
 
     def open(self) -> Saved | None:
         """Lock the file and return what the last run saved; None if there is nothing usable."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            saved = self._read(self._connect())
+            return self._read(self._connect())
         except sqlite3.OperationalError as error:
             code = getattr(error, "sqlite_errorcode", None)
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -70,17 +56,16 @@ class Checkpoint:
                 raise CheckpointInUse(text) from error
             if code not in (None, sqlite3.SQLITE_ERROR):
                 raise
-            self.set_aside(str(error))  # A table is missing; or, without a code, a text in the file is not UTF-8.
-            return None
-        except (sqlite3.DatabaseError, msgspec.MsgspecError, LookupError, TypeError, ValueError) as error:
-            self.set_aside(str(error))
-            return None
-        return saved
+            why = str(error)  # The table is missing; or, without a code, a text in the file is not UTF-8.
+        except (sqlite3.DatabaseError, LookupError, TypeError, ValueError) as error:
+            why = str(error)
+        self.set_aside(why)
+        return None
 
     def set_aside(self, why: str) -> None:
         """Rename the file, so that it can be examined, and create an empty one."""
         self.close()
-        self._events = None
+        self._numbered = None
         name = f"{self.path.name}.unusable-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         aside = self.path.with_name(name)
         with contextlib.suppress(FileNotFoundError):
@@ -93,34 +78,30 @@ class Checkpoint:
     def write(self, changes: Changes) -> None:
         """Write `changes` in one transaction."""
         connection = self._connection or self._connect()
-        encode = msgspec.msgpack.encode
+        stored = self._numbered or set()
+        added: list[Name] = []
+        gone: list[Name] = []
+
+        def kept() -> Iterator[tuple[object, ...]]:
+            """Yield the rows, encoded one at a time: the first write has all jobs."""
+            for name, value in rows_of(changes, stored):
+                if value is None:
+                    gone.append(name)
+                else:
+                    if name[0] in NUMBERED:
+                        added.append(name)
+                    yield *name, value
+
         with _transaction(connection):
-            state = {"at": changes.at, "source": self._source, "cursor": changes.cursor, "memory": changes.memory}
-            connection.executemany(
-                "INSERT OR REPLACE INTO state VALUES (?, ?)", [(name, encode(value)) for name, value in state.items()]
-            )
-            for table, kind in (("jobs", PersistedJob), ("legacy", PersistedLegacy)):
-                others: list[tuple[str]] = []
-                connection.executemany(
-                    f"INSERT OR REPLACE INTO {table} VALUES (?, ?)", _values(changes.jobs, kind, others)
-                )
-                connection.executemany(f"DELETE FROM {table} WHERE job_id = ?", others)
-            gone_forecasts = [(name,) for name, value in changes.forecasts.items() if value is None]
-            connection.executemany("DELETE FROM forecasts WHERE name = ?", gone_forecasts)
-            connection.executemany(
-                "INSERT OR REPLACE INTO forecasts VALUES (?, ?)",
-                [(name, value) for name, value in changes.forecasts.items() if value is not None],
-            )
-            _write_exports(connection, changes.exports)
-            if self._events is None:
-                connection.execute("DELETE FROM events")
-            stored, events = self._events or set(), changes.events
-            gone, new = stored - events.keys(), sorted(events.keys() - stored)
-            connection.executemany("DELETE FROM events WHERE number = ?", [(n,) for n in gone])
-            connection.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", [(n, *events[n]) for n in new])
-            if changes.position is not None:
-                connection.execute("INSERT OR REPLACE INTO state VALUES ('position', ?)", (changes.position,))
-        self._events = set(changes.events)
+            if self._numbered is None:
+                stale = NUMBERED if changes.exports is not None else (*NUMBERED, "export")
+                connection.executemany("DELETE FROM rows WHERE kind = ?", [(kind,) for kind in stale])
+                connection.execute(_WRITE, (*SOURCE, msgspec.msgpack.encode(self._source)))
+            connection.executemany(_WRITE, kept())
+            connection.executemany("DELETE FROM rows WHERE kind = ? AND key = ?", gone)
+        stored.update(added)
+        stored.difference_update(gone)
+        self._numbered = stored
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -141,66 +122,17 @@ class Checkpoint:
         return connection
 
     def _read(self, connection: sqlite3.Connection) -> Saved | None:
-        state = dict(connection.execute("SELECT name, value FROM state"))
-        if not state:
+        found = connection.execute("SELECT value FROM rows WHERE kind = ? AND key = ?", SOURCE).fetchone()
+        if found is None:
             return None
-        decode = msgspec.msgpack.decode
-        source = decode(state["source"], type=str)
-        if source != self._source:
+        if (source := msgspec.msgpack.decode(found[0], type=str)) != self._source:
             raise Unusable(f"it is of {source}")
-        events = connection.execute("SELECT sink, head, body FROM events ORDER BY number").fetchall()
-        jobs = msgspec.msgpack.Decoder(PersistedJob)
-        legacy = msgspec.msgpack.Decoder(PersistedLegacy)
-        return Saved(
-            decode(state["at"], type=float),
-            decode(state["cursor"], type=Cursor),
-            decode(state["memory"], type=IndexState),
-            tuple(jobs.decode(value) for (value,) in connection.execute("SELECT value FROM jobs")),
-            tuple(legacy.decode(value) for (value,) in connection.execute("SELECT value FROM legacy")),
-            msgspec.convert(events, tuple[PersistedEvent, ...]),
-            stored_forecasts.decode(dict(connection.execute("SELECT name, value FROM forecasts"))),
-            _read_exports(connection, state.get("exports")),
-            state.get("position"),
-        )
-
-
-def _write_exports(connection: sqlite3.Connection, exports: PersistedExports | None) -> None:
-    if exports is None:
-        connection.execute("DELETE FROM exports")
-        connection.execute("DELETE FROM state WHERE name = 'exports'")
-        return
-    since = msgspec.msgpack.encode(exports.since)
-    connection.execute("INSERT OR REPLACE INTO state VALUES ('exports', ?)", (since,))
-    gone = [(job_id,) for job_id, exported in exports.jobs.items() if exported is None]
-    connection.executemany("DELETE FROM exports WHERE job_id = ?", gone)
-    connection.executemany(
-        "INSERT OR REPLACE INTO exports VALUES (?, ?)",
-        [(job_id, exported) for job_id, exported in exports.jobs.items() if exported is not None],
-    )
-
-
-def _read_exports(connection: sqlite3.Connection, since: bytes | None) -> PersistedExports | None:
-    if since is None:
-        return None
-    jobs = {job_id: bool(exported) for job_id, exported in connection.execute("SELECT job_id, exported FROM exports")}
-    return PersistedExports(msgspec.msgpack.decode(since, type=int), jobs)
-
-
-def _values(
-    jobs: Mapping[str, PersistedJob | PersistedLegacy | None],
-    kind: type[PersistedJob | PersistedLegacy],
-    others: list[tuple[str]],
-) -> Iterator[tuple[str, bytes]]:
-    """Yield the values of type `kind`, encoded one at a time: the first write has all jobs. `others`: IDs to delete."""
-    for job_id, value in jobs.items():
-        if isinstance(value, kind) and (row := encoded(value)):
-            yield job_id, row
-        else:
-            others.append((job_id,))
+        rows = connection.execute("SELECT kind, key, value FROM rows")
+        return saved_of(((kind, key), value) for kind, key, value in rows)
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Lock the file, and create tables if it is empty. Raises: `Unusable` for another program's or version's file."""
+    """Lock the file, and create the table if it is empty. Raises: `Unusable` if another program or version made it."""
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
@@ -210,18 +142,13 @@ def _prepare(connection: sqlite3.Connection) -> None:
         )
         empty = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
         if empty:
-            for statement in SCHEMA:
-                connection.execute(statement)
+            connection.execute(SCHEMA)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
         elif application != APPLICATION_ID:
             raise Unusable("it is another program's file")
         elif version != VERSION:
             raise Unusable(f"it is of version {version}; this program writes version {VERSION}")
-
-
-class Unusable(sqlite3.DatabaseError):
-    """The file is intact, but of another program, version or database."""
 
 
 @contextlib.contextmanager

@@ -4,14 +4,14 @@ Problem. A standby has no file of the active's. It needs the position in the log
 acknowledged, as they were at one moment, and nothing that a former active writes later. A batch of JetStream is atomic,
 but the rows of all jobs are more than one batch can have, and the process may end between two of them.
 
-Model. Each row of the file is a key of the stream, with the same encoding. A write that fits is one fenced atomic
+Model. Each row (`correlator.state.checkpoint`) is a key of the stream. A write that fits is one fenced atomic
 batch. A larger one has a redo log:
 
 1. All its rows are stored as chunks, which no start uses yet.
 2. One small batch commits it: the last chunk, and the row `redo`, which names all. From now on, a start takes the rows
    from the chunks.
 3. The rows are copied to their own keys, in several batches.
-4. The last batch has the rows of the state, and removes the row `redo`. Then the chunks are removed.
+4. The last batch has the row `moment`, and removes the row `redo`. Then the chunks are removed.
 
 So whatever the moment at which the process ends, a start finds the rows of the last write or of the one before. The
 chunks need as much space again, for the time of the write. They have one of two slots, because those of a write that
@@ -23,9 +23,9 @@ Invariants. Only the holder of the lease writes: taking over writes the owner ke
 that the rows are read. After a batch without an acknowledgement the owner key is written again first, so that the lost
 batch cannot be stored after newer ones; then the rows are read again, as the lost batch may have been stored or not,
 and then all that differs is written. The same follows if an older copy of the stream is back, e.g. of a backup of
-NATS's files: a batch that commits a write is refused unless the row `LAST` has the sequence of the write before.
+NATS's files: a batch that commits a write is refused unless the row `moment` has the sequence of the write before.
 
-A first write needs no chunks: its last batch has the row `cursor`, without which no start uses the others.
+A first write needs no chunks: its last batch has the row `moment`, without which no start uses the others.
 
 Versions can be mixed: the row `form` has the version of the rows. A start that finds another one reads the tables, and
 its first write has every row and removes those that it does not know.
@@ -39,8 +39,8 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -49,17 +49,15 @@ from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged, seq_of
 from correlator.cluster.fence import Fence, StreamMessage
 from correlator.state.checkpoint import (
-    CURSOR,
-    LAST,
-    MAX_ROWS,
-    REDO,
-    WHOLE,
+    MOMENT,
+    NUMBERED,
+    VERSION,
     Changes,
-    Content,
     Name,
     Row,
-    Rows,
     Saved,
+    Unusable,
+    rows_of,
     saved_of,
 )
 from correlator.tasks import keeping_cancellation
@@ -67,11 +65,28 @@ from correlator.tasks import keeping_cancellation
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
+log = logging.getLogger(__name__)
 
 CHUNKS = "redo"
-"""The table of the chunks."""
+"""The kind of the chunks."""
 
-log = logging.getLogger(__name__)
+REDO = ("state", "redo")
+WHOLE = ("state", "whole")
+"""The row that every write of everything changes."""
+FORM = ("state", "form")
+"""The row with the `VERSION` of the rows."""
+OWN = frozenset({REDO, WHOLE, FORM})
+"""The rows that the stream has beside those of every store. No write removes them."""
+
+MAX_ROWS = 500
+MAX_BYTES = 450_000
+"""Bounds of one batch, and of one chunk of the redo log. A single row may exceed the bytes."""
+
+MAX_ROW = MAX_BYTES
+"""Bytes of a row. A larger one is left out: the next active reads such a job from the tables again, has no earlier runs
+of such an operation for its forecasts, and does not send such a pending event again. A link of 1 Mbit/s takes 4 s for
+this row, in which no ping of the connection is answered. The position (`Cursor`) has 260 kB at most: its row is
+of a light reading, which leaves out long texts (`correlator.sources.db.log_rows`); its holes and marks are bounded."""
 
 REMOVED_FOR = 3600
 """Seconds that the marker of a removed row stays."""
@@ -89,6 +104,64 @@ without a row after which the read has failed."""
 
 FOLLOW_EVERY = 2.0
 """Seconds between two reads of a standby, or as long as the last one took: half of a slow link is left to others."""
+
+Rows: TypeAlias = dict[Name, bytes]
+
+
+class Content:
+    """The rows of one write, as the stream needs them.
+
+    `stored`: the rows that the stream has, each with the hash of its value; the same value is not written again.
+    `written`, `gone`: the rows that the stream has afterwards, and the names of those that are removed, once `groups`
+    has ended.
+    """
+
+    def __init__(self, changes: Changes, stored: Mapping[Name, int], *, everything: bool, max_rows: int) -> None:
+        self.everything = everything
+        self._changes = changes
+        self._stored = stored
+        self._max_rows = max_rows
+        self.last: list[Row] = []
+        """The rows of the last batch, which are in no group, once `groups` has ended."""
+        self.written: dict[Name, int] = {}
+        self.gone: set[Name] = set()
+
+    def groups(self, room: Callable[[], int] = lambda: MAX_BYTES) -> Iterator[list[Row]]:
+        """Yield the rows, as many at a time as fit a batch, a chunk and `room()` bytes. An empty value: removed.
+
+        They are the same each time, as nothing in the changes changes. A group takes milliseconds, or 0.3 s if the
+        stream has nearly all of 20,000 rows: call it in a worker thread.
+        """
+        group: list[Row] = []
+        size = 0
+        for row in self._rows():
+            if group and (len(group) >= self._max_rows or size + len(row[1]) > min(MAX_BYTES, room())):
+                yield group
+                group, size = [], 0
+            group.append(row)
+            size += len(row[1])
+        if group:
+            yield group
+
+    def _rows(self) -> Iterator[Row]:
+        written: dict[Name, int] = {}
+        gone: set[Name] = set()
+        numbered = set() if self.everything else {name for name in self._stored if name[0] in NUMBERED}
+        for name, value in rows_of(self._changes, numbered):
+            if value is None or len(value) > MAX_ROW:
+                gone.add(name)
+            elif name == MOMENT:
+                self.last = [(FORM, msgspec.msgpack.encode(VERSION)), (name, value)]
+            else:
+                written[name] = hash(value)
+                if self._stored.get(name) != written[name]:
+                    yield name, value
+        gone &= self._stored.keys()
+        if self.everything:
+            gone |= self._stored.keys() - written.keys() - OWN - {MOMENT}
+        self.written, self.gone = written, gone
+        for name in gone:
+            yield name, b""
 
 
 class StreamCheckpoint:
@@ -116,7 +189,7 @@ class StreamCheckpoint:
         self._fence: Fence | None = None
         """None: what the stream has is unknown."""
         self._written = 0
-        """The sequence of the last write: that of its row `LAST`."""
+        """The sequence of the last write: that of its row `MOMENT`."""
         self._rows: dict[Name, int] = {}
         """The rows that the stream has, each with the hash of its value."""
         self._chunks: set[Name] = set()
@@ -139,13 +212,15 @@ class StreamCheckpoint:
         """
         rows, chunks = await self._acquire()
         try:
-            if not await replay(rows, chunks):
-                log.warning("the checkpoint in the cluster lacks a part: everything is read again")
-                return None
-            return await saved_of(rows)
+            return await asyncio.to_thread(restored, rows, chunks) if rows else None
         except Exception as error:  # noqa: BLE001 - what a parser raises for rows of any bytes is not known
-            log.warning("the checkpoint in the cluster cannot be used: everything is read again")
-            self._connection.parser.note(keys.checkpoint_rows(self._instance), error)
+            log.warning(
+                "the checkpoint in the cluster cannot be used (%s): all is read from the tables, as at a first start,"
+                " and no event of the meantime is published",
+                error,
+            )
+            if not isinstance(error, Unusable):
+                self._connection.parser.note(keys.checkpoint_rows(self._instance), error)
             return None
 
     async def write(self, changes: Changes) -> None:
@@ -159,14 +234,7 @@ class StreamCheckpoint:
             if self._fence is None:
                 await self._acquire()
             assert self._fence is not None
-            window = self._connection.window
-            content = Content(
-                changes,
-                self._rows,
-                everything=everything,
-                max_rows=self._max_rows,
-                room=lambda: window.share if self._usable else window.rest,
-            )
+            content = Content(changes, self._rows, everything=everything, max_rows=self._max_rows)
             await self._write(self._fence, content)
         except Fenced as error:
             await self._refused(error)
@@ -191,20 +259,20 @@ class StreamCheckpoint:
 
     async def _write(self, fence: Fence, content: Content) -> None:
         mark = secrets.token_hex(8)
-        async with contextlib.aclosing(content.groups()) as groups:
+        async with contextlib.aclosing(self._groups(content)) as groups:
             rows: list[Row] = await anext(groups, [])
             fits = await anext(groups, None) is None
         if not fits:
             if self._usable:  # Else there is nothing that this write could spoil.
                 await self._log(fence, content, mark)
-            async for rows in content.groups():
+            async for rows in self._groups(content):
                 await self._store(fence, rows)
             rows = []
         if content.everything:
             rows.append((WHOLE, mark.encode()))
         if not fits or REDO in self._rows:
             rows.append((REDO, b""))
-        self._written = await self._store(fence, rows + content.state, commits=True)
+        self._written = await self._store(fence, rows + content.last, commits=True)
         self._rows.pop(REDO, None)
         self._slot = 0
         # No start needs the chunks any more.
@@ -213,14 +281,24 @@ class StreamCheckpoint:
             await self._store(fence, [(name, b"") for name in some])
             self._chunks.difference_update(some)
 
+    async def _groups(self, content: Content) -> AsyncGenerator[list[Row], None]:
+        """Yield the groups of rows, each made in a worker thread. What is not used yet leaves room for others."""
+        window, room = self._connection.window, 0
+        groups = content.groups(lambda: room)
+        while True:
+            room = window.share if self._usable else window.rest
+            if (group := await asyncio.to_thread(next, groups, None)) is None:
+                return
+            yield group
+
     async def _log(self, fence: Fence, content: Content, mark: str) -> None:
         """Store all rows as chunks, and commit them with the last chunk."""
         number = 0
-        async for rows in content.groups():
+        async for rows in self._groups(content):
             await self._store(fence, [self._chunk(number, Chunk(mark, rows))])
             number += 1
         redo = msgspec.msgpack.encode(Redo(mark, self._slot, number + 1))
-        await self._store(fence, [self._chunk(number, Chunk(mark, content.state)), (REDO, redo)], commits=True)
+        await self._store(fence, [self._chunk(number, Chunk(mark, content.last)), (REDO, redo)], commits=True)
 
     def _chunk(self, number: int, chunk: Chunk) -> Row:
         """Return the row of a chunk, which the stream may have from now on."""
@@ -230,7 +308,7 @@ class StreamCheckpoint:
 
     async def _store(self, fence: Fence, rows: Sequence[Row], *, commits: bool = False) -> int:
         """Store one batch. One that `commits` is refused if the last write is not in the stream, or not the last."""
-        after = (keys.checkpoint(self._instance, *LAST), self._written) if commits else None
+        after = (keys.checkpoint(self._instance, *MOMENT), self._written) if commits else None
         return await fence.write([self._message(name, value) for name, value in rows], after=after)
 
     async def _acquire(self) -> tuple[Rows, Rows]:
@@ -245,7 +323,7 @@ class StreamCheckpoint:
         self._copy = None
         rows, chunks = copy.rows, copy.chunks
         self._rows = {name: hash(value) for name, value in rows.items()}
-        self._usable = CURSOR in rows
+        self._usable = MOMENT in rows
         self._chunks, self._slot, self._fence, self._written = set(chunks), free_slot(rows), fence, copy.last_seq
         return rows, chunks
 
@@ -275,7 +353,7 @@ class StreamCopy:
         self.owner_seq = 0
         """The sequence of the owner key."""
         self.last_seq = 0
-        """The sequence of the row `LAST`."""
+        """The sequence of the row `MOMENT`."""
         self.seq = 0
         """All up to this sequence has been read."""
         self._read_at = time.monotonic(), time.time()
@@ -306,7 +384,7 @@ class StreamCopy:
             if name == ("owner",):
                 self.owner_seq = self.seq
             elif name:
-                self.last_seq = self.seq if name == LAST else self.last_seq
+                self.last_seq = self.seq if name == MOMENT else self.last_seq
                 found = self.chunks if name[0] == CHUNKS else self.rows
                 if message.data:
                     found[name] = message.data
@@ -394,26 +472,34 @@ def free_slot(rows: Mapping[Name, bytes]) -> int:
         return 0  # No start can use it.
 
 
-async def replay(rows: Rows, chunks: Rows) -> bool:
+def restored(rows: Rows, chunks: Rows) -> Saved:
+    """Return what the rows of the stream say. Call it in a worker thread. Raises: as `replay` and `saved_of`."""
+    replay(rows, chunks)
+    if MOMENT not in rows:
+        raise Unusable("it is incomplete")
+    if (form := msgspec.msgpack.decode(rows[FORM]) if FORM in rows else None) != VERSION:
+        raise Unusable(f"it has version {form}, and this program needs version {VERSION}")
+    return saved_of(rows.items())
+
+
+def replay(rows: Rows, chunks: Rows) -> None:
     """If `rows` name a write, take its rows over from `chunks`, one chunk at a time; each that is used is removed.
 
-    Returns False if a chunk is missing. Raises: `MsgspecError`.
+    Raises: `Unusable` if a chunk is missing, `MsgspecError`.
     """
     if REDO not in rows:
-        return True
+        return
     redo = msgspec.msgpack.decode(rows[REDO], type=Redo)
     for number in range(redo.chunks):
-        await asyncio.sleep(0)
         value = chunks.pop(name_of(redo.slot, number), None)
         chunk = msgspec.msgpack.decode(value, type=Chunk) if value is not None else None
         if chunk is None or chunk.mark != redo.mark:
-            return False
+            raise Unusable("it lacks a part")
         for name, row in chunk.rows:
             if row:
                 rows[name] = row
             else:
                 rows.pop(name, None)
-    return True
 
 
 def newest(file: Saved | None, stream: Saved | None) -> Saved | None:

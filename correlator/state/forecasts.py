@@ -1,4 +1,4 @@
-"""The earlier runs as they are stored: one value for each operation, one for all operations, and one for the rest.
+"""The earlier runs as they are stored: one value for each operation, and one for what belongs to none.
 
 Nothing is stored before the history has been read, and what belongs to all operations only once each of them was
 stored: a restart in between reads the history again. An operation of 10 steps takes some 50 kB. Encode in the thread
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
@@ -23,11 +23,16 @@ from correlator.model.rows import Micros
 
 
 class General(Struct, frozen=True):
-    """What belongs to no single operation. `order`: the operations, the least recently learned first."""
+    """What belongs to no single operation. `order`: the operations, the least recently learned first.
+
+    `accuracy`, `learned_to`: those of `Forecasts`.
+    """
 
     level: float
     tails: Tails
     order: tuple[OperationKey, ...]
+    accuracy: Accuracy
+    learned_to: Micros
 
 
 def encode_operation(operation: Operation) -> bytes:
@@ -38,15 +43,6 @@ def decode_operation(stored: bytes) -> Operation:
     """Raises ValueError (`msgspec.ValidationError` is one) if `stored` is not what `encode_operation` returned."""
     state = msgspec.msgpack.decode(stored, type=OperationState, dec_hook=_unpack)
     return Operation(state.level, state)
-
-
-def encode_general(forecaster: Forecaster) -> bytes:
-    return msgspec.msgpack.encode(General(forecaster.level, forecaster.tails, tuple(key for key, _ in forecaster)))
-
-
-def decode_general(stored: bytes) -> General:
-    """Raises ValueError if `stored` is not what `encode_general` returned."""
-    return msgspec.msgpack.decode(stored, type=General)
 
 
 def _pack(value: Any) -> bytes:
@@ -66,21 +62,14 @@ def _unpack(kind: Any, value: Any) -> Any:
 AT_ONCE = 32
 """Operations that one write stores: some 0.1 ms each. The others follow in the next."""
 
-_ALL, _REST = "all operations", "rest"
-
-
-class Rest(Struct, frozen=True):
-    """What belongs to no operation: `Forecasts.accuracy` and `Forecasts.learned_to`."""
-
-    accuracy: Accuracy
-    learned_to: Micros
+_GENERAL = "all operations"
 
 
 class Decoded(Struct, frozen=True):
     """What an earlier run wrote, decoded. `names`: those of the values."""
 
     forecaster: Forecaster
-    rest: Rest
+    general: General
     names: frozenset[str]
 
 
@@ -90,15 +79,14 @@ def decode(values: Mapping[str, bytes]) -> Decoded | None:
     Takes some 0.3 ms for an operation: call it in a worker thread.
     """
     try:
-        general = decode_general(values[_ALL])
-        rest = msgspec.msgpack.decode(values[_REST], type=Rest)
+        general = msgspec.msgpack.decode(values[_GENERAL], type=General)
     except (KeyError, ValueError):
         return None
     forecaster = Forecaster(general.level, general.tails)
     for key in general.order:
         with contextlib.suppress(KeyError, ValueError):  # A damaged operation begins anew.
             forecaster.restore([(key, decode_operation(values[_name(key)]))])
-    return Decoded(forecaster, rest, frozenset(values) - {_ALL, _REST})
+    return Decoded(forecaster, general, frozenset(values) - {_GENERAL})
 
 
 class StoredForecasts:
@@ -126,21 +114,14 @@ class StoredForecasts:
         self._written = known & (self._written | values.keys())
         self._complete = self._complete or not forecasts.changed
         if self._complete:
-            values[_ALL] = encode_general(forecasts.forecaster)
-            values[_REST] = msgspec.msgpack.encode(Rest(forecasts.accuracy, forecasts.learned_to))
+            order = tuple(key for key, _ in forecasts.forecaster)
+            level, tails = forecasts.forecaster.level, forecasts.forecaster.tails
+            general = General(level, tails, order, forecasts.accuracy, forecasts.learned_to)
+            values[_GENERAL] = msgspec.msgpack.encode(general)
         return values
 
-    def mark_again(self, names: Iterable[str]) -> None:
-        """Return the operations of these values with the next `changed`. Call it for values that were not written."""
-        for name in names:
-            if name == _REST:
-                self._complete = False
-            elif name != _ALL:
-                self._forecasts.changed[_key(name)] = None
-                self._written.add(name)
-
     def mark_all(self) -> None:
-        """Return everything with the next `changed`: the file is a new one."""
+        """Return everything with the next `changed`: it is the first write of a store."""
         self._written.clear()
         self._complete = False
         self._forecasts.changed.update(dict.fromkeys(key for key, _ in self._forecasts.forecaster))
@@ -148,13 +129,8 @@ class StoredForecasts:
     def restore(self, decoded: Decoded) -> None:
         """Go on with what an earlier run wrote."""
         self._written, self._complete = set(decoded.names), True
-        self._forecasts.restore(decoded.forecaster, decoded.rest.accuracy, decoded.rest.learned_to)
+        self._forecasts.restore(decoded.forecaster, decoded.general.accuracy, decoded.general.learned_to)
 
 
 def _name(key: OperationKey) -> str:
     return msgspec.json.encode(key).decode()
-
-
-def _key(name: str) -> OperationKey:
-    job_type, operation = msgspec.json.decode(name, type=tuple[str, str])
-    return job_type, operation

@@ -24,8 +24,8 @@ from correlator.model.persisted import Cursor, PersistedEvent
 from correlator.ops import metrics
 from correlator.ops.heartbeats import Heartbeats
 from correlator.ops.stalls import timed
-from correlator.state.checkpoint import Changes
-from correlator.state.checkpoint_file import Checkpoint, Unusable
+from correlator.state.checkpoint import Changes, Unusable
+from correlator.state.checkpoint_file import Checkpoint
 from correlator.state.forecasts import AT_ONCE, StoredForecasts
 from correlator.tasks import SAVE_OFFSET, end_tasks, until_next
 
@@ -90,6 +90,8 @@ class Saver:
         self._mirroring: asyncio.Task[None] | None = None
         self._mirrored_at: float | None = None
         self._live = live or Heartbeats()
+        self._unwritten: Changes | None = None
+        """What the file may lack, as its last write has failed or is under way: part of the next one."""
         self._written: Changes | None = None
         self._error: str | None = None
         self._began = time.monotonic()
@@ -160,19 +162,17 @@ class Saver:
             if not always and self._is_saved(changes):
                 return
             self._mirror(changes, as_of, write=mirrored)
+            self._unwritten = changes = changes if self._unwritten is None else merged(self._unwritten, changes)
             began = time.monotonic()
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._checkpoint.write, changes))
             try:
                 await asyncio.shield(self._writing)
-            except (sqlite3.Error, OSError, UnicodeError) as error:
-                self._failed(error, changes)
+            except (sqlite3.Error, OSError, Unusable, UnicodeError) as error:
+                self._failed(error)
                 return
-            except BaseException:
-                self._mark_again(changes)
-                raise
             if self._error is not None:
                 log.info("the checkpoint is written again")
-            self._error, self._saved_at, self._written = None, as_of, changes
+            self._error, self._saved_at, self._written, self._unwritten = None, as_of, changes, None
             metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)
 
     def _is_saved(self, changes: Changes) -> bool:
@@ -180,6 +180,7 @@ class Saver:
         written, at = self._written, self._saved_at
         return (
             written is not None
+            and self._unwritten is None
             and at is not None
             and time.monotonic() - at < UNCHANGED_EVERY
             and not changes.jobs
@@ -190,16 +191,9 @@ class Saver:
             == (written.cursor, written.memory.pending_events, written.events)
         )
 
-    def _mark_again(self, changes: Changes) -> None:
-        self._index.persistence.mark_again(changes.jobs)
-        self._forecasts.mark_again(changes.forecasts)
-        if self._exports is not None and changes.exports is not None:
-            self._exports.mark_again(changes.exports.jobs)
-
-    def _failed(self, error: Exception, changes: Changes) -> None:
+    def _failed(self, error: Exception) -> None:
         metrics.CHECKPOINT_FAILURES.inc()
         self._written = None
-        self._mark_again(changes)
         if self._error is None:
             log.warning("the checkpoint cannot be written: %s; a restart would go back to the last one", error)
         self._error = str(error)
@@ -209,13 +203,14 @@ class Saver:
             except (sqlite3.Error, OSError) as again:
                 self._error = str(again)
                 return
+            self._unwritten = None
             self._mark_everything()
 
     def _mark_everything(self) -> None:
-        self._index.persistence.mark_again(self._index.persistence.all_ids())
+        self._index.persistence.mark_all()
         self._forecasts.mark_all()
         if self._exports is not None:
-            self._exports.mark_again(self._exports.all_ids())
+            self._exports.mark_all()
 
     # -- the checkpoint in the cluster
 

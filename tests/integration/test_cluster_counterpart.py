@@ -12,22 +12,27 @@ from correlator.cluster.lease import Lease
 from correlator.model.persisted import Cursor
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.standby import Counterpart
+from correlator.state.checkpoint import MOMENT, Moment
 from tests.support.cluster import connected, settings
 from tests.support.source_databases import SQLiteOriginal
 
 OURS = ("job-1", "job-2")
 
 
+def moment(cursor):
+    return msgspec.msgpack.encode(Moment(5.0, cursor, 0, None, None))
+
+
 @pytest.mark.parametrize(
     ("stored", "rows", "barred"),
     [
         (None, OURS, False),
-        (msgspec.msgpack.encode(Cursor(5)), OURS, False),
-        (msgspec.msgpack.encode(Cursor(5, sample=OURS)), OURS, False),
-        (msgspec.msgpack.encode(Cursor(5, sample=("deleted", "job-2"))), OURS, False),
-        (msgspec.msgpack.encode(Cursor(5, sample=("another",))), OURS, True),
-        (msgspec.msgpack.encode(Cursor(5, sample=("another",))), (), True),
-        (msgspec.msgpack.encode(Cursor(5, sample=("another",))), None, False),
+        (moment(Cursor(5)), OURS, False),
+        (moment(Cursor(5, sample=OURS)), OURS, False),
+        (moment(Cursor(5, sample=("deleted", "job-2"))), OURS, False),
+        (moment(Cursor(5, sample=("another",))), OURS, True),
+        (moment(Cursor(5, sample=("another",))), (), True),
+        (moment(Cursor(5, sample=("another",))), None, False),
         (b"\xc1\xff", OURS, False),
     ],
     ids=["no checkpoint", "without a sample", "the same", "a backup", "another", "empty", "away", "not readable"],
@@ -43,7 +48,7 @@ async def test_a_standby_with_another_database_than_the_checkpoint_is_barred_fro
     async with connected(nats.url) as connection:
         await streams.ensure(connection, 1)
         if stored is not None:
-            await connection.request(keys.checkpoint("dc1", "state", "cursor"), stored)
+            await connection.request(keys.checkpoint("dc1", *MOMENT), stored)
         counterpart = Counterpart(Lease(connection, connection, settings(nats.url)), database, {})
         assert await counterpart.is_barred() is barred
         assert ("other_database" in counterpart.describe()) is barred

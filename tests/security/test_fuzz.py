@@ -33,10 +33,10 @@ from correlator.config.schema import leaves
 from correlator.errors import BadRequest, ConfigError
 from correlator.jobs import joblog
 from correlator.jobs.index import Index
-from correlator.model.facts import Entry, Kind, Reading
+from correlator.model.facts import Kind, Reading
 from correlator.model.messages import ClientMessage
 from correlator.model.persisted import Cursor
-from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
+from correlator.model.rows import JobRecord, LogRow, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
 from correlator.sinks.http.responses import problems
@@ -47,6 +47,7 @@ from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.state.checkpoint import Changes
 from correlator.state.checkpoint_file import Checkpoint
+from tests.support import saved_index
 from tests.support.documents import document_of, document_text
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
@@ -382,22 +383,12 @@ def test_every_id_is_one_level_of_a_topic_and_comes_back(job_id: str, external: 
 @functools.cache
 def checkpoint() -> bytes:
     """A file as a run of the daemon leaves it."""
-    index = Index()
-    index.loading = False
-    for n in range(6):
-        record = JobRecord(f"j{n}", status="running", started_at=now - n, external_job_id=f"e{n}", metadata='{"a":1}')
-        entry = Entry(n + 1, now, "WARN", "text", index.advance_clock(), f"j{n}", step_id=n, kind=Kind.STEP_STARTED)
-        index.apply(
-            [Reading(f"j{n}", index.advance_clock(), record, (StepRecord(n + 1, "s", 1, "running", now),)), entry], now
-        )
-    index.apply_legacy([LegacyRecord(1, "legacy", "snapshotting", created_at=now, updated_at=now, apart=True)], (), now)
-    jobs = {i: index.persistence.get(i) for i in index.persistence.changed()}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "c")
         file = Checkpoint(path, "s")
         file.open()
         cursor = Cursor(7, LogRow(7, "m", now), (((1, 2), (5, 5)),))
-        file.write(Changes(5.0, cursor, index.state(), jobs, {1: ("mqtt", b"j1", b'{"a":1}')}))
+        file.write(saved_index.changes(saved_index.filled(6), cursor, n1=b'{"a":1}'))
         file.close()
         return path.read_bytes()
 
@@ -414,7 +405,7 @@ def checkpoint() -> bytes:
         max_size=6,
     )
 )
-@example([(checkpoint().index(b"CREATE TABLE events"), b"\x80", "over")])  # SQLite's own words are no UTF-8 then
+@example([(checkpoint().index(b"CREATE TABLE rows"), b"\x80", "over")])  # SQLite's own words are no UTF-8 then
 def test_a_damaged_checkpoint_is_used_or_set_aside(changes: list[tuple[int, bytes, str]]) -> None:
     raw = bytearray(checkpoint())
     for at, new, how in changes:

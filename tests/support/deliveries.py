@@ -217,7 +217,7 @@ class OtlpDelivery(Delivery):
         return self.sink.describe()
 
     def left(self) -> Sequence[str]:
-        self.exports.mark_again(self.exports.all_ids())
+        self.exports.mark_all()
         return [job_id for job_id, exported in self.exports.changed().jobs.items() if exported is False]
 
     def dropped(self) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from correlator.cluster import keys
 from correlator.pipeline.queries import QUESTIONS
+from correlator.state.checkpoint import MOMENT
 from tests.support.eventually import PATIENCE
 
 DEEP = b'{"metadata":' * 5_000 + b"1" + b"}" * 5_000
@@ -55,7 +56,7 @@ def of_collector(instance: str) -> Mapping[str, bool]:
         keys.EPOCH: False,
         keys.alive(instance): False,
         keys.checkpoint(instance, "job"): True,
-        keys.checkpoint(instance, "state", "cursor"): False,
+        keys.checkpoint(instance, *MOMENT): False,
         keys.checkpoint_owner(instance): False,
         f"cor.v1.{instance}.event": True,
         keys.events_owner(instance): False,

@@ -1,4 +1,7 @@
-"""The checkpoint: what was written is read, all of it or nothing, and a disk that fails is a state."""
+"""What is saved of an index, when, and how it is restored; and what only the file of SQLite promises.
+
+What every store promises is in `tests/contract/test_stores.py`.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,42 @@ import asyncio
 import sqlite3
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
 import pytest
 from msgspec.structs import replace
 
 from correlator.cluster.connection import ClusterUnavailable
 from correlator.errors import CheckpointInUse
 from correlator.forecast.forecaster import OperationState
-from correlator.jobs import encoding, joblog
 from correlator.jobs import index as indexes
+from correlator.jobs import joblog
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind, Reading, Status
-from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
+from correlator.model.persisted import (
+    Cursor,
+    IndexState,
+    PersistedEvent,
+    PersistedExports,
+    PersistedJob,
+    PersistedLegacy,
+)
 from correlator.model.published import Change, Outcome
 from correlator.model.rows import JobRecord, LogRow
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.cluster.epoch import Position
 from correlator.sinks.webhooks.deliveries import StoredHead
-from correlator.state.checkpoint import VERSION, Changes, Saved
+from correlator.state.checkpoint import VERSION, Changes, Moment, Saved
 from correlator.state.checkpoint_file import SCHEMA, Checkpoint
 from correlator.state.checkpoint_stream import Chunk, Redo
-from correlator.state.forecasts import General, Rest, StoredForecasts
+from correlator.state.forecasts import General, StoredForecasts
 from correlator.state.saver import Saver
 from tests.support import stored_types
-from tests.support.documents import document_of, document_text
+from tests.support.documents import document_text
 from tests.support.eventually import PATIENCE
+from tests.support.forecast_index import usual
 from tests.support.saved_index import NOW, changes, filled
 
 
@@ -54,32 +63,6 @@ def restored(
     """Everything that the steps of a restore did."""
     steps = list(index.restore(jobs, legacy, memory, now))
     return Outcome([c for step in steps for c in step.changes], [e for step in steps for e in step.events])
-
-
-def documents(index: Index) -> dict[str, bytes]:
-    """Without what belongs to one run."""
-    return {s.job_id: encoding.encode({**document_of(s), "rev": 0}) for s in index.published.all()}
-
-
-def test_an_index_is_the_same_after_a_restart(tmp_path: Path):
-    index = filled()
-    first = Checkpoint(tmp_path / "a" / "c", "mysql://x")
-    assert first.open() is None
-    cursor = Cursor(7, LogRow(7, "m", NOW), (((1, 2), (5, 5)), ((6, 6),)))
-    first.write(changes(index, cursor, n1=b"one", n2=b"two"))
-    first.close()
-    saved = left(tmp_path / "a" / "c", "mysql://x")
-    assert saved is not None
-    assert (saved.at, saved.cursor, saved.events) == (5.0, cursor, (("mqtt", b"j", b"one"), ("mqtt", b"j", b"two")))
-    again = Index()
-    outcome = restored(again, saved.jobs, saved.legacy, saved.memory, NOW + 1)
-    assert documents(again) == documents(index)
-    assert {n: again.published.resolve(n) for n in ("e0", "e2", "legacy")} == {
-        n: index.published.resolve(n) for n in ("e0", "e2", "legacy")
-    }
-    assert outcome.events == []
-    assert again.advance_clock() > saved.memory.last_observed_at
-    assert sorted(again.known.active()) == sorted(index.known.active())
 
 
 def test_changes_after_a_restart_are_published_and_pending_events_stay_pending():
@@ -119,33 +102,18 @@ def test_a_job_stored_before_its_tables_were_read_gets_the_time_of_its_first_pub
     assert (shown.view.warnings, shown.updated_at) == (1, NOW + 1)
 
 
-def test_exports_are_written_as_they_change_and_forgotten_when_none_are_made(tmp_path: Path):
-    index, file = filled(), Checkpoint(tmp_path / "c", "s")
-    file.open()
-    for written, found in (
-        (PersistedExports(5, {"a": False, "b": True}), PersistedExports(5, {"a": False, "b": True})),
-        (PersistedExports(9, {"a": True, "b": None}), PersistedExports(9, {"a": True})),
-        (PersistedExports(9), PersistedExports(9, {"a": True})),
-        (None, None),
-    ):
-        file.write(replace(changes(index), exports=written))
-        file.close()
-        saved = left(tmp_path / "c")
-        assert saved is not None
-        assert saved.exports == found
-        file.open()
-    file.close()
-
-
-async def test_a_saver_writes_exports_and_marks_them_again_after_a_failure(tmp_path: Path):
+async def test_a_disk_that_fails_is_a_state_and_the_next_write_has_what_was_lost(tmp_path: Path, caplog):
     index, exports = filled(), Exports(10.0, 0.0)
+    index.forecasts.begin_history(NOW)
+    index.forecasts.learn_history(usual())
+    index.forecasts.end_history()
     exports.begin(NOW)
-    file, written = Checkpoint(tmp_path / "c", "s"), []
+    file, written = Checkpoint(tmp_path / "c", "s"), list[Changes]()
 
     def write(changes: Changes) -> None:
-        written.append(changes.exports)
-        if len(written) == 1:
-            raise OSError("No space left on device")
+        written.append(changes)
+        if len(written) <= 2:
+            raise sqlite3.OperationalError("database or disk is full")
 
     file.write = write  # type: ignore[method-assign]
     saver = Saver(file, index, StoredForecasts(index.forecasts), Cursor, dict, exports=exports)
@@ -154,50 +122,23 @@ async def test_a_saver_writes_exports_and_marks_them_again_after_a_failure(tmp_p
     running = replace(ended, view=replace(ended.view, status=Status.RUNNING))
     exports.on_change(Change("job0", 1, running, ended), NOW, 0.0)
     await saver.save()
+    await saver.save()
+    assert saver.describe()["error"] == "the checkpoint cannot be written: database or disk is full"
+    assert [r.levelname for r in caplog.records if r.name == "correlator.state.saver"] == ["WARNING"]
+    index.apply([Reading("job2", index.advance_clock())], NOW)
     await saver.save(always=False)
+    assert saver.describe()["ok"]
     exports.finished("job0")
     await saver.save(always=False)  # A change of an export alone is a change.
-    assert written == [PersistedExports(NOW, {"job0": exported}) for exported in (False, False, True)]
-
-
-def test_deleted_jobs_and_acknowledged_events_leave_the_checkpoint(tmp_path: Path):
-    index, file = filled(), Checkpoint(tmp_path / "c", "s")
-    file.open()
-    file.write(changes(index, n1=b"1", n2=b"2"))
-    index.apply([Reading("job2", index.advance_clock())], NOW)
-    index.apply_legacy((), ["legacy"], NOW)
-    file.write(changes(index, n2=b"2", n3=b"3"))
-    file.close()
-    saved = left(tmp_path / "c")
-    assert saved is not None
-    assert sorted(k.job.job_id for k in saved.jobs) == ["job0", "job1"]
-    assert saved.legacy == ()
-    assert saved.events == (("mqtt", b"j", b"2"), ("mqtt", b"j", b"3"))
-
-
-def test_the_numbers_of_events_begin_anew_in_every_run(tmp_path: Path):
-    index = filled()
-    for payload in (b"old", b"new"):
-        file = Checkpoint(tmp_path / "c", "s")
-        file.open()
-        file.write(changes(index, n1=payload))
-        file.close()
-    saved = left(tmp_path / "c")
-    assert saved is not None
-    assert saved.events == (("mqtt", b"j", b"new"),)
-
-
-def test_a_write_that_fails_in_the_middle_leaves_what_was_there(tmp_path: Path):
-    index, file = filled(), Checkpoint(tmp_path / "c", "s")
-    file.open()
-    file.write(changes(index, n1=b"1"))
-    bad = Changes(6.0, Cursor(99), IndexState(), {"job1": None}, {1: ("mqtt", b"j", b"1"), 2: ("mqtt", b"j", object())})  # type: ignore[dict-item]
-    with pytest.raises(sqlite3.Error):
-        file.write(bad)
-    file.close()
-    saved = left(tmp_path / "c")
-    assert saved is not None
-    assert (saved.cursor.head, len(saved.jobs), saved.events) == (7, 3, (("mqtt", b"j", b"1"),))
+    lost, _, both, last = written
+    for write_of, exported in zip(written, (False, False, False, True), strict=True):
+        assert write_of.exports == PersistedExports(NOW, {"job0": exported})
+    assert len(lost.jobs) == 4
+    assert both.jobs == {**lost.jobs, "job2": None}
+    assert lost.forecasts
+    assert both.forecasts == lost.forecasts
+    assert not last.jobs
+    assert not last.forecasts
 
 
 def test_another_databases_file_is_set_aside(tmp_path: Path):
@@ -212,37 +153,12 @@ def test_another_databases_file_is_set_aside(tmp_path: Path):
     other.close()
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        f"PRAGMA user_version = {VERSION + 1}",
-        f"PRAGMA user_version = {VERSION - 1}",
-        "DROP TABLE events",
-        f"UPDATE jobs SET value = x'{msgspec.msgpack.encode({'job': {'job_id': 'job1'}}).hex()}'",
-    ],
-    ids=["newer", "older", "no table", "rows"],
-)
-def test_a_file_of_another_form_is_set_aside_with_one_line_in_the_log(tmp_path: Path, caplog, other: str):
-    file = Checkpoint(tmp_path / "c", "s")
-    file.open()
-    file.write(changes(filled()))
-    file.close()
-    with closing(sqlite3.connect(tmp_path / "c", isolation_level=None)) as connection:
-        connection.execute(other)
-    assert left(tmp_path / "c") is None
-    (line,) = caplog.messages
-    assert "everything is read again" in line
-    assert len(list(tmp_path.glob("c.unusable-*"))) == 1
-    assert left(tmp_path / "c") is None, "a new file, which can be written"
-    assert len(caplog.messages) == 1
-
-
 def test_what_a_checkpoint_stores_changes_only_with_its_version():
     """The rows have no names: another member may be read as this one. Increase `VERSION`, and put both down here."""
-    kept = (Cursor, IndexState, PersistedJob, PersistedLegacy, PersistedExports, Redo, Chunk)
-    kept_by_others = (General, OperationState, Rest, StoredHead, Position)
-    form = " ".join((*SCHEMA, stored_types.shape(*kept, *kept_by_others)))
-    assert (VERSION, zlib.crc32(form.encode())) == (4, 3332565606)
+    kept = (Moment, IndexState, PersistedJob, PersistedLegacy, PersistedEvent, Redo, Chunk)
+    kept_by_others = (General, OperationState, StoredHead, Position)
+    form = f"{SCHEMA} {stored_types.shape(*kept, *kept_by_others)}"
+    assert (VERSION, zlib.crc32(form.encode())) == (5, 1578891721)
 
 
 def test_a_file_belongs_to_one_process(tmp_path: Path):
@@ -253,44 +169,6 @@ def test_a_file_belongs_to_one_process(tmp_path: Path):
     file.close()
 
 
-def test_a_job_that_cannot_be_written_is_left_out_and_the_others_are_kept(tmp_path: Path):
-    index, file = filled(), Checkpoint(tmp_path / "c", "s")
-    broken = Entry(
-        99, NOW, "ERROR", "Job failed", index.advance_clock(), "job1", kind=Kind.JOB_FAILED, error="\ud800", by="attrs"
-    )
-    index.apply([broken], NOW)
-    file.open()
-    file.write(changes(index))
-    file.close()
-    saved = left(tmp_path / "c")
-    assert saved is not None
-    assert sorted(k.job.job_id for k in saved.jobs) == ["job0", "job2"]
-
-
-async def test_a_disk_that_fails_is_a_state_and_nothing_is_forgotten(tmp_path: Path, caplog, monkeypatch):
-    index = filled()
-    file = Checkpoint(tmp_path / "c", "s")
-    file.open()
-    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict)
-    full = sqlite3.OperationalError("database or disk is full")
-
-    def fail(_: Changes) -> None:
-        raise full
-
-    with monkeypatch.context() as broken:
-        broken.setattr(file, "write", fail)
-        await saver.save()
-        await saver.save()
-    assert saver.describe()["error"] == "the checkpoint cannot be written: database or disk is full"
-    assert [r.levelname for r in caplog.records if r.name == "correlator.state.saver"] == ["WARNING"]
-    await saver.save()
-    assert saver.describe()["ok"]
-    file.close()
-    saved = left(tmp_path / "c")
-    assert saved is not None
-    assert len(saved.jobs) == 3
-
-
 async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(tmp_path: Path):
     index = filled()
     file = Checkpoint(tmp_path / "c", "s")
@@ -298,7 +176,7 @@ async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(t
     saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict)
     await saver.save()
     assert file._connection is not None
-    file._connection.execute("DROP TABLE jobs")
+    file._connection.execute("DROP TABLE rows")
     await saver.save()
     file.close()
     (tmp_path / "c").write_bytes(b"no database at all" * 100)

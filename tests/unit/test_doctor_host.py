@@ -130,7 +130,7 @@ def damage(file):
 def set_state(name, value):
     def change(file):
         with sqlite3.connect(file) as connection:
-            connection.execute("UPDATE state SET value = ? WHERE name = ?", (value, name))
+            connection.execute("UPDATE rows SET value = ? WHERE key = ?", (value, name))
         connection.close()
 
     return change
@@ -147,8 +147,8 @@ def renumber(file):
     [
         (damage, "is damaged"),
         (set_state("source", b"\xa2\xff\xff"), "is damaged"),  # no UTF-8: UnicodeDecodeError
-        (set_state("at", 5), "is damaged"),  # no bytes: TypeError
-        (set_state("cursor", b"\xc1"), "is damaged"),
+        (set_state("moment", 5), "is damaged"),  # no bytes: TypeError
+        (set_state("moment", b"\xc1"), "is damaged"),
         (renumber, "version 99"),
         (lambda file: file.write_bytes(b"something else" * 100), "is no checkpoint"),
     ],

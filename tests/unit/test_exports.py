@@ -40,7 +40,7 @@ def due(exports, now):
 
 def restarted(exports, now=0.0):
     """The exports of the next run, from what a checkpoint would hold."""
-    exports.mark_again(exports.all_ids())
+    exports.mark_all()
     state = exports.changed()
     return made(PersistedExports(state.since, {k: v for k, v in state.jobs.items() if v is not None}), now=now)
 
@@ -161,7 +161,7 @@ def test_a_job_that_runs_again_is_exported_after_its_next_end():
     assert due(exports, 30.0) == ["j"]
 
 
-def test_a_checkpoint_gets_each_change_once_and_again_if_it_was_not_written():
+def test_a_checkpoint_gets_each_change_once_and_at_the_first_write_of_a_store_all():
     exports = made()
     end(exports)
     assert exports.changed().jobs == {"j": False}
@@ -170,7 +170,7 @@ def test_a_checkpoint_gets_each_change_once_and_again_if_it_was_not_written():
     exports.finished("j")
     state = exports.changed()
     assert state.jobs == {"j": True}
-    exports.mark_again(state.jobs)
+    exports.mark_all()
     assert exports.changed().jobs == {"j": True}
 
 

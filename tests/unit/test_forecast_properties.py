@@ -14,7 +14,8 @@ from correlator.forecast.estimate import HORIZON
 from correlator.forecast.forecaster import Forecaster
 from correlator.forecast.points import MIN_RUNS, JobPlace, events_of, place_of
 from correlator.forecast.running import RunningJob
-from correlator.state.forecasts import decode_general, decode_operation, encode_general, encode_operation
+from correlator.jobs.forecasts import Accuracy
+from correlator.state.forecasts import General, decode_operation, encode_operation
 from tests.support.forecasts import (
     BASE,
     OPERATION,
@@ -80,11 +81,12 @@ def test_a_restored_forecaster_gives_the_same_forecasts(history, run, moved):
     forecaster = Forecaster()
     for ended_run in history:
         forecaster.learn(ended_run, predicted_ends=[ended_run.end - 1])
-    general = decode_general(encode_general(forecaster))
+    stored = General(forecaster.level, forecaster.tails, tuple(key for key, _ in forecaster), Accuracy(), BASE)
+    general = msgspec.msgpack.decode(msgspec.msgpack.encode(stored), type=General)
     operations = [(key, decode_operation(encode_operation(operation))) for key, operation in forecaster]
     restored = Forecaster(general.level, general.tails)
     restored.restore(operations)
-    assert general.order == tuple(key for key, _ in forecaster)
+    assert general == stored
     for known in (forecaster, restored):
         known.learn(run, predicted_ends=[run.end - 1])
         known.learn(ended(("copy", 1.0), operation=("failover", "new")))

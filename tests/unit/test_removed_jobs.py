@@ -256,7 +256,7 @@ def test_jobs_that_a_raised_limit_or_retention_loads_again_are_not_exported_agai
     world.now += 3_600 * SECOND
     world.settle()
     assert exported(exports, world) == []
-    exports.mark_again(exports.all_ids())
+    exports.mark_all()
     saved = exports.changed()
     exports = Exports(0.0, 0.0, PersistedExports(saved.since, {i: k for i, k in saved.jobs.items() if k}))
     world.restart(**settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from correlator.cluster import keys
-from correlator.state.checkpoint import CURSOR
+from correlator.state.checkpoint import MOMENT
 from tests.support.bulk_rows import jobs_without_rows
 from tests.support.cluster import connected
 from tests.support.eventually import eventually
@@ -33,7 +33,7 @@ async def test_one_megabit_for_both_collectors(database: Database, nats: Nats, t
             assert len(run.watcher.jobs) < JOBS, "the link is not slow"
             async with connected(nats.url, role="doctor") as connection:
                 await eventually(lambda: len(run.watcher.jobs) >= JOBS, within=300.0)
-                written = await connection.last(keys.CHECKPOINT, keys.checkpoint("dc1", *CURSOR))
+                written = await connection.last(keys.CHECKPOINT, keys.checkpoint("dc1", *MOMENT))
                 assert written is None, "the documents waited for the checkpoint"
             async with run.traffic.running():
                 recovery = await run.recovered()
