@@ -118,7 +118,7 @@ async def find_lines(
     found, searched, trouble = 0, 0.0, ""
     async with contextlib.aclosing(client.found_lines({**query, "limit": str(min(limit, MAX_LIMIT))})) as pages:
         async for page in pages:
-            searched, trouble = float(page["searched"]), str(page.get("reason") or "") or trouble
+            searched, trouble = float(page["searched"]), str(page.get("reason") or "")
             for event in page["events"][: limit - found]:
                 found += 1
                 if output == "json":

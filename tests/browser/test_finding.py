@@ -39,7 +39,7 @@ async def test_a_search_goes_on_in_the_database_and_says_how_far_it_has_come(fak
     ]
     fake.archive = [[old[0]], [], [old[1]]]
     await page.goto(fake.url)
-    await page.get_by_role("searchbox").fill("volume")
+    await page.locator("#search").fill("volume")
     await expect(rows(page)).to_have_count(2)
     assert await names(page) == ["vm-old-3", "vm-old-9"]
     await expect(page.locator(".beyond")).to_contain_text("All jobs are searched. 2 jobs from the database.")
@@ -50,7 +50,7 @@ async def test_a_search_goes_on_in_the_database_and_says_how_far_it_has_come(fak
     await page.get_by_role("button", name="Failed").click()
     await expect(rows(page)).to_have_count(0)
     await page.get_by_role("button", name="Failed").click()
-    await page.get_by_role("searchbox").fill("")
+    await page.locator("#search").fill("")
     await expect(rows(page)).to_have_count(1)
     await expect(page.locator(".beyond")).to_have_count(0)
 
@@ -58,7 +58,7 @@ async def test_a_search_goes_on_in_the_database_and_says_how_far_it_has_come(fak
 async def test_enter_opens_an_exact_or_unknown_id_and_else_goes_to_the_first_row(fake, page):
     known(fake, document("a", external_ids=[GUI_ID]), document("b", "failed", external_ids=[f"{GUI_ID}0"]))
     await page.goto(fake.url)
-    box = page.get_by_role("searchbox")
+    box = page.locator("#search")
     await box.fill(GUI_ID)
     await expect(rows(page)).to_have_count(2)
     await box.press("Enter")
@@ -88,7 +88,7 @@ async def test_a_text_of_the_log_leads_to_the_line_and_not_to_an_id_that_has_it_
     nobody = found_line(10, None, "m", ago=8 * DAY, attrs={"code": "HTTP-503"})
     fake.found_lines = [[], [fake.events["b"][400] | {"job_id": "b"}], [nobody, old]]
     await page.goto(fake.url)
-    box = page.get_by_role("searchbox")
+    box = page.locator("#search")
     await box.fill("503")
     found = page.get_by_role("region", name="Log lines").get_by_role("listitem")
     await expect(found).to_have_count(3)
@@ -111,7 +111,7 @@ async def test_a_text_of_the_log_leads_to_the_line_and_not_to_an_id_that_has_it_
 async def test_a_search_of_the_logs_ends_with_another_text_and_rests_after_a_page_of_lines(fake, page):
     fake.found_lines = [[], *([found_line(1_000 - 60 * n - i, "b", "x") for i in range(60)] for n in range(4))]
     await page.goto(fake.url)
-    box = page.get_by_role("searchbox")
+    box = page.locator("#search")
     await box.fill("timeout")
     of_logs = page.locator(".beyond-logs")
     await expect(of_logs).to_contain_text("60 % of the logs are searched: 120 lines so far. Searched back to")
@@ -132,7 +132,7 @@ async def test_a_search_of_the_logs_ends_with_another_text_and_rests_after_a_pag
 async def test_enter_before_anything_is_found_waits_for_the_search(fake, page):
     fake.archive = [[], [document("old", "failed", ago=40 * DAY)]]
     await page.goto(fake.url)
-    box = page.get_by_role("searchbox")
+    box = page.locator("#search")
     await box.fill("vm-old")
     await box.press("Enter")
     await expect(page).to_have_url(f"{fake.url}/#/jobs/old")
@@ -140,6 +140,23 @@ async def test_enter_before_anything_is_found_waits_for_the_search(fake, page):
     await page.goto(fake.url)
     fake.archive = []
     await box.fill("nobody")
+    await box.press("Enter")
+    await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
+
+
+async def test_a_text_is_completed_by_names_of_vms_and_a_constructed_id_is_followed(fake, page):
+    known(fake, *(document(f"pg{n}") for n in range(12)), document("web"))
+    fake.found_lines = [[found_line(1, "web", f"begins {GUI_ID}")]]
+    await page.goto(fake.url)
+    box, names = page.locator("#search"), page.locator("#names option")
+    await box.fill("VM-W")
+    assert await names.evaluate_all("all => all.map(one => one.value)") == ["vm-web"]
+    await box.fill("vm-")
+    await expect(names).to_have_count(10)
+    await box.fill("vm-web")
+    await expect(names).to_have_count(0)
+    await box.fill(GUI_ID)
+    await expect(page.get_by_role("region", name="Log lines").get_by_role("link")).to_have_count(1)
     await box.press("Enter")
     await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
 
@@ -157,7 +174,7 @@ async def test_a_period_from_a_day_to_a_day_is_searched_and_kept_in_the_address(
     assert page.url == f"{fake.url}/#/?from=2026-10-30&to=2026-10-31"
     period = {"since": "2026-10-30T00:00:00.000Z", "until": "2026-11-01T00:00:00.000Z"}
     assert fake.searched[-1] == {**period, "limit": "100"}
-    await page.get_by_role("searchbox").fill("vm-o")
+    await page.locator("#search").fill("vm-o")
     await expect(rows(page)).to_have_count(1)
     await eventually(lambda: fake.searched[-1] == {**period, "limit": "100", "text": "vm-o"})
     await page.get_by_label("Period").select_option("All")
@@ -166,7 +183,7 @@ async def test_a_period_from_a_day_to_a_day_is_searched_and_kept_in_the_address(
     await page.get_by_label("From", exact=True).fill("2026-10-30")
     await page.get_by_label("to", exact=True).fill("2026-10-30")
     await expect(rows(page)).to_have_count(0)
-    await page.get_by_role("searchbox").fill("")
+    await page.locator("#search").fill("")
     await page.get_by_label("Period").select_option("Last 24 hours")
     assert await names(page) == ["vm-now"]
 
@@ -176,7 +193,7 @@ async def test_the_search_box_holds_a_whole_id_of_the_gui(fake, page, width):
     known(fake, forecasted(document("a"), 40.0), document("b", stalled=True), document("f", "failed"))
     await page.set_viewport_size({"width": width, "height": 740})
     await page.goto(fake.url)
-    box = page.get_by_role("searchbox")
+    box = page.locator("#search")
     await box.fill(GUI_ID)
     assert await box.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
 
@@ -269,9 +286,9 @@ async def test_a_vm_of_three_days_ago_is_found_in_the_real_database(appliance: A
     old |= {"metadata": json.dumps({"vm_name": "pgtest7"})}
     await appliance.job("gui-7", **old)
     await page.goto(daemon.url)
-    await page.get_by_role("searchbox").fill("pgtest7 volume")
+    await page.locator("#search").fill("pgtest7 volume")
     await expect(rows(page)).to_have_count(1)
-    await page.get_by_role("searchbox").fill("pgtest7")
+    await page.locator("#search").fill("pgtest7")
     await page.get_by_role("link", name="All jobs of pgtest7").click()
     await expect(page.get_by_role("table").get_by_role("row")).to_have_count(2)
     await page.get_by_role("table").get_by_role("link").click()

@@ -206,7 +206,7 @@ async def test_the_search_asks_the_chosen_appliances_and_enter_opens_the_job_on_
     old = [document(f"old-{n}", "completed", ago=9e5, instance=n, error="no volume") for n in ("dc1", "dc2")]
     fleet.archive = [old]
     await page.goto(f"{fleet.url}/#/?instance=dc2")
-    box = page.get_by_role("searchbox")
+    box = page.locator("#search")
     await box.fill("volume")
     await expect(rows(page)).to_have_count(1)
     assert [search.split("?")[1] for search in fleet.searches] == ["text=volume&limit=100&instance=dc2"]

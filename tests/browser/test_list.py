@@ -86,7 +86,7 @@ async def test_no_row_moves_while_the_pointer_moves_over_the_rows_but_for_what_t
     await fake.put(document("j5", "failed", ago=2, error="no space left"))
     await expect(page.get_by_role("button", name="Failed")).to_contain_text("2")
     await expect(rows(page).first).to_contain_text("vm-j4")
-    await page.get_by_role("searchbox").hover()
+    await page.locator("#search").hover()
     await expect(rows(page).first).to_contain_text("vm-j5")
 
 
@@ -134,16 +134,16 @@ async def test_filters_are_stored_in_the_address_and_restored_from_it(fake, page
     await expect(rows(page)).to_have_count(2)
     await page.get_by_label("Type").select_option("failover")
     await expect(rows(page)).to_have_count(1)
-    await page.get_by_role("searchbox").fill("vm-f & 1")
+    await page.locator("#search").fill("vm-f & 1")
     await expect(rows(page)).to_have_count(0)
-    await page.get_by_role("searchbox").fill("VM-F1")
+    await page.locator("#search").fill("VM-F1")
     await expect(rows(page)).to_have_count(1)
     assert page.url == f"{fake.url}/#/?q=VM-F1&status=failed&type=failover"
 
     other = await context.new_page()
     await other.goto(page.url)
     await expect(rows(other)).to_have_count(1)
-    await expect(other.get_by_role("searchbox")).to_have_value("VM-F1")
+    await expect(other.locator("#search")).to_have_value("VM-F1")
     await expect(other.get_by_role("button", name="Failed")).to_have_attribute("aria-pressed", "true")
 
 
@@ -164,7 +164,7 @@ async def test_search_finds_any_id_vm_operation_and_text_and_a_row_says_where(fa
         ("disk full", "other", "bulk-group-move"),
         ("503", "other", "error: … answer was 503"),
     ):
-        await page.get_by_role("searchbox").fill(words)
+        await page.locator("#search").fill(words)
         await expect(rows(page)).to_have_count(1)
         await expect(rows(page)).to_contain_text(found)
         await expect(rows(page).locator(".row-subject .soft")).to_have_text(why)
@@ -173,7 +173,7 @@ async def test_search_finds_any_id_vm_operation_and_text_and_a_row_says_where(fa
 async def test_a_search_without_a_match_offers_to_follow_it_as_an_id(fake, page):
     known(fake, document("a"))
     await page.goto(fake.url)
-    await page.get_by_role("searchbox").fill("rollback-SVR 2019/Prod")
+    await page.locator("#search").fill("rollback-SVR 2019/Prod")
     await page.get_by_role("link", name="Follow").click()
     await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
     assert page.url == f"{fake.url}/#/jobs/{quote('rollback-SVR 2019/Prod', safe='')}"
@@ -191,10 +191,10 @@ async def test_the_list_can_be_used_by_keyboard_alone(fake, page):
     await page.goto(fake.url)
     await expect(rows(page).first).to_be_visible()
     await page.keyboard.press("/")
-    await expect(page.get_by_role("searchbox")).to_be_focused()
+    await expect(page.locator("#search")).to_be_focused()
     await page.keyboard.type("vm-j")
     await page.keyboard.press("Escape")
-    await expect(page.get_by_role("searchbox")).not_to_be_focused()
+    await expect(page.locator("#search")).not_to_be_focused()
 
     focused = page.locator("a:focus")
     await page.keyboard.press("j")
@@ -209,7 +209,7 @@ async def test_the_list_can_be_used_by_keyboard_alone(fake, page):
     await expect(page.get_by_role("heading", level=1)).to_have_text("vm-j39")
     await page.keyboard.press("Escape")
     await expect(focused).to_contain_text("vm-j39")
-    await expect(page.get_by_role("searchbox")).to_have_value("vm-j")
+    await expect(page.locator("#search")).to_have_value("vm-j")
 
 
 async def test_the_row_with_the_focus_stays_in_sight_when_jobs_come_unless_it_was_scrolled_away(fake, page):

@@ -114,7 +114,7 @@ async def test_names_that_nobody_can_see_are_named_blank(fake, page):
 async def test_any_external_id_can_be_opened_by_its_address(fake, page, name):
     fake.jobs["a"] = document("a", external_ids=[name])
     await page.goto(fake.url)
-    await page.get_by_role("searchbox").fill(name)
+    await page.locator("#search").fill(name)
     await page.keyboard.press("Enter")
     await expect(page.get_by_role("heading", level=1)).to_have_text("vm-a")
     await page.reload()

@@ -231,7 +231,7 @@ class FoundPage:
         self._first = 1 if since is None else await queries.first_since(session, since - _before(queries))
         self._last = await queries.last_id(session)
         if until is not None:
-            self._last = min(self._last, await queries.first_since(session, until + _before(queries)))
+            self._last = min(self._last, await queries.first_since(session, until + AFTER + _before(queries)))
         return self._last + 1 if before is None else min(before, self._last + 1)
 
     async def step(self, before: int, queries: Queries, session: Session) -> int:
@@ -253,7 +253,7 @@ class FoundPage:
         if before <= self._first:
             return LinesFound(lines)
         oldest = await queries.light.rows_from(session, before, 1, after=0)
-        at = oldest[0].ts if oldest else None
+        at = oldest[0].ts or None if oldest else None
         return LinesFound(lines, {"": before}, (self._last + 1 - before) / (self._last + 1 - self._first), at)
 
     async def _named(self, queries: Queries, session: Session) -> list[FoundLine]:

@@ -22,6 +22,7 @@ import {
   shownStatus,
   subject,
   text,
+  vmOf,
 } from "./words.js";
 
 const SPARE = 8;
@@ -150,7 +151,7 @@ export class ListPage extends Component {
     const jobs = this.#renew(this.state.update.jobs, new Set(), this.props);
     const shown = this.#shown;
     const line = this.#logs.lines.find((each) => each.job_id !== null);
-    if (line !== undefined && (this.#isLines || shown.every((id) => isChance(jobs.get(id), q)))) {
+    if (line !== undefined && !CONSTRUCTED.test(q) && (this.#isLines || shown.every((id) => isChance(jobs.get(id), q)))) {
       location.hash = logAddress(line.job_id, line.instance, line.event_id, {});
       return;
     }
@@ -324,7 +325,7 @@ export class ListPage extends Component {
     const isEmpty = shown.length === 0;
     return html`<div class=${isFleet ? "list has-fleet" : "list"}>
       <h1 class="unseen">Jobs</h1>
-      <${Filters} filter=${filter} listing=${listing} seen=${this.#seen} onEnter=${this.#enter} />
+      <${Filters} filter=${filter} listing=${listing} jobs=${jobs} seen=${this.#seen} onEnter=${this.#enter} />
       ${isFleet && html`<${Appliances} fleet=${fleet} counts=${listing.instances} chosen=${filter.instance} now=${now}
         onChoose=${(instance) => changeFilter(filter, { instance })} />`}
       <${SearchProgress} search=${search} logs=${this.#logs} more=${beyond} opens=${this.#entered === filter.q.trim()} now=${now}
@@ -353,10 +354,23 @@ function changeFilter(filter, change) {
   replaceAddress(listAddress({ ...filter, ...change }));
 }
 
+const MOST_NAMES = 10;
+/** Names of VMs that complete a text. */
+
 class Filters extends Component {
+  constructor(props) {
+    super(props);
+    this.state = { names: [] };
+  }
+
   #change(change) {
     changeFilter(this.props.filter, change);
   }
+
+  #typed = ({ currentTarget: { value: q } }) => {
+    this.#change(q === "" ? { q, in: "" } : { q });
+    this.setState({ names: q === "" ? [] : namesWith(q, this.props.jobs) });
+  };
 
   #pickPeriod = (event) => {
     const when = event.currentTarget.value;
@@ -384,7 +398,7 @@ class Filters extends Component {
     });
   }
 
-  render({ filter, listing, seen }) {
+  render({ filter, listing, seen }, { names }) {
     const { counts, forecasts, types } = listing;
     const known = filter.type === "" || types.includes(filter.type) ? types : [filter.type, ...types];
     const isPeriod = filter.from !== "" || filter.to !== "";
@@ -393,8 +407,8 @@ class Filters extends Component {
       <label class="search">
         <span class="unseen">Search by ID, VM, operation, step, error, or a text of a job or of a log</span>
         <input type="search" id="search" placeholder="ID, VM, operation, step, error, log line" value=${filter.q} autocomplete="off"
-          spellcheck="false" aria-keyshortcuts="/"
-          onInput=${({ currentTarget: { value: q } }) => this.#change(q === "" ? { q, in: "" } : { q })} />
+          spellcheck="false" aria-keyshortcuts="/" list="names" onInput=${this.#typed} />
+        <datalist id="names">${names.map((name) => html`<option key=${name} value=${name} />`)}</datalist>
         <kbd aria-hidden="true">/</kbd>
       </label>
       <div class="chips" role="group" aria-label="Status">
@@ -442,6 +456,12 @@ class Filters extends Component {
       <p class="unseen">${counted(listing.shown.length, "job")}</p>
     </form>`;
   }
+}
+
+/** Names of VMs that have a text; none if it is one. */
+function namesWith(q, jobs) {
+  const names = new Set([...jobs].map(([, job]) => vmOf(job)).filter((name) => name?.toLowerCase().includes(q.toLowerCase())));
+  return names.has(q) ? [] : [...names].sort().slice(0, MOST_NAMES);
 }
 
 /** Buttons that take the failed jobs out of the first rows, and that bring them back. */
