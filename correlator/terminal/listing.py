@@ -402,7 +402,7 @@ def plain(job: Document, now: float, theme: Theme, *, fleet: bool = False) -> st
 
 _COLUMNS: Mapping[str, int] = {
     "status": 0, "vm": 0, "instance": 50, "operation": 60, "progress": 30, "left": 64, "step": 90,
-    "elapsed": 36, "started": 80, "id": 70, "external": 150,
+    "elapsed": 36, "started": 112, "id": 70, "external": 150,
 }  # fmt: skip
 """Column name → the least terminal width at which it is shown."""
 

@@ -195,11 +195,11 @@ def test_the_table_shows_when_jobs_began_in_local_time_as_short_as_it_is_clear(m
     try:
         times = ("2025-09-22T15:12:01Z", "2025-09-21T18:29:59Z", "2025-09-21T18:30:00Z", "2024-09-22T15:12:01Z", None)
         jobs = [document(str(n), started_at=at) for n, at in enumerate(times)]
-        head, *rows = rendered(jobs, 100)
+        head, *rows = rendered(jobs, 120)
         at = head.index("STARTED (IST)")
         assert [row[at:].split("  ")[0].strip() for row in rows] == ["20:42", "09-21 23:59", "00:00", "2024-09-22", ""]
-        assert "STARTED " in rendered(jobs, 80)[0]
-        assert "STARTED" not in rendered(jobs, 79)[0]
+        assert "STARTED " in rendered(jobs, 112)[0]
+        assert "STARTED" not in rendered(jobs, 111)[0]
     finally:
         monkeypatch.undo()
         time.tzset()
