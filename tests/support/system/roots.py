@@ -35,9 +35,15 @@ EMULATED = "trixie-arm64"
 """Debian 13 for another processor, which runs under qemu: bare, with what the package depends on."""
 
 _BARE = ("ca-certificates", "iproute2", "procps", "python3", "python3-pip-whl")
-_REGISTERED = "/usr/lib/binfmt.d/qemu-aarch64.conf"
+_BINFMT = "/proc/sys/fs/binfmt_misc"
+_EMULATE = (
+    f"{{ [ -e {_BINFMT}/register ] || mount -t binfmt_misc binfmt_misc {_BINFMT}; }} && "
+    f"{{ [ -e {_BINFMT}/qemu-aarch64 ] || cat /usr/lib/binfmt.d/qemu-aarch64.conf >{_BINFMT}/register; }}"
+)
+"""The line of shell by which the kernel runs programs for arm64 by qemu, as long as the mount is there."""
+
 _UBUNTU = {"noble": ("--components=main,universe", "--keyring=/usr/share/keyrings/ubuntu-archive-keyring.gpg")}
-_CREATE_SECONDS = 1800.0
+_CREATE_SECONDS = 3600.0
 
 
 def cached(release: str) -> Path:
@@ -47,28 +53,20 @@ def cached(release: str) -> Path:
         return root
     CACHE.mkdir(parents=True, exist_ok=True)
     unfinished = CACHE / f"{release}.{os.getpid()}"
-    options = ["--quiet", "--variant=minbase", f"--include={','.join(PACKAGES)}", *_UBUNTU.get(release, ())]
-    if release == EMULATED:
-        emulate()
-        options = ["--quiet", "--variant=minbase", f"--include={','.join(_BARE)}"]
+    emulated = release == EMULATED
+    options = ["--quiet", "--variant=minbase", f"--include={','.join(_BARE if emulated else PACKAGES)}"]
+    options += _UBUNTU.get(release, ())
+    if emulated:
         options += ["--architectures=arm64", "--skip=check/qemu"]  # which would ask for one more program
+    command = ["mmdebstrap", *options, release.partition("-")[0], str(unfinished)]
+    if emulated:
+        command = ["unshare", "--mount", "sh", "-c", f"{_EMULATE} && exec {shlex.join(command)}"]
     try:
-        command = ["mmdebstrap", *options, release.partition("-")[0], str(unfinished)]
         subprocess.run(command, check=True, timeout=_CREATE_SECONDS)
         unfinished.rename(root)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return root
-
-
-def emulate() -> None:
-    """Have the kernel run programs for arm64 by qemu, which is already so where systemd has booted the host."""
-    place = "/proc/sys/fs/binfmt_misc"
-    script = (
-        f"[ -e {place}/register ] || mount -t binfmt_misc binfmt_misc {place};"
-        f" [ -e {place}/qemu-aarch64 ] || cat {_REGISTERED} >{place}/register"
-    )
-    subprocess.run(["unshare", "--mount", "sh", "-e", "-c", script], check=True, timeout=60)
 
 
 class Root:
@@ -92,7 +90,8 @@ class Root:
         """The line of shell that mounts it at `path`, for a process in a mount namespace of its own."""
         below = ":".join(str(layer) for layer in self._below)
         layers = f"lowerdir={below},upperdir={self._written},workdir={self._work}"
-        return f"mount -t overlay overlay -o {shlex.quote(layers)} {shlex.quote(str(self.path))}"
+        mount = f"mount -t overlay overlay -o {shlex.quote(layers)} {shlex.quote(str(self.path))}"
+        return f"{_EMULATE} && {mount}" if self.release == EMULATED else mount
 
     def copy(self, folder: Path) -> Root:
         """Another, which has all that was written to this one so far; from then on this one must not be written to."""
