@@ -83,7 +83,11 @@ def build(folder: Path) -> list[Path]:
 def main() -> None:
     if words := refusal():
         sys.exit(words)
-    for file in build(REPOSITORY / "build/release"):
+    try:
+        files = build(REPOSITORY / "build/release")
+    except ValueError as error:
+        sys.exit(str(error))
+    for file in files:
         print(f"{file.stat().st_size:>10,}  {file.relative_to(REPOSITORY)}")
 
 
