@@ -122,7 +122,7 @@ def test_the_debian_package_for_arm64_runs_there(releases: list[Path], built: st
         "dpkg --install /tmp/correlator_*_arm64.deb >/dev/null; uname --machine; correlator --version;"
         " /usr/lib/correlator/venv/bin/python -c 'import asyncmy.connection, orjson, uvloop, msgspec, aiohttp';"
         " correlator check-config --config /dev/null | grep http.listen",
-        within=1500,
+        within=2000,
     ).stdout
     assert said.splitlines()[-3:] == ["aarch64", f"correlator {built}", 'http.listen = "127.0.0.1:8686"'], said
 
