@@ -16,7 +16,7 @@ from tests.support.paths import REPOSITORY
 RELEASE = "v0.1.0"
 """The tag of the release that every later version works beside, and upgrades from."""
 
-COMMIT = "811803bf2dd41aef0f565e53e514c9ad30b12168"
+COMMIT = "724b2d982d358a652c64fdbc6150dcab9abea719"
 """The earlier state as long as no commit has the tag. Name a later one if it no longer works beside this one."""
 
 
