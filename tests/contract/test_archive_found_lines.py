@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import time
 
 import pytest
 
@@ -42,6 +44,7 @@ async def test_lines_of_any_job_are_found_newest_first_with_what_names_it(archiv
     await either_original.log("http 503", attrs=json.dumps({"external_job_id": "gui-1", "job_id": None}), **text)
     await either_original.log("http 503", attrs=json.dumps({"job_id": "deleted"}), **text)
     await either_original.log("503 alone", job_id="u1", **text)
+    await either_original.log("http alone", job_id="u1", **text)
     await either_original.log("http 5_3 503% is another text: http 5 03", **text)
     lines = await found(archive, "http", "503")
     assert [(n.job_id, n.vm_name, n.operation) for n in lines] == [
@@ -96,3 +99,25 @@ async def test_a_slice_that_takes_the_server_too_long_is_searched_in_smaller_one
         archive._text_slices.size = 20_000
         with pytest.raises(SourceUnavailable, match="too slow"):
             await found(archive, "due")
+
+
+async def test_searches_take_turns_slice_by_slice_and_after_each_the_database_rests(original, monkeypatch):
+    sizes_of, slices = searches.sizes_of, list[tuple[float, float]]()
+
+    async def timed(*asked):
+        began = time.monotonic()
+        await asyncio.sleep(0.02)
+        found = await sizes_of(*asked)
+        slices.append((began, time.monotonic()))
+        return found
+
+    async with archive_of(original, page_within=60.0) as archive:
+        monkeypatch.setattr(searches, "sizes_of", timed)
+        archive._text_slices.size = archive._text_slices._most = 100
+        for n in range(3):
+            await original.log("due", id=1 + 100 * n)
+        both = await asyncio.gather(found(archive, "due"), found(archive, "nowhere"))
+    assert [len(lines) for lines in both] == [3, 0]
+    assert len(slices) == 6
+    for (began, ended), (following, _) in itertools.pairwise(slices):
+        assert following - ended >= 0.4 * (ended - began)
