@@ -20,6 +20,7 @@ from correlator.cluster.connection import Connection, seq_of
 from correlator.cluster.fence import put
 from correlator.cluster.lease import Lease
 from tests.support.appliance import Appliance, connected
+from tests.support.background import in_background
 from tests.support.cluster import connected as to_nats
 from tests.support.cluster import never_silent, settings
 from tests.support.cluster_harness import read_stream
@@ -60,29 +61,24 @@ async def test_a_standby_asks_the_database_nothing_and_says_that_it_is_one(
     async with to_nats(nats.url) as connection:
         lease = Lease(connection, connection, settings(nats.url))
         await lease.acquire()
-        holding = asyncio.create_task(lease.hold())
-        try:
-            async with collector(tmp_path / "one", database, nats.url) as standby:
-                before = await counters(own_mariadb)
-                await standby.start(ready=False)
-                await eventually(lambda: follows(standby, lease.holder))
-                assert (await standby.get("/health/ready"))[0] == 503
-                for path in ("jobs", "jobs/nobody?wait=5", "jobs?status=completed", "operations", "stream"):
-                    status, body = await standby.get(f"/api/v1/{path}")
-                    assert (status, body["detail"]) == (503, REFUSAL.format(platform.node())), path
-                assert standby.session is not None
-                async with standby.session.ws_connect("/ws") as ws:
-                    await ws.send_json({"type": "hello", "version": 1})
-                    closed = await ws.receive(timeout=PATIENCE)
-                    assert (closed.data, closed.extra) == (1013, REFUSAL.format(platform.node())[:123])
-                await asyncio.sleep(2)
-                after = await counters(own_mariadb)
-                assert after["Connections"] - before["Connections"] == 1
-                assert after["Com_select"] == before["Com_select"]
-                assert await standby.stop() == 0
-        finally:
-            holding.cancel()
-            await asyncio.wait([holding])
+        async with in_background(lease.hold()), collector(tmp_path / "one", database, nats.url) as standby:
+            before = await counters(own_mariadb)
+            await standby.start(ready=False)
+            await eventually(lambda: follows(standby, lease.holder))
+            assert (await standby.get("/health/ready"))[0] == 503
+            for path in ("jobs", "jobs/nobody?wait=5", "jobs?status=completed", "operations", "stream"):
+                status, body = await standby.get(f"/api/v1/{path}")
+                assert (status, body["detail"]) == (503, REFUSAL.format(platform.node())), path
+            assert standby.session is not None
+            async with standby.session.ws_connect("/ws") as ws:
+                await ws.send_json({"type": "hello", "version": 1})
+                closed = await ws.receive(timeout=PATIENCE)
+                assert (closed.data, closed.extra) == (1013, REFUSAL.format(platform.node())[:123])
+            await asyncio.sleep(2)
+            after = await counters(own_mariadb)
+            assert after["Connections"] - before["Connections"] == 1
+            assert after["Com_select"] == before["Com_select"]
+            assert await standby.stop() == 0
 
 
 async def test_a_reload_of_a_standby_is_checked_at_once_and_outlasts_each_loss_of_the_lease(

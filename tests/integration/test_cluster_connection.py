@@ -10,6 +10,7 @@ import pytest
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.config.cluster import NatsUrl
+from tests.support.background import in_background
 from tests.support.cluster import connected, running, settings
 from tests.support.deployed_nats import DeployedNats
 from tests.support.eventually import PATIENCE, eventually
@@ -74,8 +75,7 @@ async def test_a_server_that_comes_late_or_again_is_connected_and_subscriptions_
 
     await asyncio.to_thread(nats.kill)
     connection = Connection(settings(nats.url), "collector")
-    task = asyncio.create_task(connection.run())
-    try:
+    async with in_background(connection.run()):
         with pytest.raises(ClusterUnavailable):
             await connection.connect(0.5)
         assert connection.describe()["ok"] is False
@@ -91,9 +91,6 @@ async def test_a_server_that_comes_late_or_again_is_connected_and_subscriptions_
             await eventually(lambda: not connection.connected)
             with pytest.raises(ClusterUnavailable):
                 await connection.publish("cor.v1.want", b"lost")
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 async def test_a_frozen_server_is_noticed_by_pings(nats):
@@ -153,16 +150,12 @@ async def test_a_server_that_is_none_is_left_as_soon_as_one_answers(nats):
 async def test_a_refused_login_is_a_reported_state_that_ends_with_the_right_password():
     with Nats('authorization { user: "a", password: "b" }') as server:
         connection = Connection(settings(server.url), "collector")
-        task = asyncio.create_task(connection.run())
-        try:
+        async with in_background(connection.run()):
             await eventually(lambda: "uthorization" in connection.describe().get("error", ""))
             server.settings = ()
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
             await connection.connect(10)
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
 
 async def test_an_unknown_key_has_no_last_message_and_nobody_responds_to_an_unknown_subject(nats):

@@ -11,6 +11,7 @@ from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused
 from correlator.cluster.fence import StreamMessage
 from correlator.cluster.lease import TAKE_AFTER, Lease
+from tests.support.background import in_background
 from tests.support.cluster import connected, never_silent, settings
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy
@@ -26,24 +27,16 @@ async def candidate(url):
 @contextlib.asynccontextmanager
 async def held(lease):
     """Hold the lease until the block ends."""
-    task = asyncio.create_task(lease.hold())
-    try:
+    async with in_background(lease.hold()) as task:
         yield task
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 @contextlib.asynccontextmanager
 async def waiting(lease):
     """Wait for the lease until the block ends. It must not be taken."""
-    task = asyncio.create_task(lease.acquire())
-    try:
+    async with in_background(lease.acquire()) as task:
         yield
         assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 async def test_the_first_takes_it_at_once_and_keeps_it_while_it_renews(nats):

@@ -17,6 +17,7 @@ from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
 from correlator.cluster.fence import Fence, StreamMessage, put
 from correlator.config.cluster import NatsUrl
+from tests.support.background import in_background
 from tests.support.cluster import handled, running
 from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats, DeployedNode
 from tests.support.eventually import PATIENCE, eventually
@@ -224,13 +225,9 @@ async def test_an_unknown_certificate_and_a_client_without_one_are_refused(
     deployed: DeployedNats, user: str, reason: str
 ):
     connection = Connection(deployed.section(user), "collector")
-    task = asyncio.create_task(connection.run())
-    try:
+    async with in_background(connection.run()):
         await eventually(lambda: re.search(reason, connection.describe()["error"].lower()))
         assert not connection.connected
-    finally:
-        task.cancel()
-        await asyncio.wait({task})
 
 
 def test_the_configuration_of_three_nodes_is_valid_with_the_names_of_the_host(deployed: DeployedNats, tmp_path: Path):

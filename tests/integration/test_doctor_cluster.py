@@ -16,6 +16,7 @@ from correlator.cluster.connection import NoAnswer
 from correlator.config.cluster import Cluster
 from correlator.doctor import cluster
 from correlator.doctor.check import Check
+from tests.support.background import in_background
 from tests.support.cluster import connected, settings
 from tests.support.deployed_nats import DeployedNats
 from tests.support.nats import Nats
@@ -45,12 +46,8 @@ async def collector(deployed: DeployedNats, instance: str = "dc1", **value: obje
                 await asyncio.sleep(0.3)
 
         await connection.request(keys.alive(instance), json.dumps(alive).encode())
-        task = asyncio.create_task(renew())
-        try:
+        async with in_background(renew()):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait({task})
 
 
 async def inspect(section: Cluster, *, gateway: bool = False, **options: Any) -> dict[str, Check]:

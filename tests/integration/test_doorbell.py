@@ -18,6 +18,7 @@ from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.doorbell import Doorbell
 from correlator.tasks import Backoff
 from tests.support import replay
+from tests.support.background import in_background
 from tests.support.certificates import Certificates
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
@@ -60,15 +61,11 @@ async def listening(
     running = RunningDoorbell(
         Doorbell(source, database.name, backoff=backoff, heartbeat=0.3, silent_after=silent_after, clock=clock)
     )
-    task = asyncio.create_task(running.bell.run(running.notifications.update))
-    try:
+    async with in_background(running.bell.run(running.notifications.update)) as task:
         if up:
             await eventually(lambda: running.up)
         yield running
         assert not task.done()
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 async def granted(server: MariaDB) -> Database:

@@ -12,6 +12,7 @@ from typing import Any
 from correlator.cluster import keys
 from correlator.cluster.connection import Connection
 from correlator.gateway.stream import OrderedConsumer, StoredMessage
+from tests.support.background import in_background
 from tests.support.cluster import connected
 from tests.support.eventually import eventually
 from tests.support.nats import Nats
@@ -43,14 +44,9 @@ class Reading:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[Reading]:
-        task = asyncio.create_task(self.consumer.run())
-        try:
+        async with in_background(self.consumer.run()):
             await eventually(lambda: self.consumer.synced)
             yield self
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
 
 async def writer(connection: Connection) -> StreamWriter:

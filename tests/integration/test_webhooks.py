@@ -262,7 +262,7 @@ async def test_an_event_without_a_body_survives_a_restart_and_waits_until_its_jo
     first.event(1)
     left = [*first.event_log.stored().values()]
     assert [body for _, _, body in left] == [b""]
-    left.append(saved(StoredEvent(Event(Kind.JOB_STARTED, "job-1", NOW, 2), time.time() - 60)))
+    left.insert(0, saved(StoredEvent(Event(Kind.JOB_STARTED, "job-1", NOW, 0), time.time() - 60)))
     second = WebhookHarness(webhook(receiver, operations=("live",)), restored=left)
     second.hub.status.loading = True
     async with second.running():

@@ -10,6 +10,7 @@ from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection, Fenced, seq_of
 from correlator.cluster.fence import put
 from correlator.config.cluster import Cluster, NatsUrl, Replicas
+from tests.support.background import in_background
 from tests.support.eventually import PATIENCE
 
 
@@ -27,14 +28,9 @@ async def connected(url: str, instance: str = "dc1", role: str = "collector") ->
 @contextlib.asynccontextmanager
 async def running(connection: Connection) -> AsyncIterator[Connection]:
     """Connect, and stay connected until the block ends."""
-    task = asyncio.create_task(connection.run())
-    try:
+    async with in_background(connection.run()):
         await connection.connect(PATIENCE)
         yield connection
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def handled(connection: Connection) -> None:
@@ -48,12 +44,8 @@ async def handled(connection: Connection) -> None:
 @contextlib.asynccontextmanager
 async def never_silent(connection: Connection, instance: str = "dc1") -> AsyncIterator[None]:
     """Write the alive key again and again, as it is: until the block ends, no standby takes the lease by silence."""
-    task = asyncio.create_task(_renew(connection, keys.alive(instance)))
-    try:
+    async with in_background(_renew(connection, keys.alive(instance))):
         yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
 
 
 async def _renew(connection: Connection, alive: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -11,6 +10,7 @@ from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.cluster.gateway_requests import GatewayRequests
 from tests.support.archive_queries import archive_of
+from tests.support.background import in_background
 from tests.support.cluster import connected
 from tests.support.mariadb import MariaDB
 from tests.support.source_databases import MariaDBOriginal, Original
@@ -19,12 +19,8 @@ from tests.support.source_databases import MariaDBOriginal, Original
 @contextlib.asynccontextmanager
 async def answering(connection: Connection, hub: LocalHub, instance: str) -> AsyncIterator[None]:
     requests = GatewayRequests(connection, instance)
-    task = asyncio.create_task(requests.run(hub))
-    try:
+    async with in_background(requests.run(hub)):
         yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
 
 
 @contextlib.asynccontextmanager

@@ -23,6 +23,7 @@ from correlator.sinks.cluster import stored_document
 from correlator.sinks.cluster.documents import ClusterTimings
 from correlator.sinks.cluster.sink import ClusterSink
 from correlator.sinks.event_log import EventLog
+from tests.support.background import in_background
 from tests.support.eventually import PATIENCE, eventually
 
 NOW = 1_758_553_933_000_000
@@ -86,15 +87,10 @@ class Collector:
 
     @contextlib.asynccontextmanager
     async def connected(self):
-        task = asyncio.create_task(self.connection.run())
-        try:
+        async with in_background(self.connection.run()):
             await self.connection.connect(PATIENCE)
             await streams.ensure(self.connection, self.replicas)
             yield self
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def acquire_lease(self, restored: Iterable[PersistedEvent] = (), **more: Any) -> None:
         """Take the lease, and make a sink that continues what an earlier one left."""
@@ -119,15 +115,10 @@ class Collector:
         """Hold the lease, and write."""
         await self.acquire_lease(**more)
         sink: Any = self.sink
-        task = asyncio.create_task(sink.run(self.hub))
-        try:
+        async with in_background(sink.run(self.hub)) as task:
             await eventually(lambda: sink._writing)  # Changes are noted from now on.
             yield sink
             assert not task.done(), task
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     def due(self):
         """The values that the stream should have."""

@@ -12,6 +12,7 @@ from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.server import HttpSink, Listener
 from correlator.sinks.streaming.limits import DEFAULT, Limits
+from tests.support.background import in_background
 
 
 @contextlib.asynccontextmanager
@@ -47,9 +48,5 @@ async def served(
         unknown_id_wait=unknown_id_wait,
         on_ready=ready.set_result,
     )
-    task = asyncio.create_task(sink.run(hub))
-    try:
+    async with in_background(sink.run(hub)):
         yield await ready
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

@@ -21,6 +21,7 @@ from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.tasks import Backoff
+from tests.support.background import in_background
 from tests.support.documents import document_of
 from tests.support.eventually import PATIENCE, eventually
 
@@ -80,15 +81,9 @@ class MqttHarness:
 
     @contextlib.asynccontextmanager
     async def running(self):
-        task = asyncio.create_task(self.sink.run(self.hub))
-        await asyncio.sleep(0)  # It follows the hub from now on.
-        try:
+        async with in_background(self.sink.run(self.hub)) as task:
             yield task
             assert not task.done(), task
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
 
     async def stop(self, task):
         task.cancel()

@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord, StepRecord
 from correlator.sinks.otlp.sink import OtlpSink
+from tests.support.background import in_background
 from tests.support.pipeline_harness import NOW, PipelineHarness
 
 
@@ -80,14 +81,9 @@ class OtlpHarness(PipelineHarness):
 
     @contextlib.asynccontextmanager
     async def running(self, sink: OtlpSink) -> AsyncIterator[OtlpSink]:
-        task = asyncio.create_task(sink.run(self.hub))
-        await asyncio.sleep(0)
-        try:
+        async with in_background(sink.run(self.hub)) as task:
             yield sink
             assert not task.done(), task
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
 
 
 def parsed(body: bytes) -> ExportTraceServiceRequest:

@@ -6,7 +6,6 @@ column has a zone (TIMESTAMP), and as they stand where it has none.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import sqlite3
@@ -35,6 +34,7 @@ from correlator.sources.log.tail import Tail
 from correlator.sources.tables.reconcile import Reconcile
 from correlator.tasks import Backoff
 from tests.support.appliance import now
+from tests.support.background import in_background
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import ROLLED_BACK, MariaDB
 from tests.support.mariadb import Database as MariaDBTables
@@ -322,12 +322,7 @@ async def running_follower(
         tail.resume(cursor)
         received.status.complete.set()
     running = Follower(source, tail, Reconcile(interval=0.1), backoff=Backoff(0.01, 1.5, 0.1), **follower)
-    task = asyncio.create_task(running.run(received))
-    try:
+    async with in_background(running.run(received)) as task:
         await eventually(lambda: task.done() or received.status.complete.is_set())
         yield received, tail
         assert not task.done(), task.exception()
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

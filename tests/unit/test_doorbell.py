@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import struct
 from collections import Counter
@@ -17,6 +16,7 @@ from correlator.sources.binlog import ChangedTables, Ended
 from correlator.sources.db.session import TABLES
 from correlator.sources.doorbell import WARN_EVERY, Doorbell
 from correlator.tasks import Backoff
+from tests.support.background import in_background
 from tests.support.eventually import eventually
 
 GTID, XID, HEARTBEAT, ROWS = 162, 16, 27, 23
@@ -154,8 +154,7 @@ async def test_a_doorbell_that_stays_away_is_warned_of_once_in_ten_minutes_and_s
     caplog.set_level(logging.INFO)
     database, now = Away(), 1000.0
     bell = Doorbell(database, "x", backoff=Backoff(0.001, 1, 0.001), clock=lambda: now)  # type: ignore[arg-type]
-    task = asyncio.create_task(bell.run(lambda changed: None))
-    try:
+    async with in_background(bell.run(lambda changed: None)):
         await eventually(lambda: database.asked > 20)
         assert [r.levelname for r in caplog.records] == ["WARNING"]
         described = bell.describe()
@@ -166,6 +165,3 @@ async def test_a_doorbell_that_stays_away_is_warned_of_once_in_ten_minutes_and_s
         asked = database.asked
         await eventually(lambda: database.asked > asked + 20)
         assert [r.levelname for r in caplog.records] == ["WARNING", "WARNING"]
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
