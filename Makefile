@@ -203,7 +203,7 @@ pictures: servers $(DEV)
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 lock: $(DEV)
 	@$(LOCK) pyproject.toml --all-extras --group dev $(ARGS) --output-file requirements/dev.txt
-	@$(LOCK) pyproject.toml --group build --constraint requirements/dev.txt --output-file requirements/base.txt
+	@$(LOCK) pyproject.toml --extra server --group build --constraint requirements/dev.txt --output-file requirements/base.txt
 	@$(LOCK) pyproject.toml --group bench --constraint requirements/dev.txt --output-file requirements/bench.txt
 
 clean:

@@ -69,19 +69,19 @@ def _of_dicts(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object
 
 
 def _of_types(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object]]:
-    cache, encoding, received, model = (
+    cache, encoding, received, encoder = (
         import_module(f"correlator.{name}")
-        for name in ("jobs.document_cache", "jobs.encoding", "cluster.received", "model.document")
+        for name in ("jobs.document_cache", "jobs.encoding", "cluster.received", "model.encoder")
     )
     without_rev = [replace(encoding.document(new), rev=UNSET) for _, new in pairs]
-    bodies = [encoding.compact(model.encode(document)) for document in without_rev]
+    bodies = [encoding.compact(encoder.encode(document)) for document in without_rev]
 
     def whole() -> None:
         last: dict[str, Any] = {}
         for _, new in pairs:
             made = encoding.document(new, last.get(new.job_id))
             last[new.job_id] = encoding.Revision(new, made)
-            model.encode(made)
+            encoder.encode(made)
 
     def patches() -> None:
         documents = cache.Documents()

@@ -1,6 +1,16 @@
-"""`python -m correlator`: the command line, where no `correlator` is on the PATH."""
+"""The command line, as `correlator`, or as `python -m correlator` where that is not on the PATH."""
 
-from correlator.cli import main
+import sys
+
+try:
+    from correlator.cli import main
+except ModuleNotFoundError as error:
+    if str(error.name).startswith("correlator"):
+        raise
+    sys.exit(
+        f"correlator: the module {error.name} is not installed. Without the extra `server` this is the client for"
+        " Python alone (docs/python.md): say pip install 'correlator[server]'"
+    )
 
 if __name__ == "__main__":
     main(prog_name="correlator")

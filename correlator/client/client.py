@@ -22,7 +22,8 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from datetime import datetime
 from http import HTTPStatus
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, Self, cast
 from urllib.parse import quote, urlsplit
 
 import aiohttp
@@ -30,11 +31,13 @@ import msgspec
 from msgspec import Struct
 from yarl import URL
 
+from correlator.client.job import Job
 from correlator.client.line_merge import Page
 from correlator.client.messages import MAX_MESSAGE, Bookmark, Bye, Document, LogMessage, Welcome, decode
 from correlator.client.replica import ConnectionState, Replica, Update
-from correlator.errors import BadRequest, CorrelatorError
+from correlator.errors import BadRequest, CorrelatorError, NotFound
 from correlator.model.messages import ClientMessage, CloseCode, Wanted
+from correlator.model.rows import Level
 from correlator.tasks import Backoff
 
 DEFAULT_URL = "http://127.0.0.1:8686"
@@ -47,10 +50,6 @@ SEARCH_WITHIN = 20.0
 """Seconds for all pages of one search."""
 
 
-MAX_LINES = 20_000
-"""Log lines of one job that are fetched at most."""
-
-
 MAX_PAGE = 500
 
 
@@ -61,13 +60,13 @@ IDS_IN_ONE = 50
 """IDs in one subscription. With 255 characters of 4 bytes each, the frame is still one that the daemon accepts."""
 
 
-_Query = Mapping[str, str | Sequence[str]]
+Query = Mapping[str, str | Sequence[str]]
 
 
 class JobList(Struct, frozen=True):
     """Result of a search. `more`: there are jobs beyond the limit. `incomplete`: why jobs may be missing, or None."""
 
-    found: list[Document]
+    found: list[Job]
     more: bool = False
     incomplete: str | None = None
 
@@ -84,7 +83,9 @@ class Client:
         silent_after: float = SILENT_AFTER,
         search_within: float = SEARCH_WITHIN,
     ) -> None:
-        """`token`: empty if the daemon needs none. The last two are in seconds.
+        """`token`: empty if the daemon needs none. `ssl`: for a certificate that this host does not trust.
+
+        `silent_after`: seconds without a message after which `follow` reconnects. `search_within`: seconds of a search.
 
         Raises:
             BadRequest: `url` is not an http or https URL.
@@ -107,7 +108,7 @@ class Client:
         if self._session is not None:
             await self._session.close()
 
-    async def jobs(self, query: _Query, limit: int) -> JobList:
+    async def jobs(self, query: Query = MappingProxyType({}), limit: int = MAX_PAGE) -> JobList:
         """List up to `limit` jobs, the newest first. `query` has the parameters of ``GET /api/v1/jobs``.
 
         A search through a large table ends after `search_within` seconds; the result is then incomplete.
@@ -118,7 +119,7 @@ class Client:
         """
         return await self._listed("/api/v1/jobs", query, limit)
 
-    async def history(self, name: str, limit: int, since: str | None = None) -> JobList:
+    async def history(self, name: str, limit: int = MAX_PAGE, since: str | None = None) -> JobList:
         """List up to `limit` jobs of a VM or a context, the newest first. It ends and raises as `jobs` does.
 
         `since`: only jobs that started then or later, in RFC 3339.
@@ -126,8 +127,8 @@ class Client:
         query = {"since": since} if since is not None else {}
         return await self._listed(f"/api/v1/entities/{quote(name, safe='')}", query, limit)
 
-    async def _listed(self, path: str, query: _Query, limit: int) -> JobList:
-        found: list[Document] = []
+    async def _listed(self, path: str, query: Query, limit: int) -> JobList:
+        found: list[Job] = []
         cursor: str | None = None
         incomplete: str | None = None
         began = time.monotonic()
@@ -152,32 +153,29 @@ class Client:
                 break
         return JobList(found, cursor is not None, incomplete)
 
-    async def job(self, name: str, wait: float = 0.0) -> Document | None:
+    async def job(self, name: str, wait: float = 0.0) -> Job | None:
         """Fetch one job by any ID; None if it is still unknown after `wait` seconds (at most 60)."""
         path, query = _job(name)
         query |= {"wait": f"{wait:g}"} if wait else {}
-        found: Document | None = await self._get(path, query, within=ANSWER_WITHIN + wait)
-        return found
+        return cast("Job | None", await self._get(path, query, within=ANSWER_WITHIN + wait))
 
-    async def events(self, name: str, level: str) -> tuple[list[LogMessage], bool]:
-        """Fetch the log lines of a job from `level` on, the oldest first, and whether they are complete.
+    async def lines(self, name: str, level: Level = "INFO") -> AsyncGenerator[LogMessage, None]:
+        """Yield the log lines of a job from `level` on, the oldest first, up to the newest that there is.
 
-        The result has at most `MAX_LINES` lines, fetched in at most `search_within` seconds.
+        Raises:
+            NotFound: no job has this ID.
+            Unreachable, AccessRefused, NotACorrelator: see their docstrings.
         """
-        lines: list[LogMessage] = []
-        after: str | None = None
-        began = time.monotonic()
-        while len(lines) < MAX_LINES and time.monotonic() - began < self._search_within:
-            page = await self.events_page(name, {"level": level}, after)
-            if page is None:
-                return lines, True
-            lines += page.events
-            if not page.more:
-                return lines, True
-            after = page.next_after
-        return lines, False
+        page = Page([], more=True)
+        while page.more:
+            found = await self.events_page(name, {"level": level}, page.next_after)
+            if found is None:
+                raise NotFound(f"no job is known by {name!r} at {self.url}")
+            page = found
+            for line in page.events:
+                yield line
 
-    async def events_page(self, name: str, query: _Query, after: str | None = None) -> Page | None:
+    async def events_page(self, name: str, query: Query, after: str | None = None) -> Page | None:
         """Fetch a page of log lines of a job, after the `next_after` of the page before; None without such a job.
 
         `query` has the parameters of ``GET /api/v1/jobs/{id}/events``.
@@ -195,9 +193,9 @@ class Client:
         except (msgspec.ValidationError, TypeError) as error:
             raise self._failures.not_a_correlator(f"a page of log lines is invalid: {error}") from error
 
-    async def found_lines(self, query: _Query) -> AsyncGenerator[Document, None]:
+    async def found_lines(self, query: Query) -> AsyncGenerator[Document, None]:
         """Yield the pages of ``GET /api/v1/events``, whose parameters `query` has. It raises as `jobs` does."""
-        cursor: Document = {}
+        cursor: dict[str, str] = {}
         while True:
             body = await self._get("/api/v1/events", {**query, **cursor})
             if body is None or "events" not in body:
@@ -207,8 +205,13 @@ class Client:
                 return
             cursor = {"cursor": str(body["next_cursor"])}
 
-    async def follow(self, wanted: Wanted, *, patient: bool = False) -> AsyncGenerator[Update, None]:
-        """Yield an update after each change of the jobs of `wanted` or of the connection, without end.
+    async def follow(
+        self, what: str | Sequence[str] | Wanted, *, logs: Level | None = None, patient: bool = False
+    ) -> AsyncGenerator[Update, None]:
+        """Yield an update after each change of these jobs or of the connection, without end.
+
+        `what`: an ID, also one that no job has yet; several; or a filter. `logs`: the lowest level of log lines, which
+        are not sent without it. A lost connection is opened again; `patient`: the first one is waited for too.
 
         Raises:
             AccessRefused: the daemon rejects the token or this host.
@@ -216,6 +219,8 @@ class Client:
             Unreachable: the first connection failed, and `patient` is false.
             BadRequest: the daemon rejects the subscription.
         """
+        wanted = what if isinstance(what, Wanted) else Wanted(jobs=(what,) if isinstance(what, str) else tuple(what))
+        wanted = wanted if logs is None else msgspec.structs.replace(wanted, logs=logs)
         replica, backoff, reached = Replica(split_wanted(wanted)), Backoff(0.25, 2.0, 10.0), patient
         exchange = Exchange(replica, self._token, self._silent_after)
         while True:
@@ -245,7 +250,7 @@ class Client:
             yield replica.drain(ConnectionState("offline", error), exchange.ahead)
             await asyncio.sleep(delay)
 
-    async def _get(self, path: str, query: _Query, within: float = ANSWER_WITHIN) -> Any:
+    async def _get(self, path: str, query: Query, within: float = ANSWER_WITHIN) -> Any:
         """GET a JSON body; None for a 404 of the daemon's own. `within`: seconds.
 
         Raises:
@@ -273,7 +278,8 @@ class Client:
         raise self._failures.of_response(status, kind, detail)
 
     def _open_session(self) -> aiohttp.ClientSession:
-        assert self._session is not None, "use the client as a context manager"
+        if self._session is None or self._session.closed:
+            raise RuntimeError("the client is not open: use it as `async with Client(…) as client:`")
         return self._session
 
 
@@ -411,7 +417,7 @@ class Failures:
                 reason = getattr(cause, "strerror", None) or str(cause)
         return Unreachable(
             f"{self._url} cannot be reached: {reason}\n"
-            "start it with `correlator run`, or say where it is with --url or CORRELATOR_URL"
+            "start it with `correlator run`, or say where it is: with --url or CORRELATOR_URL in a terminal"
         )
 
     def not_a_correlator(self, why: str) -> NotACorrelator:
@@ -455,4 +461,4 @@ class Failures:
 
     def _token_refused(self) -> AccessRefused:
         what = "does not know this token" if self._token else "asks for a token"
-        return AccessRefused(f"{self._url} {what}: give one with --token-file or CORRELATOR_TOKEN")
+        return AccessRefused(f"{self._url} {what}: give one, with --token-file or CORRELATOR_TOKEN in a terminal")

@@ -6,6 +6,7 @@ types of `correlator.model.messages`, by which a daemon says what it sends.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, TypeAlias, get_args
 
 import msgspec
@@ -14,8 +15,8 @@ from msgspec import Struct
 MAX_MESSAGE = 64 << 20
 """Bytes of one frame; the daemon sends a snapshot in chunks of far less."""
 
-Document: TypeAlias = dict[str, Any]
-"""A job document of docs/protocol.md. Never changed in place, so it may be kept and compared."""
+Document: TypeAlias = Mapping[str, Any]
+"""A job of any version, or a part of one. Never changed in place, so it may be kept and compared. See `Job`."""
 
 
 class LogMessage(Struct, frozen=True, tag_field="type", tag="log"):

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Literal, assert_never
+from typing import Literal, assert_never, cast
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from correlator.client.documents import merge
+from correlator.client.documents import age_key, merge
+from correlator.client.job import Job
 from correlator.client.messages import (
     Bookmark,
     Bye,
@@ -49,14 +50,17 @@ class ConnectionState(Struct, frozen=True):
 
 
 class Update(Struct, frozen=True):
-    """The documents, and their changes since the last update. `jobs` is a live view of the replica, not a copy.
+    """The jobs by `job_id`, and their changes since the last update. `jobs` is a live view, not a copy.
 
+    `changed`: the IDs of the jobs that are new or have changed.
+    `logs`: the log lines since the last update, if they were asked for.
+    `synced`: true once all jobs have arrived: a job that is missing then does not exist yet.
     `database`: the last report on the daemon's database.
     `gone`: job ID → the reason of docs/protocol.md, or "absent" if a fresh snapshot did not contain the job.
     `ahead`: seconds that the daemon's clock is ahead of the local clock.
     """
 
-    jobs: Mapping[str, Document]
+    jobs: Mapping[str, Job]
     changed: frozenset[str] = frozenset()
     gone: Mapping[str, str] = {}
     logs: tuple[LogMessage, ...] = ()
@@ -64,6 +68,11 @@ class Update(Struct, frozen=True):
     database: StatusMessage | None = None
     connection: ConnectionState = ConnectionState()
     ahead: float = 0.0
+
+    @property
+    def job(self) -> Job | None:
+        """The newest of the jobs: that of an ID, if one was asked for. None without any."""
+        return max(self.jobs.values(), key=age_key, default=None)
 
 
 class Replica:
@@ -140,7 +149,7 @@ class Replica:
     def drain(self, connection: ConnectionState, ahead: float = 0.0) -> Update:
         """Return the documents and their changes since the last call."""
         update = Update(
-            MappingProxyType(self._jobs),
+            cast("Mapping[str, Job]", MappingProxyType(self._jobs)),
             frozenset(self._changed),
             dict(self._gone),
             tuple(self._logs),

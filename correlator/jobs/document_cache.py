@@ -18,8 +18,7 @@ from msgspec import Struct
 
 from correlator.jobs import encoding
 from correlator.jobs.encoding import Revision
-from correlator.model import document as model
-from correlator.model import published
+from correlator.model import encoder, published
 from correlator.model.published import PublishedJob
 
 CAPACITY = 128 * 1024 * 1024
@@ -74,7 +73,7 @@ class Documents:
         document = encoding.document(shown, base, steps=steps)
         if steps and not all_jobs:
             self._follow(Revision(shown, document))
-        body = model.encode(document)
+        body = encoder.encode(document)
         self._forget(key)
         size = len(body) + OVERHEAD
         if size > self._capacity or (all_jobs and self.size + size > self._capacity):
@@ -94,7 +93,7 @@ class Documents:
             base = Revision(old, encoding.document(old, base))
         document = encoding.document(new, base)
         self._follow(Revision(new, document))
-        return model.encode(model.patch(base.document, document))
+        return encoder.encode(encoder.patch(base.document, document))
 
     def forget(self, job_id: str, *, left: bool = False) -> None:
         """Drop the encoded documents of a job that changed, or that `left` memory."""

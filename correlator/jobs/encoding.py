@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from correlator.jobs import joblog
 from correlator.model import document as model
-from correlator.model import messages
+from correlator.model import encoder, messages
 from correlator.model.document import JobDocument
 from correlator.model.facts import AttributedRow, Entry, Line, Status
 from correlator.model.published import Event, JobForecast, JobView, LogLine, PublishedJob, Titles
@@ -182,7 +182,7 @@ def text(shown: PublishedJob, base: Revision | None = None, *, steps: bool = Tru
     """The document of a job as JSON. See `document`."""
     if steps and shown.body is not None:
         return shown.body
-    return model.encode(document(shown, base, steps=steps))
+    return encoder.encode(document(shown, base, steps=steps))
 
 
 def growth(old: PublishedJob, new: PublishedJob) -> bytes:
@@ -219,7 +219,7 @@ def growth(old: PublishedJob, new: PublishedJob) -> bytes:
     }
     if steps:
         changed["steps"] = steps
-    return model.encode(changed)
+    return encoder.encode(changed)
 
 
 def _steps(shown: PublishedJob, base: Revision | None) -> dict[int, model.Step]:
@@ -361,7 +361,7 @@ def received(found: JobDocument) -> PublishedJob:
         len(children),
         found.stalled,
         instance=found.instance or "",
-        body=model.encode_decoded(found),
+        body=encoder.encode_decoded(found),
     )
 
 
@@ -369,7 +369,7 @@ def revised(shown: PublishedJob, rev: int) -> PublishedJob:
     """A job that was `received`, as another revision of the same content."""
     if shown.rev == rev:
         return shown
-    return replace(shown, rev=rev, body=model.encode_decoded(replace(document(shown), rev=rev)))
+    return replace(shown, rev=rev, body=encoder.encode_decoded(replace(document(shown), rev=rev)))
 
 
 def steps_of(shown: PublishedJob) -> Iterable[StepRecord]:
@@ -388,7 +388,7 @@ def encode(value: Any) -> bytes:
     try:
         return orjson.dumps(value, default=msgspec.to_builtins)
     except TypeError:
-        return orjson.dumps(model.clean(value))
+        return orjson.dumps(encoder.clean(value))
 
 
 def compact(encoded: bytes) -> bytes:

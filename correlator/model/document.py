@@ -12,12 +12,10 @@ that is UNSET is absent.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, TypeAlias, get_args
+from typing import Annotated, Final, Literal, TypeAlias, get_args
 
 import msgspec
-import orjson
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
-from msgspec.structs import asdict, astuple
 
 from correlator.model.facts import Status
 from correlator.model.rows import Level
@@ -29,8 +27,6 @@ MAX_ID: Final = 255
 """The longest ID that a column of the appliance can store, in characters."""
 
 MAX_STEP_ID: Final = (1 << 63) - 1
-MAX_DEPTH: Final = 200
-"""The maximum nesting of an encoded value, in levels. The encoder fails above 254, the parser accepts more."""
 
 BASES: Final = ("reported", "history", "steps", "legacy")
 SOURCES: Final = ("joblog", "legacy")
@@ -261,86 +257,3 @@ decode: Final = msgspec.json.Decoder(JobDocument).decode
 decode_steps: Final = msgspec.json.Decoder(Steps).decode
 OF_GATEWAYS: Final = frozenset({"instance", "steps_cut"})
 """The members that only the documents of a gateway have."""
-
-_encoder: Final = msgspec.json.Encoder()
-
-
-def encode(value: Any) -> bytes:
-    """Encode a document, a patch or a message as JSON. Invalid Unicode and values nested too deep are replaced."""
-    try:
-        return _encoder.encode(value)
-    except (UnicodeEncodeError, RecursionError):
-        return orjson.dumps(clean(value))
-
-
-def encode_decoded(found: JobDocument) -> bytes:
-    """Encode a document that was decoded, so that it is valid Unicode, to keep it.
-
-    `encode` returns the beginning of a block that may be twice as large.
-    """
-    buffer = bytearray(4_096)
-    _encoder.encode_into(found, buffer)
-    return bytes(buffer)
-
-
-def clean(value: Any, depth: int = 0) -> Any:
-    """Copy `value` into what orjson encodes: valid Unicode, integers of 64 bits, at most `MAX_DEPTH` levels."""
-    if depth > MAX_DEPTH or (isinstance(value, int) and not -(2**63) <= value < 2**64):
-        return None
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
-    if isinstance(value, Raw):
-        return orjson.Fragment(bytes(value))
-    if isinstance(value, Struct):
-        value = {name: member for name, member in asdict(value).items() if member is not UNSET}
-    if isinstance(value, dict):
-        return {clean(k if isinstance(k, str) else str(k)): clean(v, depth + 1) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [clean(v, depth + 1) for v in value]
-    return value
-
-
-def patch(old: Struct, new: Struct) -> dict[str, Any]:
-    """The merge patch from `old` to `new`, of one type. What both share costs nothing. See RFC 7386."""
-    changed: dict[str, Any] = {}
-    last: dict[str, Any] = {}
-    for name, before, value in zip(new.__struct_fields__, astuple(old), astuple(new), strict=True):
-        if before is value or before == value:
-            continue
-        kind = type(value)
-        if value is UNSET:
-            last[name] = None
-        elif kind is dict:
-            last[name] = _members(before, value)
-        elif kind is Raw:
-            if inner := merge_patch(orjson.loads(bytes(before)), orjson.loads(bytes(value))):
-                changed[name] = Raw(orjson.dumps(inner))
-        elif type(before) is kind and isinstance(value, Struct):
-            changed[name] = patch(before, value)
-        else:
-            changed[name] = value
-    return changed | last if last else changed
-
-
-def _members(old: dict[Any, Any], new: dict[Any, Any]) -> dict[Any, Any]:
-    changed: dict[Any, Any] = {}
-    for key, value in new.items():
-        before = old.get(key)
-        if before is None:
-            changed[key] = value
-        elif before is not value and before != value:
-            changed[key] = patch(before, value)
-    return changed | {key: None for key in old if key not in new}
-
-
-def merge_patch(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The merge patch between two JSON objects. A missing member and null mean the same. See RFC 7386."""
-    changed: dict[str, Any] = {}
-    for name, value in new.items():
-        before = old.get(name)
-        if isinstance(value, dict) and isinstance(before, dict):
-            if inner := merge_patch(before, value):
-                changed[name] = inner
-        elif type(before) is not type(value) or orjson.dumps(before) != orjson.dumps(value):
-            changed[name] = value  # 1, 1.0 and True are equal in Python, and not in JSON
-    return changed | dict.fromkeys(name for name in old if name not in new)

@@ -41,6 +41,9 @@ REDRAW_EVERY = 0.25
 READ_WITHIN = 10.0
 """Seconds to wait for the log lines of a job that has already ended."""
 
+MAX_LINES = 20_000
+"""Log lines of a job that has already ended which are fetched at most."""
+
 AGAIN_AFTER = 1.0
 """Seconds until a failed search for a short form is repeated."""
 
@@ -164,12 +167,17 @@ class _WatchRun:
             return []
         self._read.add(job_id)
         found: list[WatchEvent] = []
+        missing, read = "", 0
         try:
-            async with asyncio.timeout(READ_WITHIN):
-                lines, complete = await self._client.events(job_id, self._order.logs)
-            for line in lines:
-                found += entry.add_log(line)
-            missing = "" if complete else f"only its first {len(lines)} log lines are shown; there are more"
+            async with (
+                asyncio.timeout(READ_WITHIN),
+                contextlib.aclosing(self._client.lines(job_id, self._order.logs)) as lines,
+            ):
+                async for line in lines:
+                    if (read := read + 1) > MAX_LINES:
+                        missing = f"only its first {MAX_LINES} log lines are shown; there are more"
+                        break
+                    found += entry.add_log(line)
         except (CorrelatorError, TimeoutError) as error:
             missing = f"its log lines could not be read: {str(error) or f'no answer within {READ_WITHIN:g} s'}"
         if missing:

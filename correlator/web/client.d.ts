@@ -69,7 +69,11 @@ export interface Job {
 export type JobStatus = "cancelled" | "completed" | "failed" | "pending" | "running";
 
 /** As the appliance keeps it; if it was cut, `_cut` has the bytes of each missing member. */
-export type Metadata = Readonly<Record<string, unknown>> & { readonly _cut?: Readonly<Record<string, number>> };
+export type Metadata = Readonly<Record<string, unknown>> & {
+  /** A text, where the appliance has it: the name of the virtual machine. */
+  readonly vm_name?: string;
+  readonly _cut?: Readonly<Record<string, number>>;
+};
 
 /** `legacy`: a job known from `failover_jobs` alone. */
 export type Source = "joblog" | "legacy";

@@ -181,7 +181,8 @@ async def test_an_id_that_urls_would_lose_is_found_by_its_parameter(daemon: Daem
     async with Client(daemon.url) as client:
         found = await client.job(name, wait=5)
         lines = await client.events_page(name, {}, None)
-    assert (found or {}).get("job_id") == job_id
+    assert found is not None
+    assert found["job_id"] == job_id
     assert lines is not None
     assert [line.event_id for line in lines.events] == [event_id]
 

@@ -1,4 +1,4 @@
-"""What `make docs` writes from types: docs/configuration.md, deploy/correlator.toml, and the job in client.d.ts."""
+"""What `make docs` writes from types: docs/configuration.md, deploy/correlator.toml, and the job for the clients."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "configuration.md"
 FILE = REPOSITORY / "deploy" / "correlator.toml"
 TYPES = REPOSITORY / "correlator" / "web" / "client.d.ts"
+JOB = REPOSITORY / "correlator" / "client" / "job.py"
 RELOADED = " A reload applies them."
 BEGIN, END = "<!-- begin: written by make docs -->\n", "<!-- end -->\n"
 
@@ -107,3 +108,4 @@ if __name__ == "__main__":
     FILE.write_text(rendering.reference())
     types = document_types
     TYPES.write_text(written(TYPES.read_text(), types.declarations(), types.BEGIN, types.END))
+    JOB.write_text(written(JOB.read_text(), types.python_declarations(), types.PYTHON_BEGIN, types.PYTHON_END))

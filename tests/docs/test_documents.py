@@ -222,10 +222,10 @@ def test_the_protocol_has_every_member_of_a_job_document():
     assert {member for kind in kinds for member in kind.__struct_fields__} - named == set()
 
 
-def test_the_types_of_the_browsers_client_are_those_of_the_document():
-    assert reference.written(TYPES, document_types.declarations(), document_types.BEGIN, document_types.END) == TYPES, (
-        "say make docs"
-    )
+def test_the_types_of_both_clients_are_those_of_the_document():
+    of, job = document_types, read("correlator/client/job.py")
+    assert reference.written(TYPES, of.declarations(), of.BEGIN, of.END) == TYPES, "say make docs"
+    assert reference.written(job, of.python_declarations(), of.PYTHON_BEGIN, of.PYTHON_END) == job, "say make docs"
 
 
 # The promises

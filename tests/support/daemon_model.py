@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any
 
-from correlator.model.document import merge_patch
+from correlator.model.encoder import merge_patch
 from correlator.model.messages import Wanted
 from tests.support.messages import delta, put, snapshot, synced, welcome
 

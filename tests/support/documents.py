@@ -8,7 +8,7 @@ import orjson
 
 from correlator.cluster import received
 from correlator.jobs import encoding
-from correlator.model import document as model
+from correlator.model import encoder
 from correlator.model.published import PublishedJob
 
 
@@ -25,7 +25,7 @@ def document_of(shown: PublishedJob, *, steps: bool = True) -> dict[str, Any]:
 
 def patch_of(old: PublishedJob, new: PublishedJob) -> dict[str, Any]:
     """The merge patch between the documents of two revisions, as a client parses it."""
-    found: dict[str, Any] = orjson.loads(model.encode(model.patch(encoding.document(old), encoding.document(new))))
+    found: dict[str, Any] = orjson.loads(encoder.encode(encoder.patch(encoding.document(old), encoding.document(new))))
     return found
 
 

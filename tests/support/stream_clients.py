@@ -305,7 +305,7 @@ class FollowingReader:
         self._url = url
         self._wanted = messages.Wanted(**{k: v for k in FILTERS if (v := getattr(wanted, k))}, jobs=wanted.jobs)
         self._task: asyncio.Task[None] | None = None
-        self.jobs: Mapping[str, Document] = {}
+        self.jobs: Mapping[str, Mapping[str, Any]] = {}
         self.synced = False
 
     async def connect(self) -> None:

@@ -6,17 +6,24 @@ import asyncio
 import contextlib
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from correlator.client.client import IDS_IN_ONE, AccessRefused, Client, NotACorrelator, Unreachable
-from correlator.client.messages import LogMessage
-from correlator.client.replica import Update
-from correlator.errors import BadRequest
-from correlator.model.messages import Wanted
+from correlator.client import (
+    AccessRefused,
+    BadRequest,
+    Client,
+    LogMessage,
+    NotACorrelator,
+    NotFound,
+    Unreachable,
+    Update,
+    Wanted,
+)
+from correlator.client.client import IDS_IN_ONE
 from correlator.terminal import listing
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.messages import job, put, snapshot, synced, welcome
@@ -29,7 +36,9 @@ async def fake() -> AsyncIterator[FakeDaemon]:
         yield fake
 
 
-async def updates_until(client: Client, wanted: Wanted, done: Callable[[Update], bool], **options: Any) -> list[Update]:
+async def updates_until(
+    client: Client, wanted: str | Sequence[str] | Wanted, done: Callable[[Update], bool], **options: Any
+) -> list[Update]:
     found = []
     async with asyncio.timeout(60), contextlib.aclosing(client.follow(wanted, **options)) as updates:
         async for update in updates:
@@ -140,7 +149,7 @@ async def test_a_patient_caller_waits_for_the_first_connection():
 @pytest.mark.parametrize(
     ("code", "kind", "words"),
     [
-        (4401, AccessRefused, "asks for a token: give one with --token-file or CORRELATOR_TOKEN"),
+        (4401, AccessRefused, "asks for a token: give one, with --token-file or CORRELATOR_TOKEN in a terminal"),
         (4403, AccessRefused, "does not know this token"),
         (4400, NotACorrelator, "another version"),
     ],
@@ -209,12 +218,55 @@ async def test_jobs_are_read_page_by_page_up_to_the_limit(fake):
     ]
 
 
-async def test_log_lines_of_a_job_are_read_up_to_a_number(fake):
+async def test_a_page_of_log_lines_is_read_when_it_is_wanted(fake):
     page = {"events": [{"event_id": 1, "message": "m"}] * 1_000, "next_after": "n", "more": True}
-    fake.replies = [web.json_response(page) for _ in range(21)]
+    fake.replies = [web.json_response(page) for _ in range(3)]
+    count = 0
+    async with Client(fake.url) as client, contextlib.aclosing(client.lines("a", "DEBUG")) as lines:
+        async for _ in lines:
+            if (count := count + 1) == 1_500:
+                break
+    assert len(fake.replies) == 1
+
+
+async def test_log_lines_of_an_unknown_job_are_an_error_that_names_it(fake):
+    unknown = web.json_response({"detail": "x"}, status=404, content_type="application/problem+json")
+    fake.replies = [unknown]
     async with Client(fake.url) as client:
-        lines, complete = await client.events("a", "DEBUG")
-    assert (len(lines), complete, len(fake.replies)) == (20_000, False, 1)
+        with pytest.raises(NotFound, match=f"no job is known by 'a' at {fake.url}"):
+            await anext(client.lines("a"))
+
+
+async def test_a_client_that_is_not_open_says_how_it_is_used():
+    client = Client()
+    with pytest.raises(RuntimeError, match=r"use it as `async with Client"):
+        await client.job("a")
+    with pytest.raises(RuntimeError, match=r"use it as `async with Client"):
+        await anext(client.follow("a"))
+
+
+@pytest.mark.parametrize(
+    ("what", "logs", "wanted"),
+    [
+        ("abc", None, {"jobs": ["abc"]}),
+        (["a", "b"], "WARN", {"jobs": ["a", "b"], "logs": "WARN"}),
+        (Wanted(status=("running",)), "DEBUG", {"status": ["running"], "logs": "DEBUG"}),
+    ],
+)
+async def test_an_id_several_or_a_filter_can_be_followed(fake, what, logs, wanted):
+    async def talk(ws):
+        await ws.send_json(welcome())
+        await fake.wait_for(ws, "subscribe")
+        older, newer = job("a", 1, started_at="2026-01-01"), job("b", 1, started_at="2026-01-02")
+        await ws.send_json([snapshot(1, newer, older), synced(1)])
+        await fake.wait_for(ws, "never")
+
+    fake.scripts = [talk]
+    async with Client(fake.url) as client:
+        found = await updates_until(client, what, lambda u: u.synced, logs=logs)
+    assert fake.received[-1] == {"type": "subscribe", "id": 1, **wanted}
+    assert found[-1].job is not None
+    assert found[-1].job["job_id"] == "b"
 
 
 async def test_a_message_that_is_too_large_is_an_error_that_says_so(fake):
@@ -240,7 +292,8 @@ async def test_an_empty_page_before_the_last_is_skipped(fake):
     ]
     async with Client(fake.url) as client:
         assert (await client.jobs({}, 10)).found == [job("b", 1)]
-        assert await client.events("b", "DEBUG") == ([LogMessage(job_id="b", event_id=1, message="m")], True)
+        lines = [line async for line in client.lines("b", "DEBUG")]
+    assert lines == [LogMessage(job_id="b", event_id=1, message="m")]
     assert fake.replies == []
 
 

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from correlator.cluster.received import Unreadable
 from correlator.jobs import encoding
 from correlator.jobs.index import Index
-from correlator.model import document as model
+from correlator.model import encoder
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
@@ -25,7 +25,7 @@ SHOWN = PublishedJob(JobView("j", Status.RUNNING), 3, 1_758_553_933_123_456)
 def test_the_document_of_a_job_that_was_read_is_the_one_that_was_read(shown):
     shown = replace(shown, instance="dc1")
     read = read_document(document_text(shown), shown.rev, "dc1")
-    assert model.encode(encoding.document(read)) == document_text(read) == document_text(shown)
+    assert encoder.encode(encoding.document(read)) == document_text(read) == document_text(shown)
 
 
 @given(facts())

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from correlator.jobs import encoding, job_view
-from correlator.model.document import Comparison, ForecastState, StepAhead, merge_patch
+from correlator.model.document import Comparison, ForecastState, StepAhead
+from correlator.model.encoder import merge_patch
 from correlator.model.facts import Job, Kind, Line, Status
 from correlator.model.published import Event, Forecast, JobForecast, JobView, PublishedJob
 from correlator.model.rows import StepRecord

@@ -11,8 +11,8 @@ from msgspec.structs import replace
 
 from correlator.jobs import encoding
 from correlator.jobs.document_cache import Documents
-from correlator.model import document as model
-from correlator.model.document import merge_patch
+from correlator.model import encoder
+from correlator.model.encoder import merge_patch
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob, goes_on
 from correlator.model.rows import StepRecord
@@ -107,7 +107,7 @@ def test_the_patch_of_a_job_that_goes_on_is_that_of_its_documents(old, other, ke
     new = replace(old, view=view, rev=old.rev + 1, updated_at=time, alive_at=other.alive_at)
     assert goes_on(old, new)
     documents = (encoding.document(one) for one in (old, new))
-    assert Documents().patch(old, new) == model.encode(model.patch(*documents))
+    assert Documents().patch(old, new) == encoder.encode(encoder.patch(*documents))
     assert Documents().patch(old, old) == b"{}"
 
 

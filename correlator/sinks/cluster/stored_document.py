@@ -12,7 +12,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from correlator.jobs import encoding, joblog, sizes
-from correlator.model.document import encode as encode_document
+from correlator.model.encoder import encode as encode_document
 from correlator.model.published import PublishedJob
 from correlator.model.rows import StepRecord
 

@@ -24,7 +24,7 @@ from correlator import web
 from correlator.config.webhook_template import Template
 from correlator.config.webhooks import Webhook
 from correlator.jobs import encoding
-from correlator.model import document
+from correlator.model import encoder
 from correlator.model.document import NO_METADATA, JobDocument
 from correlator.model.messages import CloudEvent
 from correlator.model.published import Event, PublishedJob
@@ -79,9 +79,9 @@ class Bodies:
     def _encoded(self, event: Event, data: JobDocument | None, cut: list[str], template: Template | None) -> bytes:
         made = self._cloud_event(event, data, cut)
         if template is None:
-            return encoding.compact(document.encode(made))
+            return encoding.compact(encoder.encode(made))
         members = {**encoding.transition(event), "kind": event.kind.value}
-        job = orjson.loads(document.encode(data)) if data is not None else {}
+        job = orjson.loads(encoder.encode(data)) if data is not None else {}
         url = web.address(self._page, "jobs", event.job_id)
         return encoding.compact(encoding.encode(template.render({**made, "url": url, "event": members, "job": job})))
 
