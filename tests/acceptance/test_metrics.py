@@ -3,7 +3,11 @@
 import asyncio
 import json
 import re
+from datetime import UTC, datetime, timedelta
+from functools import reduce
+from typing import Any
 
+import pytest
 import yaml  # type: ignore[import-untyped]
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -12,6 +16,7 @@ from correlator.ops import cluster_metrics, metrics
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.past_runs import in_sequence, write_past_runs
 from tests.support.paths import DEPLOY
 
 
@@ -238,5 +243,63 @@ async def test_clients_are_counted_by_their_transport(database, tmp_path):
         async with daemon.socket(HELLO):
             assert await value(daemon, "correlator_readers", transport="websocket") == 1
         assert await value(daemon, "correlator_readers_lagging") == 0
+    finally:
+        await daemon.close()
+
+
+async def shown(daemon: Daemon, target: dict[str, Any]) -> list[dict[str, Any]]:
+    """The rows that Infinity's backend makes of a reply: its selectors are paths, and what they do not find is null."""
+    parameters = [(each["key"], each["value"]) for each in target["url_options"]["params"]]
+    code, reply = await daemon.get(target["url"], params=parameters)
+    assert code == 200, reply
+
+    def found(selector: str, value: Any) -> Any:
+        return reduce(
+            lambda inside, key: inside.get(key) if isinstance(inside, dict) else None, selector.split("."), value
+        )
+
+    rows = [
+        {c["text"]: found(c["selector"], row) for c in target["columns"]}
+        for row in found(target["root_selector"], reply)
+    ]
+    kinds = {"string": str, "number": float | int, "boolean": bool, "timestamp": str}
+    for column in target["columns"]:
+        values = [row[column["text"]] for row in rows if row[column["text"]] is not None]
+        assert all(isinstance(value, kinds[column["type"]]) for value in values), column
+        assert column["type"] != "timestamp" or all(map(datetime.fromisoformat, values)), column
+    return rows
+
+
+async def test_the_dashboard_of_running_jobs_shows_what_rest_has(database, appliance: Appliance, tmp_path):
+    (panel,) = json.loads((DEPLOY / "grafana" / "jobs.json").read_text())["panels"]
+    (target,) = panel["targets"]
+    assert (target["type"], target["parser"], "headers" in target["url_options"]) == ("json", "backend", False)
+    await write_past_runs(database, [in_sequence(("validation", 1000 + n)) for n in range(20)])
+    daemon = Daemon(tmp_path, database__url=database.url)
+    try:
+        await daemon.start()
+        await eventually(lambda: "forecasts: read" in daemon.log())
+        began = f"{datetime.now(UTC) - timedelta(seconds=500):%F %T}"
+        job_id = await appliance.job(metadata=json.dumps({"vm_name": "pgtest2"}), started_at=began)
+        await appliance.step(job_id, 1, "validation")
+        await appliance.log("no such volume", level="ERROR", job_id=job_id)
+
+        async def complete() -> dict[str, Any] | None:
+            rows = await shown(daemon, target)
+            return rows[0] if rows and None not in rows[0].values() and rows[0]["Errors"] else None
+
+        row = await eventually(complete)
+        job = await daemon.job(job_id)
+        assert row == {
+            "VM": "pgtest2", "Operation": job["operation"], "Progress": row["Progress"], "Step": "validation",
+            "Started": job["started_at"], "Probable end": row["Probable end"], "Outlook": "on_track", "Stalled": False,
+            "Errors": 1, "Job": job_id,
+        }  # fmt: skip
+        assert row["Progress"] == pytest.approx(job["progress"]["percent"], abs=2)
+        assert row["Probable end"] > row["Started"]
+        ordered, sort = (each["options"] for each in panel["transformations"])
+        assert [*ordered["indexByName"]] == [*row]
+        assert {each["field"] for each in sort["sort"]} <= row.keys()
+        assert {each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]} <= row.keys()
     finally:
         await daemon.close()

@@ -91,7 +91,7 @@ def test_pip_installs_what_names_its_commit(kind: str, bare: Root, built: str, t
         "cd /tmp; tar -xf backend.tar; dpkg-deb -x correlator_*_amd64.deb unpacked; python3 -m venv env;"
         " mkdir wheels; mv unpacked/usr/lib/correlator/wheels/* wheels; rm wheels/correlator-*;"
         " PYTHONPATH=/tmp/backend env/bin/pip --quiet install --no-index --find-links wheels --no-build-isolation"
-        f" './correlator-{built}{kind}'; env/bin/correlator --version"
+        f" './correlator-{built}{kind}[server]'; env/bin/correlator --version"
     ).stdout
     assert said.splitlines()[-1] == f"correlator {built}"
 
