@@ -26,6 +26,18 @@ export class CorrelatorProgress extends HTMLElement {
   label: string | null;
   /** The last update; null before the first. */
   readonly update: Update | null;
+  addEventListener<K extends keyof ProgressEvents>(
+    type: K,
+    listener: (this: CorrelatorProgress, event: ProgressEvents[K]) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject, options?: boolean | AddEventListenerOptions): void;
+}
+
+/** The events of the element, by their names. */
+export interface ProgressEvents extends HTMLElementEventMap {
+  change: CustomEvent<Update>;
+  end: CustomEvent<Update>;
 }
 
 declare global {

@@ -15,6 +15,7 @@ from correlator.model.rows import StepRecord
 from correlator.web import files
 from tests.support.documents import document_of
 from tests.support.markdown import blocks
+from tests.support.typescript import compiled
 
 TESTS = Path(__file__).parents[1] / "web"
 CLIENT = resources.files("correlator.web").joinpath("client.js")
@@ -110,6 +111,19 @@ def test_the_example_of_gui_md_moves_its_bar_by_the_daemons_clock(node: str, tmp
     done = subprocess.run([node, "main.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True)
     said = ["about 2 min left, on_track", "about 1 min left, on_track"]
     assert json.loads(done.stdout) == [[0, ""], [40, said[0]], [60, said[1]], [100, ""]]
+
+
+def test_the_element_its_events_and_the_name_of_a_vm_are_typed(tmp_path: Path) -> None:
+    page = tmp_path / "page.ts"
+    page.write_text("""
+        import "correlator-client/progress";
+        const bar = document.querySelector("correlator-progress")!;
+        bar.addEventListener("end", ({ detail: { job } }) => { bar.label = job?.metadata.vm_name ?? null; });
+        bar.addEventListener("click", (event) => event.preventDefault());
+        bar.addEventListener("change", (event) => event.detail.wrong);
+    """)
+    (error,) = (line for line in compiled(tmp_path, page).splitlines() if line[0] != " ")
+    assert re.search(r"page\.ts\(6,.*'wrong'", error), error
 
 
 def _members(interface: str) -> set[str]:
