@@ -106,17 +106,26 @@ def check_config(file: Path | None, output: str, gateway: bool) -> None:
     metavar="N",
     help="Simulate N appliances, each with a collector, a NATS server and two gateways; no MQTT.",
 )
-def demo(port: int | None, rate: float, directory: Path | None, mqtt: bool, fleet: int | None) -> None:
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="Also serve pages of this origin, as of a GUI in development: http://localhost:5173.",
+)
+def demo(
+    port: int | None, rate: float, directory: Path | None, mqtt: bool, fleet: int | None, origins: tuple[str, ...]
+) -> None:
     """Run the daemon on simulated jobs. It needs no database, no broker and no configuration."""
     logs.configure("warning", "text", os.environ)
     if fleet is not None:
         from correlator.demo.fleet import fleet_main  # noqa: PLC0415 - see run
 
-        _drive(fleet_main(fleet, port, rate, directory))
+        _drive(fleet_main(fleet, port, rate, directory, origins))
         return
     from correlator.demo.run import demo_main  # noqa: PLC0415 - see run
 
-    _drive(demo_main(port, rate, directory, mqtt))
+    _drive(demo_main(port, rate, directory, mqtt, origins))
 
 
 for _command in (config, *COMMANDS):

@@ -49,7 +49,13 @@ class _Appliance(Struct, frozen=True):
 
 
 async def fleet_main(
-    appliances: int, port: int | None, rate: float, directory: Path | None, *, seed: int | None = None
+    appliances: int,
+    port: int | None,
+    rate: float,
+    directory: Path | None,
+    origins: Sequence[str] = (),
+    *,
+    seed: int | None = None,
 ) -> None:
     """Run the demo of a fleet until Ctrl-C, SIGTERM or cancellation.
 
@@ -58,6 +64,7 @@ async def fleet_main(
         port: The port of the first gateway. None uses 8686, or a free one if that is in use.
         rate: Seconds of a scenario per real second.
         directory: Keeps the databases and the stream for the next demo. None uses a folder that is deleted at the end.
+        origins: Of pages that may read from the gateways, besides their own.
         seed: The same seed makes the same jobs; it requires an empty directory.
 
     Raises:
@@ -71,7 +78,7 @@ async def fleet_main(
         listen, notes = choose_port(port)
         async with asyncio.TaskGroup() as group:
             running_fleet = group.create_task(
-                _run(binary, folder, appliances, listen, rate, seed, notes), name="demo-fleet"
+                _run(binary, folder, appliances, listen, rate, seed, notes, origins), name="demo-fleet"
             )
             interrupting = group.create_task(interrupted.wait(), name="demo-interrupt")
             await asyncio.wait({running_fleet, interrupting}, return_when=asyncio.FIRST_COMPLETED)
@@ -80,7 +87,14 @@ async def fleet_main(
 
 
 async def _run(
-    binary: Path, folder: Path, appliances: int, port: int, rate: float, seed: int, notes: list[str]
+    binary: Path,
+    folder: Path,
+    appliances: int,
+    port: int,
+    rate: float,
+    seed: int,
+    notes: list[str],
+    origins: Sequence[str],
 ) -> None:
     """Start everything, print the addresses, and run until cancelled. Raises: CorrelatorError if one does not start."""
     cluster = free_port()
@@ -106,7 +120,9 @@ async def _run(
                 for one in fleet
             ]
             starting += [
-                _start(stack, f"gateway {number}", "gateway", folder / f"gateway{number}", _gateway(url, cluster))
+                _start(
+                    stack, f"gateway {number}", "gateway", folder / f"gateway{number}", _gateway(url, cluster, origins)
+                )
                 for number, url in enumerate(urls, start=1)
             ]
             programs = [await start for start in starting]
@@ -171,9 +187,9 @@ def _collector(folder: Path, appliance: _Appliance, cluster: int) -> Tables:
     }
 
 
-def _gateway(url: str, cluster: int) -> Tables:
+def _gateway(url: str, cluster: int, origins: Sequence[str]) -> Tables:
     return {
-        "http": {"listen": url.removeprefix("http://")},
+        "http": {"listen": url.removeprefix("http://"), "allowed_origins": list(origins)},
         "cluster": {"url": f"nats://127.0.0.1:{cluster}"},
         "log": {"level": "warning"},
     }

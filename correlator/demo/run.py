@@ -12,7 +12,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -36,7 +36,13 @@ PORT = 8686
 
 
 async def demo_main(
-    port: int | None, rate: float, directory: Path | None, mqtt: bool, *, seed: int | None = None
+    port: int | None,
+    rate: float,
+    directory: Path | None,
+    mqtt: bool,
+    origins: Sequence[str] = (),
+    *,
+    seed: int | None = None,
 ) -> None:
     """Run the demo until Ctrl-C, SIGTERM or cancellation.
 
@@ -46,6 +52,7 @@ async def demo_main(
         directory: Keeps the database and the daemon's state for the next demo. None uses a folder that is deleted at
             the end.
         mqtt: Whether to run a broker, if one is installed.
+        origins: Of pages that may read from the daemon, besides its own.
         seed: The same seed makes the same jobs; it requires an empty directory.
 
     Raises:
@@ -58,7 +65,7 @@ async def demo_main(
             _mqtt(folder, wanted=mqtt) as (mqtt_port, mqtt_line),
         ):
             listen, taken = choose_port(port)
-            file = await asyncio.to_thread(_configure, folder, listen, mqtt_port)
+            file = await asyncio.to_thread(_configure, folder, listen, mqtt_port, origins)
             await _play(writers, traffic, file, [*taken, *mqtt_line], interrupted)
 
 
@@ -187,11 +194,11 @@ def choose_port(asked: int | None) -> tuple[int, list[str]]:
         return int(probe.getsockname()[1]), []
 
 
-def _configure(folder: Path, port: int, mqtt_port: int | None) -> Path:
+def _configure(folder: Path, port: int, mqtt_port: int | None, origins: Sequence[str]) -> Path:
     """Write the daemon's configuration, which `tap` and `doctor` read too, and return its path."""
-    tables = {
+    tables: dict[str, Mapping[str, object]] = {
         "database": {"url": f"sqlite://{quote(str(folder / DATABASE))}", "timezone": ZONE},
-        "http": {"listen": f"127.0.0.1:{port}"},
+        "http": {"listen": f"127.0.0.1:{port}", "allowed_origins": list(origins)},
         "state": {"directory": str(folder / "state")},
         "log": {"level": "warning"},
     }

@@ -61,6 +61,13 @@ async def test_the_pages_url_comes_first_and_a_curl_names_a_job_by_its_guis_id(m
     assert "Ctrl-C" in lines[-1]
 
 
+async def test_pages_of_another_origin_may_read_from_it(monkeypatch):
+    daemon = play(monkeypatch, Daemon())
+    await demo.demo_main(0, 50.0, None, False, ["http://localhost:5173"], seed=1)
+    assert daemon.config is not None
+    assert daemon.config.http.allowed_origins == ("http://localhost:5173",)
+
+
 async def test_a_temporary_folder_is_gone_at_the_end_and_a_given_one_stays(monkeypatch, tmp_path):
     daemon = play(monkeypatch, Daemon())
     await demo.demo_main(0, 50.0, None, mqtt=False)
