@@ -81,7 +81,7 @@ def _of_types(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object
         for _, new in pairs:
             made = encoding.document(new, last.get(new.job_id))
             last[new.job_id] = encoding.Revision(new, made)
-            encoder.encode(made)
+            encoder.encode_document(made)
 
     def patches() -> None:
         documents = cache.Documents()

@@ -73,12 +73,12 @@ class Documents:
         document = encoding.document(shown, base, steps=steps)
         if steps and not all_jobs:
             self._follow(Revision(shown, document))
-        body = encoder.encode(document)
+        body = encoder.encode_document(document)
         self._forget(key)
         size = len(body) + OVERHEAD
         if size > self._capacity or (all_jobs and self.size + size > self._capacity):
             return body
-        self._cached[key] = _Cached(shown, encoding.compact(body))
+        self._cached[key] = _Cached(shown, body)
         self.size += size
         while self.size > self._capacity:
             self._forget(next(iter(self._cached)))

@@ -13,11 +13,11 @@ import datetime
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, overload
 
 import msgspec
 import orjson
-from msgspec import UNSET, Raw, UnsetType
+from msgspec import UNSET, Raw
 from msgspec.structs import replace
 
 from correlator.jobs import joblog
@@ -27,8 +27,6 @@ from correlator.model.document import JobDocument
 from correlator.model.facts import AttributedRow, Entry, Line, Status
 from correlator.model.published import Event, JobForecast, JobView, LogLine, PublishedJob, Titles
 from correlator.model.rows import COLUMNS, Micros, StepRecord
-
-T = TypeVar("T")
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - only its text is used, with the Z added
 _MICROSECOND = datetime.timedelta(microseconds=1)
@@ -51,6 +49,7 @@ _in_order = itemgetter(
         JobDocument.__struct_fields__,
     )
 )
+_NO_FORECAST = JobForecast()
 _STATUSES = {status.value: status for status in Status}
 
 
@@ -124,11 +123,11 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
     view, now, titles = shown.view, shown.updated_at, shown.titles
     if base is not None and base.shown.titles is not titles:
         base = None
-    made = shown.forecast or JobForecast()
+    made, terminal, start, end = shown.forecast or _NO_FORECAST, view.terminal, view.started_at, view.ended_at
     statuses = [step.status for step in view.steps]
     step = current_step(view) if "running" in statuses else None
     last, forecast = _last_message(view.last), _forecast(shown, base)
-    seen = shown.steps_cut or len(view.steps)
+    seen = shown.steps_cut or len(statuses)
     # Those of columns first, then all others in the document's order: faster than by keyword.
     members = (
         *_columns(view),
@@ -137,14 +136,14 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
         shown.children,
         view.category,
         view.status,
-        view.terminal,
+        terminal,
         view.error,
-        rfc3339(view.started_at),
-        rfc3339(view.ended_at),
+        None if start is None else _formatted(start),
+        None if end is None else _formatted(end),
         _formatted(now),
-        seconds(view.started_at, view.ended_at if view.terminal else now),
+        seconds(start, end if terminal else now),
         model.Progress(
-            shown.percent,
+            view.percent if made.percent is None else made.percent,
             made.basis or view.basis,
             statuses.count("completed"),
             statuses.count("failed"),
@@ -154,26 +153,26 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
             None if forecast is None else seen + sum([step.share >= EXPECTED_SHARE for step in forecast.steps_ahead]),
         ),
         forecast,
-        _comparison(made.compared_with),
+        None if made.compared_with is None else _comparison(made.compared_with),
         step,
         _steps(shown, base) if steps else {},
         shown.stalled,
-        last.at if last is not None else None,
+        None if last is None else last.at,
         last,
         view.warnings,
         view.errors,
         _metadata(view.metadata, base),
         view.source,
         shown.rev,
-        _or_absent(view.external_ids_cut),
+        UNSET if view.external_ids_cut is None else view.external_ids_cut,
         shown.child_count if shown.child_count > len(shown.children) else UNSET,
         UNSET if shown.complete else False,
         UNSET if view.steps_complete else False,
-        _or_absent(view.error_cut),
-        _or_absent(shown.steps_cut),
+        UNSET if view.error_cut is None else view.error_cut,
+        UNSET if shown.steps_cut is None else shown.steps_cut,
         shown.instance or UNSET,
-        _title(titles.operations, view.operation),
-        _title(titles.steps, step),
+        UNSET if view.operation is None else titles.operations.get(view.operation, UNSET),
+        UNSET if step is None else titles.steps.get(step, UNSET),
     )
     return JobDocument(*_in_order(members))
 
@@ -182,7 +181,7 @@ def text(shown: PublishedJob, base: Revision | None = None, *, steps: bool = Tru
     """The document of a job as JSON. See `document`."""
     if steps and shown.body is not None:
         return shown.body
-    return encoder.encode(document(shown, base, steps=steps))
+    return encoder.encode_document(document(shown, base, steps=steps))
 
 
 def growth(old: PublishedJob, new: PublishedJob) -> bytes:
@@ -229,9 +228,10 @@ def _steps(shown: PublishedJob, base: Revision | None) -> dict[int, model.Step]:
         return {step.id: _step(step, now, titles) for step in steps}
     was, documents = base.shown.view.steps, base.document.steps
     if steps == was:
-        running = [step for step in steps if step.status == "running"] if base.document.progress.steps_running else ()
-        return {**documents, **{step.id: _step(step, now, titles) for step in running}} if running else documents
-    known = {step.id: step for step in was}
+        if not base.document.progress.steps_running:
+            return documents
+        return documents | {step.id: _step(step, now, titles) for step in steps if step.status == "running"}
+    known = dict(zip(documents, was, strict=False))
     return {
         step.id: documents[step.id]
         if step.status != "running" and known.get(step.id) == step
@@ -254,16 +254,8 @@ def _step(step: StepRecord, now: Micros, titles: Titles) -> model.Step:
     )
 
 
-def _title(titles: Mapping[str, str], name: str | None) -> str | UnsetType:
-    return UNSET if name is None else titles.get(name, UNSET)
-
-
-def _or_absent(value: T | None) -> T | UnsetType:
-    return UNSET if value is None else value
-
-
 def _last_message(last: Line | None) -> model.LastMessage | None:
-    return None if last is None else model.LastMessage(last.level, last.text, rfc3339(last.at))
+    return None if last is None else model.LastMessage(last.level, last.text, _formatted(last.at))
 
 
 def _forecast(shown: PublishedJob, base: Revision | None) -> model.Forecast | None:
@@ -272,30 +264,25 @@ def _forecast(shown: PublishedJob, base: Revision | None) -> model.Forecast | No
     found = shown.forecast.forecast if shown.forecast is not None else None
     if found is None:
         return None
+    ahead, titles = _rounded(found.steps_ahead), shown.titles.steps
     return model.Forecast(
-        ends_at=model.ForecastEnd(rfc3339(found.p50), rfc3339(found.p90)),
-        as_of=rfc3339(found.as_of),
+        ends_at=model.ForecastEnd(_formatted(found.p50), _formatted(found.p90)),
+        as_of=_formatted(found.as_of),
         runs=found.runs,
         state=found.state.value,
         typical_seconds=round(found.typical_seconds, 3),
         failure_rate=round(found.failure_rate, 3),
-        steps_ahead=tuple(
-            [
-                model.StepAhead(
-                    step.name,
-                    round(step.share, 2),
-                    round(step.typical_seconds, 3),
-                    _title(shown.titles.steps, step.name),
-                )
-                for step in found.steps_ahead
-            ]
-        ),
+        steps_ahead=tuple([replace(s, title=titles.get(s.name, UNSET)) for s in ahead]) if titles else ahead,
     )
 
 
-def _comparison(found: model.Comparison | None) -> model.Comparison | None:
-    if found is None:
-        return None
+@lru_cache(maxsize=1_024)
+def _rounded(ahead: tuple[model.StepAhead, ...]) -> tuple[model.StepAhead, ...]:
+    """Cached, because the forecasts of an operation's jobs share the steps ahead (`StepHistory.ahead`)."""
+    return tuple([model.StepAhead(s.name, round(s.share, 2), round(s.typical_seconds, 3)) for s in ahead])
+
+
+def _comparison(found: model.Comparison) -> model.Comparison:
     return model.Comparison(round(found.typical_seconds, 3), found.runs, round(found.percentile, 1))
 
 
@@ -361,7 +348,7 @@ def received(found: JobDocument) -> PublishedJob:
         len(children),
         found.stalled,
         instance=found.instance or "",
-        body=encoder.encode_decoded(found),
+        body=encoder.encode_document(found),
     )
 
 
@@ -369,7 +356,7 @@ def revised(shown: PublishedJob, rev: int) -> PublishedJob:
     """A job that was `received`, as another revision of the same content."""
     if shown.rev == rev:
         return shown
-    return replace(shown, rev=rev, body=encoder.encode_decoded(replace(document(shown), rev=rev)))
+    return replace(shown, rev=rev, body=encoder.encode_document(replace(document(shown), rev=rev)))
 
 
 def steps_of(shown: PublishedJob) -> Iterable[StepRecord]:

@@ -12,8 +12,6 @@ import orjson
 from msgspec import UNSET, Raw, Struct
 from msgspec.structs import asdict, astuple
 
-from correlator.model.document import JobDocument
-
 MAX_DEPTH: Final = 200
 """The maximum nesting of an encoded value, in levels. The encoder fails above 254, the parser accepts more."""
 
@@ -28,13 +26,13 @@ def encode(value: Any) -> bytes:
         return orjson.dumps(clean(value))
 
 
-def encode_decoded(found: JobDocument) -> bytes:
-    """Encode a document that was decoded, so that it is valid Unicode, to keep it.
-
-    `encode` returns the beginning of a block that may be twice as large.
-    """
+def encode_document(found: Struct) -> bytes:
+    """Encode a document, or a step of it. `encode` is slower here, and returns a block up to twice as large."""
     buffer = bytearray(4_096)
-    _encoder.encode_into(found, buffer)
+    try:
+        _encoder.encode_into(found, buffer)
+    except (UnicodeEncodeError, RecursionError):
+        buffer[:] = orjson.dumps(clean(found))
     return bytes(buffer)
 
 

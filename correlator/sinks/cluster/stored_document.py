@@ -12,7 +12,7 @@ from msgspec import UNSET
 from msgspec.structs import replace
 
 from correlator.jobs import encoding, joblog, sizes
-from correlator.model.encoder import encode as encode_document
+from correlator.model.encoder import encode_document
 from correlator.model.published import PublishedJob
 from correlator.model.rows import StepRecord
 
@@ -53,7 +53,7 @@ def encode(shown: PublishedJob, limit: int = MAX_VALUE) -> bytes:
 
 
 def _encoded(shown: PublishedJob) -> bytes:
-    return encoding.compact(encode_document(replace(encoding.document(shown), rev=UNSET)))
+    return encode_document(replace(encoding.document(shown), rev=UNSET))
 
 
 def _cut_metadata(shown: PublishedJob, excess: int) -> PublishedJob:
