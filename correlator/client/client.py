@@ -198,7 +198,9 @@ class Client:
         cursor: dict[str, str] = {}
         while True:
             body = await self._get("/api/v1/events", {**query, **cursor})
-            if body is None or "events" not in body:
+            if body is None:
+                raise NotFound("this correlator is older than this program: it does not search log lines")
+            if "events" not in body:
                 raise self._failures.not_a_correlator("its answer has no member `events`")
             yield body
             if body.get("next_cursor") is None:

@@ -198,13 +198,12 @@ class Saver:
             log.warning("the checkpoint cannot be written: %s; a restart would go back to the last one", error)
         self._error = str(error)
         if isinstance(error, Unusable | UnicodeError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in MALFORMED:
+            self._unwritten = None
+            self._mark_everything()  # Also if no new file can be created now: the next write may create it.
             try:
                 self._checkpoint.set_aside(str(error))
             except (sqlite3.Error, OSError) as again:
                 self._error = str(again)
-                return
-            self._unwritten = None
-            self._mark_everything()
 
     def _mark_everything(self) -> None:
         self._index.persistence.mark_all()

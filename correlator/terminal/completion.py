@@ -74,6 +74,7 @@ def _items(jobs: Iterable[Document], part: str, names: Callable[[Document], Iter
     for job in jobs:
         words = (formats.vm_name(job), formats.operation(job), job.get("status"))
         for name in names(job):
-            if name and name.startswith(part) and shlex.quote(name) == name:
+            # One that begins with a dash would be an option, such as `--url` of another host, which gets the token.
+            if name and name.startswith(part) and not name.startswith("-") and shlex.quote(name) == name:
                 about.setdefault(name, " ".join(str(word) for word in words if word and str(word).isprintable()))
     return [CompletionItem(name, help=text) for name, text in about.items()]

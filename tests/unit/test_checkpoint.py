@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -188,6 +188,33 @@ async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(t
     saved = left(tmp_path / "c")
     assert saved is not None
     assert len(saved.jobs) == 2
+
+
+async def test_a_corrupt_checkpoint_that_has_no_successor_yet_is_written_whole_later(tmp_path: Path, monkeypatch):
+    index, file = filled(), Checkpoint(tmp_path / "c", "s")
+    file.open()
+    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict)
+    await saver.save()
+
+    def fails(error: sqlite3.Error, code: int = 0) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            error.sqlite_errorcode = code
+            raise error
+
+        return fail
+
+    with monkeypatch.context() as disk:
+        disk.setattr(file, "write", fails(sqlite3.DatabaseError("malformed"), sqlite3.SQLITE_CORRUPT))
+        disk.setattr(file, "_connect", fails(sqlite3.OperationalError("database or disk is full")))
+        await saver.save()
+    assert not saver.describe()["ok"]
+    index.apply([Reading("job0", index.advance_clock())], NOW)
+    await saver.save()
+    assert saver.describe()["ok"], saver.describe()
+    file.close()
+    saved = left(tmp_path / "c")
+    assert saved is not None
+    assert len(saved.jobs) + len(saved.legacy) == len(index.persistence.all_ids())
 
 
 class SlowStream:

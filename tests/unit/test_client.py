@@ -237,6 +237,13 @@ async def test_log_lines_of_an_unknown_job_are_an_error_that_names_it(fake):
             await anext(client.lines("a"))
 
 
+async def test_a_correlator_that_does_not_know_the_search_of_log_lines_is_said_to_be_older(fake):
+    fake.replies = [web.json_response({"detail": "there is no /api/v1/events here"}, status=404)]
+    async with Client(fake.url) as client:
+        with pytest.raises(NotFound, match="older than this program"):
+            await anext(client.found_lines({"text": "x"}))
+
+
 async def test_a_client_that_is_not_open_says_how_it_is_used():
     client = Client()
     with pytest.raises(RuntimeError, match=r"use it as `async with Client"):

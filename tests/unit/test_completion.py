@@ -40,7 +40,9 @@ async def test_ids_and_names_of_vms_that_begin_so_are_offered_each_once_with_wha
         assert (two.headers.get("Authorization"), two.path) == (None, "/i/dc1/api/v1/jobs")
 
 
-@pytest.mark.parametrize("name", ["two words", "$(reboot)", "a;b", "a\nplain,b", "it's", "*", "~x", "büro", "\x1b[2J"])
+@pytest.mark.parametrize(
+    "name", ["two words", "$(reboot)", "a;b", "a\nplain,b", "it's", "*", "~x", "büro", "\x1b[2J", "--url=http://x"]
+)
 async def test_a_name_that_a_shell_would_not_take_as_it_is_is_not_offered(name):
     async with FakeDaemon().running() as fake:
         fake.replies = [web.json_response({"jobs": [document("a", external_ids=[name])]})]

@@ -359,7 +359,7 @@ def test_each_key_that_is_set_is_listed_with_the_place_that_its_value_comes_from
         "jobs.history": (604800.0, f"{local}:3"),
         "jobs.legacy": (False, "CORRELATOR_JOBS__LEGACY"),
         "mqtt.password": ("***", f"{etc}/mqtt-password"),
-        "otlp.headers": (["a: b", "X-Key: ***"], f"{more}:5"),
+        "otlp.headers": (["a: ***", "X-Key: ***"], f"{more}:5"),
         "webhooks[1].name": ("chat", f"{more}:7"),
         "webhooks[1].url": ("https://chat.example/***", f"{more}:8"),
         "webhooks[1].secret": ("***", f"{etc}/webhook-chat-secret"),
