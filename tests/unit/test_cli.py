@@ -185,8 +185,9 @@ def test_demo_hands_its_options_on(invoke, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "demo_main", demo_main, raising=False)
     monkeypatch.setitem(sys.modules, "correlator.demo.run", module)
     assert invoke("demo").exit_code == 0
-    assert invoke("demo", "--port", 0, "--rate", 2.5, "--directory", tmp_path, "--no-mqtt").exit_code == 0
-    assert seen == [(None, 1.0, None, True), (0, 2.5, tmp_path, False)]
+    options = ("--port", 0, "--rate", 2.5, "--directory", tmp_path, "--no-mqtt", "--allow-origin", "http://a:1")
+    assert invoke("demo", *options).exit_code == 0
+    assert seen == [(None, 1.0, None, True, ()), (0, 2.5, tmp_path, False, ("http://a:1",))]
     assert invoke("demo", "--rate", 0).exit_code == 2
 
 
