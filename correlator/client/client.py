@@ -203,7 +203,8 @@ class Client:
             if "events" not in body:
                 raise self._failures.not_a_correlator("its answer has no member `events`")
             yield body
-            if body.get("next_cursor") is None:
+            away = body.get("complete") is False and body.get("searched_to") is None
+            if body.get("next_cursor") is None or away:  # only appliances that do not answer are left
                 return
             cursor = {"cursor": str(body["next_cursor"])}
 

@@ -138,9 +138,8 @@ class RpcArchive:
     async def _found_lines(self, asked: FindLines) -> LinesFound:
         """Lines of all appliances that still search, each from its own place on.
 
-        One that does not answer is asked again as long as another searches.
-
-        Raises: `SourceUnavailable` if none answers.
+        One that does not answer keeps its place, and nothing of it counts as searched. `searched_to` is None once only
+        such ones are left. Raises: `SourceUnavailable` if none answers.
         """
         scope = [name for name in self._scope() if not asked.instance or name in asked.instance]
         places = {name: asked.places.get(name, EXACT) for name in scope if not asked.places or name in asked.places}
@@ -151,14 +150,12 @@ class RpcArchive:
         answers = {name: one for name, one in found.items() if not isinstance(one, SourceUnavailable)}
         if errors and not answers:
             raise SourceUnavailable(_reasons(errors))
-        following = {name: one.places[""] for name, one in answers.items() if one.places}
-        if following:
-            following |= {name: place for name, place in places.items() if name not in answers}
+        following = places | {name: one.places.get("") for name, one in answers.items()}
         searched = len(scope) - len(places) + sum(one.searched for one in answers.values())
         return LinesFound(
             [replace(line, instance=name) for name, one in answers.items() for line in one.lines],
-            following,
-            searched / max(1, len(scope) - (0 if following else len(errors))),
+            {name: place for name, place in following.items() if place is not None},
+            searched / max(1, len(scope)),
             max((one.searched_to for one in answers.values() if one.searched_to is not None), default=None),
             _reasons(errors) if errors else None,
         )

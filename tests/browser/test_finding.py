@@ -129,6 +129,19 @@ async def test_a_search_of_the_logs_ends_with_another_text_and_rests_after_a_pag
     assert [query["text"] for query in fake.sought[-2:]] == ["others"] * 2
 
 
+async def test_a_search_of_the_logs_stops_where_only_an_appliance_that_is_away_is_left(fake, page):
+    fake.found_lines, fake.away = [[], [found_line(9, "b", "timeout")]], "dc2: no collector is connected"
+    await page.goto(fake.url)
+    await page.locator("#search").fill("timeout")
+    await expect(page.locator("p.tone-warn")).to_have_text("Lines may be missing: dc2: no collector is connected.")
+    search_on = page.get_by_role("button", name="Search the logs on")
+    await expect(search_on).to_be_visible()
+    assert [query.get("cursor") for query in fake.sought] == [None, "1"]
+    fake.found_lines, fake.away = [[], []], None
+    await search_on.click()
+    await expect(page.locator(".beyond-logs")).to_have_text("All logs are searched: 1 line.")
+
+
 async def test_enter_before_anything_is_found_waits_for_the_search(fake, page):
     fake.archive = [[], [document("old", "failed", ago=40 * DAY)]]
     await page.goto(fake.url)

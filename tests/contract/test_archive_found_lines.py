@@ -11,10 +11,12 @@ import pytest
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.model.published import FoundLine
-from correlator.pipeline.queries import FindLines, LineQuery
+from correlator.pipeline.queries import FindLines, LineQuery, LogLines
 from correlator.sources.db import searches
+from correlator.sources.db.queries import Queries
+from correlator.sources.db.zones import fixed
 from correlator.sources.search import AIM
-from tests.support.archive_queries import archive_of, at, unix
+from tests.support.archive_queries import archive_of, at, names, unix
 
 
 async def found(archive, *words: str, limit: int = 100, **query) -> list[FoundLine]:
@@ -99,6 +101,70 @@ async def test_a_slice_that_takes_the_server_too_long_is_searched_in_smaller_one
         archive._text_slices.size = 20_000
         with pytest.raises(SourceUnavailable, match="too slow"):
             await found(archive, "due")
+
+
+@pytest.mark.parametrize("of_a_job", [False, True])
+async def test_one_step_reads_few_rows_that_only_seem_to_match_and_a_failed_one_repeats_nothing(
+    original, monkeypatch, of_a_job
+):
+    sizes_of, asked, failing = searches.sizes_of, list[int](), False
+
+    async def counted(*given):
+        asked.append(len(await sizes_of(*given)))
+        if failing and len(asked) % 2 == 0:
+            raise SourceUnavailable("ended", Away.SLOW)
+        return await sizes_of(*given)
+
+    async def pages(archive, limit: int) -> list[list[int]]:
+        given, place = list[list[int]](), None
+        while True:
+            if of_a_job:
+                job = LogLines(names(), None, limit, LineQuery(text='"vm"'), place or 1 << 50)
+                part = await archive.lines(job)
+                given.append([line.event_id for line in part.lines[::-1]])
+                place = part.next_before
+            else:
+                query = FindLines(limit, LineQuery(words=frozenset({'"vm"'})), places={"": place} if place else {})
+                page = await archive.find_lines(query)
+                given.append([line.event_id for line in page.lines])
+                place = page.places.get("")
+            if place is None:
+                return given
+
+    await original.job("u1", started_at=at(0))
+    due = [n for n in range(1, 601) if n % 100 == 0 or n > 595]
+    said = [(n, 'a "vm"' if n in due else "a") for n in range(1, 601)]
+    more = f"""'{{"vm": 1}}', '{at(1, micros=0)}'"""
+    rows = [f"({n}, 'u1', 'INFO', '{text}', {more})" for n, text in said]
+    await original.run(f"INSERT INTO log_events (id, job_id, level, message, attrs, ts) VALUES {','.join(rows)}")
+    monkeypatch.setattr(searches, "sizes_of", counted)
+    async with archive_of(original, page_within=0.0) as archive:
+        got = await pages(archive, 1_000)
+        assert [*itertools.chain(*got)] == due[::-1]
+        assert max(map(len, got)) < len(due)
+        assert len(asked) <= len(got) <= 6
+    async with archive_of(original) as archive:
+        assert [*itertools.chain(*await pages(archive, 2))] == due[::-1]
+        asked.clear()
+        failing = True
+        assert [*itertools.chain(*await pages(archive, 50))] == due[::-1]
+        assert len(asked) > 3
+
+
+@pytest.mark.parametrize("east", [0, 7_200, -34_200])
+async def test_rows_outside_of_the_time_are_left_to_the_database(original, monkeypatch, east):
+    read, past_rows_in = set[int](), Queries.past_rows_in
+
+    async def noted(queries, session, ids, began):
+        read.update(ids)
+        return await past_rows_in(queries, session, ids, began)
+
+    monkeypatch.setattr(Queries, "past_rows_in", noted)
+    due = [await original.log("due", ts=at(n + east, micros=0)) for n in range(40)]
+    async with archive_of(original, zone=fixed(east)) as archive:
+        lines = await found(archive, "due", since=unix(10) * 1_000_000, until=unix(30) * 1_000_000)
+    assert [line.event_id for line in lines] == due[10:30][::-1]
+    assert read == set(due[10:30])
 
 
 async def test_searches_take_turns_slice_by_slice_and_after_each_the_database_rests(original, monkeypatch):

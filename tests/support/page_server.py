@@ -133,7 +133,8 @@ class PageServer:
         self.searched: list[Document] = []
         """The parameters of each search."""
         self.found_lines: list[list[Document]] = []
-        """The pages of the search for lines of any job."""
+        """The pages of the search for lines of any job. `away`: why one appliance keeps its place at their end."""
+        self.away: str | None = None
         self.sought: list[Document] = []
         """The parameters of each request for one of them."""
         self.pause_lines = False
@@ -268,8 +269,9 @@ class PageServer:
         lines = self.found_lines[number] if self.found_lines else []
         more = number + 1 < count
         progress = {"searched": (number + 1) / count, "searched_to": stamp(86_400.0 * (number + 1)) if more else None}
-        cursor = {"next_cursor": str(number + 1) if more else None}
-        return web.json_response({"events": lines, **cursor, **progress, "complete": True, "reason": None})
+        cursor = {"next_cursor": str(number + 1) if more else str(number) if self.away else None}
+        whole = {"complete": self.away is None, "reason": self.away}
+        return web.json_response({"events": lines, **cursor, **progress, **whole})
 
     async def _entity(self, request: web.Request) -> web.Response:
         page = self._page(request)

@@ -20,7 +20,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import ArchivePage, JobQuery
+from correlator.pipeline.queries import ArchivePage, JobQuery, LinesFound
 from correlator.sinks.http.job_pages import JobPages
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.turns import Work
@@ -266,3 +266,19 @@ async def test_a_whole_listing_has_each_job_once_while_jobs_enter_and_leave_memo
             break
         cursor = base64.urlsafe_b64encode(msgspec.json.encode(page.following)).decode().rstrip("=")
     assert listed == [one.job_id for one in archive.jobs]
+
+
+async def test_the_share_of_the_logs_that_is_searched_never_falls_from_page_to_page():
+    class Away(ArchiveInMemory):
+        async def find_lines(self, asked):
+            place = asked.places.get("", 9)
+            return LinesFound(places={"": place - 1}, searched=(0.4, 0.2, 0.6)[9 - place])
+
+    cursor, shares = "", list[float]()
+    async with served(LocalHub(Index(), Away())) as url, aiohttp.ClientSession() as session:
+        for _ in range(3):
+            async with session.get(f"{url}/api/v1/events?text=abc{cursor}") as response:
+                page = await response.json()
+            cursor = f"&cursor={page['next_cursor']}"
+            shares.append(page["searched"])
+    assert shares == [0.4, 0.4, 0.6]

@@ -238,10 +238,13 @@ async def test_a_log_of_an_appliance_that_is_away_is_searched_from_its_place_onc
     second = await archive.ask(FindLines(20, EVERY, places=first.places))
     assert (second.reason, second.places) == ("dc2: no collector is connected to the cluster", {"dc1": 6, "dc2": 16})
     last = await archive.ask(FindLines(20, EVERY, places=second.places))
-    assert (last.reason, last.places, last.searched) == (second.reason, {}, 1.0)
+    assert (last.reason, last.places, last.searched, last.searched_to) == (second.reason, {"dc2": 16}, 0.5, None)
+    with pytest.raises(SourceUnavailable, match="dc2: no collector"):
+        await archive.ask(FindLines(20, EVERY, places=last.places))
     collectors.away = set()
-    back = await archive.ask(FindLines(20, EVERY, places=second.places))
-    assert {one.event_id for one in back.lines if one.instance == "dc2"} == set(range(6, 16))
+    back = await archive.ask(FindLines(20, EVERY, places=last.places))
+    assert {(one.instance, one.event_id) for one in back.lines} == {("dc2", n) for n in range(1, 16)}
+    assert (back.places, back.searched, back.reason) == ({}, 1.0, None)
     collectors.away = {"dc1", "dc2"}
     with pytest.raises(SourceUnavailable, match="dc1: no collector"):
         await archive.ask(FindLines(20, EVERY))

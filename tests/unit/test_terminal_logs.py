@@ -103,11 +103,11 @@ async def test_all_pages_are_printed_in_the_order_of_time(fake):
 async def test_lines_of_any_job_are_printed_as_they_are_found_with_a_note_on_what_is_missing(fake):
     names: dict[str, Any] = {"job_id": "u1", "vm_name": "web-1", "operation": "copy"}
     nobody: dict[str, Any] = dict.fromkeys(names)
-    more = {"complete": False, "reason": "dc2 is away"}
+    more = {"complete": False, "reason": "dc2 is away", "searched_to": None}
     fake.found = [
         {"events": [line(9, **names, attrs={"code": 503})], "next_cursor": "1", "searched": 0.2},
         {"events": [], "next_cursor": "2", "searched": 0.456},
-        {"events": [line(5, **nobody), line(4, **names)], "next_cursor": None, "searched": 1.0, **more},
+        {"events": [line(5, **nobody), line(4, **names)], "next_cursor": "3", "searched": 0.5, **more},
     ]
 
     async def found(limit: int, output: command.Output = "plain") -> tuple[str, str]:
@@ -120,6 +120,7 @@ async def test_lines_of_any_job_are_printed_as_they_are_found_with_a_note_on_wha
     assert out == f"{AT} INFO  u1 web-1: line 9  code=503\n{AT} INFO  line 5\n"
     assert err == "correlator: the list is incomplete: dc2 is away\n"
     assert fake.requests[-1].query == {"text": "line", "limit": "2", "cursor": "2"}
+    assert (await found(5))[1] == err
     out, err = await found(1, "json")
     assert (json.loads(out), err) == (
         fake.found[0]["events"][0],

@@ -195,12 +195,13 @@ class Rest:
         if not words:
             raise BadRequest("text: expected a word")
         query = LineQuery(asked.level, since=since, until=until, words=words)
-        start = decode_cursor(places, dict[str, Int64]) if places is not None else {}
+        start, before = decode_cursor(places, tuple[dict[str, Int64], float]) if places is not None else ({}, 0.0)
         async with self._work.queries.turn(request.remote or ""):
             found = await self._hub.ask(FindLines(asked.limit, query, asked.instance, start))
+        searched = max(before, round(found.searched, 4))  # what an appliance has searched counts while it is away
         more = {
-            "next_cursor": encode_cursor(found.places) if found.places else None,
-            "searched": round(found.searched, 4),
+            "next_cursor": encode_cursor((found.places, searched)) if found.places else None,
+            "searched": searched,
             "searched_to": encoding.rfc3339(found.searched_to) if found.searched_to is not None else None,
             "complete": found.reason is None,
             "reason": found.reason,

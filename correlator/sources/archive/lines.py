@@ -17,7 +17,7 @@ import asyncio
 import base64
 import binascii
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -33,7 +33,7 @@ from correlator.model.rows import LogRow, Micros
 from correlator.pipeline.queries import JobNames, LineQuery, LinesFound, LinesPage
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
-from correlator.sources.db.session import IN_ONE, Session, chunks
+from correlator.sources.db.session import IN_ONE, Session
 from correlator.sources.search import Slices
 
 MAX_SPAN = 50_000
@@ -46,6 +46,9 @@ _VERSION = 1
 
 MAX_BYTES = 4 << 20
 """Most bytes of messages and attrs in one page; a single row may exceed it."""
+
+CANDIDATES = 200
+"""Rows that are read at once, however few lines are missing, where the conditions of the database match too many."""
 
 PARSED_AT_ONCE = 256 * 1024
 """Bytes of attrs that are parsed before other tasks run."""
@@ -108,7 +111,7 @@ class ForwardPage:
 
     @property
     def revisits(self) -> bool:
-        """True if the next step reads ids that were missing before. At most `MAX_SPAN` / `SPAN` steps do."""
+        """True if the next step reads ids that were missing before. At most `MAX_SPAN` of them are read."""
         return bool(self._to_revisit)
 
     async def begin(self, place: LinePlace | int | None, queries: Queries, session: Session) -> LinePlace:
@@ -161,15 +164,9 @@ class ForwardPage:
         # At most SPAN ids between the missing ones: of an empty range, however long it is, one query.
         span = [i for number, i in enumerate(self._to_revisit) if i - first - number < SPAN]
         there = sorted(set(span).intersection(await queries.ids_in(session, [(first, span[-1])])))
-        seen_to = span[-1]
-        read_ids: list[int] = []
-        for part in chunks(there):
-            seen_to, more = await self._matching.read(queries, session, searches.among(part), part[-1])
-            read_ids += more
-            if self.full:
-                break
-        else:
-            seen_to = span[-1]
+        seen_to = span[-1] if len(there) <= IN_ONE else there[IN_ONE - 1]
+        if part := there[:IN_ONE]:
+            seen_to, _ = await self._matching.read(queries, session, searches.among(part), seen_to)
         self._to_revisit = [i for i in self._to_revisit if i > seen_to]
         return place.settle(i for i in there if i <= seen_to)
 
@@ -328,6 +325,7 @@ class MatchingLines:
         self._keys = id_keys
         self._lines: list[LogLine] = []
         self._bytes = 0
+        self._fewest = CANDIDATES if query.texts else 1
 
     def in_order(self) -> list[LogLine]:
         """The lines in the order of time."""
@@ -336,52 +334,55 @@ class MatchingLines:
     async def read(
         self, queries: Queries, session: Session, where: str, last: int, *, back: bool = False
     ) -> tuple[int, list[int]]:
-        """Read rows that match `where` until the page is full: (id up to which all was read, the ids read).
+        """Read the first rows that match `where`: (id up to which all was read, the ids read). It adds them at the end.
 
         `last`: the last id of `where`. With `back` the highest ids are read first, and `last` is the lowest.
         """
-        read_ids: list[int] = []
-        further = ""
         began = self.names.started if self.names is not None else 0
-        order, beyond, one = ("DESC", "<", -1) if back else ("ASC", ">", 1)
-        while True:
-            most = min(self._limit - len(self._lines), IN_ONE)
-            sizes = await searches.sizes_of(queries, session, self.names, self.query, where + further, most, order)
-            fitting = self._fitting(sizes)
-            rows = {row.id: row for row in await queries.past_rows_in(session, fitting, began)} if fitting else {}
-            await self._append(rows[i] for i in fitting if i in rows)
-            read_ids += fitting
-            if len(fitting) < len(sizes):
-                self.full = True
-                return sizes[len(fitting)][0] - one, read_ids
-            if len(self._lines) >= self._limit:
-                self.full = True
-                return fitting[-1], read_ids
-            if len(sizes) < most:
-                return last, read_ids
-            further = f" AND id {beyond} {fitting[-1]}"
+        order, one = ("DESC", -1) if back else ("ASC", 1)
+        most = min(max(self._limit - len(self._lines), self._fewest), IN_ONE)
+        sizes = await searches.sizes_of(queries, session, self.names, self.query, where, most, order)
+        fitting = self._fitting(sizes)
+        rows = {row.id: row for row in await queries.past_rows_in(session, fitting, began)} if fitting else {}
+        self._bytes += sum(size for _, size in sizes[: len(fitting)])
+        checked = await self._append(fitting, rows)
+        if len(self._lines) >= self._limit:
+            self.full = True
+            return checked[-1], checked
+        if len(fitting) < len(sizes):
+            self.full = True
+            return sizes[len(fitting)][0] - one, fitting
+        return fitting[-1] if len(sizes) == most else last, fitting
 
     def _fitting(self, sizes: Sequence[tuple[int, int]]) -> list[int]:
         """The first ids whose rows fit into the page; at least one if the page is empty."""
-        fitting: list[int] = []
+        fitting, used = list[int](), self._bytes
         for event_id, size in sizes:
-            if self._bytes + size > MAX_BYTES and (self._lines or fitting):
+            used += size
+            if used > MAX_BYTES and (self._lines or fitting):
                 break
-            self._bytes += size
             fitting.append(event_id)
         return fitting
 
-    async def _append(self, rows: Iterable[LogRow]) -> None:
+    async def _append(self, ids: list[int], rows: Mapping[int, LogRow]) -> list[int]:
+        """Add the lines of `ids` until there are `limit`. Returns the ids that were checked."""
         parsed = 0
-        for row in rows:
+        for number, event_id in enumerate(ids, 1):
+            if (row := rows.get(event_id)) is None:
+                continue
             entry = joblog.read(row, 0, self._keys)[0]
             attrs = joblog.attrs_value(row.attrs)
             if self._belongs(entry) and self._matches(entry, attrs):
                 self._lines.append(self._line(row, entry, attrs))
+                if len(self._lines) >= self._limit:
+                    return ids[:number]
+            else:
+                self._fewest = CANDIDATES
             parsed += len(row.attrs or "")
             if parsed > PARSED_AT_ONCE:
                 parsed = 0
                 await asyncio.sleep(0)
+        return ids
 
     def _matches(self, entry: Entry, attrs: Any) -> bool:
         """What the database's conditions leave to compare: the step that attrs name, the time, and the exact text."""

@@ -303,6 +303,9 @@ async def legacy_places(
 SCAN_WITHIN = 1.0
 """Seconds after which the server ends the search of one slice of the log for the lines of any job."""
 
+DAY = 86_400_000_000
+"""Microseconds around a time, of any zone, within which its clock is changed once at most."""
+
 
 async def sizes_of(
     queries: Queries,
@@ -327,6 +330,11 @@ async def sizes_of(
         args += query.levels
     if query.steps:
         where += f" AND ({_of_steps(queries, query)})"
+    at = f"COALESCE({queries.expression('log_events', 'ts')}, 0)"
+    if query.since is not None:
+        where += f" AND {at} >= {query.since + min(_offsets(queries, query.since))}"
+    if query.until is not None:
+        where += f" AND {at} < {query.until + max(_offsets(queries, query.until))}"
     for text in query.texts:
         needles, plain = _needles(text), _plain_part(text)
         found_in = [queries.dialect.matches.format("message")]
@@ -341,6 +349,13 @@ async def sizes_of(
     sql = f"{briefly}SELECT id, {size} FROM log_events WHERE {where} ORDER BY id {order} LIMIT {limit}"
     found = await session.query(sql, args)
     return [(int(i), int(n or 0)) for i, n in found]
+
+
+def _offsets(queries: Queries, at: Micros) -> list[Micros]:
+    """By how much the clock of log_events may be ahead of UTC at about this time; [0] if it is UTC."""
+    if not queries.schema.is_local("log_events", "ts"):
+        return [0]
+    return [near - utc for near in (at - DAY, at, at + DAY) for utc in queries.zone.readings(near)]
 
 
 def _of_job(queries: Queries, names: JobNames) -> tuple[str, list[object]]:

@@ -189,6 +189,9 @@ export class LineSearch extends Search {
     if (page.next_cursor === null) {
       return ["done", trouble];
     }
+    if (trouble !== null && page.searched_to === null) { // only appliances that do not answer are left
+      return ["stopped", trouble];
+    }
     if (this.lines.length < this.#rests) {
       return ["searching", trouble];
     }
