@@ -84,8 +84,15 @@ async def worlds(nats: Any, *instances: str) -> Any:
         yield found
 
 
+async def knows(gateway: RunningGateway, instance: str) -> bool:
+    """False until its collector has written that it is there."""
+    status, _ = await gateway.get(f"/i/{instance}/api/v1/jobs")
+    return bool(status == 200)
+
+
 async def test_clients_of_all_gateways_end_with_the_documents_of_all_collectors(nats):
     async with worlds(nats, "dc1", "dc2") as (one, two), running(nats.url) as first, running(nats.url) as second:
+        await eventually(partial(knows, second, "dc1"))
         clients = [CheckedWebsocket() for _ in range(3)]
         async with (
             clients[0].connected(first.url),
