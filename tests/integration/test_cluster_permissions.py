@@ -279,8 +279,9 @@ async def test_three_nodes_keep_each_stream_three_times_and_one_may_be_lost():
             await asyncio.to_thread(nodes[2].start)
             await eventually(lambda: all(node.healthy() for node in nodes))
         for node in nodes:
-            # No server got an address that is not in the certificate.
-            assert "handshake error" not in (node.folder / "log").read_text()
+            # No server got an address that is not in the certificate. One that ends or begins resets connections.
+            errors = [line for line in (node.folder / "log").read_text().splitlines() if "handshake error" in line]
+            assert not [line for line in errors if "connection reset" not in line]
             with socket.create_connection(("127.0.0.1", node.port)) as client:
                 assert b"connect_urls" not in client.recv(4096)
 
