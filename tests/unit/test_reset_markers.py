@@ -61,14 +61,11 @@ def test_rows_above_a_cut_are_no_markers_any_more():
 def test_rows_that_were_read_late_are_markers_in_their_place():
     marks = ResetMarkers()
     marks.add(row(n) for n in range(1, 2 * RECENT) if n % 10)
-    marks.set_aside([row(2_000), row(10)])
-    assert 2_000 not in marks.ids()
-    marks.confirm(marks.late)
+    marks.add_late([row(2_000), row(10)])
     ids = list(marks.ids())
     assert 2_000 in ids
     assert 10 not in ids[:RECENT]
     assert ids == sorted(ids, reverse=True)
-    marks.set_aside([row(n) for n in range(1_990, 0, -10)])
-    marks.confirm(marks.late)
+    marks.add_late([row(n) for n in range(1_990, 0, -10)])
     assert len(marks.packed()) <= 12 * (RECENT + LEVELS * PER_LEVEL)
     assert marks.newest_of([row(1_990), row(1_980)]) == row(1_990)

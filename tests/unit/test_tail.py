@@ -146,6 +146,21 @@ def test_retention_does_not_repeat_a_row_that_was_read_late(loop, innodb, reader
     assert reader.ids[10:] == [11]
 
 
+def test_a_row_of_new_ids_that_a_probe_has_read_before_the_reset_was_seen_is_not_read_twice(loop, innodb, reader):
+    write(innodb, 1, commits=False)
+    write(innodb, 1)
+    loop.run(1.0)
+    assert reader.ids[5:] == [7]
+    reader.breaks()
+    innodb.replace({}, 1)
+    write(innodb, 6)
+    write(innodb, 1, commits=False)
+    write(innodb, 4)
+    reader.latency, reader.dirty_latency = 0.1, -0.1  # So the new 6 is read before the head is.
+    loop.run(5.0)
+    assert sorted(reader.ids[6:]) == sorted(innodb.rows)
+
+
 def test_ids_that_will_start_again_lower_are_found_before_the_first_of_them_comes(loop, innodb, reader):
     innodb.next_id = 3
     gaps = reader.tail.gaps

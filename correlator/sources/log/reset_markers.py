@@ -13,7 +13,7 @@ import zlib
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 
 from correlator.model.rows import LogRow
 from correlator.sources.db.log_rows import MESSAGE_COMPARED
@@ -48,7 +48,6 @@ class ResetMarkers:
         self._levels: tuple[deque[_Mark], ...] = tuple(deque[_Mark]() for _ in range(1 + LEVELS))
         self._skipped = [0] * len(self._levels)
         self._packed: bytes | None = None
-        self._late: list[_Mark] = []
         known = list(_PACKED.iter_unpack(packed[: len(packed) // _PACKED.size * _PACKED.size]))
         self._levels[0].extend(known[-RECENT:])
         end = len(known) - RECENT
@@ -62,26 +61,15 @@ class ResetMarkers:
         self._levels[0].extend(map(_mark, rows))
         self._sort_out()
 
-    def set_aside(self, rows: Iterable[LogRow]) -> None:
-        """Note rows that became visible below newer ones. They are no markers before `confirm`."""
-        self._late += islice(map(_mark, rows), RECENT - len(self._late))
+    def add_late(self, rows: Iterable[LogRow]) -> None:
+        """Add rows that became visible below newer ones, so that none is read again as a new one after a reset.
 
-    @property
-    def late(self) -> int:
-        """Rows that are set aside."""
-        return len(self._late)
-
-    def confirm(self, count: int) -> None:
-        """Add the first `count` rows that were set aside: a later reading has found the newest row as it was.
-
-        Before that they may be rows of ids that have started again. Without a marker such a row would be read again as
-        a new one. Those of before all markers are left out.
+        Those of before all markers are left out.
         """
         newest = self._levels[0]
-        for mark in self._late[:count]:
+        for mark in map(_mark, rows):
             if (at := bisect_left(newest, mark)) or len(newest) < RECENT:
                 newest.insert(at, mark)
-        del self._late[:count]
         self._sort_out()
 
     def _sort_out(self) -> None:
@@ -118,7 +106,6 @@ class ResetMarkers:
     def cut(self, last: int) -> None:
         """Remove the markers above `last`: their rows are gone or replaced."""
         self._packed = None
-        self._late.clear()
         for level in self._levels:
             while level and level[-1][0] > last:
                 level.pop()

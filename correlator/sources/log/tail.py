@@ -235,15 +235,13 @@ class Tail:
         while True:
             beat()
             began = self.clock()
-            asked, late = self.batch.rows, self._reset_markers.late
+            asked = self.batch.rows
             found: Sequence[LogRow] = ()
             new: Sequence[LogRow] = ()
             quiet = idle and not self.doorbell_retry.pending and began < verified + VERIFY_EVERY
             if not (quiet and await queries.last_id(rows) == self.gaps.head):
                 found = await self._read_on(queries, rows, asked)
                 new, verified = self._after_head(found), began
-                if late:
-                    self._reset_markers.confirm(late)
             feed.status.answered()
             if new:
                 await self._emit(new, began, queries, rows, feed, note)
@@ -271,16 +269,24 @@ class Tail:
         return await self._fill(missing, queries, rows, feed, note) if missing else 0
 
     async def _fill(self, ids: Sequence[int], queries: Queries, rows: Session, feed: Feed, note: Note) -> int:
-        """Read and emit missing rows. Returns how many were emitted; another task may have emitted some meanwhile."""
-        emitted = 0
-        async for light, found in slices(queries.rows_in, rows, await queries.light.rows_in(rows, ids)):
+        """Read and emit missing rows. Returns how many were emitted; another task may have emitted some meanwhile.
+
+        The row at the head is read last. Only while it is the same the others are rows that were missing, and none of
+        ids that have started again: these would be read once more after the reset.
+        """
+        emitted, head = 0, self._head_row
+        read = await queries.light.rows_in(rows, ids if head is None else [*ids, head.id])
+        if head is not None:
+            _check_head(next((row for row in read if row.id == head.id), None), head)
+            read = [row for row in read if row.id != head.id]
+        async for light, found in slices(queries.rows_in, rows, read):
             by_id = {r.id: r for r in found}
             late = self.gaps.late
             new = self.gaps.fill(by_id)
             metrics.LATE_ROWS.inc(self.gaps.late - late)
             if new:
                 emits = set(new)
-                self._reset_markers.set_aside(row for row in light if row.id in emits)
+                self._reset_markers.add_late(row for row in light if row.id in emits)
                 note(feed.rows([by_id[i] for i in new]))
             emitted += len(new)
             await asyncio.sleep(0)
@@ -377,18 +383,10 @@ class Tail:
         self.gaps.probed(probe)
 
     def _after_head(self, found: Sequence[LogRow]) -> Sequence[LogRow]:
-        """The rows above the head. Raises `LogReset` if the row at the head is gone, or is another row.
-
-        If that row is gone, either retention has deleted (nearly) everything that was read, and little is read again;
-        or the ids have started again lower and have passed the head. Nothing else distinguishes that from new rows.
-        """
-        head = self.gaps.head
+        """The rows above the head. Raises `LogReset` if the row at the head is gone, or is another row."""
         if self._head_row is not None:
-            if not found or found[0].id != head:
-                raise LogReset(f"row {head} of log_events, the last that was read, does not exist any more")
-            if not same(found[0], self._head_row):
-                raise LogReset(f"row {head} of log_events is not the row that was read")
-        return [r for r in found if r.id > head]
+            _check_head(found[0] if found else None, self._head_row)
+        return [r for r in found if r.id > self.gaps.head]
 
     async def _emit(
         self, new: Sequence[LogRow], asked: float, queries: Queries, session: Session, feed: Feed, note: Note
@@ -411,3 +409,15 @@ class Tail:
             self._reported_at = now
             self._target = max(self._target, self.gaps.head)
             feed.status.progress(self.gaps.head, self._target)
+
+
+def _check_head(found: LogRow | None, head: LogRow) -> None:
+    """Raises `LogReset` if `found`, the row that is where the row at the head was, is another one or none.
+
+    If that row is gone, either retention has deleted (nearly) everything that was read, and little is read again; or
+    the ids have started again lower and have passed the head. Nothing else distinguishes that from new rows.
+    """
+    if found is None or found.id != head.id:
+        raise LogReset(f"row {head.id} of log_events, the last that was read, does not exist any more")
+    if not same(found, head):
+        raise LogReset(f"row {head.id} of log_events is not the row that was read")
