@@ -41,7 +41,7 @@ from correlator.pipeline.pipeline import Pipeline
 from correlator.sinks import Sink
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.http.server import HttpSink, Listener, ListenerConfig
-from correlator.sinks.webhooks.sink import WebhookSink
+from correlator.sinks.webhooks import WebhookSink
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.databases import database_of, mariadb_of
 from correlator.sources.db.mariadb import MariaDBDatabase

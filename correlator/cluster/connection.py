@@ -30,8 +30,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from correlator.cluster.received import Parser, Unreadable, decode
-from correlator.config.cluster import Cluster, is_seed
-from correlator.config.tls import client_context
+from correlator.config.schema import Cluster, client_context, is_seed
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.tasks import Backoff, done_within, keeping_cancellation, repeat_cancellation
 

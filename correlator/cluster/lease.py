@@ -42,7 +42,7 @@ from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged, seq_of
 from correlator.cluster.fence import Fence, put
 from correlator.cluster.received import Holder
-from correlator.config.cluster import Cluster
+from correlator.config.schema import Cluster
 
 log = logging.getLogger(__name__)
 

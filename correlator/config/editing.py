@@ -19,9 +19,8 @@ from typing import Any, BinaryIO, NamedTuple
 from correlator.config import files, loading, values
 from correlator.config.files import Files
 from correlator.config.loading import NO_CLUSTER
-from correlator.config.otlp import SECRET_HEADER
 from correlator.config.rendering import GATEWAY
-from correlator.config.schema import Config, Key, keys, leaves
+from correlator.config.schema import SECRET_HEADER, Config, Key, keys, leaves
 from correlator.errors import ConfigError, CorrelatorError
 
 LOCAL = "50-local.toml"

@@ -18,10 +18,20 @@ from urllib.parse import unquote
 import msgspec
 
 from correlator.config import files, values
-from correlator.config.cluster import Cluster, default_instance, is_seed
 from correlator.config.files import Files
-from correlator.config.otlp import read_headers
-from correlator.config.schema import Config, Key, State, keys, leaves, settings, value_of
+from correlator.config.schema import (
+    Cluster,
+    Config,
+    Key,
+    State,
+    default_instance,
+    is_seed,
+    keys,
+    leaves,
+    read_headers,
+    settings,
+    value_of,
+)
 from correlator.config.values import Section, credential, nearest, read_secret, shown_path
 from correlator.config.webhooks import contradictions
 from correlator.errors import ConfigError

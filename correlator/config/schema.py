@@ -3,23 +3,260 @@
 A key is declared only here: loading, the names of environment variables, suggestions for misspelled names and the
 generated reference are derived from these types. Values are frozen, durations are seconds, and a repr hides secrets.
 Defaults that depend on the machine (state.directory, mqtt.instance, cluster.instance) are filled in by
-`loading.load`.
+`loading.load`. Values whose syntax several tables share are in `values`; `[[webhooks]]` are in `webhooks`.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import re
+import ssl
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args, get_origin
+
+import msgspec
 
 from correlator.config import values
-from correlator.config.cluster import Cluster
-from correlator.config.otlp import Otlp
-from correlator.config.tls import Tls
-from correlator.config.values import BrokerUrl, DatabaseUrl, Listen, MysqlUrl, Secret, Section, Size, labels, toml
+from correlator.config.values import (
+    NO_QUERY,
+    BrokerUrl,
+    DatabaseUrl,
+    Listen,
+    MysqlUrl,
+    Secret,
+    Section,
+    Size,
+    bracketed,
+    labels,
+    read_secret,
+    shown_path,
+    split_url,
+    text_like,
+    text_of,
+    toml,
+)
 from correlator.config.values import key as _key
 from correlator.config.webhooks import Webhook
+from correlator.errors import ConfigError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tls(Section):
+    ca: Path | None = _key(None, "CA certificates to trust (PEM); empty: the system's.")
+    cert: Path | None = _key(None, "Client certificate (PEM), for a peer that asks for one.")
+    key: Path | None = _key(None, "Private key of `cert` (PEM).")
+    verify: bool = _key(True, "Check the peer's certificate and its host name.")
+
+
+def client_context(settings: Tls | None) -> ssl.SSLContext:
+    """Return the context for `settings`. None: trust the system's CAs, and verify certificate and host name.
+
+    Raises: OSError or ssl.SSLError if a file cannot be read or used.
+    """
+    context = ssl.create_default_context(cafile=settings.ca if settings is not None else None)
+    if settings is not None and not settings.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    if settings is not None and settings.cert is not None:
+        context.load_cert_chain(settings.cert, settings.key)
+    return context
+
+
+# -- [cluster]: addresses of NATS servers, an instance, replicas
+
+
+Replicas: TypeAlias = Literal[1, 3, 5]
+
+
+_NATS_URL = (
+    "nats://host:4222 or tls://host:4222, several separated by commas and all with the same scheme; the user belongs"
+    " in cluster.credentials_file"
+)
+_JWT = "BEGIN NATS USER JWT"
+_SEED = re.compile(r"SU[A-Z2-7]{56}")
+MAX_SERVERS = 16
+
+
+class NatsUrl(msgspec.Struct, frozen=True):
+    """The servers of one NATS cluster. `servers`: a URL each; `tls`: the scheme of all is tls."""
+
+    servers: tuple[str, ...]
+    tls: bool
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        """Parse the addresses of the servers."""
+        servers = [_server(part.strip()) for part in text_of(raw, _NATS_URL).split(",")]
+        schemes = {server.partition(":")[0] for server in servers}
+        if len(schemes) != 1 or len(servers) > MAX_SERVERS:
+            raise ValueError(_NATS_URL)
+        return cls(tuple(dict.fromkeys(servers)), schemes == {"tls"})
+
+    def __str__(self) -> str:
+        return ",".join(self.servers)
+
+
+def _server(text: str) -> str:
+    parts = split_url(text, ("nats", "tls"), _NATS_URL, forbidden=NO_QUERY)
+    if parts.path not in ("", "/"):
+        raise ValueError(_NATS_URL)
+    return f"{parts.scheme}://{bracketed(parts.hostname or '')}:{parts.port or 4222}"
+
+
+def default_instance(host: str) -> str:
+    """Return the name of the instance on `host`: the first label of the host name, with - for other characters."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", host.partition(".")[0])[:64] or "correlator"
+
+
+def is_seed(file: Path) -> bool:
+    """True if the credentials file holds the seed of an nkey, False if it holds a JWT and its seed (a creds file).
+
+    Raises: `ConfigError` if it holds neither.
+    """
+    text = read_secret(file, "cluster.credentials_file")
+    if _JWT in text:
+        return False
+    if _SEED.fullmatch(text.strip()):
+        return True
+    expected = "a creds file of a NATS user, or the seed of an nkey (SU…) and nothing else"
+    raise ConfigError([f"cluster.credentials_file: expected {expected} in {shown_path(file)}"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Section):
+    url: NatsUrl | None = _key(
+        None,
+        'NATS servers with JetStream: "nats://host:4222" or "tls://host:4222", several separated by commas;'
+        " empty: no cluster.",
+    )
+    instance: str = _key(
+        "",
+        "The name of the appliance in the cluster, the same for its active collector and its standby; A-Z a-z 0-9"
+        " - _; empty: the first label of the host name.",
+        text_like(r"[A-Za-z0-9_-]{0,64}", "1 to 64 of the characters A-Z a-z 0-9 - _"),
+    )
+    credentials_file: Path | None = _key(
+        None,
+        "A creds file of the NATS user, or a file with the seed of its nkey. Also as the credential nats-creds.",
+        credential="nats-creds",
+    )
+    tls: Tls | None = _key(
+        None, "TLS for tls:// servers. Without this table their certificates are checked with the system's CAs."
+    )
+    replicas: Replicas = _key(1, "How many NATS servers keep each stream: 1, 3 or 5, at most as many as there are.")
+
+
+# -- [otlp]: the receiver's URL and the headers of requests
+
+
+PATH = "/v1/traces"
+
+
+_TRACES_URL = (
+    f'"http://host:4318" or "https://host/path", to which {PATH} is added; headers instead of a user or ?query'
+)
+_HEADER = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}):[ \t]*(?P<value>[!-~](?:[ -~\t]{0,4094}[!-~])?)")
+SECRET_HEADER = re.compile(r"[\w-]*(?:auth|cookie|key|secret|token)[\w-]*\s*:", re.IGNORECASE)
+_OURS = frozenset({"connection", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"})
+"""Headers that follow from the request itself."""
+
+
+class Header(str):
+    """A header. It prints without its value, which may be a secret whatever the header is called."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"{self.partition(':')[0]}: ***"
+
+
+def traces_url(raw: object) -> str:
+    """Parse the URL of a receiver, and return that of its traces."""
+    parts = split_url(raw, ("http", "https"), _TRACES_URL, forbidden=NO_QUERY)
+    url = parts.geturl()
+    return url if parts.path.endswith(PATH) else url.rstrip("/") + PATH
+
+
+def request_headers(raw: object) -> tuple[str, ...]:
+    """Parse headers of the form `Name: value`."""
+    expected = 'a list of headers, e.g. ["X-Scope-OrgID: tenant-1"]; one that holds a secret belongs in headers_file'
+    if not isinstance(raw, list) or not all(isinstance(line, str) for line in raw):
+        raise ValueError(expected)
+    try:
+        given = _parsed(raw)
+    except ValueError:
+        raise ValueError(expected) from None
+    if any(name.lower() == "authorization" for name in given):
+        raise ValueError(expected)
+    return tuple(map(Header, raw))
+
+
+def read_headers(given: Iterable[str], file: Path | None) -> dict[str, str]:
+    """Return the headers of a request by name: those `given`, and those in `file`, one a line.
+
+    Raises: `ConfigError` if the file cannot be used.
+    """
+    lines = read_secret(file, "otlp.headers_file").splitlines() if file is not None else []
+    lines = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    try:
+        found = _parsed([*given, *lines])
+    except ValueError:
+        found = {}
+    if file is not None and (not lines or not found):
+        text = f"otlp.headers_file: expected a header a line in {shown_path(file)}, e.g. Authorization: Bearer TOKEN"
+        raise ConfigError([text])
+    return found
+
+
+def _parsed(lines: Iterable[str]) -> dict[str, str]:
+    """Raises: ValueError if a line is no header, or one that the request sets itself."""
+    found: dict[str, str] = {}
+    for line in lines:
+        match = _HEADER.fullmatch(line)
+        if match is None or match["name"].lower() in _OURS:
+            raise ValueError(line)
+        found[match["name"]] = match["value"]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Otlp(Section):
+    url: str | None = _key(
+        None,
+        'An OpenTelemetry receiver that takes JSON over HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go'
+        f" to {PATH} below it.",
+        traces_url,
+        live=True,
+    )
+    headers: tuple[str, ...] = _key(
+        (),
+        'Headers of each request, e.g. "X-Scope-OrgID: tenant-1". Secrets: headers_file.',
+        request_headers,
+        live=True,
+    )
+    headers_file: Path | None = _key(
+        None,
+        'File of more headers, one a line, e.g. "Authorization: Bearer TOKEN"; # comments. Also as the credential'
+        " otlp-headers.",
+        live=True,
+        credential="otlp-headers",
+    )
+    tls: Tls | None = _key(
+        None,
+        "TLS for an https:// receiver. Without this table its certificate is checked with the system's CAs.",
+        live=True,
+    )
+    timeout: float = _key(10.0, "Time for each request.", live=True, gt=0)
+    delay: float = _key(
+        10.0,
+        "From the end of a job to its export: what arrives meanwhile is part of the trace, later corrections are not.",
+        live=True,
+        ge=0,
+    )
+
+
+# -- the other tables
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,9 +28,8 @@ import msgspec
 from correlator import __version__
 from correlator.config.editing import replacing
 from correlator.config.loading import read_tokens
-from correlator.config.otlp import read_headers
 from correlator.config.rendering import redacted
-from correlator.config.schema import settings
+from correlator.config.schema import read_headers, settings
 from correlator.config.values import SqliteUrl
 from correlator.doctor import host, service
 from correlator.doctor.database import Link

@@ -19,8 +19,8 @@ from msgspec import Struct
 
 from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused, is_login_refused, text_of
-from correlator.config.cluster import Cluster
 from correlator.config.rendering import differences
+from correlator.config.schema import Cluster
 from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning
 from correlator.doctor.daemon import samples
 from correlator.errors import ConfigError

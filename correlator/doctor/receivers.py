@@ -15,8 +15,7 @@ from shlex import quote
 from typing import Any
 from urllib.parse import urlsplit
 
-from correlator.config.schema import Config
-from correlator.config.tls import Tls
+from correlator.config.schema import Config, Tls
 from correlator.config.webhooks import Webhook
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.errors import ConfigError, CorrelatorError

@@ -29,7 +29,7 @@ from msgspec import Struct
 from yarl import URL
 
 from correlator import __version__
-from correlator.config.tls import Tls, client_context
+from correlator.config.schema import Tls, client_context
 from correlator.errors import ConfigError, drop_frames
 from correlator.ops.logs import escape
 

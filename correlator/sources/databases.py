@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from correlator.config.schema import Config
-from correlator.config.tls import client_context
+from correlator.config.schema import Config, client_context
 from correlator.config.values import MysqlUrl, SqliteUrl
 from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase

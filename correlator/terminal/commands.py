@@ -208,7 +208,7 @@ def daemon_from_options(given: Mapping[str, Any]) -> service.Daemon:
     Raises:
         click.UsageError: the token or the certificates are not usable.
     """
-    from correlator.config.tls import Tls, client_context  # noqa: PLC0415 - a command that fails early loads none
+    from correlator.config.schema import Tls, client_context  # noqa: PLC0415 - a command that fails early loads none
     from correlator.doctor import service  # noqa: PLC0415 - a command that fails early loads none
 
     url, ca, insecure, file = (given.get(name) for name in ("url", "ca", "insecure", "token_file"))

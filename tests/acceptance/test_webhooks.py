@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from correlator.sinks.webhooks.request import webhook_headers
+from correlator.sinks.webhooks import webhook_headers
 from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually

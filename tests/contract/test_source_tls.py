@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from correlator.config.tls import Tls, client_context
+from correlator.config.schema import Tls, client_context
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from tests.support.certificates import Certificates

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from correlator.config import loading, rendering, schema, values
-from correlator.config.cluster import NatsUrl
-from correlator.config.schema import Key
+from correlator.config.schema import Key, NatsUrl
 from correlator.config.values import Section
-from correlator.config.webhook_template import Template
-from correlator.config.webhooks import Authorization, SigningSecrets
+from correlator.config.webhooks import Authorization, SigningSecrets, Template
 from correlator.daemon import reload
 from tests.docs import document_types
 

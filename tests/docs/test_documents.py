@@ -30,7 +30,7 @@ from correlator.model.document import (
     StepAhead,
 )
 from correlator.sinks.turns import Work
-from correlator.sinks.webhooks.request import webhook_headers
+from correlator.sinks.webhooks import webhook_headers
 from deploy.debian import build
 from tests.docs import document_types, reference
 from tests.support import promises

@@ -9,7 +9,7 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
-from correlator.config.cluster import NatsUrl
+from correlator.config.schema import NatsUrl
 from tests.support.background import in_background
 from tests.support.cluster import connected, running, settings
 from tests.support.deployed_nats import DeployedNats

@@ -16,7 +16,7 @@ import pytest
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
 from correlator.cluster.fence import Fence, StreamMessage, put
-from correlator.config.cluster import NatsUrl
+from correlator.config.schema import NatsUrl
 from tests.support.background import in_background
 from tests.support.cluster import handled, running
 from tests.support.deployed_nats import CERTIFICATE, KEY, DeployedNats, DeployedNode

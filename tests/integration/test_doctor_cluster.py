@@ -13,7 +13,7 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import NoAnswer
-from correlator.config.cluster import Cluster
+from correlator.config.schema import Cluster
 from correlator.doctor import cluster
 from correlator.doctor.check import Check
 from tests.support.background import in_background

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from correlator.config.tls import Tls, client_context
+from correlator.config.schema import Tls, client_context
 from correlator.sources import binlog
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.doorbell import Doorbell

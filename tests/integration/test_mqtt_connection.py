@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from correlator.config.tls import Tls
+from correlator.config.schema import Tls
 from correlator.config.values import Secret
 from correlator.sinks.mqtt.connection import MqttClient, MqttTimings
 from tests.support.certificates import Certificates

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from correlator.config.otlp import Otlp
-from correlator.config.schema import Config, Mqtt
+from correlator.config.schema import Config, Mqtt, Otlp
 from correlator.doctor import receivers
 from correlator.jobs.exports import Exports
 from correlator.model.facts import Reading

@@ -12,15 +12,12 @@ from typing import Any
 import pytest
 
 from correlator.config.schema import Config
-from correlator.config.webhook_template import Template
-from correlator.config.webhooks import Authorization, SigningSecrets
+from correlator.config.webhooks import Authorization, SigningSecrets, Template
 from correlator.model.facts import Kind
 from correlator.model.published import Event
 from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
-from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings
-from correlator.sinks.webhooks.request import webhook_headers
-from correlator.sinks.webhooks.sink import NotedEvent
+from correlator.sinks.webhooks import NotedEvent, StoredDelivery, StoredEvent, WebhookTimings, webhook_headers
 from tests.support.eventually import eventually
 from tests.support.schemas import Shapes
 from tests.support.webhook_harness import NOW, WebhookHarness, answers, dropped, recipes, saved, webhook

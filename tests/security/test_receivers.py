@@ -15,14 +15,13 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.config.loading import load
-from correlator.config.otlp import Otlp
-from correlator.config.tls import Tls
+from correlator.config.schema import Otlp, Tls
 from correlator.config.webhooks import Authorization, Webhook, WebhookUrl
 from correlator.doctor.bundle import secrets
 from correlator.doctor.service import Setting
+from correlator.sinks import webhooks
 from correlator.sinks.otlp.receiver import judge, receiver
 from correlator.sinks.receiver import MAX_REASON, MAX_RESPONSE, Receiver, Response, open_session, tls_context
-from correlator.sinks.webhooks import request
 from tests.support.accepting import accepting
 from tests.support.certificates import Certificates
 from tests.support.servers import free_port
@@ -63,7 +62,7 @@ def of_traces(url: str, ca: Path | None = None, headers: Path | None = None) -> 
 
 def of_webhooks(url: str, ca: Path | None = None, headers: Path | None = None) -> Receiver:
     token = Authorization("" if headers is None else headers.read_text().partition(": ")[2])
-    return request.receiver(Webhook(url=WebhookUrl(url), authorization=token), tls_context(Tls(ca=ca), "ca"))
+    return webhooks.receiver(Webhook(url=WebhookUrl(url), authorization=token), tls_context(Tls(ca=ca), "ca"))
 
 
 async def response_of(target: Receiver) -> Response:

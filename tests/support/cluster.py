@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection, Fenced, seq_of
 from correlator.cluster.fence import put
-from correlator.config.cluster import Cluster, NatsUrl, Replicas
+from correlator.config.schema import Cluster, NatsUrl, Replicas
 from tests.support.background import in_background
 from tests.support.eventually import PATIENCE
 

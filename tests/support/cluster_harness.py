@@ -12,7 +12,7 @@ import orjson
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
 from correlator.cluster.fence import Fence, put
-from correlator.config.cluster import Cluster, NatsUrl
+from correlator.config.schema import Cluster, NatsUrl
 from correlator.jobs.index import Index
 from correlator.model.facts import AttributedRow, Entry, Kind, Reading
 from correlator.model.persisted import PersistedEvent

@@ -14,9 +14,8 @@ from typing import Any, ClassVar, Self
 import orjson
 
 from correlator.cluster import keys
-from correlator.config.otlp import Otlp
-from correlator.config.schema import Config
-from correlator.config.webhook_template import Template
+from correlator.config.schema import Config, Otlp
+from correlator.config.webhooks import Template
 from correlator.jobs.exports import Exports
 from correlator.model.facts import Kind
 from correlator.model.persisted import PersistedEvent, PersistedExports
@@ -24,8 +23,7 @@ from correlator.model.published import Event
 from correlator.ops import cluster_metrics, metrics
 from correlator.sinks.mqtt.connection import MqttTimings
 from correlator.sinks.otlp.sink import OtlpSink
-from correlator.sinks.webhooks.deliveries import WebhookTimings
-from correlator.sinks.webhooks.request import webhook_id
+from correlator.sinks.webhooks import WebhookTimings, webhook_id
 from correlator.tasks import Backoff
 from tests.support.cluster_harness import Collector, collector, read_stream
 from tests.support.eventually import PATIENCE, eventually

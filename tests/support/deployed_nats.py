@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
 from correlator.cluster.connection import Connection
-from correlator.config.cluster import Cluster
-from correlator.config.tls import Tls
+from correlator.config.schema import Cluster, Tls
 from tests.support.certificates import Certificates
 from tests.support.cluster import running, settings
 from tests.support.nats import PROGRAM, Nats

@@ -13,8 +13,7 @@ import aiohttp
 import orjson
 
 from correlator.config import loading
-from correlator.config.cluster import Cluster
-from correlator.config.schema import Config
+from correlator.config.schema import Cluster, Config
 from correlator.gateway.app import Gateway
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE

@@ -23,8 +23,7 @@ from correlator.ops import metrics
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.receiver import Verdict
-from correlator.sinks.webhooks.deliveries import StoredDelivery, StoredEvent, WebhookTimings
-from correlator.sinks.webhooks.sink import WebhookSink
+from correlator.sinks.webhooks import StoredDelivery, StoredEvent, WebhookSink, WebhookTimings
 from tests.support.markdown import blocks
 from tests.support.webhook_receiver import Receiver
 

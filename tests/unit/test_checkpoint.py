@@ -35,7 +35,7 @@ from correlator.model.published import Change, Outcome
 from correlator.model.rows import JobRecord, LogRow
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.cluster.epoch import Position
-from correlator.sinks.webhooks.deliveries import StoredHead
+from correlator.sinks.webhooks import StoredHead
 from correlator.state.checkpoint import VERSION, Changes, Moment, Saved
 from correlator.state.checkpoint_file import SCHEMA, Checkpoint
 from correlator.state.checkpoint_stream import Chunk, Redo

@@ -2,9 +2,8 @@
 
 import pytest
 
-from correlator.config.cluster import is_seed
 from correlator.config.loading import load
-from correlator.config.tls import Tls
+from correlator.config.schema import Tls, is_seed
 from correlator.errors import ConfigError
 
 SEED = "SU" + "A" * 56

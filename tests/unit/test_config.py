@@ -8,8 +8,7 @@ import pytest
 from correlator.config import loading as configuration
 from correlator.config.loading import load, read_tokens
 from correlator.config.rendering import redacted, reference
-from correlator.config.schema import Config, keys, leaves
-from correlator.config.tls import Tls
+from correlator.config.schema import Config, Tls, keys, leaves
 from correlator.config.values import Secret
 from correlator.errors import ConfigError
 

@@ -10,7 +10,7 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.cluster.received import Alive, Parser, Unreadable
-from correlator.config.cluster import Cluster
+from correlator.config.schema import Cluster
 from correlator.doctor import cluster, daemon, database
 from correlator.doctor.check import Check
 from correlator.errors import OtherDatabase

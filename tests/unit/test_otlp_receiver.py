@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from correlator.config.otlp import Otlp, read_headers, request_headers, traces_url
-from correlator.config.tls import Tls
+from correlator.config.schema import Otlp, Tls, read_headers, request_headers, traces_url
 from correlator.errors import ConfigError
 from correlator.sinks.otlp.receiver import judge, receiver
 from correlator.sinks.receiver import Response, Verdict

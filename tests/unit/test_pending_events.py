@@ -14,13 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.msgpack import encode
 
+from correlator.sinks import webhooks
 from correlator.sinks.cluster import events as cluster
 from correlator.sinks.cluster.events import EventQueue, StreamEvent
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt import outbox as mqtt
 from correlator.sinks.mqtt.outbox import MqttEvent, MqttEvents
-from correlator.sinks.webhooks import deliveries as webhooks
-from correlator.sinks.webhooks.deliveries import Deliveries, Delivery, StoredDelivery
+from correlator.sinks.webhooks import Deliveries, Delivery, StoredDelivery
 
 STEP, START, END = b"step.started", b"job.started", b"job.completed"
 

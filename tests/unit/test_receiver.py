@@ -12,7 +12,7 @@ from yarl import URL
 from correlator.sinks import receiver
 from correlator.sinks.otlp.receiver import judge as of_traces
 from correlator.sinks.receiver import ForbiddenAddress, Response, Verdict, guarded_socket, refusal
-from correlator.sinks.webhooks.deliveries import judge as of_webhooks
+from correlator.sinks.webhooks import judge as of_webhooks
 
 AT = 1_758_553_933.0
 

@@ -16,8 +16,7 @@ from aiohttp import ClientSession, web
 
 import correlator
 from correlator import web as pages
-from correlator.config.otlp import Otlp
-from correlator.config.schema import Config
+from correlator.config.schema import Config, Otlp
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub

@@ -12,8 +12,7 @@ import pytest
 
 from correlator.cluster import connection as nats_connection
 from correlator.cluster.connection import Connection
-from correlator.config.cluster import Cluster, NatsUrl
-from correlator.config.schema import Mqtt
+from correlator.config.schema import Cluster, Mqtt, NatsUrl
 from correlator.config.values import BrokerUrl
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink

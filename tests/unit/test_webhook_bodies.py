@@ -7,13 +7,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.config.webhook_template import Template
-from correlator.config.webhooks import Authorization, SigningSecrets, Webhook, WebhookUrl
+from correlator.config.webhooks import Authorization, SigningSecrets, Template, Webhook, WebhookUrl
 from correlator.model.facts import Kind, Status
 from correlator.model.published import Event, JobView, PublishedJob
 from correlator.model.rows import StepRecord
-from correlator.sinks.webhooks.request import MAX_BODY, Bodies, repeats_a_secret, webhook_headers, webhook_id
-from correlator.sinks.webhooks.sink import MAX_NOTED, NotedEvents
+from correlator.sinks.webhooks import (
+    MAX_BODY,
+    MAX_NOTED,
+    Bodies,
+    NotedEvents,
+    repeats_a_secret,
+    webhook_headers,
+    webhook_id,
+)
 
 NOW = 1_758_553_933_000_000
 FAILED = Event(Kind.JOB_FAILED, "job-1", NOW, 17, error="disk <full>")

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from correlator.sinks.event_log import EventLog
-from correlator.sinks.webhooks.deliveries import Deliveries, Delivery
+from correlator.sinks.webhooks import Deliveries, Delivery
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -22,7 +22,7 @@ from correlator.model.document import JobDocument
 from correlator.pipeline.resume_ring import MAX_CHANGES
 from correlator.sinks.http.access import TICKET_SECONDS
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
-from correlator.sinks.webhooks.request import CLOUD_EVENT
+from correlator.sinks.webhooks import CLOUD_EVENT
 
 JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
 

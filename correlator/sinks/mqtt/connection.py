@@ -29,8 +29,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from correlator.config.schema import Mqtt
-from correlator.config.tls import client_context
+from correlator.config.schema import Mqtt, client_context
 from correlator.sinks.lateness import LATE_AFTER, ON_TIME_BELOW
 from correlator.sinks.mqtt.topics import MqttMessage
 

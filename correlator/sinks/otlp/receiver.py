@@ -14,7 +14,7 @@ import orjson
 from msgspec import Struct
 from yarl import URL
 
-from correlator.config.otlp import Otlp, read_headers
+from correlator.config.schema import Otlp, read_headers
 from correlator.ops.logs import escape
 from correlator.sinks.receiver import MAX_REASON, Receiver, Response, Verdict, tls_context
 

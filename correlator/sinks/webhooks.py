@@ -1,4 +1,4 @@
-"""The webhooks of the configuration: events from the hub become bodies, and bodies are queued for every receiver.
+"""Webhooks: events of the hub are sent to HTTP receivers, signed, in order per job, and at least once.
 
 Making a body takes longer than the hub may be delayed, so `on_batch` only notes its events with the jobs as they are
 then (`NotedEvents`). One task makes the bodies, one at a time, and queues them for each webhook that wants the event.
@@ -8,47 +8,457 @@ An event of a job that is not published yet waits for the job, and so do the lat
 Each webhook (`WebhookEndpoint`) has a task, connections and bounds of its own, so a receiver that is slow delays no
 other one. A failure of a receiver is a state: it is logged once until it changes, counted, and described in readiness.
 A reload adds, removes and changes webhooks while the others go on.
+
+`Deliveries` are the events that one receiver has not acknowledged: it says which is sent next, when it is tried again,
+and when it is given up.
+
+Problem. A receiver may be slow, limited, away for hours, or refuse one event and accept the others. Every event must
+arrive at least once, those of one job in order, and a receiver that is away must not be flooded.
+
+Model. Each job has a queue of its own, of which at most one event is in flight: a later event of a job never overtakes
+an earlier one, and an event that is refused delays no other job. After a failed attempt the event waits with backoff.
+If the receiver itself failed (no response, 5xx, 429 and the like), it is paused with backoff as well, and then gets one
+request at a time until one succeeds. A pause that the receiver itself asked for (Retry-After) is kept whatever happens:
+requests that were in flight with the refused one may still succeed.
+
+Invariants. An event leaves only when it is acknowledged, given up or dropped; the caller counts the last two. The
+events are bounded in number and bytes; above either bound the oldest that is not in flight is dropped. An event is
+given up only by a failed attempt, at least `give_up_after` after it was added. `Deliveries` reads no clock and does no
+I/O: times are arguments, in seconds, and must not decrease.
+
+A body (`Bodies`) is a CloudEvent 1.0 in structured mode with the job document, or the webhook's own template. It is
+bounded: members of the document that may be long are left out until it fits, and `datacut` names them. The headers are
+those of Standard Webhooks 1.0.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hashlib
+import heapq
+import hmac
+import html
 import logging
+import random
 import ssl
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import quote, unquote
 
 import aiohttp
+import orjson
 from msgspec import Struct
+from msgspec.msgpack import Decoder
+from msgspec.structs import replace
+from yarl import URL
 
-from correlator.config.schema import Config
-from correlator.config.tls import Tls
-from correlator.config.webhooks import Webhook
+from correlator import web
+from correlator.config.schema import Config, Tls
+from correlator.config.webhooks import Template, Webhook
+from correlator.jobs import encoding
+from correlator.model import encoder
+from correlator.model.document import NO_METADATA, JobDocument
+from correlator.model.messages import CloudEvent
 from correlator.model.published import Event, PublishedJob
 from correlator.model.replies import ReceiverState, WebhooksPart
 from correlator.ops import metrics
+from correlator.ops.logs import escape
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.event_log import EventLog
+from correlator.sinks.event_log import EventLog, PendingEvents
 from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.receiver import Receiver, Response, Verdict, open_session, tls_context
-from correlator.sinks.webhooks.deliveries import (
-    DEFAULT,
-    STORED_HEADS,
-    Deliveries,
-    Delivery,
-    StoredDelivery,
-    StoredEvent,
-    StoredHead,
-    WebhookTimings,
-    judge,
-)
-from correlator.sinks.webhooks.request import Bodies, receiver, repeats_a_secret, webhook_headers, webhook_id
+from correlator.tasks import Backoff
+
+
+class WebhookTimings(Struct, frozen=True):
+    """All of them, in seconds, but for the factor."""
+
+    retry_base: float = 2.0
+    retry_factor: float = 2.0
+    retry_cap: float = 300.0
+    """The limit of the first delay after a failure, its growth, and its maximum. See `correlator.tasks`."""
+
+    max_retry_after: float = 3_600.0
+    """The longest Retry-After of a receiver that is respected."""
+
+    give_up_after: float = 24 * 3_600.0
+    """For which an event is tried again."""
+
+    after_start: float = 3_600.0
+    """For which, at least, a new run tries an event of the last one again."""
+
+    late_after: float = 60.0
+    on_time_below: float = 30.0
+    """A receiver that accepts events is too slow once one has waited for the first, until none has for the second."""
+
+    goodbye_within: float = 3.0
+    """That requests in flight have to end when the daemon stops. Those that do not are sent again."""
+
+
+DEFAULT = WebhookTimings()
+
+
+MAX_EVENTS = 10_000
+MAX_BYTES = 24 * 1024 * 1024
+"""Maximum number of events that wait for a receiver, and of the bytes that they take."""
+
+
+OVERHEAD = 1_150
+"""Bytes that an event takes besides its body."""
+
+
+MAX_IN_FLIGHT = 4
+"""Maximum number of requests to one receiver at a time."""
+
+
+class Delivery(Struct, frozen=True):
+    """An event to send. `number` orders events; `added_at`: seconds of the clock that all times here are of."""
+
+    number: int
+    job_id: str
+    message_id: str
+    body: bytes
+    added_at: float
+
+
+class Deliveries(PendingEvents[Delivery]):
+    """The events for one receiver. Use it from one event loop only. `uniform` returns numbers in [0, 1)."""
+
+    def __init__(
+        self,
+        event_log: EventLog,
+        timings: WebhookTimings = DEFAULT,
+        *,
+        max_events: int = MAX_EVENTS,
+        max_bytes: int = MAX_BYTES,
+        uniform: Callable[[], float] = random.random,
+    ) -> None:
+        super().__init__(event_log, max_events=max_events, max_bytes=max_bytes, overhead=OVERHEAD)
+        self._timings = timings
+        self._uniform = uniform
+        self._queues: dict[str, _JobQueue] = {}
+        self._ready: OrderedDict[str, None] = OrderedDict()
+        """The jobs whose first event may be sent now."""
+        self._resting: list[tuple[float, int, str]] = []
+        """A heap of jobs whose first event failed: when it may be sent again, its number, the job."""
+        self._in_flight: set[int] = set()
+        self._backoff = Backoff(timings.retry_base, timings.retry_factor, timings.retry_cap, uniform=uniform)
+        self._paused_until = 0.0
+        """Backoff. A success ends it."""
+        self._asked_until = 0.0
+        """When the longest pause ends that the receiver asked for."""
+        self._is_away = False
+
+    def add(self, delivery: Delivery) -> list[int]:
+        """Append an event. Returns the numbers of the events that were dropped to make room."""
+        self._append(delivery.number, delivery, delivery.body, delivery.added_at)
+        self._enqueue(delivery)
+        return self._shrink()
+
+    def pop_next(self, now: float) -> Delivery | None:
+        """Return the next event to send, which is in flight from now on. None if nothing may be sent at `now`."""
+        while self._resting and self._resting[0][0] <= now:
+            _, number, job_id = heapq.heappop(self._resting)
+            queue = self._queues.get(job_id)
+            if queue is not None and queue.waiting[0].number == number:
+                self._ready[job_id] = None
+        if now < max(self._paused_until, self._asked_until) or len(self._in_flight) >= (
+            1 if self._is_away else MAX_IN_FLIGHT
+        ):
+            return None
+        while self._ready:
+            queue = self._queues.get(self._ready.popitem(last=False)[0])
+            if queue is not None:
+                delivery = queue.waiting[0]
+                self._in_flight.add(delivery.number)
+                return delivery
+        return None
+
+    def due(self, now: float) -> float | None:
+        """Return the time at which `pop_next` may return an event. None: only after `add` or the end of an attempt."""
+        if len(self._in_flight) >= (1 if self._is_away else MAX_IN_FLIGHT):
+            return None
+        paused_until = max(self._paused_until, self._asked_until)
+        if self._ready:
+            return max(now, paused_until)
+        return max(self._resting[0][0], paused_until) if self._resting else None
+
+    def delivered(self, delivery: Delivery) -> None:
+        """The receiver has acknowledged the event."""
+        self._backoff.reset()
+        self._is_away, self._paused_until = False, 0.0
+        self._remove(delivery)
+
+    def failed(self, delivery: Delivery, now: float, *, away: bool, retry_after: float = 0.0) -> list[int]:
+        """Try the event again later. `away`: the receiver failed. Returns the numbers of the events given up.
+
+        `retry_after`: the seconds that the receiver asked to wait.
+        """
+        if delivery.number not in self:
+            return []
+        wait = min(max(0.0, retry_after), self._timings.max_retry_after)
+        self._in_flight.discard(delivery.number)
+        if away:
+            self._is_away = True
+            self._paused_until = max(self._paused_until, now + self._backoff.next())
+            self._asked_until = max(self._asked_until, now + wait)
+        queue = self._queues[delivery.job_id]
+        timings = self._timings
+        limit = min(timings.retry_cap, timings.retry_base * timings.retry_factor ** min(queue.failures, 16))
+        queue.failures += 1
+        retry_at = now + max(self._uniform() * limit, wait)
+        heapq.heappush(self._resting, (retry_at, delivery.number, delivery.job_id))
+        tried = map(self.__getitem__, self) if away else iter((delivery,))
+        old = takewhile(lambda one: now - one.added_at >= timings.give_up_after, tried)
+        expired = [one for one in old if one.number not in self._in_flight]
+        for one in expired:
+            self._remove(one)
+        return [one.number for one in expired]
+
+    def clear(self) -> list[int]:
+        """Drop all events: the receiver is gone. Returns their numbers."""
+        dropped = [*self]
+        for number in dropped:
+            self._forget(number)
+        self.restart()
+        return dropped
+
+    def restart(self) -> None:
+        """Nothing is in flight, and nothing waits for a retry: send all events again, in the old order."""
+        for waiting in (self._queues, self._ready, self._resting, self._in_flight):
+            waiting.clear()
+        self._backoff.reset()
+        self._is_away, self._paused_until, self._asked_until = False, 0.0, 0.0
+        for number in self:
+            self._enqueue(self[number])
+
+    def _enqueue(self, delivery: Delivery) -> None:
+        queue = self._queues.get(delivery.job_id)
+        if queue is None:
+            self._queues[delivery.job_id] = _JobQueue([delivery])
+            self._ready[delivery.job_id] = None
+        else:
+            queue.waiting.append(delivery)
+
+    def _shrink(self) -> list[int]:
+        dropped: list[int] = []
+        while self.is_full:
+            oldest = next((number for number in self if number not in self._in_flight), None)
+            if oldest is None:
+                break
+            self._remove(self[oldest])
+            dropped.append(oldest)
+        return dropped
+
+    def _remove(self, delivery: Delivery) -> None:
+        if delivery.number not in self:
+            return
+        self._forget(delivery.number)
+        self._in_flight.discard(delivery.number)
+        queue = self._queues[delivery.job_id]
+        was_first = queue.waiting[0] is delivery
+        queue.waiting.remove(delivery)
+        if not queue.waiting:
+            del self._queues[delivery.job_id]
+        elif was_first:
+            queue.failures = 0
+            self._ready[delivery.job_id] = None
+
+
+class _JobQueue(Struct):
+    """The events of one job. `failures`: failed attempts of the first one.
+
+    A job is in one place at a time: its first event may be sent (`_ready`), is in flight, or waits (`_resting`).
+    """
+
+    waiting: list[Delivery]
+    failures: int = 0
+
+
+_VERDICTS = {**dict.fromkeys((400, 409, 413, 415, 422), Verdict.REFUSED), HTTPStatus.GONE: Verdict.GONE}
+
+
+def judge(response: Response) -> Verdict:
+    """Judge a response. See Standard Webhooks, "Delivery success and failure"."""
+    return response.verdict(_VERDICTS, Verdict.AWAY)
+
+
+# -- what the checkpoint keeps
+
+
+class StoredDelivery(Struct, frozen=True, tag="delivery"):
+    """The head of an event with a body, for one webhook. `at`: Unix seconds at which it was added."""
+
+    webhook: str
+    job_id: str
+    message_id: str
+    at: float
+
+
+class StoredEvent(Struct, frozen=True, tag="arrival"):
+    """The head of an event whose body has not been made: it is sent to every webhook that wants it."""
+
+    event: Event
+    at: float
+
+
+StoredHead = StoredDelivery | StoredEvent
+STORED_HEADS: Decoder[StoredHead] = Decoder(StoredHead)
+
+
+# -- request
+
+
+MAX_BODY = 256 * 1024
+"""Maximum bytes of a body."""
+
+
+MAX_STEPS = 200
+"""Maximum number of steps of a job whose document is sent with its steps."""
+
+
+CLOUD_EVENT, JSON = "application/cloudevents+json", "application/json"
+
+
+_CUT: dict[str, Any] = {
+    "steps": {},
+    "metadata": NO_METADATA,
+    "child_job_ids": (),
+    "forecast": None,
+    "last_message": None,
+    "error": None,
+    "external_ids": (),
+}
+"""Members that are emptied, one after the other, until the body fits."""
+
+
+class Bodies:
+    """Makes bodies. `instance`: the name of this daemon, part of the source of each event. `page`: its URL, or None."""
+
+    def __init__(self, instance: str, page: str | None) -> None:
+        self._page = page
+        self._source = f"/correlator/{quote(instance, safe='')}"
+
+    def make(self, event: Event, shown: PublishedJob | None, template: Template | None) -> bytes | None:
+        """Return the body, or None if it is larger than `MAX_BODY` whatever is left out. `shown` None: unknown job."""
+        with_steps = shown is None or len(shown.view.steps) <= MAX_STEPS
+        cut = [] if with_steps else ["steps"]
+        data = encoding.document(shown, steps=with_steps) if shown is not None else None
+        body = self._encoded(event, data, cut, template)
+        for name, empty in _CUT.items():
+            if len(body) <= MAX_BODY:
+                return body
+            if data is not None and getattr(data, name) not in (empty, None):
+                data = replace(data, **{name: empty})
+                cut.append(name)
+                body = self._encoded(event, data, cut, template)
+        return body if len(body) <= MAX_BODY else None
+
+    def _encoded(self, event: Event, data: JobDocument | None, cut: list[str], template: Template | None) -> bytes:
+        made = self._cloud_event(event, data, cut)
+        if template is None:
+            return encoding.compact(encoder.encode(made))
+        members = {**encoding.transition(event), "kind": event.kind.value}
+        job = orjson.loads(encoder.encode(data)) if data is not None else {}
+        url = web.address(self._page, "jobs", event.job_id)
+        return encoding.compact(encoding.encode(template.render({**made, "url": url, "event": members, "job": job})))
+
+    def _cloud_event(self, event: Event, data: JobDocument | None, cut: list[str]) -> CloudEvent:
+        """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes.
+
+        Attributes hold no control characters, surrogates and noncharacters (CloudEvents 1.0.2, 3, Type System).
+        """
+        made: CloudEvent = {
+            "specversion": "1.0",
+            "id": webhook_id(event),
+            "source": self._source,
+            "type": f"correlator.{event.kind.value}",
+            "subject": escape(event.job_id),
+            "time": encoding.rfc3339(event.at),
+            "datacontenttype": "application/json",
+            "data": data,
+        }
+        if event.step_id is not None:
+            made["stepid"] = str(event.step_id)
+        if event.step_name:
+            made["stepname"] = escape(event.step_name)
+        if cut:
+            made["datacut"] = " ".join(cut)
+        return made
+
+
+def webhook_id(event: Event) -> str:
+    """Return the ID of an event. It is the same if a restart finds the event again, and contains no full stop.
+
+    An ID of the log may occur again after a reset, so the job and the kind are part of it. A transition without a log
+    row has its time instead.
+    """
+    place = f"row {event.event_id}" if event.event_id is not None else f"{event.step_id} at {event.at}"
+    text = f"{event.job_id}\n{event.kind.value}\n{place}"
+    return "evt_" + hashlib.blake2s(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+def webhook_headers(keys: Sequence[bytes], identifier: str, timestamp: int, body: bytes) -> dict[str, str]:
+    """Return the headers of one attempt. `keys`: one signature each. `timestamp`: Unix seconds, of now."""
+    found = {"webhook-id": identifier, "webhook-timestamp": str(timestamp)}
+    if keys:
+        content = b"%b.%d.%b" % (identifier.encode(), timestamp, body)
+        found["webhook-signature"] = " ".join(f"v1,{_signature(key, content)}" for key in keys)
+    return found
+
+
+def _signature(key: bytes, content: bytes) -> str:
+    return base64.b64encode(hmac.digest(key, content, hashlib.sha256)).decode()
+
+
+def receiver(webhook: Webhook, context: ssl.SSLContext) -> Receiver:
+    """Return where the events of a webhook are sent. `context`: the TLS context for its URL."""
+    headers = {"Content-Type": JSON if webhook.body is not None else CLOUD_EVENT}
+    if webhook.authorization:
+        headers["Authorization"] = webhook.authorization.reveal()
+    return Receiver(_url(webhook), headers, context, webhook.timeout)
+
+
+def _url(webhook: Webhook) -> URL:
+    assert webhook.url is not None
+    return URL(webhook.url.reveal(), encoded=True)
+
+
+SHORTEST, KEY, BEGINNING = 6, 16, 12
+"""Characters from which on a part of a URL, and a text of a body, may be a secret; those that are searched of it."""
+
+
+def repeats_a_secret(webhook: Webhook, text: str) -> bool:
+    """Return whether a response repeats a secret that it was sent, also if it is escaped as in a URL, HTML or JSON.
+
+    The beginnings of the secrets are searched, as a response may be cut in the middle of one.
+    """
+    url = _url(webhook)
+    literals = webhook.body.literals if webhook.body is not None else ()
+    keys = [literal for literal in literals if len(literal) >= KEY and " " not in literal]
+    credentials = webhook.authorization.reveal().split()
+    whole = [url.raw_path_qs, *keys, *(credentials[1:] or credentials)]
+    words = [*url.raw_path.split("/"), *url.query.values()]
+    beginnings = {
+        form[:BEGINNING].lower()
+        for secret in (*whole, *words)
+        if len(secret) >= SHORTEST
+        for form in (secret, unquote(secret))
+    }
+    forms = [form.lower() for form in (text, unquote(text), html.unescape(text), text.replace("\\", ""))]
+    return any(beginning in form for form in forms for beginning in beginnings)
+
+
+# -- sink
+
 
 log = logging.getLogger(__name__)
 
