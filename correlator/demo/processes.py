@@ -11,8 +11,9 @@ import json
 import shlex
 import shutil
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
@@ -37,11 +38,12 @@ class ProgramError(CorrelatorError):
 
 
 class Program:
-    """One running program. `name` is for messages; `command` started it; `log` has its output."""
+    """One running program. `name` is for messages; `command` started it as the process `pid`; `log` has its output."""
 
     def __init__(self, name: str, command: str, process: asyncio.subprocess.Process, log: Path) -> None:
         self.name = name
         self.command = command
+        self.pid = process.pid
         self._process = process
         self._log = log
 
@@ -135,11 +137,21 @@ def nats_binary() -> Path | None:
     return Path(found) if found else None
 
 
-def free_port() -> int:
-    """Return a loopback port on which no program listens at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@contextmanager
+def held_port(port: int = 0) -> Iterator[int]:
+    """Hold a loopback port, by default a free one: nothing gets it but a server that asks for its number.
+
+    A server that ended can start again there. Other systems than Linux let nothing listen on a port that is held; there
+    it is only known to be free at the begin. Raises OSError if the port is in use.
+    """
+    with socket.socket() as holder:
+        # As servers have it: a port with connections in TIME_WAIT is free, and the server may bind this one as well.
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("127.0.0.1", port))
+        held = int(holder.getsockname()[1])
+        if sys.platform != "linux":
+            holder.close()
+        yield held
 
 
 @asynccontextmanager
@@ -149,11 +161,11 @@ async def mqtt_broker(binary: Path, folder: Path) -> AsyncIterator[int]:
     Raises:
         ProgramError: It ended, or did not accept a connection in time.
     """
-    port = free_port()
-    mqtt = {"mqtt": {"host": "127.0.0.1", "port": port}}
-    async with nats_server(binary, folder, free_port(), mqtt) as program:
-        await program.usable(partial(accepts, port))
-        yield port
+    with held_port() as port, held_port() as unused:
+        mqtt = {"mqtt": {"host": "127.0.0.1", "port": port}}
+        async with nats_server(binary, folder, unused, mqtt) as program:
+            await program.usable(partial(accepts, port))
+            yield port
 
 
 @asynccontextmanager

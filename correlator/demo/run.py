@@ -9,7 +9,6 @@ import contextlib
 import secrets
 import shlex
 import signal
-import socket
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -24,7 +23,7 @@ from correlator.app import run
 from correlator.config.loading import load
 from correlator.config.values import toml
 from correlator.demo.joblog import LogWriters
-from correlator.demo.processes import ProgramError, free_port, mqtt_broker, nats_binary
+from correlator.demo.processes import ProgramError, held_port, mqtt_broker, nats_binary
 from correlator.demo.traffic import Traffic, appliance
 from correlator.errors import CorrelatorError
 
@@ -59,12 +58,11 @@ async def demo_main(
         CorrelatorError: The demo cannot listen on `port`.
     """
     seed = secrets.randbits(32) if seed is None else seed
-    with working_folder(directory) as folder, interruption() as interrupted:
+    with working_folder(directory) as folder, interruption() as interrupted, chosen_port(port) as (listen, taken):
         async with (
             appliance(folder / DATABASE, ZoneInfo(ZONE), rate, seed) as (writers, traffic),
             _mqtt(folder, wanted=mqtt) as (mqtt_port, mqtt_line),
         ):
-            listen, taken = choose_port(port)
             file = await asyncio.to_thread(_configure, folder, listen, mqtt_port, origins)
             await _play(writers, traffic, file, [*taken, *mqtt_line], interrupted)
 
@@ -175,23 +173,22 @@ def one_error() -> Iterator[None]:
         raise
 
 
-def choose_port(asked: int | None) -> tuple[int, list[str]]:
-    """Return a port to listen on (`asked`, else 8686, else a free one) and the line to print about it, if any."""
-    wanted = PORT if asked is None else asked
-    with socket.socket() as probe:
-        # As a server does: a connection in TIME_WAIT does not make a port unavailable.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+@contextlib.contextmanager
+def chosen_port(asked: int | None) -> Iterator[tuple[int, list[str]]]:
+    """Hold a port to listen on (`asked`, else 8686, else a free one); yield it and the line to print about it."""
+    wanted, notes = PORT if asked is None else asked, list[str]()
+    with contextlib.ExitStack() as stack:
         try:
-            probe.bind(("127.0.0.1", wanted))
+            port = stack.enter_context(held_port(wanted))
         except OSError as error:
             if asked is not None:
                 raise CorrelatorError(
                     f"cannot listen on port {asked}: {error.strerror}. Another program may use it"
                     f" (ss -ltnp 'sport = :{asked}'). Choose another --port, or --port 0 for any free one"
                 ) from None
-            chosen = free_port()
-            return chosen, [f"port       {chosen}, because {wanted} is unavailable: {error.strerror}"]
-        return int(probe.getsockname()[1]), []
+            port = stack.enter_context(held_port())
+            notes.append(f"port       {port}, because {wanted} is unavailable: {error.strerror}")
+        yield port, notes
 
 
 def _configure(folder: Path, port: int, mqtt_port: int | None, origins: Sequence[str]) -> Path:

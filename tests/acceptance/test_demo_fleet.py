@@ -21,7 +21,7 @@ from tests.support.paths import REPOSITORY
 
 APPLIANCES = 2
 START_WITHIN = 4 * PATIENCE
-"""Seconds: six programs start at once."""
+"""Seconds: six programs start at once, and then a seventh."""
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -109,9 +109,22 @@ async def test_both_gateways_serve_every_appliance_and_each_line_works(printed: 
             assert b"holds the lease of dc1" in said
 
 
-async def test_a_part_that_is_killed_ends_no_other_and_the_demo_says_how_to_start_it(
+async def test_the_printed_command_lets_the_standby_take_over_and_a_killed_part_ends_no_other(
     printed: list[str], tmp_path: Path
 ):
+    (standby,), (command,) = (named(printed, name) for name in ("standby", "take over"))
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
+
+        async def serves() -> bool:
+            async with session.get(f"{standby.split()[0]}/api/v1/jobs") as response:
+                return response.status == 200
+
+        assert not await serves()
+        await asyncio.to_thread(subprocess.run, command, shell=True, check=True)
+        await eventually(serves, within=START_WITHIN)
+        collectors = [line.split()[0] for line in named(printed, "collector")]
+        async with session.get(f"{named(printed, 'gateway')[0]}/api/v1/instances") as response:
+            assert [one["online"] for one in (await response.json())["instances"]] == [True, True]
     listed = await asyncio.to_thread(
         subprocess.run, ["ps", "-eww", "-o", "pid,args"], capture_output=True, text=True, check=True
     )
@@ -122,10 +135,11 @@ async def test_a_part_that_is_killed_ends_no_other_and_the_demo_says_how_to_star
         )
         os.kill(int(found.split()[0]), signal.SIGKILL)
     said = errors(tmp_path)
-    await eventually(lambda: said.read_text().count("start it again: ") == len(programs))
-    assert all(f"{name} was killed by signal 9" in said.read_text() for name in programs)
+    killed = ("the collector of dc1", *programs)
+    await eventually(lambda: said.read_text().count("start it again: ") == len(killed))
+    assert all(f"{name} was killed by signal 9" in said.read_text() for name in killed)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE)) as session:
-        for url in (named(printed, "gateway")[0], *(line.split()[0] for line in named(printed, "collector"))):
+        for url in (named(printed, "gateway")[0], standby.split()[0], *collectors[1:]):
             async with session.get(f"{url}/health/live") as response:
                 assert response.status == 200
 

@@ -13,7 +13,7 @@ import pytest
 from correlator.config.schema import Config
 from correlator.config.values import SqliteUrl
 from correlator.demo import run as demo
-from correlator.demo.processes import mqtt_broker, nats_binary
+from correlator.demo.processes import held_port, mqtt_broker, nats_binary
 from correlator.errors import CorrelatorError
 
 CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x"  # MQTT 3.1.1, clean session, client id x
@@ -97,6 +97,16 @@ async def test_the_default_port_is_replaced_if_in_use_and_named(monkeypatch, cap
     assert daemon.config
     assert daemon.config.http.listen.port != port
     assert f"because {port} is unavailable" in capsys.readouterr().out
+
+
+async def test_a_held_port_is_kept_for_the_server_also_when_that_starts_again():
+    with held_port() as port:
+        for _ in range(2):
+            with socket.socket() as other, pytest.raises(OSError):
+                other.bind(("127.0.0.1", port))
+            async with await asyncio.start_server(lambda *_: None, "127.0.0.1", port):
+                with pytest.raises(OSError), held_port(port):
+                    pass
 
 
 async def test_ctrl_c_ends_it_cleanly(monkeypatch):
