@@ -61,11 +61,10 @@ class Verdict:
 class Measures:
     """Weighted means over answers. Shares are percentages.
 
-    basis: moments with a forecast. c50, c90: jobs that ended before p50, before p90. nmae: mean |error of p50| divided
-    by the mean remaining time. percent: mean |error| in points. Without a basis all are 0.
+    c50, c90: jobs that ended before p50, before p90. nmae: mean |error of p50| divided by the mean remaining time.
+    percent: mean |error| in points. Without a forecast all are 0.
     """
 
-    basis: float = 0.0
     c50: float = 0.0
     c90: float = 0.0
     nmae: float = 0.0
@@ -102,16 +101,14 @@ def judge(runs: Sequence[JudgedRun], *, every: int = 1, seed: int = 1, forecaste
 
 
 def measure(answers: Iterable[Answer], where: Callable[[Answer], bool] = lambda _: True) -> Measures:
-    asked = [answer for answer in answers if where(answer)]
-    have = [answer for answer in asked if answer.state is not None]
+    have = [answer for answer in answers if answer.state is not None and where(answer)]
     if not have:
         return Measures()
 
-    def mean(value: Callable[[Answer], float], of: Sequence[Answer] = have) -> float:
-        return sum(a.weight * value(a) for a in of) / sum(a.weight for a in of)
+    def mean(value: Callable[[Answer], float]) -> float:
+        return sum(a.weight * value(a) for a in have) / sum(a.weight for a in have)
 
     return Measures(
-        basis=100 * mean(lambda a: a.state is not None, asked),
         c50=100 * mean(lambda a: a.left <= a.p50),
         c90=100 * mean(lambda a: a.left <= a.p90),
         nmae=mean(lambda a: abs(a.left - a.p50)) / mean(lambda a: a.left),

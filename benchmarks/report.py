@@ -6,50 +6,61 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import Limit, Number, Result
 
 BEGIN, END = "<!-- begin: written by make bench -->", "<!-- end -->"
-HEADINGS = ("what", "ours", "as a multiple of a yardstick", "target")
+HEADINGS = ("what", "ours (target)", "as a multiple of a yardstick (target)")
 
 
-def cells(number: Number) -> tuple[str, ...]:
-    """One row of the table."""
-    beside = ""
+def cells(number: Number, before: str = "") -> tuple[str, ...]:
+    """One row of the table. `before`: what the row above it measures, whose words are not repeated."""
+    limit = number.limit
+    target = "" if limit is None else _limit(limit) + (": NOT MET" if number.met is False else "")
+    ours, beside = _value(number.median, number.unit), ""
+    if limit is not None and limit.of == "ours":
+        ours, target = f"{ours} ({target})", ""
     if number.their_median is not None and number.yardstick:
         ratio = f"{number.ratio:.2f} × " if number.ratio else ""
-        beside = f"{ratio}{_value(number.their_median, number.unit)} ({number.yardstick})"
+        beside = f"{ratio}{_value(number.their_median)} ({number.yardstick}{target and f'; {target}'})"
+    subject, _, measure = number.what.rpartition(": ")
+    repeats = subject not in ("", "the same") and before.rpartition(": ")[0] == subject
+    what = "…" if number.what == before else f"…: {measure}" if repeats else number.what
     note = f" – {number.note}" if number.note else ""
-    missed = ": NOT MET" if number.met is False else ""
-    return (number.what + note, _value(number.median, number.unit), beside, _limit(number) + missed)
+    return (what + note, ours, beside)
+
+
+def rows(numbers: Iterable[Number]) -> list[tuple[str, ...]]:
+    numbers = list(numbers)
+    return [cells(number, before.what) for before, number in pairwise([Number("", "", ()), *numbers])]
 
 
 def plain(numbers: Iterable[Number]) -> str:
     """For a terminal."""
-    return table([HEADINGS, *map(cells, numbers)])
+    return table([HEADINGS, *rows(numbers)])
 
 
-def table(rows: Sequence[Sequence[str]]) -> str:
+def table(lines: Sequence[Sequence[str]]) -> str:
     """Rows of cells as columns of text."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
 def markdown(numbers: Iterable[Number], machine: dict[str, Any]) -> str:
     """For the documentation."""
-    packages = ", ".join(f"{name} {version}" for name, version in machine["packages"].items() if version)
     taken = (
-        f"{machine['cores']} shared cores of {machine['processor']}, {machine['memory_gb']:g} GB, {machine['system']},"
-        f" Python {machine['python']}, {packages}. Medians of {machine['runs']} runs, {machine['taken']}."
+        f"{machine['cores']} shared cores of {machine['processor']}, {machine['system']}, Python {machine['python']}."
+        f" Medians of {machine['runs']} runs, {machine['taken']}."
     )
     lines = [
         taken,
         "",
         "| " + " | ".join(HEADINGS) + " |",
         "|" + "---|" * len(HEADINGS),
-        *("| " + " | ".join(_bold(cell) for cell in cells(n)) + " |" for n in numbers),
+        *("| " + " | ".join(_bold(cell) for cell in row) + " |" for row in rows(numbers)),
     ]
     return "\n".join(lines)
 
@@ -92,27 +103,19 @@ def documented(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def _limit(number: Number) -> str:
-    limit = number.limit
-    if limit is None:
-        return ""
+def _limit(limit: Limit) -> str:
     if limit.of == "yardstick":
         return "below it" if limit.relation == "≤" else "above it"
-    unit = " ×" if limit.of == "ratio" else _unit(number.unit)
-    return f"{limit.relation} {limit.value:g}{unit}"
+    return f"{limit.relation} {limit.value:g}{' ×' * (limit.of == 'ratio')}"
 
 
-def _value(value: float, unit: str) -> str:
+def _value(value: float, unit: str = "") -> str:
     if math.isinf(value):
         return "never"
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 100 else 2
     text = f"{value:,.{digits}f}"
-    return (text.rstrip("0").rstrip(".") if "." in text else text) + _unit(unit)
-
-
-def _unit(unit: str) -> str:
-    return f" {unit}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {unit}".rstrip()
 
 
 def _bold(cell: str) -> str:
-    return f"**{cell}**" if cell.endswith("NOT MET") else cell
+    return f"**{cell}**" if "NOT MET" in cell else cell

@@ -57,10 +57,7 @@ is right; those of the errors are 5 to 40 % above what was measured, so that a w
 
 QUICK_SETS = ("mixed", "vm")
 
-HEADINGS = (
-    *("set", "runs", "basis %", "c50", "c90", "c90 at events", "nmae", "percent"),
-    *("fewer than 10 runs: c90", "accepted"),
-)
+HEADINGS = ("set", "runs", "c50", "c90", "nmae", "percent", "accepted")
 
 
 def at_samples(verdict: Verdict) -> Measures:
@@ -78,12 +75,10 @@ def long_runs(verdict: Verdict) -> Measures:
 
 def line(name: str, runs: list[JudgedRun], verdict: Verdict) -> tuple[str, ...]:
     """A line of the table of docs/forecast.md."""
-    spread, events = at_samples(verdict), at_events(verdict)
-    few = judging.measure(verdict.answers, lambda answer: not answer.at_event and answer.state is ForecastState.ROUGH)
+    found = at_samples(verdict)
     accepted = "; ".join(SETS[name].faults(verdict)) or "yes"
-    numbers = (spread.basis, spread.c50, spread.c90, events.c90)
-    shown = [f"{n:.1f}" for n in numbers]
-    return (name, f"{len(runs):,}", *shown, f"{spread.nmae:.3f}", f"{spread.percent:.1f}", f"{few.c90:.0f}", accepted)
+    shown = (f"{found.c50:.1f}", f"{found.c90:.1f}", f"{found.nmae:.3f}", f"{found.percent:.1f}")
+    return (name, f"{len(runs):,}", *shown, accepted)
 
 
 def hangs_noticed(answers: tuple[Answer, ...]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import report
 from benchmarks.forecast_sets import JudgedRun, runs_of, simulated
 from benchmarks.judge import Verdict, judge, measure
-from benchmarks.rows.forecast import DOCUMENT, SETS, at_samples, hangs_noticed, line, long_runs, steps_seen
+from benchmarks.rows.forecast import DOCUMENT, SETS, hangs_noticed, line, long_runs, steps_seen
 from correlator.forecast.estimate import Estimate
 from correlator.forecast.forecaster import Forecaster
 
@@ -74,4 +74,3 @@ def test_the_judge_knows_only_runs_that_had_ended():
     early = [a for a in answers if a.judged.run.start + a.elapsed * 1e6 < first]
     assert early
     assert all(a.known == 0 and a.state is None for a in early)
-    assert at_samples(Verdict(tuple(early), 0)).basis == 0
