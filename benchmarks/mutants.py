@@ -35,7 +35,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LIST = ROOT / "benchmarks" / "data" / "mutants.diff"
-PACKAGES = ("jobs", "forecast", "pipeline", "state", "sources/log", "sinks/streaming", "cluster")
+CORE = (
+    *(f"{package}/*" for package in ("jobs", "forecast", "pipeline", "state", "sinks/streaming", "cluster")),
+    "sources/gaps",
+    "sources/tail",
+)
 LEVELS = (("tests/unit", "tests/contract"), ("tests/integration", "tests/acceptance", "tests/security"))
 NUMBER, SEED, SAMPLE = 200, 30, 40
 WITHIN = 1200
@@ -202,8 +206,8 @@ def _sign(
 def mutants(tree: Path) -> dict[str, Place]:
     """Every mutant of the core whose description is unique."""
     found = defaultdict(list)
-    for package in PACKAGES:
-        for path in sorted((tree / "correlator" / package).rglob("*.py")):
+    for files in CORE:
+        for path in sorted((tree / "correlator").glob(f"{files}.py")):
             source = path.read_bytes()
             for place in places(path.relative_to(tree).as_posix(), source):
                 found[place.diff(source.splitlines())].append(place)

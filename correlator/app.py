@@ -48,9 +48,9 @@ from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database
 from correlator.sources.doorbell import Doorbell
 from correlator.sources.follow import Follower
-from correlator.sources.log.tail import Tail
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.sources.tail import Tail
 from correlator.state.checkpoint import Saved
 from correlator.state.checkpoint_file import Checkpoint
 from correlator.state.forecasts import StoredForecasts

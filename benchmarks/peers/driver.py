@@ -16,10 +16,10 @@ from typing import Any
 
 import uvloop
 
-from correlator.sources.db.log_rows import BatchSize
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import TABLES, Row, Schema
+from correlator.sources.tail import BatchSize
 
 
 class Statement:
@@ -40,7 +40,7 @@ async def read(port: int, name: str, driver: str, *, plain: bool = False) -> dic
     schema = Schema({t: dict.fromkeys(c, "datetime" if t == "log_events" else "text") for t, c in TABLES.items()})
     statement = Statement()
     queries = Queries(MariaDBDatabase.dialect, schema, None)  # type: ignore[arg-type]
-    await queries.light.rows_from(statement, 123_456_789, BatchSize().most)
+    await queries.light_rows_from(statement, 123_456_789, BatchSize().most)
     sql = "SELECT * FROM log_events WHERE id >= 123456789 ORDER BY id LIMIT 1000" if plain else statement.sql
     module: Any = import_module(driver)
     connection = await module.connect(

@@ -17,8 +17,8 @@ from correlator.pipeline.pipeline import Pipeline
 from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.follow import Follower
-from correlator.sources.log.tail import Tail
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.sources.tail import Tail
 
 
 async def follow(port: int, name: str, driver: Any) -> dict[str, float]:

@@ -45,11 +45,10 @@ from correlator.sources.db.session import (
     Session,
 )
 from correlator.sources.doorbell import Doorbell
-from correlator.sources.log.reset_markers import LogReset
-from correlator.sources.log.tail import Tail
 from correlator.sources.tables.history import History
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.sources.tail import LogReset, Tail
 from correlator.tasks import Backoff
 
 log = logging.getLogger(__name__)

@@ -86,7 +86,7 @@ MAX_ROW = MAX_BYTES
 """Bytes of a row. A larger one is left out: the next active reads such a job from the tables again, has no earlier runs
 of such an operation for its forecasts, and does not send such a pending event again. A link of 1 Mbit/s takes 4 s for
 this row, in which no ping of the connection is answered. The position (`Cursor`) has 260 kB at most: its row is
-of a light reading, which leaves out long texts (`correlator.sources.db.log_rows`); its holes and marks are bounded."""
+of a light reading, which leaves out long texts (`Queries.light_rows_from`); its holes and marks are bounded."""
 
 REMOVED_FOR = 3600
 """Seconds that the marker of a removed row stays."""

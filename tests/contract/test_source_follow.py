@@ -18,9 +18,9 @@ from correlator.ops.metrics import CORRECTIONS
 from correlator.pipeline.queries import LineQuery, LogLines
 from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.follow import Follower
-from correlator.sources.log.tail import Tail
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.sources.tail import Tail
 from correlator.tasks import end_tasks
 from tests.support.appliance import now
 from tests.support.archive_queries import archive_of, names

@@ -11,7 +11,8 @@ import msgspec
 from correlator.jobs import joblog
 from correlator.model.persisted import PersistedJob
 from correlator.model.rows import LogRow
-from correlator.sources.db.log_rows import HEAVY, SLICE_BYTES, slices
+from correlator.sources.db.queries import HEAVY
+from correlator.sources.tail import SLICE_BYTES, slices
 from tests.support.source_databases import open_queries, running_follower
 
 ANSWER = joblog.MAX_ATTRS + SLICE_BYTES + (1 << 16)
@@ -59,7 +60,7 @@ async def test_no_answer_holds_more_than_a_bound_and_every_row_comes_whole(origi
     async with open_queries(original.source()) as (queries, session):
         weighed = Weighed(session)
         found: list[LogRow] = []
-        async for light, whole in slices(queries.rows_in, weighed, await queries.light.rows_from(weighed, 1, 1000)):
+        async for light, whole in slices(queries.rows_in, weighed, await queries.light_rows_from(weighed, 1, 1000)):
             held = sum(len(r.message) + len(r.attrs or "") for r in whole)
             assert held <= SLICE_BYTES or len(whole) == 1
             assert [r.id for r in light] == [r.id for r in whole]
@@ -73,7 +74,7 @@ async def test_rows_in_are_read_light_too(original):
     expected = await written(original, 2)
     async with open_queries(original.source()) as (queries, session):
         weighed = Weighed(session)
-        found = await queries.light.rows_in(weighed, [r.id for r in expected])
+        found = await queries.light_rows_in(weighed, [r.id for r in expected])
         assert len(found) == len(expected)
         assert max(weighed.answers) <= len(expected) * 2 * HEAVY
 

@@ -12,9 +12,9 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.model.persisted import Cursor
 from correlator.pipeline.source_status import SourcePart
+from correlator.sources import tail as tail_module
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES, Schema
-from correlator.sources.log import tail as tail_module
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
 from tests.support.source_databases import Original, RecordingPipeline, opened, running_follower

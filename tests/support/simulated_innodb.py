@@ -19,8 +19,7 @@ from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
 from correlator.ops.heartbeats import Heartbeats
 from correlator.sources.db.session import MonitoredSession, Range
-from correlator.sources.log.reset_markers import LogReset
-from correlator.sources.log.tail import Tail
+from correlator.sources.tail import LogReset, Tail
 
 
 class Transaction:
@@ -216,11 +215,17 @@ class SimulatedFollower:
     async def ids_in(self, session: Session, ranges: list[Range]) -> list[int]:
         return list(await bare(session).ask(inside(ranges)))
 
-    # -- correlator.sources.db.log_rows.LightLog
+    async def light_rows_from(
+        self, session: Session, first: int, limit: int, *, last: int | None = None, after: int | None = None
+    ) -> list[LogRow]:
+        found = await self.rows_from(session, first, limit)
+        return [r for r in found if last is None or r.id <= last]
 
-    @property
-    def light(self) -> Light:
-        return Light(self)
+    async def light_rows_upto(self, session: Session, last: int, limit: int) -> list[LogRow]:
+        return list((await bare(session).ask(lambda i: i <= last)).values())[::-1][:limit]
+
+    async def light_rows_in(self, session: Session, ids: list[int]) -> list[LogRow]:
+        return await self.rows_in(session, ids)
 
     # -- correlator.sources.db.session.Database
 
@@ -247,25 +252,6 @@ class SimulatedFollower:
 
     def wants_fast_poll(self) -> bool:
         return False
-
-
-class Light:
-    """Asks a `SimulatedFollower` for rows, none of which is heavy."""
-
-    def __init__(self, reader: SimulatedFollower) -> None:
-        self._reader = reader
-
-    async def rows_from(
-        self, session: Session, first: int, limit: int, *, last: int | None = None, after: int | None = None
-    ) -> list[LogRow]:
-        found = await self._reader.rows_from(session, first, limit)
-        return [r for r in found if last is None or r.id <= last]
-
-    async def rows_upto(self, session: Session, last: int, limit: int) -> list[LogRow]:
-        return list((await bare(session).ask(lambda i: i <= last)).values())[::-1][:limit]
-
-    async def rows_in(self, session: Session, ids: list[int]) -> list[LogRow]:
-        return await self._reader.rows_in(session, ids)
 
 
 def bare(session: Any) -> Any:

@@ -30,8 +30,8 @@ from correlator.sources.db.session import Database, Session
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.sources.db.zones import Zone
 from correlator.sources.follow import Follower
-from correlator.sources.log.tail import Tail
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.sources.tail import Tail
 from correlator.tasks import Backoff
 from tests.support.appliance import now
 from tests.support.background import in_background

@@ -7,10 +7,9 @@ from hypothesis import event
 from correlator.model.persisted import Cursor
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
-from correlator.sources.db.log_rows import BatchSize
 from correlator.sources.db.session import Range
-from correlator.sources.log.gaps import MAX_RANGES, Gaps, Window
-from correlator.sources.log.tail import Tail
+from correlator.sources.gaps import MAX_RANGES, Gaps, Window
+from correlator.sources.tail import BatchSize, Tail
 from tests.support.simulated_innodb import InnoDB, Session, SimulatedFollower, bare, inside
 from tests.support.virtual_time import VirtualTimeLoop
 

@@ -6,9 +6,9 @@ from msgspec.structs import replace
 
 from correlator.model.persisted import Cursor, IndexState, PersistedExports
 from correlator.model.rows import LogRow
-from correlator.sources.db.log_rows import HEAVY
-from correlator.sources.log.gaps import MAX_KEPT, Gaps
-from correlator.sources.log.reset_markers import RECENT, ResetMarkers
+from correlator.sources.db.queries import HEAVY
+from correlator.sources.gaps import MAX_KEPT, Gaps
+from correlator.sources.tail import RECENT, ResetMarkers
 from correlator.state.checkpoint import Changes, Name, Unusable
 from correlator.state.checkpoint_stream import (
     MAX_BYTES,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from correlator.sources.log.gaps import MAX_EXACT, MAX_INTERVAL, MAX_RANGES, Gaps
+from correlator.sources.gaps import MAX_EXACT, MAX_INTERVAL, MAX_RANGES, Gaps
 
 GRACE = 5.0
 

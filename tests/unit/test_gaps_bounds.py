@@ -1,6 +1,6 @@
 """However many ids are missing, what is kept of them is bounded, and the newest are kept."""
 
-from correlator.sources.log.gaps import MAX_COLD, MAX_IDS, MAX_KEPT, Gaps
+from correlator.sources.gaps import MAX_COLD, MAX_IDS, MAX_KEPT, Gaps
 
 
 def in_threes(windows: int, holes: int) -> Gaps:

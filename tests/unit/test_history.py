@@ -19,9 +19,9 @@ from correlator.ops.heartbeats import Heartbeats
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.source_status import SourceStatus
 from correlator.sources.follow import Follower
-from correlator.sources.log.tail import Tail
 from correlator.sources.tables.history import History
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.sources.tail import Tail
 from tests.support.earlier_runs import HistoryFeed, ended_job, insert, read_history, read_with
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.pipeline_harness import PipelineHarness

@@ -15,12 +15,9 @@ from correlator.model.rows import LogRow
 from correlator.ops import metrics
 from correlator.pipeline.appliance_clock import ApplianceClock
 from correlator.pipeline.source_status import SourceStatus
-from correlator.sources.db.log_rows import BatchSize
 from correlator.sources.follow import Follower
-from correlator.sources.log.past import Past
-from correlator.sources.log.reset_markers import RECENT
-from correlator.sources.log.tail import Tail
 from correlator.sources.tables.reconcile import Reconcile
+from correlator.sources.tail import RECENT, BatchSize, Past, Tail
 
 LAST = 2_500
 
@@ -38,10 +35,10 @@ class HeavyLog:
             raise SourceUnavailable("no answer within 10 s")
         return [LogRow(i, "text", i) for i in ids[:limit]]
 
-    async def rows_from(self, _: Any, first: int, limit: int, *, last: int, after: int) -> list[LogRow]:
+    async def light_rows_from(self, _: Any, first: int, limit: int, *, last: int, after: int) -> list[LogRow]:
         return self._answer(range(first, last + 1), limit)
 
-    async def rows_upto(self, _: Any, last: int, limit: int) -> list[LogRow]:
+    async def light_rows_upto(self, _: Any, last: int, limit: int) -> list[LogRow]:
         return self._answer(range(last, 0, -1), limit)
 
 
@@ -69,7 +66,7 @@ async def test_a_past_of_heavy_rows_is_read_in_smaller_parts_and_each_row_once()
     for connection in range(10):
         try:
             await past.read(
-                SimpleNamespace(light=log, rows_in=None),  # type: ignore[arg-type]
+                SimpleNamespace(light_rows_from=log.light_rows_from, rows_in=None),  # type: ignore[arg-type]
                 None,  # type: ignore[arg-type]
                 feed,  # type: ignore[arg-type]
                 lambda _: None,
@@ -90,7 +87,7 @@ async def test_a_first_start_on_heavy_newest_rows_succeeds_after_a_few_attempts(
     async def ids(*_: Any) -> int:
         return LAST
 
-    queries: Any = SimpleNamespace(light=log, last_id=ids, first_since=ids)
+    queries: Any = SimpleNamespace(light_rows_upto=log.light_rows_upto, last_id=ids, first_since=ids)
     for _ in range(6):
         with pytest.raises(SourceUnavailable):
             await tail.begin(queries, None, 0)  # type: ignore[arg-type]

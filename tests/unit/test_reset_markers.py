@@ -5,7 +5,7 @@ from itertools import pairwise
 from msgspec.structs import replace
 
 from correlator.model.rows import LogRow
-from correlator.sources.log.reset_markers import (
+from correlator.sources.tail import (
     EVERY,
     LEVELS,
     PER_LEVEL,

@@ -10,8 +10,8 @@ from correlator.errors import SourceUnavailable
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
 from correlator.sources.db.session import Range
-from correlator.sources.log.gaps import MAX_RANGES
-from correlator.sources.log.tail import Tail
+from correlator.sources.gaps import MAX_RANGES
+from correlator.sources.tail import Tail
 from tests.support.simulated_innodb import InnoDB, Session, SimulatedFollower
 from tests.support.virtual_time import VirtualTimeLoop
 

@@ -10,8 +10,8 @@ from hypothesis.stateful import rule, run_state_machine_as_test
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
 from correlator.sources.doorbell import AGAIN_AFTER
-from correlator.sources.log.gaps import Gaps
-from correlator.sources.log.tail import HOLES_AT_ONCE, Tail
+from correlator.sources.gaps import Gaps
+from correlator.sources.tail import HOLES_AT_ONCE, Tail
 from tests.support.simulated_innodb import InnoDB, Session, SimulatedFollower
 from tests.support.tail_state_machine import TailMachine
 from tests.support.virtual_time import VirtualTimeLoop

@@ -10,7 +10,8 @@ import pytest
 
 from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord
-from correlator.sources.db import log_rows, zones
+from correlator.sources.db import queries as queries_module
+from correlator.sources.db import zones
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import TABLES, Dialect, Schema
 from tests.support.pipeline_harness import PipelineHarness
@@ -53,7 +54,7 @@ def now(monkeypatch):
     """Sets the time of the machine."""
 
     def at(when: datetime) -> None:
-        monkeypatch.setattr(log_rows, "time", SimpleNamespace(time_ns=lambda: micros(when) * 1000))
+        monkeypatch.setattr(queries_module, "time", SimpleNamespace(time_ns=lambda: micros(when) * 1000))
 
     return at
 
@@ -61,8 +62,8 @@ def now(monkeypatch):
 @pytest.mark.parametrize("hour", [FIRST, SECOND])
 async def test_a_row_that_has_just_been_written_is_of_the_hour_that_it_is_now(now, hour):
     now(hour + timedelta(seconds=2))
-    (row,) = await queries().light.rows_from(Log((1, hour)), 1, 10)
-    (late,) = await queries().light.rows_in(Log((1, hour)), [1])
+    (row,) = await queries().light_rows_from(Log((1, hour)), 1, 10)
+    (late,) = await queries().light_rows_in(Log((1, hour)), [1])
     assert (row.ts, late.ts) == (micros(hour), micros(hour))
 
 
@@ -70,7 +71,7 @@ async def test_a_row_that_has_just_been_written_is_of_the_hour_that_it_is_now(no
 async def test_rows_of_the_past_are_read_in_their_order_through_both_hours(now, minutes):
     now(datetime(2026, 10, 26, tzinfo=UTC))
     times = [FIRST + timedelta(minutes=m) for m in minutes]
-    found = await queries().light.rows_from(Log(*enumerate(times)), 1, 100, after=0)
+    found = await queries().light_rows_from(Log(*enumerate(times)), 1, 100, after=0)
     assert [r.ts for r in found] == [micros(t) for t in times]
 
 
@@ -84,7 +85,7 @@ async def test_a_job_that_logs_all_the_time_is_not_stalled_when_the_zone_changes
         when = began + timedelta(minutes=5 * number)
         now(when)
         world.now = micros(when)
-        world.pipeline.rows(await asked.light.rows_from(Log((number, when)), 1, 10))
+        world.pipeline.rows(await asked.light_rows_from(Log((number, when)), 1, 10))
         world.pipeline._publish(world.index.expire(world.now))
         shown = world.index.published.get("j")
         assert shown is not None

@@ -249,7 +249,7 @@ class FoundPage:
         lines = await self._named(queries, session)
         if before <= self._first:
             return LinesFound(lines)
-        oldest = await queries.light.rows_from(session, before, 1, after=0)
+        oldest = await queries.light_rows_from(session, before, 1, after=0)
         at = oldest[0].ts or None if oldest else None
         return LinesFound(lines, {"": before}, (self._last + 1 - before) / (self._last + 1 - self._first), at)
 

@@ -8,6 +8,7 @@ no row says: `RepeatedHours` finds it.
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -21,12 +22,17 @@ from correlator.jobs.encoding import rfc3339
 from correlator.jobs.sizes import SHORT_ERROR, Sizes, cut_text, published_object
 from correlator.model.facts import MAX_CHILDREN, Reading
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
-from correlator.sources.db.log_rows import LightLog
 from correlator.sources.db.oversized import Oversized
 from correlator.sources.db.session import TABLES, Dialect, Range, Row, Schema, Session, chunks
 from correlator.sources.db.zones import Zone
 
 _TIMES = frozenset({"ts", "started_at", "completed_at", "created_at", "updated_at", "canceled_at"})
+
+MESSAGE_COMPARED = 512
+"""Characters of a row's message that distinguish it from another row."""
+
+HEAVY = 4_096
+"""Bytes of a message or of attrs above which a light reading leaves them out."""
 
 ROWS_AT_ONCE = 5_000
 """Rows in one query, some 10 ms. An hour of 100 rows a second takes a second, once for all pages of a `Queries`."""
@@ -89,7 +95,7 @@ class Queries:
         self._oversized = Oversized(dialect, self.limits)
         self._malformed = malformed
         self._repeated = RepeatedHours(self.expression("log_events", "ts"))
-        self.light = LightLog(schema, lambda column: self.expression("log_events", column), self.log_row)
+        self._light = ", ".join(_light(schema, c) or self.expression("log_events", c) for c in TABLES["log_events"])
 
     def lost_of(self, table: str) -> tuple[str, ...]:
         """The columns of a table that were read before, and are missing now. What was read of them stays."""
@@ -104,11 +110,11 @@ class Queries:
 
     async def rows_in(self, session: Session, ids: Sequence[int]) -> list[LogRow]:
         """The rows with these ids, as far as they are visible."""
-        return [self.log_row(r) for r in await self._rows_in(session, ids)]
+        return [self.log_row(r) for r in await self._rows_in(session, ids, self._select["log_events"])]
 
     async def past_rows_in(self, session: Session, ids: Sequence[int], began: Micros) -> list[LogRow]:
         """The rows of a job that began then; a local time that a DST change repeats is read by the order of all ids."""
-        rows = await self._rows_in(session, ids)
+        rows = await self._rows_in(session, ids, self._select["log_events"])
         hours = dict[Range, list[Row]]()
         for row in rows if self._local["log_events"] else ():
             if row[2] is not None and (hour := self.zone.repeated(row[2])) is not None:
@@ -118,10 +124,10 @@ class Queries:
             second |= await self._repeated.second(session, self.zone, hour, sorted(row[0] for row in some))
         return [self.log_row(row, since=self.zone.readings(row[2])[1] if row[0] in second else began) for row in rows]
 
-    async def _rows_in(self, session: Session, ids: Sequence[int]) -> list[Row]:
+    async def _rows_in(self, session: Session, ids: Sequence[int], columns: str) -> list[Row]:
         found: list[Row] = []
         for part in chunks(ids):
-            sql = f"SELECT {self._select['log_events']} FROM log_events WHERE id IN ({_list(part)})"
+            sql = f"SELECT {columns} FROM log_events WHERE id IN ({_list(part)})"
             found += await session.query(sql)
         return found
 
@@ -166,6 +172,45 @@ class Queries:
         elif self._local["log_events"]:
             ts = self.zone.utc(ts, near, since)
         return LogRow(i, message or "", ts, level or "INFO", job_id, step_id, attrs, external)
+
+    # -- light readings of log_events
+
+    async def light_rows_from(
+        self, session: Session, first: int, limit: int, *, last: int | None = None, after: Micros | None = None
+    ) -> list[LogRow]:
+        """The rows with id ≥ `first` (and ≤ `last`), in the order of their ids.
+
+        `after`: the time of the row before, which resolves local times that a DST change repeats; None if the rows
+        have just been written.
+        """
+        upto = "" if last is None else f" AND id <= {int(last)}"
+        return self._light_rows(
+            await session.query(
+                f"SELECT {self._light} FROM log_events WHERE id >= {int(first)}{upto} ORDER BY id LIMIT {limit}"
+            ),
+            after,
+        )
+
+    async def light_rows_upto(self, session: Session, last: int, limit: int) -> list[LogRow]:
+        """The rows with id ≤ `last`, the newest first."""
+        sql = f"SELECT {self._light} FROM log_events WHERE id <= {int(last)} ORDER BY id DESC LIMIT {limit}"
+        return self._light_rows(await session.query(sql))
+
+    async def light_rows_in(self, session: Session, ids: Sequence[int]) -> list[LogRow]:
+        """The rows of `ids`, which have just been written, in any order."""
+        return self._light_rows(await self._rows_in(session, ids, self._light))
+
+    def _light_rows(self, rows: Sequence[Row], after: Micros | None = None) -> list[LogRow]:
+        now = time.time_ns() // 1000 if after is None else None
+        found: list[LogRow] = []
+        for row in rows:
+            attrs: Any = row[6]
+            if attrs is not None and (isinstance(attrs, int) or attrs.isdigit()):
+                row = (*row[:6], f"{joblog.TOO_LONG}{attrs}", *row[7:])  # noqa: PLW2901
+            found.append(self.log_row(row, now, after))
+            if after is not None:
+                after = found[-1].ts or after
+        return found
 
     # -- job_tracking, job_steps
 
@@ -437,6 +482,19 @@ class Queries:
     def utc(self, table: str, column: str, at: Micros | None, since: Micros | None = None) -> Micros | None:
         """A time of this column in UTC, as `expression` returned it. `since`: as in `Zone.utc`."""
         return self.zone.utc(at, since=since) if at is not None and self.schema.is_local(table, column) else at
+
+
+def _light(schema: Schema, column: str) -> str | None:
+    """The expression of a column that may be heavy; a number in place of attrs is the bytes of message and attrs."""
+    attrs = "attrs" if schema.has("log_events", "attrs") else "NULL"
+    if column == "message":
+        return f"CASE WHEN LENGTH(message) > {HEAVY} THEN SUBSTR(message, 1, {MESSAGE_COMPARED}) ELSE message END"
+    if column == "attrs":
+        return (
+            f"CASE WHEN LENGTH(message) > {HEAVY} OR LENGTH({attrs}) > {HEAVY}"
+            f" THEN LENGTH(message) + COALESCE(LENGTH({attrs}), 0) ELSE {attrs} END"
+        )
+    return None
 
 
 async def read_readings(

@@ -19,26 +19,329 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import struct
 import time
-from collections.abc import Callable, Sequence
+import zlib
+from bisect import bisect_left
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
+from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from correlator.errors import SourceUnavailable
+from correlator.jobs import joblog
 from correlator.model.persisted import Cursor
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow, Micros
 from correlator.ops import metrics
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
-from correlator.sources.db.log_rows import BatchSize, slices
-from correlator.sources.db.queries import Queries
+from correlator.sources.db.queries import HEAVY, MESSAGE_COMPARED, Queries
 from correlator.sources.db.session import Database, MonitoredSession, Range, Session, chunks
 from correlator.sources.doorbell import DoorbellRetry
-from correlator.sources.log.gaps import Gaps, Probe, Window
-from correlator.sources.log.past import Past
-from correlator.sources.log.reset_markers import RECENT, LogReset, ResetMarkers, same
+from correlator.sources.gaps import Gaps, Probe, Window
 from correlator.tasks import until_next
+
+RECENT = 1_024
+"""Number of newest rows that are all markers."""
+
+EVERY = 4
+LEVELS = 6
+PER_LEVEL = 96
+"""One of `EVERY` markers that leave a level enters the next. There are `LEVELS` levels of `PER_LEVEL` markers each."""
+
+QUARTER = 900_000_000
+"""Microseconds. After a change of the zone a row's time reads differently, by a multiple of a quarter of an hour."""
+
+_PACKED = struct.Struct("<QI")
+
+_Mark = tuple[int, int]
+
+
+class LogReset(Exception):
+    """The ids of log_events have started again lower: TRUNCATE, a restored backup, or a crash of the server."""
+
+
+class ResetMarkers:
+    """Rows by which the daemon finds its place again in a log whose ids have started again lower, in order of ids.
+
+    A crash of the server can take back the newest ids, a restored backup takes back more, and TRUNCATE all of them. The
+    newest marker that is still the same row shows where to go on. All of the newest rows are markers; of older rows,
+    fewer the older they are. So a log that lost n rows is read again from a row at most about n / 30 below its new end,
+    for any n. Rows are the same if id, time and message are: the rest may change later. Pure, and small enough for
+    every checkpoint.
+
+    `packed`: what `packed()` returned in an earlier run.
+    """
+
+    def __init__(self, packed: bytes = b"") -> None:
+        self._levels: tuple[deque[_Mark], ...] = tuple(deque[_Mark]() for _ in range(1 + LEVELS))
+        self._skipped = [0] * len(self._levels)
+        self._packed: bytes | None = None
+        known = list(_PACKED.iter_unpack(packed[: len(packed) // _PACKED.size * _PACKED.size]))
+        self._levels[0].extend(known[-RECENT:])
+        end = len(known) - RECENT
+        for level in self._levels[1:]:
+            if end > 0:
+                level.extend(known[max(0, end - PER_LEVEL) : end])
+            end -= PER_LEVEL
+
+    def add(self, rows: Iterable[LogRow]) -> None:
+        """Add rows that have been read, in ascending order of id."""
+        self._levels[0].extend(map(_mark, rows))
+        self._sort_out()
+
+    def add_late(self, rows: Iterable[LogRow]) -> None:
+        """Add rows that became visible below newer ones, so that none is read again as a new one after a reset.
+
+        Those of before all markers are left out.
+        """
+        newest = self._levels[0]
+        for mark in map(_mark, rows):
+            if (at := bisect_left(newest, mark)) or len(newest) < RECENT:
+                newest.insert(at, mark)
+        self._sort_out()
+
+    def _sort_out(self) -> None:
+        """Hand markers down to the levels of older ones, where a level has too many."""
+        self._packed = None
+        leaving: list[_Mark] = []
+        for depth, level in enumerate(self._levels):
+            level.extend(leaving)
+            leaving = []
+            while len(level) > (PER_LEVEL if depth else RECENT):
+                mark = level.popleft()
+                self._skipped[depth] = (self._skipped[depth] + 1) % EVERY
+                if not self._skipped[depth]:
+                    leaving.append(mark)
+            if not leaving:
+                break
+
+    def packed(self) -> bytes:
+        """The markers for the checkpoint. Their size does not depend on the length of the log."""
+        if self._packed is None:
+            self._packed = b"".join(_PACKED.pack(*mark) for mark in chain(*reversed(self._levels)))
+        return self._packed
+
+    def ids(self) -> Iterator[int]:
+        """The ids of all markers, the newest first."""
+        return (mark[0] for mark in self._newest_first())
+
+    def newest_of(self, rows: Iterable[LogRow]) -> LogRow | None:
+        """The highest of `rows` that is still the same row as its marker; None if there is none."""
+        wanted = {row.id: row for row in rows}
+        known = (m for m in self._newest_first() if m[0] in wanted)
+        return next((wanted[m[0]] for m in known if _mark(wanted[m[0]]) == m), None)
+
+    def cut(self, last: int) -> None:
+        """Remove the markers above `last`: their rows are gone or replaced."""
+        self._packed = None
+        for level in self._levels:
+            while level and level[-1][0] > last:
+                level.pop()
+
+    def _newest_first(self) -> Iterator[_Mark]:
+        return chain.from_iterable(reversed(level) for level in self._levels)
+
+
+def same(row: LogRow, other: LogRow) -> bool:
+    """True if both are readings of the same row, not only of the same id."""
+    return row.id == other.id and _mark(row) == _mark(other)
+
+
+def _mark(row: LogRow) -> _Mark:
+    # Deleting a job sets job_id and step_id of its rows to NULL; the rest of a row never changes.
+    text = f"{row.ts % QUARTER} {row.message[:MESSAGE_COMPARED]}"
+    return row.id, zlib.crc32(text.encode("utf-8", "surrogatepass"))
+
+
+# -- light readings, and the rows of a statement
+
+
+SLICE_BYTES = 1 << 20
+SLICE_ROWS = 250
+"""Most bytes and most rows of one part; a single row may exceed the bytes."""
+
+ReadWhole: TypeAlias = Callable[[Session, Sequence[int]], Awaitable[Sequence[LogRow]]]
+"""Reads the rows of these ids as a whole, as `Queries.rows_in` does."""
+
+Slice: TypeAlias = tuple[Sequence[LogRow], Sequence[LogRow]]
+"""The same rows twice: as the light reading returned them, and as a whole."""
+
+SMALLEST = 2
+"""Fewest rows per read. For the tail, the row at the head is one of them."""
+
+
+async def slices(read_whole: ReadWhole, session: Session, rows: Sequence[LogRow]) -> AsyncIterator[Slice]:
+    """Split the `rows` of a light reading into parts, each small enough for one call of the feed.
+
+    A row may hold 1 MB, and its size is not known before it is read. So the statement that reads a thousand rows omits
+    long texts and returns their sizes: a light reading, in which a message or attrs has at most `HEAVY` bytes. Here the
+    heavy rows are read as a whole, a few at a time; the caller processes and drops each part before the next is read.
+    """
+    part: list[LogRow] = []
+    room = SLICE_BYTES
+    heavy: list[int] = []
+    for row in rows:
+        attrs = row.attrs
+        if attrs is None:
+            size = len(row.message)
+        elif attrs.startswith(joblog.TOO_LONG):
+            size = min(_marked(attrs), joblog.MAX_ATTRS) + HEAVY
+        else:
+            size = len(row.message) + len(attrs)
+        if part and (size > room or len(part) >= SLICE_ROWS):
+            yield await _whole(read_whole, session, part, heavy)
+            part, heavy, room = [], [], SLICE_BYTES
+        part.append(row)
+        room -= size
+        if attrs is not None and attrs.startswith(joblog.TOO_LONG):
+            heavy.append(row.id)
+    if part:
+        yield await _whole(read_whole, session, part, heavy)
+
+
+async def _whole(read_whole: ReadWhole, session: Session, part: list[LogRow], heavy: list[int]) -> Slice:
+    if not heavy:
+        return part, part
+    found = {row.id: row for row in await read_whole(session, heavy)}
+    # A row that has been deleted meanwhile stays as the light reading returned it.
+    gone = {i: replace(row, attrs=None) for row in part if (i := row.id) in heavy and i not in found}
+    return part, [replace(found[r.id], ts=r.ts) if r.id in found else gone.get(r.id, r) for r in part]
+
+
+def _marked(attrs: str) -> int:
+    size = attrs[len(joblog.TOO_LONG) :]
+    return int(size) if size.isdigit() else 0
+
+
+@dataclass(slots=True)
+class BatchSize:
+    """`rows` per read, at most `most`: what the database can send before its deadline.
+
+    A read of less than `quick` seconds doubles the next, a failed one halves it.
+    """
+
+    most: int = 1000
+    quick: float = 1.0
+    rows: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = self.most
+
+    def succeeded(self, seconds: float) -> None:
+        if seconds < self.quick:
+            self.rows = min(self.most, self.rows * 2)
+
+    def failed(self) -> None:
+        """Rows of 1 MB each may not arrive within the deadline."""
+        self.rows = max(SMALLEST, self.rows // 2)
+
+
+# -- the past
+
+
+WATCHED = 50_000
+"""Ids below the newest of the past among which missing ones are still probed."""
+
+BETWEEN_SHOWS = 0.02
+"""Seconds to wait at most after a call of `Feed.show_past`, which publishes some hundred jobs. A call that took less
+time is followed by a wait of the same length: other tasks get half of the time, and 20,000 jobs wait no longer
+than they need.
+"""
+
+Miss = Callable[[int, Sequence[int], int], None]
+"""(after, ids, last): of the ids above `after` and up to `last`, only `ids` were visible."""
+
+
+@dataclass(slots=True)
+class Past:
+    """The past of the log: the rows that existed when the tables were first read. They are read while the tail follows.
+
+    A first start begins at the newest row, so that new rows never wait for old ones. The past is read in order, in
+    small parts, on a session of its own, and only while the tail has nothing to catch up with. It has the ids above
+    `before` and up to `last`; `at` is the highest that has been read. Every id of it is in exactly one of read, still
+    to be read, and missing. Missing ids above `floor` become windows of `Gaps`, as their rows may be committed late;
+    older ones are given up at once.
+    """
+
+    before: int
+    at: int
+    last: int
+    floor: int
+    _newest: Micros = field(default=0)
+
+    @classmethod
+    def between(cls, before: int, last: int) -> Past:
+        """A past of which nothing has been read yet."""
+        last = max(before, last)
+        return cls(before, before, last, max(before, last - WATCHED))
+
+    def cut(self, last: int) -> None:
+        """End the past at `last`: ids above it are new again."""
+        self.last = min(self.last, last)
+        self.at = min(self.at, last)
+
+    def kept(self) -> tuple[int, int, int, int]:
+        """The position for the checkpoint: `Past(*kept)` restores it."""
+        return self.before, self.at, self.last, self.floor
+
+    async def read(
+        self,
+        queries: Queries,
+        session: Session,
+        feed: Feed,
+        note: Callable[[Outcome], None],
+        miss: Miss,
+        turn: Callable[[], Awaitable[None]],
+        batch: BatchSize,
+    ) -> None:
+        """Read to the end of the past, then publish what it changed.
+
+        Args:
+            note: Gets the outcome of each part.
+            miss: Gets the ids that were missing.
+            turn: Returns when the tail has nothing to catch up with.
+            batch: Rows per read.
+
+        Raises:
+            SourceUnavailable: The database failed. The position stays, and nothing is read twice.
+        """
+        while self.at < self.last:
+            feed.status.past_progress(self.at - self.before, self.last - self.before)
+            await turn()
+            last, limit, began = self.last, batch.rows, time.monotonic()
+            try:
+                found = await queries.light_rows_from(session, self.at + 1, limit, last=last, after=self._newest)
+            except SourceUnavailable:
+                batch.failed()
+                raise
+            batch.succeeded(time.monotonic() - began)
+            async for _, rows in slices(queries.rows_in, session, found):
+                note(feed.past(rows))
+                self._passed([r.id for r in rows], rows[-1].id, miss)
+                self._newest = rows[-1].ts
+                await turn()
+            if len(found) < limit:
+                self._passed([], last, miss)
+        began = time.monotonic()
+        while feed.show_past():
+            await asyncio.sleep(min(BETWEEN_SHOWS, time.monotonic() - began))
+            began = time.monotonic()
+
+    def _passed(self, ids: Sequence[int], upto: int, miss: Miss) -> None:
+        after = max(self.at, self.floor)
+        if upto > after:
+            miss(after, [i for i in ids if i > after], upto)
+        self.at = max(self.at, upto)
+
+
+# -- the tail
+
 
 log = logging.getLogger(__name__)
 
@@ -157,7 +460,7 @@ class Tail:
             read_to = await self._read_to(queries, rows)
             last = await queries.first_since(rows, max(since, read_to)) - 1
         try:
-            newest = await queries.light.rows_upto(rows, last, min(RECENT, self.batch.rows))
+            newest = await queries.light_rows_upto(rows, last, min(RECENT, self.batch.rows))
         except SourceUnavailable:
             self.batch.failed()
             raise
@@ -181,7 +484,7 @@ class Tail:
 
     async def _last_known(self, queries: Queries, rows: Session) -> LogRow | None:
         for part in chunks(list(self._reset_markers.ids())):
-            if (known := self._reset_markers.newest_of(await queries.light.rows_in(rows, part))) is not None:
+            if (known := self._reset_markers.newest_of(await queries.light_rows_in(rows, part))) is not None:
                 return known
         return None
 
@@ -275,7 +578,7 @@ class Tail:
         ids that have started again: these would be read once more after the reset.
         """
         emitted, head = 0, self._head_row
-        read = await queries.light.rows_in(rows, ids if head is None else [*ids, head.id])
+        read = await queries.light_rows_in(rows, ids if head is None else [*ids, head.id])
         if head is not None:
             _check_head(next((row for row in read if row.id == head.id), None), head)
             read = [row for row in read if row.id != head.id]
@@ -297,7 +600,7 @@ class Tail:
         began = self.clock()
         try:
             after = self._head_row.ts if self._behind and self._head_row is not None else None
-            found = await queries.light.rows_from(rows, max(self.gaps.head, 1), limit, after=after)
+            found = await queries.light_rows_from(rows, max(self.gaps.head, 1), limit, after=after)
         except SourceUnavailable:
             self.batch.failed()
             raise
