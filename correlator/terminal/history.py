@@ -99,7 +99,9 @@ def _table(jobs: Sequence[Document], width: int, now: float, theme: Theme) -> Ta
     )  # fmt: skip
     for column, ratio in columns:
         if (column or wide) and (column != "APPLIANCE" or (wide and fleet)):
-            drawn.add_column(column if wide or column != "ID" else "", no_wrap=True, ratio=ratio, overflow="ellipsis")
+            drawn.add_column(
+                column if wide or column != "ID" else "", no_wrap=True, ratio=ratio, overflow=theme.overflow
+            )
     for job in jobs:
         drawn.add_row(*_cells(job, longest, now, theme, wide=wide, fleet=fleet))
     return drawn

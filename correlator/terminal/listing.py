@@ -451,7 +451,7 @@ def table(found: Iterable[Document], width: int, now: float, theme: Theme, perce
         drawn.add_column(
             headers[name],
             no_wrap=True,
-            overflow="ellipsis" if theme.unicode else "crop",
+            overflow=theme.overflow,
             width=widths[name] if name in _FLEXIBLE else None,
         )
     for cells in rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Self, TextIO
+from typing import Literal, Self, TextIO
 
 from msgspec import Struct
 from rich.console import Console, RenderableType
@@ -48,6 +48,11 @@ class Theme(Struct, frozen=True):
     @property
     def ellipsis(self) -> str:
         return "…" if self.unicode else "..."
+
+    @property
+    def overflow(self) -> Literal["ellipsis", "crop"]:
+        """What a table does with a text that is too long: its ellipsis is not ASCII."""
+        return "ellipsis" if self.unicode else "crop"
 
     def mark(self, status: object) -> Text:
         """The symbol of a status, one cell wide."""

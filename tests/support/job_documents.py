@@ -10,6 +10,9 @@ from correlator.model.facts import ENDED
 
 NOW = 1_758_553_960.0  # 2025-09-22T15:12:40Z
 
+NASTY = "\x1b[2J\x1b]0;owned\x07[bold red]x[/]\r\n\t\u202e\u009b31m"
+"""A text that would be commands of the terminal, and markup."""
+
 
 def step(seq: int, name: str, status: str = "completed", **members: Any) -> dict[str, Any]:
     return {"seq": seq, "name": name, "status": status, "started_at": f"2025-09-22T15:12:{seq:02}.000000Z",

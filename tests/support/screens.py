@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 
 PARTS = re.compile(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+")
@@ -60,3 +61,18 @@ def screen(written: str) -> list[str]:
     found = Screen()
     found.feed(written)
     return found.lines
+
+
+class Output(io.StringIO):
+    """A terminal to write to, or a pipe."""
+
+    def __init__(self, encoding: str = "utf-8", *, tty: bool = True) -> None:
+        super().__init__()
+        self._encoding, self._tty = encoding, tty
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._encoding
+
+    def isatty(self) -> bool:
+        return self._tty

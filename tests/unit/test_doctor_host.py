@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import sqlite3
@@ -19,7 +18,6 @@ from correlator.doctor.service import Setting
 from correlator.model.persisted import Cursor, IndexState
 from correlator.state.checkpoint import Changes
 from correlator.state.checkpoint_file import Checkpoint
-from correlator.terminal.doctor import print_report
 
 
 def setting(file=None, **settings):
@@ -292,64 +290,6 @@ REPORT = CheckReport(
         warning("third", "it is so-so"),
     ),
 )
-
-
-class Pipe(io.StringIO):
-    encoding = "utf-8"
-
-
-class Terminal(Pipe):
-    def isatty(self):
-        return True
-
-
-def shown(stream, environ):
-    print_report(REPORT, stream, environ)
-    return stream.getvalue()
-
-
-def test_what_failed_stands_last_and_is_known_by_its_sign():
-    lines = shown(Pipe(), {}).splitlines()
-    assert [line[2] for line in lines if line[2:3] in "✓!✗"] == ["✓", "!", "✗"]
-    assert lines[-1] == "correlator 1.0: 1 ok, 1 warning, 1 failure. Run the commands marked > to fix it."
-
-
-def test_nobody_is_sent_to_commands_that_are_not_there():
-    report = CheckReport("1.0", REPORT.at, (warning("third", "it is so-so"),))
-    stream = Pipe()
-    print_report(report, stream, {})
-    assert stream.getvalue().splitlines()[-1] == "correlator 1.0: 0 ok, 1 warning, 0 failures"
-
-
-def test_columns_are_aligned_and_commands_never_wrapped(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "60")
-    monkeypatch.setenv("NO_COLOR", "1")
-    text = shown(Terminal(), {})
-    assert "x" * 80 + ";" in text
-    assert {line.index("it is") for line in text.splitlines() if line[2:3] in "✓!✗"} == {15}
-
-
-def test_colours_are_for_terminals_and_only_where_they_are_wanted(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "\x1b[" not in shown(Pipe(), {})
-    assert "\x1b[" in shown(Terminal(), {})
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "\x1b[3" not in shown(Terminal(), {})
-
-
-def test_foreign_text_contains_no_terminal_commands(monkeypatch):
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert "it is\\x1b[31m bad" in shown(Pipe(), {})
-
-
-def test_a_terminal_without_unicode_gets_ascii_symbols():
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="backslashreplace")
-    print_report(REPORT, stream, {})
-    stream.flush()
-    text = stream.buffer.getvalue().decode()
-    assert "  x first.bad" in text
-    assert "  + second" in text
 
 
 def test_a_report_as_json_has_what_is_promised():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import time
 import unicodedata
 from typing import Any
 
@@ -19,15 +18,22 @@ from correlator.client.replica import ConnectionState, Update
 from correlator.terminal import formats
 from correlator.terminal.formats import as_json, duration
 from correlator.terminal.ids import short
-from correlator.terminal.listing import PLAIN_COLUMNS, Query, frame, most_urgent, newest, not_shown, plain, table
+from correlator.terminal.listing import (
+    FollowedLines,
+    Form,
+    Query,
+    header,
+    most_urgent,
+    newest,
+    not_shown,
+    plain,
+    plain_lines,
+    table,
+)
 from correlator.terminal.screen import Screen, Theme, console_on, theme_for
-from correlator.terminal.show import fields
 from correlator.terminal.watch import Branch, EventLines, EventObjects, Frame, WatchState, tree_lines
-from tests.support.job_documents import NOW, document, step, update
-from tests.support.screens import screen
-
-NASTY = "\x1b[2J\x1b]0;owned\x07[bold red]x[/]\r\n\t\u202e\u009b31m"
-
+from tests.support.job_documents import NASTY, NOW, document, forecast, step, update
+from tests.support.screens import Output
 
 FAILED_STEPS = {
     "1": step(1, "validation"),
@@ -35,57 +41,18 @@ FAILED_STEPS = {
         2, "volume-attachment", "failed", error="CloudStack job 431 failed: Unable to attach volume <vol-9> " * 4
     ),
 }
-LOGS = tuple(
-    LogMessage(
-        job_id="x", event_id=n, level="WARN", step_id=2, message=f"retrying, attempt {n}", at="2025-09-22T15:12:05Z"
-    )
-    for n in range(9)
-)
 
 
-def texts(lines: list[Text]) -> list[str]:
-    return [line.plain for line in lines]
-
-
-def drawn(*branches: Branch, width: int = 80, height: int = 0, theme: Theme | None = None) -> list[str]:
-    return texts(tree_lines(branches, Frame(width, height, NOW, theme or Theme())))
+def drawn(*branches: Branch, height: int = 0) -> list[str]:
+    return [line.plain for line in tree_lines(branches, Frame(80, height, NOW))]
 
 
 # -- the tree
 
 
-def test_a_running_job_is_a_header_a_bar_and_its_steps():
-    assert drawn(Branch("gui-1", document()), width=60) == [
-        "● pgtest2  unified-live-failover                     running",
-        "  █████████████░░░░░░░░░░░░░░░░░░░░░  40% 1/2 steps      39s",
-        "  gui-1",
-        "  ✓ validation                                          0.9s",
-        "  ● multi-volume-snapshot-creation                       38s",
-        "    creating snapshots",
-    ]
-
-
-@pytest.mark.parametrize("width", [20, 40, 80, 120])
-@pytest.mark.parametrize("theme", [Theme(), Theme("ascii", unicode=False)])
-def test_no_line_is_wider_than_the_terminal(width, theme):
-    failed = document(status="failed", steps=FAILED_STEPS, error="y" * 500, metadata={"vm_name": "漢字" * 40})
-    branches = [
-        Branch("gui-1" * 30, document()),
-        Branch("x", failed, LOGS),
-        Branch(NASTY * 9, document()),
-    ]
-    lines = drawn(*branches, Branch("never-" * 30), width=width, theme=theme)
-    assert max(cell_len(line) for line in lines) <= width
-    assert any(theme.ellipsis in line for line in lines)
-
-
-def test_under_a_failed_step_stay_its_error_and_its_last_log_lines():
-    lines = drawn(Branch("x", document(status="failed", steps=FAILED_STEPS, error="other"), LOGS), width=60)
-    at = next(n for n, line in enumerate(lines) if "✗ volume-attachment" in line)
-    assert lines[at + 1] == "      CloudStack job 431 failed: Unable to attach volume"
-    assert " ".join(line.strip() for line in lines[at + 1 : -6]) == (FAILED_STEPS["2"]["error"]).strip()
-    assert lines[-6:-1] == [f"      WARN  15:12:05 retrying, attempt {n}" for n in range(4, 9)]
-    assert lines[-1] == "  other"
+def test_steps_ahead_are_pale_lines():
+    line = tree_lines([Branch("a", document(**forecast()))], Frame(80, 0, NOW))[-1]
+    assert {str(span.style) for span in line.spans if span.end == len(line.plain)} == {"dim"}
 
 
 def test_a_low_window_folds_what_went_well_before_it_hides_anything_else():
@@ -101,10 +68,6 @@ def test_a_low_window_folds_what_went_well_before_it_hides_anything_else():
     assert drawn(*many, height=4)[-1] == "… 6 more lines"
 
 
-def test_an_id_without_a_job_is_waited_for():
-    assert drawn(Branch("gui-1")) == ["○ waiting for gui-1"]
-
-
 @pytest.mark.parametrize("share", [0.0, 50.0, 99.9, 100.0, -3.0, 300.0])
 def test_a_bar_is_full_only_at_a_hundred(share):
     bar = Theme(unicode=False).bar(share, 10).plain
@@ -113,32 +76,6 @@ def test_a_bar_is_full_only_at_a_hundred(share):
 
 
 # -- untrusted text
-
-
-def everything(job: Any, theme: Theme) -> str:
-    out = io.StringIO()
-    console = Console(
-        file=out, width=200, force_terminal=True, markup=False, emoji=False, highlight=False, no_color=True
-    )
-    for line in tree_lines([Branch(NASTY, job, (LogMessage(level=NASTY, message=NASTY),))], Frame(200, 0, NOW, theme)):
-        console.print(line)
-    console.print(table([job], 200, NOW, theme))
-    for _, value in fields(job, NOW, theme):
-        console.print(value)
-    return out.getvalue() + plain(job, NOW, theme) + as_json(job)
-
-
-@pytest.mark.parametrize("theme", [Theme(), Theme("ascii", unicode=False), Theme("latin-1", unicode=False)])
-def test_text_of_the_database_is_never_a_command_of_the_terminal_nor_markup(theme):
-    nasty_step = step(1, NASTY, "failed", error=NASTY)
-    job = document(NASTY, "failed", external_ids=[NASTY], operation=NASTY, error=NASTY, steps={NASTY: nasty_step},
-                   metadata={"vm_name": NASTY, NASTY: NASTY}, owner=NASTY, job_type=NASTY,
-                   last_message={"level": NASTY, "text": NASTY, "at": NASTY})  # fmt: skip
-    printed = everything(job, theme)
-    for sequence in ("\x1b[2J", "\x1b]", "\x07", "\r", "\t\u202e", "\u202e", "\u009b"):
-        assert sequence not in printed
-    assert "[bold red]x[/]" in printed
-    printed.encode(theme.encoding if theme.unicode else "ascii")
 
 
 def test_json_output_is_ascii_so_that_no_terminal_interprets_it():
@@ -166,87 +103,6 @@ def test_symbols_are_ascii_where_the_stream_or_the_locale_knows_no_others(encodi
 # -- lists
 
 
-@pytest.mark.parametrize("width", [40, 80, 120])
-def test_the_table_fits_and_shows_the_more_the_wider(width):
-    jobs = [document(), document("b", "failed", metadata={"vm_name": "漢字" * 20}), document("c", metadata={})]
-    console = Console(file=io.StringIO(), width=width, record=True)
-    console.print(table(jobs, width, NOW, Theme()))
-    lines = console.export_text().splitlines()
-    assert len(lines) == 4
-    assert max(cell_len(line) for line in lines) <= width
-    shown = {
-        40: ["pgtest2", "40%", "39s"],
-        80: ["running", "███░░░░░  40%", "unified-live", "e8f15a6d"],
-        120: ["e8f15a6d-c5f4-4d69-af72-194b96a0c7fb", "multi-"],
-    }[width]
-    assert all(one in lines[1] for one in shown)
-    assert lines[2].startswith("✗")
-
-
-def rendered(jobs: list[Any], width: int) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, record=True)
-    console.print(table(jobs, width, NOW, Theme()))
-    return console.export_text().splitlines()
-
-
-def test_the_table_shows_when_jobs_began_in_local_time_as_short_as_it_is_clear(monkeypatch):
-    monkeypatch.setenv("TZ", "Asia/Kolkata")
-    time.tzset()
-    try:
-        times = ("2025-09-22T15:12:01Z", "2025-09-21T18:29:59Z", "2025-09-21T18:30:00Z", "2024-09-22T15:12:01Z", None)
-        jobs = [document(str(n), started_at=at) for n, at in enumerate(times)]
-        head, *rows = rendered(jobs, 120)
-        at = head.index("STARTED (IST)")
-        assert [row[at:].split("  ")[0].strip() for row in rows] == ["20:42", "09-21 23:59", "00:00", "2024-09-22", ""]
-        assert "STARTED " in rendered(jobs, 112)[0]
-        assert "STARTED" not in rendered(jobs, 111)[0]
-    finally:
-        monkeypatch.undo()
-        time.tzset()
-
-
-def test_of_an_error_the_table_shows_the_first_line_as_far_as_there_is_room():
-    failed = document("a", "failed", error="\nCloudStack job 431 failed\n  at attach(volume)\n  at run()")
-    (_, line) = rendered([failed], 120)
-    assert "CloudStack" in line
-    (_, line) = rendered([failed], 180)
-    assert "CloudStack job 431 failed " in line
-    assert "attach" not in line
-
-
-def test_a_wide_table_shows_external_ids_and_cuts_them_at_their_beginning():
-    jobs = [document("a"), document("b", external_ids=["gui-" + "x" * 80 + "-1758553933", "b", "c"], metadata={})]
-    assert "EXTERNAL ID" not in rendered(jobs, 149)[0]
-    header, first, second = rendered(jobs, 150)
-    assert "EXTERNAL ID" in header
-    assert "1758553933" in first
-    assert "-1758553933 +2" in second
-    assert "…" in second
-    assert "unified-live-failover-pgtest2-1758553933" in rendered(jobs, 220)[1]
-
-
-def test_a_wider_window_shows_more_and_a_short_column_takes_no_more_than_it_needs():
-    job = document("a", metadata={"vm_name": "vm-1"}, operation="o" * 60, current_step="s" * 80)
-    counts = [(line.count("o"), line.count("s")) for line in (rendered([job], width)[1] for width in (100, 120, 140))]
-    assert counts == sorted(counts)
-    assert counts[0] < counts[-1]
-    assert all("vm-1 o" in rendered([job], width)[1] for width in (100, 120, 140))
-
-
-def test_plain_has_one_line_of_columns_for_a_job_with_a_dash_where_nothing_is_known():
-    assert plain(document(metadata={}, current_step=None), NOW, Theme()).split("\t") == [
-        "2025-09-22T15:12:01Z", "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb", "running", "40", "-", "unified-live-failover",
-        "-", "39", "-", "-", "-", "-", "-",
-    ]  # fmt: skip
-
-
-def test_plain_lines_show_a_stall_an_error_and_the_elapsed_time():
-    stalled = plain(document(stalled=True), NOW + 600, Theme()).split("\t")
-    failed = plain(document(status="failed", error="no\tspace"), NOW + 600, Theme()).split("\t")
-    assert dict(zip(PLAIN_COLUMNS, stalled, strict=True)).items() >= {"SECONDS": "639", "STALLED": "stalled"}.items()
-    assert dict(zip(PLAIN_COLUMNS, failed, strict=True)).items() >= {"SECONDS": "12", "ERROR": r"no\tspace"}.items()
-
-
 def test_the_most_urgent_jobs_come_first_and_the_hidden_ones_are_counted():
     jobs = [document(f"run-{n}", metadata={}) for n in range(3)]
     jobs += [document(f"old-{n}", "failed", ended_at="2025-09-22T10:00:00Z") for n in range(30)]
@@ -267,27 +123,6 @@ def test_a_legacy_id_is_shortened_to_its_distinctive_end():
     assert short(legacy, Theme()) == "…1758553933"
     assert short("e8f15a6d-c5f4-4d69-af72-194b96a0c7fb", Theme()) == "e8f15a6d"
     assert short("job-7", Theme()) == "job-7"
-
-
-def test_what_was_cut_and_counts_that_are_not_complete_are_said_in_words():
-    cut = document(
-        status="failed", error="y", error_cut=2_000_000, counts_complete=False, warnings=3, errors=1,
-        steps_complete=False, metadata={"vm_name": "a", "_cut": {"blob": 18_000_000, "*": 1_500}},
-        steps={"1": step(1, "boot", "failed", error="z", error_cut=20_000)},
-    )  # fmt: skip
-    printed = "\n".join(f"{name} {value.plain}" for name, value in fields(cut, NOW, Theme()))
-    for words in (
-        "error y  (cut: 2 MB in full)", "metadata blob cut: 18 MB in full", "metadata others cut: 1.5 kB in full",
-        "log 3 warnings, 1 error so far: the log is still being counted", "z  (cut: 20 kB in full)",
-        "the table of steps cannot be read now, so some are missing",
-    ):  # fmt: skip
-        assert words in printed
-    assert "_cut" not in printed
-    painted = "\n".join(drawn(Branch("x", cut)))
-    assert "(cut: 20 kB in full)" in painted
-    assert "(cut: 2 MB in full)" in painted
-    watch = WatchState(["e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"])
-    assert [line.endswith("in full)") for line in reported(watch, update(cut))] == [True, True]
 
 
 ZALGO = "w" + "\u0301\u0489" * 5_000 + "eb"
@@ -338,6 +173,41 @@ def test_a_followed_list_admits_what_the_daemon_would_list():
     assert found(words="WEB1 unified") == ["c"]
     assert found(words="other 1758553933") == []
     assert found(words="multi-volume \tother") == ["b"]
+
+
+def followed(query: Query, *updates: Update) -> list[str]:
+    out = io.StringIO()
+    lines = FollowedLines(query, Form("plain"), out)
+    for one in updates:
+        lines.handle(one)
+    return out.getvalue().splitlines()
+
+
+def test_plain_lines_end_with_the_appliance_where_one_is_named_or_asked_for():
+    named, none = document(instance="dc1"), document("b")
+    assert [line.split("\t")[13:] for line in plain_lines([named, none], Form("plain"), Theme())] == [
+        ["INSTANCE"],
+        ["dc1"],
+        ["-"],
+    ]
+    assert next(plain_lines([none], Form("plain"), Theme())) == header()
+    assert list(plain_lines([], Form("plain"), Theme(), fleet=True)) == [header(fleet=True)]
+    assert plain(named, NOW, Theme()) == plain(none | {"job_id": named["job_id"]}, NOW, Theme())
+
+
+def test_a_followed_list_keeps_the_columns_that_its_first_jobs_had():
+    lines = followed(Query(), update(synced=False), update(document("a", instance="dc1")), update(document("b")))
+    assert [line.split("\t")[13:] for line in lines] == [["INSTANCE"], ["dc1"], ["-"]]
+    later = followed(Query(), update(document("a")), update(document("a"), document("b", instance="dc1")))
+    assert {len(line.split("\t")) for line in later} == {13}
+    assert followed(Query(instance=("dc1",)), update()) == [header(fleet=True)]
+
+
+def test_the_option_is_a_parameter_of_the_request_and_a_member_of_the_subscription():
+    query = Query(instance=("dc1", "dc2"))
+    assert query.parameters() == {"instance": ("dc1", "dc2")}
+    assert query.wanted().instance == ("dc1", "dc2")
+    assert Query().wanted().instance is None
 
 
 # -- what has happened
@@ -490,15 +360,10 @@ def test_objects_are_one_for_each_change():
 # -- the screen
 
 
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def painted(monkeypatch, width: int) -> tuple[Terminal, Console]:
+def painted(monkeypatch, width: int) -> tuple[Output, Console]:
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.delenv("NO_COLOR", raising=False)
-    out = Terminal()
+    out = Output()
     return out, console_on(out, width=width)
 
 
@@ -530,30 +395,6 @@ def test_in_a_narrower_window_it_goes_up_by_what_the_terminal_has_wrapped(monkey
         console.width = 15
         screen.paint(Text("z"))
     assert out.getvalue()[length:].startswith("\r\x1b[4A\x1b[J\x1b[2Kz\r\n")
-
-
-def test_a_table_says_while_the_daemon_still_sends_jobs_that_it_is_not_whole(monkeypatch):
-    out, console = painted(monkeypatch, 70)
-    jobs = {f"a-{n}": document(f"a-{n}") for n in range(40)}
-    for synced in (False, True):
-        shown = update(*jobs.values(), synced=synced)
-        with Screen(console) as on:
-            on.paint(frame(shown, Query(), on, Theme(), formats.Percents()))
-        last = screen(out.getvalue())[-1]
-        assert (last == "this is not all yet: the daemon still sends jobs") is not synced
-        assert ("more: " in last) is synced
-
-
-def test_without_colour_there_is_none(monkeypatch):
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("NO_COLOR", "1")
-    out = Terminal()
-    with Screen(console_on(out, width=60)) as screen:
-        for line in tree_lines([Branch("a", document("a", "failed"))], Frame(60, 0, NOW)):
-            screen.paint(line)
-    assert "\x1b[3" not in out.getvalue()
-    assert "\x1b[9" not in out.getvalue()
-    assert "\x1b[1;3" not in out.getvalue()
 
 
 @pytest.mark.parametrize(

@@ -240,10 +240,3 @@ async def test_a_followed_job_that_is_deleted_is_an_error(fake):
     fake.scripts = [deleted]
     with pytest.raises(NotFound, match="deleted before it ended"):
         await printed(fake, follow=True)
-
-
-def test_a_line_as_text_has_its_step_and_no_control_characters():
-    out = io.StringIO()
-    one = LogMessage(event_id=1, level="WARN", step_id=7, message="odd \x1b[2J", at=AT, attrs={"n": 1, "step_id": 7})
-    Printer(out, "plain").write([one], {"steps": STEPS})
-    assert out.getvalue() == f"{AT} WARN  copy: odd \\x1b[2J  n=1\n"
