@@ -125,6 +125,7 @@ def seen(*found):
         # a word of a later JobLog is work under way
         ("paused", Kind.JOB_STARTED, 9, "running"),
         ("paused", Kind.JOB_FAILED, 11, "failed"),
+        ("skipped", Kind.JOB_STARTED, 9, "running"),
     ],
 )
 def test_the_table_holds_unless_the_log_is_ahead(table, kind, observed_at, shown):

@@ -58,6 +58,8 @@ def test_there_is_no_forecast_before_three_runs_have_completed():
     assert in_copy().forecast(learned([*runs[:2], *failed]), BASE + 20 * SECOND) is None
     found = forecast(in_copy(), learned(runs), BASE + 20 * SECOND)
     assert (found.runs, found.state) == (3, ForecastState.ROUGH)
+    states = [forecast(in_copy(), learned(usual(count)), BASE + 20 * SECOND).state for count in (9, 10)]
+    assert states == [ForecastState.ROUGH, ForecastState.ON_TRACK]
 
 
 def test_a_job_of_an_operation_that_never_ran_has_no_forecast_and_no_percent():

@@ -24,38 +24,6 @@ class World:
         return self.names.move(job_id, old, was, names, self.ages[job_id])
 
 
-def test_an_id_without_a_job_resolves_to_none():
-    world = World()
-    assert (world.names.get("x"), world.names.owner("x")) == ((), None)
-
-
-def test_an_id_leads_to_every_job_that_carries_it_the_newest_first():
-    world = World()
-    world.move("b", ["x", "y"], started=1)
-    world.move("a", ["x"], started=2)
-    world.move("c", ["x"])
-    assert (world.names.get("x"), world.names.get("y"), len(world.names._claims)) == (("a", "b", "c"), ("b",), 2)
-
-
-def test_move_returns_the_ids_that_changed_their_job_and_both_jobs():
-    world = World()
-    assert world.move("b", ["x", "y", "x"], started=1) == {"x": {"b"}, "y": {"b"}}
-    assert world.move("b", ["y", "z"], started=1) == {"x": {"b"}, "z": {"b"}}
-    assert world.move("a", ["y"]) == {"y": set()}
-    assert world.move("a", ["y"], started=2) == {"y": {"a", "b"}}
-    assert world.move("a", ["y"], started=2) == {}
-
-
-def test_an_id_without_jobs_uses_no_memory():
-    world = World()
-    world.move("a", ["x"])
-    world.move("b", ["x"])
-    world.move("a", [])
-    assert world.names.get("x") == ("b",)
-    world.move("b", [])
-    assert len(world.names._claims) == 0
-
-
 carried = st.frozensets(st.sampled_from("vwxyz"))
 
 

@@ -349,15 +349,6 @@ def test_another_limit_of_silence_applies_to_the_jobs_that_run_and_to_those_that
     assert stalled == [False, True, False]
 
 
-@pytest.mark.parametrize("status", ["pending", "completed"])
-def test_only_a_running_job_stalls(status):
-    index = live(stalled_after=lambda: 1)
-    index.apply([read(status=status)], NOW)
-    outcome = index.expire(NOW + 500 * SECOND)
-    assert Kind.JOB_STALLED not in [e.kind for e in outcome.events]
-    assert outcome.changes == []
-
-
 # -- the legacy tracker beside it
 
 LEGACY = LegacyRecord(1, "ext", "validating", created_at=NOW, updated_at=NOW, apart=True)
@@ -387,12 +378,6 @@ def test_a_joblog_job_replaces_a_legacy_job_of_its_id_until_it_is_deleted():
     assert (resolved.job_id, resolved.resolved_by) == ("j", "external_id")
     outcome = index.apply([gone()], NOW)
     assert sorted(changes(outcome)) == [("ext", "running", None), ("j", None, "gone")]
-
-
-def test_a_legacy_row_whose_id_a_joblog_job_has_is_not_shown_apart():
-    index = live()
-    index.apply([read(metadata='{"failover_job_id":"ext"}')], NOW)
-    assert index.apply_legacy([LEGACY], [], NOW).changes == []
 
 
 def test_a_legacy_row_is_published_only_when_the_tables_show_that_no_job_owns_it():
@@ -426,15 +411,6 @@ def test_a_legacy_row_with_an_owner_in_the_tables_is_never_published_nor_queried
     assert index.known.is_undecided(changed)
 
 
-def test_a_legacy_row_under_the_uuid_of_a_job_that_left_by_retention_stays_hidden():
-    index, row = live(retention=100), LegacyRecord(1, "j", "pending", created_at=NOW, updated_at=NOW)
-    index.apply([read(status="failed", completed_at=NOW)], NOW)
-    assert index.apply_legacy([row], [], NOW).changes == []
-    assert changes(index.expire(NOW + 100 * SECOND)) == [("j", None, "retention")]
-    assert index.apply_legacy([row], [], NOW + 100 * SECOND).changes == []
-    assert not index.known.is_undecided(row)
-
-
 def test_a_legacy_row_of_the_past_that_is_decided_after_the_start_is_no_event():
     index, row = Index(), replace(LEGACY, apart=False)
     index.apply_legacy([row], [], NOW)
@@ -460,14 +436,6 @@ def test_a_number_of_legacy_rows_that_are_not_shown_is_remembered():
     assert [index.known.is_set_aside(row) for row in (rows[0], rows[1], rows[-1])] == [False, True, True]
 
 
-def test_a_legacy_job_does_not_come_back_when_its_joblog_job_leaves_by_retention():
-    index = live(retention=100)
-    index.apply_legacy([LEGACY], [], NOW)
-    index.apply([read(status="completed", completed_at=NOW, external_job_id="ext")], NOW)
-    assert changes(index.expire(NOW + 100 * SECOND)) == [("j", None, "retention")]
-    assert index.apply_legacy([LEGACY], [], NOW + 100 * SECOND).changes == []
-
-
 def test_legacy_rows_of_the_past_cause_no_events_also_when_they_are_read_late():
     index = live()
     ended = replace(LEGACY, status="failed", completed_at=NOW, apart=False)
@@ -483,26 +451,7 @@ def test_a_legacy_row_that_is_gone_leaves():
     assert index.known.unsettled_legacy() == []
 
 
-def test_an_ended_legacy_job_leaves_after_the_retention():
-    index = live(retention=100)
-    index.apply_legacy([replace(LEGACY, status="cleanup", completed_at=NOW)], [], NOW)
-    assert changes(index.expire(NOW + 100 * SECOND)) == [("ext", None, "retention")]
-
-
 # -- IDs, children, steps
-
-
-def test_the_newest_job_owns_a_repeated_id_and_the_older_one_is_named_and_changed():
-    index = live()
-    index.apply([read("old", external_job_id="e", started_at=BASE)], NOW)
-    outcome = index.apply([read("new", external_job_id="e", started_at=BASE + SECOND)], NOW)
-    assert [(c.job_id, c.moved) for c in outcome.changes] == [("new", False), ("old", True)]
-    resolved = index.published.resolve("e")
-    assert resolved is not None
-    assert (resolved.job_id, resolved.also, resolved.resolved_by) == ("new", ("old",), "external_id")
-    assert index.published.names_lead_to("e", "new")
-    index.apply([gone("new")], NOW)
-    assert index.published.names_lead_to("e", "old")
 
 
 def test_inside_one_second_the_first_step_decides_which_job_is_newer():
@@ -540,33 +489,6 @@ def test_a_row_with_an_external_id_alone_belongs_to_the_owner_of_that_id():
     row = logged(job_id=None, external_ids=("e",))
     assert index.apply([row], NOW).attributed == [AttributedRow(row, "j", "external_id")]
     assert index.apply([logged(job_id=None, event_id=2)], NOW).attributed[0].job_id is None
-
-
-@pytest.mark.parametrize("first", ["parent", "child"])
-def test_children_are_listed_in_whatever_order_they_come(first):
-    index = live()
-    family = [
-        read("p"),
-        read("k2", parent_job_id="p", started_at=BASE + 2),
-        read("k1", parent_job_id="p", started_at=BASE + 1),
-    ]
-    for fact in family if first == "parent" else reversed(family):
-        index.apply([fact], NOW)
-    parent = index.published.get("p")
-    assert parent is not None
-    assert parent.children == ("k1", "k2")
-    index.apply([gone("k1")], NOW)
-    parent = index.published.get("p")
-    assert parent is not None
-    assert (parent.children, parent.rev) == (("k2",), index.published.seq)
-
-
-def test_a_parent_lists_children_that_are_not_in_memory():
-    index = live()
-    index.apply([read("p", children=((BASE, "old"),)), read("k", parent_job_id="p", started_at=BASE + 1)], NOW)
-    parent = index.published.get("p")
-    assert parent is not None
-    assert parent.children == ("old", "k")
 
 
 def test_facts_about_an_unknown_step_wait_for_its_job():
@@ -636,24 +558,6 @@ def test_every_lifecycle_row_is_an_event_also_one_that_changes_nothing():
     assert kinds(outcome) == [(Kind.JOB_FAILED, "j", 4), (Kind.JOB_COMPLETED, "j", 5)]
 
 
-def test_a_transition_of_the_tables_alone_is_announced_after_its_grace():
-    index = live()
-    index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
-    assert index.apply([read(status="failed", completed_at=NOW, error_message="boom", observed_at=9)], NOW).events == []
-    assert index.expire(NOW + GRACE - 1).events == []
-    assert index.expire(NOW + GRACE).events == [Event(Kind.JOB_FAILED, "j", NOW, error="boom")]
-    assert index.expire(NOW + 2 * GRACE).events == []
-
-
-def test_a_transition_of_a_step_in_the_tables_alone_is_announced_while_its_job_runs_on():
-    index = live()
-    index.apply([read("j", "running", StepRecord(7, "copy", status="running")), logged(Kind.JOB_STARTED)], NOW)
-    step = StepRecord(7, "copy", status="completed", completed_at=NOW)
-    index.apply([read("j", "running", step, observed_at=9)], NOW)
-    found = [(e.kind, e.step_id) for e in index.expire(NOW + GRACE).events]
-    assert (Kind.STEP_COMPLETED, 7) in found
-
-
 def test_steps_that_could_not_be_read_before_are_no_news_once_they_can():
     index = live()
     index.apply([replace(read(), steps=None), logged(Kind.JOB_STARTED)], NOW)
@@ -700,16 +604,6 @@ def test_transitions_that_nothing_will_announce_are_counted(monkeypatch):
     outcome = index.apply([read(f"j{n}") for n in range(5)], NOW)
     assert outcome.dropped == 3
     assert len(index.expire(NOW + GRACE).events) == 2
-
-
-def test_a_table_without_a_status_does_not_take_an_end_back():
-    index = live()
-    index.apply([read(), logged(Kind.JOB_COMPLETED, observed_at=2)], NOW)
-    index.apply([read(status=None, observed_at=9)], NOW)
-    shown = index.published.get("j")
-    assert shown is not None
-    assert (shown.view.status, shown.view.ended_at) == (Status.COMPLETED, NOW)
-    assert "j" not in index.known.active()
 
 
 def test_a_child_that_leaves_memory_leaves_nothing_behind_even_without_a_parent():
