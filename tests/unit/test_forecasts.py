@@ -160,7 +160,7 @@ def test_a_percent_that_is_reported_with_the_failure_counts(known):
 
 
 @pytest.mark.parametrize(("status", "ended"), [(None, None), ("failed", BASE + 201 * SECOND)])
-def test_a_job_that_is_pending_or_failed_for_a_moment_goes_on_with_its_percent_and_is_late_once(status, ended):
+def test_a_job_that_pends_or_fails_for_a_moment_goes_on_with_its_percent_and_is_late_once(status, ended):
     index = knowing(*usual())
     read(index, 200, step(1, "snapshot", 0, 10), step(2, "copy", 10))
     before = document(index)["progress"]["percent"]
