@@ -132,8 +132,8 @@ class Cluster(Section):
     )
     instance: str = _key(
         "",
-        "The name of the appliance in the cluster, the same for its active collector and its standby; A-Z a-z 0-9"
-        " - _; empty: the first label of the host name.",
+        "The name of the appliance in the cluster, the same for its collector and its standby; A-Z a-z 0-9 - _;"
+        " empty: the first label of the host name.",
         text_like(r"[A-Za-z0-9_-]{0,64}", "1 to 64 of the characters A-Z a-z 0-9 - _"),
     )
     credentials_file: Path | None = _key(
@@ -144,7 +144,7 @@ class Cluster(Section):
     tls: Tls | None = _key(
         None, "TLS for tls:// servers. Without this table their certificates are checked with the system's CAs."
     )
-    replicas: Replicas = _key(1, "How many NATS servers keep each stream: 1, 3 or 5, at most as many as there are.")
+    replicas: Replicas = _key(1, "How many NATS servers keep each stream.")
 
 
 # -- [otlp]: the receiver's URL and the headers of requests
@@ -276,8 +276,8 @@ class Database(Section):
     tls: Tls | None = _key(None, "TLS for the connection. Without this table the connection is not encrypted.")
     timezone: str = _key(
         "auto",
-        "Zone of the DATETIME columns, an IANA name. auto: this host's zone if the server runs on this host and has"
-        " the same offset, else the server's current offset, queried every 5 s.",
+        "Zone of the DATETIME columns, an IANA name. auto: this host's if the server runs here with the same offset,"
+        " else the server's current offset.",
         values.zone,
     )
     connect_timeout: float = _key(5.0, "Time to reach the server and log in.", gt=0)
@@ -288,12 +288,12 @@ class Database(Section):
     doorbell: bool = _key(
         False,
         "Also read MariaDB's binary log, so that committed rows are read within milliseconds. Needs log_bin and"
-        " the right REPLICATION SLAVE; without them the daemon only polls.",
+        " REPLICATION SLAVE.",
     )
     poll_interval: float = _key(
         0.02,
-        "Between two queries of log_events while jobs run, or while clients are connected and something"
-        " happened within the last 10 s.",
+        "Between two queries of log_events while jobs run, or clients are connected and something happened within"
+        " 10 s.",
         ge=0.001,
     )
     idle_poll_interval: float = _key(0.25, "The same at all other times.", ge=0.001)
@@ -307,7 +307,7 @@ class Jobs(Section):
     retention: float = _key(24 * 3600.0, "How long ended jobs stay in memory.", ge=0)
     max_jobs: int = _key(
         20000,
-        "The maximum number of jobs in memory. Those that ended first are removed first, running ones never.",
+        "Maximum number of jobs in memory. Those that ended first are removed first, running ones never.",
         ge=1,
     )
     stalled_after: float = _key(600.0, "A running job that has been silent for longer is stalled.", live=True, gt=0)
@@ -319,13 +319,11 @@ class Jobs(Section):
     legacy: bool = _key(True, "Follow failover_jobs too.")
     max_metadata: Size = _key(
         Size(16_000),
-        "Maximum bytes of a job's published metadata. Larger metadata loses its largest members, which `_cut`"
-        " names; external IDs and the VM's name are kept.",
+        "Maximum bytes of a job's published metadata. Larger metadata loses its largest members, which `_cut` names.",
     )
     max_error: Size = _key(
         Size(8_000),
-        "Maximum bytes of the published error of a job or a step. The long errors of a job's steps share 8 times"
-        " as many.",
+        "Maximum bytes of a published error. Those of a job's steps share 8 times as many.",
     )
 
 
@@ -342,9 +340,9 @@ class Http(Section):
     listen: Listen = _key(Listen(host="127.0.0.1", port=8686), '"host:port" or "[::1]:port". Port 0: any free port.')
     public_url: str | None = _key(
         None,
-        'Where people open the page, e.g. "https://correlator.example": {{url}} of webhooks and --web of commands lead'
-        " there, and its name is accepted in the Host header. Empty: host and port of `listen`, with the host name for"
-        ' all addresses. In a fleet, the appliance at a gateway: "https://gateway.example/i/dc1".',
+        'Where people open the page, e.g. "https://correlator.example", in a fleet "https://gateway.example/i/dc1":'
+        " {{url}} of webhooks and --web of commands lead there, and its name is accepted in the Host header. Empty:"
+        " host and port of `listen`.",
         values.page_url,
         live=True,
     )
@@ -382,8 +380,7 @@ class Http(Section):
     max_subscriptions: int = _key(100, "Maximum number of subscriptions of one connection.", ge=1)
     unknown_id_wait: float = _key(
         3.0,
-        "How long GET /api/v1/failover/{id}/status waits for a job with an unknown ID before it answers 404."
-        " 0 turns the wait off.",
+        "How long GET /api/v1/failover/{id}/status waits for a job with an unknown ID before it answers 404.",
         ge=0,
     )
 

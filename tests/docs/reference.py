@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from correlator.config import loading, rendering, schema, values
-from correlator.config.schema import Key, NatsUrl
+from correlator.config.schema import Key
 from correlator.config.values import Section
-from correlator.config.webhooks import Authorization, SigningSecrets, Template
+from correlator.config.webhooks import SigningSecrets, Template
 from correlator.daemon import reload
 from tests.docs import document_types
 
@@ -21,22 +21,12 @@ JOB = REPOSITORY / "correlator" / "client" / "job.py"
 RELOADED = " A reload applies them."
 BEGIN, END = "<!-- begin: written by make docs -->\n", "<!-- end -->\n"
 
-KINDS = {
-    bool: "",
-    float: ", a duration",
-    int: ", a number",
-    str: "",
-    values.Secret: "",
-    Authorization: "",
+KINDS: dict[object, str] = {
     SigningSecrets: ", one or two secrets `whsec_…`",
     Template: ", a JSON text",
-    NatsUrl: ", one or more URLs",
-    values.Listen: ", an address",
     values.Size: ", from `1kB` to `1MB`",
-    Path: ", a path",
-    tuple: ", a list of texts",
 }
-"""What may be written, where the default does not show it."""
+"""What may be written, where neither the default nor the description shows it."""
 
 
 def reference() -> str:
@@ -94,7 +84,7 @@ def _right(key: Key) -> str:
     """What may be written, in words, after the default."""
     if key.kind is Literal:
         return ", one of " + ", ".join(f"`{choice}`" for choice in get_args(key.hint))
-    return KINDS.get(key.kind, ", a URL") + key.bounds
+    return KINDS.get(key.kind, "") + key.bounds
 
 
 def _cell(text: str) -> str:
