@@ -31,7 +31,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from correlator.errors import CorrelatorError
 from correlator.model.published import PublishedJob
@@ -96,46 +96,71 @@ class Turns:
         self._waiting: OrderedDict[str, dict[asyncio.Future[None], None]] = OrderedDict()
         """By address, in order of arrival; the address whose turn is next comes first."""
         self._count = 0
+        self._ended: list[str] = []
+        """The addresses of the pieces that ended in this round of the event loop."""
 
     @property
     def waiting(self) -> int:
         """Pieces that wait."""
         return self._count
 
-    @contextlib.asynccontextmanager
-    async def turn(self, address: str, within: float | None = None) -> AsyncIterator[None]:
-        """Run the block as a piece of work for `address`, once its turn has come.
+    def turn(self, address: str, within: float | None = None) -> Turn:
+        """Run a block as a piece of work for `address`, once its turn has come: ``async with turns.turn(address):``.
 
         Raises:
             Refused: Too many wait, or the turn did not come within `within` seconds (default: those of the class).
         """
-        if self._free and self._running[address] < self._each:
-            self._occupy(address)
-        else:
-            await self._wait(address, self._within if within is None else within)
-        try:
-            yield
-        finally:
-            asyncio.get_running_loop().call_soon(self._give_back, address)
+        return Turn(self, address, self._within if within is None else within)
 
-    async def _wait(self, address: str, within: float) -> None:
+    async def round(self, address: str) -> None:
+        """Wait for a turn that lasts until the caller's next `await`. For the errors see `turn`."""
+        if not self.start_now(address):
+            await self.wait(address, self._within)
+        self.end(address)
+
+    def start_now(self, address: str) -> bool:
+        """Begin a piece of work now. False if it has to wait."""
+        if not self._free or self._running[address] >= self._each:
+            return False
+        self._occupy(address)
+        return True
+
+    async def wait(self, address: str, within: float) -> None:
+        """Begin a piece of work once its turn has come. For the errors see `turn`."""
         mine = self._waiting.get(address, {})
         if len(mine) >= self._most_each or self._count >= self._most:
             raise self._refused(all_clients=self._count >= self._most)
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
         self._waiting.setdefault(address, {})[turn] = None
         self._count += 1
+        timer = loop.call_later(within, self._expire, address, turn)
         try:
-            async with asyncio.timeout(within):
-                await turn
-        except BaseException as error:
+            await turn
+        except asyncio.CancelledError:
             if turn in self._waiting.get(address, ()):
                 self._leave(address, turn)
-            elif not turn.cancelled():
+            elif not turn.cancelled() and turn.exception() is None:
                 self._give_back(address)  # It came, and nobody is here to use it.
-            if isinstance(error, TimeoutError):
-                raise self._refused(all_clients=True) from None
             raise
+        finally:
+            timer.cancel()
+
+    def end(self, address: str) -> None:
+        """A piece of work has ended: another one begins in the next round of the event loop."""
+        if not self._ended:
+            asyncio.get_running_loop().call_soon(self._next_round)
+        self._ended.append(address)
+
+    def _next_round(self) -> None:
+        ended, self._ended = self._ended, []
+        for address in ended:
+            self._give_back(address)
+
+    def _expire(self, address: str, turn: asyncio.Future[None]) -> None:
+        if not turn.done():
+            self._leave(address, turn)
+            turn.set_exception(self._refused(all_clients=True))
 
     def _leave(self, address: str, turn: asyncio.Future[None]) -> None:
         del self._waiting[address][turn]
@@ -168,6 +193,24 @@ class Turns:
     def _refused(self, *, all_clients: bool) -> Refused:
         of = "" if all_clients else " of this address"
         return Refused(f"too many {self._what}{of} wait: repeat the request later", all_clients=all_clients)
+
+
+class Turn:
+    """One piece of work, as a context manager: see `Turns.turn`."""
+
+    __slots__ = ("_address", "_turns", "_within")
+
+    def __init__(self, turns: Turns, address: str, within: float) -> None:
+        self._turns = turns
+        self._address = address
+        self._within = within
+
+    async def __aenter__(self) -> None:
+        if not self._turns.start_now(self._address):
+            await self._turns.wait(self._address, self._within)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._turns.end(self._address)
 
 
 class Rounds:
@@ -227,7 +270,7 @@ class Work:
 
     def __init__(self) -> None:
         self.connections = Turns("connections", at_once=3, waiting=1_000_000, waiting_each=1_000_000)
-        self.begin = Turns("requests", at_once=10, waiting=20_000, waiting_each=20_000)
+        self.begin = Turns("requests", at_once=32, waiting=20_000, waiting_each=20_000)
         self.lists = Turns("lists", at_once=1, waiting=4_000, waiting_each=1_000)
         self.queries = Turns("searches of the database", at_once=8, each=4, waiting=8_000, waiting_each=4_000)
         self.waited_ids = Turns("lookups of IDs", at_once=1, waiting=10_000, waiting_each=5_000, within=60.0)

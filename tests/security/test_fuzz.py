@@ -39,7 +39,7 @@ from correlator.model.persisted import Cursor
 from correlator.model.rows import JobRecord, LogRow, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
-from correlator.sinks.http.responses import problems
+from correlator.sinks.http.responses import as_problem
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.sinks.turns import Work
@@ -263,7 +263,10 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
                 work = {"jobs": rest.job if "/" in path else rest.jobs, "resolve": rest.resolve}[path.partition("/")[0]]
             name = path.partition("/")[2].removesuffix("/events")
             request._match_info = {"id": unquote_to_bytes(name).decode("utf-8", "replace")}  # type: ignore[assignment]
-            return runner.run(problems(request, work)).status
+            try:
+                return runner.run(work(request)).status
+            except Exception as error:  # noqa: BLE001 - as every exception becomes a response
+                return as_problem(error, request).status
 
         yield ask
         runner.run(archive.close())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 
 import pytest
@@ -19,7 +18,6 @@ class Listener:
     def __init__(self, limit: int = LIMIT, **options) -> None:
         self.connections = Connections(lambda: 2 * limit, **options)
         self.ended: list[str] = []
-        self._answering = contextlib.ExitStack()
 
     def accept(self, address: str) -> Peer | None:
         if not self.connections.has_room():
@@ -34,7 +32,7 @@ class Listener:
         for _ in range(count):
             peer = self.accept(address)
             assert peer is not None
-            self._answering.enter_context(self.connections.busy(peer))
+            self.connections.begin(peer)
             found.append(peer)
         return found
 
@@ -124,9 +122,10 @@ def test_a_connection_that_ends_twice_is_counted_once():
     listener = Listener()
     peer = listener.accept("a")
     assert peer is not None
-    with listener.connections.busy(peer):
-        listener.connections.lost(peer)
-        listener.connections.lost(peer)
+    listener.connections.begin(peer)
+    listener.connections.lost(peer)
+    listener.connections.lost(peer)
+    listener.connections.end(peer)
     assert len(listener.connections) == 0
     assert listener.connections._idle == {False: {}, True: {}}
     assert not listener.connections._of

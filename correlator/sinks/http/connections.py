@@ -36,7 +36,7 @@ import socket
 import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -220,16 +220,15 @@ class Connections:
             del counted[peer.address]
         self._not_idle(peer)
 
-    @contextlib.contextmanager
-    def busy(self, peer: Peer) -> Iterator[None]:
-        """A request of the connection is being answered while the block runs."""
+    def begin(self, peer: Peer) -> None:
+        """A request of the connection is being answered from now on, until `end`."""
         self._not_idle(peer)
         peer.answering = True
-        try:
-            yield
-        finally:
-            peer.answering = False
-            self.settle(peer)
+
+    def end(self, peer: Peer) -> None:
+        """The request has been answered."""
+        peer.answering = False
+        self.settle(peer)
 
     def asks(self, peer: Peer) -> None:
         """The connection is about to ask: it does not end for another one. Call `settle` some time later."""

@@ -1,6 +1,6 @@
 """Responses that every endpoint uses: JSON, a problem (RFC 9457) for each error, and bodies that are written in parts.
 
-Endpoints raise; `problems` turns what they raise into ``application/problem+json``. The text of an internal error, or
+Endpoints raise; `as_problem` turns what they raise into ``application/problem+json``. The text of an internal error, or
 of one that may name the database's server and account, is not sent.
 """
 
@@ -13,7 +13,6 @@ from typing import Any, Final
 from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.typedefs import Handler
 from aiohttp.web_request import BaseRequest
 
 from correlator.errors import BadRequest, NotFound, SourceUnavailable, drop_frames
@@ -52,23 +51,19 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
     )
 
 
-@web.middleware
-async def problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Turn an exception of a handler into a problem. An internal error is logged, and its text is not sent."""
-    try:
-        return await handler(request)
-    except web.HTTPException as error:
-        if error.status < HTTPStatus.BAD_REQUEST:
-            raise
-        allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-        drop_frames(error)  # They refer to the request, whose route refers to the error.
-        return problem(error.status, _words(error, request), allow)
-    except Exception as error:  # noqa: BLE001 - every exception becomes a response
-        return _answer(error, request)
+def as_problem(error: Exception, request: web.Request) -> web.Response:  # noqa: PLR0911 - a list of errors
+    """The response for what a handler raised. An internal error is logged, and its text is not sent.
 
-
-def _answer(error: Exception, request: web.Request) -> web.Response:
+    Raises:
+        web.HTTPException: It is no error: a redirection, which is a response itself.
+    """
     match error:
+        case web.HTTPException():
+            if error.status < HTTPStatus.BAD_REQUEST:
+                raise error
+            allow = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
+            drop_frames(error)  # They refer to the request, whose route refers to the error.
+            return problem(error.status, _words(error, request), allow)
         case BadRequest():
             return problem(HTTPStatus.BAD_REQUEST, str(error))
         case NotFound():

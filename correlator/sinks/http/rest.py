@@ -106,40 +106,38 @@ class Rest:
     async def _job(self, request: web.Request, name: str, asked: GetJob) -> web.Response:
         wait, rev = asked.wait, given(asked.rev)
         if not wait:
-            return await self._shown(request, name, await self._find(name, request), rev)
+            return self._shown(request, name, await self._find(name, request))
         address, until = request.remote or "", asyncio.get_running_loop().time() + wait
         self._work.held.check(address)
         with self._work.held.holding(address):
             found = await self._waits.wait(name, address, until)
             if found is None and self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
-            return await self._shown(request, name, found, rev, until)
+            if found is None or rev is None:
+                return self._shown(request, name, found)
+            return self._shown(request, name, await self._past(name, found, rev, until), rev)
 
-    async def _find(self, name: str, request: web.Request) -> Found | None:
-        return await self._work.find(self._hub, name, request.remote or "")
+    def _find(self, name: str, request: web.Request) -> Awaitable[Found | None]:
+        return self._work.find(self._hub, name, request.remote or "")
 
-    async def _shown(
-        self,
-        request: web.Request,
-        name: str,
-        found: Found | None,
-        rev: int | None,
-        until: float | None = None,
-    ) -> web.Response:
-        """The response with a job; until `until` (loop time), wait until it is past revision `rev`."""
+    async def _past(self, name: str, found: Found, rev: int, until: float) -> Found:
+        """Wait until the job is past revision `rev`, at most until `until` (loop time)."""
+        loop = asyncio.get_running_loop()
+        if await self._hub.reached(rev, min(AHEAD_WITHIN, until - loop.time())):
+            found = self._hub.find_now(name) or found
+        while found[0].rev == rev and (left := until - loop.time()) > 0 and not self._hub.draining:
+            await self._hub.waiting_ids.changed(found[0].job_id, left)
+            found = self._hub.find_now(name) or found
+        return found
+
+    def _shown(self, request: web.Request, name: str, found: Found | None, rev: int | None = None) -> web.Response:
+        """The response with a job. The client that waited knows it as it is at revision `rev`."""
         if found is None:
             raise NotFound(f"no job is known by {name!r}")
-        loop = asyncio.get_running_loop()
-        wait, until = until is not None, until or 0.0
         shown = found[0]
-        if rev is not None and wait and await self._hub.reached(rev, min(AHEAD_WITHIN, until - loop.time())):
-            shown = (self._hub.find_now(name) or (shown, None))[0]
-        while rev is not None and shown.rev == rev and (left := until - loop.time()) > 0 and not self._hub.draining:
-            await self._hub.waiting_ids.changed(shown.job_id, left)
-            shown = (self._hub.find_now(name) or (shown, None))[0]
         etag = f'"{self._hub.epoch}-{shown.rev}"'
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
-        if (rev is not None and wait and shown.rev == rev) or matches(request, etag):
+        if shown.rev == rev or matches(request, etag):
             return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
         return web.Response(body=self._hub.documents.encoded(shown), content_type="application/json", headers=headers)
 

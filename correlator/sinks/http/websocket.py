@@ -189,8 +189,7 @@ class Websockets:
             if message.type not in FRAMES:
                 return
             client.received_at = time.monotonic()
-            async with self._turns.turn(client.address):
-                pass  # let other connections run
+            await self._turns.round(client.address)  # let other connections run
             if client.closing:
                 return
             if message.type is WSMsgType.PING:
@@ -225,8 +224,7 @@ class Websockets:
             except BadRequest as error:
                 good = False
                 self._error(client, "bad_request", str(error), error.sub)
-            async with self._turns.turn(client.address):
-                pass  # let other connections run
+            await self._turns.round(client.address)  # let other connections run
         return good
 
     async def _handle_message(self, client: WebsocketConnection, message: ClientMessage) -> None:
