@@ -14,26 +14,6 @@ def popped(dirty, most=10):
     return found
 
 
-def test_a_key_that_is_acknowledged_is_clean():
-    dirty = keys()
-    dirty.mark("a")
-    assert popped(dirty) == ["a"]
-    assert len(dirty) == 1
-    dirty.acknowledged()
-    assert len(dirty) == 0
-    assert dirty.pop_next() is None
-
-
-def test_a_key_that_changes_in_flight_is_written_again():
-    dirty = keys()
-    dirty.mark("a")
-    dirty.pop_next()
-    dirty.mark("a")
-    assert len(dirty) == 1
-    dirty.acknowledged()
-    assert popped(dirty) == ["a"]
-
-
 def test_keys_without_an_acknowledgement_are_written_first_and_keep_their_age():
     now = 0.0
     dirty = keys(lambda: now)

@@ -49,6 +49,7 @@ def test_jobs_that_come_start_anew_and_leave_are_listed_the_newest_first(steps):
         JobQuery,
         status=st.frozensets(st.sampled_from(["running", "failed"]), max_size=1),
         context_id=st.frozensets(st.sampled_from("cd"), max_size=1),
+        instance=st.frozensets(st.sampled_from(["dc1", "dc2"])),
         text=st.sampled_from(["", "J1", "x"]),
         words=st.frozensets(st.sampled_from(["op", "zz"]), max_size=1),
         since=st.one_of(st.none(), st.integers(0, 3)),
@@ -57,13 +58,16 @@ def test_jobs_that_come_start_anew_and_leave_are_listed_the_newest_first(steps):
     st.sampled_from([Status.RUNNING, Status.FAILED]),
     st.sampled_from(["c", "d", None]),
     st.one_of(st.none(), st.integers(0, 3)),
+    st.sampled_from(["dc1", ""]),
 )
-def test_a_job_matches_if_each_member_of_the_query_allows_it(query, status, context, started):
-    shown = PublishedJob(JobView("j1", status, context_id=context, started_at=started, operation="Op"), 1, 0)
+def test_a_job_matches_if_each_member_of_the_query_allows_it(query, status, context, started, instance):
+    view = JobView("j1", status, context_id=context, started_at=started, operation="Op")
+    shown = PublishedJob(view, 1, 0, instance=instance)
     at = started or 0
     expected = (
         (not query.status or status.value in query.status)
         and (not query.context_id or context in query.context_id)
+        and (not query.instance or instance in query.instance)
         and (query.since is None or at >= query.since)
         and (query.until is None or at < query.until)
         and query.text.lower() in "j1"

@@ -39,10 +39,6 @@ def test_a_frame_may_hold_several_messages_in_order():
     assert decode("[]") == []
 
 
-def test_a_null_resume_is_none():
-    assert decode('{"type":"hello","version":1,"resume":null}') == [Hello(1)]
-
-
 @pytest.mark.parametrize(
     "text",
     [

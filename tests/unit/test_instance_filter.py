@@ -17,7 +17,7 @@ from correlator.model.facts import Status as StatusOfJob
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import JobRecord
 from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.queries import ArchivePage, JobQuery
+from correlator.pipeline.queries import ArchivePage
 from tests.support.eventually import eventually
 from tests.support.http_listener import served
 from tests.support.stream_clients import CheckedWebsocket, closing
@@ -49,21 +49,6 @@ def hub(archive: Any) -> LocalHub:
     index.loading = False
     index.apply([Reading("j", 1, JobRecord("j", status="running", started_at=NOW), ())], NOW)
     return LocalHub(index, archive)
-
-
-@pytest.mark.parametrize(
-    ("instance", "wanted", "matches"),
-    [
-        ("dc1", (), True),
-        ("dc1", ("dc1",), True),
-        ("dc1", ("dc2", "dc1"), True),
-        ("dc1", ("dc2",), False),
-        ("", ("dc1",), False),
-    ],
-)
-def test_a_job_matches_one_of_the_wanted_appliances(instance: str, wanted: tuple[str, ...], matches: bool) -> None:
-    job = PublishedJob(JobView("j", StatusOfJob.RUNNING), rev=1, updated_at=0, instance=instance)
-    assert JobQuery(instance=frozenset(wanted)).matches(job) is matches
 
 
 async def test_a_page_of_a_daemon_has_no_job_of_an_appliance_and_asks_no_database(

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import encoding, job_view
+from correlator.jobs import encoding
 from correlator.model.document import Comparison, ForecastState, StepAhead
 from correlator.model.encoder import merge_patch
-from correlator.model.facts import Job, Kind, Line, Status
+from correlator.model.facts import Kind, Line, Status
 from correlator.model.published import Event, Forecast, JobForecast, JobView, PublishedJob
 from correlator.model.rows import StepRecord
 from tests.support.documents import document_of, document_text
@@ -50,24 +50,6 @@ MEMBERS = {
     "forecast", "compared_with", "current_step", "steps", "stalled", "last_event_at", "last_message", "warnings",
     "errors", "metadata", "source", "rev",
 }  # fmt: skip
-PROGRESS = {
-    "percent", "basis", "steps_done", "steps_failed", "steps_running", "steps_skipped", "steps_seen", "steps_expected"
-}  # fmt: skip
-STEP = {"seq", "name", "status", "started_at", "ended_at", "duration_seconds", "error"}
-
-
-@pytest.mark.parametrize("shown", [SHOWN, PublishedJob(job_view.view(Job("j")), 1, AT)], ids=["full", "bare"])
-def test_a_document_has_exactly_the_members_of_the_protocol(shown):
-    document = document_of(shown)
-    assert document.keys() == MEMBERS
-    assert document["progress"].keys() == PROGRESS
-    assert all(step.keys() == STEP for step in document["steps"].values())
-    assert document["last_message"] is None or document["last_message"].keys() == {"level", "text", "at"}
-
-
-def test_only_a_document_of_a_gateway_names_the_appliance():
-    document = document_of(replace(SHOWN, instance="dc1"))
-    assert (document.keys() - MEMBERS, document["instance"]) == ({"instance"}, "dc1")
 
 
 def test_a_forecast_is_published_with_its_percent_and_the_steps_that_are_expected():

@@ -32,15 +32,6 @@ def test_a_topic_to_be_sent_again_that_changes_is_sent_once():
     assert [box.pop_next(0.0) for _ in range(3)] in ([A, B, None], [B, A, None])
 
 
-def test_what_was_on_its_way_over_a_lost_connection_is_sent_as_before():
-    box = DirtyTopics()
-    box.mark(A)
-    box.pop_next(0.0)
-    box.restart()
-    box.add([A])
-    assert box.pop_next(0.0) == A
-
-
 @given(st.data())
 def test_the_broker_ends_with_the_newest_version_of_every_topic(data):
     box, versions, broker, flying, now = DirtyTopics(), dict.fromkeys((A, B), 0), {}, {}, 0.0

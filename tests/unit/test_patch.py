@@ -118,12 +118,3 @@ def test_a_change_of_a_job_of_ten_thousand_steps_costs_a_part_of_its_document():
     documents.patch(*next(changes))
     change, document = quickest(lambda: documents.patch(*next(changes)), lambda: document_text(jobs[-1]))
     assert change < document / 20, f"{change / document:.2f} of what the document costs"
-
-
-def test_the_documents_that_are_kept_to_compare_are_bounded_in_bytes():
-    documents = Documents(max_followed=100_000)
-    for n in range(300):
-        old = PublishedJob(JobView(f"j{n}", Status.RUNNING, metadata='{"a":"%s"}' % ("x" * 10_000)), 1, 1)
-        documents.patch(old, replace(old, stalled=True))
-    assert len(documents._followed) == 8
-    assert documents._followed_size <= 100_000

@@ -122,40 +122,6 @@ def quiet(world: Evicting) -> bool:
     return not (world.events or world.changes or world.later)
 
 
-def test_a_reading_does_not_bring_back_a_job_that_left_for_lack_of_room():
-    world = ended(3, 5)
-    for _ in range(3):
-        world.read(*world.records)
-        world.settle()
-    assert quiet(world)
-    assert {shown.job_id for shown in world.index.published.all()} == {"j2", "j3", "j4"}
-
-
-def test_jobs_that_never_end_and_exceed_the_limit_cause_no_loop():
-    world = ended(3, 5)
-    for n in range(6):
-        world.start(f"running{n}")
-    world.read(*world.records)
-    world.settle()
-    world.forget()
-    for _ in range(3):
-        world.read(*world.records)
-        world.settle()
-    assert quiet(world)
-    assert len(world.index.published) == 6
-
-
-def test_a_removed_job_that_runs_again_comes_back_without_the_events_of_its_first_run():
-    world = ended(1, 2)
-    world.now += SECOND
-    world.start("j0")
-    world.read("j0")
-    world.settle()
-    assert [(e.kind, e.job_id) for e in world.events] == [(Kind.JOB_STARTED, "j0")]
-    assert world.events[0].at > BASE + SECOND
-    assert world.index.published.get("j0") is not None
-
-
 def test_a_removed_job_that_ended_again_comes_back_with_that_end_alone():
     world = ended(2, 4)
     world.records["j0"] = JobRecord("j0", status="failed", started_at=BASE, completed_at=world.now)

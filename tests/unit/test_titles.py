@@ -14,7 +14,7 @@ from correlator.model.document import ForecastState, StepAhead
 from correlator.model.facts import Status
 from correlator.model.published import Forecast, JobForecast, JobView, PublishedJob, Titles
 from correlator.model.rows import StepRecord
-from tests.support.documents import document_of, document_text, patch_of, read_document
+from tests.support.documents import document_of, patch_of
 
 TITLES = Titles({"live": "Live failover"}, {"sync": "Final synchronisation", "boot": "Start of the VM"})
 STEPS = (StepRecord(1, "check", 1, "completed"), StepRecord(2, "sync", 2, "running"))
@@ -43,11 +43,6 @@ def test_a_delta_carries_the_title_of_the_next_step():
     steps = (*STEPS[:1], replace(STEPS[1], status="completed"), StepRecord(3, "boot", 3, "running"))
     patch = patch_of(SHOWN, replace(SHOWN, view=replace(SHOWN.view, steps=steps)))
     assert (patch["current_step_title"], patch["steps"]["3"]["title"]) == ("Start of the VM", "Start of the VM")
-
-
-def test_a_gateway_serves_the_titles_of_the_collector():
-    body = document_text(SHOWN)
-    assert document_of(read_document(body, SHOWN.rev, "dc1")) == document_of(replace(SHOWN, instance="dc1"))
 
 
 def test_labels_of_the_configuration_reach_the_index(tmp_path: Path):

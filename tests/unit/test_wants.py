@@ -42,18 +42,6 @@ def test_ids_that_no_job_can_have_are_dropped_and_a_message_has_a_bounded_number
     assert len(found) == rpc.MAX_WANTED_IDS - 2
 
 
-def test_a_wanted_id_is_watched_until_nobody_wants_it_any_more(monkeypatch):
-    gateway = Gateway(monkeypatch)
-    waiting = gateway.hubs[None]
-    waiting.watch_for(["a", "b"], 30.0)
-    gateway.now += 20.0
-    waiting.watch_for(["b"], 30.0)
-    gateway.now += 20.0
-    assert waiting.unknown_ids(10) == ["b"]
-    gateway.now += 20.0
-    assert not waiting.has_waiting_ids()
-
-
 def test_what_the_collectors_own_clients_wait_for_stays_watched(monkeypatch):
     gateway = Gateway(monkeypatch)
     waiting = gateway.hubs[None]
