@@ -1,30 +1,41 @@
 """The demo's JobLog against what JobLog is known to write."""
 
+import asyncio
+import gzip
 import json
+import re
 import sqlite3
+import threading
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import closing
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from random import Random
+from typing import Any
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 
 from correlator.demo.joblog import (
+    CommitDelays,
     DemoJob,
     JobLog,
     JobStatus,
     Lane,
     LegacyTable,
     Level,
+    LogWriters,
     NewRow,
     StepStatus,
     create_database,
     go_json,
 )
-from correlator.demo.scenarios import PastClock, Player
+from correlator.demo.scenarios import LiveClock, PastClock, Player, Scenario, live_scenarios, load
+from correlator.demo.traffic import Traffic, write_history
+from tests.support.eventually import PATIENCE
 
 AT = datetime(2025, 9, 22, 15, 12, 13, 123456, UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -54,7 +65,7 @@ def columns(row: NewRow) -> set[str]:
     return {name for name in ("job_id", "step_id", "external_job_id") if getattr(row, name) is not None}
 
 
-def table(path: Path, query: str) -> list[tuple[object, ...]]:
+def table(path: Path, query: str) -> list[Any]:
     with closing(sqlite3.connect(path)) as db:
         return db.execute(query).fetchall()
 
@@ -216,3 +227,346 @@ async def test_a_job_that_dies_stays_running_with_a_running_step(path, lane):
 def test_json_is_written_as_by_go_s_encoder(attrs, text):
     assert go_json(attrs) == text
     assert json.loads(text) == attrs
+
+
+# -- The demo's SQLite schema against the appliance's own, and against a recording
+
+
+DATA = Path(__file__).parent.parent / "data"
+TABLES = ("log_events", "job_tracking", "job_steps", "failover_jobs")
+
+
+def appliance(table: str) -> str:
+    found = re.search(rf"CREATE TABLE {table} \((.*?)\n\) ENGINE", (DATA / "appliance.sql").read_text(), re.DOTALL)
+    assert found
+    return found[1]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_table_has_the_appliances_columns_in_their_order(path, table):
+    with closing(sqlite3.connect(path)) as db:
+        names = [row[1] for row in db.execute(f"PRAGMA table_info({table})")]
+    keywords = {"PRIMARY", "KEY", "UNIQUE", "CONSTRAINT"}
+    wanted = [word for word in re.findall(r"^  (\w+)", appliance(table), re.MULTILINE) if word not in keywords]
+    assert names == wanted
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_the_same_columns_are_indexed(path, table):
+    keys = re.findall(r"(UNIQUE )?KEY \w+ \(([\w, ]+)\)", appliance(table))
+    wanted = {(bool(unique), tuple(columns.split(", "))) for unique, columns in keys}
+    with closing(sqlite3.connect(path)) as db:
+        found = {
+            (bool(unique), tuple(row[2] for row in db.execute(f"PRAGMA index_info({name})")))
+            for _, name, unique, origin, _ in db.execute(f"PRAGMA index_list({table})")
+            if origin == "c"
+        }
+    assert found == wanted
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_foreign_keys_do_the_same_on_delete(path, table):
+    pattern = r"FOREIGN KEY \((\w+)\) REFERENCES (\w+) \((\w+)\) ON DELETE (CASCADE|SET NULL)"
+    wanted = set(re.findall(pattern, appliance(table)))
+    with closing(sqlite3.connect(path)) as db:
+        found = {(row[3], row[2], row[4], row[6]) for row in db.execute(f"PRAGMA foreign_key_list({table})")}
+    assert found == wanted
+
+
+def test_every_row_of_a_recording_goes_in_and_comes_out_unchanged(path):
+    wanted: dict[tuple[str, object], dict[str, Any]] = {}
+    with closing(sqlite3.connect(path)) as db, gzip.open(DATA / "mixed.jsonl.gz", "rt", encoding="utf-8") as lines:
+        db.row_factory = sqlite3.Row
+        for op in (op for line in lines for op in json.loads(line)["ops"]):
+            table = op["table"]
+            if op["op"] == "insert":
+                row = op["row"]
+                wanted[table, row["id"]] = dict(row)
+                marks = ", ".join("?" * len(row))
+                db.execute(f"INSERT INTO {table} ({', '.join(row)}) VALUES ({marks})", tuple(row.values()))
+            else:
+                wanted[table, op["id"]] |= op["set"]
+                changes = ", ".join(f"{column} = ?" for column in op["set"])
+                db.execute(f"UPDATE {table} SET {changes} WHERE id = ?", (*op["set"].values(), op["id"]))
+        found = {(table, row["id"]): dict(row) for table in TABLES for row in db.execute(f"SELECT * FROM {table}")}
+    assert found == wanted
+
+
+async def test_a_lane_closes_its_connection_also_when_the_wait_for_it_is_cancelled(path):
+    lane, release = Lane(path), threading.Event()
+    busy = asyncio.create_task(lane.call(lambda _: release.wait(5.0)))
+    closing = asyncio.create_task(lane.close())
+    await asyncio.sleep(0)  # lets both reach the thread
+    assert closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    release.set()
+    assert await busy
+    await asyncio.to_thread(lane._thread.shutdown)
+    assert lane._connection is None
+
+
+def test_a_file_that_has_its_tables_is_left_alone(path):
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO log_events (level, message) VALUES ('INFO', 'kept')")
+    assert not create_database(path)
+    with closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT message FROM log_events").fetchall() == [("kept",)]
+
+
+# -- The way of log rows into the table: order, drops, rollbacks
+
+
+AGES = 3600.0  # seconds; longer than any test lasts
+
+
+def row(message: object) -> NewRow:
+    return NewRow(Level.INFO, str(message), None, "2025-09-22 17:12:13.000000")
+
+
+def written(path: Path) -> dict[int, str]:
+    with closing(sqlite3.connect(path)) as db:
+        return dict(db.execute("SELECT id, message FROM log_events"))
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 - a table sets no event
+            await asyncio.sleep(0.002)
+
+
+def delays(lags: list[float], rollbacks: list[bool]) -> CommitDelays:
+    return CommitDelays(
+        lag=lambda: lags.pop(0) if lags else 0.0, rolls_back=lambda: bool(rollbacks) and rollbacks.pop(0)
+    )
+
+
+async def test_a_batch_that_commits_late_has_the_lower_ids(path):
+    writers = LogWriters(path, delays([AGES, 0.0], []), batch_size=5)
+    for n in range(1, 11):
+        writers.put(row(n))
+    running = asyncio.create_task(writers.run())
+    await until(lambda: bool(written(path)))
+    assert sorted(written(path)) == [6, 7, 8, 9, 10]
+    writers.stop()  # which hurries the late commit
+    await running
+    assert sorted(written(path)) == list(range(1, 11))
+
+
+async def test_two_writers_share_the_queue_so_ids_do_not_follow_the_order_of_the_rows(path):
+    writers = LogWriters(path, delays([], []), flush=AGES)
+    running = asyncio.create_task(writers.run())
+    await until(lambda: len(writers._queue._getters) == 2)  # type: ignore[attr-defined]
+    for n in range(6):
+        writers.put(row(n))
+        await until(writers._queue.empty)
+    writers.stop()
+    await running
+    messages = [message for _, message in sorted(written(path).items())]
+    assert messages != sorted(messages)
+    assert sorted(messages) == list("012345")
+
+
+async def test_a_full_queue_drops_its_oldest_rows(path):
+    writers = LogWriters(path, delays([], []), queue_size=3)
+    for n in range(5):
+        writers.put(row(n))
+    writers.stop()
+    await writers.run()
+    assert sorted(written(path).values()) == ["2", "3", "4"]
+
+
+async def test_a_batch_that_is_rolled_back_is_written_again_under_new_ids(path):
+    writers = LogWriters(path, delays([], [True, True]), batch_size=10)
+    for n in range(10):
+        writers.put(row(n))
+    running = asyncio.create_task(writers.run())
+    await until(lambda: bool(written(path)))
+    assert written(path) == {21 + n: str(n) for n in range(10)}
+    writers.stop()
+    await running
+    assert len(written(path)) == 10
+
+
+async def test_a_batch_holds_a_hundred_rows_at_most(path):
+    writers = LogWriters(path, delays([AGES, AGES], []), flush=AGES)
+    for n in range(250):
+        writers.put(row(n))
+    running = asyncio.create_task(writers.run())
+    await until(lambda: writers._queue.qsize() <= 50)
+    assert writers._queue.qsize() == 50
+    writers.stop()
+    await running
+    assert sorted(map(int, written(path).values())) == list(range(250))
+
+
+async def test_a_row_does_not_wait_for_company_longer_than_the_flush_interval(path):
+    writers = LogWriters(path, delays([], []), flush=0.01)
+    running = asyncio.create_task(writers.run())
+    writers.put(row("alone"))
+    await until(lambda: bool(written(path)))
+    writers.stop()
+    await running
+
+
+async def test_no_row_is_lost_or_doubled_with_any_commit_delays(path):
+    luck = iter(range(10**6))
+    rough = CommitDelays(lag=lambda: (next(luck) * 7 % 5) / 500, rolls_back=lambda: next(luck) % 3 == 0)
+    writers = LogWriters(path, rough, batch_size=7, flush=0.005)
+    running = asyncio.create_task(writers.run())
+    for n in range(500):
+        writers.put(row(n))
+        if n % 20 == 0:
+            await asyncio.sleep(0.001)
+    await until(writers._queue.empty)
+    writers.stop()
+    await running
+    assert sorted(map(int, written(path).values())) == list(range(500))
+    assert max(written(path)) > 500, "rollbacks burn ids"
+
+
+async def test_ids_go_on_after_the_highest_one(path):
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO log_events (id, level, message) VALUES (36701, 'INFO', 'old')")
+    writers = LogWriters(path, delays([], []))
+    writers.put(row("new"))
+    writers.stop()
+    await writers.run()
+    assert written(path) == {36701: "old", 36702: "new"}
+
+
+# -- What the demo lets happen: the same for a seed, and all that a reader should meet
+
+
+NOW = datetime(2025, 9, 22, 15, 12, 13, 123456, UTC)
+ENDS = "SELECT job_id, message FROM log_events WHERE job_id NOT NULL AND message LIKE 'Job %' ORDER BY ts"
+
+
+def dump(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as db:
+        return list(db.iterdump())
+
+
+async def history(path: Path, seed: int) -> Path:
+    create_database(path)
+    await write_history(path, NOW, BERLIN, seed)
+    return path
+
+
+def order(seed: int) -> list[str]:
+    return [name for name, _ in islice(live_scenarios(seed), 60)]
+
+
+def test_a_seed_gives_the_same_scenarios_in_the_same_order():
+    assert order(5) == order(5)
+    assert order(5) != order(6)
+
+
+async def test_a_seed_gives_the_same_history_byte_by_byte(tmp_path):
+    first, again = await history(tmp_path / "first.db", 5), await history(tmp_path / "again.db", 5)
+    assert dump(first) == dump(again)
+    assert dump(first) != dump(await history(tmp_path / "other.db", 6))
+
+
+async def played(path: Path, count: int) -> list[str]:
+    """The messages of the log after the first `count` scenarios."""
+    create_database(path)
+    rows: list[NewRow] = []
+    async with Lane(path) as lane:
+        player = Player(JobLog(lane, rows.append, zone=BERLIN), LegacyTable(lane), PastClock(NOW))
+        for name, random in islice(live_scenarios(1), count):
+            await player.play(name, random)
+    return [row.message for row in rows]
+
+
+async def test_every_scenario_and_every_kind_of_ending_comes_within_the_first_forty_jobs(tmp_path):
+    path = tmp_path / "appliance.db"
+    messages = await played(path, 40)
+    assert set(order(1)[:40]) | {"migration", "migration silent"} == set(load().scenario)
+    assert {"Job completed", "Job failed", "Job cancelled", "Panic recovered in step", "Step skipped"} <= set(messages)
+    assert table(path, "SELECT COUNT(*) > 0 FROM job_tracking WHERE status = 'running'") == [(1,)]
+    assert table(path, "SELECT DISTINCT status FROM failover_jobs ORDER BY 1") == [("completed",), ("failed",)]
+    alone = "SELECT COUNT(*) > 0 FROM failover_jobs WHERE job_id NOT IN (SELECT metadata ->> 'failover_job_id'"
+    assert table(path, f"{alone} FROM job_tracking WHERE metadata ->> 'failover_job_id' NOT NULL)") == [(1,)]
+    assert table(path, "SELECT COUNT(*) > 2 FROM job_tracking WHERE parent_job_id NOT NULL") == [(1,)]
+    [(names,)] = table(path, "SELECT GROUP_CONCAT(metadata) FROM job_tracking")
+    assert "SVR 2019/Prod" in names or "büro-server" in names
+
+
+async def test_the_two_constructed_ids_of_a_failover_differ_in_some_jobs_and_are_equal_in_others(tmp_path):
+    await played(tmp_path / "appliance.db", 40)
+    differ = "SELECT DISTINCT metadata ->> 'failover_job_id' <> external_job_id FROM job_tracking"
+    where = "WHERE job_type = 'failover' AND external_job_id NOT NULL ORDER BY 1"
+    assert table(tmp_path / "appliance.db", f"{differ} {where}") == [(0,), (1,)]
+
+
+def test_a_misspelt_member_of_a_scenario_is_refused():
+    with pytest.raises(msgspec.ValidationError, match="stpes"):
+        msgspec.convert({"stpes": ["validate"]}, Scenario)
+
+
+async def test_history_is_over_but_for_the_job_that_died(tmp_path):
+    path = await history(tmp_path / "appliance.db", 9)
+    states = dict(table(path, "SELECT status, COUNT(*) FROM job_tracking GROUP BY 1"))
+    assert states.pop("running") == 1
+    assert sum(states.values()) >= 20
+    assert {"completed", "failed", "cancelled"} == set(states)
+    [(last,)] = table(path, "SELECT MAX(ts) FROM log_events")
+    assert str(last) < "2025-09-22 17:12:13.123456"
+    assert table(path, "SELECT a.id FROM log_events a JOIN log_events b ON b.id = a.id + 1 WHERE a.ts > b.ts") == []
+
+
+async def test_each_operation_has_earlier_runs_whose_log_rows_are_gone(tmp_path):
+    path = await history(tmp_path / "appliance.db", 9)
+    of_weeks = "FROM job_tracking WHERE started_at < '2025-09-22 12:12:13'"
+    runs = dict(table(path, f"SELECT operation, COUNT(*) {of_weeks} AND status = 'completed' GROUP BY 1"))
+    operations = {s.operation.format(kind=kind) for s in load().scenario.values() for kind in ("live", "test")} - {""}
+    assert runs.keys() == operations
+    assert min(runs.values()) >= 8
+    assert table(path, f"SELECT COUNT(*) > 9 {of_weeks} AND status = 'failed'") == [(1,)]
+    assert table(path, f"SELECT 1 FROM log_events WHERE attrs ->> 'job_id' IN (SELECT id {of_weeks})") == []
+
+
+async def test_most_rows_belong_to_no_job_and_most_of_a_jobs_rows_have_null_columns(tmp_path):
+    path = await history(tmp_path / "appliance.db", 9)
+    [(rows, of_jobs, plain)] = table(
+        path,
+        "SELECT COUNT(*), SUM(attrs LIKE '%\"job_id\"%'), SUM(attrs LIKE '%\"job_id\"%' AND job_id IS NULL)"
+        " FROM log_events",
+    )
+    assert of_jobs < rows / 2
+    assert 0.6 < plain / of_jobs < 0.9
+
+
+async def test_the_first_job_is_known_to_the_gui_by_an_id_that_stands_in_no_column(tmp_path):
+    path = tmp_path / "appliance.db"
+    create_database(path)
+    known: list[str] = []
+    async with Lane(path) as lane:
+        joblog = JobLog(lane, lambda _: None, zone=BERLIN)
+        await Player(joblog, LegacyTable(lane), PastClock(NOW), on_start=known.append).play(*next(live_scenarios(1)))
+    [(column, metadata)] = table(path, "SELECT external_job_id, metadata FROM job_tracking")
+    assert known == [json.loads(metadata)["failover_job_id"]]
+    assert known != [column]
+    assert json.loads(metadata)["external_job_id"] == column
+
+
+async def test_live_traffic_logs_what_it_writes_into_the_tables(tmp_path):
+    path = tmp_path / "appliance.db"
+    create_database(path)
+    writers = LogWriters(path, CommitDelays(lambda: 0.0, lambda: False), queue_size=10**6, flush=0.01)
+    async with Lane(path) as lane, asyncio.timeout(PATIENCE), asyncio.TaskGroup() as group:
+        traffic = Traffic(JobLog(lane, writers.put, zone=BERLIN), LegacyTable(lane), LiveClock(rate=1e4), seed=1)
+        group.create_task(writers.run())
+        playing = group.create_task(traffic.run())
+        await traffic.first()
+        while len(table(path, ENDS)) < 20:  # noqa: ASYNC110 - a table sets no event
+            await asyncio.sleep(0.01)
+        playing.cancel()
+        await asyncio.wait({playing})
+        writers.stop()
+    logged = dict(table(path, ENDS))  # of a job that ended twice, the later end
+    states = dict(table(path, "SELECT id, 'Job ' || status FROM job_tracking"))
+    assert {job_id: states[job_id] for job_id in logged} == logged
+    starts = table(path, "SELECT json_extract(attrs, '$.job_id') FROM log_events WHERE message = 'Job started'")
+    assert set(logged) <= {job_id for (job_id,) in starts}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from correlator.client.documents import remaining
 from correlator.forecast.points import EndedRun, StepTimes
 from correlator.jobs import forecasts as forecasts_module
-from correlator.jobs.forecasts import CHECK_AFTER
+from correlator.jobs.forecasts import CHECK_AFTER, MAX_JUDGED, Accuracy
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind
 from correlator.model.persisted import PersistedForecast, PersistedJob
@@ -39,8 +41,6 @@ from tests.support.forecast_index import (
     usual,
 )  # fmt: skip
 from tests.support.forecasts import BASE, OPERATION, SECOND
-
-# -- what is shown
 
 
 def test_a_running_job_has_percent_end_and_steps_ahead_from_earlier_runs():
@@ -499,3 +499,52 @@ def test_an_event_about_lateness_names_the_job_and_no_log_row():
     events = read(index, 200, step(1, "snapshot", 0, 10), step(2, "copy", 10)).events
     assert Event(Kind.JOB_OVERDUE, "j", BASE + 200 * SECOND) in events
     assert Kind.JOB_LATE not in [event.kind for event in events]
+
+
+# -- How good forecasts were: coverage of p90 and the error of p50, over the newest ended jobs
+
+
+def test_nothing_is_known_before_the_first_job_that_had_a_forecast():
+    accuracy = Accuracy()
+    accuracy.add(0, 0, None)
+    assert accuracy.coverage() is None
+    assert accuracy.median_error() is None
+
+
+def test_each_job_has_the_same_weight_however_many_events_it_had():
+    accuracy = Accuracy()
+    accuracy.add(0, 1, 0.5)
+    accuracy.add(30, 30, 0.1)
+    assert accuracy.coverage() == 0.5
+
+
+def test_a_job_without_an_error_counts_for_coverage_only():
+    accuracy = Accuracy()
+    accuracy.add(3, 4, None)
+    assert accuracy.coverage() == 0.75
+    assert accuracy.median_error() is None
+    for error in (0.1, 7.0, 0.3):
+        accuracy.add(4, 4, error)
+    assert accuracy.median_error() == 0.3
+
+
+def test_only_the_newest_jobs_count():
+    accuracy = Accuracy()
+    for _ in range(1_000):
+        accuracy.add(0, 2, 9.0)
+    for n in range(MAX_JUDGED):
+        assert len(accuracy.jobs) == MAX_JUDGED
+        coverage = accuracy.coverage()
+        assert coverage is not None
+        assert math.isclose(coverage, n / MAX_JUDGED)
+        accuracy.add(2, 2, 0.2)
+    assert accuracy.coverage() == 1.0
+    assert accuracy.median_error() == pytest.approx(0.2)
+
+
+def test_two_of_them_share_nothing_and_a_checkpoint_restores_one():
+    first, second = Accuracy(), Accuracy()
+    first.add(1, 2, 0.25)
+    assert second.coverage() is None
+    restored = msgspec.msgpack.decode(msgspec.msgpack.encode(first), type=Accuracy)
+    assert restored == first

@@ -1,5 +1,7 @@
 """The index: what is shown of every job, which job owns an ID, and what each batch of facts changes."""
 
+from __future__ import annotations
+
 import random
 from typing import Any
 
@@ -8,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from correlator.jobs import fold, job_view, joblog, known, missing_rows
 from correlator.jobs import index as indexes
-from correlator.jobs import joblog, known, missing_rows
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
-from correlator.model.facts import AttributedRow, Entry, Kind, Reading, Status
-from correlator.model.published import Event
-from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
-from tests.support.documents import document_of
+from correlator.model.facts import AttributedRow, Entry, Job, Kind, Reading, Status
+from correlator.model.published import Event, PublishedJob
+from correlator.model.replies import Resolved
+from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
+from tests.support.documents import document_of, document_text
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
 from tests.support.recorded_facts import agrees, facts_of, micros
 from tests.support.replay import expected
@@ -634,3 +637,50 @@ def test_jobs_that_are_stalled_are_no_reason_to_poll_often_until_one_of_them_spe
     assert not index.known.lively
     index.apply([read("j", "running", observed_at=2, updated_at=NOW + 602 * SECOND)], NOW + 602 * SECOND)
     assert index.known.lively
+
+
+# -- IDs that change hands, jobs that end twice, children that move: what the index publishes of them
+
+
+AT = 10**15
+
+
+def reading(job_id: str, observed_at: int, status: str, steps: tuple[StepRecord, ...] = (), **columns: Any) -> Reading:
+    return Reading(job_id, observed_at, JobRecord(job_id, status=status, **({"started_at": AT} | columns)), steps)
+
+
+def test_a_joblog_job_that_replaces_a_legacy_job_with_its_id_is_found_by_its_context_id():
+    index = Index()
+    row = LegacyRecord(1, "j", "creating_vm", vm_context_id="c", started_at=AT, apart=True)
+    index.apply_legacy([row], [], AT)
+    index.apply([reading("j", 1, "running", context_id="c")], AT)
+    assert index.published.resolve("c") == Resolved("j", "context_id", ())
+
+
+def test_a_legacy_job_that_the_log_names_leaves_with_its_row():
+    index = Index()
+    row = LegacyRecord(1, "ext", "creating_vm", created_at=AT, apart=True)
+    index.apply_legacy([row], [], AT)
+    assert index.apply([Entry(1, AT, "INFO", "x", 1, "ext")], AT).unread == {"ext"}
+    assert [c.reason for c in index.apply_legacy([], ["ext"], AT).changes] == ["gone"]
+
+
+def test_what_is_nested_too_deep_to_be_written_harms_nothing():
+    deep = "[" * 300 + "]" * 300
+    entry, _ = joblog.read(LogRow(1, "Job failed", 1, attrs=f'{{"job_id":"j","error":{deep}}}'), 1)
+    assert entry.error == "(nested too deep to be shown)"
+    job = fold.fold(Job("j"), Reading("j", 1, JobRecord("j", metadata=f'{{"a":{deep},"vm_name":"x"}}'), ()))
+    assert b'"vm_name":"x"' in document_text(PublishedJob(job_view.view(job), 1, 1))
+
+
+def test_rows_of_an_unread_job_stay_known_when_a_legacy_job_with_its_id_leaves_memory():
+    index = Index(retention=60)
+    index.loading = False
+    ended = LegacyRecord(1, "j", "failed", created_at=AT, completed_at=AT, apart=True)
+    index.apply_legacy([ended], [], AT)
+    index.apply([Entry(1, AT, "WARN", "x", 1, "j")], AT)
+    assert [c.reason for c in index.expire(AT + 61 * SECOND).changes] == ["retention"]
+    index.apply([reading("j", 2, "running")], AT + 62 * SECOND)
+    shown = index.published.get("j")
+    assert shown is not None
+    assert shown.view.warnings == 1

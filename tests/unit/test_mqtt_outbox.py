@@ -1,11 +1,30 @@
 """The outbox of MQTT topics and the pending events: order, spacing, and what is sent again after a lost connection."""
 
-from hypothesis import given
-from hypothesis import strategies as st
+import gc
+import itertools
+import json
+import tracemalloc
+from itertools import pairwise
 
+import msgspec
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
+
+from correlator.jobs import encoding
+from correlator.jobs.index import Index
+from correlator.model.facts import Kind, Reading
+from correlator.model.published import Event
+from correlator.model.rows import JobRecord, LegacyRecord
+from correlator.pipeline.hub import Batch
 from correlator.sinks.event_log import EventLog
-from correlator.sinks.mqtt.outbox import STATES_WITHIN, TURNS, DirtyTopics, MqttEvent, MqttEvents
-from correlator.sinks.mqtt.topics import TopicKey
+from correlator.sinks.mqtt import outbox
+from correlator.sinks.mqtt.outbox import STATES_WITHIN, TURNS, DirtyTopics, MqttEvent, MqttEvents, MqttOutbox
+from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics, escape, unescape
+from tests.support.documents import document_of
+from tests.support.mqtt_harness import NOW, reading
 
 A, B = TopicKey("state", "a"), TopicKey("state", "b")
 
@@ -159,3 +178,352 @@ def test_a_changed_topic_that_has_waited_for_a_second_goes_before_all_that_is_pu
     assert box.is_late(now)
     popped = [box.pop_next(now) for _ in range(2 * TURNS)]
     assert sum(key is not None and key.name.startswith("new") for key in popped) == 2 * (TURNS - 1)
+
+
+# -- The names of MQTT topics: each ID is one level, and every topic has its ID
+
+
+NAMES = Topics("correlator/v1/here")
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("unified-live-failover-pgtest2-1758553933", "unified-live-failover-pgtest2-1758553933"),
+        ("AZaz09._~-", "AZaz09._~-"),
+        ("a/b", "a%2Fb"),
+        ("+#$", "%2B%23%24"),
+        ("100 %", "100%20%25"),
+        ("ä\0", "%C3%A4%00"),
+        ("\udc00", "%ED%B0%80"),
+    ],
+)
+def test_an_id_is_one_level_of_a_topic(name, level):
+    assert escape(name) == level
+    assert unescape(level) == name
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_every_id_comes_back_from_its_topic(name):
+    for key in (TopicKey("state", name), TopicKey("ext", name)):
+        topic = NAMES.of(key)
+        assert topic.isascii()
+        assert NAMES.key(topic) == key
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "correlator/v1/here/status",
+        "correlator/v1/there/ext/a",
+        "correlator/v1/here/job/a/event",
+        "correlator/v1/here/ext",
+        "correlator/v1/here/ext/%zz",
+        "correlator/v1/here/ext/%ff",
+        "correlator/v1/here/ext/%61",
+    ],
+)
+def test_a_foreign_topic_has_no_key(topic):
+    assert NAMES.key(topic) is None
+
+
+# -- The topic tree: the retained topics equal the index, also after jobs left, moved or merged
+
+
+class TreeHarness:
+    """An index and its topic tree, connected as by the hub."""
+
+    def __init__(self, *readings, index=None):
+        self.index = index or Index()
+        self.index.loading = False
+        self.event_log = EventLog()
+        self.events = MqttEvents(self.event_log)
+        self.tree = MqttOutbox(NAMES, self.index.published, "e1", self.events)
+        self.now = 0.0
+        self.learn(*readings)
+
+    def learn(self, *readings):
+        self.publish(self.index.apply(readings, NOW))
+
+    def publish(self, outcome):
+        self.tree.on_batch(Batch(self.index.published.seq, outcome.changes, outcome.events))
+
+    def begin(self):
+        for _ in self.tree.begin():
+            pass
+
+    def shown(self, job_id):
+        shown = self.index.published.get(job_id)
+        assert shown is not None
+        return shown
+
+    def pop_next(self, now):
+        parcel = self.tree.pop_next(now)
+        assert parcel is not None
+        return parcel
+
+    def send(self):
+        """All that is to be sent, acknowledged at once; time passes."""
+        sent: list[MqttMessage] = []
+        while self.tree.pending:
+            self.now += 1
+            while (parcel := self.tree.pop_next(self.now)) is not None:
+                sent += parcel.messages
+                self.tree.acknowledged(parcel.tag)
+        return sent
+
+    def retained(self, sent):
+        store = {}
+        for message in sent:
+            if message.retain:
+                store[message.topic] = message.payload
+        return {topic: orjson.loads(payload) for topic, payload in store.items() if payload}
+
+
+def state(job_id):
+    return NAMES.of(TopicKey("state", job_id))
+
+
+def ext(external_id):
+    return NAMES.of(TopicKey("ext", external_id))
+
+
+def test_nothing_of_a_job_is_sent_before_the_connection_is_ready():
+    world = TreeHarness(reading("a", "x"))
+    assert world.tree.pop_next(0.0) is None
+    assert world.tree.pending == 0
+
+
+LEFT = {
+    state("gone"): b'{"job_id": "gone", "status": "running", "epoch": "e0", "seq": 3}',
+    state("odd"): b"no JSON",
+    state("none"): b"{}",
+    ext("v"): b'{"external_id": "v", "job_id": "gone"}',
+    "correlator/v1/here/status": b"{}",
+}
+"""What an earlier run left on the broker. The status has no key: it stays as it is."""
+
+
+class RetainedTopics(RuleBasedStateMachine):
+    """An index that changes, and a broker that loses connections, messages, and all that it retains."""
+
+    def __init__(self):
+        super().__init__()
+        self.world, self.store, self.flying, self.times = TreeHarness(), dict(LEFT), [], itertools.count(2)
+
+    def receive(self, message):
+        """The state of a job that is not there any more says so before its topic is emptied."""
+        last = self.store.pop(message.topic, None)
+        if message.payload:
+            self.store[message.topic] = message.payload
+        elif last not in (None, LEFT.get(message.topic)) and message.topic.endswith("/state"):
+            assert json.loads(last)["deleted"]
+
+    @rule(job_id=st.sampled_from("abc"), names=st.lists(st.sampled_from("xyz"), max_size=2, unique=True),
+          started=st.integers(0, 3), status=st.sampled_from(["running", "completed"]))  # fmt: skip
+    def learn(self, job_id, names, started, status):
+        observed_at = next(self.times)
+        self.world.learn(reading(job_id, *names, started=started, status=status, observed_at=observed_at))
+
+    @rule(job_id=st.sampled_from("abc"))
+    def gone(self, job_id):
+        self.world.learn(Reading(job_id, next(self.times)))
+
+    @rule()
+    def send(self):
+        parcel = self.world.tree.pop_next(float(next(self.times)))
+        self.flying += [parcel] if parcel else []
+
+    @precondition(lambda self: self.flying)
+    @rule(which=st.integers(0, 9))
+    def acknowledge(self, which):
+        parcel = self.flying.pop(which % len(self.flying))
+        for message in parcel.messages:
+            self.receive(message)
+        self.world.tree.acknowledged(parcel.tag)
+
+    @rule(arrived=st.integers(0, 2), is_restart=st.booleans(), is_store_lost=st.booleans())
+    def connect(self, arrived=0, is_restart=False, is_store_lost=False):
+        for parcel in self.flying:
+            for message in parcel.messages[:arrived]:
+                self.receive(message)
+        self.flying.clear()
+        if is_restart:
+            self.world = TreeHarness(index=self.world.index)
+        if is_store_lost:
+            self.store.clear()
+        self.world.tree.end()
+        self.world.begin()
+        for topic, payload in [*self.store.items()]:
+            self.world.tree.on_retained(topic, payload)
+
+    def teardown(self):
+        self.connect()
+        self.world.now = float(next(self.times))
+        for message in self.world.send():
+            self.receive(message)
+        self.store.pop("correlator/v1/here/status", None)
+        published = self.world.index.published
+        due = {state(j.job_id): {**document_of(j), "epoch": "e1", "seq": j.rev} for j in published.all()}
+        for name in {name for j in published.all() for name in j.view.external_ids}:
+            owner = published.resolve(name)
+            assert owner is not None
+            due[ext(name)] = {"external_id": name, "job_id": owner.job_id}
+        assert {topic: json.loads(payload) for topic, payload in self.store.items()} == due
+
+
+def test_after_any_changes_losses_and_restarts_what_is_retained_is_what_the_index_has():
+    run_state_machine_as_test(RetainedTopics, settings=settings(stateful_step_count=30))
+
+
+def test_the_tombstone_of_a_job_has_its_last_state_or_what_an_earlier_run_left_of_it():
+    world = TreeHarness(reading("a", "x"))
+    world.begin()
+    world.send()
+    last = world.shown("a")
+    world.learn(Reading("a", 2))
+    for topic, payload in LEFT.items():
+        world.tree.on_retained(topic, payload)
+    sent = world.send()
+    at = {"deleted": True, "epoch": "e1", "seq": world.index.published.seq}
+    said = {m.topic: json.loads(m.payload) for m in sent if m.payload}
+    assert said == {
+        state("a"): {**document_of(last), **at},
+        state("gone"): {"job_id": "gone", "status": "running", **at},
+        **{state(name): {"job_id": name, **at} for name in ("odd", "none")},
+    }
+    assert all(m.payload.count(b'"epoch"') == 1 for m in sent if m.payload)
+    assert {m.topic for m in sent if not m.payload} == {*said, ext("x"), ext("v")}
+
+
+def test_only_ended_jobs_expire():
+    world = TreeHarness(reading("a"), reading("b", status="completed"))
+    world.begin()
+    assert {m.topic: m.expires for m in world.send()} == {state("a"): False, state("b"): True}
+
+
+def test_a_new_connection_gets_the_newest_jobs_first():
+    world = TreeHarness(*(reading(f"j{n}", f"x{n}", started=n * 7 % 5) for n in range(5)))
+    world.begin()
+    sent = [m.topic for m in world.send()]
+    assert sent == [t for n in (2, 4, 1, 3, 0) for t in (state(f"j{n}"), ext(f"x{n}"))]
+
+
+def test_a_new_connection_adds_jobs_in_steps_and_sends_changes_between_them_once(monkeypatch):
+    monkeypatch.setattr(outbox, "BEGIN_BATCH", 2)
+    world = TreeHarness(*(reading(f"j{n}", f"x{n}", started=n) for n in range(7)))
+    world.learn(Reading("j6", 2))
+    pending = [0]
+    for _ in world.tree.begin():
+        if pending[-1] == 0 and world.tree.pending:  # of the newest jobs, one was taken in and one is to come
+            world.learn(
+                reading("j5", status="completed", observed_at=3), reading("j0", "y", observed_at=3), reading("new")
+            )
+            world.learn(Reading("j1", 4))
+        pending.append(world.tree.pending)
+    assert max(b - a for a, b in pairwise(pending)) <= 9, "two topics, and what has changed"
+    sent = world.send()
+    states = [m.topic for m in sent if m.topic.endswith("/state")]
+    there = [state(job_id) for job_id in ("j0", "j2", "j3", "j4", "j5", "new")]
+    assert sorted(states) == sorted([*there, *[state("j1"), state("j6")] * 2]), "deleted jobs are published once more"
+    held = world.retained(sent)
+    assert held.keys() == {*there, *map(ext, ("x2", "x3", "x4", "y"))}
+
+
+def test_a_step_of_begin_adds_a_bounded_number_of_topics_however_many_ids_a_job_has(monkeypatch):
+    monkeypatch.setattr(outbox, "BEGIN_BATCH", 5)
+    keys = [f"{n}_job_id" for n in range(30)]
+    world = TreeHarness(index=Index(id_keys=keys))
+    metadata = orjson.dumps({key: f"id of {key}" for key in keys}).decode()
+    world.learn(Reading("a", 1, JobRecord("a", status="running", metadata=metadata, started_at=NOW), ()))
+    pending = [0, *(world.tree.pending for _ in world.tree.begin())]
+    assert pending[-1] == 31
+    assert max(b - a for a, b in pairwise(pending)) == 5
+
+
+def test_the_topics_of_a_new_connection_are_no_work_for_the_garbage_collector():
+    world = TreeHarness(*(reading(f"j{n}", f"x{n}", started=n) for n in range(1000)))
+    before = len(gc.get_objects())
+    world.begin()
+    assert world.tree.pending == 2000
+    assert len(gc.get_objects()) - before < 100
+
+
+def test_a_job_that_leaves_while_its_tombstone_is_on_its_way_says_so_again():
+    world = TreeHarness(reading("a"))
+    world.begin()
+    world.send()
+    world.learn(Reading("a", 2))
+    parcel = world.pop_next(100.0)
+    world.learn(reading("a", observed_at=3))
+    world.learn(Reading("a", 4))
+    world.tree.acknowledged(parcel.tag)
+    world.now = 200.0
+    assert [bool(m.payload) for m in world.send()] == [True, False]
+
+
+def test_a_legacy_job_that_merges_leaves_and_the_real_one_gets_its_id():
+    world = TreeHarness()
+    world.begin()
+    world.publish(
+        world.index.apply_legacy([LegacyRecord(1, "legacy/1", "pending", created_at=NOW, apart=True)], [], NOW)
+    )
+    assert set(world.retained(world.send())) == {state("legacy/1")}
+    world.learn(reading("a", "legacy/1"))
+    sent = world.send()
+    assert world.retained(sent)[ext("legacy/1")]["job_id"] == "a"
+    assert [bool(m.payload) for m in sent if m.topic == state("legacy/1")] == [True, False]
+
+
+def test_jobs_that_leave_while_the_broker_is_away_are_bounded(monkeypatch):
+    monkeypatch.setattr(outbox, "MAX_TOMBSTONES", 2)
+    world = TreeHarness(*(reading(f"j{n}", started=n) for n in range(4)))
+    world.learn(*(Reading(f"j{n}", 2) for n in range(4)))
+    world.begin()
+    assert {m.topic for m in world.send()} == {state("j2"), state("j3")}
+
+
+def test_an_event_is_published_once_with_its_position():
+    world = TreeHarness(reading("a/1"))
+    event = Event(Kind.JOB_STARTED, "a/1", NOW, event_id=7)
+    world.tree.on_batch(Batch(41, (), [event]))
+    assert [msgspec.msgpack.decode(head) for _, head, _ in world.event_log.stored().values()] == ["a/1"]
+    (sent,) = [m for m in world.send() if not m.retain]
+    assert sent.topic == "correlator/v1/here/job/a%2F1/event"
+    assert orjson.loads(sent.payload) == encoding.event(event, "e1", 41)
+    assert len(world.events) == 0
+
+
+def test_events_that_wait_for_the_broker_take_hardly_more_memory_than_their_texts():
+    world = TreeHarness()
+    batches = [Batch(n, (), (Event(Kind.JOB_STARTED, f"job-{n}", NOW, event_id=n),)) for n in range(500)]
+    tracemalloc.start()
+    for batch in batches:
+        world.tree.on_batch(batch)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    texts = sum(len(payload) for _, _, payload in world.event_log.stored().values())
+    assert used < texts + 500 * 600
+
+
+def test_events_and_states_alternate():
+    world = TreeHarness(*(reading(f"j{n}") for n in range(3)))
+    world.tree.on_batch(Batch(41, (), [Event(Kind.JOB_STARTED, "j", NOW)] * 3))
+    world.begin()
+    kinds = [world.pop_next(0.0).messages[0].retain for _ in range(6)]
+    assert kinds in ([True, False] * 3, [False, True] * 3)
+
+
+def test_states_that_are_late_go_before_events_but_for_each_eighth_message():
+    now = 0.0
+    world = TreeHarness(*(reading(f"j{n}") for n in range(30)))
+    world.events = MqttEvents(world.event_log, lambda: now)
+    world.tree = MqttOutbox(NAMES, world.index.published, "e1", world.events, lambda: now)
+    world.begin()
+    world.send()
+    world.learn(*(reading(f"j{n}", status="failed", observed_at=2) for n in range(30)))
+    world.tree.on_batch(Batch(99, (), [Event(Kind.STEP_STARTED, "j", NOW)] * 30))
+    now = world.now + STATES_WITHIN
+    world.pop_next(now)  # the spacing of the topics has elapsed
+    kinds = [world.pop_next(now).messages[0].retain for _ in range(16)]
+    assert kinds.count(False) == 2

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import re
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -12,10 +15,14 @@ from msgspec import Raw, Struct
 from msgspec.structs import asdict
 
 from correlator.cluster import rpc
-from correlator.cluster.rpc import Code, RemoteError
+from correlator.cluster import rpc as module
+from correlator.cluster.connection import ClusterUnavailable, Connection, NoAnswer, NoResponder
+from correlator.cluster.rpc import Caller, Code, RemoteError
+from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.model.published import FoundLine, LogLine
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, UsualStep
 from correlator.model.rows import LegacyRecord
+from correlator.ops.cluster_metrics import REQUESTS_REJECTED
 from correlator.pipeline.queries import (
     QUESTIONS,
     FindJob,
@@ -33,6 +40,8 @@ from correlator.pipeline.queries import (
     OtherJobs,
     UsualSteps,
 )
+from correlator.sinks.cluster.gateway_requests import Responder
+from tests.support.eventually import eventually
 
 QUERY = JobQuery(status=frozenset({"running"}))
 NAMES = JobNames("u1", ("e1",), frozenset({7}), 5, None)
@@ -198,3 +207,256 @@ class Newer(Struct):
 def test_a_struct_with_a_new_member_reads_what_an_older_side_sent():
     params = rpc.decode_request(rpc.encode_request(FindJob("x"), 1)).params
     assert rpc.decode_params(params, Newer) == Newer("x")
+
+
+# -- A collector's answers to gateways: bounded in number, in time and in bytes, and each failure has its code
+
+
+class Requests:
+    """A responder; `answer` is what it does."""
+
+    def __init__(self, answer, most: int = 4) -> None:
+        self.responder = Responder(answer, most)
+        self.replies: list[bytes] = []
+
+    async def send(self, name: str = "x", within: float = 5.0, method: str = "FindJob") -> None:
+        await self.raw(rpc.encode_request(FindJob(name), within), method)
+
+    async def raw(self, message: bytes, method: str = "FindJob") -> None:
+        await self.responder.receive(method, message, self.reply)
+
+    async def reply(self, message: bytes) -> None:
+        self.replies.append(message)
+
+    async def all(self) -> list[object]:
+        """The result or the failure code of each reply, once nothing is running."""
+        await eventually(lambda: self.responder.running == 0, every=0.001)
+        return [self.outcome(reply) for reply in self.replies]
+
+    def outcome(self, reply: bytes) -> object:
+        try:
+            return rpc.decode_reply(reply, object)
+        except RemoteError as error:
+            return error.code
+
+
+async def echo(params: FindJob) -> bytes:
+    return msgspec.json.encode(params.name)
+
+
+async def test_a_request_is_answered():
+    requests = Requests(echo)
+    await requests.send("a")
+    assert await requests.all() == ["a"]
+
+
+async def test_requests_beyond_the_bound_are_rejected_and_counted_and_the_others_answered():
+    go = asyncio.Event()
+
+    async def slow(params: FindJob) -> bytes:
+        await go.wait()
+        return await echo(params)
+
+    rejected = REQUESTS_REJECTED._value.get()
+    requests = Requests(slow, most=3)
+    for n in range(10):
+        await requests.send(str(n))
+    assert requests.responder.running == 3
+    assert [requests.outcome(r) for r in requests.replies] == [Code.BUSY] * 7
+    assert REQUESTS_REJECTED._value.get() - rejected == 7
+    go.set()
+    assert (await requests.all())[7:] == ["0", "1", "2"]
+    await requests.send("later")
+    assert (await requests.all())[10:] == ["later"]
+
+
+async def test_the_work_for_a_request_ends_when_its_client_does_not_wait_any_more():
+    ended: list[str] = []
+
+    async def hangs(params: FindJob) -> bytes:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append(params.name)
+        return b"1"
+
+    requests = Requests(hangs)
+    await requests.send("a", within=0.01)
+    assert await requests.all() == [Code.TIMEOUT]
+    assert ended == ["a"]
+
+
+async def test_closing_cancels_what_is_being_answered():
+    requests = Requests(lambda _: asyncio.sleep(3600))
+    await requests.send()
+    await requests.responder.close()
+    assert await requests.all() == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "detail"),
+    [
+        (
+            SourceUnavailable("u@10.1.2.3: denied", Away.LOGIN_REFUSED),
+            Code.UNAVAILABLE,
+            "the database refuses the login",
+        ),
+        (BadRequest("after: …"), Code.BAD_REQUEST, "after: …"),
+        (ValueError("a secret"), Code.INTERNAL, "Internal error. See the collector's log."),
+    ],
+)
+async def test_a_failure_has_a_code_and_names_no_host_or_account(error, code, detail, caplog):
+    async def fails(_: FindJob) -> bytes:
+        raise error
+
+    requests = Requests(fails)
+    with caplog.at_level(logging.CRITICAL):
+        await requests.send()
+        await requests.all()
+    with pytest.raises(RemoteError) as raised:
+        rpc.decode_reply(requests.replies[0], object)
+    assert (raised.value.code, raised.value.detail) == (code, detail)
+
+
+async def test_a_reply_that_is_too_large_is_a_failure_and_never_sent():
+    async def large(_: FindJob) -> bytes:
+        return b'"%b"' % (b"x" * rpc.MAX_BYTES)
+
+    requests = Requests(large)
+    await requests.send()
+    assert await requests.all() == [Code.INTERNAL]
+
+
+async def test_a_malformed_request_and_an_unknown_method_are_answered_with_their_code():
+    requests = Requests(echo)
+    await requests.raw(b"{")
+    await requests.raw(b'{"params":{}}')
+    await requests.raw(b'{"params":{"name":"x"},"version":9}')
+    await requests.send(method="newer")
+    assert await requests.all() == [Code.MALFORMED, Code.MALFORMED, Code.UNSUPPORTED, Code.UNSUPPORTED]
+
+
+async def test_a_flood_leaves_the_loop_to_other_tasks():
+    """Others run between any two requests that arrived together."""
+    requests = Requests(lambda _: asyncio.sleep(3600), most=1)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    for _ in range(1000):
+        await requests.send()
+    task.cancel()
+    assert turns >= 1000
+    await requests.responder.close()
+
+
+# -- Requests of a gateway to collectors: deadlines, bounds, and reasons that name the appliance
+
+
+YES = rpc.encode_result(b"true")
+
+
+class Collectors:
+    """What `Caller` sends to. `replies`: for each instance the next reply, or what is raised."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.replies: dict[str, bytes | Exception] = {}
+        self.requests: list[tuple[str, str, float, float]] = []
+        self.hold = asyncio.Event()
+        self.hold.set()
+        self.caller = Caller(cast("Connection", self), lambda: self.now)
+
+    async def request(self, subject: str, payload: bytes, *, within: float) -> SimpleNamespace:
+        """As `Connection.request`."""
+        _, _, instance, _, method = subject.split(".")
+        self.requests.append((instance, method, rpc.decode_request(payload).within, within))
+        await self.hold.wait()
+        reply = self.replies[instance]
+        if isinstance(reply, Exception):
+            raise reply
+        return SimpleNamespace(data=reply)
+
+    async def ask(self, instance: str, within: float = 5.0) -> bool:
+        return await self.caller.call(instance, IsContext("c"), bool, within)
+
+
+async def test_a_request_waits_a_little_longer_than_its_collector_may_take():
+    collectors = Collectors()
+    collectors.replies["dc1"] = YES
+    assert await collectors.ask("dc1", 2.0)
+    assert collectors.requests == [("dc1", "IsContext", 2.0, 2.0 + module.GRACE)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (NoAnswer(), "dc1: the collector did not answer within 5 s"),
+        (NoResponder(), "dc1: no collector is connected to the cluster"),
+        (ClusterUnavailable(), "dc1: the cluster cannot be reached"),
+        (rpc.encode_failure(Code.UNAVAILABLE, "the database refuses the login"), "dc1: the database refuses the login"),
+        (rpc.encode_failure(Code.BUSY, "later"), "dc1: later"),
+        (b"nonsense", "dc1: not a message of this program"),
+        (rpc.encode_result(b'"yes"'), "dc1: not a message of this program"),
+    ],
+)
+async def test_every_failure_is_a_reason_for_clients_that_names_the_appliance(reply, reason):
+    collectors = Collectors()
+    collectors.replies["dc1"] = reply
+    with pytest.raises(SourceUnavailable) as raised:
+        await collectors.ask("dc1")
+    assert raised.value.public.startswith(reason)
+
+
+async def test_what_a_client_asked_for_wrongly_is_its_own_mistake():
+    collectors = Collectors()
+    collectors.replies["dc1"] = rpc.encode_failure(Code.BAD_REQUEST, "after: expected …")
+    with pytest.raises(BadRequest, match="after: expected …"):
+        await collectors.ask("dc1")
+
+
+async def test_a_collector_without_a_reply_rests_and_the_others_do_not():
+    collectors = Collectors()
+    collectors.replies |= {"dc1": NoAnswer(), "dc2": YES}
+    with pytest.raises(SourceUnavailable):
+        await collectors.ask("dc1")
+    collectors.replies["dc1"] = YES
+    collectors.now += module.REST / 2
+    with pytest.raises(SourceUnavailable, match="dc1: the collector does not answer"):
+        await collectors.ask("dc1")
+    assert await collectors.ask("dc2")
+    assert [r[0] for r in collectors.requests] == ["dc1", "dc2"]
+    collectors.now += module.REST
+    assert await collectors.ask("dc1")
+    assert await collectors.ask("dc1")
+
+
+async def test_a_collector_that_replies_that_it_was_too_slow_does_not_rest():
+    collectors = Collectors()
+    collectors.replies["dc1"] = rpc.encode_failure(Code.TIMEOUT, "too slow")
+    with pytest.raises(SourceUnavailable):
+        await collectors.ask("dc1")
+    collectors.replies["dc1"] = YES
+    assert await collectors.ask("dc1")
+
+
+async def test_requests_beyond_the_bound_fail_at_once_and_a_cancelled_one_makes_room():
+    collectors = Collectors()
+    collectors.replies["dc1"] = YES
+    collectors.hold.clear()
+    waiting = [asyncio.create_task(collectors.ask("dc1")) for _ in range(module.MAX_CALLS)]
+    await asyncio.sleep(0)
+    with pytest.raises(SourceUnavailable, match="dc1: too many requests wait for collectors"):
+        await collectors.ask("dc1")
+    waiting[0].cancel()
+    await asyncio.gather(waiting[0], return_exceptions=True)
+    one_more = asyncio.create_task(collectors.ask("dc1"))
+    await asyncio.sleep(0)
+    collectors.hold.set()
+    assert await one_more
+    assert all(await asyncio.gather(*waiting[1:]))

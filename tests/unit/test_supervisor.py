@@ -1,10 +1,12 @@
 """What the service manager gets: watchdog pings only while every task makes progress, and one status line."""
 
 import os
+import socket
+import uuid
 
 import pytest
 
-from correlator.daemon.supervisor import Supervisor
+from correlator.daemon.supervisor import Supervisor, notify, watchdog_interval
 from correlator.jobs.index import Index
 from correlator.ops import metrics
 from correlator.ops.heartbeats import Heartbeats
@@ -129,3 +131,103 @@ def test_an_error_of_any_length_does_not_suppress_a_watchdog_ping(manager, envir
     ready, status, watchdog = manager.new_lines()
     assert (ready, watchdog) == ("READY=1", "WATCHDOG=1")
     assert len(status.encode()) < 2000
+
+
+# -- A task is stuck when it is silent for longer than it may; one that is over is not
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_task_without_heartbeat_is_stuck_until_the_next_one():
+    clock = Clock()
+    live = Heartbeats(clock)
+    with live.heartbeat("tail", 10.0) as tail, live.heartbeat("disk", 300.0):
+        clock.now += 10.0
+        assert live.stuck() == {}
+        clock.now += 5.0
+        assert live.stuck() == {"tail": 15.0}
+        tail()
+        assert live.stuck() == {}
+
+
+def test_a_task_that_is_over_is_not_stuck():
+    clock = Clock()
+    live = Heartbeats(clock)
+    with live.heartbeat("tail", 10.0):
+        clock.now += 11.0
+        assert live.stuck()
+    assert live.stuck() == {}
+
+
+def test_of_two_tasks_with_one_name_the_longest_silence_counts():
+    clock = Clock()
+    live = Heartbeats(clock)
+    with live.heartbeat("tail", 10.0):
+        clock.now += 20.0
+        with live.heartbeat("tail", 10.0) as second:
+            clock.now += 11.0
+            assert live.stuck() == {"tail": 31.0}
+            second()
+            assert live.stuck() == {"tail": 31.0}
+
+
+def test_a_task_that_paused_with_the_whole_process_is_not_stuck():
+    clock = Clock()
+    live = Heartbeats(clock)
+    with live.heartbeat("tail", 10.0):
+        clock.now += 40.0
+        live.excuse(35.0)
+        assert live.stuck() == {}
+        clock.now += 6.0
+        assert live.stuck() == {"tail": 11.0}
+
+
+# -- The service manager's protocol: what is sent arrives as one datagram, and nothing that is missing raises
+
+
+@pytest.fixture(params=["path", "abstract"])
+def receiving(request, tmp_path):
+    """A service manager's socket, and its name as $NOTIFY_SOCKET has it."""
+    name = str(tmp_path / "notify") if request.param == "path" else f"@correlator-{uuid.uuid4()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(name.replace("@", "\0", 1) if name.startswith("@") else name)
+        receiver.setblocking(False)
+        yield receiver, name
+
+
+def test_a_state_arrives_as_one_datagram(receiving):
+    receiver, name = receiving
+    assert notify("READY=1\nSTATUS=läuft", {"NOTIFY_SOCKET": name})
+    assert receiver.recv(100) == "READY=1\nSTATUS=läuft".encode()
+
+
+@pytest.mark.parametrize(
+    "name", ["", "vsock:2:1", "relative", "/nope/notify", "@nobody-listens", "/a\0b", "/" + "x" * 200]
+)
+def test_without_a_listener_notify_returns_false_and_does_not_raise(name):
+    assert notify("READY=1", {"NOTIFY_SOCKET": name}) is False
+
+
+def test_outside_systemd_nothing_is_sent():
+    assert notify("READY=1", {}) is False
+
+
+def test_the_watchdog_is_fed_twice_in_the_time_allowed():
+    assert watchdog_interval({"WATCHDOG_USEC": "30000000"}) == 15.0
+    assert watchdog_interval({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}) == 15.0
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {}, {"WATCHDOG_USEC": ""}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "me"},
+    ],
+)  # fmt: skip
+def test_without_a_watchdog_for_this_process_there_is_no_interval(environ):
+    assert watchdog_interval(environ) is None

@@ -394,7 +394,7 @@ POLL = 10.0
 SOON = sum(AGAIN_AFTER) + 0.001
 
 
-class RungFollower(SimulatedFollower):
+class WokenFollower(SimulatedFollower):
     """Keeps the ids that the tail delivers, and counts the queries."""
 
     def __init__(self, innodb: InnoDB, clock: Callable[[], float]) -> None:
@@ -412,16 +412,16 @@ class RungFollower(SimulatedFollower):
 
 
 @pytest.fixture
-def rung(loop: VirtualTimeLoop, innodb: InnoDB) -> RungFollower:
+def woken(loop: VirtualTimeLoop, innodb: InnoDB) -> WokenFollower:
     """It has read row 1, and polls again in nine seconds."""
-    rung = RungFollower(innodb, loop.time)
+    woken = WokenFollower(innodb, loop.time)
     write_rows(innodb)
-    task = loop.create_task(rung.run())
+    task = loop.create_task(woken.run())
     task.add_done_callback(lambda t: t.cancelled() or t.result())
     loop.run(1.0)
-    assert rung.ids == [1]
-    rung.queries = 0
-    return rung
+    assert woken.ids == [1]
+    woken.queries = 0
+    return woken
 
 
 def write_rows(innodb: InnoDB, size: int = 1) -> None:
@@ -430,73 +430,73 @@ def write_rows(innodb: InnoDB, size: int = 1) -> None:
     innodb.end(transaction, commits=True)
 
 
-def test_a_row_that_is_visible_at_the_notification_is_read_at_once_by_one_query(loop, innodb, rung):
+def test_a_row_that_is_visible_at_the_notification_is_read_at_once_by_one_query(loop, innodb, woken):
     write_rows(innodb, 3)
-    rung.tail.doorbell_retry.notify(1)
+    woken.tail.doorbell_retry.notify(1)
     loop.run()
-    assert rung.ids == [1, 2, 3, 4]
+    assert woken.ids == [1, 2, 3, 4]
     loop.run(SOON)
-    assert rung.queries == 1
+    assert woken.queries == 1
 
 
 @pytest.mark.parametrize("after", [0.0005, 0.0025, 0.0065])
-def test_a_row_that_becomes_visible_just_after_the_notification_is_read_too(loop, innodb, rung, after):
-    rung.tail.doorbell_retry.notify(1)
+def test_a_row_that_becomes_visible_just_after_the_notification_is_read_too(loop, innodb, woken, after):
+    woken.tail.doorbell_retry.notify(1)
     loop.run(after)
     write_rows(innodb)
-    assert rung.ids == [1]
+    assert woken.ids == [1]
     loop.run(SOON)
-    assert rung.ids == [1, 2]
+    assert woken.ids == [1, 2]
 
 
-def test_a_second_row_that_is_visible_later_than_the_first_is_not_left_to_the_poll(loop, innodb, rung):
+def test_a_second_row_that_is_visible_later_than_the_first_is_not_left_to_the_poll(loop, innodb, woken):
     write_rows(innodb, 5)
-    rung.tail.doorbell_retry.notify(2)
+    woken.tail.doorbell_retry.notify(2)
     loop.run(0.0005)
     write_rows(innodb)
     loop.run(SOON)
-    assert rung.ids == [1, 2, 3, 4, 5, 6, 7]
+    assert woken.ids == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_a_row_that_commits_below_the_head_is_read_at_the_notification(loop, innodb, rung):
+def test_a_row_that_commits_below_the_head_is_read_at_the_notification(loop, innodb, woken):
     slow = innodb.begin()
     innodb.insert(slow, 2)
     write_rows(innodb)
-    rung.tail.doorbell_retry.notify(1)
+    woken.tail.doorbell_retry.notify(1)
     loop.run(SOON)
-    assert rung.ids == [1, 4]
+    assert woken.ids == [1, 4]
     innodb.end(slow, commits=True)
-    rung.tail.doorbell_retry.notify(1)
+    woken.tail.doorbell_retry.notify(1)
     loop.run()
-    assert rung.ids == [1, 4, 2, 3]
+    assert woken.ids == [1, 4, 2, 3]
 
 
-def test_a_row_that_a_probe_reads_during_a_notification_is_delivered_once(loop, innodb, rung):
+def test_a_row_that_a_probe_reads_during_a_notification_is_delivered_once(loop, innodb, woken):
     slow = innodb.begin()
     innodb.insert(slow, 2)
     write_rows(innodb)
-    rung.tail.doorbell_retry.notify(1)
+    woken.tail.doorbell_retry.notify(1)
     loop.run()
     innodb.end(slow, commits=True)
-    rung.committed.latency = rung.dirty.latency = 0.1
-    due = rung.tail.gaps.next_due()
+    woken.committed.latency = woken.dirty.latency = 0.1
+    due = woken.tail.gaps.next_due()
     assert due is not None
     loop.run(due - loop.now + 0.001)
-    rung.tail.doorbell_retry.notify(1)
+    woken.tail.doorbell_retry.notify(1)
     loop.run(1.0)
-    assert rung.ids == [1, 4, 2, 3]
+    assert woken.ids == [1, 4, 2, 3]
 
 
-def test_a_notification_without_rows_costs_a_few_queries_and_then_none(loop, rung):
-    rung.tail.doorbell_retry.notify(1000)
+def test_a_notification_without_rows_costs_a_few_queries_and_then_none(loop, woken):
+    woken.tail.doorbell_retry.notify(1000)
     loop.run(5.0)
-    assert rung.queries == 1 + len(AGAIN_AFTER)
+    assert woken.queries == 1 + len(AGAIN_AFTER)
 
 
-def test_without_a_notification_the_poll_reads_the_rows(loop, innodb, rung):
+def test_without_a_notification_the_poll_reads_the_rows(loop, innodb, woken):
     write_rows(innodb)
     loop.run(POLL)
-    assert rung.ids == [1, 2]
+    assert woken.ids == [1, 2]
 
 
 def test_of_many_holes_the_latest_are_probed():
