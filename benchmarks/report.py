@@ -34,13 +34,21 @@ def cells(number: Number, before: str = "") -> tuple[str, ...]:
 
 
 def rows(numbers: Iterable[Number]) -> list[tuple[str, ...]]:
-    numbers = list(numbers)
-    return [cells(number, before.what) for before, number in pairwise([Number("", "", ()), *numbers])]
+    """Rows of a table to read. A number without a yardstick stands in the row above if that is of the same subject."""
+    found: list[tuple[str, ...]] = []
+    for before, number in pairwise([Number("", "", ()), *numbers]):
+        what, ours, beside = cells(number, before.what)
+        measure = what.removeprefix("…: ").removeprefix("the same").lstrip(",: ")
+        if measure != what and not beside:
+            subject, others, compared = found.pop()
+            what, ours, beside = subject, f"{others}; {measure}: {ours}", compared
+        found.append((what, ours, beside))
+    return found
 
 
 def plain(numbers: Iterable[Number]) -> str:
     """For a terminal."""
-    return table([HEADINGS, *rows(numbers)])
+    return table([HEADINGS, *map(cells, numbers)])
 
 
 def table(lines: Sequence[Sequence[str]]) -> str:
