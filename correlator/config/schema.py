@@ -138,7 +138,7 @@ class Cluster(Section):
     )
     credentials_file: Path | None = _key(
         None,
-        "A creds file of the NATS user, or a file with the seed of its nkey. Also as the credential nats-creds.",
+        "A creds file of the NATS user, or the seed of its nkey. Also as the credential nats-creds.",
         credential="nats-creds",
     )
     tls: Tls | None = _key(
@@ -267,13 +267,9 @@ class Database(Section):
         values.database_url,
     )
     unix_socket: Path | None = _key(None, "Socket of a server on this host, used in place of the URL's host and port.")
-    password: Secret = _key(
-        Secret(), "The password. Better in password_file, or as the credential db-password.", live=True
-    )
-    password_file: Path | None = _key(
-        None, "A file that holds the password and nothing else.", live=True, credential="db-password"
-    )
-    tls: Tls | None = _key(None, "TLS for the connection. Without this table the connection is not encrypted.")
+    password: Secret = _key(Secret(), "Better in password_file, or as the credential db-password.", live=True)
+    password_file: Path | None = _key(None, "A file with the password alone.", live=True, credential="db-password")
+    tls: Tls | None = _key(None, "TLS. Without this table the connection is not encrypted.")
     timezone: str = _key(
         "auto",
         "Zone of the DATETIME columns, an IANA name. auto: this host's if the server runs here with the same offset,"
@@ -363,7 +359,7 @@ class Http(Section):
     )
     trusted_proxies: tuple[str, ...] = _key(
         (),
-        "Addresses or networks of proxies whose X-Forwarded-For is believed: limits count their clients, not them.",
+        "Addresses or networks of proxies whose X-Forwarded-For is believed: limits count their clients.",
         values.networks,
         live=True,
     )
@@ -394,12 +390,8 @@ class Http(Section):
 class Mqtt(Section):
     url: BrokerUrl | None = _key(None, '"mqtt://host:1883" or "mqtts://host:8883"; empty: off.')
     username: str = _key("", "User at the broker; empty: none.", live=True)
-    password: Secret = _key(
-        Secret(), "The password. Better in password_file, or as the credential mqtt-password.", live=True
-    )
-    password_file: Path | None = _key(
-        None, "A file that holds the password and nothing else.", live=True, credential="mqtt-password"
-    )
+    password: Secret = _key(Secret(), "Better in password_file, or as the credential mqtt-password.", live=True)
+    password_file: Path | None = _key(None, "A file with the password alone.", live=True, credential="mqtt-password")
     tls: Tls | None = _key(
         None, "TLS for an mqtts:// broker. Without this table its certificate is checked with the system's CAs."
     )
