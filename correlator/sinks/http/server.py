@@ -208,14 +208,26 @@ class HttpSink:
     async def _answer(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a request in its turn, if it is admitted; every error becomes a problem.
 
-        Its connection counts as busy until the response is complete, or waits in small buffers. It is one middleware:
-        each costs a tenth of an answer from memory.
+        Its connection counts as busy until the response is complete, or waits in small buffers. It is one function:
+        each costs a tenth of an answer from memory, and half a kilobyte of a websocket.
         """
         peer, request = peer_of(request), self._access.client(request)
+        surplus = peer is not None and peer.surplus
         if peer is not None:
             self._connections.begin(peer)
         try:
-            response = await self._response(request, handler, surplus=peer is not None and peer.surplus)
+            try:
+                probe = local(request.path) in OPEN_PATHS
+                if surplus and not probe:
+                    response: web.StreamResponse = problem(*FULL)
+                else:
+                    if not probe:
+                        await self._work.begin.round(request.remote or "")
+                    response = self._refusal(request) or await handler(request)
+            except Exception as error:  # noqa: BLE001 - every exception becomes a response
+                response = as_problem(error, request)
+            if surplus:
+                response.force_close()
             if not isinstance(response, web.Response) or response.prepared or request.method == "HEAD":
                 return response
             body = response.body
@@ -225,21 +237,6 @@ class HttpSink:
         finally:
             if peer is not None:
                 self._connections.end(peer)
-
-    async def _response(self, request: web.Request, handler: Handler, *, surplus: bool) -> web.StreamResponse:
-        try:
-            probe = local(request.path) in OPEN_PATHS
-            if surplus and not probe:
-                response: web.StreamResponse = problem(*FULL)
-            else:
-                if not probe:
-                    await self._work.begin.round(request.remote or "")
-                response = self._refusal(request) or await handler(request)
-        except Exception as error:  # noqa: BLE001 - every exception becomes a response
-            response = as_problem(error, request)
-        if surplus:
-            response.force_close()
-        return response
 
     async def _send(self, request: web.Request, response: web.Response, body: bytes) -> None:
         """Write a large reply part by part: its client may not read it, and its bytes count until it has."""
@@ -262,7 +259,13 @@ class HttpSink:
                 pass  # The client has gone. aiohttp would log it as an error of this program.
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Add the headers that every response has, also one that is written in parts, before it is sent."""
+        """Add the headers that every response has, also one that is written in parts, before it is sent.
+
+        An upgrade to a websocket gets none but Server: nothing is shown of it, and its headers stay in memory.
+        """
+        if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            response.headers["Server"] = SERVER
+            return
         response.headers.update(HEADERS)
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.extend(self._access.cors(request))  # beside another Vary

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any, ClassVar, Final, assert_never
 
 import msgspec
@@ -363,8 +363,8 @@ class WebsocketConnection:
         """The token that admitted the client; None if `hello` has still to bring one."""
         self.closing = False
         """The close frame has been written."""
-        self.ended = asyncio.Event()
-        """The peer has answered the close frame, or has gone."""
+        self._ended: asyncio.Event | None = None
+        """Set once the peer has answered the close frame, or has gone. Made for it: an event has 760 bytes."""
         self.resume: Resume | None = None
 
     def write(self, framed: bytes) -> None:
@@ -380,7 +380,7 @@ class WebsocketConnection:
         metrics.CLIENTS_CLOSED.labels("slow").inc()
         self.write(close_frame(CloseCode.TOO_SLOW, b"too slow"))
         self.closing = True
-        self._start_closing(self._linger())
+        self._start_closing(self._linger)
 
     def ping(self, now: float) -> bool:
         """Send a ping if one is due. Returns False if the last one was not answered in time."""
@@ -408,11 +408,12 @@ class WebsocketConnection:
         """Write the close frame. Without an answer, abort the transport after `CLOSE_WITHIN` seconds."""
         self.write(close_frame(code, reason))
         self.closing = True
-        self._start_closing(self._end())
+        self._start_closing(self._end)
 
     def close(self) -> None:
         """Close the transport, once its buffer has been sent."""
-        self.ended.set()
+        if self._ended is not None:
+            self._ended.set()
         if self._transport is not None:
             self._transport.close()
 
@@ -430,24 +431,25 @@ class WebsocketConnection:
         for task in list(self.tasks):
             await task
 
-    def _start_closing(self, ending: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(ending)
+    def _start_closing(self, ending: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+        self._ended = self._ended or asyncio.Event()
+        task = asyncio.ensure_future(ending(self._ended))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
-    async def _end(self) -> None:
+    async def _end(self, ended: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_WITHIN):
-                await self.ended.wait()
+                await ended.wait()
         self.abort()
 
-    async def _linger(self) -> None:
+    async def _linger(self, ended: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(SLOW_CLOSE_WITHIN):
                 while self.waiting():  # noqa: ASYNC110 - a transport has no event to wait for
                     await asyncio.sleep(0.5)
                 async with asyncio.timeout(CLOSE_WITHIN):
-                    await self.ended.wait()
+                    await ended.wait()
         self.abort()
 
 
