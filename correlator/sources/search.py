@@ -206,6 +206,10 @@ class Slices:
         finally:
             self.record(time.monotonic() - began)
 
+    def shrink(self, size: int) -> None:
+        """Make the next slice no larger than `size`, as little as that was enough."""
+        self.size = max(self._least, min(size, self.size))
+
     def record(self, seconds: float) -> None:
         """Adapt the size to a slice that took `seconds`."""
         if seconds < AIM / 2:

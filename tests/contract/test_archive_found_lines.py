@@ -12,6 +12,7 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.model.published import FoundLine
 from correlator.pipeline.queries import FindLines, LineQuery, LogLines
+from correlator.sources.archive.archive import REST_SHARE
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.zones import fixed
@@ -186,4 +187,4 @@ async def test_searches_take_turns_slice_by_slice_and_after_each_the_database_re
     assert [len(lines) for lines in both] == [3, 0]
     assert len(slices) == 6
     for (began, ended), (following, _) in itertools.pairwise(slices):
-        assert following - ended >= 0.4 * (ended - began)
+        assert following - ended >= 0.8 * REST_SHARE * (ended - began)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from correlator.config.loading import load
-from correlator.pipeline.queries import JobQuery
+from correlator.pipeline.queries import FindLines, JobQuery, LineQuery
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.databases import database_of
 from correlator.sources.db.mariadb import MariaDBSession
@@ -66,3 +66,33 @@ async def test_a_search_reads_a_slice_of_the_jobs_by_the_index_of_their_starts(
             keys = {row[2]: row[5] for row in await cursor.fetchall()}
             assert keys.pop("job_tracking") == "idx_started_at"
             assert keys in ({}, {"job_steps": "uk_job_steps_job_seq"})
+
+
+@pytest.mark.parametrize(("text", "most"), [("nowhere", 1.1), ("block", 4)])
+async def test_a_search_of_the_log_reads_rows_forward_and_few_of_them_twice(
+    database: Database, tmp_path: Path, text: str, most: float
+):
+    """Backwards costs a fourth more. `most`: reads for each row, of which a text that each has reads some again."""
+    rows = 10_000
+    async with database.connect() as connection, connection.cursor() as cursor:
+        await cursor.execute(
+            "INSERT INTO log_events (level, message) SELECT 'INFO', CONCAT('block ', seq) FROM seq_1_to_%s", (rows,)
+        )
+    source = database_of(load(None, {"CORRELATOR_DATABASE__URL": database.url, "HOME": str(tmp_path)}))
+    archive = DatabaseArchive(source, page_within=0.0)
+    found, places = list[int](), dict[str, int]()
+
+    async def search() -> None:
+        nonlocal places
+        while not found or places:
+            page = await archive.find_lines(FindLines(500, LineQuery(words=frozenset({text})), places=places))
+            found.extend([line.event_id for line in page.lines] or [0])
+            places = dict(page.places)
+
+    try:
+        cost = await reads(database, search)
+    finally:
+        await archive.close()
+    assert found == ([*range(rows, 0, -1)] if text == "block" else [0] * len(found))
+    assert cost["Handler_read_next"] < most * rows + 500
+    assert cost["Handler_read_prev"] < 100

@@ -47,8 +47,8 @@ MAX_REMEMBERED = 10_000
 PAGE_BYTES = 4 << 20
 """Most bytes of metadata and error texts that are read for one page; a single job may exceed it."""
 
-REST_SHARE = 0.5
-"""Seconds of rest after each second of a search for text in the log: it uses two thirds of a core of the server."""
+REST_SHARE = 0.25
+"""Seconds of rest after each second of a search for text in the log: it uses four fifths of a core of the server."""
 
 PLACES = 500
 """Most jobs that one slice returns: more than a page, as most of them may be in memory."""

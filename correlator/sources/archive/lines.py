@@ -241,6 +241,8 @@ class FoundPage:
             first = max(self._first, last + 1 - self._slices.size)
             where = searches.within(first, last)
             reached, _ = await self._matching.read(queries, session, where, first, back=True)
+        if reached > first:  # more rows match than one step reads: the next slice would be searched in vain as well
+            self._slices.shrink(last + 1 - reached)
         self._matching.full = self.full or reached <= self._first
         return reached
 

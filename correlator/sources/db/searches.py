@@ -345,8 +345,11 @@ async def sizes_of(
         where += f" AND ({' OR '.join(found_in)})"
     carried = f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN 0 ELSE COALESCE(LENGTH(attrs), 0) END"
     size = f"LENGTH(message) + {carried if attrs else '0'}"
-    briefly = queries.dialect.briefly.format(seconds=SCAN_WITHIN) if names is None else ""
-    sql = f"{briefly}SELECT id, {size} FROM log_events WHERE {where} ORDER BY id {order} LIMIT {limit}"
+    briefly, by = "", "id"
+    if names is None:
+        briefly = queries.dialect.briefly.format(seconds=SCAN_WITHIN)
+        by = "id + 0"  # The few that match are sorted, as rows are read forward for less: no index has this order.
+    sql = f"{briefly}SELECT id, {size} FROM log_events WHERE {where} ORDER BY {by} {order} LIMIT {limit}"
     found = await session.query(sql, args)
     return [(int(i), int(n or 0)) for i, n in found]
 
