@@ -259,13 +259,7 @@ class HttpSink:
                 pass  # The client has gone. aiohttp would log it as an error of this program.
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Add the headers that every response has, also one that is written in parts, before it is sent.
-
-        An upgrade to a websocket gets none but Server: nothing is shown of it, and its headers stay in memory.
-        """
-        if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
-            response.headers["Server"] = SERVER
-            return
+        """Add the headers that every response has, also one that is written in parts, before it is sent."""
         response.headers.update(HEADERS)
         response.headers.setdefault("Cache-Control", "no-store")
         response.headers.extend(self._access.cors(request))  # beside another Vary

@@ -135,6 +135,7 @@ class Websockets:
             await ws.prepare(request)
         except ValueError as error:  # for a key that is not ASCII; aiohttp refuses other invalid keys itself
             raise BadRequest("Sec-WebSocket-Key: expected 16 bytes in base64") from error
+        ws.headers.clear()  # They have been sent, and would stay in memory.
         client = WebsocketConnection(request.transport, address, ws, self._streams.limits)
         self._open[client] = None
         try:
