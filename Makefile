@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system test-package systems deb wheel client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises
+.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system test-package systems deb wheel client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -23,6 +23,7 @@ help:
 	@echo "make test-clients  200 clients of a busy log, one that froze, a job found among 100,000: what takes too long for make test"
 	@echo "make test-storms  thousands of clients that ask, connect or wait at once: none delays another; make test has the short ones"
 	@echo "make test-cluster  both recordings over a takeover, and all that can break in a cluster, with a table of what it cost"
+	@echo "make test-browsers  the page and the element in Chromium, Firefox and WebKitGTK"
 	@echo "make test-replay  two minutes of a slow replay in a terminal and in Chromium: ends settle, bars never go back"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
@@ -79,6 +80,11 @@ test-cluster: servers $(DEV)
 # The recording at a thirtieth of its pace, in a terminal and in Chromium: bars never go back, and ends settle. By itself: it reads what time shows.
 test-replay: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_forecast_replay.py tests/browser/test_forecast_replay.py $(ARGS)
+
+# What is short about the page, in each engine; `make test` has all of it, in Chromium.
+test-browsers: SERVERS += chromedriver:chromium-driver firefox-esr:firefox-esr WebKitWebDriver:webkit2gtk-driver xvfb-run:xvfb xauth:xauth pdftotext:poppler-utils
+test-browsers: servers $(DEV)
+	@$(BIN)/python -m pytest -m long tests/browser/test_engines.py $(ARGS)
 
 test-soak: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_soak.py $(ARGS)

@@ -356,6 +356,8 @@ function changeFilter(filter, change) {
 
 const MOST_NAMES = 10;
 /** Names of VMs that complete a text. */
+const CHOICE = 50;
+/** Milliseconds within which a name that Enter chooses is in the box. */
 
 class Filters extends Component {
   constructor(props) {
@@ -379,9 +381,12 @@ class Filters extends Component {
     this.#change({ ...days, when: when === "all" ? "all" : "" });
   };
 
-  #submit = (event) => {
-    event.preventDefault();
-    this.props.onEnter();
+  /** WebKit submits no form while it offers names, also if none is chosen. One that is chosen changes the value soon. */
+  #pressed = ({ key, isComposing, currentTarget: box }) => {
+    const { value } = box;
+    if (key === "Enter" && !isComposing) {
+      setTimeout(() => box.value === value && this.props.onEnter(), CHOICE);
+    }
   };
 
   /** Buttons that add a value to the filter `name`, or remove it. */
@@ -403,11 +408,11 @@ class Filters extends Component {
     const known = filter.type === "" || types.includes(filter.type) ? types : [filter.type, ...types];
     const isPeriod = filter.from !== "" || filter.to !== "";
     const forecasted = forecasts.size > 0 || filter.forecast.length > 0;
-    return html`<form class="filters ${forecasted ? "has-forecast" : ""}" role="search" onSubmit=${this.#submit}>
+    return html`<form class="filters ${forecasted ? "has-forecast" : ""}" role="search" onSubmit=${(event) => event.preventDefault()}>
       <label class="search">
         <span class="unseen">Search by ID, VM, operation, step, error, or a text of a job or of a log</span>
         <input type="search" id="search" placeholder="ID, VM, operation, step, error, log line" value=${filter.q} autocomplete="off"
-          spellcheck="false" aria-keyshortcuts="/" list="names" onInput=${this.#typed} />
+          spellcheck="false" aria-keyshortcuts="/" list="names" onInput=${this.#typed} onKeyDown=${this.#pressed} />
         <datalist id="names">${names.map((name) => html`<option key=${name} value=${name} />`)}</datalist>
         <kbd aria-hidden="true">/</kbd>
       </label>
