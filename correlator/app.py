@@ -27,8 +27,7 @@ from correlator import __version__
 from correlator.config import rendering
 from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl, titles
-from correlator.daemon.reload import Prepare, Reload, reloaded
-from correlator.daemon.supervisor import Supervisor
+from correlator.daemon import Prepare, Reload, Supervisor, reloaded
 from correlator.jobs import sizes
 from correlator.jobs.exports import Exports
 from correlator.jobs.horizon import Horizon
@@ -61,10 +60,9 @@ if TYPE_CHECKING:
     from correlator.cluster.lease import Lease
     from correlator.sinks.cluster.gateway_requests import GatewayRequests
     from correlator.sinks.cluster.sink import ClusterSink
-    from correlator.sinks.cluster.standbys import Standbys
     from correlator.sinks.mqtt.sink import MqttSink
     from correlator.sinks.otlp.sink import OtlpSink
-    from correlator.standby import Active
+    from correlator.standby import Active, Standbys
 
 
 log = logging.getLogger(__name__)
@@ -410,7 +408,7 @@ def _cluster_sinks(
     from correlator.ops import cluster_metrics  # noqa: PLC0415
     from correlator.sinks.cluster.gateway_requests import GatewayRequests  # noqa: PLC0415
     from correlator.sinks.cluster.sink import ClusterSink, alive_report  # noqa: PLC0415
-    from correlator.sinks.cluster.standbys import Standbys  # noqa: PLC0415
+    from correlator.standby import Standbys  # noqa: PLC0415
 
     def lost(_: str) -> None:
         cluster_metrics.FENCED.inc()

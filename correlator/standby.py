@@ -1,4 +1,7 @@
-"""The standby of a cluster: it waits for the lease. `Active` is what it has from then on, until it loses that."""
+"""The standby of a cluster: it waits for the lease. `Active` is what it has from then on, until it loses that.
+
+It reports to the active collector whether both follow the same database (`Counterpart`), which `Standbys` receives.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Struct
 
+from correlator.bounded import BoundedDict
 from correlator.cluster import keys, received
-from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused, seq_of
+from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, seq_of
 from correlator.cluster.fence import Fence
 from correlator.cluster.lease import Lease
 from correlator.cluster.received import Alive
@@ -25,14 +29,76 @@ from correlator.config.rendering import differences
 from correlator.config.schema import Config
 from correlator.errors import OtherDatabase, SourceUnavailable
 from correlator.pipeline.hub import Hub
-from correlator.sinks.cluster.standbys import REPORT_EVERY, Report
 from correlator.sources.db import identity
 from correlator.sources.db.session import Database
 from correlator.state.checkpoint import MOMENT, Saved
 from correlator.state.checkpoint_stream import StreamCheckpoint, StreamCopy
 from correlator.tasks import end_tasks
 
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
+
 log = logging.getLogger(__name__)
+
+
+REPORT_EVERY = 5.0
+VALID_FOR = 20.0
+"""Seconds between two reports of a standby, and seconds after which one no longer counts."""
+
+MAX_STANDBYS = 16
+MAX_REPORT = 10_000
+
+
+class Report(Struct, frozen=True):
+    """The report of the standby `name`, on `host`."""
+
+    name: str = ""
+    host: str = ""
+    other_database: bool = False
+
+
+class Standbys:
+    """Satisfies `correlator.sinks.Sink`. It keeps the last report of each standby."""
+
+    def __init__(self, connection: Connection, instance: str) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._reports: BoundedDict[str, tuple[float, Report]] = BoundedDict(MAX_STANDBYS)
+
+    async def run(self, hub: Hub) -> None:
+        """Receive the reports until cancelled."""
+        del hub
+        unsubscribe = await self._connection.subscribe(keys.standby(self._instance), self._on_report)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await unsubscribe()
+
+    def describe(self) -> dict[str, Any]:
+        """Return members of the cluster's part of readiness: an error if a standby follows another database."""
+        now = time.monotonic()
+        hosts = {one.host for at, one in self._reports.values() if one.other_database and now - at < VALID_FOR}
+        if not hosts:
+            return {}
+        return {"ok": False, "error": _sentence(self._instance, ", ".join(sorted(hosts)))}
+
+    async def _on_report(self, message: Msg) -> None:
+        read = partial(received.decode, message.data, Report, MAX_REPORT)
+        report = self._connection.parser.parse(message.subject, read)
+        if report is None:
+            return
+        before = self._reports.pop(report.name, None)
+        if report.other_database and (before is None or not before[1].other_database):
+            log.error("%s", _sentence(self._instance, report.host))
+        self._reports[report.name] = (time.monotonic(), report)
+
+
+def _sentence(instance: str, hosts: str) -> str:
+    return (
+        f"a collector on {hosts} has the name {instance} too and follows another database, so it never takes over: give"
+        " one of the two appliances another cluster.instance"
+    )
+
 
 COMPARE_EVERY = 60.0
 COMPARE_WITHIN = 2.0

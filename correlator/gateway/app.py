@@ -22,12 +22,10 @@ from correlator.cluster import keys, received
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.rpc import Caller
 from correlator.config.schema import Config
-from correlator.daemon.reload import Reload
-from correlator.daemon.supervisor import Supervisor
-from correlator.gateway.archive import RpcArchive
+from correlator.daemon import Reload, Supervisor
+from correlator.gateway.archive import RpcArchive, WaitingIdsSender
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import OrderedConsumer, StreamEnd
-from correlator.gateway.waiting_ids import WaitingIdsSender
 from correlator.jobs.remote import RemoteJobs
 from correlator.model.facts import Status
 from correlator.ops import cluster_metrics, logs, memory, metrics, stalls

@@ -1,23 +1,30 @@
-"""Measurement of synchronous calls that block the event loop: during such a call every connection waits.
+"""Stalls of the event loop, and tasks that are stuck.
+
+During a synchronous call that blocks the event loop every connection waits.
 
 Calls that may be long are wrapped in `timed`, once per batch and not once per row, so that a stall has a name.
 `heartbeat` measures stalls of any cause: how late the loop calls a timer. Wall time is the delay that a client sees;
 CPU time counts the loop's thread alone, and does not depend on the load of the machine.
+
+A task whose last beat is older than its limit is stuck (`Heartbeats`). An unreachable peer is no reason to miss a beat:
+a task that waits for a peer has a deadline, and beats after it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from correlator.ops import metrics
 from correlator.tasks import until_next
 
 log = logging.getLogger(__name__)
+
 
 STALL = 0.02
 """Seconds from which on a call is counted and, at level debug, logged with its name."""
@@ -144,3 +151,59 @@ async def heartbeat() -> None:
         gc.set_threshold(*thresholds)
         timer.cancel()
         gc.callbacks.remove(collecting)
+
+
+# -- tasks that are stuck
+
+
+STUCK_AFTER = 30.0
+"""Seconds without a beat after which a task that waits for no peer is stuck."""
+
+
+class Heartbeats:
+    """The heartbeats of one process. `clock` returns monotonic seconds. Event loop's thread only."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._heartbeats: set[_Heartbeat] = set()
+
+    @contextlib.contextmanager
+    def heartbeat(self, name: str, within: float) -> Iterator[Callable[[], None]]:
+        """Register a task for as long as the block lasts. The task calls the yielded function to beat.
+
+        `within`: the most seconds between two beats. Several tasks may have one name.
+        """
+        heartbeat = _Heartbeat(name, within, self._clock)
+        self._heartbeats.add(heartbeat)
+        try:
+            yield heartbeat.beat
+        finally:
+            self._heartbeats.discard(heartbeat)
+
+    def excuse(self, seconds: float) -> None:
+        """Extend every limit once by `seconds`, because the whole process was stopped for that long."""
+        for heartbeat in self._heartbeats:
+            heartbeat.last += seconds
+
+    def stuck(self) -> dict[str, float]:
+        """Return the names of the stuck tasks, with the seconds since their last beat."""
+        now = self._clock()
+        silent = sorted(
+            (now - heartbeat.last, heartbeat.name)
+            for heartbeat in self._heartbeats
+            if now - heartbeat.last > heartbeat.within
+        )
+        return {name: seconds for seconds, name in silent}
+
+
+class _Heartbeat:
+    __slots__ = ("_clock", "last", "name", "within")
+
+    def __init__(self, name: str, within: float, clock: Callable[[], float]) -> None:
+        self.name = name
+        self.within = within
+        self._clock = clock
+        self.last = clock()
+
+    def beat(self) -> None:
+        self.last = self._clock()

@@ -39,8 +39,7 @@ from correlator.model.messages import DatabaseState
 from correlator.model.published import Change, Event, PublishedJob, Reason
 from correlator.model.replies import Resolved
 from correlator.model.rows import Micros
-from correlator.ops.heartbeats import Heartbeats
-from correlator.ops.stalls import timed
+from correlator.ops.stalls import Heartbeats, timed
 from correlator.pipeline.queries import JobQuery, OtherJobs, Question
 from correlator.pipeline.resume_ring import ResumeRing
 from correlator.pipeline.waiting_ids import WaitingIds

@@ -31,8 +31,7 @@ from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import Outcome
 from correlator.model.rows import LegacyRecord, LogRow, Micros
 from correlator.ops import metrics
-from correlator.ops.heartbeats import STUCK_AFTER
-from correlator.ops.stalls import spare_loaded, timed
+from correlator.ops.stalls import STUCK_AFTER, spare_loaded, timed
 from correlator.pipeline.job_metrics import JobMetrics
 from correlator.pipeline.local_hub import LocalHub
 from correlator.tasks import EXPIRE_OFFSET, FORECASTS_OFFSET, until_next

@@ -77,6 +77,8 @@ from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.receiver import Receiver, Response, Verdict, open_session, tls_context
 from correlator.tasks import Backoff
 
+log = logging.getLogger(__name__)
+
 
 class WebhookTimings(Struct, frozen=True):
     """All of them, in seconds, but for the factor."""
@@ -458,9 +460,6 @@ def repeats_a_secret(webhook: Webhook, text: str) -> bool:
 
 
 # -- sink
-
-
-log = logging.getLogger(__name__)
 
 
 STUCK_AFTER = 60.0

@@ -22,8 +22,7 @@ from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.model.persisted import Cursor, PersistedEvent
 from correlator.ops import metrics
-from correlator.ops.heartbeats import Heartbeats
-from correlator.ops.stalls import timed
+from correlator.ops.stalls import Heartbeats, timed
 from correlator.state.checkpoint import Changes, Unusable
 from correlator.state.checkpoint_file import Checkpoint
 from correlator.state.forecasts import AT_ONCE, StoredForecasts

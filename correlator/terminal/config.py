@@ -161,7 +161,7 @@ def _warn(file: Path | None, shown: Iterable[Value], *, gateway: bool) -> None:
 
 
 def _report(main: Path, edited: Edited) -> list[str]:
-    from correlator.daemon.reload import needs_restart  # noqa: PLC0415 - other commands need no metrics
+    from correlator.daemon import needs_restart  # noqa: PLC0415 - other commands need no metrics
 
     lines = []
     unit = service.unit_of(main)

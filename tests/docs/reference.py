@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, get_args
 
+from correlator import daemon
 from correlator.config import loading, rendering, schema, values
 from correlator.config.schema import Key
 from correlator.config.values import Section
 from correlator.config.webhooks import SigningSecrets, Template
-from correlator.daemon import reload
 from tests.docs import document_types
 
 REPOSITORY = Path(__file__).parents[2]
@@ -63,13 +63,13 @@ def _chapter(
     if like not in ("", name):
         keys = [f"{name}.{key.name}" for key in schema.keys(section).values()]
         variables = ", ".join(f"`{loading.variable(key)}`" for key in keys)
-        yield from (f"The keys are those of `[{like}]`: {variables}.{RELOADED * reload.LIVE.issuperset(keys)}", "")
+        yield from (f"The keys are those of `[{like}]`: {variables}.{RELOADED * daemon.LIVE.issuperset(keys)}", "")
         return
     yield from ("| key | default | meaning |", "|---" * 3 + "|")
     for key in schema.keys(section).values():
         if key.section is None:
             dotted = f"{name}.{key.name}"
-            live = "<br>reload" if dotted in reload.LIVE or name in reload.LIVE else ""
+            live = "<br>reload" if dotted in daemon.LIVE or name in daemon.LIVE else ""
             variable = "" if repeated else f"<br>`{loading.variable(dotted)}`"
             cells = (
                 f"`{key.name}`{variable}{live}",

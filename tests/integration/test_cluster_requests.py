@@ -13,8 +13,7 @@ from correlator.cluster import keys, rpc
 from correlator.cluster.connection import NoResponder
 from correlator.cluster.rpc import Caller, Code, RemoteError
 from correlator.errors import SourceUnavailable
-from correlator.gateway.archive import RpcArchive
-from correlator.gateway.waiting_ids import WaitingIdsSender
+from correlator.gateway.archive import RpcArchive, WaitingIdsSender
 from correlator.jobs.index import Index
 from correlator.ops.cluster_metrics import REQUESTS_REJECTED
 from correlator.pipeline.local_hub import LocalHub

@@ -12,16 +12,15 @@ from correlator.model.facts import Kind
 from correlator.model.published import Event, Outcome
 from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
-from correlator.sinks.cluster import epoch
-from correlator.sinks.cluster.comparison import Repair
-from correlator.sinks.cluster.documents import DirtyKeys
+from correlator.sinks.cluster import sink as cluster_sink
+from correlator.sinks.cluster.documents import DirtyKeys, Repair
 from tests.support.cluster_harness import NOW, collector, documents, epoch_of, events, last_seq, read_stream, reading
 from tests.support.eventually import PATIENCE, eventually
 
 
 def position(one):
     """What a collector remembers of the stream; AssertionError until it has checked the stream for the first time."""
-    found = epoch.decode(one.sink.position())
+    found = cluster_sink.decode_position(one.sink.position())
     assert found is not None
     return found
 

@@ -19,7 +19,7 @@ from correlator.model.persisted import PersistedEvent
 from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.cluster import stored_document
+from correlator.sinks.cluster import documents as stored
 from correlator.sinks.cluster.documents import ClusterTimings
 from correlator.sinks.cluster.sink import ClusterSink
 from correlator.sinks.event_log import EventLog
@@ -122,7 +122,7 @@ class Collector:
 
     def due(self):
         """The values that the stream should have."""
-        return {shown.job_id: stored_document.encode(shown) for shown in self.hub.published.all()}
+        return {shown.job_id: stored.encode(shown) for shown in self.hub.published.all()}
 
     async def equal(self, within=PATIENCE):
         """Wait until the stream has just the jobs in memory."""

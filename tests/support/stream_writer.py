@@ -11,7 +11,7 @@ from correlator.cluster.connection import Connection
 from correlator.cluster.fence import StreamMessage
 from correlator.model.facts import Line, Status
 from correlator.model.published import JobView, PublishedJob
-from correlator.sinks.cluster import stored_document
+from correlator.sinks.cluster import documents
 
 AT = 1_758_553_933_000_000
 AT_ONCE = 250
@@ -60,7 +60,7 @@ class StreamWriter:
             await self._connection.request(*self._stored(several[-1]))
 
     def _stored(self, shown: PublishedJob) -> tuple[str, bytes]:
-        return keys.job(self._instance, shown.job_id), stored_document.encode(shown)
+        return keys.job(self._instance, shown.job_id), documents.encode(shown)
 
     async def remove(self, job_id: str, reason: str = "retention") -> int:
         return await self._write(

@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 
 from msgspec.structs import replace
 
-from correlator.gateway.fleet import RemoteHub
-from correlator.gateway.status import RemoteStatus
+from correlator.gateway.fleet import RemoteHub, RemoteStatus
 from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.jobs.remote import Marks, RemoteJobs

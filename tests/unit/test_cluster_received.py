@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from correlator.cluster import keys, received, rpc
 from correlator.cluster.received import MAX_DEPTH, REPORTED_FOR, Alive, Holder, Parser, Unreadable
 from correlator.gateway import fleet, log_lines
-from correlator.gateway.fleet import Fleet
-from correlator.gateway.status import Appliance
+from correlator.gateway.fleet import Appliance, Fleet
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs import encoding
 from correlator.model.facts import Status

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from correlator.model.facts import Line, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import StepRecord
-from correlator.sinks.cluster import stored_document
+from correlator.sinks.cluster import documents
 from tests.support.documents import document_of
 
 AT = 1_758_553_933_000_000
@@ -27,8 +27,8 @@ def steps(count, error=None):
     return [StepRecord(n, f"step {n}", n, "completed", AT, AT + n, error) for n in range(1, count + 1)]
 
 
-def decoded(shown, limit=stored_document.MAX_VALUE):
-    value = stored_document.encode(shown, limit)
+def decoded(shown, limit=documents.MAX_VALUE):
+    value = documents.encode(shown, limit)
     assert len(value) <= limit
     return orjson.loads(value)
 
@@ -70,7 +70,7 @@ def test_too_many_steps_lose_the_oldest_and_the_document_has_their_number():
 def test_steps_that_are_few_enough_to_be_encoded_are_cut_by_their_size():
     found = decoded(job(steps=[replace(step, name="n" * 400) for step in steps(1_000)]))
     assert found["steps_cut"] == 1_000
-    assert len(orjson.dumps(found)) > stored_document.MAX_VALUE - 2 * stored_document.MARGIN
+    assert len(orjson.dumps(found)) > documents.MAX_VALUE - 2 * documents.MARGIN
 
 
 def test_children_are_cut_and_the_document_has_their_number():
@@ -81,7 +81,7 @@ def test_children_are_cut_and_the_document_has_their_number():
 
 def test_a_document_that_cannot_be_cut_so_far_is_refused():
     with pytest.raises(ValueError, match="cannot be cut"):
-        stored_document.encode(SHOWN, 100)
+        documents.encode(SHOWN, 100)
 
 
 texts = st.text(max_size=3_000)

@@ -18,7 +18,7 @@ from correlator.config.editing import LOCAL, move_keys, with_value
 from correlator.config.loading import load
 from correlator.config.rendering import gateway_reference, reference
 from correlator.config.schema import leaves, value_of
-from correlator.daemon.reload import LIVE
+from correlator.daemon import LIVE
 from correlator.doctor import bundle, host, service
 from correlator.errors import ConfigError
 

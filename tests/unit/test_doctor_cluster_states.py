@@ -8,6 +8,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from correlator import standby
 from correlator.cluster import keys, streams
 from correlator.cluster.received import Alive, Parser, Unreadable
 from correlator.config.schema import Cluster
@@ -17,7 +18,6 @@ from correlator.errors import OtherDatabase
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs.index import Index
-from correlator.sinks.cluster import standbys
 from correlator.state.saver import Saver
 from tests.support.paths import DATA
 
@@ -25,7 +25,7 @@ LINES = [line.split(" | ") for line in (DATA / "cluster_states.txt").read_text()
 WORDS = {state: (check, sentence, error) for state, check, sentence, error in LINES}
 FULL = {"unwritten_seconds": 42.0, "write_error": "insufficient storage resources"}
 SLOW = {"unwritten_seconds": 42.0}
-NAMESAKE = standbys._sentence("dc1", "host-2")
+NAMESAKE = standby._sentence("dc1", "host-2")
 AT = 1_758_553_933_000_000
 
 

@@ -13,7 +13,7 @@ from correlator.model.document import MAX_ID
 from correlator.model.facts import Entry, Job, Reading
 from correlator.model.published import PublishedJob
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow
-from correlator.sinks.cluster import stored_document
+from correlator.sinks.cluster import documents
 from tests.support.documents import document_of
 
 NOW = 1_758_550_000_000_000
@@ -64,7 +64,7 @@ def test_a_job_with_thousands_of_long_ids_has_a_small_document_and_facts():
     assert f"metadata-{len(entries)}" in view.external_ids
     document = document_of(PublishedJob(view, 1, NOW))
     assert document["external_ids_cut"] == fold.MAX_COUNTED
-    assert len(stored_document.encode(PublishedJob(view, 1, NOW))) < 20_000
+    assert len(documents.encode(PublishedJob(view, 1, NOW))) < 20_000
     assert len(msgspec.msgpack.encode(job)) < 150_000
 
 

@@ -7,8 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from correlator.cluster.received import UNWRITTEN_AFTER, Alive
-from correlator.gateway import status
-from correlator.gateway.status import OFFLINE_AFTER, RETIRED_AFTER, Appliance, RemoteStatus
+from correlator.gateway.fleet import OFFLINE_AFTER, RETIRED_AFTER, Appliance, RemoteStatus
 
 LIVE = Alive(database="live")
 
@@ -20,7 +19,7 @@ def appliance(name: str) -> Appliance:
 @pytest.fixture
 def clock(monkeypatch):
     now = [1_000_000.0]
-    monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("correlator.gateway.fleet.time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 

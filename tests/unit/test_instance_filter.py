@@ -8,8 +8,7 @@ import aiohttp
 import pytest
 
 from correlator.client.client import Client
-from correlator.gateway.fleet import RemoteHub
-from correlator.gateway.status import RemoteStatus
+from correlator.gateway.fleet import RemoteHub, RemoteStatus
 from correlator.jobs.index import Index
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Reading

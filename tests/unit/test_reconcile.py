@@ -14,7 +14,7 @@ from correlator.jobs.sizes import Sizes
 from correlator.model.facts import Reading
 from correlator.model.published import Outcome
 from correlator.model.rows import LegacyRecord
-from correlator.ops.heartbeats import Heartbeats
+from correlator.ops.stalls import Heartbeats
 from correlator.pipeline.source_status import SourcePart
 from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sources.db.queries import Queries

@@ -4,7 +4,7 @@ import pytest
 
 from correlator.config.loading import load
 from correlator.config.schema import Config, keys, leaves
-from correlator.daemon.reload import LIVE, Reload, needs_restart, reloaded
+from correlator.daemon import LIVE, Reload, needs_restart, reloaded
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.ops import metrics
 

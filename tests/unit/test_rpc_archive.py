@@ -144,7 +144,7 @@ async def test_requests_for_one_id_share_a_search_which_ends_with_the_last_of_th
 
 
 async def test_a_document_that_cannot_be_read_is_a_failure_of_its_appliance(monkeypatch):
-    monkeypatch.setattr("correlator.sinks.cluster.stored_document.encode", lambda _: b'{"job_id":5}')
+    monkeypatch.setattr("correlator.sinks.cluster.documents.encode", lambda _: b'{"job_id":5}')
     collectors = Collectors(dc1=ArchiveInMemory([reading("u", 5)]))
     with pytest.raises(SourceUnavailable, match="dc1: the collector sent a document that cannot be read"):
         await collectors.archive().find("u")

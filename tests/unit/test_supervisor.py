@@ -9,7 +9,7 @@ import pytest
 from correlator.daemon.supervisor import Supervisor, notify, watchdog_interval
 from correlator.jobs.index import Index
 from correlator.ops import metrics
-from correlator.ops.heartbeats import Heartbeats
+from correlator.ops.stalls import Heartbeats
 from correlator.pipeline.local_hub import LocalHub
 from tests.support.service_manager import ServiceManager
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from correlator.cluster import rpc
 from correlator.cluster.received import Unreadable
-from correlator.gateway.waiting_ids import WaitingIdsSender
+from correlator.gateway.archive import WaitingIdsSender
 from correlator.pipeline import waiting_ids
 from correlator.pipeline.waiting_ids import WaitingIds
 from tests.support.eventually import eventually

@@ -8,28 +8,141 @@ document as it is at that moment. Making one takes several steps of the event lo
 Invariant: a key is clean only after the stream has acknowledged a document that was made after the last mark. One
 batch is in flight at a time; a batch without an acknowledgement may or may not have been stored, so its keys are dirty
 again.
+
+The value of a job's key is its document without `rev`, in at most `MAX_VALUE` bytes: the position of a message in the
+stream is the revision of its document, so a gateway adds it. A message of NATS has a limit, and a gateway keeps every
+document in memory, so a larger document is cut: first its metadata, then its errors, then its children, then its oldest
+steps. Each cut shows in the document, as docs/protocol.md describes. A cut document is still one that `encoding` makes,
+so that a gateway can read it back.
+
+Memory follows the database, so it is right where memory and stream differ. `Repair` reads the stream in slices while
+both change: a job that is marked while the comparison runs is written anyway, and is not compared
+(`DirtyKeys.begin_comparison`). What differs is written again, and is counted.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import secrets
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
-from correlator.bounded import BoundedDict
+from msgspec import UNSET
+from msgspec.structs import replace
+
+from correlator.bounded import BoundedDict, chunks
 from correlator.cluster import keys
-from correlator.cluster.connection import Connection
+from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.cluster.fence import StreamMessage
 from correlator.cluster.streams import MARKER_TTL
-from correlator.jobs.directory import JobDirectory
-from correlator.model.published import Reason
+from correlator.jobs import encoding, joblog, sizes
+from correlator.jobs.directory import JobDirectory, place_of
+from correlator.model.encoder import encode_document
+from correlator.model.published import PublishedJob, Reason
+from correlator.model.rows import StepRecord
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
-from correlator.sinks.cluster import stored_document
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
 
 log = logging.getLogger(__name__)
+
+MAX_VALUE = 256_000
+"""Bytes of a document in the stream."""
+
+HEADERS = 2_000
+"""Bytes of a message besides its payload, at most."""
+
+MARGIN = 4_000
+"""Bytes that a cut removes beyond the excess, for the marks that it leaves."""
+
+KEPT_CHILDREN = 100
+"""The number of children that a document names which is too large: the newest."""
+
+MIN_STEP = 100
+"""A step has at least this many bytes."""
+
+
+def value_limit(max_payload: int) -> int:
+    """Bytes of a value in a message of a server that accepts `max_payload` bytes."""
+    return min(MAX_VALUE, max_payload - HEADERS)
+
+
+def encode(shown: PublishedJob, limit: int = MAX_VALUE) -> bytes:
+    """Return the value of a job's key, at most `limit` bytes. Raises: `ValueError` if it cannot be cut so far."""
+    if len(shown.view.steps) * MIN_STEP > limit:  # Do not encode ten thousand steps to find that they are too many.
+        shown = _with_newest_steps(shown, limit // MIN_STEP)
+    value = _encoded(shown)
+    for cut in (_cut_metadata, _cut_errors, _cut_children, _cut_steps):
+        if len(value) <= limit:
+            return value
+        shown = cut(shown, len(value) - limit + MARGIN)
+        value = _encoded(shown)
+    if len(value) > limit:
+        raise ValueError(f"a document of {len(value)} bytes cannot be cut to {limit}")
+    return value
+
+
+def _encoded(shown: PublishedJob) -> bytes:
+    return encode_document(replace(encoding.document(shown), rev=UNSET))
+
+
+def _cut_metadata(shown: PublishedJob, excess: int) -> PublishedJob:
+    """Drop the largest members of the metadata, together at least `excess` bytes, or all that need not be kept."""
+    metadata = joblog.metadata_object(shown.view.metadata) or {}
+    earlier = metadata.pop(sizes.CUT, None)
+    missing = {n: size for n, size in earlier.items() if isinstance(size, int)} if isinstance(earlier, dict) else {}
+    rest = missing.pop(sizes.REST, 0)
+    members = [(name, encoding.encode(value).decode()) for name, value in metadata.items()]
+    largest_first = sorted(members, key=lambda member: len(member[1]), reverse=True)
+    room = max(0, sum(sizes.size(name) + sizes.size(text) for name, text in members) - excess)
+    text = sizes.cut_object(reversed(largest_first), missing, sizes.Sizes().keep, room, rest)
+    return replace(shown, view=replace(shown.view, metadata=text))
+
+
+def _cut_errors(shown: PublishedJob, _: int) -> PublishedJob:
+    view = replace(shown.view, steps=tuple(map(_with_short_error, shown.view.steps)))
+    if view.error is not None:
+        error, full = sizes.cut_text(view.error, sizes.MAX_ERROR)
+        if full is not None:
+            view = replace(view, error=error, error_cut=view.error_cut or full)
+    return replace(shown, view=view)
+
+
+def _with_short_error(step: StepRecord) -> StepRecord:
+    if step.error_message is None:
+        return step
+    error, full = sizes.cut_text(step.error_message, sizes.SHORT_ERROR)
+    return step if full is None else replace(step, error_message=error, error_cut=step.error_cut or full)
+
+
+def _cut_children(shown: PublishedJob, _: int) -> PublishedJob:
+    return replace(shown, children=shown.children[-KEPT_CHILDREN:])
+
+
+def _cut_steps(shown: PublishedJob, excess: int) -> PublishedJob:
+    """Leave out the oldest steps, together at least `excess` bytes."""
+    kept = len(shown.view.steps)
+    for step in encoding.document(shown).steps.values():
+        if excess <= 0:
+            break
+        excess -= len(encode_document(step))
+        kept -= 1
+    return _with_newest_steps(shown, kept)
+
+
+def _with_newest_steps(shown: PublishedJob, count: int) -> PublishedJob:
+    steps = shown.view.steps
+    view = replace(shown.view, steps=steps[len(steps) - count :])
+    return replace(shown, view=view, steps_cut=shown.steps_cut or len(steps))
+
+
+# -- the documents to write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +207,7 @@ class DocumentWriter:
     async def next_batch(self) -> list[StreamMessage]:
         """Return the next batch, whose keys are in flight from now on. Empty if no key is dirty."""
         batch: list[StreamMessage] = []
-        size, limit = 0, stored_document.limit(self._connection.client.max_payload)
+        size, limit = 0, value_limit(self._connection.client.max_payload)
         full_at = min(FULL_AT, self._connection.window.share)
         while len(batch) < MAX_KEYS and size < full_at:
             with timed("cluster batch"):
@@ -118,7 +231,7 @@ class DocumentWriter:
             reason = {REASON_HEADER: self._dirty.removal(job_id)}
             return StreamMessage(subject, b"", {**PURGE, **reason})
         try:
-            return StreamMessage(subject, stored_document.encode(shown, limit))
+            return StreamMessage(subject, encode(shown, limit))
         except ValueError as error:
             cluster_metrics.REFUSED.inc()
             log.warning("the job %s is not in the cluster: %s", job_id, error)
@@ -223,3 +336,195 @@ class DirtyKeys:
         self._changed.setdefault(job_id, self._clock() if since is None else since)
         if self._touched is not None:
             self._touched.add(job_id)
+
+
+# -- the comparison of memory with the stream
+
+
+SLICE = 200
+SLICE_BYTES = 1_000_000
+"""Messages and bytes of one slice of the stream."""
+
+
+UNUSED_SECONDS = 30
+"""The server removes a consumer that nobody has used for so long."""
+
+
+COMPARED_AT_ONCE = 100
+"""Documents that are made and compared in one step: a few milliseconds."""
+
+
+class Repair:
+    """Compares the jobs of `instance` in memory with the stream."""
+
+    def __init__(
+        self, connection: Connection, instance: str, published: JobDirectory, dirty: DirtyKeys, timings: ClusterTimings
+    ) -> None:
+        self._connection = connection
+        self._instance = instance
+        self._published = published
+        self._dirty = dirty
+        self._timings = timings
+
+    async def run(self, *, periodic: bool, beat: Callable[[], None]) -> int:
+        """Compare all jobs once, and add what differs to the dirty keys. Returns the number of differences.
+
+        `periodic`: there should be none, so take time, and read each difference again before it counts: a server
+        that is behind may have answered. Raises: `ClusterUnavailable`, `Refused`.
+        """
+        limit = value_limit(self._connection.client.max_payload)
+        self._dirty.incomplete = False
+        comparison = StreamComparison(self._published, self._dirty.begin_comparison(), limit)
+        differing: list[str] = []
+        found: list[str] = []
+        try:
+            async for stored in slices(self._connection, self._instance, self._timings.answer_within):
+                for part in chunks(stored, COMPARED_AT_ONCE):
+                    with timed("cluster comparison"):
+                        differing += comparison.differing(part)
+                    await asyncio.sleep(0)
+                beat()
+                await asyncio.sleep(self._timings.slice_pause if periodic else 0)
+            for some in comparison.to_write(differing):
+                found += some
+                await asyncio.sleep(0)
+            if periodic and found:
+                await asyncio.sleep(self._timings.behind_within)
+                found = await self._confirmed(comparison, found, beat)
+            self._dirty.add(found)
+        except BaseException:
+            self._dirty.incomplete = True
+            raise
+        finally:
+            self._dirty.end_comparison()
+        return len(found)
+
+    async def _confirmed(
+        self, comparison: StreamComparison, found: Sequence[str], beat: Callable[[], None]
+    ) -> list[str]:
+        confirmed = []
+        for job_id in found:
+            subject = keys.job(self._instance, job_id)
+            last = await self._connection.last(keys.STATE, subject, within=self._timings.answer_within)
+            stored = StoredValue(job_id, None) if last is None else _stored(job_id, last.data, last.headers)
+            confirmed += comparison.differing([stored])
+            beat()
+        return confirmed
+
+
+class StoredValue(NamedTuple):
+    """The newest message of a key. `value` None: a marker of a removed job."""
+
+    job_id: str
+    value: bytes | None
+
+
+class StreamComparison:
+    """One comparison, without the jobs in `touched`, which grows while it runs. `limit`: bytes of a document."""
+
+    def __init__(self, published: JobDirectory, touched: set[str], limit: int = MAX_VALUE) -> None:
+        self._published = published
+        self._touched = touched
+        self._limit = limit
+        self._seen: set[str] = set()
+        self.compared = 0
+        """The number of jobs that were compared."""
+
+    def differing(self, stored: Sequence[StoredValue]) -> list[str]:
+        """Return those keys of a slice of the stream that differ from memory. At most `COMPARED_AT_ONCE` per call."""
+        found = []
+        for job_id, value in stored:
+            if job_id in self._touched:
+                continue
+            shown = self._published.get(job_id)
+            if shown is None:
+                if value is not None:
+                    found.append(job_id)
+                continue
+            self._seen.add(job_id)
+            self.compared += 1
+            if value is None or value != encode(shown, self._limit):
+                found.append(job_id)
+        return found
+
+    def to_write(self, differing: Iterable[str]) -> Iterator[list[str]]:
+        """Yield, in steps, these keys and those of which the stream has nothing, in the order to write them.
+
+        Jobs that have not ended come first, then the others, each the newest first. Call it after the last slice.
+        """
+        rest, ended = dict.fromkeys(differing), list[str]()
+        page = self._published.newest(None, 5 * COMPARED_AT_ONCE)
+        while page:
+            found: list[str] = []
+            for shown in page:
+                job_id = shown.job_id
+                if job_id in rest or (job_id not in self._seen and job_id not in self._touched):
+                    rest.pop(job_id, None)
+                    (ended if shown.view.terminal else found).append(job_id)
+            before = place_of(page[-1])
+            yield found
+            page = self._published.newest(before, 5 * COMPARED_AT_ONCE)
+        yield [*ended, *rest]  # The rest has left memory.
+
+
+async def slices(connection: Connection, instance: str, within: float) -> AsyncIterator[list[StoredValue]]:
+    """Yield the newest message of each job of `instance`, in the order of the stream.
+
+    Raises: `ClusterUnavailable` if nothing arrives for `within` seconds, `Refused`.
+    """
+    name, subject = secrets.token_hex(12), keys.jobs(instance)
+    settings = {
+        "name": name,
+        "filter_subject": subject,
+        "deliver_policy": "all",  # The stream keeps one message of a subject.
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": UNUSED_SECONDS * 1_000_000_000,
+    }
+    request = {"stream_name": keys.STATE, "config": settings}
+    # The API's subject has the filter, so that the server can limit a collector to its own jobs.
+    await connection.api(f"CONSUMER.CREATE.{keys.STATE}.{name}.{subject}", request, within=within)
+    messages: asyncio.Queue[Msg] = asyncio.Queue()
+    inbox = connection.client.new_inbox()
+    unsubscribe = await connection.subscribe(inbox, messages.put)
+    try:
+        wanted = json.dumps({"batch": SLICE, "max_bytes": SLICE_BYTES, "no_wait": True}).encode()
+        while True:
+            await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{keys.STATE}.{name}", wanted, reply=inbox)
+            stored = await _slice(messages, within)
+            if not stored:
+                return
+            yield stored
+    finally:
+        await unsubscribe()
+
+
+async def _slice(messages: asyncio.Queue[Msg], within: float) -> list[StoredValue]:
+    """Return the messages of one slice. Empty after the last one."""
+    found: list[StoredValue] = []
+    while len(found) < SLICE:
+        try:
+            async with asyncio.timeout(within):
+                message = await messages.get()
+        except TimeoutError:
+            raise ClusterUnavailable(f"nothing of the stream within {within:g} s") from None
+        headers = message.headers or {}
+        if message.reply.startswith(keys.ACK):  # A stored message may have a header Status of its own.
+            if (job := keys.job_of(message.subject)) is not None:
+                found.append(_stored(job[1], message.data, headers))
+            continue
+        match headers.get("Status", ""):
+            case "404":  # There are no more messages.
+                break
+            case "409":  # The slice before this one is complete, or this one has enough bytes.
+                if found:
+                    break
+            case status:
+                raise Refused(headers.get("Description", status))
+    return found
+
+
+def _stored(job_id: str, payload: bytes, headers: dict[str, str] | None) -> StoredValue:
+    removed = headers is not None and ("KV-Operation" in headers or "Nats-Marker-Reason" in headers)
+    return StoredValue(job_id, None if removed else payload)

@@ -23,7 +23,7 @@ from correlator.cluster.connection import Fenced, Refused
 from correlator.cluster.fence import Fence, OwnedStream, StreamMessage
 from correlator.jobs import encoding, sizes
 from correlator.model.published import Event
-from correlator.sinks.cluster import stored_document
+from correlator.sinks.cluster import documents
 from correlator.sinks.event_log import EventLog, PendingEvents
 
 MAX_EVENTS = 50_000
@@ -135,7 +135,7 @@ class EventWriter:
         return OwnedStream(fence, self._rewrite_every)
 
     def _message(self, event: StreamEvent) -> StreamMessage:
-        payload = fitting(event.payload, stored_document.limit(self._connection.client.max_payload))
+        payload = fitting(event.payload, documents.value_limit(self._connection.client.max_payload))
         return StreamMessage(keys.event(self._instance, event.job_id), payload, {"Nats-Msg-Id": event.message_id})
 
 

@@ -33,7 +33,7 @@ from correlator.model.published import LogLine
 from correlator.ops import cluster_metrics
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import QUESTIONS, FindJob, FindLines, LogLines, OlderJobs, OtherJobs, Question
-from correlator.sinks.cluster import stored_document
+from correlator.sinks.cluster import documents
 from correlator.sinks.turns import encoded
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ class Answers:
         match question:
             case FindJob(name):
                 found = await self._hub.find(name)
-                answer = (msgspec.Raw(stored_document.encode(found[0])), found[1]) if found is not None else None
+                answer = (msgspec.Raw(documents.encode(found[0])), found[1]) if found is not None else None
                 return msgspec.json.encode(answer)
             case OlderJobs():
                 async with self._pages:
@@ -193,7 +193,7 @@ class Answers:
     async def _jobs(self, asked: OlderJobs) -> bytes:
         found = await self._hub.page(asked.query, asked.before, min(max(1, asked.limit), MAX_JOBS), lambda _: False)
         jobs = sorted(found.jobs, key=place_of, reverse=True)
-        parts, cut = await encoded(map(stored_document.encode, jobs), ROOM)
+        parts, cut = await encoded(map(documents.encode, jobs), ROOM)
         following = place_of(jobs[len(parts) - 1]) if cut else found.next_before
         return msgspec.json.encode(OtherJobs([msgspec.Raw(part) for part in parts], following))
 

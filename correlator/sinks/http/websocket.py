@@ -20,7 +20,7 @@ from correlator.errors import BadRequest, SourceUnavailable, drop_frames
 from correlator.jobs import encoding
 from correlator.model.messages import ClientMessage, CloseCode, Get, Hello, Ping, Subscribe, Unsubscribe
 from correlator.ops import metrics
-from correlator.ops.heartbeats import STUCK_AFTER
+from correlator.ops.stalls import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import CHECKED_AT_ONCE, Access, Floods, Pace

@@ -21,8 +21,7 @@ from correlator.errors import SourceUnavailable
 from correlator.jobs import encoding
 from correlator.model.published import PublishedJob
 from correlator.model.rows import Level
-from correlator.ops.heartbeats import STUCK_AFTER
-from correlator.ops.stalls import timed
+from correlator.ops.stalls import STUCK_AFTER, timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.limits import DEFAULT, Limits
