@@ -50,9 +50,8 @@ from correlator.sources.follow import Follower
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
 from correlator.sources.tail import Tail
-from correlator.state.checkpoint import Saved
+from correlator.state.checkpoint import Saved, StoredForecasts
 from correlator.state.checkpoint_file import Checkpoint
-from correlator.state.forecasts import StoredForecasts
 from correlator.state.saver import Saver
 from correlator.tasks import end_tasks, ends_before, set_by_signals
 

@@ -6,8 +6,7 @@
 from typing import TYPE_CHECKING
 
 from correlator.client.documents import Remaining, moment, remaining
-from correlator.client.job import Job
-from correlator.client.messages import LogMessage
+from correlator.client.messages import Job, LogMessage
 from correlator.client.replica import ConnectionState, Update
 from correlator.errors import BadRequest, CorrelatorError, NotFound
 from correlator.model.messages import Wanted

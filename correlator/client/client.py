@@ -31,9 +31,8 @@ import msgspec
 from msgspec import Struct
 from yarl import URL
 
-from correlator.client.job import Job
 from correlator.client.line_merge import Page
-from correlator.client.messages import MAX_MESSAGE, Bookmark, Bye, Document, LogMessage, Welcome, decode
+from correlator.client.messages import MAX_MESSAGE, Bookmark, Bye, Document, Job, LogMessage, Welcome, decode
 from correlator.client.replica import ConnectionState, Replica, Update
 from correlator.errors import BadRequest, CorrelatorError, NotFound
 from correlator.model.messages import ClientMessage, CloseCode, Wanted

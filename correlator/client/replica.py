@@ -21,7 +21,6 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from correlator.client.documents import age_key, merge
-from correlator.client.job import Job
 from correlator.client.messages import (
     Bookmark,
     Bye,
@@ -29,6 +28,7 @@ from correlator.client.messages import (
     Delta,
     Document,
     Error,
+    Job,
     LogMessage,
     Message,
     Put,

@@ -3,14 +3,17 @@
 An event is a fact, so none is conflated: it is pending until its receiver has acknowledged it, or a bound drops it.
 What is sent next, when it is sent again and which one a bound drops differs between the sinks, and stands there.
 `EventLog` has what the checkpoint keeps of the events of all sinks, `PendingEvents` the events for one receiver.
-Nothing here reads a clock or does I/O.
+`Lateness` says whether a receiver is too slow: it answers, and what waits for it waits for too long. Nothing here reads
+a clock or does I/O.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from collections.abc import Iterable, Iterator
+from enum import Enum
 from typing import Generic, TypeVar
 
 from msgspec import MsgspecError
@@ -115,3 +118,55 @@ class PendingEvents(Generic[T]):
     def _forget(self, number: int) -> None:
         self.size -= self._entries.pop(number)[1]
         self._event_log.remove(number)
+
+
+# -- receivers that are too slow
+
+
+LATE_AFTER = 10.0
+ON_TIME_BELOW = 5.0
+"""Seconds. What waits for longer than the first is late, until nothing waits for longer than the second."""
+
+TENFOLD = 10
+
+
+class Notice(Enum):
+    """What is worth a line in the log."""
+
+    BEGINS = "begins"
+    WORSE = "worse"
+    """The age, or the number of those that were dropped, is ten times what the last line said."""
+    ENDS = "ends"
+
+
+class Lateness:
+    """The judgement on one receiver. Nothing here reads a clock.
+
+    `after`, `below`: see `LATE_AFTER`. Between the two it stays as it is, so that it does not flicker.
+    """
+
+    def __init__(self, after: float = LATE_AFTER, below: float = ON_TIME_BELOW) -> None:
+        self._after, self._below = after, below
+        self.is_late = False
+        self._noted_age = 0.0
+        self._noted_dropped = 0
+
+    def judge(self, age: float, dropped: int = 0, *, accepting_for: float = math.inf) -> Notice | None:
+        """Judge by the seconds that the oldest has waited, and by how many were dropped since the start.
+
+        `accepting_for`: seconds since the receiver accepts something. After an outage it has `after` for the backlog.
+        """
+        if self.is_late and age < self._below:
+            self.is_late = False
+            return Notice.ENDS
+        if not self.is_late and (age <= self._after or accepting_for < self._after):
+            self._noted_dropped = dropped
+            return None
+        is_new, self.is_late = not self.is_late, True
+        is_worse = age >= TENFOLD * self._noted_age or (
+            dropped > self._noted_dropped and dropped >= TENFOLD * self._noted_dropped
+        )
+        if not is_new and not is_worse:
+            return None
+        self._noted_age, self._noted_dropped = age, dropped
+        return Notice.BEGINS if is_new else Notice.WORSE

@@ -72,8 +72,7 @@ from correlator.ops import metrics
 from correlator.ops.logs import escape
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.event_log import EventLog, PendingEvents
-from correlator.sinks.lateness import Lateness, Notice
+from correlator.sinks.event_log import EventLog, Lateness, Notice, PendingEvents
 from correlator.sinks.receiver import Receiver, Response, Verdict, open_session, tls_context
 from correlator.tasks import Backoff
 

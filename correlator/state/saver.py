@@ -23,9 +23,8 @@ from correlator.jobs.index import Index
 from correlator.model.persisted import Cursor, PersistedEvent
 from correlator.ops import metrics
 from correlator.ops.stalls import Heartbeats, timed
-from correlator.state.checkpoint import Changes, Unusable
+from correlator.state.checkpoint import AT_ONCE, Changes, StoredForecasts, Unusable
 from correlator.state.checkpoint_file import Checkpoint
-from correlator.state.forecasts import AT_ONCE, StoredForecasts
 from correlator.tasks import SAVE_OFFSET, end_tasks, until_next
 
 if TYPE_CHECKING:

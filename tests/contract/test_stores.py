@@ -15,8 +15,7 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind
 from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
 from correlator.model.rows import LogRow
-from correlator.state.checkpoint import MOMENT, PART, VERSION, Changes
-from correlator.state.forecasts import StoredForecasts
+from correlator.state.checkpoint import MOMENT, PART, VERSION, Changes, StoredForecasts
 from correlator.state.saver import merged
 from tests.support.forecast_index import documents, knowing, usual
 from tests.support.saved_index import NOW, changes, filled

@@ -223,7 +223,7 @@ def test_the_protocol_has_every_member_of_a_job_document():
 
 
 def test_the_types_of_both_clients_are_those_of_the_document():
-    of, job = document_types, read("correlator/client/job.py")
+    of, job = document_types, read("correlator/client/messages.py")
     assert reference.written(TYPES, of.declarations(), of.BEGIN, of.END) == TYPES, "say make docs"
     assert reference.written(job, of.python_declarations(), of.PYTHON_BEGIN, of.PYTHON_END) == job, "say make docs"
 

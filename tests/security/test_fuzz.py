@@ -39,7 +39,7 @@ from correlator.model.persisted import Cursor
 from correlator.model.rows import JobRecord, LogRow, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http import frames, sse
-from correlator.sinks.http.responses import as_problem
+from correlator.sinks.http.requests import as_problem
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.sinks.turns import Work

@@ -13,7 +13,7 @@ from correlator.model.facts import Fact, Kind, Reading
 from correlator.model.persisted import PersistedJob, PersistedLegacy
 from correlator.model.published import Outcome
 from correlator.model.rows import JobRecord, Micros, StepRecord
-from correlator.state.forecasts import StoredForecasts, decode
+from correlator.state.checkpoint import StoredForecasts, decode_forecasts
 from tests.support.documents import document_of
 from tests.support.forecasts import BASE, OPERATION, SECOND, ended
 
@@ -160,7 +160,7 @@ class Disk:
     def restarted(self, now: Micros, **settings: Any) -> Index:
         """A new daemon that reads the checkpoint."""
         new = Index(**settings)
-        decoded = decode({name: value for name, value in self._values.items() if value is not None})
+        decoded = decode_forecasts({name: value for name, value in self._values.items() if value is not None})
         assert decoded is not None
         StoredForecasts(new.forecasts).restore(decoded)
         jobs = [job for job in self._jobs.values() if isinstance(job, PersistedJob)]

@@ -14,8 +14,7 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
-from correlator.sinks.http.server import HEADERS
-from correlator.sinks.http.static import Static
+from correlator.sinks.http.server import HEADERS, Static
 from tests.support.servers import free_port
 
 Document = dict[str, Any]

@@ -23,10 +23,9 @@ from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.fence import Fence, StreamMessage
 from correlator.cluster.lease import Lease
 from correlator.model.persisted import Cursor
-from correlator.state.checkpoint import Changes, Name, Saved
+from correlator.state.checkpoint import Changes, Decoded, Name, Saved, decode_forecasts, encode_operation
 from correlator.state.checkpoint_file import Checkpoint
 from correlator.state.checkpoint_stream import FORM, StreamCheckpoint
-from correlator.state.forecasts import Decoded, decode, encode_operation
 from tests.support.cluster import connected, settings
 from tests.support.saved_index import changes, filled
 
@@ -55,7 +54,7 @@ def content_of(written: Changes) -> Any:
     if exports is not None:
         exports = replace(exports, jobs=_there(exports.jobs))
     events = tuple(written.events[n] for n in sorted(written.events))
-    runs = _runs(decode(_there(written.forecasts)))
+    runs = _runs(decode_forecasts(_there(written.forecasts)))
     return written.at, written.cursor, written.memory, jobs, events, runs, exports, written.position
 
 

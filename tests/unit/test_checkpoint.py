@@ -53,7 +53,7 @@ from correlator.state.checkpoint_stream import (
     name_of,
     replay,
 )
-from correlator.state.forecasts import General, StoredForecasts
+from correlator.state.checkpoint import General, StoredForecasts
 from correlator.state.saver import Saver
 from tests.support import stored_types
 from tests.support.documents import document_text

@@ -7,7 +7,7 @@ from typing import Any
 
 from correlator.jobs.index import Index
 from correlator.sinks.cluster import stored_document
-from correlator.sinks.cluster.comparison import StoredValue, StreamComparison
+from correlator.sinks.cluster.documents import StoredValue, StreamComparison
 from correlator.sinks.cluster.documents import DirtyKeys
 from tests.support.mqtt_harness import NOW, gone, reading
 

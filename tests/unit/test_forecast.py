@@ -19,7 +19,7 @@ from correlator.forecast.running import MAX_PREDICTED, RunningJob
 from correlator.forecast.window import KEEP
 from correlator.jobs.forecasts import Accuracy
 from correlator.model.document import ForecastState
-from correlator.state.forecasts import General, decode_operation, encode_operation
+from correlator.state.checkpoint import General, decode_operation, encode_operation
 from tests.support.forecasts import (
     BASE,
     OPERATION,

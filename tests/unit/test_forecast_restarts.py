@@ -13,7 +13,7 @@ from correlator.jobs.forecasts import HistoryState
 from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Reading
 from correlator.model.persisted import PersistedJob
-from correlator.state.forecasts import StoredForecasts, decode, encode_operation
+from correlator.state.checkpoint import StoredForecasts, decode_forecasts, encode_operation
 from tests.support.fact_strategies import facts
 from tests.support.forecast_index import (
     Disk,
@@ -232,11 +232,11 @@ def test_a_file_that_lacks_operations_is_no_history_and_one_that_had_them_all_st
     stored, file = StoredForecasts(index.forecasts), dict[str, bytes]()
     for known in (None, 40):
         file |= {name: value for name, value in stored.changed().items() if value is not None}
-        decoded = decode(file)
+        decoded = decode_forecasts(file)
         assert (len(decoded.forecaster) if decoded is not None else None) == known
     index.forecasts.learn_history(runs)
     file |= {name: value for name, value in stored.changed().items() if value is not None}
-    decoded = decode(file)
+    decoded = decode_forecasts(file)
     assert decoded is not None
     assert len(decoded.forecaster) == 40
 
@@ -253,8 +253,8 @@ def test_an_operation_that_was_forgotten_leaves_the_checkpoint():
 def test_a_damaged_operation_begins_anew_and_the_others_stay(damage: bytes):
     index = knowing(*usual(3), *usual(3, operation=("failover", "other")))
     values = {name: value for name, value in StoredForecasts(index.forecasts).changed().items() if value is not None}
-    decoded = decode({**values, '["failover","other"]': damage})
+    decoded = decode_forecasts({**values, '["failover","other"]': damage})
     assert decoded is not None
     assert [key for key, _ in decoded.forecaster] == [OPERATION]
-    assert decode({**values, "all operations": damage}) is None
-    assert decode({}) is None
+    assert decode_forecasts({**values, "all operations": damage}) is None
+    assert decode_forecasts({}) is None

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from correlator.forecast.points import EndedRun
@@ -14,7 +15,7 @@ from correlator.model.persisted import PersistedJob
 from correlator.model.rows import LegacyRecord
 from correlator.ops import metrics
 from correlator.pipeline.job_metrics import MAX_ENDED, JobMetrics
-from correlator.sinks.http.endpoints import Metrics
+from correlator.sinks.http.endpoints import of_process
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.sessions import Streams
 from tests.support.pipeline_harness import NOW, SECOND, PipelineHarness, samples
@@ -158,7 +159,8 @@ async def test_a_scrape_iterates_over_no_job_and_gets_current_values(monkeypatch
     streams = Streams(world.hub)
     for loading, ready in ((True, 0), (False, 1)):
         world.hub.status.loading = loading
-        response = await Metrics(world.hub, lambda: [streams]).metrics(make_mocked_request("GET", "/metrics"))
+        response = await of_process(world.hub, lambda: [streams])[0].handler(make_mocked_request("GET", "/metrics"))
+        assert isinstance(response, web.Response)
         lines = (response.text or "").splitlines()
         assert 'correlator_jobs{status="running"} 1.0' in lines
         assert "correlator_readers_lagging 3.0" in lines

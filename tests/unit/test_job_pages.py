@@ -21,8 +21,7 @@ from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.queries import ArchivePage, JobQuery, LinesFound
-from correlator.sinks.http.job_pages import JobPages
-from correlator.sinks.http.rest import Rest
+from correlator.sinks.http.rest import JobPages, Rest
 from correlator.sinks.turns import Work
 from tests.support import raw_http
 from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, reading

@@ -2,7 +2,7 @@
 
 import pytest
 
-from correlator.sinks.lateness import Lateness, Notice
+from correlator.sinks.event_log import Lateness, Notice
 
 
 def test_it_begins_above_the_limit_and_ends_well_below_it():

@@ -17,7 +17,7 @@ from correlator.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.openapi import openapi
-from correlator.state.forecasts import decode_operation, encode_operation
+from correlator.state.checkpoint import decode_operation, encode_operation
 from tests.support.forecasts import BASE, SECOND, ended, learned
 from tests.support.http_listener import served
 from tests.support.schemas import Shapes

@@ -23,7 +23,7 @@ from correlator.model.parameters import (
     StreamMessages,
 )
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.parameters import job_query, read
+from correlator.sinks.http.requests import job_query, read
 
 
 def asked(kind: type[Struct], query: str, **path: str) -> Any:

@@ -24,10 +24,9 @@ from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.pipeline import hub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.http import failover_status
-from correlator.sinks.http.asyncapi import asyncapi
 from correlator.sinks.http.frames import decode
-from correlator.sinks.http.openapi import openapi
-from correlator.sinks.http.responses import problem
+from correlator.sinks.http.openapi import asyncapi, openapi
+from correlator.sinks.http.requests import problem
 from correlator.sinks.mqtt import topics
 from correlator.sinks.mqtt.outbox import MqttEvents, MqttOutbox
 from tests.support.documents import document_of, document_text

@@ -13,6 +13,7 @@ import jsonschema_rs
 import openapi_spec_validator
 import pytest
 from aiohttp import ClientSession, web
+from aiohttp.test_utils import make_mocked_request
 
 import correlator
 from correlator import web as pages
@@ -21,8 +22,8 @@ from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.http.access import Access
-from correlator.sinks.http.asyncapi import asyncapi
-from correlator.sinks.http.openapi import openapi
+from correlator.sinks.http.endpoints import of_process
+from correlator.sinks.http.openapi import asyncapi, openapi
 from correlator.sinks.http.server import HttpSink, Listener
 from correlator.sinks.otlp.sink import OtlpSink
 from tests.support.http_listener import served
@@ -45,6 +46,16 @@ def at(document: Any, pointer: str) -> Any:
     for name in pointer.removeprefix("#/").split("/"):
         document = document[name.replace("~1", "/").replace("~0", "~")]
     return document
+
+
+@pytest.mark.parametrize("name", ["openapi", "asyncapi"])
+async def test_an_appliance_of_a_gateway_serves_each_description_as_the_gateway_does(name):
+    handlers = {route.path: route.handler for route in of_process(LocalHub(Index()), list)}
+    path = f"/api/v1/{name}.json"
+    for asked in (path, f"/i/dc1{path}"):
+        response = await handlers[path](make_mocked_request("GET", asked))
+        assert isinstance(response, web.Response)
+        assert name in json.loads(response.text or "")
 
 
 def test_the_openapi_document_is_valid():

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from correlator.sinks.http.responses import StreamedResponse
+from correlator.sinks.http.requests import StreamedResponse
 from tests.support.raw_http import connected, in_sync, response
 
 VERSIONS = [("1.1", ()), ("1.0", ()), ("1.0", ("Connection: keep-alive",))]

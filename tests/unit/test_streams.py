@@ -437,7 +437,7 @@ def test_clients_are_checked_more_often_while_one_lags(loop, sweeps, monkeypatch
 
 def test_every_step_of_a_long_sweep_is_a_sign_of_life(loop, monkeypatch):
     beats: list[float] = []
-    monkeypatch.setattr("correlator.ops.heartbeats._Heartbeat.beat", lambda _: beats.append(now()))
+    monkeypatch.setattr("correlator.ops.stalls._Heartbeat.beat", lambda _: beats.append(now()))
     monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.sweep", lambda *_: iter([None] * 50))
     streams = Streams(LocalHub(Index()))
     loop.create_task(streams.run())
@@ -449,7 +449,7 @@ def test_every_step_of_a_long_sweep_is_a_sign_of_life(loop, monkeypatch):
 def test_websockets_without_connections_wake_every_five_seconds(loop, monkeypatch):
     hub = LocalHub(Index())
     beats: list[float] = []
-    monkeypatch.setattr("correlator.ops.heartbeats._Heartbeat.beat", lambda _: beats.append(now()))
+    monkeypatch.setattr("correlator.ops.stalls._Heartbeat.beat", lambda _: beats.append(now()))
     loop.create_task(Websockets(hub, Access(listen_host="127.0.0.1", clock=now), Streams(hub)).run())
     loop.run(100.0)
     assert 19 <= len(beats) <= 21

@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from correlator.daemon.supervisor import Supervisor, notify, watchdog_interval
+from correlator.daemon import Supervisor, notify, watchdog_interval
 from correlator.jobs.index import Index
 from correlator.ops import metrics
 from correlator.ops.stalls import Heartbeats

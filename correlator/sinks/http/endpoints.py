@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import wraps
+from functools import cache, wraps
 from http import HTTPStatus
 from itertools import chain
 from typing import Protocol
@@ -28,8 +28,7 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.failover_status import FailoverStatus
-from correlator.sinks.http.parameters import read
-from correlator.sinks.http.responses import RETRY_AFTER, json_response, problem
+from correlator.sinks.http.requests import RETRY_AFTER, json_response, problem, read
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.http.sse import EventStreams
 from correlator.sinks.http.websocket import Websockets
@@ -237,56 +236,38 @@ def local(path: str) -> str:
 
 
 def of_process(hub: Hub, streams: Callable[[], list[Streams]]) -> list[web.RouteDef]:
-    """The endpoints that are the same below every prefix. For the arguments see `Metrics`."""
-    specs = Specs()
-    return [
-        web.get("/metrics", Metrics(hub, streams).metrics),
-        web.get(OPENAPI, specs.document),
-        web.get(ASYNCAPI, specs.document),
-    ]
+    """The endpoints that are the same below every prefix. `streams`: returns those whose clients are counted."""
 
-
-class Metrics:
-    """The endpoint /metrics. `streams`: returns those whose clients are counted; `hub`: the one of the process."""
-
-    def __init__(self, hub: Hub, streams: Callable[[], list[Streams]]) -> None:
-        self._hub = hub
-        self._streams = streams
-
-    async def metrics(self, request: web.Request) -> web.Response:
+    async def scraped(request: web.Request) -> web.Response:
         """The metrics of the process, as text or in the format of OpenMetrics."""
-        hub, streams = self._hub, self._streams()
+        served = streams()
         metrics.READY.set(not hub.status.loading and not hub.draining)
         metrics.DATABASE_UP.set(hub.status.database == "live")
         for transport in ("websocket", "sse"):
-            metrics.CLIENTS.labels(transport).set(sum(one.clients()[transport] for one in streams))
-        metrics.CLIENTS_LAGGING.set(sum(one.fanout.lagging for one in streams))
+            metrics.CLIENTS.labels(transport).set(sum(one.clients()[transport] for one in served))
+        metrics.CLIENTS_LAGGING.set(sum(one.fanout.lagging for one in served))
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         with timed("metrics"):
             body = encode(metrics.REGISTRY)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-
-class Specs:
-    """OpenAPI and AsyncAPI. Each is made when somebody asks for it first, as it needs every type that there is."""
-
-    def __init__(self) -> None:
-        self._bodies: dict[str, bytes] = {}
-
-    async def document(self, request: web.Request) -> web.Response:
-        read(request, NoParameters)
-        path = request.path
-        if path not in self._bodies:
-            self._bodies[path] = await asyncio.to_thread(_made, path)
-        headers = {"Cache-Control": "no-cache"}
-        return web.Response(body=self._bodies[path], content_type="application/json", headers=headers)
+    return [web.get("/metrics", scraped), web.get(OPENAPI, description), web.get(ASYNCAPI, description)]
 
 
 OPENAPI = "/api/v1/openapi.json"
 ASYNCAPI = "/api/v1/asyncapi.json"
 
 
-def _made(path: str) -> bytes:
-    from correlator.sinks.http import asyncapi, openapi  # noqa: PLC0415 - they import what the daemon may not use
+async def description(request: web.Request) -> web.Response:
+    """OpenAPI or AsyncAPI."""
+    read(request, NoParameters)
+    body = await asyncio.to_thread(_described, local(request.path))
+    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-cache"})
 
-    return encoding.encode(openapi.openapi() if path == OPENAPI else asyncapi.asyncapi())
+
+@cache
+def _described(path: str) -> bytes:
+    """Made when somebody asks for it first, as it needs every type that there is."""
+    from correlator.sinks.http import openapi  # noqa: PLC0415 - it imports what the daemon may not use
+
+    return encoding.encode(openapi.openapi() if path == OPENAPI else openapi.asyncapi())

@@ -19,7 +19,7 @@ from correlator.model.replies import Resolved
 from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import LegacyRow
-from correlator.sinks.http.responses import RETRY_AFTER, json_response, problem
+from correlator.sinks.http.requests import RETRY_AFTER, json_response, problem
 from correlator.sinks.turns import Work
 
 

@@ -22,8 +22,7 @@ from correlator.model.rows import Level
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import CHECKED_AT_ONCE, TOKEN
-from correlator.sinks.http.parameters import job_query, read
-from correlator.sinks.http.responses import RETRY_AFTER, RETRY_SECONDS, StreamedResponse, problem
+from correlator.sinks.http.requests import RETRY_AFTER, RETRY_SECONDS, StreamedResponse, job_query, problem, read
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter

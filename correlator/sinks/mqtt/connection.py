@@ -30,7 +30,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from correlator.config.schema import Mqtt, client_context
-from correlator.sinks.lateness import LATE_AFTER, ON_TIME_BELOW
+from correlator.sinks.event_log import LATE_AFTER, ON_TIME_BELOW
 from correlator.sinks.mqtt.topics import MqttMessage
 
 log = logging.getLogger(__name__)

@@ -29,8 +29,7 @@ from correlator.model.replies import MqttPart
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.event_log import EventLog
-from correlator.sinks.lateness import Lateness, Notice
+from correlator.sinks.event_log import EventLog, Lateness, Notice
 from correlator.sinks.mqtt.connection import DEFAULT, LOST, Connector, MqttClient, MqttTimings, answered, describe_error
 from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttEvents, MqttOutbox, Parcel
 from correlator.sinks.mqtt.publisher import Publisher, window

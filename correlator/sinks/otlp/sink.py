@@ -25,7 +25,7 @@ from correlator.jobs.exports import Exports
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.lateness import Lateness, Notice
+from correlator.sinks.event_log import Lateness, Notice
 from correlator.sinks.otlp import spans
 from correlator.sinks.otlp.receiver import TraceAnswer, judge, receiver
 from correlator.sinks.receiver import Receiver, Verdict, open_session
