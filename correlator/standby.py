@@ -222,7 +222,7 @@ class _Cursor(Struct, frozen=True):
 
 
 class _Sampled(Struct, frozen=True):
-    """The same of a `Moment`, also of another version."""
+    """The same of a `SavedMoment`, also of another version."""
 
     cursor: _Cursor = _Cursor()
 

@@ -32,7 +32,16 @@ from msgspec import Struct
 from yarl import URL
 
 from correlator.client.line_merge import Page
-from correlator.client.messages import MAX_MESSAGE, Bookmark, Bye, Document, Job, LogMessage, Welcome, decode
+from correlator.client.messages import (
+    MAX_MESSAGE,
+    BookmarkMessage,
+    ByeMessage,
+    Document,
+    Job,
+    LogMessage,
+    WelcomeMessage,
+    decode,
+)
 from correlator.client.replica import ConnectionState, Replica, Update
 from correlator.errors import BadRequest, CorrelatorError, NotFound
 from correlator.model.messages import ClientMessage, CloseCode, Wanted
@@ -339,9 +348,9 @@ class Exchange:
                 for answer in self._replica.receive(message):
                     await ws.send_str(_frame(answer))
                 match message:
-                    case Bye(retry_ms=(low, high)):
+                    case ByeMessage(retry_ms=(low, high)):
                         self._retry_in = random.uniform(low, high) / 1000
-                    case Welcome(at=str(at)) | Bookmark(at=str(at)):
+                    case WelcomeMessage(at=str(at)) | BookmarkMessage(at=str(at)):
                         self.ahead = datetime.fromisoformat(at).timestamp() - time.time()
         return True
 

@@ -33,24 +33,24 @@ class LogMessage(Struct, frozen=True, tag_field="type", tag="log"):
     dropped: int = 0
 
 
-class Welcome(Struct, frozen=True, tag_field="type", tag="welcome"):
+class WelcomeMessage(Struct, frozen=True, tag_field="type", tag="welcome"):
     epoch: str
     seq: int
     resumed: bool = False
     at: str | None = None
 
 
-class Snapshot(Struct, frozen=True, tag_field="type", tag="snapshot"):
+class SnapshotMessage(Struct, frozen=True, tag_field="type", tag="snapshot"):
     sub: int
     jobs: list[Document]
 
 
-class Synced(Struct, frozen=True, tag_field="type", tag="synced"):
+class SyncedMessage(Struct, frozen=True, tag_field="type", tag="synced"):
     sub: int
     seq: int
 
 
-class Put(Struct, frozen=True, tag_field="type", tag="put"):
+class PutMessage(Struct, frozen=True, tag_field="type", tag="put"):
     sub: list[int]
     seq: int
     job_id: str
@@ -58,7 +58,7 @@ class Put(Struct, frozen=True, tag_field="type", tag="put"):
     job: Document
 
 
-class Delta(Struct, frozen=True, tag_field="type", tag="delta"):
+class DeltaMessage(Struct, frozen=True, tag_field="type", tag="delta"):
     sub: list[int]
     seq: int
     job_id: str
@@ -67,14 +67,14 @@ class Delta(Struct, frozen=True, tag_field="type", tag="delta"):
     set: Document
 
 
-class Delete(Struct, frozen=True, tag_field="type", tag="delete"):
+class DeleteMessage(Struct, frozen=True, tag_field="type", tag="delete"):
     sub: list[int]
     seq: int
     job_id: str
     reason: str
 
 
-class Bookmark(Struct, frozen=True, tag_field="type", tag="bookmark"):
+class BookmarkMessage(Struct, frozen=True, tag_field="type", tag="bookmark"):
     seq: int
     at: str | None = None
 
@@ -86,23 +86,34 @@ class StatusMessage(Struct, frozen=True, tag_field="type", tag="status"):
     error: str | None = None
 
 
-class Resync(Struct, frozen=True, tag_field="type", tag="resync"):
+class ResyncMessage(Struct, frozen=True, tag_field="type", tag="resync"):
     reason: str = ""
 
 
-class Error(Struct, frozen=True, tag_field="type", tag="error"):
+class ErrorMessage(Struct, frozen=True, tag_field="type", tag="error"):
     code: str
     detail: str = ""
     job_id: str | None = None
 
 
-class Bye(Struct, frozen=True, tag_field="type", tag="bye"):
+class ByeMessage(Struct, frozen=True, tag_field="type", tag="bye"):
     code: int = 1012
     retry_ms: tuple[float, float] = (0.0, 5000.0)
 
 
 Message: TypeAlias = (
-    Welcome | Snapshot | Synced | Put | Delta | Delete | LogMessage | Bookmark | StatusMessage | Resync | Error | Bye
+    WelcomeMessage
+    | SnapshotMessage
+    | SyncedMessage
+    | PutMessage
+    | DeltaMessage
+    | DeleteMessage
+    | LogMessage
+    | BookmarkMessage
+    | StatusMessage
+    | ResyncMessage
+    | ErrorMessage
+    | ByeMessage
 )
 
 _KINDS: dict[str, type[Message]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Message)}

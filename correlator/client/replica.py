@@ -22,21 +22,21 @@ from msgspec.structs import asdict
 
 from correlator.client.documents import age_key, merge
 from correlator.client.messages import (
-    Bookmark,
-    Bye,
-    Delete,
-    Delta,
+    BookmarkMessage,
+    ByeMessage,
+    DeleteMessage,
+    DeltaMessage,
     Document,
-    Error,
+    ErrorMessage,
     Job,
     LogMessage,
     Message,
-    Put,
-    Resync,
-    Snapshot,
+    PutMessage,
+    ResyncMessage,
+    SnapshotMessage,
     StatusMessage,
-    Synced,
-    Welcome,
+    SyncedMessage,
+    WelcomeMessage,
 )
 from correlator.errors import BadRequest
 from correlator.model.messages import ClientMessage, Get, Hello, Subscribe, Wanted
@@ -109,39 +109,39 @@ class Replica:
         """
         answers: list[ClientMessage] = []
         match message:
-            case Welcome():
+            case WelcomeMessage():
                 answers = self._welcome(message)
-            case Snapshot():
+            case SnapshotMessage():
                 self._snapshot(message)
-            case Synced():
+            case SyncedMessage():
                 self._synced(message)
-            case Put():
+            case PutMessage():
                 self._requests.discard(message.job_id)
                 if self._join(message.sub, message.job_id) or message.job_id in self._jobs:
                     self._set(message.job, message.job_id, message.rev)
-            case Delta():
+            case DeltaMessage():
                 answers = self._delta(message)
-            case Delete():
+            case DeleteMessage():
                 self._delete(message)
             case LogMessage():
                 self._logs.append(message)
-            case Bookmark():
+            case BookmarkMessage():
                 answers = [Get(job_id) for job_id in self._requests.retry()]
             case StatusMessage():
                 self._database = message
-            case Resync():
+            case ResyncMessage():
                 self._start_over()
-            case Error():
+            case ErrorMessage():
                 if message.code == "bad_request":
                     raise BadRequest(f"the correlator refused: {message.detail}")
                 if self._requests.failed(message.code, message.job_id):
                     self._resume, self._resumable = None, False  # only a fresh snapshot is complete now
-            case Bye():
+            case ByeMessage():
                 pass  # handled by `Exchange`
             case _:
                 assert_never(message)
         whole = self.synced and self._resumable and not self._requests
-        if isinstance(message, Synced | Put | Delta | Delete | Bookmark) and whole:
+        if isinstance(message, SyncedMessage | PutMessage | DeltaMessage | DeleteMessage | BookmarkMessage) and whole:
             # Not earlier: missed messages arrive before `synced`. A connection lost before that resumes before them.
             self._resume = (self._epoch, message.seq)
         return answers
@@ -163,7 +163,7 @@ class Replica:
         self._logs.clear()
         return update
 
-    def _welcome(self, welcome: Welcome) -> list[ClientMessage]:
+    def _welcome(self, welcome: WelcomeMessage) -> list[ClientMessage]:
         self._requests.clear()
         self._resumable = True
         resumed = welcome.resumed and self._resume is not None and self._resume[0] == welcome.epoch
@@ -185,7 +185,7 @@ class Replica:
         for sub in self._subs.values():
             sub.start_over()
 
-    def _snapshot(self, snapshot: Snapshot) -> None:
+    def _snapshot(self, snapshot: SnapshotMessage) -> None:
         sub = self._subs.get(snapshot.sub)
         if sub is None:
             return
@@ -198,7 +198,7 @@ class Replica:
             sub.add(job_id)
             self._set(job, job_id, rev)
 
-    def _synced(self, synced: Synced) -> None:
+    def _synced(self, synced: SyncedMessage) -> None:
         sub = self._subs.get(synced.sub)
         if sub is None:
             return
@@ -213,7 +213,7 @@ class Replica:
             sub.add(job_id)
         return bool(subs)
 
-    def _delta(self, delta: Delta) -> list[ClientMessage]:
+    def _delta(self, delta: DeltaMessage) -> list[ClientMessage]:
         rev = self._revs.get(delta.job_id)
         if rev is not None and rev >= delta.rev:
             return []
@@ -224,7 +224,7 @@ class Replica:
             return []
         return [Get(delta.job_id)] if self._requests.add(delta.job_id) else []
 
-    def _delete(self, delete: Delete) -> None:
+    def _delete(self, delete: DeleteMessage) -> None:
         for number in delete.sub:
             if number in self._subs:
                 self._subs[number].discard(delete.job_id)

@@ -30,7 +30,7 @@ from correlator.config.schema import Config, settings
 from correlator.doctor import service
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
-from correlator.state.checkpoint import MOMENT, VERSION, Moment
+from correlator.state.checkpoint import MOMENT, VERSION, SavedMoment
 from correlator.state.checkpoint_file import APPLICATION_ID, SOURCE
 
 CONFIGURATION, SECRETS, VERSIONS, UNIT_CHECK = "configuration", "secrets", "versions", "unit"
@@ -317,6 +317,6 @@ def _read_checkpoint(file: Path, figures: CheckpointFigures) -> CheckpointFigure
     jobs, events = counts.get("job", 0), counts.get("event", 0)
     if not state:
         return CheckpointFigures(figures.bytes, version, head=0, jobs=jobs, events=events)
-    moment = msgspec.msgpack.decode(state[MOMENT[1]], type=Moment)
+    moment = msgspec.msgpack.decode(state[MOMENT[1]], type=SavedMoment)
     source = msgspec.msgpack.decode(state[SOURCE[1]], type=str)
     return CheckpointFigures(figures.bytes, version, moment.at, source, moment.cursor.head, jobs, events)

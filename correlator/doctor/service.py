@@ -58,7 +58,7 @@ class Setting(Struct, frozen=True):
         return sorted(name for name in self.environ if name.startswith("CORRELATOR_") and "__" in name)
 
 
-class Daemon(NamedTuple):
+class DaemonAddress(NamedTuple):
     """Where a daemon is, and what opens it. An empty `url` is the default one, an empty `page` is at `url`."""
 
     url: str

@@ -167,7 +167,7 @@ Name: TypeAlias = tuple[str, ...]
 Row: TypeAlias = tuple[Name, bytes]
 
 MOMENT = ("state", "moment")
-"""The row that each write changes (`Moment`)."""
+"""The row that each write changes (`SavedMoment`)."""
 
 PART = 200_000
 """Bytes of a row of the index's state, which has no bound of its own."""
@@ -211,7 +211,7 @@ class Changes(Struct, frozen=True):
     position: bytes | None = None
 
 
-class Moment(Struct, frozen=True):
+class SavedMoment(Struct, frozen=True):
     """What is one value in a write. `memory`: bytes of the index's state, which has rows of its own."""
 
     at: float
@@ -248,7 +248,7 @@ def rows_of(changes: Changes, stored: set[Name]) -> Iterator[tuple[Name, bytes |
             yield numbered, encode(event)
     yield from parts.items()
     since = exports.since if exports is not None else None
-    yield MOMENT, encode(Moment(changes.at, changes.cursor, len(memory), since, changes.position))
+    yield MOMENT, encode(SavedMoment(changes.at, changes.cursor, len(memory), since, changes.position))
 
 
 def _encoded(job: PersistedJob | PersistedLegacy | None) -> bytes | None:
@@ -284,7 +284,7 @@ def saved_of(rows: Iterable[Row]) -> Saved:
             others[kind][key[0]] = value
     if MOMENT[1] not in others["state"]:
         raise Unusable("it is incomplete")
-    moment = decode(others["state"][MOMENT[1]], type=Moment)
+    moment = decode(others["state"][MOMENT[1]], type=SavedMoment)
     memory = b"".join(others["memory"].get(str(start), b"") for start in range(0, moment.memory, PART))
     if len(memory) != moment.memory:
         raise Unusable("a part of the index's state is missing")

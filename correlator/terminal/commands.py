@@ -202,7 +202,7 @@ def daemon_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def daemon_from_options(given: Mapping[str, Any]) -> service.Daemon:
+def daemon_from_options(given: Mapping[str, Any]) -> service.DaemonAddress:
     """Return the daemon that the options of `daemon_options` name.
 
     Raises:
@@ -231,8 +231,8 @@ def daemon_from_options(given: Mapping[str, Any]) -> service.Daemon:
     except OSError as error:  # ssl.SSLError is one
         raise click.UsageError(f"--ca: {ca or (config and config.http.tls_cert)} cannot be used: {error}") from error
     if config is not None:
-        return service.Daemon(service.url_of(config), config.http.public_url or "", token, context)
-    return service.Daemon(url or "", "", token, context)
+        return service.DaemonAddress(service.url_of(config), config.http.public_url or "", token, context)
+    return service.DaemonAddress(url or "", "", token, context)
 
 
 def client_from_options(given: dict[str, Any]) -> tuple[Client, str]:

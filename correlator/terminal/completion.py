@@ -21,7 +21,7 @@ import msgspec
 from click.shell_completion import CompletionItem
 
 from correlator.client.messages import Document
-from correlator.doctor.service import Daemon
+from correlator.doctor.service import DaemonAddress
 from correlator.terminal import formats
 
 WITHIN = 0.2
@@ -43,7 +43,11 @@ def entities(job: Document) -> Iterable[str]:
 
 
 def offered(
-    daemon: Callable[[], Daemon], part: str, names: Callable[[Document], Iterable[str]], *, within: float = WITHIN
+    daemon: Callable[[], DaemonAddress],
+    part: str,
+    names: Callable[[Document], Iterable[str]],
+    *,
+    within: float = WITHIN,
 ) -> list[CompletionItem]:
     """Return the `names` of jobs that begin with `part`, those of the newest jobs first."""
     found: list[CompletionItem] = []
@@ -58,7 +62,7 @@ def offered(
     return found[:]
 
 
-def _jobs(daemon: Daemon, part: str, within: float) -> list[Document]:
+def _jobs(daemon: DaemonAddress, part: str, within: float) -> list[Document]:
     url = urlsplit(daemon.url if "://" in daemon.url else f"http://{daemon.url}")
     kind = partial(HTTPSConnection, context=daemon.ssl) if url.scheme == "https" else HTTPConnection
     with contextlib.closing(kind(url.hostname or "", url.port, timeout=within)) as opened:

@@ -20,7 +20,7 @@ import pytest
 
 from correlator.client import client as client_module
 from correlator.client.client import Client
-from correlator.client.messages import Delta, Put, Snapshot, Welcome, decode
+from correlator.client.messages import DeltaMessage, PutMessage, SnapshotMessage, WelcomeMessage, decode
 from correlator.model.messages import Wanted
 from tests.support.appliance import Appliance, now
 from tests.support.daemon import Daemon
@@ -410,7 +410,7 @@ async def test_a_connection_that_was_cut_is_resumed_and_brings_only_what_was_mis
     ):
         while not (await anext(updates)).synced:
             pass
-        assert {message.resumed for message in received if isinstance(message, Welcome)} == {False}
+        assert {message.resumed for message in received if isinstance(message, WelcomeMessage)} == {False}
         received.clear()
         cut()
         while (await anext(updates)).connection.state != "offline":
@@ -420,9 +420,9 @@ async def test_a_connection_that_was_cut_is_resumed_and_brings_only_what_was_mis
         while not (update := await anext(updates)).synced or update.jobs[ids[1]]["status"] != "completed":
             pass
         assert dict(update.jobs) == {job_id: await daemon.job(job_id) for job_id in ids}
-    assert {message.resumed for message in received if isinstance(message, Welcome)} == {True}
-    assert {message.job_id for message in received if isinstance(message, Put | Delta)} == {ids[1]}
-    assert not [message for message in received if isinstance(message, Snapshot)]
+    assert {message.resumed for message in received if isinstance(message, WelcomeMessage)} == {True}
+    assert {message.job_id for message in received if isinstance(message, PutMessage | DeltaMessage)} == {ids[1]}
+    assert not [message for message in received if isinstance(message, SnapshotMessage)]
 
 
 async def test_on_a_terminal_of_40_columns_there_is_a_tree_that_fits_and_keeps_why_it_failed(

@@ -96,7 +96,7 @@ def code(*folders: str) -> str:
 @cache
 def identifiers() -> set[str]:
     """Every name in the code, the names of modules, metrics and environment variables, and those of others."""
-    importlib.import_module("correlator.ops.metrics")  # a daemon without a cluster does not have them
+    importlib.import_module("correlator.ops.cluster_metrics")  # a daemon without a cluster does not have them
     families = list(metrics.REGISTRY.collect())
     series = {f"{family.name}{end}" for family in families for end in ("", "_total", "_count", "_sum", "_bucket")}
     variables = {f"CORRELATOR_{dotted.upper().replace('.', '__')}" for dotted in KEYS}

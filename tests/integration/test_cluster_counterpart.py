@@ -12,7 +12,7 @@ from correlator.cluster.lease import Lease
 from correlator.model.persisted import Cursor
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.standby import Counterpart
-from correlator.state.checkpoint import MOMENT, Moment
+from correlator.state.checkpoint import MOMENT, SavedMoment
 from tests.support.cluster import connected, settings
 from tests.support.source_databases import SQLiteOriginal
 
@@ -20,7 +20,7 @@ OURS = ("job-1", "job-2")
 
 
 def moment(cursor):
-    return msgspec.msgpack.encode(Moment(5.0, cursor, 0, None, None))
+    return msgspec.msgpack.encode(SavedMoment(5.0, cursor, 0, None, None))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from correlator.doctor.service import Daemon
+from correlator.doctor.service import DaemonAddress
 from correlator.terminal import completion
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.job_documents import document
@@ -17,7 +17,7 @@ from tests.support.job_documents import document
 
 async def offered(url: str, part: str, names: Any = completion.ids, token: str = "") -> list[tuple[str, str | None]]:
     """What is offered, with time enough for a busy machine."""
-    daemon = Daemon(url, "", token, None)
+    daemon = DaemonAddress(url, "", token, None)
     found = await asyncio.to_thread(completion.offered, lambda: daemon, part, names, within=20)
     return [(one.value, one.help) for one in found]
 
@@ -69,10 +69,10 @@ async def test_a_daemon_that_refuses_or_answers_something_else_offers_nothing(re
 def test_a_daemon_that_does_not_answer_in_time_is_not_waited_for():
     released, ended = threading.Event(), threading.Event()
 
-    def away() -> Daemon:
+    def away() -> DaemonAddress:
         released.wait(20)
         ended.set()
-        return Daemon("", "", "", None)
+        return DaemonAddress("", "", "", None)
 
     assert completion.offered(away, "", completion.ids, within=0.01) == []
     assert not ended.is_set()
