@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Final
 
@@ -31,6 +32,10 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 REGISTRY = CollectorRegistry()
 
 ProcessCollector(registry=REGISTRY)
+
+counter = partial(Counter, registry=REGISTRY)
+gauge = partial(Gauge, registry=REGISTRY)
+histogram = partial(Histogram, registry=REGISTRY)
 
 
 class OptionalGauge(Collector):
@@ -81,118 +86,86 @@ class Delays(Collector):
 BUILD = Info(
     "correlator_build", "Versions: the correlator, Python, the event loop and the database driver.", registry=REGISTRY
 )
-READY = Gauge("correlator_ready", "1 if /health/ready reports ready: the tables have been read.", registry=REGISTRY)
-LOOP_LAG = Histogram(
+READY = gauge("correlator_ready", "1 if /health/ready reports ready: the tables have been read.")
+LOOP_LAG = histogram(
     "correlator_event_loop_lag_seconds",
     "Seconds by which the event loop woke the supervisor too late.",
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
-    registry=REGISTRY,
 )
-LOOP_STALLS = Histogram(
+LOOP_STALLS = histogram(
     "correlator_loop_stall_seconds",
     "Synchronous calls that blocked the event loop for 20 ms or longer, by name. loop: a task was woken so late,"
     " whatever the cause. gc: a garbage collection. A call within another is counted in both.",
     ["call"],
     buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
-    registry=REGISTRY,
 )
-LOOP_LONGEST = Gauge(
+LOOP_LONGEST = gauge(
     "correlator_loop_longest_call_seconds",
     "The longest call of each name since the daemon started, also below 20 ms. clock is wall, or cpu: the time of the"
     " event loop's thread alone.",
     ["call", "clock"],
-    registry=REGISTRY,
 )
-RELOADED = Gauge(
-    "correlator_config_last_reload_successful",
-    "1 if the last reload of the configuration succeeded.",
-    registry=REGISTRY,
-)
+RELOADED = gauge("correlator_config_last_reload_successful", "1 if the last reload of the configuration succeeded.")
 RELOADED.set(1)  # The daemon does not start without a valid configuration.
-RELOADED_AT = Gauge(
-    "correlator_config_last_reload_success_timestamp_seconds",
-    "Unix time at which the configuration in use was read.",
-    registry=REGISTRY,
+RELOADED_AT = gauge(
+    "correlator_config_last_reload_success_timestamp_seconds", "Unix time at which the configuration in use was read."
 )
 RELOADED_AT.set_to_current_time()
-WATCHDOG_WITHHELD = Counter(
-    "correlator_watchdog_withheld",
-    "Watchdog pings withheld from systemd because a task was stuck.",
-    registry=REGISTRY,
+WATCHDOG_WITHHELD = counter(
+    "correlator_watchdog_withheld", "Watchdog pings withheld from systemd because a task was stuck."
 )
-CHECKPOINT_SECONDS = Histogram(
+CHECKPOINT_SECONDS = histogram(
     "correlator_checkpoint_write_seconds",
     "Duration of checkpoint writes.",
     buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0),
-    registry=REGISTRY,
 )
-CHECKPOINT_FAILURES = Counter(
-    "correlator_checkpoint_failures", "Writes of the checkpoint that failed.", registry=REGISTRY
-)
-CHECKPOINT_AGE = Gauge(
+CHECKPOINT_FAILURES = counter("correlator_checkpoint_failures", "Writes of the checkpoint that failed.")
+CHECKPOINT_AGE = gauge(
     "correlator_checkpoint_age_seconds",
     "Seconds since the last checkpoint write; before the first one, since the daemon started.",
-    registry=REGISTRY,
 )
 
 # -- the database
 
-DATABASE_UP = Gauge("correlator_database_up", "1 if the database answers.", registry=REGISTRY)
-SOURCE_LAG = Gauge(
+DATABASE_UP = gauge("correlator_database_up", "1 if the database answers.")
+SOURCE_LAG = gauge(
     "correlator_source_lag_seconds",
     "Age of the published state: seconds since the database last answered, or the age of the log row that a catch-up"
     " has reached. 0 while rows are read as they are committed.",
-    registry=REGISTRY,
 )
-SOURCE_SUCCESS = Gauge(
+SOURCE_SUCCESS = gauge(
     "correlator_source_last_success_timestamp_seconds",
     "Unix time at which the database last answered in full; 0 before the first answer.",
-    registry=REGISTRY,
 )
-SOURCE_FAILURES = Counter(
-    "correlator_source_failures", "Connections to the database that failed or broke.", registry=REGISTRY
+SOURCE_FAILURES = counter("correlator_source_failures", "Connections to the database that failed or broke.")
+LOST_TABLES = gauge(
+    "correlator_missing_tables", "Needed tables and columns that cannot be read: missing, or SELECT is not granted."
 )
-LOST_TABLES = Gauge(
-    "correlator_missing_tables",
-    "Needed tables and columns that cannot be read: missing, or SELECT is not granted.",
-    registry=REGISTRY,
-)
-ROWS = Counter("correlator_rows", "Rows of log_events read.", registry=REGISTRY)
-MALFORMED = Counter(
-    "correlator_malformed_rows", "Rows with a value that could not be parsed.", ["reason"], registry=REGISTRY
-)
-CORRECTIONS = Counter(
+ROWS = counter("correlator_rows", "Rows of log_events read.")
+MALFORMED = counter("correlator_malformed_rows", "Rows with a value that could not be parsed.", ["reason"])
+CORRECTIONS = counter(
     "correlator_reconcile_corrections",
     "Facts found in the tables without a log row within 5 s: JobLog drops rows when its queue is full. kind is the"
     " missing row: job_started, job_ended, step_started, step_ended (one for each job or step); error (the row has"
     " another error text), percent (the log has percentages of the job, but not this one).",
     ["kind"],
-    registry=REGISTRY,
 )
-TRANSITIONS_DROPPED = Counter(
+TRANSITIONS_DROPPED = counter(
     "correlator_transitions_dropped",
     "Transitions found only in the tables and published without an event, because too many waited for their log row.",
-    registry=REGISTRY,
 )
-DOORBELL_UP = Gauge("correlator_doorbell_up", "1 if the binary log of the server is being read.", registry=REGISTRY)
-DOORBELL_WAKE_UPS = Counter(
-    "correlator_doorbell_rings", "Wake-ups by the binary log because tables changed.", registry=REGISTRY
+DOORBELL_UP = gauge("correlator_doorbell_up", "1 if the binary log of the server is being read.")
+DOORBELL_WAKE_UPS = counter("correlator_doorbell_rings", "Wake-ups by the binary log because tables changed.")
+LOG_RESETS = counter(
+    "correlator_log_resets", "Times that the IDs of log_events restarted at a lower value and the log was read again."
 )
-LOG_RESETS = Counter(
-    "correlator_log_resets",
-    "Times that the IDs of log_events restarted at a lower value and the log was read again.",
-    registry=REGISTRY,
+GAPS_OPEN = gauge(
+    "correlator_gaps_open", "Gaps: groups of missing IDs below the head of the log whose rows may still be committed."
 )
-GAPS_OPEN = Gauge(
-    "correlator_gaps_open",
-    "Gaps: groups of missing IDs below the head of the log whose rows may still be committed.",
-    registry=REGISTRY,
-)
-GAP_OLDEST = Gauge("correlator_gap_oldest_seconds", "Seconds since the oldest open gap was found.", registry=REGISTRY)
-LATE_ROWS = Counter(
+GAP_OLDEST = gauge("correlator_gap_oldest_seconds", "Seconds since the oldest open gap was found.")
+LATE_ROWS = counter(
     "correlator_late_rows",
     "Rows that were committed after their gap had been given up; they are published all the same.",
-    registry=REGISTRY,
 )
 END_TO_END = Delays(
     "correlator_end_to_end_seconds",
@@ -203,40 +176,32 @@ END_TO_END = Delays(
 
 # -- the jobs
 
-JOBS = Gauge("correlator_jobs", "Jobs in memory.", ["status"], registry=REGISTRY)
-JOBS_STALLED = Gauge(
-    "correlator_jobs_stalled", "Running jobs without activity for longer than jobs.stalled_after.", registry=REGISTRY
-)
-JOBS_LATE = Gauge(
+JOBS = gauge("correlator_jobs", "Jobs in memory.", ["status"])
+JOBS_STALLED = gauge("correlator_jobs_stalled", "Running jobs without activity for longer than jobs.stalled_after.")
+JOBS_LATE = gauge(
     "correlator_jobs_late",
     "Running jobs that have been at their present step for longer than 90 % of the earlier runs, and not than all.",
-    registry=REGISTRY,
 )
-JOBS_OVERDUE = Gauge(
-    "correlator_jobs_overdue",
-    "Running jobs that have been at their present step for longer than any earlier run.",
-    registry=REGISTRY,
+JOBS_OVERDUE = gauge(
+    "correlator_jobs_overdue", "Running jobs that have been at their present step for longer than any earlier run."
 )
-JOBS_ENDED = Counter(
+JOBS_ENDED = counter(
     "correlator_jobs_ended",
     "Jobs that ended in this run of the daemon, each once.",
     ["status", "job_type", "operation"],
-    registry=REGISTRY,
 )
-JOB_SECONDS = Histogram(
+JOB_SECONDS = histogram(
     "correlator_job_duration_seconds",
     "Duration of ended jobs, by the timestamps of the appliance.",
     ["job_type", "operation"],
     buckets=(1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 14_400, 43_200, 86_400),
-    registry=REGISTRY,
 )
 
 # -- the forecasts
 
-FORECAST_HISTORY_READ = Gauge(
+FORECAST_HISTORY_READ = gauge(
     "correlator_forecast_history_read",
     "1 if the earlier runs have been read, from the tables or from the checkpoint. Before that, forecasts are missing.",
-    registry=REGISTRY,
 )
 FORECAST_COVERAGE = OptionalGauge(
     "correlator_forecast_p90_coverage",
@@ -248,95 +213,78 @@ FORECAST_ERROR = OptionalGauge(
     "Distance of a job's end from its first p50, divided by its duration: the median of the last 200 completed jobs"
     " that had a forecast. Absent before the first such job.",
 )
-FORECAST_OPERATIONS = Gauge(
+FORECAST_OPERATIONS = gauge(
     "correlator_forecast_operations",
     "Operations of which runs are known. basis is yes with 3 completed runs or more: their jobs have a forecast.",
     ["basis"],
-    registry=REGISTRY,
 )
 
 # -- the connections
 
-CLIENTS = Gauge("correlator_readers", "Connected websocket and event stream clients.", ["transport"], registry=REGISTRY)
-CLIENTS_LAGGING = Gauge(
-    "correlator_readers_lagging", "Connections that read slowly and get only the newest states.", registry=REGISTRY
-)
-CLIENTS_CLOSED = Counter(
-    "correlator_readers_closed", "Connections closed by the correlator.", ["reason"], registry=REGISTRY
-)
+CLIENTS = gauge("correlator_readers", "Connected websocket and event stream clients.", ["transport"])
+CLIENTS_LAGGING = gauge("correlator_readers_lagging", "Connections that read slowly and get only the newest states.")
+CLIENTS_CLOSED = counter("correlator_readers_closed", "Connections closed by the correlator.", ["reason"])
 for _reason in ("slow", "gone"):
     CLIENTS_CLOSED.labels(_reason)
-CONNECTIONS = Gauge("correlator_connections", "Open connections to the listener, idle ones too.", registry=REGISTRY)
-CONNECTIONS_ENDED = Counter(
+CONNECTIONS = gauge("correlator_connections", "Open connections to the listener, idle ones too.")
+CONNECTIONS_ENDED = counter(
     "correlator_connections_ended",
     "Connections ended as there were too many. idle: an idle one, for a new one. refused: a request beyond the limit.",
     ["reason"],
-    registry=REGISTRY,
 )
 for _reason in ("idle", "refused"):
     CONNECTIONS_ENDED.labels(_reason)
-DROPPED_LINES = Counter(
+DROPPED_LINES = counter(
     "correlator_readers_dropped_lines",
     "Log lines not sent to connections that read slowly; each connection got the number.",
-    registry=REGISTRY,
 )
 
 # -- the broker
 
-MQTT_CONFIGURED = Gauge("correlator_mqtt_configured", "1 if a broker is configured.", registry=REGISTRY)
-MQTT_CONNECTED = Gauge("correlator_mqtt_connected", "1 if the broker is connected.", registry=REGISTRY)
-MQTT_PUBLISHED = Counter("correlator_mqtt_published", "Messages that the broker acknowledged.", registry=REGISTRY)
-MQTT_EVENTS_DROPPED = Counter(
-    "correlator_mqtt_events_dropped", "Events dropped while the broker was unreachable or too slow.", registry=REGISTRY
+MQTT_CONFIGURED = gauge("correlator_mqtt_configured", "1 if a broker is configured.")
+MQTT_CONNECTED = gauge("correlator_mqtt_connected", "1 if the broker is connected.")
+MQTT_PUBLISHED = counter("correlator_mqtt_published", "Messages that the broker acknowledged.")
+MQTT_EVENTS_DROPPED = counter(
+    "correlator_mqtt_events_dropped", "Events dropped while the broker was unreachable or too slow."
 )
-MQTT_PENDING = Gauge("correlator_mqtt_pending", "Messages that the broker has not acknowledged yet.", registry=REGISTRY)
-MQTT_QUEUE_AGE = Gauge("correlator_mqtt_queue_age_seconds", "Age of the oldest pending message.", registry=REGISTRY)
-MQTT_REFUSED = Counter("correlator_mqtt_refused", "Messages that the broker refused.", registry=REGISTRY)
+MQTT_PENDING = gauge("correlator_mqtt_pending", "Messages that the broker has not acknowledged yet.")
+MQTT_QUEUE_AGE = gauge("correlator_mqtt_queue_age_seconds", "Age of the oldest pending message.")
+MQTT_REFUSED = counter("correlator_mqtt_refused", "Messages that the broker refused.")
 
 # -- traces
 
-OTLP_TRACES = Counter("correlator_otlp_traces", "Jobs exported as traces.", registry=REGISTRY)
-OTLP_SPANS = Counter(
+OTLP_TRACES = counter("correlator_otlp_traces", "Jobs exported as traces.")
+OTLP_SPANS = counter(
     "correlator_otlp_spans",
     "Spans sent, by result: accepted; rejected, one by one, by a receiver that accepted the request; refused, because"
     " the receiver refused the request.",
     ["result"],
-    registry=REGISTRY,
 )
 for _result in ("accepted", "rejected", "refused"):
     OTLP_SPANS.labels(_result)
-OTLP_FAILURES = Counter("correlator_otlp_failures", "Requests that failed and are tried again.", registry=REGISTRY)
-OTLP_DROPPED = Counter(
-    "correlator_otlp_dropped", "Ended jobs that left memory before they were exported as traces.", registry=REGISTRY
-)
-OTLP_PENDING = Gauge("correlator_otlp_pending", "Ended jobs that are not exported as traces yet.", registry=REGISTRY)
-OTLP_QUEUE_AGE = Gauge(
+OTLP_FAILURES = counter("correlator_otlp_failures", "Requests that failed and are tried again.")
+OTLP_DROPPED = counter("correlator_otlp_dropped", "Ended jobs that left memory before they were exported as traces.")
+OTLP_PENDING = gauge("correlator_otlp_pending", "Ended jobs that are not exported as traces yet.")
+OTLP_QUEUE_AGE = gauge(
     "correlator_otlp_queue_age_seconds",
     "Seconds since the end of the oldest job that is not exported yet; otlp.delay is part of it.",
-    registry=REGISTRY,
 )
 
 # -- the webhooks
 
-WEBHOOK_REQUESTS = Counter(
+WEBHOOK_REQUESTS = counter(
     "correlator_webhook_requests",
     "Requests to the receivers of webhooks. result: delivered; refused (the receiver does not accept this event); away"
     " (no response, or the receiver accepts no event at the moment); gone (it wants no event any more).",
     ["webhook", "result"],
-    registry=REGISTRY,
 )
-WEBHOOK_PENDING = Gauge(
-    "correlator_webhook_pending", "Events that the receiver has not acknowledged yet.", ["webhook"], registry=REGISTRY
-)
-WEBHOOK_QUEUE_AGE = Gauge(
-    "correlator_webhook_queue_age_seconds", "Age of the oldest pending event.", ["webhook"], registry=REGISTRY
-)
-WEBHOOK_EVENTS_DROPPED = Counter(
+WEBHOOK_PENDING = gauge("correlator_webhook_pending", "Events that the receiver has not acknowledged yet.", ["webhook"])
+WEBHOOK_QUEUE_AGE = gauge("correlator_webhook_queue_age_seconds", "Age of the oldest pending event.", ["webhook"])
+WEBHOOK_EVENTS_DROPPED = counter(
     "correlator_webhook_events_dropped",
     "Events that were not delivered. reason: expired (tried for 24 h), full (too many were pending), gone (the receiver"
     " wants none), too_large, removed (the webhook is not configured any more).",
     ["webhook", "reason"],
-    registry=REGISTRY,
 )
 
 # -- labels
