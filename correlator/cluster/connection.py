@@ -284,13 +284,13 @@ class Connection:
                     task.exception()
 
     async def subscribe(
-        self, subject: str, on_message: OnMessage, *, queue: str = "", pending: int = 8_000_000
+        self, subject: str, on_message: OnMessage, *, pending: int = 8_000_000
     ) -> Callable[[], Awaitable[None]]:
         """Call `on_message` with every message of `subject`, also after reconnections. Returns what unsubscribes.
 
         `pending`: bytes of messages that wait for `on_message`; more are dropped, and logged.
         """
-        subscription = Subscription(subject, on_message, queue, pending)
+        subscription = Subscription(subject, on_message, pending)
         self._subscriptions[subscription] = None
         if self.connected:
             await self._subscribe(self.client, subscription)
@@ -341,7 +341,6 @@ class Connection:
     async def _subscribe(self, client: Client, subscription: Subscription) -> None:
         subscribing = client.subscribe(
             subscription.subject,
-            subscription.queue,
             cb=subscription.on_message,
             pending_bytes_limit=subscription.pending,
             pending_msgs_limit=1_000_000,
@@ -393,10 +392,9 @@ class Connection:
 class Subscription:
     """A subscription that outlives the client it was made on. `unsubscribe` ends it."""
 
-    def __init__(self, subject: str, on_message: OnMessage, queue: str, pending: int) -> None:
+    def __init__(self, subject: str, on_message: OnMessage, pending: int) -> None:
         self.subject = subject
         self.on_message = on_message
-        self.queue = queue
         self.pending = pending
         self.made: Any = None
 

@@ -107,9 +107,9 @@ def decode(payload: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
     return _parsed(payload, most, lambda: msgspec.json.decode(payload, type=form))
 
 
-def decode_msgpack(payload: bytes, form: type[T], most: int = MAX_BYTES) -> T:
-    """Decode MessagePack, as the rows of a checkpoint are, of at most `most` bytes. Raises: `Unreadable`."""
-    return _parsed(payload, most, lambda: msgspec.msgpack.decode(payload, type=form))
+def decode_msgpack(payload: bytes, form: type[T]) -> T:
+    """Decode MessagePack, as the rows of a checkpoint are. Raises: `Unreadable`."""
+    return _parsed(payload, MAX_BYTES, lambda: msgspec.msgpack.decode(payload, type=form))
 
 
 def time_of(text: str) -> Micros:

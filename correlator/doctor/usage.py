@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from shlex import quote
 
@@ -85,12 +85,10 @@ async def time_of_database(queries: Queries, session: Session) -> int:
     return int(said.replace(tzinfo=UTC).timestamp())
 
 
-async def read_log(
-    config: Config, queries: Queries, session: Session, now: int, clock: Callable[[], float] = time.monotonic
-) -> LogOfDay:
+async def read_log(config: Config, queries: Queries, session: Session, now: int) -> LogOfDay:
     """Read the newest rows of the last day, from the end backwards. `now`: Unix seconds of the database's clock."""
     log = LogOfDay(config.jobs.external_id_keys)
-    until = clock() + READ_WITHIN
+    until = time.monotonic() + READ_WITHIN
     first = await queries.first_since(session, (now - DAY) * 1_000_000)
     if begun := await queries.rows_from(session, first, 1):  # the first id may be much higher
         first = begun[0].id
@@ -101,7 +99,7 @@ async def read_log(
         begin = max(floor, last - ROWS_AT_ONCE + 1)
         log.add(row for row in await queries.rows_from(session, begin, ROWS_AT_ONCE) if row.id <= last)
         last = begin - 1
-        if clock() > until:
+        if time.monotonic() > until:
             log.whole = log.whole and last < floor
             break
     return log

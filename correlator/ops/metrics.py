@@ -301,18 +301,18 @@ def label(text: str | None) -> str:
 
 
 class Bounded:
-    """Bounds the number of series: the first `limit` combinations of label values are kept, all others are `other`."""
+    """Bounds the number of series: the first `LIMIT` combinations of label values are kept, all others are `other`."""
 
+    LIMIT: Final = 50
     OTHER: Final = "other"
 
-    def __init__(self, limit: int = 50) -> None:
-        self._limit = limit
+    def __init__(self) -> None:
         self._known: dict[tuple[str | None, ...], tuple[str, ...]] = {}
 
     def __call__(self, *texts: str | None) -> tuple[str, ...]:
         values = self._known.get(texts)
         if values is None:
-            if len(self._known) >= self._limit:
+            if len(self._known) >= self.LIMIT:
                 return (self.OTHER,) * len(texts)
             values = self._known[texts] = tuple(map(label, texts))
         return values

@@ -40,7 +40,7 @@ from correlator.sinks.webhooks import StoredHead
 from correlator.sources.db.queries import HEAVY
 from correlator.sources.gaps import MAX_KEPT, Gaps
 from correlator.sources.tail import RECENT, ResetMarkers
-from correlator.state.checkpoint import VERSION, Changes, SavedMoment, Name, Saved, Unusable
+from correlator.state.checkpoint import VERSION, Changes, General, Name, Saved, SavedMoment, StoredForecasts, Unusable
 from correlator.state.checkpoint_file import SCHEMA, Checkpoint
 from correlator.state.checkpoint_stream import (
     MAX_BYTES,
@@ -53,7 +53,6 @@ from correlator.state.checkpoint_stream import (
     name_of,
     replay,
 )
-from correlator.state.checkpoint import General, StoredForecasts
 from correlator.state.saver import Saver
 from tests.support import stored_types
 from tests.support.documents import document_text

@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from correlator.jobs.index import Index
-from correlator.sinks.cluster import stored_document
-from correlator.sinks.cluster.documents import StoredValue, StreamComparison
-from correlator.sinks.cluster.documents import DirtyKeys
+from correlator.sinks.cluster import documents
+from correlator.sinks.cluster.documents import DirtyKeys, StoredValue, StreamComparison
 from tests.support.mqtt_harness import NOW, gone, reading
 
 
@@ -109,7 +108,7 @@ def index(*job_ids):
 
 
 def stored(index, job_id):
-    return StoredValue(job_id, stored_document.encode(index.published.get(job_id)))
+    return StoredValue(job_id, documents.encode(index.published.get(job_id)))
 
 
 def missing(comparison):
