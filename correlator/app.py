@@ -15,7 +15,6 @@ import asyncio
 import gc
 import logging
 import os
-import platform
 import signal
 import sqlite3
 import time
@@ -27,19 +26,19 @@ from correlator import __version__
 from correlator.config import rendering
 from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl, titles
-from correlator.daemon import Prepare, Reload, Supervisor, reloaded
+from correlator.daemon import Prepare, Reload, Supervisor, reloaded, report_build
 from correlator.jobs import sizes
 from correlator.jobs.exports import Exports
 from correlator.jobs.horizon import Horizon
 from correlator.jobs.index import Index
 from correlator.model.published import Titles
-from correlator.ops import logs, memory, metrics, stalls
+from correlator.ops import logs, memory, stalls
 from correlator.pipeline.hub import Hub, wall_clock
 from correlator.pipeline.local_hub import LocalHub
 from correlator.pipeline.pipeline import Pipeline
 from correlator.sinks import Sink
 from correlator.sinks.event_log import EventLog
-from correlator.sinks.http.server import HttpSink, Listener, ListenerConfig
+from correlator.sinks.http.server import ListenerConfig
 from correlator.sinks.webhooks import WebhookSink
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.databases import database_of, mariadb_of
@@ -145,9 +144,9 @@ async def _term(process: Process, lease: Lease | None) -> None:
         supervisor.serves()
         served.set_result(url)
 
-    http = _http(config, listener, serves)
+    http = listener.sink(serves)
     daemon = Daemon(core, checkpoint, listener, supervisor, served)
-    metrics.BUILD.info(_build(core.database))
+    report_build(getattr(core.database, "driver_name", "sqlite3"))
     log.info("correlator %s follows %s", __version__, config.database.url)
     async with asyncio.TaskGroup() as outer:
         # Start, 3: Serve, which ends the start of the unit. Readiness reports that the daemon is loading.
@@ -483,28 +482,6 @@ def _reloadable(core: Core, mqtt: MqttSink | None) -> Prepare:
         return apply
 
     return values
-
-
-def _http(config: Config, listener: ListenerConfig, on_ready: Callable[[str], None]) -> HttpSink:
-    """Build the HTTP sink. It calls `on_ready` with the base URL once it listens."""
-    listen = config.http.listen
-    return HttpSink(
-        Listener(listen.host, listen.port, listener.tls),
-        listener.access,
-        max_subscriptions=config.http.max_subscriptions,
-        unknown_id_wait=config.http.unknown_id_wait,
-        on_ready=on_ready,
-    )
-
-
-def _build(database: Database) -> dict[str, str]:
-    """Return the labels of the metric correlator_build_info."""
-    return {
-        "version": __version__,
-        "python": platform.python_version(),
-        "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0],
-        "driver": getattr(database, "driver_name", "sqlite3"),
-    }
 
 
 async def tap(config: Config, sink: Sink) -> None:

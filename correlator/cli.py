@@ -16,9 +16,16 @@ import click
 
 from correlator import __version__
 from correlator.config import loading, rendering, schema, values
-from correlator.model.rows import LEVELS
 from correlator.ops import logs
-from correlator.terminal.commands import COMMANDS, Commands, JobId, standard_output, while_output_is_read
+from correlator.terminal.commands import (
+    COMMANDS,
+    Commands,
+    JobId,
+    level_option,
+    output_option,
+    standard_output,
+    while_output_is_read,
+)
 from correlator.terminal.config import config
 
 _log = logging.getLogger(__name__)
@@ -63,7 +70,7 @@ def gateway(file: Path | None) -> None:
 
 @main.command()
 @_config_option
-@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+@output_option("text", "json", default="text")
 @click.option("--gateway", is_flag=True, help="Check that of a gateway; without --config /etc/correlator/gateway.toml.")
 def check_config(file: Path | None, output: str, gateway: bool) -> None:
     """Print the effective configuration, or its errors.
@@ -134,16 +141,10 @@ for _command in (config, *COMMANDS):
 
 @main.command()
 @_config_option
-@click.option(
-    "--level",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    default="DEBUG",
-    show_default=True,
-    help="Show rows from this level on.",
-)
+@level_option("--level", "DEBUG", "Show rows from this level on.")
 @click.option("--job", "job_id", type=JobId(), metavar="ID", help="Show only the rows of this job, by any ID.")
 @click.option("--attributed", is_flag=True, help="Leave out rows without a job.")
-@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+@output_option("text", "json", default="text")
 def tap(file: Path | None, level: Any, job_id: str | None, attributed: bool, output: Any) -> None:
     """Show each row of the log as it arrives, with its job and the reason for the attribution.
 
@@ -162,7 +163,7 @@ def tap(file: Path | None, level: Any, job_id: str | None, attributed: bool, out
 
 @main.command()
 @_config_option
-@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+@output_option("text", "json", default="text")
 @click.option(
     "--url",
     envvar="CORRELATOR_URL",

@@ -15,12 +15,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import platform
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from correlator import __version__
 from correlator.config.schema import Config, leaves, value_of
 from correlator.config.values import Section
 from correlator.errors import CorrelatorError
@@ -43,6 +45,13 @@ LONGEST = 500
 
 # Seconds. Without it, a full socket would block the event loop for as long as the service manager is stuck.
 _SEND_TIMEOUT = 1.0
+
+
+def report_build(driver: str) -> None:
+    """Set the labels of the metric correlator_build_info. `driver`: the library that reads the database."""
+    loop = type(asyncio.get_running_loop()).__module__.partition(".")[0]
+    labels = {"version": __version__, "python": platform.python_version(), "loop": loop, "driver": driver}
+    metrics.BUILD.info(labels)
 
 
 class Supervisor:

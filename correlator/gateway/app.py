@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import platform
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from correlator.cluster import keys, received
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.rpc import Caller
 from correlator.config.schema import Config
-from correlator.daemon import Reload, Supervisor
+from correlator.daemon import Reload, Supervisor, report_build
 from correlator.gateway.archive import RpcArchive, WaitingIdsSender
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import OrderedConsumer, StreamEnd
@@ -31,7 +30,7 @@ from correlator.model.facts import Status
 from correlator.ops import cluster_metrics, logs, memory, metrics, stalls
 from correlator.pipeline.job_metrics import STATUSES
 from correlator.pipeline.waiting_ids import WaitingIds
-from correlator.sinks.http.server import HttpSink, Listener, ListenerConfig
+from correlator.sinks.http.server import ListenerConfig
 from correlator.tasks import end_tasks, set_by_signals
 
 if TYPE_CHECKING:
@@ -88,15 +87,7 @@ class Gateway:
         self._listener = ListenerConfig(config)
         self.served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         """The base URL, once the listener listens."""
-        listen = config.http.listen
-        self._http = HttpSink(
-            Listener(listen.host, listen.port, self._listener.tls),
-            self._listener.access,
-            max_subscriptions=config.http.max_subscriptions,
-            unknown_id_wait=config.http.unknown_id_wait,
-            on_ready=self._serves,
-            fleet=fleet,
-        )
+        self._http = self._listener.sink(self._serves, fleet)
         self._supervisor = Supervisor(fleet.hub)
         self._synced = asyncio.Event()
         self._current_at: float | None = None
@@ -109,7 +100,7 @@ class Gateway:
         on_ready: Callable[[str], None] | None,
     ) -> None:
         """Serve until `stop` is set."""
-        metrics.BUILD.info(_build())
+        report_build("nats")
         _count_jobs(self.fleet.hub.published)
         cluster_metrics.BEHIND.set_function(lambda: self._jobs.behind)
         cluster_metrics.STALE.set_function(self._stale_seconds)
@@ -272,13 +263,3 @@ async def _epoch(connection: Connection) -> str | None:
 async def _no_identity(connection: Connection) -> str | None:
     del connection
     return ""
-
-
-def _build() -> dict[str, str]:
-    """Return the labels of the metric correlator_build_info."""
-    return {
-        "version": __version__,
-        "python": platform.python_version(),
-        "loop": type(asyncio.get_running_loop()).__module__.partition(".")[0],
-        "driver": "nats",
-    }

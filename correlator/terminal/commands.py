@@ -22,7 +22,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import click
 
@@ -344,16 +344,23 @@ def run_with_client(client: Client, work: Callable[[], Coroutine[Any, Any, _T]])
             sys.stdout.flush()
 
 
+Option: TypeAlias = "Callable[[Callable[..., None]], Callable[..., None]]"
+
+
+def output_option(*forms: str, default: str | None, help: str = "Output format.") -> Option:  # noqa: A002 - as click's
+    return click.option("-o", "output", type=click.Choice(forms), default=default, help=help)
+
+
+def level_option(name: str, default: str, help: str) -> Option:  # noqa: A002 - as click's
+    levels = click.Choice(LEVELS, case_sensitive=False)
+    return click.option(name, "level", type=levels, default=default, show_default=True, help=help)
+
+
 def _list_output(command: Callable[..., None]) -> Callable[..., None]:
     """Add the options for the format of a list."""
     no_header = click.option("--no-header", is_flag=True, help="Omit the column names of plain output.")
-    output = click.option(
-        "-o",
-        "output",
-        type=click.Choice(["table", "plain", "json"]),
-        help="Output format.  [default: table on a terminal, else plain]",
-    )
-    return output(no_header(command))
+    form = "Output format.  [default: table on a terminal, else plain]"
+    return output_option("table", "plain", "json", default=None, help=form)(no_header(command))
 
 
 _since_option = click.option(
@@ -434,7 +441,7 @@ def jobs(
 
 @click.command()
 @click.argument("job_id", metavar="ID", type=JobId())
-@click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+@output_option("text", "json", default="text")
 @_web_option
 @daemon_options
 def show(job_id: str, output: str, web: bool, **given: Any) -> None:
@@ -454,13 +461,7 @@ def show(job_id: str, output: str, web: bool, **given: Any) -> None:
 @click.option(
     "-f", "--follow", is_flag=True, help="Continue with new lines until the job ends; wait for an unknown ID."
 )
-@click.option(
-    "--level",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    default="DEBUG",
-    show_default=True,
-    help="Only lines from this level on.",
-)
+@level_option("--level", "DEBUG", "Only lines from this level on.")
 @click.option("--step", default="", metavar="NAME|ID", help="Only lines of this step, by its name or ID.")
 @click.option("--since", type=Since(), metavar="WHEN", help="Only lines since: 10m, 2h, or a time.")
 @click.option(
@@ -472,7 +473,7 @@ def show(job_id: str, output: str, web: bool, **given: Any) -> None:
 @click.option(
     "-n", "--tail", type=click.IntRange(1, 10_000), metavar="N", help="Only the last N lines that match; then new ones."
 )
-@click.option("-o", "output", type=click.Choice(["plain", "json"]), default="plain", help="Output format.")
+@output_option("plain", "json", default="plain")
 @daemon_options
 def logs(output: Any, **given: Any) -> None:
     """Print the log of a job, the oldest line first.
@@ -519,14 +520,7 @@ def history(
     type=click.Choice(["tty", "plain", "jsonl"]),
     help="tty: a tree; plain: one line per transition; jsonl: JSON lines.  [default: tty on a terminal, else plain]",
 )
-@click.option(
-    "--logs",
-    "level",
-    type=click.Choice(LEVELS, case_sensitive=False),
-    default="WARN",
-    show_default=True,
-    help="Show log lines from this level on.",
-)
+@level_option("--logs", "WARN", "Show log lines from this level on.")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), metavar="SECONDS", help="Stop after this time.")
 @click.option("--forever", is_flag=True, help="Keep running when all jobs have ended.")
 @click.option("--exit-status", is_flag=True, help="Set the exit code by how the jobs ended.")

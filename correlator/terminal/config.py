@@ -17,7 +17,7 @@ from correlator.config.loading import Value
 from correlator.doctor import service
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.ops.logs import escape
-from correlator.terminal.commands import Commands
+from correlator.terminal.commands import Commands, output_option
 
 _OF_GATEWAY = tuple(f"{section}." for section in rendering.GATEWAY)
 _NOTHING = "The configuration would be wrong, so nothing was written. Set keys that need each other by one command."
@@ -40,7 +40,7 @@ def _files(command: Callable[..., None]) -> Callable[..., None]:
     return file(gateway(command))
 
 
-_output = click.option("-o", "output", type=click.Choice(["text", "json"]), default="text", help="Output format.")
+_output = output_option("text", "json", default="text")
 
 
 @click.group(cls=Commands)

@@ -363,19 +363,32 @@ def _hosts(request: web.Request) -> list[str | None]:
 
 
 class ListenerConfig:
-    """The access rules and the TLS context of a listener. `tls` is None for plain HTTP.
+    """The settings of a listener: address, access rules and TLS context. `tls` is None for plain HTTP.
 
     Raises:
         CorrelatorError: The token file or the certificate cannot be used.
     """
 
     def __init__(self, config: Config) -> None:
+        self._http = config.http
         self.access = Access(listen_host=config.http.listen.host, clock=time.monotonic)
         self.tls: ssl.SSLContext | None = None
         if config.http.tls_cert is not None:
             self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             self.tls.set_ciphers(CIPHERS)
         self.prepare(config)()
+
+    def sink(self, on_ready: Callable[[str], None], fleet: Appliances | None = None) -> HttpSink:
+        """Build the HTTP sink. For the arguments see there."""
+        http = self._http
+        return HttpSink(
+            Listener(http.listen.host, http.listen.port, self.tls),
+            self.access,
+            max_subscriptions=http.max_subscriptions,
+            unknown_id_wait=http.unknown_id_wait,
+            on_ready=on_ready,
+            fleet=fleet,
+        )
 
     def prepare(self, config: Config) -> Callable[[], None]:
         """Check a new configuration and return the function that applies it; satisfies `reload.Prepare`.
