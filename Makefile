@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-sizes test-soak test-versions test-system test-package systems deb wheel client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers
+.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -25,6 +25,7 @@ help:
 	@echo "make test-cluster  both recordings over a takeover, and all that can break in a cluster, with a table of what it cost"
 	@echo "make test-browsers  the page and the element in Chromium, Firefox and WebKitGTK"
 	@echo "make test-replay  two minutes of a slow replay in a terminal and in Chromium: ends settle, bars never go back"
+	@echo "make test-home-assistant  the devices of VMs in a real Home Assistant (a GB in build/; needs Python 3.13)"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
 	@echo "make test-sizes  20,000 jobs, 1,000,000 rows of one job, rows of 1 MB and the like, with the unit's limits (needs root)"
@@ -85,6 +86,18 @@ test-replay: servers $(DEV)
 test-browsers: SERVERS += chromedriver:chromium-driver firefox-esr:firefox-esr WebKitWebDriver:webkit2gtk-driver xvfb-run:xvfb xauth:xauth pdftotext:poppler-utils
 test-browsers: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/browser/test_engines.py $(ARGS)
+
+# Home Assistant itself, of one version, in an environment of its own: a GB in build/. It needs Python 3.13.
+HOME_ASSISTANT := homeassistant==2026.2.3 home-assistant-frontend==20260128.6 paho-mqtt==2.1.0 pyotp==2.9.0 pyqrcode==1.2.1
+test-home-assistant: servers $(DEV) build/home-assistant
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_home_assistant.py $(ARGS)
+
+build/home-assistant:
+	@command -v python3.13 >/dev/null || { echo "make test-home-assistant needs python3.13 with venv." >&2; exit 1; }
+	@echo "Preparing $@ ..."
+	@rm -rf $@.new; python3.13 -m venv $@.new
+	@$@.new/bin/python -m pip --quiet --disable-pip-version-check --no-input install $(HOME_ASSISTANT)
+	@mv $@.new $@
 
 test-soak: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_soak.py $(ARGS)

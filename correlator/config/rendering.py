@@ -12,7 +12,7 @@ GATEWAY = ("http", "cluster", "log")
 """The sections that a gateway reads."""
 
 
-OF_INSTANCE = ("jobs.", "labels.", "database.timezone", "mqtt.prefix", "mqtt.instance")
+OF_INSTANCE = ("jobs.", "labels.", "database.timezone", "mqtt.prefix", "mqtt.instance", "mqtt.home_assistant")
 """What decides about the jobs of an appliance and their topics begins with these."""
 
 MAX_TEXT, MAX_NAMES = 100, 100

@@ -400,6 +400,11 @@ class Mqtt(Section):
         "", "The level of every topic that names this daemon; empty: the host name.", values.topic_level
     )
     prefix: str = _key("correlator/v1", "The levels of every topic before `instance`.", values.topic)
+    home_assistant: bool = _key(
+        False,
+        "Make each VM a device in Home Assistant, by MQTT discovery: status, progress, end and problem of its newest"
+        " job. Off again, the devices are removed.",
+    )
 
     @property
     def root(self) -> str:

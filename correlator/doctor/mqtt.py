@@ -20,6 +20,7 @@ from msgspec import Struct
 
 from correlator.config.schema import Mqtt
 from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning
+from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.connection import DEFAULT, LOST, Closed, Connector, MqttClient, code_of, describe_reason
 from correlator.sinks.mqtt.topics import Topics
 
@@ -94,6 +95,8 @@ async def _try(
     topics = Topics(settings.root)
     probe = f"{topics.root}/doctor/{secrets.token_hex(4)}"
     filters = [probe, f"{settings.prefix}/+/status", *topics.filters, _VERSION]
+    if settings.home_assistant:
+        filters[-1:-1] = [topics.devices, home_assistant.STATUS]
     retained: dict[str, bytes] = {}
     received, arrived = asyncio.Event(), asyncio.Event()
 
@@ -111,6 +114,8 @@ async def _try(
             granted = await client.subscribe([(f, 1) for f in filters])
             codes = [getattr(code, "value", code) for code in granted]
             await client.publish(probe, b"{}", qos=1, retain=False)
+            if settings.home_assistant:  # An empty message removes a device. Home Assistant knows none of this name.
+                await client.publish(topics.devices.replace("+", "doctor"), b"", qos=1, retain=False)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_AFTER if refusals else ECHO_WITHIN):
                     await received.wait()
@@ -171,15 +176,20 @@ def _allowing(settings: Mqtt) -> list[str]:
     """Return the commands that add the daemon's topics to the ACL."""
     lines = [f"user {settings.username}"] if settings.username else []
     lines.append(f"topic readwrite {settings.root}/#")
+    if settings.home_assistant:
+        lines += [f"topic readwrite {Topics(settings.root).devices}", f"topic read {home_assistant.STATUS}"]
     file = "$(sed --quiet 's/^acl_file //p' /etc/mosquitto/mosquitto.conf /etc/mosquitto/conf.d/*.conf)"
     written = f"printf '%s\\n' {' '.join(map(quote, lines))}"
     # In an ACL file, lines before the first user apply to anonymous clients.
-    add = f'{written} >>"{file}"' if settings.username else f'sed --in-place {quote(f"1i {lines[0]}")} "{file}"'
+    first = quote(r"1i " + r"\n".join(lines))
+    add = f'{written} >>"{file}"' if settings.username else f'sed --in-place {first} "{file}"'
     return [add, "systemctl reload mosquitto"]
 
 
 def judge_acl(settings: Mqtt, tried: Tried, *, running: bool) -> Check:
     root, fix = settings.root, _allowing(settings)
+    if settings.home_assistant:
+        root += f" and {Topics(root).devices}"
     if tried.refused:
         return failure(ACL, f"may not publish below {root}: {tried.refused}", fix=fix)
     if not tried.received and tried.protocol != "5" and not tried.status:
@@ -214,7 +224,9 @@ def judge_retained(settings: Mqtt, retained: Mapping[str, bytes], unknown: Seque
     detail = []
     others = _states(settings, retained)
     gone = sorted(name for name, state in others.items() if state == "offline" and name != settings.instance)
-    fix = [clearing(settings, f"{settings.prefix}/{name}/#") for name in gone]
+    fix = [
+        clearing(settings, f"{settings.prefix}/{name}/#", Topics(f"{settings.prefix}/{name}").devices) for name in gone
+    ]
     if gone:
         detail.append(f"offline, and not ours: {some(gone)}; a renamed instance leaves all its jobs")
     if unknown:
@@ -230,8 +242,8 @@ def judge_retained(settings: Mqtt, retained: Mapping[str, bytes], unknown: Seque
     return ok(RETAINED, f"{len(job_ids(settings, retained))} jobs of ours, and no obsolete topic", notes)
 
 
-def clearing(settings: Mqtt, topic: str) -> str:
-    """Return the command that removes the retained messages under `topic`."""
+def clearing(settings: Mqtt, *topics: str) -> str:
+    """Return the command that removes the retained messages under `topics`."""
     assert settings.url is not None
     words = ["mosquitto_sub", "-h", quote(settings.url.host), "-p", str(settings.url.port)]
     if settings.url.tls:
@@ -241,7 +253,8 @@ def clearing(settings: Mqtt, topic: str) -> str:
         file = settings.password_file
         words += ["-u", quote(settings.username), "-P", f'"$(cat {quote(str(file))})"' if file else '"$PASSWORD"']
     # Any client that may publish can choose the name of an instance, so it must be quoted.
-    return " ".join([*words, "-t", quote(topic), "--remove-retained", "--retained-only", "-W", "5"])
+    words += [word for topic in topics for word in ("-t", quote(topic))]
+    return " ".join([*words, "--remove-retained", "--retained-only", "-W", "5"])
 
 
 def _states(settings: Mqtt, retained: Mapping[str, bytes]) -> dict[str, str]:

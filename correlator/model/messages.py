@@ -341,6 +341,34 @@ class ExternalId(TypedDict):
     job_id: JobId
 
 
+class VmState(JobState, frozen=True, gc=False, kw_only=True):
+    """The newest job of a VM, without its steps, as in lists of jobs.
+
+    vm_name: The name that the topic has, percent-encoded.
+    """
+
+    vm_name: str
+
+
+HomeAssistantObject: TypeAlias = Annotated[
+    dict[str, Any], Meta(title="HomeAssistantObject", description="As Home Assistant defines it.")
+]
+
+
+class HomeAssistantDevice(TypedDict):
+    """A VM as a device of Home Assistant's MQTT discovery. Its entities read the topic of the VM.
+
+    availability: The topic of the daemon's status.
+    components: The entities by name: `status`, `progress`, `end`, `problem`. More may come.
+    """
+
+    device: HomeAssistantObject
+    origin: HomeAssistantObject
+    availability: list[HomeAssistantObject]
+    state_topic: str
+    components: dict[str, HomeAssistantObject]
+
+
 class DaemonIndex(TypedDict):
     """The daemon's position, and the number of jobs in memory."""
 

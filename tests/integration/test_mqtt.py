@@ -4,6 +4,7 @@ import asyncio
 import functools
 from typing import Any
 
+import aiomqtt
 import pytest
 
 from correlator.jobs.encoding import rfc3339
@@ -15,7 +16,11 @@ from tests.support.mqtt_harness import NOW, MqttHarness, drained, gone, holds, r
 
 
 async def test_what_is_retained_is_what_the_index_says(mosquitto):
-    jobs = reading("a", "x", "y/1 ä"), reading("b", "x", started=5), reading("c", status="completed")
+    jobs = (
+        reading("a", "x", "y/1 ä", vm="web/1 +#ä\0"),
+        reading("b", "x", started=5, vm="web/1 +#ä\0"),
+        reading("c", status="completed", vm="ä" * 1000),
+    )
     world = MqttHarness(mosquitto.port, *jobs, sink={"timings": MqttTimings(index_interval=3600.0)})
     async with watch(world, mosquitto.port) as watcher, world.running():
         await holds(watcher, world)
@@ -24,7 +29,7 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
         await holds(watcher, world)
         assert [said and said["job_id"] for said in watcher.said(world.ext("x"))] == ["b", "a"]
         assert [said and said.get("deleted") for said in watcher.said(world.state("b"))] == [None, True, None]
-        world.change("a", "x", "y/1 ä", status="completed")
+        world.change("a", "x", "y/1 ä", status="completed", vm="web/1 +#ä\0")
         world.learn(reading("new", "z", started=20))
         await holds(watcher, world)
         assert watcher.store[world.topics.status]["state"] == "online"
@@ -92,6 +97,24 @@ async def test_what_an_earlier_run_left_is_removed(mosquitto):
             ]  # fmt: skip
             assert None not in watcher.said(first.state("a"))
             await eventually(lambda: second.sink.describe()["pending"] == 0)
+
+
+async def test_a_device_of_home_assistant_exists_while_its_vm_has_jobs_and_the_key_is_set(mosquitto):
+    world = MqttHarness(mosquitto.port, reading("a", vm="web/1"), reading("b", vm="other"), home_assistant=True)
+    topic = world.topics.of(topics.TopicKey("discovery", "web/1"))
+    async with watch(world, mosquitto.port) as watcher:
+        async with world.running():
+            await holds(watcher, world)
+            world.learn(gone("b"))
+            await holds(watcher, world)
+            before = len(watcher.said(topic))
+            async with aiomqtt.Client("127.0.0.1", mosquitto.port) as home_assistant:
+                await home_assistant.publish("homeassistant/status", b"online")
+                await eventually(lambda: len(watcher.said(topic)) == before + 1)
+        later = MqttHarness(mosquitto.port, reading("a", vm="web/1"), instance=world.instance)
+        async with later.running():
+            await holds(watcher, later)
+            assert watcher.said(topic)[-1] is None
 
 
 async def test_a_job_that_changes_all_the_time_is_published_four_times_a_second(mosquitto):

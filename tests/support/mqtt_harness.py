@@ -13,11 +13,13 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.jobs.index import Index
+from correlator.jobs.job_view import vm_name
 from correlator.model.facts import Kind, Reading
 from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, StepRecord
 from correlator.pipeline.local_hub import LocalHub
 from correlator.sinks.event_log import EventLog
+from correlator.sinks.mqtt.home_assistant import device
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.tasks import Backoff
@@ -29,9 +31,12 @@ NOW = 1_758_553_933_000_000
 _instances = (f"instance-{n}" for n in itertools.count())
 
 
-def reading(job_id, *external, observed_at=1, started=0, status="running", error=None):
+def reading(job_id, *external, observed_at=1, started=0, status="running", error=None, vm=None):
     column, *rest = external or (None,)
-    metadata = orjson.dumps({"gui_job_id": rest[0]}).decode() if rest else None
+    members = {"gui_job_id": rest[0]} if rest else {}
+    if vm is not None:
+        members["vm_name"] = vm
+    metadata = orjson.dumps(members).decode() if members else None
     at = NOW + started * 1_000_000
     record = JobRecord(
         job_id, operation="unified-live-failover", job_type="failover", status=status, external_job_id=column,
@@ -58,6 +63,7 @@ class MqttHarness:
         self.hub.status.loading = False
         self.times = itertools.count(10)
         self.learn(*readings)
+        self.has_devices = settings.get("home_assistant", False)
         url = BrokerUrl("127.0.0.1", port, tls="tls" in settings)
         self.event_log = EventLog(restored)
         self.sink = MqttSink(
@@ -100,15 +106,25 @@ class MqttHarness:
         return self.topics.of(TopicKey("ext", external_id))
 
     def due(self):
-        """What should be retained of jobs and IDs."""
-        due = {}
-        for shown in self.index.published.all():
-            due[self.state(shown.job_id)] = {**document_of(shown), "epoch": self.hub.epoch, "seq": shown.rev}
-            for name in shown.view.external_ids:
-                owner = self.index.published.resolve(name)
-                assert owner is not None
-                due[self.ext(name)] = {"external_id": name, "job_id": owner.job_id}
-        return due
+        """What should be retained of jobs, IDs and VMs."""
+        return retained_topics(self.topics, self.index, self.hub.epoch, devices=self.has_devices)
+
+
+def retained_topics(topics: Topics, index: Index, epoch: str, *, devices: bool = False) -> dict[str, Any]:
+    """What should be retained of an index: topic → content."""
+    due: dict[str, Any] = {topics.of(TopicKey("marker")): True} if devices else {}
+    for shown in sorted(index.published.all(), key=lambda job: job.view.age_key):
+        said = {**document_of(shown), "epoch": epoch, "seq": shown.rev}
+        due[topics.of(TopicKey("state", shown.job_id))] = said
+        for name in shown.view.external_ids:
+            owner = index.published.resolve(name)
+            assert owner is not None
+            due[topics.of(TopicKey("ext", name))] = {"external_id": name, "job_id": owner.job_id}
+        if vm := vm_name(shown.view):
+            due[topics.of(TopicKey("vm", vm))] = {**said, "steps": {}, "vm_name": vm}
+            if devices:
+                due[topics.of(TopicKey("discovery", vm))] = orjson.loads(orjson.dumps(device(topics, vm)))
+    return due
 
 
 class TopicWatcher:
@@ -127,7 +143,7 @@ class TopicWatcher:
             task = asyncio.create_task(self._read(client))
             # Whether a message came from the store or just now, `retain` is set all the same.
             options = SubscribeOptions(1, retainAsPublished=True)
-            await client.subscribe(f"{self.topics.root}/#", options=options)
+            await client.subscribe([(f, options) for f in (f"{self.topics.root}/#", self.topics.devices)])
             try:
                 yield self
             finally:
@@ -151,7 +167,7 @@ class TopicWatcher:
         return [status["state"] for status in self.said(self.topics.status)]
 
     def jobs(self):
-        """What is retained of jobs and IDs."""
+        """What is retained of jobs, IDs and VMs."""
         return {t: v for t, v in self.store.items() if self.topics.key(t) is not None}
 
 

@@ -66,6 +66,18 @@ def test_the_permissions_at_the_broker_are_checked(tried, running, status, says)
         assert any("topic readwrite correlator/v1/here/#" in command for command in check.fix)
 
 
+def test_the_rights_that_home_assistant_needs_are_part_of_the_fix():
+    with_devices = config(mqtt__home_assistant="true").mqtt
+    refused, denied = Tried("5", refused="Not authorized"), Tried("5", denied=("homeassistant/status",))
+    for tried, says in (refused, "may not publish"), (denied, "not read"):
+        check = mqtt.judge_acl(with_devices, tried, running=True)
+        assert says in check.summary
+        assert "homeassistant" in check.summary
+        assert "topic readwrite homeassistant/device/correlator_2Fv1_2Fhere/+/config" in check.fix[0]
+        assert "topic read homeassistant/status" in check.fix[0]
+        assert "homeassistant" not in str(mqtt.judge_acl(SETTINGS, tried, running=True))
+
+
 @pytest.mark.parametrize(
     ("code", "says"), [(5, "mosquitto_passwd"), (134, "mosquitto_passwd"), (136, "nc -vz 10.0.0.7 1883")]
 )
@@ -111,7 +123,7 @@ def test_orphaned_topics_are_named_with_the_command_that_clears_them():
         "--remove-retained --retained-only -W 5",
     )
     assert check.fix == (
-        f"{begin} 'correlator/v1/old/#' {end}",
+        f"{begin} 'correlator/v1/old/#' -t homeassistant/device/correlator_2Fv1_2Fold/+/config {end}",
         f"{begin} correlator/v1/here/job/j1/state {end}",
     )
 

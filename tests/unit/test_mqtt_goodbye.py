@@ -46,7 +46,7 @@ class Broker:
 
     async def unsubscribe(self, _: object) -> None: ...
 
-    async def read_retained(self, _: object) -> None:
+    async def read(self, _: object) -> None:
         await asyncio.Event().wait()
 
     def drop(self) -> None:

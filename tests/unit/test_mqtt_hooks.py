@@ -117,4 +117,4 @@ async def test_a_connection_ends_at_once_if_the_loop_takes_no_writer_for_its_soc
         made._on_socket_register_write(made._client, None, ours)
         async with asyncio.timeout(5):
             with pytest.raises(aiomqtt.MqttError):
-                await made.read_retained(lambda *_: None)
+                await made.read(lambda *_: None)

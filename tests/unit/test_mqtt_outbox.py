@@ -22,9 +22,9 @@ from correlator.pipeline.hub import Batch
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt import outbox
 from correlator.sinks.mqtt.outbox import STATES_WITHIN, TURNS, DirtyTopics, MqttEvent, MqttEvents, MqttOutbox
-from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics, escape, unescape
+from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics, escape, identifier, unescape
 from tests.support.documents import document_of
-from tests.support.mqtt_harness import NOW, reading
+from tests.support.mqtt_harness import NOW, reading, retained_topics
 
 A, B = TopicKey("state", "a"), TopicKey("state", "b")
 
@@ -205,10 +205,18 @@ def test_an_id_is_one_level_of_a_topic(name, level):
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_every_id_comes_back_from_its_topic(name):
-    for key in (TopicKey("state", name), TopicKey("ext", name)):
-        topic = NAMES.of(key)
+    for kind in ("state", "ext", "vm", "discovery"):
+        topic = NAMES.of(TopicKey(kind, name))
         assert topic.isascii()
-        assert NAMES.key(topic) == key
+        assert NAMES.key(topic) == TopicKey(kind, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"), [("web-01", "web-01"), ("web_01.a~", "web_5F01_2Ea_7E"), ("a/ä%", "a_2F_C3_A4_25")]
+)
+def test_the_ids_of_a_device_have_the_characters_that_home_assistant_allows(name, level):
+    assert identifier(name) == level
+    assert NAMES.of(TopicKey("discovery", name)) == f"homeassistant/device/correlator_2Fv1_2Fhere/{level}/config"
 
 
 @pytest.mark.parametrize(
@@ -221,6 +229,8 @@ def test_every_id_comes_back_from_its_topic(name):
         "correlator/v1/here/ext/%zz",
         "correlator/v1/here/ext/%ff",
         "correlator/v1/here/ext/%61",
+        "homeassistant/device/correlator_2Fv1_2Fthere/a/config",
+        "homeassistant/device/correlator_2Fv1_2Fhere/_61/config",
     ],
 )
 def test_a_foreign_topic_has_no_key(topic):
@@ -233,12 +243,12 @@ def test_a_foreign_topic_has_no_key(topic):
 class TreeHarness:
     """An index and its topic tree, connected as by the hub."""
 
-    def __init__(self, *readings, index=None):
+    def __init__(self, *readings, index=None, devices=False):
         self.index = index or Index()
         self.index.loading = False
         self.event_log = EventLog()
         self.events = MqttEvents(self.event_log)
-        self.tree = MqttOutbox(NAMES, self.index.published, "e1", self.events)
+        self.tree = MqttOutbox(NAMES, self.index.published, "e1", self.events, devices=devices)
         self.now = 0.0
         self.learn(*readings)
 
@@ -288,6 +298,14 @@ def ext(external_id):
     return NAMES.of(TopicKey("ext", external_id))
 
 
+def vm(name):
+    return NAMES.of(TopicKey("vm", name))
+
+
+def discovery(name):
+    return NAMES.of(TopicKey("discovery", name))
+
+
 def test_nothing_of_a_job_is_sent_before_the_connection_is_ready():
     world = TreeHarness(reading("a", "x"))
     assert world.tree.pop_next(0.0) is None
@@ -299,6 +317,11 @@ LEFT = {
     state("odd"): b"no JSON",
     state("none"): b"{}",
     ext("v"): b'{"external_id": "v", "job_id": "gone"}',
+    vm("old"): b'{"job_id": "gone"}',
+    vm("w/1 ä"): b"no JSON",
+    discovery("v"): b"{}",
+    discovery("old"): b"{}",
+    NAMES.of(TopicKey("marker")): b"true",
     "correlator/v1/here/status": b"{}",
 }
 """What an earlier run left on the broker. The status has no key: it stays as it is."""
@@ -310,6 +333,7 @@ class RetainedTopics(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.world, self.store, self.flying, self.times = TreeHarness(), dict(LEFT), [], itertools.count(2)
+        self.has_devices = False
 
     def receive(self, message):
         """The state of a job that is not there any more says so before its topic is emptied."""
@@ -320,10 +344,11 @@ class RetainedTopics(RuleBasedStateMachine):
             assert json.loads(last)["deleted"]
 
     @rule(job_id=st.sampled_from("abc"), names=st.lists(st.sampled_from("xyz"), max_size=2, unique=True),
-          started=st.integers(0, 3), status=st.sampled_from(["running", "completed"]))  # fmt: skip
-    def learn(self, job_id, names, started, status):
+          started=st.integers(0, 3), status=st.sampled_from(["running", "completed"]),
+          name=st.sampled_from([None, "", "v", "w/1 ä"]))  # fmt: skip
+    def learn(self, job_id, names, started, status, name):
         observed_at = next(self.times)
-        self.world.learn(reading(job_id, *names, started=started, status=status, observed_at=observed_at))
+        self.world.learn(reading(job_id, *names, started=started, status=status, observed_at=observed_at, vm=name))
 
     @rule(job_id=st.sampled_from("abc"))
     def gone(self, job_id):
@@ -342,20 +367,32 @@ class RetainedTopics(RuleBasedStateMachine):
             self.receive(message)
         self.world.tree.acknowledged(parcel.tag)
 
-    @rule(arrived=st.integers(0, 2), is_restart=st.booleans(), is_store_lost=st.booleans())
-    def connect(self, arrived=0, is_restart=False, is_store_lost=False):
+    @rule()
+    def announce(self):
+        for _ in self.world.tree.announce():
+            pass
+
+    @rule(arrived=st.integers(0, 2), is_restart=st.booleans(), is_store_lost=st.booleans(), devices=st.booleans())
+    def connect(self, arrived=0, is_restart=False, is_store_lost=False, devices=False):
         for parcel in self.flying:
             for message in parcel.messages[:arrived]:
                 self.receive(message)
         self.flying.clear()
         if is_restart:
-            self.world = TreeHarness(index=self.world.index)
+            self.world, self.has_devices = TreeHarness(index=self.world.index, devices=devices), devices
         if is_store_lost:
             self.store.clear()
         self.world.tree.end()
         self.world.begin()
-        for topic, payload in [*self.store.items()]:
+        # As the sink does: it does not read the topics of devices where it needs not.
+        own = {topic: payload for topic, payload in self.store.items() if topic.startswith(NAMES.root)}
+        for topic, payload in own.items():
             self.world.tree.on_retained(topic, payload)
+        if self.has_devices or self.world.tree.devices_left:
+            for topic in self.store.keys() - own.keys():
+                self.world.tree.on_retained(topic, b"{}")
+        if self.world.tree.devices_left:
+            self.world.tree.devices_read()
 
     def teardown(self):
         self.connect()
@@ -363,12 +400,7 @@ class RetainedTopics(RuleBasedStateMachine):
         for message in self.world.send():
             self.receive(message)
         self.store.pop("correlator/v1/here/status", None)
-        published = self.world.index.published
-        due = {state(j.job_id): {**document_of(j), "epoch": "e1", "seq": j.rev} for j in published.all()}
-        for name in {name for j in published.all() for name in j.view.external_ids}:
-            owner = published.resolve(name)
-            assert owner is not None
-            due[ext(name)] = {"external_id": name, "job_id": owner.job_id}
+        due = retained_topics(NAMES, self.world.index, "e1", devices=self.has_devices)
         assert {topic: json.loads(payload) for topic, payload in self.store.items()} == due
 
 
@@ -393,13 +425,16 @@ def test_the_tombstone_of_a_job_has_its_last_state_or_what_an_earlier_run_left_o
         **{state(name): {"job_id": name, **at} for name in ("odd", "none")},
     }
     assert all(m.payload.count(b'"epoch"') == 1 for m in sent if m.payload)
-    assert {m.topic for m in sent if not m.payload} == {*said, ext("x"), ext("v")}
+    assert {m.topic for m in sent if not m.payload} == {*said, *LEFT, ext("x")} - {
+        NAMES.status,
+        NAMES.of(TopicKey("marker")),
+    }
 
 
 def test_only_ended_jobs_expire():
-    world = TreeHarness(reading("a"), reading("b", status="completed"))
+    world = TreeHarness(reading("a", vm="v"), reading("b", status="completed", vm="w"), devices=True)
     world.begin()
-    assert {m.topic: m.expires for m in world.send()} == {state("a"): False, state("b"): True}
+    assert {m.topic for m in world.send() if m.expires} == {state("b"), vm("w")}
 
 
 def test_a_new_connection_gets_the_newest_jobs_first():
@@ -411,23 +446,24 @@ def test_a_new_connection_gets_the_newest_jobs_first():
 
 def test_a_new_connection_adds_jobs_in_steps_and_sends_changes_between_them_once(monkeypatch):
     monkeypatch.setattr(outbox, "BEGIN_BATCH", 2)
-    world = TreeHarness(*(reading(f"j{n}", f"x{n}", started=n) for n in range(7)))
+    world = TreeHarness(*(reading(f"j{n}", f"x{n}", started=n, vm=f"v{n}") for n in range(7)))
     world.learn(Reading("j6", 2))
     pending = [0]
     for _ in world.tree.begin():
         if pending[-1] == 0 and world.tree.pending:  # of the newest jobs, one was taken in and one is to come
             world.learn(
-                reading("j5", status="completed", observed_at=3), reading("j0", "y", observed_at=3), reading("new")
+                reading("j5", "x5", status="completed", observed_at=3, started=5, vm="v5"),
+                reading("j0", "y", observed_at=3, vm="v0"),
+                reading("new", vm="v6"),
             )
             world.learn(Reading("j1", 4))
         pending.append(world.tree.pending)
-    assert max(b - a for a, b in pairwise(pending)) <= 9, "two topics, and what has changed"
+    assert max(b - a for a, b in pairwise(pending)) <= 13, "two topics, and what has changed"
     sent = world.send()
     states = [m.topic for m in sent if m.topic.endswith("/state")]
     there = [state(job_id) for job_id in ("j0", "j2", "j3", "j4", "j5", "new")]
     assert sorted(states) == sorted([*there, *[state("j1"), state("j6")] * 2]), "deleted jobs are published once more"
-    held = world.retained(sent)
-    assert held.keys() == {*there, *map(ext, ("x2", "x3", "x4", "y"))}
+    assert world.retained(sent) == retained_topics(NAMES, world.index, "e1")
 
 
 def test_a_step_of_begin_adds_a_bounded_number_of_topics_however_many_ids_a_job_has(monkeypatch):
@@ -477,10 +513,27 @@ def test_a_legacy_job_that_merges_leaves_and_the_real_one_gets_its_id():
 
 def test_jobs_that_leave_while_the_broker_is_away_are_bounded(monkeypatch):
     monkeypatch.setattr(outbox, "MAX_TOMBSTONES", 2)
-    world = TreeHarness(*(reading(f"j{n}", started=n) for n in range(4)))
+    world = TreeHarness(*(reading(f"j{n}", started=n, vm=f"v{n}") for n in range(4)), devices=True)
     world.learn(*(Reading(f"j{n}", 2) for n in range(4)))
     world.begin()
-    assert {m.topic for m in world.send()} == {state("j2"), state("j3")}
+    gone = {m.topic for m in world.send() if not m.payload}
+    assert gone == {of(f"{kind}{n}") for n in (2, 3) for of, kind in ((state, "j"), (vm, "v"), (discovery, "v"))}
+
+
+def test_a_vm_has_its_newest_job_and_a_device_while_it_has_any_job():
+    world = TreeHarness(reading("a", vm="v"), devices=True)
+    world.begin()
+    world.send()
+
+    def sent(*readings):
+        world.learn(*readings)
+        return {m.topic: orjson.loads(m.payload)["job_id"] if m.payload else None for m in world.send()
+                if m.topic in (vm("v"), discovery("v"))}  # fmt: skip
+
+    assert sent(reading("b", vm="v", started=1)) == {vm("v"): "b"}
+    assert sent(reading("a", vm="v", error="older", observed_at=2)) == {}
+    assert sent(reading("b", vm="other", started=1, observed_at=3)) == {vm("v"): "a"}
+    assert sent(Reading("a", 4)) == {discovery("v"): None, vm("v"): None}
 
 
 def test_an_event_is_published_once_with_its_position():

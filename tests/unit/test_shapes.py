@@ -225,11 +225,16 @@ def tree(record: JobRecord) -> tuple[MqttOutbox, Index]:
     index = Index()
     index.loading = False
     index.apply([Reading(record.job_id, 1, record, STEPS)], AT)
-    return MqttOutbox(topics.Topics("p/i"), index.published, "e", MqttEvents(EventLog())), index
+    built = MqttOutbox(topics.Topics("p/i"), index.published, "e", MqttEvents(EventLog()), devices=True)
+    for _ in built.begin():
+        pass
+    return built, index
 
 
 def test_what_is_retained_has_its_shape_to_the_last_member():
-    built, index = tree(JobRecord("j", status="running", external_job_id="x", started_at=AT))
+    metadata = '{"vm_name": "v"}'
+    built, index = tree(JobRecord("j", status="running", external_job_id="x", started_at=AT, metadata=metadata))
+    (vm,), (device,) = (built.messages(topics.TopicKey(kind, "v")) for kind in ("vm", "discovery"))
     (state,) = built.messages(topics.TopicKey("state", "j"))
     (ext,) = built.messages(topics.TopicKey("ext", "x"))
     gone = index.published.get("j")
@@ -243,6 +248,8 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
     for name, message in {
         "JobState": state,
         "ExternalId": ext,
+        "VmState": vm,
+        "HomeAssistantDevice": device,
         "DeletedJobState": deleted,
         "DaemonStatus": built.status("online", AT),
         "DaemonIndex": built.index(),

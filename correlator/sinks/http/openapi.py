@@ -25,7 +25,7 @@ from correlator.pipeline.resume_ring import MAX_CHANGES
 from correlator.sinks.http import frames, websocket
 from correlator.sinks.http.access import TICKET_SECONDS
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
-from correlator.sinks.mqtt.topics import SPACING, TopicKey, Topics, unescape
+from correlator.sinks.mqtt.topics import DISCOVERY, SPACING, TopicKey, Topics, unescape
 from correlator.sinks.webhooks import CLOUD_EVENT
 
 JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
@@ -512,7 +512,7 @@ _RECEIVED: Final = get_args(messages.ClientMessage)
 _STREAMED: Final = tuple(t for t in messages.SERVER_MESSAGES if t not in (messages.Error, messages.Pong))
 _PUBLISHED: Final = (
     *(messages.DaemonStatus, messages.JobState, messages.DeletedJobState),
-    *(messages.JobEvent, messages.ExternalId, messages.DaemonIndex),
+    *(messages.JobEvent, messages.ExternalId, messages.VmState, messages.HomeAssistantDevice, messages.DaemonIndex),
 )
 
 
@@ -593,11 +593,19 @@ def _topics() -> Iterable[tuple[str, Schema, Schema]]:
         "Not retained: one message for every committed lifecycle row, and for transitions that only the tables show."
     )
     ext = "Retained: one topic for each external ID; emptied when the job that has it leaves memory."
+    vm = (
+        "Retained: the newest job of a VM, as `state`, without its steps; emptied when the VM's last job leaves memory."
+    )
+    device = "Retained, with `mqtt.home_assistant`: a VM as a device for Home Assistant; emptied as the VM's topic."
+    marker = "Retained, with `mqtt.home_assistant`: `true`. A run without the key finds it, and removes the devices."
     tree: list[tuple[str, str, str, tuple[Any, ...]]] = [
         ("status", topics.status, "Retained, and the last will.", (messages.DaemonStatus,)),
         ("state", topics.of(TopicKey("state", "{job_id}")), state, (messages.JobState, messages.DeletedJobState)),
         ("event", topics.event("{job_id}"), event, (messages.JobEvent,)),
         ("ext", topics.of(TopicKey("ext", "{external_id}")), ext, (messages.ExternalId,)),
+        ("vm", topics.of(TopicKey("vm", "{vm_name}")), vm, (messages.VmState,)),
+        ("device", DISCOVERY, device, (messages.HomeAssistantDevice,)),
+        ("marker", topics.of(TopicKey("marker")), marker, ()),
         ("index", topics.index, "Retained, every 10 s.", (messages.DaemonIndex,)),
     ]
     for name, topic, description, kinds in tree:
@@ -618,6 +626,9 @@ _LEVELS: Final = {
     "instance": {"description": "`mqtt.instance`; by default the host name"},
     "job_id": {"description": "The job's UUID; of a legacy job its ID, escaped like an external one"},
     "external_id": {"description": "Percent-encoded: every byte outside `A-Z a-z 0-9 . _ ~ -` (RFC 3986, 2.3)"},
+    "vm_name": {"description": "Escaped like an external ID"},
+    "node_id": {"description": "`{prefix}/{instance}`, where every byte outside `A-Z a-z 0-9 -` is `_` and two digits"},
+    "object_id": {"description": "The VM's name, escaped like `node_id`"},
 }
 
 

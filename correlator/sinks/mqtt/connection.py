@@ -278,15 +278,16 @@ class MqttClient(aiomqtt.Client):
 
     def __init__(self, *args: Any, on_refused: Callable[[str], None] = lambda _: None, **kwargs: Any) -> None:
         self.on_refused = on_refused
-        self.on_retained: Callable[[str, bytes], None] | None = None
+        self.on_message: Callable[[str, bytes, bool], None] | None = None
         super().__init__(*args, **kwargs)
 
-    async def read_retained(self, on_retained: Callable[[str, bytes], None]) -> None:
-        """Call `on_retained` with topic and payload of each retained message until the connection has ended.
+    async def read(self, on_message: Callable[[str, bytes, bool], None]) -> None:
+        """Call `on_message` with each message that is not empty until the connection has ended.
 
-        aiomqtt's own `messages` takes a task for each. Raises: aiomqtt.MqttError.
+        It gets topic, payload, and whether the broker had retained the message. aiomqtt's own `messages` takes a task
+        for each. Raises: aiomqtt.MqttError.
         """
-        self.on_retained = on_retained
+        self.on_message = on_message
         await asyncio.wait((self._disconnected,))
         raise aiomqtt.MqttError("disconnected") from self._disconnected.exception()
 
@@ -331,10 +332,10 @@ class MqttClient(aiomqtt.Client):
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        if self.on_retained is None:
+        if self.on_message is None:
             super()._on_message(client, userdata, message)
-        elif message.retain and message.payload:
-            self.on_retained(message.topic, bytes(message.payload))
+        elif message.payload:
+            self.on_message(message.topic, bytes(message.payload), message.retain)
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         if reason_code.is_failure:

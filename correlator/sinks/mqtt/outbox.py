@@ -32,7 +32,8 @@ from msgspec.msgpack import Decoder
 
 from correlator.bounded import BoundedDict
 from correlator.jobs import encoding
-from correlator.jobs.directory import JobDirectory
+from correlator.jobs.directory import NO_AGE, JobDirectory, Names
+from correlator.jobs.job_view import vm_name
 from correlator.model.facts import Kind
 from correlator.model.messages import DaemonIndex, DaemonState, DaemonStatus, ExternalId
 from correlator.model.published import AgeKey, Change, PublishedJob
@@ -40,6 +41,7 @@ from correlator.model.rows import Micros
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch
 from correlator.sinks.event_log import EventLog, PendingEvents
+from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.topics import SPACING, MqttMessage, TopicKey, Topics, parse_state
 
 T = TypeVar("T")
@@ -86,7 +88,8 @@ class MqttOutbox:
     """The topics of the index, with an outbox of those that the broker lacks.
 
     There is no connection before `begin` and after `end`; changes are not marked then. `clock`: returns seconds, the
-    same as the clock of `events`. Use it from one event loop only.
+    same as the clock of `events`. `devices`: whether each VM is a device for Home Assistant. Use it from one event loop
+    only.
     """
 
     def __init__(
@@ -96,6 +99,8 @@ class MqttOutbox:
         epoch: str,
         events: MqttEvents,
         clock: Callable[[], float] = no_clock,
+        *,
+        devices: bool = False,
     ) -> None:
         self._topics = topics
         self._published = published
@@ -103,6 +108,10 @@ class MqttOutbox:
         self._events = events
         self._outbox = DirtyTopics(clock=clock)
         self._tombstones: BoundedDict[str, tuple[PublishedJob | dict[str, Any], int]] = BoundedDict(MAX_TOMBSTONES)
+        self._vms = VmJobs()
+        self._devices = devices
+        self.devices_left = False
+        """The broker holds devices of an earlier run for Home Assistant, and this run has none: see `devices_read`."""
         self._connected = False
         self._turn = 0
 
@@ -118,6 +127,10 @@ class MqttOutbox:
                     self._outbox.mark(TopicKey("state", change.job_id))
                 for external_id in _affected_external_ids(change):
                     self._outbox.mark(TopicKey("ext", external_id))
+                for name, is_new in self._vms.put(change.job_id, change.new, change.old):
+                    if is_new and self._devices:
+                        self._outbox.mark(TopicKey("discovery", name))
+                    self._outbox.mark(TopicKey("vm", name))
         dropped = 0
         for event in batch.events:
             payload = encoding.encode(encoding.event(event, self._epoch, batch.seq))
@@ -133,15 +146,19 @@ class MqttOutbox:
         self._outbox.restart()
         self._events.restart()
         self._connected = True
+        self._vms = VmJobs()
         published = list(self._published.all())
         left = [name if isinstance(last, dict) else last for name, (last, _) in self._tombstones.items()]
         by_age: list[list[tuple[AgeKey, PublishedJob]]] = []
         for batch in _batches(published):
             with timed("mqtt begin"):
                 by_age.append(sorted(((job.view.age_key, job) for job in batch), key=itemgetter(0), reverse=True))
+                for job in batch:
+                    self._vms.put(job.job_id, self._published.get(job.job_id))
             yield
         newest_first = (job for _, job in merge(*by_age, key=itemgetter(0), reverse=True))
-        keys = (key for job in chain(newest_first, left) for key in _keys(job))
+        marker = (TopicKey("marker"),) if self._devices else ()
+        keys = chain(marker, (key for job in chain(newest_first, left) for key in self._keys(job)))
         more = True
         while more:
             with timed("mqtt begin"):
@@ -152,7 +169,7 @@ class MqttOutbox:
 
     def end(self) -> None:
         """End the connection. The next `begin` computes what the broker lacks from the index."""
-        self._connected = False
+        self._connected = self.devices_left = False
         self._outbox.restart()
         self._events.restart()
 
@@ -164,6 +181,22 @@ class MqttOutbox:
                 self._outbox.mark(key)
             case TopicKey("ext", name) as key if self._published.owner(name) is None:
                 self._outbox.mark(key)
+            case TopicKey("vm", name) as key if self._vms.newest(name) is None:
+                self._outbox.mark(key)
+            case TopicKey("discovery", name) as key if not self._devices or self._vms.newest(name) is None:
+                self._outbox.mark(key)
+            case TopicKey("marker"):
+                self.devices_left = not self._devices
+
+    def devices_read(self) -> None:
+        """All devices of an earlier run have been read, and will be removed: remove the marker after them."""
+        self._outbox.mark(TopicKey("marker"))
+
+    def announce(self) -> Iterator[None]:
+        """Publish all devices again, in steps as `begin`."""
+        for names in _batches(self._vms.names()):
+            self._outbox.add(TopicKey("discovery", name) for name in names)
+            yield
 
     def pop_next(self, now: float) -> Parcel | None:
         """Dequeue what to send next: an event or a topic alternately; with late changes, one event in `TURNS`.
@@ -221,6 +254,14 @@ class MqttOutbox:
                 return self._job(self._topics.of(key), key.name)
             case "ext":
                 return (self._external(self._topics.of(key), key.name),)
+            case "vm":
+                return (self._vm(self._topics.of(key), key.name),)
+            case "discovery":
+                exists = self._devices and self._vms.newest(key.name) is not None
+                payload = encoding.encode(home_assistant.device(self._topics, key.name)) if exists else b""
+                return (MqttMessage(self._topics.of(key), payload),)
+            case "marker":
+                return (MqttMessage(self._topics.of(key), b"true" if self._devices else b""),)
             case kind:
                 assert_never(kind)
 
@@ -229,6 +270,13 @@ class MqttOutbox:
             return MqttMessage(topic, b"")
         payload: ExternalId = {"external_id": name, "job_id": owner.job_id}
         return MqttMessage(topic, encoding.encode(payload))
+
+    def _vm(self, topic: str, name: str) -> MqttMessage:
+        shown = self._published.get(job_id) if (job_id := self._vms.newest(name)) is not None else None
+        if shown is None:
+            return MqttMessage(topic, b"")
+        payload = self._state(encoding.text(shown, steps=False), {"vm_name": name}, shown.rev)
+        return MqttMessage(topic, payload, expires=shown.view.terminal)
 
     def _job(self, topic: str, job_id: str) -> tuple[MqttMessage, ...]:
         if (shown := self._published.get(job_id)) is not None:
@@ -242,6 +290,20 @@ class MqttOutbox:
 
     def _state(self, document: bytes, more: Mapping[str, Any], seq: int) -> bytes:
         return encoding.extended(document, {**more, "epoch": self._epoch, "seq": seq})
+
+    def _keys(self, shown: PublishedJob | str) -> Iterator[TopicKey]:
+        """The topics of a job. Of a job that an earlier run left on the broker only the ID is known."""
+        if isinstance(shown, str):
+            yield TopicKey("state", shown)
+            return
+        yield TopicKey("state", shown.job_id)
+        for external_id in shown.view.external_ids:
+            yield TopicKey("ext", external_id)
+        name = vm_name(shown.view)
+        if name and self._vms.newest(name) in (None, shown.job_id):
+            yield TopicKey("vm", name)
+            if self._devices:
+                yield TopicKey("discovery", name)
 
     def _pop_event(self) -> Parcel | None:
         if (popped := self._events.pop_next()) is None:
@@ -258,16 +320,6 @@ def _batches(jobs: Sequence[T]) -> Iterator[Sequence[T]]:
     return (jobs[at : at + BEGIN_BATCH] for at in range(0, len(jobs), BEGIN_BATCH))
 
 
-def _keys(shown: PublishedJob | str) -> Iterator[TopicKey]:
-    """The topics of a job. Of a job that an earlier run left on the broker only the ID is known."""
-    if isinstance(shown, str):
-        yield TopicKey("state", shown)
-        return
-    yield TopicKey("state", shown.job_id)
-    for external_id in shown.view.external_ids:
-        yield TopicKey("ext", external_id)
-
-
 def _affected_external_ids(change: Change) -> Iterable[str]:
     """The external IDs whose owner may have changed: the jobs with that ID, or which of them is the newest, changed."""
     old, new = (shown.view if shown is not None else None for shown in (change.old, change.new))
@@ -275,6 +327,56 @@ def _affected_external_ids(change: Change) -> Iterable[str]:
     if old is None or new is None or change.moved or old.age_key != new.age_key:
         return {*before, *after}
     return () if before == after else set(before) ^ set(after)
+
+
+class _Place(Struct, frozen=True, gc=False):
+    """The VM of a job, empty if there is none, and the age of the job."""
+
+    vm: str
+    age: AgeKey
+
+
+_NOWHERE = _Place("", NO_AGE)
+
+
+class VmJobs:
+    """The newest job of each VM (`JobView.age_key`), of the jobs that were `put`."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, _Place] = {}
+        """Of jobs with a VM, by job ID."""
+        self._names = Names(lambda job_id: self._places[job_id].age)
+
+    def newest(self, name: str) -> str | None:
+        """The newest job of the VM with this name; None if it has none."""
+        return self._names.owner(name)
+
+    def names(self) -> list[str]:
+        return list({place.vm for place in self._places.values()})
+
+    def put(self, job_id: str, new: PublishedJob | None, old: PublishedJob | None = None) -> list[tuple[str, bool]]:
+        """Note what is published of a job now; None: nothing is. `old`: what was published before, if that is known.
+
+        Returns the VMs of which it is or was the newest job, each with whether it is their first or was their last.
+        """
+        was, now = self._places.get(job_id, _NOWHERE), _NOWHERE
+        if new is not None:
+            same = old is not None and old.view.metadata == new.view.metadata
+            now = _Place(was.vm if same else vm_name(new.view), new.view.age_key)
+        names = {place.vm for place in (was, now) if place.vm}
+        before = {name: self._names.owner(name) for name in names}
+        if was != now:
+            self._names.move(job_id, filter(None, (was.vm,)), was.age, filter(None, (now.vm,)), now.age)
+            if now.vm:
+                self._places[job_id] = now
+            else:
+                self._places.pop(job_id, None)
+        after = {name: self._names.owner(name) for name in names}
+        return [
+            (name, (before[name] is None) != (after[name] is None))
+            for name in names
+            if job_id in (before[name], after[name])
+        ]
 
 
 class _InFlight(Struct):

@@ -30,6 +30,7 @@ from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.event_log import EventLog, Lateness, Notice
+from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.connection import DEFAULT, LOST, Connector, MqttClient, MqttTimings, answered, describe_error
 from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttEvents, MqttOutbox, Parcel
 from correlator.sinks.mqtt.publisher import Publisher, window
@@ -63,6 +64,7 @@ class MqttSink:
         timings: MqttTimings = DEFAULT,
     ) -> None:
         self._topics = Topics(settings.root)
+        self._devices = settings.home_assistant
         self._events = MqttEvents(event_log, time.monotonic, max_events=max_events)
         self._outbox: MqttOutbox | None = None
         self._timings = timings
@@ -73,6 +75,7 @@ class MqttSink:
         self._error: str | None = None
         self._wake = asyncio.Event()
         self._retained_arrived = asyncio.Event()
+        self._home_assistant_began = asyncio.Event()
         self._heartbeat: Callable[[], None] = lambda: None
         self.connected = False
         self._superseded = False
@@ -105,7 +108,9 @@ class MqttSink:
 
     async def run(self, hub: Hub) -> None:
         """Publish until cancelled, then publish ``offline`` and disconnect, which takes 8 s at most."""
-        outbox = self._outbox = MqttOutbox(self._topics, hub.published, hub.epoch, self._events, time.monotonic)
+        outbox = self._outbox = MqttOutbox(
+            self._topics, hub.published, hub.epoch, self._events, time.monotonic, devices=self._devices
+        )
 
         def on_batch(batch: Batch) -> None:
             with timed("mqtt batch"):
@@ -151,7 +156,8 @@ class MqttSink:
                 pump,
                 asyncio.create_task(self._read(client, outbox), name="mqtt-read"),
                 asyncio.create_task(self._report(client, hub, outbox, turn), name="mqtt-index"),
-                asyncio.create_task(self._sweep(client, hub), name="mqtt-sweep"),
+                asyncio.create_task(self._sweep(client, hub, outbox), name="mqtt-sweep"),
+                asyncio.create_task(self._announce(outbox), name="mqtt-announce"),
                 asyncio.create_task(self._publisher.enforce_deadlines(), name="mqtt-deadlines"),
             }
             try:
@@ -238,17 +244,25 @@ class MqttSink:
             self._heartbeat()
             await asyncio.sleep(self._timings.index_interval)
 
-    async def _sweep(self, client: MqttClient, hub: Hub) -> None:
-        """Subscribe until all retained messages have arrived, so that `_read` finds those that an earlier run left.
+    async def _sweep(self, client: MqttClient, hub: Hub, outbox: MqttOutbox) -> None:
+        """Read all retained messages, so that `_read` finds those that an earlier run left.
 
-        With QoS 0, of which a broker queues more. What it drops anyway is found after another connect, or expires.
+        With QoS 0, of which a broker queues more. What it drops anyway is found after another connect, or expires. A
+        run without devices does not ask for Home Assistant's topics, which may be forbidden, unless the marker says
+        that an earlier run had some.
         """
         await _loaded(hub)
-        filters = list(self._topics.filters)
-        requested: Any = [(f, 0) for f in filters]
-        if self._connector.mqtt5:
-            requested = [(f, SubscribeOptions(qos=0, noLocal=True)) for f in filters]
-        await answered(client.subscribe(requested), self._timings.call_timeout)
+        if self._devices:
+            await self._subscribe(client, [home_assistant.STATUS])
+        await self._read_retained(client, [*self._topics.filters, *([self._topics.devices] if self._devices else [])])
+        if outbox.devices_left:
+            await self._read_retained(client, [self._topics.devices])
+            outbox.devices_read()
+            self._wake.set()
+
+    async def _read_retained(self, client: MqttClient, filters: list[str]) -> None:
+        """Subscribe to `filters` until all retained messages have arrived."""
+        await self._subscribe(client, filters)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timings.quiet_within):
                 while True:
@@ -257,16 +271,34 @@ class MqttSink:
                         await self._retained_arrived.wait()
         await answered(client.unsubscribe(filters), self._timings.call_timeout)
 
+    async def _subscribe(self, client: MqttClient, filters: list[str]) -> None:
+        requested: Any = [(f, 0) for f in filters]
+        if self._connector.mqtt5:
+            requested = [(f, SubscribeOptions(qos=0, noLocal=True)) for f in filters]
+        await answered(client.subscribe(requested), self._timings.call_timeout)
+
     async def _read(self, client: MqttClient, outbox: MqttOutbox) -> None:
-        """Handle retained messages as they arrive, until the broker closes the connection. Raises: one of `LOST`."""
+        """Handle messages as they arrive, until the broker closes the connection. Raises: one of `LOST`."""
 
-        def on_retained(topic: str, payload: bytes) -> None:
-            outbox.on_retained(topic, payload)
-            self._publisher.broker_sends()
-            self._retained_arrived.set()
-            self._wake.set()
+        def on_message(topic: str, payload: bytes, retained: bool) -> None:
+            if retained:
+                outbox.on_retained(topic, payload)
+                self._publisher.broker_sends()
+                self._retained_arrived.set()
+                self._wake.set()
+            elif (topic, payload) == (home_assistant.STATUS, home_assistant.BEGAN):
+                self._home_assistant_began.set()
 
-        await client.read_retained(on_retained)
+        await client.read(on_message)
+
+    async def _announce(self, outbox: MqttOutbox) -> None:
+        """Publish the devices again whenever Home Assistant has started: it may not have had what was retained."""
+        while True:
+            await self._home_assistant_began.wait()
+            self._home_assistant_began.clear()
+            for _ in outbox.announce():
+                self._wake.set()
+                await asyncio.sleep(0)
 
     async def _goodbye(self, client: MqttClient, last_messages: Coroutine[Any, Any, None]) -> None:
         """Publish the last messages.

@@ -1,7 +1,7 @@
 """The MQTT topics of one instance: their names, the keys behind the names, and the messages that go to them.
 
-An ID is one level of a topic, percent-encoded. The encoding has an inverse, so a topic that the broker holds leads back
-to the job or to the external ID that it belongs to.
+An ID, or the name of a VM, is one level of a topic, percent-encoded. The encoding has an inverse, so a topic that the
+broker holds leads back to the job, external ID or VM that it belongs to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,11 @@ from msgspec import Struct
 SPACING = 0.25
 """Minimum seconds between two states of one job: at most four states per second."""
 
+DISCOVERY = "homeassistant/device/{node_id}/{object_id}/config"
+"""The topic of a device for Home Assistant. Its two IDs may have `A–Z a–z 0–9 _ -` only."""
+
 _PLAIN = re.compile(r"[A-Za-z0-9._~-]*")
+_MARKS = str.maketrans({".": "%2E", "_": "%5F", "~": "%7E"})
 
 
 def escape(name: str) -> str:
@@ -29,14 +33,21 @@ def unescape(level: str) -> str:
     return unquote(level, errors="surrogatepass")
 
 
-class TopicKey(Struct, frozen=True, gc=False):
-    """A retained topic: the state of a job, by job ID, or the job that an external ID resolves to.
+def identifier(name: str) -> str:
+    """Return a name as an ID for Home Assistant: as `escape`, but ``_`` begins an escape, also those of ``. _ ~``."""
+    return escape(name).translate(_MARKS).replace("%", "_")
 
+
+class TopicKey(Struct, frozen=True, gc=False):
+    """A retained topic.
+
+    `state`: the state of a job, by job ID. `ext`: the job that an external ID resolves to. `vm`: the newest job of the
+    VM with this name; `discovery`: its device for Home Assistant. `marker`, without a name: that there are devices.
     The garbage collector does not visit it: one pass over the keys of 20,000 jobs would block the event loop for 50 ms.
     """
 
-    kind: Literal["state", "ext"]
-    name: str
+    kind: Literal["state", "ext", "vm", "discovery", "marker"]
+    name: str = ""
 
 
 class Topics(Struct, frozen=True):
@@ -53,17 +64,26 @@ class Topics(Struct, frozen=True):
         return f"{self.root}/index"
 
     @property
-    def filters(self) -> tuple[str, str]:
-        """The topic filters that match every `TopicKey`."""
-        return f"{self.root}/job/+/state", f"{self.root}/ext/+"
+    def filters(self) -> tuple[str, ...]:
+        """The topic filters that match every `TopicKey` but those of devices."""
+        return f"{self.root}/job/+/state", f"{self.root}/ext/+", f"{self.root}/vm/+", self.of(TopicKey("marker"))
+
+    @property
+    def devices(self) -> str:
+        """The topic filter that matches the devices for Home Assistant."""
+        return DISCOVERY.format(node_id=identifier(self.root), object_id="+")
 
     def of(self, key: TopicKey) -> str:
         level = escape(key.name)
         match key.kind:
             case "state":
                 return f"{self.root}/job/{level}/state"
-            case "ext":
-                return f"{self.root}/ext/{level}"
+            case "ext" | "vm":
+                return f"{self.root}/{key.kind}/{level}"
+            case "discovery":
+                return DISCOVERY.format(node_id=identifier(self.root), object_id=identifier(key.name))
+            case "marker":
+                return f"{self.root}/home_assistant"
             case kind:
                 assert_never(kind)
 
@@ -76,8 +96,12 @@ class Topics(Struct, frozen=True):
             match topic.removeprefix(f"{self.root}/").split("/"):
                 case ["job", level, "state"]:
                     key = TopicKey("state", unescape(level))
-                case ["ext", level]:
-                    key = TopicKey("ext", unescape(level))
+                case ["ext" | "vm" as kind, level]:
+                    key = TopicKey(kind, unescape(level))
+                case ["homeassistant", "device", _, level, "config"]:
+                    key = TopicKey("discovery", unescape(level.replace("_", "%")))
+                case ["home_assistant"]:
+                    key = TopicKey("marker")
                 case _:
                     return None
             return key if self.of(key) == topic else None
