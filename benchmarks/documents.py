@@ -69,9 +69,8 @@ def _of_dicts(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object
 
 
 def _of_types(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object]]:
-    cache, encoding, received, encoder = (
-        import_module(f"correlator.{name}")
-        for name in ("jobs.document_cache", "jobs.encoding", "cluster.received", "model.encoder")
+    encoding, received, encoder = (
+        import_module(f"correlator.{name}") for name in ("jobs.encoding", "cluster.received", "model.encoder")
     )
     without_rev = [replace(encoding.document(new), rev=UNSET) for _, new in pairs]
     bodies = [encoding.compact(encoder.encode(document)) for document in without_rev]
@@ -84,7 +83,7 @@ def _of_types(pairs: Iterable[tuple[Any, Any]]) -> dict[str, Callable[[], object
             encoder.encode_document(made)
 
     def patches() -> None:
-        documents = cache.Documents()
+        documents = encoding.Documents()
         for old, new in pairs:
             documents.patch(old, new)
 

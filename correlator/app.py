@@ -34,8 +34,7 @@ from correlator.jobs.index import Index
 from correlator.model.published import Titles
 from correlator.ops import logs, memory, stalls
 from correlator.pipeline.hub import Hub, wall_clock
-from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.pipeline import Pipeline
+from correlator.pipeline.pipeline import LocalHub, Pipeline
 from correlator.sinks import Sink
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.http.server import ListenerConfig

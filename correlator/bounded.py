@@ -1,7 +1,8 @@
-"""Maps of bounded size, which evict their oldest entry, and parts of a sequence."""
+"""Maps of bounded size, which evict their oldest entry, a schedule, and parts of a sequence."""
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
@@ -79,6 +80,50 @@ class PendingRows(Generic[K, V]):
         self.count -= len(rows)
         self.bytes -= self._sizes.pop(key, 0)
         return rows
+
+
+class Schedule(dict[K, float]):
+    """A priority queue: keys with one number each, such as the time at which a key is due. Only `put` sets one.
+
+    Operations are O(log n) amortised; memory use is proportional to the number of keys.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heap: list[tuple[float, K]] = []
+        """Holds every entry, and stale ones of keys that were replaced or removed since."""
+
+    def put(self, key: K, at: float) -> None:
+        """Set the number of `key`."""
+        if self.get(key) == at:
+            return
+        self[key] = at
+        heapq.heappush(self._heap, (at, key))
+        if len(self._heap) > 2 * len(self) + 64:
+            self._heap = [(number, name) for name, number in self.items()]
+            heapq.heapify(self._heap)
+
+    def put_earlier(self, key: K, at: float) -> None:
+        """Set the number of `key`, unless it has a lower one."""
+        if at < self.get(key, at + 1):
+            self.put(key, at)
+
+    def discard(self, key: K) -> None:
+        self.pop(key, None)
+
+    def first(self) -> tuple[float, K] | None:
+        """The lowest number and its key, or None if there are no keys."""
+        while self._heap and self.get(self._heap[0][1]) != self._heap[0][0]:
+            heapq.heappop(self._heap)
+        return self._heap[0] if self._heap else None
+
+    def pop_until(self, last: float, most: int) -> Iterator[K]:
+        """Remove and yield up to `most` keys whose number is at most `last`, the lowest number first."""
+        for _ in range(most):
+            if (first := self.first()) is None or first[0] > last:
+                return
+            del self[first[1]]
+            yield first[1]
 
 
 def chunks(values: Sequence[V], size: int) -> Iterator[Sequence[V]]:

@@ -11,8 +11,7 @@ import time
 from benchmarks.facts import job_id, now, readings
 from correlator.jobs.index import Index
 from correlator.model.rows import LogRow
-from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.pipeline import Pipeline
+from correlator.pipeline.pipeline import LocalHub, Pipeline
 
 RUNNING = 500
 """Of the jobs, however many there are: the others have ended and are kept."""

@@ -14,7 +14,7 @@ from aiohttp import web
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Reading
 from correlator.model.rows import JobRecord
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.websocket import Websockets, framed

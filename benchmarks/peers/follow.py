@@ -12,8 +12,7 @@ from typing import Any
 import uvloop
 
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.pipeline import Pipeline
+from correlator.pipeline.pipeline import LocalHub, Pipeline
 from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.follow import Follower

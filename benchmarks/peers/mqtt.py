@@ -17,7 +17,7 @@ from benchmarks.facts import now, readings
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.outbox import MqttEvents, MqttOutbox
 from correlator.sinks.mqtt.sink import MqttSink

@@ -28,8 +28,8 @@ from correlator.gateway.stream import OrderedConsumer, StreamEnd
 from correlator.jobs.remote import RemoteJobs
 from correlator.model.facts import Status
 from correlator.ops import cluster_metrics, logs, memory, metrics, stalls
+from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.job_metrics import STATUSES
-from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.http.server import ListenerConfig
 from correlator.tasks import end_tasks, set_by_signals
 

@@ -35,6 +35,7 @@ from correlator.jobs.directory import Place, place_of
 from correlator.model.document import EXACT, MAX_ID
 from correlator.model.published import PublishedJob
 from correlator.model.replies import OperationRuns, Resolved
+from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.queries import (
     FindJob,
     FindLines,
@@ -49,7 +50,6 @@ from correlator.pipeline.queries import (
     Question,
     UsualSteps,
 )
-from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.tasks import SharedTasks, end_tasks
 
 T = TypeVar("T")

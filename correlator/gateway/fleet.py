@@ -29,8 +29,7 @@ from correlator.gateway.archive import RpcArchive
 from correlator.gateway.log_lines import ReceivedLines
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs import encoding
-from correlator.jobs.document_cache import Documents
-from correlator.jobs.encoding import micros
+from correlator.jobs.encoding import Documents, micros
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.document import ForecastState
 from correlator.model.facts import AttributedRow, Kind, Status
@@ -38,9 +37,8 @@ from correlator.model.published import Change, Event, PublishedJob, Reason
 from correlator.model.replies import InstanceHealth, Resolved
 from correlator.model.rows import Int64, Micros
 from correlator.ops.stalls import timed
-from correlator.pipeline.hub import Batch, DatabaseStatus, Hub, available, wall_clock
+from correlator.pipeline.hub import Batch, DatabaseStatus, Hub, ResumeRing, available, wall_clock
 from correlator.pipeline.queries import JobQuery, OtherJobs, Question
-from correlator.pipeline.resume_ring import ResumeRing
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,9 @@ from typing import Any, NamedTuple
 
 from msgspec import Struct
 
-from correlator.bounded import BoundedDict
+from correlator.bounded import BoundedDict, Schedule
 from correlator.cluster import received
 from correlator.jobs import encoding
-from correlator.jobs.schedule import Schedule
 from correlator.model.facts import AttributedRow, Entry
 from correlator.model.rows import Int64, Level, Micros
 

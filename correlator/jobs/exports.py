@@ -18,8 +18,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from correlator.jobs.fold import ended_at
 from correlator.jobs.horizon import FOR_EVER
-from correlator.jobs.job_view import ended_at
 from correlator.model.persisted import PersistedExports
 from correlator.model.published import Change
 from correlator.model.rows import Micros

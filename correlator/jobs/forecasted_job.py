@@ -18,7 +18,7 @@ from correlator.forecast.points import (
     seconds,
 )
 from correlator.forecast.running import RunningJob
-from correlator.jobs.job_view import vm_name
+from correlator.jobs.fold import vm_name
 from correlator.model.document import ForecastState
 from correlator.model.facts import Status
 from correlator.model.persisted import PersistedForecast

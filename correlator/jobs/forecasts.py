@@ -30,13 +30,13 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
+from correlator.bounded import Schedule
 from correlator.forecast.forecaster import Forecaster, OperationKey
 from correlator.forecast.points import EndedRun, seconds
+from correlator.jobs.fold import ended_at, vm_name
 from correlator.jobs.forecasted_job import TrackedJob, can_be_forecast, ended_run, operation_key
 from correlator.jobs.horizon import FOR_EVER, Horizon
-from correlator.jobs.job_view import ended_at, vm_name
 from correlator.jobs.record import Record
-from correlator.jobs.schedule import Schedule
 from correlator.model.document import Comparison, ForecastState
 from correlator.model.facts import Kind, Status
 from correlator.model.persisted import PersistedForecast
@@ -382,7 +382,7 @@ class Accuracy(Struct):
 
 
 def _has_only_new_rows(was: JobView, view: JobView) -> bool:
-    """True for a running job of which the log has new rows. `job_view.with_rows` keeps the other members: `is` does."""
+    """True for a running job of which the log has new rows. `fold.with_rows` keeps the other members: `is` does."""
     return (
         view.status is was.status is Status.RUNNING
         and was.steps is view.steps

@@ -29,19 +29,16 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
-from correlator.bounded import PendingRows, chunks
-from correlator.jobs import fold, job_view, joblog
-from correlator.jobs.directory import OwnIds, names_differ
+from correlator.bounded import PendingRows, Schedule, chunks
+from correlator.jobs import fold, joblog
+from correlator.jobs.directory import Children, OwnIds, PublishedJobs, names_differ
+from correlator.jobs.fold import ended_at
 from correlator.jobs.forecasts import Forecasts
-from correlator.jobs.horizon import FOR_EVER, Horizon
-from correlator.jobs.job_view import ended_at
+from correlator.jobs.horizon import FOR_EVER, Horizon, Silence
 from correlator.jobs.known import KnownJobs, Persistence
 from correlator.jobs.missing_rows import Transitions, compare, legacy_events
-from correlator.jobs.published import Children, PublishedJobs
 from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.removed_jobs import RemovedJobs
-from correlator.jobs.schedule import Schedule
-from correlator.jobs.silence import Silence
 from correlator.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import NO_TITLES, Change, Event, JobView, Lost, Outcome, PublishedJob, Reason, Titles
@@ -468,7 +465,7 @@ class Index:
         """Set a row of `failover_jobs`. A new one for which memory has no room is set aside."""
         job_id, known = row.job_id, self.known.rows.get(row.job_id)
         if known is None:
-            view = job_view.legacy_view(row)
+            view = fold.legacy_view(row)
             if self.published.has_expired(view, turn.now) or not self._removed.is_news(view):
                 self.known.set_aside.add(row, self._newest_time)
                 self.published.leave_out(view.started_at or 0)
@@ -536,7 +533,7 @@ class Index:
         job_id, facts, viewed, now = record.job_id, record.facts, record.viewed, turn.now
         if (
             viewed is None
-            or not job_view.has_only_new_rows(viewed, facts)
+            or not fold.has_only_new_rows(viewed, facts)
             or old.view.status is not Status.RUNNING
             or old.stalled
             or record.family is None
@@ -545,7 +542,7 @@ class Index:
             or not self.silence.has_begun(job_id)
         ):
             return False
-        view, alive_at = job_view.with_rows(old.view, facts), job_view.alive_after(viewed, old.alive_at, facts)
+        view, alive_at = fold.with_rows(old.view, facts), fold.alive_after(viewed, old.alive_at, facts)
         if view is old.view or not self.forecasts.stays(old, alive_at, now):
             return False
         turn.wrote.discard(job_id)
@@ -578,15 +575,15 @@ class Index:
         """The view and the last activity of a job. Nothing is derived again from facts that have been viewed."""
         facts, viewed = record.facts, record.viewed
         if old is None or viewed is None:
-            return job_view.view(facts, self.id_keys), job_view.alive_at(facts)
+            return fold.view(facts, self.id_keys), fold.alive_at(facts)
         if facts is viewed:
             return old.view, old.alive_at
-        view = job_view.view_after(viewed, old.view, facts, self.id_keys)
-        return view, job_view.alive_after(viewed, old.alive_at, facts)
+        view = fold.view_after(viewed, old.view, facts, self.id_keys)
+        return view, fold.alive_after(viewed, old.alive_at, facts)
 
     def _settle_row(self, known: LegacyRow, old: PublishedJob | None, turn: _Turn) -> None:
         """Publish a row of `failover_jobs` if it is certain that no JobLog job has its ID, else withdraw it."""
-        row, view = known.row, job_view.legacy_view(known.row)
+        row, view = known.row, fold.legacy_view(known.row)
         self.published.await_no_longer(row.job_id)
         if self.published.has_expired(view, turn.now):
             self._retire(row.job_id, "retention", turn)
@@ -625,7 +622,7 @@ class Index:
             and (old.child_count, old.children) == (family.count, family.ids)
         ):
             if old.alive_at != alive_at:
-                self.published.put(replace(old, alive_at=alive_at), old)
+                self.published.set_job(replace(old, alive_at=alive_at), old)
             return
         if stored is not None:
             updated_at = stored.updated_at
@@ -657,7 +654,7 @@ class Index:
             self._announce_silence(new, turn, past=past)
 
     def _put(self, new: PublishedJob, old: PublishedJob | None, turn: _Turn, *, goes_on: bool = False) -> Change:
-        self.published.put(new, old)
+        self.published.set_job(new, old)
         change = Change(new.job_id, new.rev, old, new, goes_on=goes_on)
         turn.changes.append(change)
         return change
@@ -693,7 +690,7 @@ class Index:
         elif (
             wrote
             or (old is not None and alive_at > old.alive_at)
-            or (record is not None and record.viewed is not None and job_view.shows_life(record.viewed, record.facts))
+            or (record is not None and record.viewed is not None and fold.shows_life(record.viewed, record.facts))
         ):
             silence.alive(job_id, turn.now)
 

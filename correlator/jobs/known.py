@@ -5,11 +5,11 @@ from __future__ import annotations
 from correlator.bounded import BoundedDict, PendingRows
 from correlator.forecast.forecaster import OperationKey
 from correlator.jobs import joblog
+from correlator.jobs.directory import PublishedJobs
 from correlator.jobs.forecasts import Forecasts
-from correlator.jobs.published import PublishedJobs
+from correlator.jobs.horizon import Silence
 from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.removed_jobs import RemovedJobs, SetAsideRows
-from correlator.jobs.silence import Silence
 from correlator.model.facts import AttributedRow, Reading
 from correlator.model.persisted import PersistedJob, PersistedLegacy
 from correlator.model.rows import LegacyRecord, Micros

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from correlator.jobs import fold
+from correlator.jobs.directory import Family
 from correlator.jobs.forecasted_job import TrackedJob
 from correlator.jobs.missing_rows import Observed
-from correlator.jobs.published import Family
 from correlator.model.facts import Job, Reading
 from correlator.model.rows import LegacyRecord
 

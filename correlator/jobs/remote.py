@@ -103,7 +103,7 @@ class RemoteJobs(JobDirectory):
         if old is not None:
             del self._jobs[job_id]  # It comes to the end: the order is that of the revisions.
         self._count(old, shown)
-        self._put(shown, old)
+        self.set_job(shown, old)
         self.seq = max(self.seq, shown.rev)
         changes = [Change(job_id, shown.rev, old, shown)]
         if old is None or names_differ(old.view, shown.view):
@@ -124,7 +124,7 @@ class RemoteJobs(JobDirectory):
             self._forgotten = self._removed.popitem(last=False)[1].seq
         if old is None:
             return []
-        self._drop(job_id)
+        self.drop_job(job_id)
         self._count(old, None)
         _, owners = self.move_names(job_id, old.view, None)
         return [Change(job_id, seq, old, None, reason), *self._moved(owners - {job_id}, seq)]

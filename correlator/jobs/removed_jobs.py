@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from msgspec.structs import replace
 
 from correlator.bounded import BoundedDict
-from correlator.jobs.job_view import ended_at, legacy_view
+from correlator.jobs.fold import ended_at, legacy_view
 from correlator.model.facts import Entry, Kind
 from correlator.model.published import JobView
 from correlator.model.rows import LegacyRecord, Micros

@@ -187,7 +187,7 @@ LogPlace: TypeAlias = tuple[Micros, int]
 
 
 class Job(Struct, frozen=True, gc=False, array_like=True):
-    """The joined facts of one JobLog job. The published view is computed from it (`job_view.view`).
+    """The joined facts of one JobLog job. The published view is computed from it (`fold.view`).
 
     ``external_ids``: those of log rows, sorted; the newest, if there are too many. ``external_at``: for each of them,
     the place of the newest row that has it. ``external_floor``: the newest of those that are too many, with its place.

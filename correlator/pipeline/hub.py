@@ -15,34 +15,366 @@ Invariants.
 * A subscriber must not wait and must not raise. If one does, the others get the batch all the same.
 * Everything here runs in the event loop's thread.
 
-There are two hubs. That of a daemon (`local_hub`) publishes what its index makes of the database's rows. That of a
-gateway publishes what a stream of documents says. Both also answer what memory cannot: `find`, `page` and `ask`
+There are two hubs. That of a daemon (`pipeline.LocalHub`) publishes what its index makes of the database's rows. That
+of a gateway publishes what a stream of documents says. Both also answer what memory cannot: `find`, `page` and `ask`
 ask the database, or the daemon that reads it, and may raise `SourceUnavailable`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from abc import ABC, abstractmethod
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import chain, islice, takewhile
+from operator import attrgetter
 from typing import Any, TypeAlias, TypeVar
 
 from msgspec import Struct
 
+from correlator.bounded import BoundedDict
 from correlator.errors import SourceUnavailable
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.document_cache import Documents
+from correlator.jobs.encoding import Documents
 from correlator.model.facts import AttributedRow
 from correlator.model.messages import DatabaseState
-from correlator.model.published import Change, Event, PublishedJob, Reason
+from correlator.model.published import Change, Event, JobView, PublishedJob, Reason
 from correlator.model.replies import Resolved
 from correlator.model.rows import Micros
 from correlator.ops.stalls import Heartbeats, timed
 from correlator.pipeline.queries import JobQuery, OtherJobs, Question
-from correlator.pipeline.resume_ring import ResumeRing
-from correlator.pipeline.waiting_ids import WaitingIds
+
+MAX_CHANGES = 10_000
+MAX_BYTES = 16 * 1024 * 1024
+"""Bounds of the resume ring. A client whose position was dropped gets a snapshot."""
+
+PLACE = 400
+OVERHEAD = 600
+"""Approximate bytes of a change with the entry of its job, and of the members that it keeps, without their texts."""
+
+
+class ResumeRing:
+    """The latest changes, for clients that resume: which jobs changed since their position, and what they were before.
+
+    Problem. Thousands of clients that were cut resume at once, each at a position of its own, and most follow one
+    job. What one of them costs must depend on the jobs that it follows, and not on how much has changed since its
+    position.
+
+    Model. A job is after a change as it was before its next change, and after the last one as it is published. So a
+    change keeps only what it replaced, and nothing if the members that filters use stayed the same, as they mostly
+    do. It keeps these members and not the document: metadata of 100 kB would otherwise be kept once per change. The
+    changes are found by their order, by their job, and by the IDs that they took from a job.
+
+    Invariant. A job that changed after a position, and that an ID leads to now or led to since, carries the ID now,
+    or is among the `losers` of the ID. The resume ring is bounded by the number of changes and by bytes.
+
+    Beyond `max_changes` or `max_bytes` the oldest changes are dropped. `after`: the position from which on it is
+    given all changes.
+    """
+
+    def __init__(self, max_changes: int = MAX_CHANGES, max_bytes: int = MAX_BYTES, *, after: int = 0) -> None:
+        self._max_changes = max_changes
+        self._max_bytes = max_bytes
+        self._changes: deque[_Kept] = deque()
+        """The oldest first."""
+        self._jobs: OrderedDict[str, _Job] = OrderedDict()
+        """The jobs of the changes, in the order of their last change."""
+        self._lost: dict[str, dict[str, int]] = {}
+        """For an ID: the jobs that it was taken from, each with the number of changes that did."""
+        self._size = 0
+        self._dropped = after
+        """The seq of the newest change that was dropped, or not given."""
+
+    def add(self, changes: Iterable[Change]) -> None:
+        """Append changes, in the order of their seq."""
+        for change in changes:
+            kept = _kept(change)
+            self._changes.append(kept)
+            self._size += kept.size
+            job = self._jobs.get(kept.job_id)
+            if job is None:
+                job = self._jobs[kept.job_id] = _Job(kept.seq, None, [])
+            else:
+                self._jobs.move_to_end(kept.job_id)
+            job.last, job.reason = kept.seq, change.reason
+            if kept.differs:
+                job.differing.append(kept)
+            for name in kept.lost:
+                losers = self._lost.setdefault(name, {})
+                losers[kept.job_id] = losers.get(kept.job_id, 0) + 1
+        while len(self._changes) > self._max_changes or self._size > self._max_bytes:
+            self._drop(self._changes.popleft())
+
+    def _drop(self, kept: _Kept) -> None:
+        self._dropped = kept.seq
+        self._size -= kept.size
+        job = self._jobs[kept.job_id]
+        if kept.differs:
+            del job.differing[0]
+        if job.last == kept.seq:
+            del self._jobs[kept.job_id]
+        for name in kept.lost:
+            losers = self._lost[name]
+            losers[kept.job_id] -= 1
+            if not losers[kept.job_id]:
+                del losers[kept.job_id]
+            if not losers:
+                del self._lost[name]
+
+    def reaches(self, seq: int) -> bool:
+        """True if all changes after position `seq` are here. The position must not be ahead of the stream."""
+        return seq >= self._dropped
+
+    def changed(self) -> Iterator[tuple[str, int]]:
+        """Yield the jobs that changed, each with the seq of its last change, the newest first."""
+        for job_id, job in reversed(self._jobs.items()):
+            yield job_id, job.last
+
+    def last(self, job_id: str) -> int:
+        """Return the seq of the last change of a job; 0 if it is not remembered."""
+        job = self._jobs.get(job_id)
+        return job.last if job is not None else 0
+
+    def reason(self, job_id: str) -> Reason | None:
+        """Return why a job left memory, if that was its last change."""
+        job = self._jobs.get(job_id)
+        return job.reason if job is not None else None
+
+    def losers(self, name: str) -> Iterable[str]:
+        """The jobs that do not carry the ID `name` any more, or that left memory, by a change that is remembered."""
+        return self._lost.get(name, ())
+
+    def before(self, job_id: str, seq: int) -> list[PublishedJob]:
+        """Return what a job was before its changes after position `seq`, in the members that filters use.
+
+        States that filters cannot distinguish from a later one are omitted. The state after the last change is what is
+        published.
+        """
+        job = self._jobs.get(job_id)
+        if job is None or job.last <= seq:
+            return []
+        found: list[PublishedJob] = []
+        for kept in reversed(job.differing):
+            if kept.seq <= seq:
+                break
+            if kept.old is not None:
+                found.append(kept.old)
+        return found
+
+
+class _Job(Struct, gc=False):
+    """The changes of one job: the seq of the last one and its reason, and those that filters notice, oldest first."""
+
+    last: int
+    reason: Reason | None
+    differing: list[_Kept]
+
+
+class _Kept(Struct, frozen=True, gc=False):
+    """A change. `old`, before it, has only the members that filters use; None unless they differ.
+
+    `lost`: the IDs that the job carried before it, and not after it.
+    """
+
+    job_id: str
+    seq: int
+    size: int
+    """Approximate bytes."""
+    differs: bool = False
+    old: PublishedJob | None = None
+    lost: tuple[str, ...] = ()
+
+
+def _kept(change: Change) -> _Kept:
+    old, new = change.old, change.new
+    if change.goes_on or (old is not None and new is not None and _members(old) == _members(new)):
+        return _Kept(change.job_id, change.seq, PLACE)
+    carried = _carried(new)
+    lost = tuple(name for name in _carried(old) if name not in carried)
+    return _Kept(change.job_id, change.seq, PLACE + _size(old) + PLACE * len(lost), True, _stripped(old), lost)
+
+
+def _carried(shown: PublishedJob | None) -> tuple[str, ...]:
+    """The IDs besides its own that may resolve to a job. See `JobDirectory.carriers`."""
+    return shown.view.names()[1:] if shown is not None and shown.view.source == "joblog" else ()
+
+
+_members = attrgetter(
+    "view.status",
+    "view.source",
+    "view.external_ids",
+    "view.context_id",
+    "view.parent_job_id",
+    "view.job_type",
+    "view.operation",
+    "view.started_at",
+    "instance",
+)
+"""The members of a job that filters use. The job ID of a job stays the same."""
+
+
+def _stripped(shown: PublishedJob | None) -> PublishedJob | None:
+    if shown is None:
+        return None
+    view = shown.view
+    found = JobView(
+        view.job_id,
+        view.status,
+        view.source,
+        view.external_ids,
+        context_id=view.context_id,
+        parent_job_id=view.parent_job_id,
+        job_type=view.job_type,
+        operation=view.operation,
+        started_at=view.started_at,
+    )
+    return PublishedJob(found, shown.rev, shown.updated_at, instance=shown.instance)
+
+
+def _size(shown: PublishedJob | None) -> int:
+    if shown is None:
+        return 0
+    view = shown.view
+    return OVERHEAD + sum(map(len, view.names())) + len(view.job_type or "") + len(view.operation or "")
+
+
+# -- IDs that clients wait for
+
+
+WATCHED_FOR = 60.0
+"""Seconds for which the source queries often for an ID that no job has."""
+
+MAX_WATCHED_FOR = 1_000
+"""Most IDs of other processes. One more takes the place of the one that was asked for longest ago."""
+
+
+class WaitingIds:
+    """IDs that clients wait for and that no job in memory has yet, and the requests that wait for a job to change.
+
+    A client may ask for a job before its first row is committed. While an ID is watched, the source queries the
+    tables for new jobs more often than usual. That costs the database something, so an ID counts only for
+    `WATCHED_FOR` seconds after the last client began to wait for it; the client may go on waiting, and gets the job
+    whenever it appears. The clients of gateways wait too: their IDs are watched for the time that a gateway asks
+    for (`watch_for`).
+
+    Event loop's thread only. `is_known(name)`: whether a job in memory has that ID. `on_watch()` is called each
+    time a client begins to wait for an ID; it must not wait and must not raise.
+    """
+
+    def __init__(self, is_known: Callable[[str], bool], on_watch: Callable[[], None] = lambda: None) -> None:
+        self._is_known = is_known
+        self._on_watch = on_watch
+        self._watched: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        """For each ID: how many clients wait for it, and until when it is watched; in the order of that time."""
+        self._watched_for: BoundedDict[str, tuple[int, float]] = BoundedDict(MAX_WATCHED_FOR)
+        """The same for IDs of other processes."""
+        self._waiters: dict[str, list[asyncio.Event]] = {}
+
+    @property
+    def waiters(self) -> int:
+        """The number of names for which a request waits in `changed`."""
+        return len(self._waiters)
+
+    def watch_id(self, name: str) -> None:
+        """Have the source query often for this ID, for `WATCHED_FOR` seconds from now. Paired with `unwatch_id`."""
+        count, _ = self._watched.get(name, (0, 0.0))
+        self._watched[name] = (count + 1, time.monotonic() + WATCHED_FOR)
+        self._watched.move_to_end(name)
+        self._on_watch()
+
+    def unwatch_id(self, name: str) -> None:
+        """End one `watch_id` of this ID. An ID that is not watched is ignored."""
+        count, until = self._watched.get(name, (1, 0.0))
+        if count > 1:
+            self._watched[name] = (count - 1, until)
+        else:
+            self._watched.pop(name, None)
+
+    def watch_for(self, names: Iterable[str], seconds: float) -> None:
+        """Have the source query often for `names` in the next `seconds`: clients of another process wait for them."""
+        until = time.monotonic() + seconds
+        for name in names:
+            self._watched_for[name] = 0, until
+            self._watched_for.move_to_end(name)
+            self._on_watch()
+
+    @contextlib.contextmanager
+    def watched_id(self, name: str) -> Iterator[None]:
+        """Watch an ID for as long as the block lasts."""
+        self.watch_id(name)
+        try:
+            yield
+        finally:
+            self.unwatch_id(name)
+
+    def has_waiting_ids(self) -> bool:
+        """True if an ID is watched that no job in memory has.
+
+        Older IDs cost nothing: the search ends at the first of them.
+        """
+        return next(self._unknown(), None) is not None
+
+    def unknown_ids(self, most: int) -> list[str]:
+        """Return watched IDs that no job in memory has, of the `most` newest; those of own clients go first."""
+        return list(self._unknown(most))
+
+    def _unknown(self, most: int | None = None) -> Iterator[str]:
+        """The watched IDs that no job in memory has, the newest first."""
+        now = time.monotonic()
+        watched = (
+            takewhile(lambda item: item[1][1] >= now, reversed(ids.items()))
+            for ids in (self._watched, self._watched_for)
+        )
+        for name, _ in islice(chain.from_iterable(watched), most):
+            if not self._is_known(name):
+                yield name
+
+    async def changed(self, name: str, within: float) -> bool:
+        """Wait until a job that `name` names changes or appears. False if `within` seconds passed before that.
+
+        `wake_all` ends the wait too.
+        """
+        event = asyncio.Event()
+        self._waiters.setdefault(name, []).append(event)
+        try:
+            async with asyncio.timeout(within):
+                await event.wait()
+            return True
+        except TimeoutError:
+            return False
+        finally:
+            self._waiters[name].remove(event)
+            if not self._waiters[name]:
+                del self._waiters[name]
+
+    def wake(self, changes: Iterable[Change]) -> None:
+        """End the waits for the jobs that `changes` are about, under each name that a job had or has."""
+        if not self._waiters:
+            return
+        for change in changes:
+            names = set(change.new.view.names()) if change.new is not None else set()
+            if change.old is not None:
+                names.update(change.old.view.names())
+            for name in names:
+                self.wake_name(name)
+
+    def wake_name(self, name: str) -> None:
+        """End the waits for this ID."""
+        for event in self._waiters.get(name, ()):
+            event.set()
+
+    def wake_all(self) -> None:
+        """End every wait, because the daemon stops."""
+        for events in self._waiters.values():
+            for event in events:
+                event.set()
+
+
+# -- the hub
+
 
 UNREACHABLE = "the database is unreachable"
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar, get_args
 
 from msgspec import Raw, Struct
 
-from correlator.jobs import encoding, job_view
+from correlator.jobs import encoding, fold
 from correlator.model.facts import Reading
 from correlator.model.published import FoundLine, JobView, LogLine, PublishedJob
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
@@ -93,7 +93,7 @@ def _tests(query: JobQuery) -> Iterator[Callable[[PublishedJob], bool]]:
     if until is not None:
         yield lambda s: (s.view.started_at or 0) < until
     if query.vm_name:
-        yield lambda s: job_view.vm_name(s.view) == query.vm_name
+        yield lambda s: fold.vm_name(s.view) == query.vm_name
     if query.text:
         yield lambda s: _mention(_names(s.view), (query.text,))
     if query.words:
@@ -108,7 +108,7 @@ def _mention(texts: Iterable[str | None], parts: Iterable[str]) -> bool:
 
 def _names(view: JobView) -> Iterator[str]:
     yield from view.names()
-    yield job_view.vm_name(view)
+    yield fold.vm_name(view)
 
 
 def _texts(shown: PublishedJob) -> Iterator[str | None]:

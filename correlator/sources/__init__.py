@@ -17,8 +17,8 @@ from correlator.model.facts import Reading
 from correlator.model.published import Outcome
 from correlator.model.rows import LegacyRecord, LogRow, Micros
 from correlator.ops.stalls import Heartbeats
+from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.source_status import SourceStatus
-from correlator.pipeline.waiting_ids import WaitingIds
 
 
 class Feed(Protocol):

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from correlator.jobs import job_view, joblog
+from correlator.jobs import fold, joblog
 from correlator.model.facts import Job, Reading, Status
 from correlator.model.rows import LogRow
 from correlator.pipeline.queries import JobQuery
@@ -197,7 +197,7 @@ async def test_a_job_whose_times_are_zero_dates_has_no_times_and_is_still_found(
         (reading,) = await read_readings(queries, session, 1, ["zero"])
     assert reading.record is not None
     assert (reading.record.started_at, reading.record.completed_at) == (None, None)
-    view = job_view.view(Job("zero", reading=reading))
+    view = fold.view(Job("zero", reading=reading))
     assert (view.started_at, view.ended_at) == (WHOLE, None)
     async with archive_of(original) as archive:
         assert await listed(archive, JobQuery(), limit=1) == ["one"]
@@ -223,9 +223,9 @@ async def test_a_status_counts_as_the_server_compares_it_where_the_column_is_a_t
     async with open_queries(original.source()) as (queries, session):
         (reading,) = await read_readings(queries, session, 1, ["u1"])
         (legacy,) = await queries.legacy_where(session, "1 = 1")
-    view = job_view.view(Job("u1", reading=reading))
+    view = fold.view(Job("u1", reading=reading))
     assert (view.status, [step.status for step in view.steps]) == (Status.COMPLETED, ["completed"])
-    assert job_view.legacy_view(legacy).status is Status.COMPLETED
+    assert fold.legacy_view(legacy).status is Status.COMPLETED
 
 
 async def test_steps_of_a_table_without_seq_come_in_the_order_of_their_ids(original):

@@ -19,7 +19,7 @@ from correlator.model.facts import Kind, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.ops import metrics
-from correlator.pipeline.resume_ring import ResumeRing
+from correlator.pipeline.hub import ResumeRing
 from correlator.sinks.http import websocket
 from correlator.sinks.streaming import sessions
 from correlator.sinks.streaming.limits import Limits

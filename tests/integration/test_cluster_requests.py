@@ -16,9 +16,9 @@ from correlator.errors import SourceUnavailable
 from correlator.gateway.archive import RpcArchive, WaitingIdsSender
 from correlator.jobs.index import Index
 from correlator.ops.cluster_metrics import REQUESTS_REJECTED
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.hub import WaitingIds
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import FindLines, IsContext, JobNames, JobQuery, LineQuery, LogLines
-from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sinks.cluster import gateway_requests
 from tests.support.answering_collectors import ArchiveInMemory, reading
 from tests.support.archive_queries import at, unix

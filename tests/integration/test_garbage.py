@@ -14,7 +14,7 @@ from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.errors import SourceUnavailable
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.receiver import Receiver, open_session

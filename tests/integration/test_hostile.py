@@ -22,7 +22,7 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Reading
 from correlator.model.messages import CloseCode
 from correlator.model.rows import JobRecord
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import LinesPage
 from correlator.sinks.http import connections
 from correlator.sinks.http.access import FLOOD_DELAY, Floods

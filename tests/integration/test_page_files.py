@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.web import files
 from tests.support.http_listener import served
 

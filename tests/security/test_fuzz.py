@@ -37,8 +37,8 @@ from correlator.model.facts import Kind, Reading
 from correlator.model.messages import ClientMessage
 from correlator.model.persisted import Cursor
 from correlator.model.rows import JobRecord, LogRow, StepRecord
-from correlator.pipeline.local_hub import LocalHub
-from correlator.sinks.http import frames, sse
+from correlator.pipeline.pipeline import LocalHub
+from correlator.sinks.http import sse, websocket
 from correlator.sinks.http.requests import as_problem
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.mqtt.topics import TopicKey, Topics
@@ -184,7 +184,7 @@ def test_no_row_stops_the_index_and_every_job_can_be_encoded(facts: list[Any]) -
 )
 def test_no_frame_raises_but_a_bad_request(raw: str | bytes) -> None:
     with contextlib.suppress(BadRequest):
-        for said in frames.decode(raw):
+        for said in websocket.decode(raw):
             assert isinstance(said, (*get_args(ClientMessage), BadRequest))
             if isinstance(said, BadRequest):
                 str(said).encode("utf-8")  # it is sent to the client

@@ -18,10 +18,10 @@ import pytest
 from yarl import URL
 
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http.access import Access
-from correlator.sinks.http.frames import MAX_FRAME
 from correlator.sinks.http.server import Listener
+from correlator.sinks.http.websocket import MAX_FRAME
 from tests.support.appliance import Appliance
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually

@@ -17,7 +17,7 @@ from correlator.model.facts import Reading
 from correlator.model.published import FoundLine, LogLine
 from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import ArchivePage, FindLines, Found, LinesFound, LinesPage, LogLines
 from correlator.sinks.cluster.gateway_requests import Answers, Responder
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 from correlator.cluster.connection import Connection
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.cluster.gateway_requests import GatewayRequests
 from tests.support.archive_queries import archive_of
 from tests.support.background import in_background

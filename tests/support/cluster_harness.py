@@ -18,7 +18,7 @@ from correlator.model.facts import AttributedRow, Entry, Kind, Reading
 from correlator.model.persisted import PersistedEvent
 from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, StepRecord
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.cluster import documents as stored
 from correlator.sinks.cluster.documents import ClusterTimings
 from correlator.sinks.cluster.sink import ClusterSink

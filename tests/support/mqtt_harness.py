@@ -17,7 +17,7 @@ from correlator.jobs.job_view import vm_name
 from correlator.model.facts import Kind, Reading
 from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, StepRecord
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.home_assistant import device
 from correlator.sinks.mqtt.sink import MqttSink

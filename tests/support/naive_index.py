@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 from msgspec.structs import replace
 
-from correlator.jobs import fold, job_view
+from correlator.jobs import fold
+from correlator.jobs.fold import ended_at
 from correlator.jobs.index import WAIT_FOR, Index
-from correlator.jobs.job_view import ended_at
 from correlator.jobs.removed_jobs import LATE_COMMIT
 from correlator.model.facts import STATUS_OF, Entry, Fact, Job, Kind, Reading
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
@@ -68,7 +68,7 @@ class NaiveIndex:
             known = self.rows.get(row.job_id)
             if self._aside.get(row.job_id) == row:
                 continue
-            if known is None and not self._has_room(job_view.legacy_view(row), now):
+            if known is None and not self._has_room(fold.legacy_view(row), now):
                 self._aside[row.job_id] = row
                 continue
             self.rows[row.job_id] = replace(row, apart=known is not None and known.apart)
@@ -126,7 +126,7 @@ class NaiveIndex:
             if (waited := self._settle_job(job_id, now)) is not None:
                 wrote |= waited
         for job_id, row in list(self.rows.items()):
-            view = job_view.legacy_view(row)
+            view = fold.legacy_view(row)
             if job_id in self.facts:
                 continue  # Its document stays as it is until the job of its ID has been read.
             if self._has_expired(view, now):
@@ -153,7 +153,7 @@ class NaiveIndex:
                 self._unpublish(job_id)
                 self._set_aside(job_id)
             return None
-        view = job_view.view(job)
+        view = fold.view(job)
         if self._has_expired(view, now) or (job_id not in self.views and not self._has_room(view, now)):
             self._remove(job_id, view, now)
             return None
@@ -165,7 +165,7 @@ class NaiveIndex:
                 self.facts[job_id] += rows
                 waited = {job_id} if rows else waited
         if waited:
-            view = job_view.view(self.joined(job_id))
+            view = fold.view(self.joined(job_id))
         for name in view.external_ids:
             if self._source(name) == "legacy":
                 self._unpublish(name)
@@ -180,7 +180,7 @@ class NaiveIndex:
             row, job = self.rows.get(job_id), None
             if view.source == "joblog":
                 job = self.joined(job_id)
-                alive_at = job_view.alive_at(job)
+                alive_at = fold.alive_at(job)
             elif job_id in self.facts or row is None:
                 continue
             else:
@@ -193,7 +193,7 @@ class NaiveIndex:
                 job_id not in self._lived
                 or job_id in wrote
                 or alive_at > self._alive_at.get(job_id, 0)
-                or (before is not None and job is not None and job_view.shows_life(before, job))
+                or (before is not None and job is not None and fold.shows_life(before, job))
             ):
                 self._lived[job_id] = now
                 self.stalled.discard(job_id)

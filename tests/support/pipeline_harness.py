@@ -4,8 +4,7 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord, LogRow
 from correlator.ops import metrics
-from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.pipeline import Pipeline
+from correlator.pipeline.pipeline import LocalHub, Pipeline
 
 NOW = 1_758_553_933_000_000
 SECOND = 1_000_000

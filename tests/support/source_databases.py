@@ -21,8 +21,7 @@ from correlator.jobs.sizes import Sizes
 from correlator.model.persisted import Cursor
 from correlator.model.published import JobView, Outcome
 from correlator.model.rows import LogRow
-from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.pipeline import Pipeline
+from correlator.pipeline.pipeline import LocalHub, Pipeline
 from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.db.queries import Queries

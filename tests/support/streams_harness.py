@@ -20,10 +20,9 @@ from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.published import Change, Event, Outcome
 from correlator.model.rows import LEVELS, JobRecord, Level, StepRecord
-from correlator.pipeline.hub import Hub
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.hub import Hub, ResumeRing
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
-from correlator.pipeline.resume_ring import ResumeRing
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams

@@ -20,7 +20,7 @@ from correlator.model.persisted import PersistedEvent
 from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, Micros
 from correlator.ops import metrics
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.receiver import Verdict
 from correlator.sinks.webhooks import StoredDelivery, StoredEvent, WebhookSink, WebhookTimings

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from correlator.jobs.horizon import Horizon, Part
 from correlator.model.facts import Kind
-from correlator.pipeline.appliance_clock import ApplianceClock
-from correlator.pipeline.source_status import SourceStatus
+from correlator.pipeline.source_status import ApplianceClock, SourceStatus
 from tests.support.forecast_index import kinds, knowing, read, step, usual
 from tests.support.forecasts import BASE, SECOND
 
@@ -93,7 +92,7 @@ def test_a_slow_query_moves_no_clock_that_a_fast_one_has_set():
 
 
 def test_that_the_clocks_differ_and_that_they_agree_again_is_logged_once(caplog):
-    caplog.set_level(logging.INFO, "correlator.pipeline.appliance_clock")
+    caplog.set_level(logging.INFO, "correlator.pipeline.source_status")
     clocks = Clocks()
     for ahead in (0, 7200 * SECOND, 7200 * SECOND, 0, 0):
         clocks.ahead = ahead

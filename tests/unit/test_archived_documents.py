@@ -12,7 +12,7 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Reading
 from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import ArchivePage, Found, JobQuery
 from tests.support.documents import document_of
 from tests.support.forecasts import BASE, SECOND

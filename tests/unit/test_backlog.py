@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.sinks.streaming.backlog import Backlog, LineBuffer
+from correlator.sinks.streaming.fanout import Backlog, LineBuffer
 from correlator.sinks.streaming.limits import DEFAULT
 from tests.support.streams_harness import DaemonStreams, StreamClient
 from tests.support.yardstick import quickest

@@ -5,8 +5,7 @@ from collections import OrderedDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.bounded import BoundedDict, PendingRows
-from correlator.jobs.schedule import Schedule
+from correlator.bounded import BoundedDict, PendingRows, Schedule
 from tests.support.yardstick import quickest
 
 keys = st.sampled_from("abcde")

@@ -11,8 +11,7 @@ from correlator.model.facts import Kind, Reading
 from correlator.model.persisted import PersistedJob
 from correlator.model.published import Event, Lost
 from correlator.model.rows import JobRecord, LogRow
-from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.pipeline import Pipeline
+from correlator.pipeline.pipeline import LocalHub, Pipeline
 
 NOW = 1_758_553_933_000_000
 SECOND = 1_000_000

@@ -34,7 +34,7 @@ from correlator.model.persisted import (
 )
 from correlator.model.published import Change, Outcome
 from correlator.model.rows import JobRecord, LogRow
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.cluster.sink import Position
 from correlator.sinks.webhooks import StoredHead
 from correlator.sources.db.queries import HEAVY

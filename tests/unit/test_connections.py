@@ -15,12 +15,11 @@ from aiohttp.test_utils import make_mocked_request
 from correlator.errors import BadRequest
 from correlator.jobs.index import Index
 from correlator.model.messages import CloseCode, Get
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import NO_TOKEN, Access
-from correlator.sinks.http.frames import PING
 from correlator.sinks.http.sse import EventStreamClient, EventStreams, _position, _wanted
-from correlator.sinks.http.websocket import WebsocketConnection, Websockets
+from correlator.sinks.http.websocket import PING, WebsocketConnection, Websockets
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Message, Resume
 from correlator.sinks.streaming.sessions import Streams

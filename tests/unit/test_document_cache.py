@@ -4,7 +4,7 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.jobs import encoding
-from correlator.jobs.document_cache import OVERHEAD, Documents
+from correlator.jobs.encoding import OVERHEAD, Documents
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import StepRecord

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs import fold, job_view, joblog
+from correlator.jobs import fold, joblog
 from correlator.jobs.index import Index
 from correlator.model.document import MAX_ID
 from correlator.model.facts import Entry, Job, Reading
@@ -50,7 +50,7 @@ def test_the_same_ids_are_known_in_whichever_order_and_parts_rows_are_read(made,
     ordered = sorted(newest, key=lambda name: (newest[name], name), reverse=True)
     kept = [name for n, name in enumerate(ordered) if n < 3 and sum(map(len, ordered[: n + 1])) <= 6]
     assert at_once.external_ids == tuple(sorted(kept))
-    cut = job_view.view(at_once).external_ids_cut
+    cut = fold.view(at_once).external_ids_cut
     assert cut == (len(newest) if len(kept) < len(newest) else None)
 
 
@@ -59,7 +59,7 @@ def test_a_job_with_thousands_of_long_ids_has_a_small_document_and_facts():
     job = fold.fold(Job("j"), Reading("j", 1, JobRecord("j", status="running", external_job_id="own"), ()))
     for n in range(0, len(entries), 1_000):
         job = fold.fold_rows(job, entries[n : n + 1_000])
-    view = job_view.view(job)
+    view = fold.view(job)
     assert (view.external_ids[0], view.external_ids_cut) == ("own", fold.MAX_COUNTED)
     assert f"metadata-{len(entries)}" in view.external_ids
     document = document_of(PublishedJob(view, 1, NOW))

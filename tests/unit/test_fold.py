@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from msgspec.structs import replace
 
-from correlator.jobs import encoding, fold, job_view, joblog
+from correlator.jobs import encoding, fold, joblog
 from correlator.model.facts import Entry, Job, Kind, Reading, Status
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
@@ -28,7 +28,7 @@ def joined(found):
 def test_the_same_facts_in_any_order_and_repeated_end_in_the_same_job(both):
     once, again = map(joined, both)
     assert once == again
-    assert {i: job_view.view(j) for i, j in once.items()} == {i: job_view.view(j) for i, j in again.items()}
+    assert {i: fold.view(j) for i, j in once.items()} == {i: fold.view(j) for i, j in again.items()}
 
 
 @few
@@ -43,7 +43,7 @@ def test_a_fact_that_is_known_changes_nothing_at_all(found):
 @given(facts())
 def test_percent_is_100_only_when_the_job_completed_and_always_then(found):
     for job in joined(found).values():
-        view = job_view.view(job)
+        view = fold.view(job)
         assert (view.percent == 100) is (view.status is Status.COMPLETED)
         assert 0 <= view.percent <= 100
 
@@ -52,7 +52,7 @@ def test_percent_is_100_only_when_the_job_completed_and_always_then(found):
 @given(facts())
 def test_an_end_has_a_time_only_where_the_job_ended(found):
     for job in joined(found).values():
-        view = job_view.view(job)
+        view = fold.view(job)
         assert view.terminal or view.ended_at is None
 
 
@@ -64,7 +64,7 @@ def test_counting_stays_a_join_when_it_is_full(monkeypatch):
     for seed in range(5):
         assert joined(random.Random(seed).sample(found, len(found)))["j"].warnings == one.warnings
     assert fold.fold_rows(Job("j"), found).warnings == one.warnings
-    assert job_view.view(one).warnings == 3
+    assert fold.view(one).warnings == 3
 
 
 def test_steps_known_from_the_log_alone_are_bounded(monkeypatch):
@@ -79,7 +79,7 @@ def test_the_recording_in_any_order_ends_as_its_tables(recording, seed):
     jobs = joined(f for f in facts_of(recording, random.Random(seed)) if f.job_id in tables["job_tracking"])
     assert jobs.keys() == tables["job_tracking"].keys()
     for job in jobs.values():
-        agrees(job_view.view(job), tables)
+        agrees(fold.view(job), tables)
 
 
 # -- which fact holds: R the reading of time 10, events seen before (9) or after (11) it began
@@ -94,7 +94,7 @@ def read(status, *steps, **columns):
 
 
 def seen(*found):
-    return job_view.view(joined(found)["j"])
+    return fold.view(joined(found)["j"])
 
 
 @pytest.mark.parametrize(
@@ -279,9 +279,9 @@ def test_all_steps_done_is_not_yet_100():
     ],
 )
 def test_the_legacy_tracker_says_what_the_appliance_reports(word, status, percent):
-    view = job_view.legacy_view(LegacyRecord(1, "ext", word, job_type="live", updated_at=BASE, source_vm_name="vm"))
+    view = fold.legacy_view(LegacyRecord(1, "ext", word, job_type="live", updated_at=BASE, source_vm_name="vm"))
     assert (view.status, view.percent, view.basis, view.source) == (status, percent, "legacy", "legacy")
     metadata = joblog.metadata_object(view.metadata)
     assert metadata is not None
-    assert (metadata["legacy_status"], job_view.vm_name(view)) == (word, "vm")
+    assert (metadata["legacy_status"], fold.vm_name(view)) == (word, "vm")
     assert view.ended_at == (BASE if view.terminal else None)

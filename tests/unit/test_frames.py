@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from correlator.errors import BadRequest
 from correlator.model.messages import MAX_IDS, Get, Hello, Ping, Subscribe, Unsubscribe
-from correlator.sinks.http.frames import decode, text_frame
+from correlator.sinks.http.websocket import decode, text_frame
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,10 @@ from correlator.jobs.index import MAX_DUE, Index
 from correlator.jobs.missing_rows import MAX_PENDING_TRANSITIONS
 from correlator.model.facts import MAX_CHILDREN, Entry, Kind, Reading
 from correlator.model.rows import JobRecord, Level, StepRecord
-from correlator.pipeline import waiting_ids
-from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.waiting_ids import WATCHED_FOR
-from correlator.sinks.streaming.backlog import Backlog, LineBuffer
+from correlator.pipeline import hub as hub_module
+from correlator.pipeline.hub import WATCHED_FOR
+from correlator.pipeline.pipeline import LocalHub
+from correlator.sinks.streaming.fanout import Backlog, LineBuffer
 from correlator.sinks.streaming.limits import DEFAULT
 from tests.support.yardstick import quickest
 
@@ -208,7 +208,7 @@ def test_what_falls_due_at_once_is_spread_over_several_calls():
 def holding(ids: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """So many IDs have been waited for in vain for long."""
     hub, now = LocalHub(live()), [0.0]
-    monkeypatch.setattr(waiting_ids, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(hub_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     for n in range(ids):
         hub.waiting_ids.watch_id(f"id{n}")
     now[0] = WATCHED_FOR + 1

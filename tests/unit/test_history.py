@@ -20,8 +20,7 @@ from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
 from correlator.ops import metrics
 from correlator.ops.stalls import Heartbeats
-from correlator.pipeline.appliance_clock import ApplianceClock
-from correlator.pipeline.source_status import SourceStatus
+from correlator.pipeline.source_status import ApplianceClock, SourceStatus
 from correlator.sources.follow import Follower
 from correlator.sources.tables.history import History
 from correlator.sources.tables.reconcile import Reconcile

@@ -11,9 +11,9 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord
-from correlator.pipeline import waiting_ids
+from correlator.pipeline import hub as hub_module
 from correlator.pipeline.hub import Batch
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 
 
 def test_a_subscriber_that_raises_takes_the_batch_from_no_other():
@@ -37,14 +37,14 @@ def test_a_subscriber_that_raises_takes_the_batch_from_no_other():
 @pytest.fixture
 def now(monkeypatch) -> list[float]:
     clock = [1000.0]
-    monkeypatch.setattr(waiting_ids, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(hub_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
     return clock
 
 
 async def test_a_second_client_that_waits_for_an_id_restarts_the_fast_polls(now):
     hub = LocalHub(Index())
     hub.waiting_ids.watch_id("x")
-    now[0] += waiting_ids.WATCHED_FOR + 1
+    now[0] += hub_module.WATCHED_FOR + 1
     assert not hub.waiting_ids.has_waiting_ids()
     hub.waiting_ids.watch_id("x")
     assert hub.waiting_ids.has_waiting_ids()

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import fold, job_view, joblog, known, missing_rows
+from correlator.jobs import fold, joblog, known, missing_rows
 from correlator.jobs import index as indexes
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
@@ -670,7 +670,7 @@ def test_what_is_nested_too_deep_to_be_written_harms_nothing():
     entry, _ = joblog.read(LogRow(1, "Job failed", 1, attrs=f'{{"job_id":"j","error":{deep}}}'), 1)
     assert entry.error == "(nested too deep to be shown)"
     job = fold.fold(Job("j"), Reading("j", 1, JobRecord("j", metadata=f'{{"a":{deep},"vm_name":"x"}}'), ()))
-    assert b'"vm_name":"x"' in document_text(PublishedJob(job_view.view(job), 1, 1))
+    assert b'"vm_name":"x"' in document_text(PublishedJob(fold.view(job), 1, 1))
 
 
 def test_rows_of_an_unread_job_stay_known_when_a_legacy_job_with_its_id_leaves_memory():

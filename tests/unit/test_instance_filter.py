@@ -15,7 +15,7 @@ from correlator.model.facts import Reading
 from correlator.model.facts import Status as StatusOfJob
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import JobRecord
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import ArchivePage
 from tests.support.eventually import eventually
 from tests.support.http_listener import served

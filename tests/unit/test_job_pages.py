@@ -19,7 +19,7 @@ from aiohttp.test_utils import make_mocked_request
 from correlator.errors import SourceUnavailable
 from correlator.jobs import encoding
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import ArchivePage, JobQuery, LinesFound
 from correlator.sinks.http.rest import JobPages, Rest
 from correlator.sinks.turns import Work

@@ -11,7 +11,7 @@ import pytest
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http.rest import AGAIN_A_SECOND, JobWaits
 from correlator.sinks.turns import Work
 from tests.support.pipeline_harness import NOW

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs import job_view, joblog
+from correlator.jobs import fold, joblog
 from correlator.model.document import MAX_STEP_ID
 from correlator.model.facts import Entry, Job, Kind, Reading
 from correlator.model.published import PublishedJob
@@ -259,7 +259,7 @@ def test_one_value_that_no_document_can_carry_loses_no_other_member(member):
     entry, bad = read("Job failed", text)
     assert (entry.job_id, entry.external_ids, entry.kind, bad) == ("j", ("gui-7",), Kind.JOB_FAILED, ())
     shown = document_of(
-        PublishedJob(job_view.view(Job("j", reading=Reading("j", 1, JobRecord("j", metadata=text), ()))), 1, 0)
+        PublishedJob(fold.view(Job("j", reading=Reading("j", 1, JobRecord("j", metadata=text), ()))), 1, 0)
     )
     assert shown["metadata"]["vm_name"] == "web-1"
 

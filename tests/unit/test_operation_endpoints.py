@@ -15,7 +15,7 @@ from yarl import URL
 
 from correlator.forecast.forecaster import MAX_OPERATIONS
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http.openapi import openapi
 from correlator.state.checkpoint import decode_operation, encode_operation
 from tests.support.forecasts import BASE, SECOND, ended, learned

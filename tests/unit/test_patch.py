@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from correlator.jobs import encoding
-from correlator.jobs.document_cache import Documents
+from correlator.jobs.encoding import Documents
 from correlator.model import encoder
 from correlator.model.encoder import merge_patch
 from correlator.model.facts import Status

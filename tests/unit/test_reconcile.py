@@ -15,8 +15,8 @@ from correlator.model.facts import Reading
 from correlator.model.published import Outcome
 from correlator.model.rows import LegacyRecord
 from correlator.ops.stalls import Heartbeats
+from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.source_status import SourcePart
-from correlator.pipeline.waiting_ids import WaitingIds
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.sources.tables import legacy

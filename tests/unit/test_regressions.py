@@ -11,8 +11,7 @@ from correlator.jobs.index import Index
 from correlator.model.published import Change
 from correlator.model.rows import LogRow
 from correlator.pipeline.hub import Batch
-from correlator.pipeline.local_hub import LocalHub
-from correlator.pipeline.pipeline import Pipeline
+from correlator.pipeline.pipeline import LocalHub, Pipeline
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.limits import Limits

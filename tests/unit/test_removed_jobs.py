@@ -17,7 +17,7 @@ from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.persisted import PersistedExports
 from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import ArchivePage, Found
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.turns import Work

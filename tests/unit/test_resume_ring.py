@@ -7,9 +7,9 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Reading, Status
 from correlator.model.published import Change, JobView, PublishedJob
 from correlator.model.rows import JobRecord
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.hub import OVERHEAD, PLACE, ResumeRing
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
-from correlator.pipeline.resume_ring import OVERHEAD, PLACE, ResumeRing
 from correlator.sinks.streaming.subscriptions import Filter, Group
 
 NOW = 1_758_550_000_000_000

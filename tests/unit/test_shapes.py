@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 
 from correlator.errors import BadRequest
-from correlator.jobs import encoding, job_view
+from correlator.jobs import encoding, fold
 from correlator.jobs.index import Index
 from correlator.model import document as model
 from correlator.model import messages, replies
@@ -24,9 +24,9 @@ from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.pipeline import hub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.http import failover_status
-from correlator.sinks.http.frames import decode
 from correlator.sinks.http.openapi import asyncapi, openapi
 from correlator.sinks.http.requests import problem
+from correlator.sinks.http.websocket import decode
 from correlator.sinks.mqtt import topics
 from correlator.sinks.mqtt.outbox import MqttEvents, MqttOutbox
 from tests.support.documents import document_of, document_text
@@ -50,7 +50,7 @@ VIEW = JobView(
     metadata='{"vm_name":"vm","deep":{"er":[1,null]}}',
 )
 CUT = replace(VIEW, error="boo", error_cut=9_000, steps=(replace(STEPS[2], error_cut=8_000),))
-FULL, BARE = PublishedJob(VIEW, 17, AT, ("k1",)), PublishedJob(job_view.view(Job("j")), 1, AT)
+FULL, BARE = PublishedJob(VIEW, 17, AT, ("k1",)), PublishedJob(fold.view(Job("j")), 1, AT)
 LEGACY = LegacyRecord(3, "legacy-a", "creating_vm", "test", created_at=AT, started_at=AT, source_vm_spec='{"cpus":4}')
 
 
@@ -94,7 +94,7 @@ def test_the_known_values_of_a_set_that_may_grow_are_those_of_the_core(values, c
         FULL,
         BARE,
         PublishedJob(CUT, 18, AT),
-        PublishedJob(job_view.legacy_view(LEGACY), 2, AT),
+        PublishedJob(fold.legacy_view(LEGACY), 2, AT),
         replace(FULL, forecast=JobForecast(41.7, "history", FORECAST)),
         replace(FULL, forecast=JobForecast(100.0, "reported", None, Comparison(96.0, 37, 88.0))),
     ],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs import fold, job_view, joblog
+from correlator.jobs import fold, joblog
 from correlator.jobs.sizes import (
     CUT,
     MAX_NAMED,
@@ -160,10 +160,10 @@ def test_what_is_read_again_and_is_equal_is_held_once():
 def test_a_cut_error_of_the_log_or_of_the_table_has_its_size_in_the_document():
     failed = LogRow(1, "Job failed", 5, "ERROR", "u1", attrs=json.dumps({"error": "e" * 100_000}))
     logged = fold.fold(Job("u1"), joblog.read(failed, 2)[0])
-    document = document_of(PublishedJob(job_view.view(logged), 1, 5))
+    document = document_of(PublishedJob(fold.view(logged), 1, 5))
     assert (len(document["error"] or ""), document["error_cut"]) == (8_000, 100_000)
     read = Reading("u1", 3, JobRecord("u1", status="failed", error_message="boo", error_cut=9_000))
-    document = document_of(PublishedJob(job_view.view(fold.fold(logged, read)), 1, 5))
+    document = document_of(PublishedJob(fold.view(fold.fold(logged, read)), 1, 5))
     assert (document["error"], document["error_cut"]) == ("boo", 9_000)
     whole = Reading("u1", 4, JobRecord("u1", status="failed", error_message="boo"))
-    assert "error_cut" not in document_of(PublishedJob(job_view.view(fold.fold(logged, whole)), 1, 5))
+    assert "error_cut" not in document_of(PublishedJob(fold.view(fold.fold(logged, whole)), 1, 5))

@@ -16,8 +16,7 @@ from correlator.pipeline import queries
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Resume
-from correlator.sinks.streaming.snapshots import Orders
-from correlator.sinks.streaming.subscriptions import Filter
+from correlator.sinks.streaming.subscriptions import Filter, Orders
 from tests.support.eventually import eventually
 from tests.support.streams_harness import ALL, NOW, DaemonStreams, GatewayStreams, StreamClient
 

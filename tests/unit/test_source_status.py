@@ -10,8 +10,7 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.pipeline import source_status
-from correlator.pipeline.appliance_clock import ApplianceClock
-from correlator.pipeline.source_status import SourcePart, SourceStatus
+from correlator.pipeline.source_status import ApplianceClock, SourcePart, SourceStatus
 
 STARTED = 1_767_225_600_000_000
 

@@ -20,7 +20,7 @@ from correlator import web as pages
 from correlator.config.schema import Config, Otlp
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.endpoints import of_process
 from correlator.sinks.http.openapi import asyncapi, openapi

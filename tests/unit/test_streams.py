@@ -14,7 +14,7 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.websocket import Websockets

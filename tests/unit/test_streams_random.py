@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from correlator.model.rows import Level
-from correlator.pipeline.resume_ring import ResumeRing
+from correlator.pipeline.hub import ResumeRing
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume
 from correlator.sinks.streaming.subscriptions import Filter

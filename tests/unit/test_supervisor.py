@@ -10,7 +10,7 @@ from correlator.daemon import Supervisor, notify, watchdog_interval
 from correlator.jobs.index import Index
 from correlator.ops import metrics
 from correlator.ops.stalls import Heartbeats
-from correlator.pipeline.local_hub import LocalHub
+from correlator.pipeline.pipeline import LocalHub
 from tests.support.service_manager import ServiceManager
 
 

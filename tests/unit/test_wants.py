@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from correlator.cluster import rpc
 from correlator.cluster.received import Unreadable
 from correlator.gateway.archive import WaitingIdsSender
-from correlator.pipeline import waiting_ids
-from correlator.pipeline.waiting_ids import WaitingIds
+from correlator.pipeline import hub as hub_module
+from correlator.pipeline.hub import WaitingIds
 from tests.support.eventually import eventually
 
 
@@ -55,7 +55,7 @@ def test_what_the_collectors_own_clients_wait_for_stays_watched(monkeypatch):
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 20))))
 def test_the_number_of_wanted_ids_is_bounded_and_each_is_watched_once(steps):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(waiting_ids, "MAX_WATCHED_FOR", 3)
+        patch.setattr(hub_module, "MAX_WATCHED_FOR", 3)
         gateway = Gateway(patch)
         last: dict[str, float] = {}
         for name, after in steps:
@@ -72,7 +72,7 @@ class Gateway:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(waiting_ids, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(hub_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.known: set[str] = set()
         self.hubs: dict[str | None, WaitingIds] = {None: WaitingIds(self.known.__contains__)}
         self.sent: list[dict[str, Any]] = []
@@ -109,7 +109,7 @@ def test_an_id_that_a_job_has_or_that_was_waited_for_too_long_is_not_published(m
     gateway.hubs[None].watch_id("b")
     gateway.known.add("b")
     assert gateway.messages() == [{"ids": ["a"]}]
-    gateway.now += waiting_ids.WATCHED_FOR + 1
+    gateway.now += hub_module.WATCHED_FOR + 1
     assert gateway.wanting.next_message() == (None, None)
 
 

@@ -21,8 +21,8 @@ from correlator import __version__
 from correlator.config.schema import Http, Mqtt
 from correlator.model import messages, parameters, replies
 from correlator.model.document import JobDocument
-from correlator.pipeline.resume_ring import MAX_CHANGES
-from correlator.sinks.http import frames, websocket
+from correlator.pipeline.hub import MAX_CHANGES
+from correlator.sinks.http import websocket
 from correlator.sinks.http.access import TICKET_SECONDS
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
 from correlator.sinks.mqtt.topics import DISCOVERY, SPACING, TopicKey, Topics, unescape
@@ -556,7 +556,7 @@ def _web_channels() -> tuple[Schema, Schema]:
                 "Text frames of JSON: a frame is one message or an array of messages. The parameter `say` of an"
                 " address may have the first one, without a token. `hello` is due within"
                 f" {websocket.HELLO_WITHIN:g} s; a bookmark comes at least every 10 s."
-                f" Frames from a client are at most {frames.MAX_FRAME} bytes (else 1009), with at most"
+                f" Frames from a client are at most {websocket.MAX_FRAME} bytes (else 1009), with at most"
                 f" {messages.MAX_IDS} IDs in a subscription; {websocket.MAX_BAD_FRAMES} bad ones close the connection."
                 " Close codes: " + ", ".join(f"{code} {code.why}" for code in messages.CloseCode) + "."
             ),

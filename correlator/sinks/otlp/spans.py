@@ -19,7 +19,7 @@ from hashlib import sha256
 from typing import Any
 
 from correlator import __version__
-from correlator.jobs import encoding, job_view
+from correlator.jobs import encoding, fold
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import Micros, StepRecord
@@ -111,7 +111,7 @@ def _job_span(shown: PublishedJob, times: tuple[Micros, Micros]) -> dict[str, An
                 "correlator.job_type": view.job_type,
                 "correlator.category": view.category,
                 "correlator.owner": view.owner,
-                "correlator.vm_name": job_view.vm_name(view),
+                "correlator.vm_name": fold.vm_name(view),
                 "correlator.source": view.source,
                 "correlator.warnings": view.warnings,
                 "correlator.errors": view.errors,

@@ -26,8 +26,7 @@ from correlator.pipeline.hub import Hub
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Client, Framing, Message, Resume
-from correlator.sinks.streaming.snapshots import EMPTY, TodoPlace
-from correlator.sinks.streaming.subscriptions import Filter, Group, Groups, Sub
+from correlator.sinks.streaming.subscriptions import EMPTY, Filter, Group, Groups, Sub, TodoPlace
 from correlator.sinks.turns import Refused, Work
 from correlator.tasks import Backoff
 

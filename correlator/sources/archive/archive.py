@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from correlator.bounded import BoundedDict
 from correlator.errors import Away, SourceUnavailable
-from correlator.jobs import fold, job_view, joblog
+from correlator.jobs import fold, joblog
 from correlator.jobs.directory import OwnIds
 from correlator.jobs.sizes import Sizes
 from correlator.model.document import MAX_ID
@@ -204,7 +204,7 @@ class DatabaseArchive:
             ids = await self._jobs.ask(lambda q, s: searches.newest(q, s, ids, MAX_FOUND))
         found = await self._jobs.ask(lambda q, s: read_readings(q, s, advance_clock(), ids))
         readings = {r.job_id: r for r in found if r.record is not None}
-        views = [job_view.view(fold.fold(Job(r.job_id), r), self._keys) for r in readings.values()]
+        views = [fold.view(fold.fold(Job(r.job_id), r), self._keys) for r in readings.values()]
         views.sort(key=lambda v: v.age_key, reverse=True)
         if not views:
             return None
@@ -250,7 +250,7 @@ class LegacyPages:
             wanted = [row_id for row_id, place in places if not known(place[1])]
             rows = await ask(partial(_rows, ids=wanted)) if wanted else {}
             some = [row for i in wanted if (row := rows.get(i)) is not None]
-            some = [row for row in some if matches(PublishedJob(job_view.legacy_view(row), 0, 0))]
+            some = [row for row in some if matches(PublishedJob(fold.legacy_view(row), 0, 0))]
             taken = await self._owned_of(ask, some)
             found += [row for row in some if row.job_id not in taken]
             if len(places) < AT_ONCE:

@@ -25,7 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from correlator.errors import BadRequest
-from correlator.jobs import encoding, job_view, joblog
+from correlator.jobs import encoding, fold, joblog
 from correlator.jobs.directory import OwnIds
 from correlator.model.facts import Entry
 from correlator.model.published import FoundLine, LogLine
@@ -265,7 +265,7 @@ class FoundPage:
         own, found = OwnIds(records), list[FoundLine]()
         for line, owner in zip(lines, owners, strict=True):
             if (record := records.get(own.of(owner))) is not None:
-                name = job_view.vm_name(record) or None
+                name = fold.vm_name(record) or None
                 found.append(replace(line, job_id=record.job_id, vm_name=name, operation=record.operation))
             else:
                 found.append(replace(line, job_id=self._matching.external.get(line.event_id)))

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from typing import TypeAlias
 
-from correlator.jobs import job_view, joblog
+from correlator.jobs import fold, joblog
 from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.sources.db.queries import Queries
@@ -78,7 +78,7 @@ async def matching(
         where.append(f"started_at >= {mark}")
         args.append(queries.timestamp(-(-query.since // 1_000_000)))
     if query.vm_name:
-        condition, more = _mentions(queries, query.vm_name, job_view.VM_NAMES)
+        condition, more = _mentions(queries, query.vm_name, fold.VM_NAMES)
         where.append(condition if queries.schema.has("job_tracking", "metadata") else "1 = 0")
         args += more if queries.schema.has("job_tracking", "metadata") else []
     mentioned = [_names(queries, query.text, id_keys)] if query.text else []
@@ -96,7 +96,7 @@ def _names(queries: Queries, text: str, id_keys: Sequence[str]) -> tuple[list[st
     args: list[object] = [_pattern(_needles(text))] * len(columns)
     if queries.schema.has("job_tracking", "metadata"):
         # In a value: the metadata of every job has a member named vm_name.
-        members = [member(queries, key) for key in (*id_keys, *job_view.VM_NAMES)]
+        members = [member(queries, key) for key in (*id_keys, *fold.VM_NAMES)]
         values = " OR ".join(map(queries.dialect.matches.format, members))
         conditions.append(f"({queries.dialect.matches.format('metadata')} AND ({values}))")
         args += [_pattern([_plain_part(text)]), *[_pattern(_needles(text))] * len(members)]

@@ -30,7 +30,7 @@ from correlator.forecast.forecaster import MAX_OPERATIONS, OperationKey
 from correlator.forecast.points import MAX_STEPS, EndedRun, StepTimes
 from correlator.forecast.window import KEEP
 from correlator.jobs import joblog
-from correlator.jobs.job_view import VM_NAMES
+from correlator.jobs.fold import VM_NAMES
 from correlator.jobs.sizes import MAX_KEPT
 from correlator.model.facts import Status
 from correlator.model.rows import Micros
@@ -292,7 +292,7 @@ def _hex(text: str) -> str:
 
 
 async def _vm_names(queries: Queries, session: Session, job_ids: Sequence[str]) -> dict[str, str]:
-    """The name of each job's VM as `job_view.vm_name` finds it, or ""."""
+    """The name of each job's VM as `fold.vm_name` finds it, or ""."""
     if not job_ids or not queries.schema.has("job_tracking", "metadata"):
         return {}
     dialect = queries.dialect

@@ -4,7 +4,7 @@
 
 /** @typedef {(path: string, init?: RequestInit) => Promise<Response>} SendRequest  rejects with a `Refusal` */
 
-/** The codes that the client treats specially: of the daemon (`CloseCode` in its frames.py), and of a browser. */
+/** The codes that the client treats specially: of the daemon (`CloseCode` in its messages.py), and of a browser. */
 export const CloseCode = Object.freeze({
   NONE: 0,
   NO_STATUS: 1005,
