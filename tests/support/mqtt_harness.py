@@ -12,8 +12,8 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
+from correlator.jobs.fold import vm_name
 from correlator.jobs.index import Index
-from correlator.jobs.job_view import vm_name
 from correlator.model.facts import Kind, Reading
 from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, StepRecord

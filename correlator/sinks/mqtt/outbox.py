@@ -33,7 +33,7 @@ from msgspec.msgpack import Decoder
 from correlator.bounded import BoundedDict
 from correlator.jobs import encoding
 from correlator.jobs.directory import NO_AGE, JobDirectory, Names
-from correlator.jobs.job_view import vm_name
+from correlator.jobs.fold import vm_name
 from correlator.model.facts import Kind
 from correlator.model.messages import DaemonIndex, DaemonState, DaemonStatus, ExternalId
 from correlator.model.published import AgeKey, Change, PublishedJob
