@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers
+.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -34,7 +34,8 @@ help:
 	@echo "make test-package  the Debian package in a booted Debian 13: README.md followed, each unit as installed, purged (needs root)"
 	@echo "make test-system  the Debian package in whole systems, and the unit under systemd (1.7 GB in build/; needs root)"
 	@echo "make deb      the Debian package, in build/      make client-package  the browser client for npm, in build/"
-	@echo "make release  all files of a release, in build/release: of a commit, always the same bytes      make wheel  for a container image"
+	@echo "make release  all files of a release, in build/release: of a commit, always the same bytes (needs root)"
+	@echo "make image    the container image, for docker load and podman load, in build/ (needs root)      make wheel  for docker build"
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick', ARGS='rest --against main~5')"
 	@echo "make mutants  break the core at 200 places, and list those that no test notices, an hour or two on a quiet machine; it goes on where it stopped"
 	@echo "make promises  list the promises of docs/guarantees.md without a test, and the test files without a promise"
@@ -120,15 +121,22 @@ wheel: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 	@rm -rf build/wheel
 	@$(BIN)/python -m hatchling build --target wheel --directory build/wheel
 
-# Of the last commit, in a tree without changes: wheel, source archive, Debian and npm packages, bill of materials, notes, checksums.
-release: $(DEV)
+# The container image, by deploy/Dockerfile without Docker: its path is the last line (needs root, and Debian).
+IMAGE := buildah:buildah /usr/lib/podman/netavark:netavark mmdebstrap:mmdebstrap
+image: SERVERS := $(IMAGE)
+image: servers $(DEV)
+	@$(BIN)/python -m deploy.image
+
+# Of the last commit, in a tree without changes: wheel, source archive, Debian and npm packages, image, bill of materials, notes, checksums.
+release: SERVERS := $(IMAGE)
+release: servers $(DEV)
 	@command -v dpkg-deb >/dev/null || { echo "make release needs dpkg-deb: Debian's package dpkg." >&2; exit 1; }
 	@$(BIN)/python -m deploy.release
 
 BUILT = TEST_PACKAGE="$$(ls $(CURDIR)/build/correlator_*_$$(dpkg --print-architecture).deb)"
 
 # The package in Debian 12, Debian 13 and Ubuntu 24.04, a release built twice and each of its files installed, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
-test-system: SERVERS += lintian:lintian man:man-db promtool:prometheus npm:npm qemu-aarch64-static:qemu-user-static
+test-system: SERVERS += $(IMAGE) lintian:lintian man:man-db promtool:prometheus npm:npm qemu-aarch64-static:qemu-user-static
 test-system: systems
 	@$(BUILT) $(BIN)/python -m pytest -n 2 --dist loadfile -m "(long or not long) and not sizes" tests/system $(ARGS)
 

@@ -1,8 +1,10 @@
 """All that a release consists of, in build/release: from a clone without changes, the same bytes each time.
 
-Wheel, source archive, a Debian package for each architecture, the npm package, the bill of materials, release notes of
-CHANGELOG.md, and SHA256SUMS. All times are that of the commit ($SOURCE_DATE_EPOCH). Equal bytes need the same zlib and
-dpkg; the other tools are locked. `python -m deploy.release` prints the names and sizes.
+Wheel, source archive, a Debian package for each architecture, the npm package, the container image, the bill of
+materials, release notes of CHANGELOG.md, and SHA256SUMS. All times are that of the commit ($SOURCE_DATE_EPOCH). Equal
+bytes need the same zlib, dpkg and, for the image, buildah and packages of Debian; the other tools are locked.
+
+`python -m deploy.release` prints the names and sizes.
 """
 
 import contextlib
@@ -16,7 +18,7 @@ from pathlib import Path
 
 from hatchling.build import build_sdist, build_wheel
 
-from deploy import sbom
+from deploy import image, sbom
 from deploy.client import build as client
 from deploy.debian import build as debian
 from deploy.locked import REPOSITORY
@@ -67,10 +69,11 @@ def build(folder: Path) -> list[Path]:
         made = Path(scratch) / "made"
         with contextlib.chdir(REPOSITORY):
             build_sdist(str(made))
-            build_wheel(str(made))
+            wheel = made / build_wheel(str(made))
         for architecture in debian.MACHINES:
             debian.build(made, architecture, named=built)
         client.build(made)
+        image.build(made, wheel)
         (made / f"correlator-{built}.cdx.json").write_text(sbom.bill())
         (made / f"correlator-{built}.md").write_text(text)
         sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(made.iterdir())]

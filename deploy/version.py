@@ -31,10 +31,15 @@ def version(root: Path = _REPOSITORY) -> str:
     release, local = found.groups()
     if local != "+dev" or not is_clone(root):
         return release + local
-    commit = f"{release}+g{_git(root, 'rev-parse', 'HEAD')[:7]}"
+    named = f"{release}+g{commit(root)[:7]}"
     if changes(root):
-        return f"{commit}.dirty"
-    return release if f"v{release}" in _git(root, "tag", "--points-at", "HEAD").split() else commit
+        return f"{named}.dirty"
+    return release if f"v{release}" in _git(root, "tag", "--points-at", "HEAD").split() else named
+
+
+def commit(root: Path = _REPOSITORY) -> str:
+    """The whole hash of the last commit; empty outside a clone."""
+    return _git(root, "rev-parse", "HEAD") if is_clone(root) else ""
 
 
 def changes(root: Path = _REPOSITORY) -> str:

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import os
 import re
 import shutil
 import ssl
 import time
 from collections.abc import Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -29,6 +32,9 @@ UNIT, GATEWAY_UNIT = "correlator.service", "correlator-gateway.service"
 GATEWAY_FILE = config.DEFAULT_FILE.with_name("gateway.toml")
 CREDENTIALS = Path("/run/credentials") / UNIT
 STATE = Path("/var/lib/correlator")
+ALIVE_WITHIN = 4.0
+"""Seconds within which a daemon has to answer `unhealthy`."""
+
 UNIT_FILES = tuple(Path(folder, UNIT) for folder in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 
 SECRETS = (*(key.credential for _, key in leaves() if key.credential), "cluster-key", "gateway-key")
@@ -99,6 +105,26 @@ def token_of(config: Config) -> str:
 def url_of(config: Config) -> str:
     """Return the URL at which this host reaches the daemon of `config`."""
     return config.http.own_url("::1" if config.http.listen.host == "::" else "127.0.0.1")
+
+
+def unhealthy(environ: Mapping[str, str]) -> str | None:
+    """Ask the daemon of this host, or its gateway, whether it lives. Return what is wrong, None if nothing is."""
+    config = of_this_host(environ)
+    if config is None:
+        return "http.listen has port 0, so the daemon may be at any: set a port"
+    url = url_of(config)
+    place = urlsplit(url).netloc
+    try:
+        connection = http.client.HTTPConnection(place, timeout=ALIVE_WITHIN)
+        if url.startswith("https"):
+            connection = http.client.HTTPSConnection(place, timeout=ALIVE_WITHIN, context=own_context(config))
+        with contextlib.closing(connection):
+            connection.request("GET", "/health/live")
+            response = connection.getresponse()
+            said = response.read(1_000).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        return f"no daemon answers at {url}: {str(error) or type(error).__name__}"
+    return None if response.status == HTTPStatus.OK else f"the daemon at {url} makes no progress: {said}"
 
 
 def own_context(config: Config) -> ssl.SSLContext:

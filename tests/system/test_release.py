@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -14,13 +15,17 @@ from pathlib import Path
 import pytest
 
 from deploy.debian.build import package_version
-from deploy.version import epoch, version
+from deploy.version import commit, epoch, version
 from tests.support.paths import REPOSITORY
 from tests.support.servers import program
 from tests.support.system.installations import add_backend
 from tests.support.system.roots import EMULATED, Root
 
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = pytest.mark.timeout(4200)
+
+ARCHITECTURE = subprocess.run(
+    ["dpkg", "--print-architecture"], check=True, capture_output=True, text=True
+).stdout.strip()  # fmt: skip
 
 SURROUNDINGS = ({"umask": 0o022, "TZ": "UTC", "LC_ALL": "C"}, {"umask": 0o077, "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8"})
 
@@ -34,7 +39,7 @@ def released(clone: Path, umask: int, **environ: str) -> Path:
     given = os.environ | {"SOURCE_DATE_EPOCH": "1"} | environ
     command = [sys.executable, "-m", "deploy.release"]
     ended = subprocess.run(
-        command, cwd=clone, env=given, umask=umask, capture_output=True, text=True, timeout=900, check=False
+        command, cwd=clone, env=given, umask=umask, capture_output=True, text=True, timeout=1800, check=False
     )
     assert ended.returncode == 0, ended.stderr
     return clone / "build/release"
@@ -70,6 +75,7 @@ def test_two_releases_of_a_commit_have_the_same_files(releases: list[Path], buil
     assert set(names) == {
         *(f"{program}-py3-none-any.whl", f"{program}.tar.gz", f"{program}.cdx.json", f"{program}.md", "SHA256SUMS"),
         *(f"{debian}_amd64.deb", f"{debian}_arm64.deb", f"correlator-client-{built}.tgz"),
+        f"{program}-{ARCHITECTURE}.image.tar.gz",
     }
     differ = [name for name in names if len({(folder / name).read_bytes() for folder in releases}) > 1]
     assert differ == []
@@ -139,3 +145,69 @@ def test_npm_installs_the_client_with_its_version(releases: list[Path], built: s
         cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False,
     )  # fmt: skip
     assert done.stdout.strip() == built, done.stderr
+
+
+INSIDE = """
+set -e
+mount --bind $root $root
+mount -o remount,bind,ro $root
+mount --rbind /dev $root/dev
+mount -t proc proc $root/proc
+mount -t tmpfs tmpfs $root/run
+mount -t tmpfs -o mode=0700,uid=65532,gid=65532 tmpfs $root/var/lib/correlator
+mkdir $root/run/secrets
+echo secret >$root/run/secrets/api-token
+ip link set lo up
+inside="chroot --userspec=65532:65532 $root env -i $environ CORRELATOR_DATABASE__URL=mysql://x@127.0.0.1:1/x"
+$inside $command >/dev/null &
+daemon=$!
+tries=0
+until $inside $health 2>/dev/null; do tries=$((tries + 1)); [ $tries -lt 200 ]; sleep 0.3; done
+echo "well"
+$inside python3 -c "import urllib.request as u; u.urlopen('http://127.0.0.1:8686/metrics')" 2>&1 | tail -n 1
+$inside sh -c 'id -u; touch /opt/correlator/x' 2>&1 || true
+kill -TERM $daemon
+code=0; wait $daemon || code=$?
+echo "ended $code"
+$inside $health 2>&1 || echo "unwell $?"
+$inside ls /var/lib/correlator
+"""
+
+
+def test_the_image_runs_as_nobody_on_a_read_only_root_and_knows_whether_it_lives(
+    releases: list[Path], built: str, tmp_path: Path
+):
+    (image,) = releases[0].glob("*.image.tar.gz")
+
+    def buildah(*arguments: str) -> str:
+        storage = ["--root", str(tmp_path / "images"), "--runroot", str(tmp_path / "run"), "--storage-driver", "vfs"]
+        command = ["buildah", *storage, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout.strip()
+
+    container = buildah("from", f"docker-archive:{image}")
+    config = json.loads(buildah("inspect", container))["Docker"]["config"]
+    labels = {name.rpartition(".")[2]: value for name, value in config["Labels"].items()}
+    assert labels.items() >= {"version": built, "revision": commit(releases[0].parent.parent)}.items()
+    assert (config["User"], config["StopSignal"]) == ("65532:65532", "SIGTERM")
+    assert config["Healthcheck"]["Test"][0] == "CMD"
+    given = {
+        "root": buildah("mount", container),
+        "environ": shlex.join(config["Env"]),
+        "command": shlex.join(config["Entrypoint"] + config["Cmd"]),
+        "health": shlex.join(config["Healthcheck"]["Test"][1:]),
+    }
+    script = "".join(f"{name}={shlex.quote(value)}\n" for name, value in given.items()) + INSIDE
+    ended = subprocess.run(
+        ["unshare", "--mount", "--net", "--ipc", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", script],
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    said = ended.stdout.splitlines()
+    assert ended.returncode == 0, (ended.stdout, ended.stderr)
+    assert said[0] == "well"
+    assert "HTTP Error 401" in said[1]
+    assert said[2] == "65532"
+    assert "Read-only file system" in said[3]
+    assert said[4] == "ended 0"
+    assert "no daemon answers at http://127.0.0.1:8686" in said[5]
+    assert said[6] == "unwell 1"
+    assert len(said) > 7, "its state"

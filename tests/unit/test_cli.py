@@ -1,10 +1,12 @@
 """The command line: what each command calls, prints and ends with."""
 
 import asyncio
+import http.server
 import json
 import logging
 import subprocess
 import sys
+import threading
 import tomllib
 from datetime import UTC, datetime, timedelta
 from types import ModuleType
@@ -18,6 +20,7 @@ from correlator.config import loading as configuration
 from correlator.config.schema import Config
 from correlator.errors import ConfigError, SchemaError, SourceUnavailable
 from correlator.sinks.tap import Dropped
+from tests.support.certificates import Certificates
 
 
 @pytest.fixture(autouse=True)
@@ -455,3 +458,35 @@ def test_a_local_command_and_a_completion_import_neither_rich_nor_a_client():
     code = f"import sys, {modules}; print([m for m in ('rich', 'aiohttp', 'aiomysql') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "tls", "says"), [(200, False, ""), (200, True, ""), (503, False, "makes no progress")]
+)
+def test_health_asks_the_daemon_of_this_host_whether_it_lives(invoke, tmp_path, status, tls, says):
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(status if self.path == "/health/live" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    # Neither a proxy of the environment is asked, nor does the rest of the configuration have to be right.
+    env = {"CORRELATOR_HTTP__LISTEN": f"0.0.0.0:{server.server_port}", "http_proxy": "http://127.0.0.1:1"}
+    if tls:
+        made = Certificates.create(tmp_path / "tls")
+        made.make("server", "DNS:elsewhere")
+        server.socket = made.server("server").wrap_socket(server.socket, server_side=True)
+        env |= {
+            "CORRELATOR_HTTP__TLS_CERT": str(made.cert("server")),
+            "CORRELATOR_HTTP__TLS_KEY": str(made.key("server")),
+        }
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    result = invoke("health", env=env)
+    server.shutdown()
+    server.server_close()
+    assert (result.exit_code, says in result.stderr) == (1 if says else 0, True), result.output
+    assert invoke("health", env=env).exit_code == 1
+    assert "no daemon answers at http" in invoke("health", env=env).stderr

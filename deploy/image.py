@@ -1,0 +1,119 @@
+"""The container image as a file for `docker load` and `podman load`, built without a daemon and without a registry.
+
+mmdebstrap makes the base of Debian's packages, and buildah runs deploy/Dockerfile on it, with the locked wheels that
+the Debian package has too. All times are that of the commit: the same commit makes the same bytes as long as Debian's
+archive has the same packages, and zlib and buildah are the same. It needs root, and is for this machine's architecture.
+
+`python -m deploy.image` prints the path of the image. `make image` says it with what it needs installed.
+"""
+
+import contextlib
+import gzip
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import partial
+from pathlib import Path
+
+from hatchling.build import build_wheel
+
+from deploy.debian.build import download
+from deploy.locked import REPOSITORY
+from deploy.version import commit, epoch, version
+
+BASE = ("mmdebstrap", "--quiet", "--variant=minbase", "--dpkgopt=path-exclude=/usr/share/doc/*",
+        "--dpkgopt=path-include=/usr/share/doc/*/copyright", "--dpkgopt=path-exclude=/usr/share/locale/*",
+        "--dpkgopt=path-exclude=/usr/share/man/*", "trixie")  # fmt: skip
+"""As the slim images of Debian 13: without documents and translations."""
+
+
+def build(folder: Path, wheel: Path | None = None) -> Path:
+    """Write the image to `folder`. `wheel`: that of the program; by default a new one.
+
+    ValueError: this is not root, or no Debian. CalledProcessError: a program failed.
+    """
+    if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
+        raise ValueError(
+            "The image is built of Debian's packages by mmdebstrap and buildah: it needs root, and Debian."
+        )
+    built = version()
+    machine = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True)
+    architecture = machine.stdout.strip()
+    (REPOSITORY / "build").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="image-", dir=REPOSITORY / "build") as name:
+        scratch = Path(name)
+        run = partial(
+            subprocess.run,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+            umask=0o022,
+            env=os.environ | {"SOURCE_DATE_EPOCH": str(epoch()), "TMPDIR": str(scratch)},
+        )
+        context = _context(scratch / "context", download(architecture), wheel)
+
+        def buildah(*arguments: str | Path) -> str:
+            storage = ("--root", scratch / "images", "--runroot", scratch / "run", "--storage-driver", "vfs")
+            return run(["buildah", *storage, *arguments]).stdout.strip()
+
+        run([*BASE, scratch / "base.tar"])
+        base = buildah("from", "scratch")
+        buildah("add", "--quiet", base, scratch / "base.tar", "/")
+        at = ("--timestamp", str(epoch()))
+        buildah("commit", "--quiet", "--rm", *at, base, "localhost/base")
+        # As a process in the image: in a chroot, which needs no more rights than root has in a container.
+        limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
+        hard = {name: resource.getrlimit(limit)[1] for name, limit in limits.items()}
+        arguments = {"BASE": "localhost/base", "PIP_NO_INDEX": "1", "VERSION": built}
+        buildah(
+            *("build", "--quiet", "--isolation", "chroot", "--format", "docker", "--pull=never", *at),
+            *(f"--ulimit={name}={most}:{most}" for name, most in hard.items() if most != resource.RLIM_INFINITY),
+            *(f"--build-arg={name}={value}" for name, value in {**arguments, "COMMIT": commit()}.items()),
+            *("--file", REPOSITORY / "deploy/Dockerfile", "--tag", "localhost/correlator", context),
+        )
+        buildah("push", "--quiet", "localhost/correlator", f"docker-archive:{scratch}/image.tar:{_tag(built)}")
+        folder.mkdir(parents=True, exist_ok=True)
+        image = folder / f"correlator-{built}-{architecture}.image.tar.gz"
+        with (
+            (scratch / "image.tar").open("rb") as archive,
+            image.open("wb") as file,
+            gzip.GzipFile("", "wb", 6, file, mtime=0) as zipped,
+        ):
+            shutil.copyfileobj(archive, zipped, 1 << 20)
+    return image
+
+
+def _context(folder: Path, locked: Path, wheel: Path | None) -> Path:
+    """Write what the Dockerfile copies to `folder`, and return it."""
+    wheels = shutil.copytree(locked, folder / "build/wheel")
+    if wheel is None:
+        with contextlib.chdir(REPOSITORY):
+            build_wheel(str(wheels))
+    else:
+        shutil.copy(wheel, wheels)
+    shutil.copytree(REPOSITORY / "requirements", folder / "requirements")
+    (folder / "deploy").mkdir()
+    for name in ("pyproject.toml", "deploy/locked.py"):
+        shutil.copy(REPOSITORY / name, folder / name)
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    return folder
+
+
+def _tag(built: str) -> str:
+    """The name of the image once it is loaded; `+` may not be in it."""
+    return f"correlator:{built.replace('+', '-')}"
+
+
+def main() -> None:
+    try:
+        print(build(REPOSITORY / "build"))
+    except ValueError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()
