@@ -206,12 +206,8 @@ async def appliance(database: Database) -> AsyncIterator[Appliance]:
 
 @pytest.fixture
 async def daemon(database: Database, tmp_path: Path) -> AsyncIterator[Daemon]:
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         yield daemon
-    finally:
-        await daemon.close()
 
 
 @pytest.fixture

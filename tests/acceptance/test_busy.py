@@ -20,9 +20,7 @@ from tests.support.replay import BUSY, MariaDBReplayer, load, shift
 @pytest.mark.parametrize("driver", ["aiomysql", "asyncmy"])
 async def test_every_row_is_read_once_and_all_ends_equal(driver: str, database: Database, tmp_path: Path):
     recording = shift(load(BUSY))
-    daemon = Daemon(tmp_path, database__url=database.url, database__driver=driver)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url, database__driver=driver) as daemon:
         lines: list[int] = []
         async with daemon.socket(HELLO) as socket, MariaDBReplayer.connect(database) as replayer:
             await socket.say({"type": "subscribe", "id": 1, "logs": "ERROR"})
@@ -39,8 +37,6 @@ async def test_every_row_is_read_once_and_all_ends_equal(driver: str, database: 
             reading.cancel()
         assert await _rows(daemon, len(tables["log_events"]))
         assert len(lines) == len(set(lines))
-    finally:
-        await daemon.close()
 
 
 async def _read(socket: Socket, lines: list[int]) -> None:

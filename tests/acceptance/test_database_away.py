@@ -60,19 +60,19 @@ async def test_a_get_while_the_database_is_frozen_is_an_error_and_the_connection
     own_mariadb: MariaDB, tmp_path: Path
 ):
     tables = await own_mariadb.create_schema()
-    daemon = Daemon(tmp_path, database__url=tables.url, database__connect_timeout="30s", database__query_timeout="30s")
-    try:
-        await daemon.start()
-        async with daemon.socket({"type": "hello", "version": 1}) as socket:
-            own_mariadb.pause()
-            await socket.say({"type": "get", "job_id": "nobody"})
-            await socket.say({"type": "ping"})
-            assert (await socket.until("pong"))["type"] == "pong"  # it reads on meanwhile
-            error = await socket.until("error")
-            assert (error["code"], error["detail"]) == ("unavailable", "the database did not answer within 5 s")
-            assert error["job_id"] == "nobody"
-            await socket.say({"type": "ping"})
-            assert await socket.until("pong")
-            own_mariadb.resume()
-    finally:
-        await daemon.close()
+    async with (
+        Daemon(
+            tmp_path, database__url=tables.url, database__connect_timeout="30s", database__query_timeout="30s"
+        ) as daemon,
+        daemon.socket({"type": "hello", "version": 1}) as socket,
+    ):
+        own_mariadb.pause()
+        await socket.say({"type": "get", "job_id": "nobody"})
+        await socket.say({"type": "ping"})
+        assert (await socket.until("pong"))["type"] == "pong"  # it reads on meanwhile
+        error = await socket.until("error")
+        assert (error["code"], error["detail"]) == ("unavailable", "the database did not answer within 5 s")
+        assert error["job_id"] == "nobody"
+        await socket.say({"type": "ping"})
+        assert await socket.until("pong")
+        own_mariadb.resume()

@@ -223,35 +223,23 @@ async def test_a_dead_job_in_memory_does_not_hide_a_newer_one_of_its_context(dae
 
 
 async def test_an_unknown_id_is_held_until_its_job_appears(database: Database, appliance: Appliance, tmp_path: Path):
-    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait="60s")
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url, http__unknown_id_wait="60s") as daemon:
         asked = asyncio.create_task(status(daemon, "gui-late"))
         await asyncio.sleep(0.3)  # not a wait for anything: a moment in which there is no such job
         job_id = await appliance.job("gui-late")
         code, body = await asked
         assert (code, body["job_id"]) == (200, job_id)
-    finally:
-        await daemon.close()
 
 
 async def test_without_a_wait_an_unknown_id_is_404_though_its_job_appears(database: Database, tmp_path: Path):
-    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait=0)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url, http__unknown_id_wait=0) as daemon:
         code, body = await status(daemon, "gui-late")
         assert (code, body["message"]) == (404, "Failover job not found")
-    finally:
-        await daemon.close()
 
 
 async def test_a_daemon_that_stops_ends_the_requests_that_it_holds(database: Database, tmp_path: Path):
-    daemon = Daemon(tmp_path, database__url=database.url, http__unknown_id_wait="50s")
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url, http__unknown_id_wait="50s") as daemon:
         asked = asyncio.create_task(status(daemon, "gui-never"))
         await asyncio.sleep(0.3)  # not a wait for anything: the request is on its way
         assert await daemon.stop() == 0
         assert (await asked)[0] == 503
-    finally:
-        await daemon.close()

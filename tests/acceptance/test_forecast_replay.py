@@ -42,9 +42,7 @@ async def test_in_a_terminal_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
     await write_past_runs(database, slow_replay.past_runs(silent, SLOWER, copies=5))
     part = slow_replay.until(silent, SECONDS)
     longest = slow_replay.longest(part, 5)
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         await eventually(lambda: "forecasts: read " in daemon.log())
         async with commands_against(daemon.url) as run, MariaDBReplayer.connect(database) as replayer:
             table = await run("jobs", "-w", columns=160, rows=100)
@@ -57,8 +55,6 @@ async def test_in_a_terminal_no_bar_of_a_slow_replay_goes_back_and_ends_settle(
             assert await tree.end() == 0
             in_table, in_tree = [*rows(table)], [*branches(tree, longest)]
             published = [*map(json.loads, documents.out.splitlines())]
-    finally:
-        await daemon.close()
     for readings in (in_table, in_tree):
         assert falls(readings) == []
         said = [(one.job_id, end) for one in readings if (end := in_words(one.at, one.words)) is not None]

@@ -31,12 +31,8 @@ async def limited(database: Database, mosquitto: Mosquitto, tmp_path: Path) -> A
     """A daemon with these limits."""
     mqtt = {"mqtt__url": mosquitto.url, "mqtt__instance": INSTANCE}
     limits = {"jobs__max_metadata": MAX_METADATA, "jobs__max_error": MAX_ERROR}
-    daemon = Daemon(tmp_path, database__url=database.url, **mqtt, **limits)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url, **mqtt, **limits) as daemon:
         yield daemon
-    finally:
-        await daemon.close()
 
 
 async def failed_job(appliance: Appliance, started: str, ended: str, **row: Any) -> str:

@@ -49,9 +49,7 @@ async def value(daemon, name, **labels):
 
 
 async def test_every_metric_of_alerts_dashboard_and_documents_exists(database, tmp_path):
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         text = await daemon.text("/metrics") + of_a_cluster()
         suffixes = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("",), "gauge": ("",)}
         there = {
@@ -61,14 +59,10 @@ async def test_every_metric_of_alerts_dashboard_and_documents_exists(database, t
         }
         assert len(relied_on()) > 30
         assert relied_on() <= there
-    finally:
-        await daemon.close()
 
 
 async def test_openmetrics_is_served_on_request_and_text_otherwise(database, tmp_path):
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         assert daemon.session is not None
         for accept, kind, end in (
             ("application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "application/openmetrics-text", "# EOF\n"),
@@ -80,8 +74,6 @@ async def test_openmetrics_is_served_on_request_and_text_otherwise(database, tmp
                 assert response.status == 200
                 assert response.content_type == kind
                 assert (await response.text()).endswith(end)
-    finally:
-        await daemon.close()
 
 
 async def test_a_failed_job_is_measured_with_its_duration_and_the_delay_of_its_rows(
@@ -131,9 +123,7 @@ async def test_a_failed_job_is_measured_with_its_duration_and_the_delay_of_its_r
 
 async def test_an_unreachable_database_shows_as_lag_and_delays_no_row_afterwards(own_mariadb, tmp_path):
     database = await own_mariadb.create_schema()
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         await asyncio.to_thread(own_mariadb.kill)
 
         async def away():
@@ -154,14 +144,10 @@ async def test_an_unreachable_database_shows_as_lag_and_delays_no_row_afterwards
                 return await value(daemon, "correlator_source_lag_seconds") == 0
 
             await eventually(back)
-    finally:
-        await daemon.close()
 
 
 async def test_a_transaction_that_stays_open_is_a_gap_that_grows_old(database, appliance, tmp_path):
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         await appliance.log("so that there is a head")
         async with connected(database) as connection:
             await connection.begin()
@@ -181,14 +167,10 @@ async def test_a_transaction_that_stays_open_is_a_gap_that_grows_old(database, a
             await eventually(over)
         assert await value(daemon, "correlator_end_to_end_seconds_count") == 3
         assert await value(daemon, "correlator_end_to_end_seconds_sum") > 0.5
-    finally:
-        await daemon.close()
 
 
 async def test_a_log_that_begins_anew_is_counted(database, appliance, tmp_path):
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         for n in range(3):
             await appliance.log(f"row {n}")
 
@@ -202,16 +184,12 @@ async def test_a_log_that_begins_anew_is_counted(database, appliance, tmp_path):
             return await value(daemon, "correlator_log_resets_total") >= 1
 
         await eventually(counted)
-    finally:
-        await daemon.close()
 
 
 async def test_the_age_of_pending_messages_grows_while_the_broker_does_not_answer(
     database, appliance, own_mosquitto, tmp_path
 ):
-    daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url) as daemon:
 
         async def connected():
             return await value(daemon, "correlator_mqtt_connected") == 1
@@ -232,19 +210,13 @@ async def test_the_age_of_pending_messages_grows_while_the_broker_does_not_answe
             return await value(daemon, "correlator_mqtt_queue_age_seconds") == 0
 
         await eventually(over)
-    finally:
-        await daemon.close()
 
 
 async def test_clients_are_counted_by_their_transport(database, tmp_path):
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         async with daemon.socket(HELLO):
             assert await value(daemon, "correlator_readers", transport="websocket") == 1
         assert await value(daemon, "correlator_readers_lagging") == 0
-    finally:
-        await daemon.close()
 
 
 async def shown(daemon: Daemon, target: dict[str, Any]) -> list[dict[str, Any]]:
@@ -275,9 +247,7 @@ async def test_the_dashboard_of_running_jobs_shows_what_rest_has(database, appli
     (target,) = panel["targets"]
     assert (target["type"], target["parser"], "headers" in target["url_options"]) == ("json", "backend", False)
     await write_past_runs(database, [in_sequence(("validation", 1000 + n)) for n in range(20)])
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         await eventually(lambda: "forecasts: read" in daemon.log())
         began = f"{datetime.now(UTC) - timedelta(seconds=500):%F %T}"
         job_id = await appliance.job(metadata=json.dumps({"vm_name": "pgtest2"}), started_at=began)
@@ -301,5 +271,3 @@ async def test_the_dashboard_of_running_jobs_shows_what_rest_has(database, appli
         assert [*ordered["indexByName"]] == [*row]
         assert {each["field"] for each in sort["sort"]} <= row.keys()
         assert {each["matcher"]["options"] for each in panel["fieldConfig"]["overrides"]} <= row.keys()
-    finally:
-        await daemon.close()

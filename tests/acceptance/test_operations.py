@@ -30,15 +30,11 @@ def test_every_correlator_command_exists_with_these_options(line):
 
 async def test_every_address_answers(database, tmp_path):
     assert {"/health/live", "/health/ready", "/metrics"} <= set(ADDRESSES)
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url) as daemon:
         assert daemon.session is not None
         for path in ADDRESSES:
             async with daemon.session.get(path) as response:
                 assert response.status == 200, path
-    finally:
-        await daemon.close()
 
 
 async def test_every_statement_is_one_of_mariadb(mariadb: MariaDB):

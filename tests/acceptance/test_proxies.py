@@ -173,11 +173,9 @@ async def test_a_proxy_passes_the_address_of_its_client_on_behind_what_the_clien
 @pytest.mark.parametrize("trusted", [True, False])
 async def test_limits_count_the_clients_of_a_trusted_proxy_and_believe_no_other(database, tmp_path, trusted: bool):
     proxies = "127.0.0.0/8" if trusted else "192.0.2.1"
-    daemon = Daemon(
+    async with Daemon(
         tmp_path, database__url=database.url, http__trusted_proxies=proxies, http__max_readers_per_address=1
-    )
-    try:
-        await daemon.start()
+    ) as daemon:
         assert daemon.session is not None
         async with contextlib.AsyncExitStack() as stack:
 
@@ -197,8 +195,6 @@ async def test_limits_count_the_clients_of_a_trusted_proxy_and_believe_no_other(
             found = [await opens("203.0.113.1"), await opens("203.0.113.1"), await opens("203.0.113.2")]
             assert found == [True, False, trusted]
             assert [await streams("203.0.113.1"), await streams("203.0.113.3")] == [429, 200 if trusted else 429]
-    finally:
-        await daemon.close()
 
 
 @pytest.mark.parametrize("kind", PROXIES.values(), ids=PROXIES)

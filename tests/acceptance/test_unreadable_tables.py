@@ -80,12 +80,8 @@ async def fill_tables(database: Database) -> None:
 
 @contextlib.asynccontextmanager
 async def running(database: Database, folder: Path, **settings: Any) -> AsyncIterator[Daemon]:
-    daemon = Daemon(folder, database__url=database.url, **settings)
-    try:
-        await daemon.start()
+    async with Daemon(folder, database__url=database.url, **settings) as daemon:
         yield daemon
-    finally:
-        await daemon.close()
 
 
 async def parts(daemon: Daemon) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from correlator.errors import BadRequest, SourceUnavailable
 from correlator.pipeline.queries import JobQuery, LineQuery, LogLines
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
-from tests.support.archive_queries import archive_of, at, found, logical_time, names, unix
+from tests.support.archive_queries import archive_of, at, found, go_encoded, logical_time, names, unix
 from tests.support.eventually import eventually
 
 EVERYTHING = JobQuery()
+
+ODD_ID = "100% <b>&%2F ü'\"\\"
 
 
 async def test_every_id_leads_to_its_job_in_the_order_of_lookup(archive, either_original):
@@ -177,13 +179,14 @@ async def test_the_lines_of_a_job_are_all_of_them_and_no_others(archive, either_
     await either_original.log("step attrs", ts=at(1, micros=4), attrs=json.dumps({"step_id": step}))
     await either_original.log("external", ts=at(1, micros=6), attrs='{"external_job_id":"ext-1"}', level="WARN")
     await either_original.log("external column", ts=at(1, micros=7), level="ERROR", **(new or {"job_id": "u1"}))
-    await either_original.log("nobody's", ts=at(1, micros=8), attrs='{"text":"u1"}')
-    asked = names(external=["ext-1"])
-    wanted = ["column", "attrs", "step attrs", "step column", "external", "external column"]
+    await either_original.log("odd", ts=at(1, micros=8), level="WARN", attrs=f'{{"gui_job_id":{go_encoded(ODD_ID)}}}')
+    await either_original.log("nobody's", ts=at(1, micros=9), attrs='{"text":"u1"}')
+    asked = names(external=["ext-1", ODD_ID])
+    wanted = ["column", "attrs", "step attrs", "step column", "external", "external column", "odd"]
     page = await archive.lines(LogLines(asked, None, 100, LineQuery()))
     assert not page.more
     assert [line.message for line in page.lines] == wanted
-    assert [line.step_id for line in page.lines] == [None, None, step, step, None, None]
+    assert [line.step_id for line in page.lines] == [None, None, step, step, None, None, None]
     assert page.lines[1].attrs == {"job_id": "u1"}
     warnings = await archive.lines(LogLines(asked, None, 100, LineQuery("WARN")))
     assert [line.message for line in warnings.lines] == wanted[4:]

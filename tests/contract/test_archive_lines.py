@@ -11,7 +11,7 @@ import pytest
 
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery, LogLines
 from correlator.sources.db import zones
-from tests.support.archive_queries import archive_of, at, listed, names, unix
+from tests.support.archive_queries import archive_of, at, go_encoded, listed, names, unix
 
 
 async def messages(archive, query: LineQuery, asked: JobNames | None = None) -> list[str]:
@@ -135,14 +135,6 @@ async def test_an_unusual_text_is_found_in_ids_names_and_errors_of_jobs(current,
     found = await archive.find(f"x{text}y", lambda: 1)
     assert found is not None
     assert found.resolved.job_id == "id-2"
-
-
-def go_encoded(text: str) -> str:
-    """JSON as the encoder of JobLog writes it."""
-    encoded = json.dumps(text, ensure_ascii=False)
-    for plain in "<>&\u2028\u2029":
-        encoded = encoded.replace(plain, f"\\u{ord(plain):04x}")
-    return encoded
 
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -157,9 +157,7 @@ async def test_run_again_with_another_password_it_sets_that_one_and_keeps_the_do
 
 async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connections(granted: Database, tmp_path: Path):
     await granted.server.run(*statements(SQL + password("change-me")))
-    daemon = Daemon(tmp_path, database__url=granted.url, database__password="change-me")
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=granted.url, database__password="change-me") as daemon:
         async with connected(granted) as connection:
             job_id = await Appliance(connection).job("gui-1")
         await eventually(lambda: daemon.job("gui-1"))
@@ -172,8 +170,6 @@ async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connect
             return bool(3 <= connections <= 8)
 
         await eventually(has_only_the_lasting_ones)  # one more reads the history of forecasts at a first start
-    finally:
-        await daemon.close()
 
 
 async def test_another_host_connects_over_tls_only(granted: Database, tmp_path: Path):
@@ -184,11 +180,10 @@ async def test_another_host_connects_over_tls_only(granted: Database, tmp_path: 
     with pytest.raises(aiomysql.OperationalError, match="Access denied"):
         async with granted.connect(user="correlator", password="change-me"):
             pass
-    daemon = Daemon(tmp_path, database__url=granted.url, database__password="change-me", database__tls__verify="false")
-    try:
-        await daemon.start()
-    finally:
-        await daemon.close()
+    async with Daemon(
+        tmp_path, database__url=granted.url, database__password="change-me", database__tls__verify="false"
+    ):
+        pass
 
 
 @pytest.mark.filterwarnings("ignore:.*already exists")
@@ -197,11 +192,8 @@ async def test_on_the_same_host_the_socket_is_enough(granted: Database, tmp_path
     script = variant("localhost").replace("'correlator'@", f"'{me}'@")
     await granted.server.run(*statements(script))  # root has all rights: the test is that it needs no password
     url = granted.url.replace("correlator@", f"{me}@")
-    daemon = Daemon(tmp_path, database__url=url, database__unix_socket=granted.server.socket)
-    try:
-        await daemon.start()
-    finally:
-        await daemon.close()
+    async with Daemon(tmp_path, database__url=url, database__unix_socket=granted.server.socket):
+        pass
 
 
 # The broker

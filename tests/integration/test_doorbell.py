@@ -285,9 +285,7 @@ async def test_a_daemon_that_hardly_polls_shows_at_once_what_is_committed(applia
 
 
 async def test_a_daemon_without_its_doorbell_is_ready_and_polls(database, tmp_path):
-    daemon = Daemon(tmp_path, database__url=database.url, database__doorbell=True)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url, database__doorbell=True) as daemon:
 
         async def said_to_be_away() -> bool:
             status, health = await daemon.get("/health/ready")
@@ -304,14 +302,10 @@ async def test_a_daemon_without_its_doorbell_is_ready_and_polls(database, tmp_pa
             )
             assert (await socket.until("log"))["message"] == "x"
         assert daemon.log().count("the doorbell is unavailable") == 1
-    finally:
-        await daemon.close()
 
 
 async def test_a_recording_ends_equal_to_its_tables_with_the_doorbell_on(mixed, appliance, tmp_path):
-    daemon = Daemon(tmp_path, database__url=appliance.url, database__doorbell=True)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=appliance.url, database__doorbell=True) as daemon:
         await eventually(lambda: doorbell_of(daemon))
         async with MariaDBReplayer.connect(appliance) as replayer:
             await replayer.replay(mixed)
@@ -323,8 +317,6 @@ async def test_a_recording_ends_equal_to_its_tables_with_the_doorbell_on(mixed, 
             return True
 
         await eventually(equal, every=0.2)
-    finally:
-        await daemon.close()
 
 
 async def doorbell_of(daemon: Daemon) -> bool:

@@ -70,9 +70,7 @@ async def _equals(found: Awaitable[set[str]], wanted: set[str]) -> bool:
 
 async def test_unchanged_rows_are_not_transferred_at_every_poll(database: Database, tmp_path: Path):
     await pending_failovers(database, [(f"alone-{n}", ago(days=3)) for n in range(2_000)])
-    daemon = Daemon(tmp_path, database__url=database.url, database__reconcile_interval="100ms")
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=database.url, database__reconcile_interval="100ms") as daemon:
         await eventually(lambda: _counts(daemon, 2_000))
         before = await counters(database)
 
@@ -88,8 +86,6 @@ async def test_unchanged_rows_are_not_transferred_at_every_poll(database: Databa
             await eventually(lambda: _status(daemon, "alone-7", "failed"))
             await Appliance(connection).run("DELETE FROM failover_jobs WHERE job_id = 'alone-8'")
             await eventually(lambda: _counts(daemon, 1_999))
-    finally:
-        await daemon.close()
 
 
 async def _counts(daemon: Daemon, count: int) -> bool:

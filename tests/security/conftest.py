@@ -33,12 +33,8 @@ async def appliance_file(tmp_path: Path) -> Path:
 @pytest.fixture
 async def small(appliance_file: Path, tmp_path: Path) -> AsyncIterator[Daemon]:
     """A daemon on that file, without tokens."""
-    daemon = Daemon(tmp_path, database__url=f"sqlite://{appliance_file}")
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=f"sqlite://{appliance_file}") as daemon:
         yield daemon
-    finally:
-        await daemon.close()
 
 
 @pytest.fixture
@@ -46,9 +42,5 @@ async def guarded(appliance_file: Path, tmp_path: Path) -> AsyncIterator[Daemon]
     """The same, with a token."""
     tokens = tmp_path / "tokens"
     tokens.write_text(f"# one\n{TOKEN}\n")
-    daemon = Daemon(tmp_path, database__url=f"sqlite://{appliance_file}", http__tokens_file=tokens)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=f"sqlite://{appliance_file}", http__tokens_file=tokens) as daemon:
         yield daemon
-    finally:
-        await daemon.close()

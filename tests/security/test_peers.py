@@ -182,18 +182,16 @@ async def test_a_daemon_outlives_a_broker_that_lies(
                     await reader.read(-1)
 
         (folder := tmp_path / name).mkdir()
-        async with listening(talk) as port:
-            daemon = Daemon(folder, database__url=f"sqlite://{appliance_file}", mqtt__url=f"mqtt://127.0.0.1:{port}")
-            try:
-                await daemon.start()
-                await eventually(lambda: calls > 1)
-                async with daemon.socket(HELLO) as socket:
-                    assert len((await socket.snapshot())[0]) == 6
-                assert daemon.memory() < 150
-                assert "Traceback" not in daemon.log(), (name, daemon.log())
-                assert await daemon.stop() == 0
-            finally:
-                await daemon.close()
+        async with (
+            listening(talk) as port,
+            Daemon(folder, database__url=f"sqlite://{appliance_file}", mqtt__url=f"mqtt://127.0.0.1:{port}") as daemon,
+        ):
+            await eventually(lambda: calls > 1)
+            async with daemon.socket(HELLO) as socket:
+                assert len((await socket.snapshot())[0]) == 6
+            assert daemon.memory() < 150
+            assert "Traceback" not in daemon.log(), (name, daemon.log())
+            assert await daemon.stop() == 0
 
     await asyncio.gather(*(lied_to(name) for name in lies))
 
@@ -209,9 +207,7 @@ async def test_foreign_retained_messages_below_the_prefix_are_removed_without_ha
     async with aiomqtt.Client("127.0.0.1", own_mosquitto.port, protocol=aiomqtt.ProtocolVersion.V5) as client:
         for n, topic in enumerate([*left, *beside, f"{root}/status", f"{root}/index"]):
             await client.publish(topic, noise[1 + n % 4], qos=1, retain=True)
-        daemon = Daemon(tmp_path, database__url=f"sqlite://{appliance_file}", mqtt__url=own_mosquitto.url)
-        try:
-            await daemon.start()
+        async with Daemon(tmp_path, database__url=f"sqlite://{appliance_file}", mqtt__url=own_mosquitto.url) as daemon:
 
             async def retained() -> dict[str, bytes]:
                 found: dict[str, bytes] = {}
@@ -236,8 +232,6 @@ async def test_foreign_retained_messages_below_the_prefix_are_removed_without_ha
 
             await eventually(others_stay)
             assert "Traceback" not in daemon.log()
-        finally:
-            await daemon.close()
 
 
 # -- TLS: which servers are trusted with no setting but the CA
@@ -282,21 +276,16 @@ async def test_a_broker_with_a_wrong_certificate_gets_no_login(
         after.extend(await reader.read(1000))
 
     context = certificates.server(certificate)
-    async with listening(talk, ssl=context) as port:
-        daemon = Daemon(
-            tmp_path, database__url=f"sqlite://{appliance_file}", mqtt__url=f"mqtts://127.0.0.1:{port}",
-            mqtt__tls__ca=certificates.ca, mqtt__username="u", mqtt__password="secret",
-        )  # fmt: skip
-        try:
-            await daemon.start()
+    async with listening(talk, ssl=context) as port, Daemon(
+        tmp_path, database__url=f"sqlite://{appliance_file}", mqtt__url=f"mqtts://127.0.0.1:{port}",
+        mqtt__tls__ca=certificates.ca, mqtt__username="u", mqtt__password="secret",
+    ) as daemon:  # fmt: skip
 
-            async def refused() -> bool:
-                part = (await daemon.get("/health/ready"))[1]["parts"]["mqtt"]
-                return "certificate verify failed" in str(part["error"])
+        async def refused() -> bool:
+            part = (await daemon.get("/health/ready"))[1]["parts"]["mqtt"]
+            return "certificate verify failed" in str(part["error"])
 
-            await eventually(refused)
-            assert after == b""
-            assert "secret" not in daemon.log()
-            assert "Traceback" not in daemon.log()
-        finally:
-            await daemon.close()
+        await eventually(refused)
+        assert after == b""
+        assert "secret" not in daemon.log()
+        assert "Traceback" not in daemon.log()

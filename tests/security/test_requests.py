@@ -358,11 +358,9 @@ async def test_hostile_json_is_answered_with_a_problem(small: Daemon, said):
 
 
 async def test_subscriptions_and_connections_are_counted(appliance_file, tmp_path):
-    daemon = Daemon(
+    async with Daemon(
         tmp_path, database__url=f"sqlite://{appliance_file}", http__max_subscriptions=3, http__max_readers=2,
-    )  # fmt: skip
-    try:
-        await daemon.start()
+    ) as daemon:  # fmt: skip
         async with daemon.socket(HELLO) as one, daemon.socket(HELLO):
             async with daemon.socket() as three:
                 with pytest.raises(EOFError, match="4429"):
@@ -375,8 +373,6 @@ async def test_subscriptions_and_connections_are_counted(appliance_file, tmp_pat
                 await one.until("bookmark")
         async with daemon.socket(HELLO) as again:  # each place is free again
             await again.snapshot()
-    finally:
-        await daemon.close()
 
 
 # -- what a database makes of it
@@ -394,12 +390,8 @@ async def either(
     """A daemon with a job, gui-1, on either kind of database."""
     await appliance.job("gui-1")
     url = database.url if request.param == "mariadb" else f"sqlite://{appliance_file}"
-    daemon = Daemon(tmp_path, database__url=url)
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=url) as daemon:
         yield daemon
-    finally:
-        await daemon.close()
 
 
 async def test_no_id_and_no_filter_becomes_sql(either: Daemon):

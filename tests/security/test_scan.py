@@ -102,19 +102,17 @@ async def test_a_scan_of_a_guarded_daemon(guarded: Daemon, examples: int) -> Non
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 async def test_a_scan_of_a_gateway(appliance_file: Path, tmp_path: Path, nats: Nats, examples: int) -> None:
-    collector = Daemon(tmp_path, database__url=f"sqlite://{appliance_file}", cluster__url=nats.url)
-    try:
-        await collector.start()
-        async with gateway_process(tmp_path / "gateway", nats.url) as gateway:
+    async with (
+        Daemon(tmp_path, database__url=f"sqlite://{appliance_file}", cluster__url=nats.url),
+        gateway_process(tmp_path / "gateway", nats.url) as gateway,
+    ):
 
-            async def has_the_jobs() -> bool:
-                return (await gateway.get(f"/api/v1/jobs/{quote(NAMES[0], safe='')}"))[0] == 200
+        async def has_the_jobs() -> bool:
+            return (await gateway.get(f"/api/v1/jobs/{quote(NAMES[0], safe='')}"))[0] == 200
 
-            await eventually(has_the_jobs)
-            description = (await gateway.get("/api/v1/openapi.json"))[1]
-            answers = scan(gateway, description, examples, {}, may_be_away=True)
-            assert {200, 400} <= answers["listJobs"]
-            assert answers["listInstances"] == answers["getReadiness"] == {200}
-            assert "Traceback" not in gateway.log()
-    finally:
-        await collector.close()
+        await eventually(has_the_jobs)
+        description = (await gateway.get("/api/v1/openapi.json"))[1]
+        answers = scan(gateway, description, examples, {}, may_be_away=True)
+        assert {200, 400} <= answers["listJobs"]
+        assert answers["listInstances"] == answers["getReadiness"] == {200}
+        assert "Traceback" not in gateway.log()

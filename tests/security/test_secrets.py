@@ -151,13 +151,9 @@ async def test_a_link_in_place_of_the_checkpoint_is_not_followed(appliance_file:
     before = theirs.read_bytes()
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "checkpoint.sqlite").symlink_to(theirs)
-    daemon = Daemon(tmp_path, database__url=f"sqlite://{appliance_file}")
-    try:
-        await daemon.start()
+    async with Daemon(tmp_path, database__url=f"sqlite://{appliance_file}") as daemon:
         assert await daemon.stop() == 0
         assert "Traceback" not in daemon.log()
-    finally:
-        await daemon.close()
     assert theirs.read_bytes() == before
     assert [name for name in modes(tmp_path) if name.startswith("theirs")] == ["theirs.sqlite"]
 

@@ -1,8 +1,9 @@
-"""What the tests of the archive share: times after a fixed base, and a query for a job by any ID."""
+"""What the tests of the archive share: times after a fixed base, a query for a job by any ID, JSON as it is stored."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -69,3 +70,11 @@ async def listed(archive: DatabaseArchive, query: JobQuery, limit: int = 100) ->
         ids += [r.job_id for r in page.readings]
         if (before := page.next_before) is None:
             return ids
+
+
+def go_encoded(text: str) -> str:
+    """JSON as the encoder of JobLog writes it."""
+    encoded = json.dumps(text, ensure_ascii=False)
+    for plain in "<>&\u2028\u2029":
+        encoded = encoded.replace(plain, f"\\u{ord(plain):04x}")
+    return encoded

@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -25,6 +25,8 @@ from tests.support.servers import free_port
 
 class Daemon:
     """One process. `settings` are keys like ``database__url``. Log lines go to `folder`/log.
+
+    As a context it is ready, and ended at the end of the block.
 
     With `http__tls_cert` it is asked over TLS, whatever its certificate.
     """
@@ -48,6 +50,17 @@ class Daemon:
         self.session: aiohttp.ClientSession | None = None
         self.command = "run"
         self.arguments: tuple[str, ...] = ()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self.start()
+        except BaseException:
+            await self.close()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def start(self, *, ready: bool = True, complete: bool = True, within: float = PATIENCE) -> None:
         """Start the process, and wait as `until` does."""

@@ -1,4 +1,4 @@
-"""What a broker delivers of one instance: the events, in their order, and the retained topics."""
+"""The events that a broker delivers of one instance, in their order."""
 
 from __future__ import annotations
 
@@ -17,18 +17,15 @@ ENDS = {"job.completed", "job.failed", "job.cancelled"}
 
 
 class Listener:
-    """The events that the broker delivers from now on, and the retained topics."""
+    """The events that the broker delivers from now on."""
 
     def __init__(self) -> None:
         self.events: list[dict[str, Any]] = []
-        self.retained: dict[str, Any] = {}
-        self.legacy: set[str] = set()
-        """The jobs that were published as rows of failover_jobs at some time."""
 
     @contextlib.asynccontextmanager
     async def listening(self, broker: Mosquitto, instance: str) -> AsyncIterator[None]:
         async with aiomqtt.Client("127.0.0.1", broker.port, identifier=f"listener-{random.random()}") as client:
-            await client.subscribe(f"correlator/v1/{instance}/#", qos=1)
+            await client.subscribe(f"correlator/v1/{instance}/job/+/event", qos=1)
             task = asyncio.create_task(self._read(client))
             try:
                 yield
@@ -38,16 +35,7 @@ class Listener:
 
     async def _read(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
-            topic = str(message.topic)
-            value: Any = json.loads(bytes(message.payload)) if message.payload else None
-            if topic.endswith("/event"):
-                self.events.append(value)
-            elif value is None:
-                self.retained.pop(topic, None)
-            else:
-                self.retained[topic] = value
-                if value.get("source") == "legacy":
-                    self.legacy.add(value["job_id"])
+            self.events.append(json.loads(bytes(message.payload)))
 
     def kinds(self, job_id: str, *kinds: str) -> list[str]:
         return [e["kind"] for e in self.events if e["job_id"] == job_id and e["kind"] in kinds]
@@ -62,6 +50,3 @@ class Listener:
             elif event["job_id"] in ended:
                 found.append(event)
         return found
-
-    def announced(self) -> set[tuple[str, Any]]:
-        return {(e["kind"], e["event_id"]) for e in self.events}

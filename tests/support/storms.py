@@ -193,9 +193,7 @@ async def storms(
     `probe_from`: the address that asks for `/health/live`. The storm has 127.0.0.1.
     """
     await fill(database, jobs)
-    daemon = Daemon(folder, database__url=database.url, **settings)
-    try:
-        await daemon.start()
+    async with Daemon(folder, database__url=database.url, **settings) as daemon:
         first(daemon.pid)
         first(database.server.pid)
         target = {"port": database.server.port, "db": database.name, "url": daemon.url, "rate": rate}
@@ -203,8 +201,6 @@ async def storms(
             first(probe.process.pid)
             await probe.read(PATIENCE)
             yield Storms(daemon, database, probe)
-    finally:
-        await daemon.close()
 
 
 def first(pid: int) -> None:

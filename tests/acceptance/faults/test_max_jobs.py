@@ -169,9 +169,7 @@ async def test_more_jobs_than_the_limit_cause_no_event_and_no_work_whenever_the_
     messages = Messages()
     async with messages.listening(own_mosquitto):
         for limit, end in ((max_jobs, "kill"), (max_jobs, "stop"), (max_jobs // 2, "kill"), (2 * max_jobs, "stop")):
-            daemon = Daemon(tmp_path, **settings | {"jobs__max_jobs": limit})
-            try:
-                await daemon.start()
+            async with Daemon(tmp_path, **settings | {"jobs__max_jobs": limit}) as daemon:
                 await rests(daemon, database, messages, ids, running, seconds)
                 assert await in_memory(daemon) == max(running, min(limit, len(ids)))
                 if end == "kill":
@@ -180,6 +178,4 @@ async def test_more_jobs_than_the_limit_cause_no_event_and_no_work_whenever_the_
                     await daemon.kill()
                 else:
                     await daemon.stop()
-            finally:
-                await daemon.close()
     await database.drop()

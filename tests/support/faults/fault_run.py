@@ -206,17 +206,16 @@ async def fault_run(
             "mqtt__url": f"mqtt://127.0.0.1:{to_broker.port}",
             "mqtt__instance": instance,
         }
-        daemon = Process(folder, environment or {}, **(defaults | settings))
-        try:
-            await daemon.start()
-            async with WebsocketWatcher(daemon.url) as reader, MqttWatcher(broker.port, instance, login) as listener:
-                writers = Traffic(database, **(traffic or {}))
-                oracle = Oracle(database, daemon, reader, listener, writers)
-                run = FaultRun(database, to_database, to_broker, daemon, reader, listener, writers, oracle)
-                await run.well()
-                yield run
-        finally:
-            await daemon.close()
+        async with (
+            Process(folder, environment or {}, **(defaults | settings)) as daemon,
+            WebsocketWatcher(daemon.url) as reader,
+            MqttWatcher(broker.port, instance, login) as listener,
+        ):
+            writers = Traffic(database, **(traffic or {}))
+            oracle = Oracle(database, daemon, reader, listener, writers)
+            run = FaultRun(database, to_database, to_broker, daemon, reader, listener, writers, oracle)
+            await run.well()
+            yield run
 
 
 async def for_a_while(seconds: float) -> None:
