@@ -60,7 +60,7 @@ collected: $(DEV)
 	-@$(BIN)/python -m pytest --collect-only -qq >/dev/null
 
 test-clients: servers $(DEV)
-	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_slow_clients.py tests/acceptance/test_busy.py tests/acceptance/test_proxies.py tests/browser/test_found_job.py $(ARGS)
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_slow_clients.py tests/acceptance/test_proxies.py tests/browser/test_found_job.py $(ARGS)
 
 # One storm of clients after the other; they measure time, so nothing else should run meanwhile.
 test-storms: servers $(DEV)

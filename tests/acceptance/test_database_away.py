@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
-from tests.support.mariadb import MariaDB
+from tests.support.mariadb import TABLES, Database, MariaDB
 
 
 async def test_jobs_in_memory_are_listed_and_marked_incomplete(own_mariadb: MariaDB, tmp_path: Path):
@@ -76,3 +76,36 @@ async def test_a_get_while_the_database_is_frozen_is_an_error_and_the_connection
         await socket.say({"type": "ping"})
         assert await socket.until("pong")
         own_mariadb.resume()
+
+
+async def test_an_account_that_may_have_too_few_connections_is_named_until_it_has_enough(
+    database: Database, tmp_path: Path
+):
+    user = "correlator_few"
+    await database.run(
+        f"CREATE USER {user}@'%' WITH MAX_USER_CONNECTIONS 4",
+        *(f"GRANT SELECT ON `{database.name}`.{table} TO {user}@'%'" for table in TABLES),
+    )
+    daemon = Daemon(tmp_path, database__url=database.url.replace("correlator@", f"{user}@"))
+    needed = "may have 4 connections to the database at once (max_user_connections), and the correlator needs 9"
+
+    async def error() -> str:
+        return str((await daemon.get("/health/ready"))[1]["parts"]["database"]["error"])
+
+    async def is_said() -> bool:
+        return needed in await error()
+
+    async def is_well() -> bool:
+        return not (await daemon.get("/health/ready"))[1]["degraded"]
+
+    try:
+        await daemon.launch()
+        await eventually(is_said)
+        assert daemon.log().count(needed) == 1
+        assert "unreachable" not in daemon.log()
+        await database.run(f"ALTER USER {user}@'%' WITH MAX_USER_CONNECTIONS 24")
+        await eventually(is_well)
+        assert "the account may have enough connections" in daemon.log()
+    finally:
+        await daemon.close()
+        await database.run(f"DROP USER {user}@'%'")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
-from tests.support.terminal import Command, start
+from tests.support.terminal import commands_against
 
 Start = Callable[..., Any]
 
@@ -22,18 +21,8 @@ OPERATION = "unified-live-failover"
 
 @pytest.fixture
 async def command(daemon: Daemon) -> AsyncIterator[Start]:
-    """Start a command against the daemon; `columns` puts it in a terminal."""
-    commands: list[Command] = []
-
-    async def begin(*arguments: str, columns: int | None = None) -> Command:
-        environ = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LC_ALL", "LANG")}
-        environ |= {"CORRELATOR_URL": daemon.url, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
-        commands.append(await start(arguments, environ, columns, 30))
-        return commands[-1]
-
-    yield begin
-    for one in commands:
-        await one.close()
+    async with commands_against(daemon.url) as run:
+        yield run
 
 
 def days_ago(days: float, seconds: float = 0) -> str:

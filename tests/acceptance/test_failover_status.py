@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -80,24 +79,17 @@ async def test_a_joblog_job_by_each_of_its_ids(daemon: Daemon, appliance: Applia
             "tracking_source": "external_job_id_correlation",
         },
     }
+    before = 0
     for name in (job_id, "ctx-a", "column-a", "gui-a", "engine-a"):
         code, body = await status(daemon, name)
         duration = body.pop("duration")
-        assert duration > 0 if row["status"] == "running" else duration == 90_000_000_000
+        assert isinstance(duration, int)
+        assert duration > before if row["status"] == "running" else duration == 90_000_000_000
+        before = duration
         wanted = direct
         if name not in (job_id, "ctx-a"):
             wanted = enhanced | {"job_details": enhanced["job_details"] | {"gui_job_id": name}}
         assert (code, body) == (200, wanted), name
-
-
-async def test_a_running_job_has_a_growing_duration(daemon: Daemon, appliance: Appliance):
-    job_id = await job_with_steps(appliance)
-    await eventually(lambda: _is(daemon, job_id, 200))
-    _, first = await status(daemon, job_id)
-    _, second = await status(daemon, job_id)
-    assert first["status"] == "running"
-    assert isinstance(first["duration"], int)
-    assert second["duration"] > first["duration"] > 0
 
 
 async def test_a_legacy_job_answers_in_its_tables_words(daemon: Daemon, appliance: Appliance):
@@ -138,25 +130,23 @@ async def test_a_legacy_job_answers_in_its_tables_words(daemon: Daemon, applianc
     }
 
 
-async def test_an_unknown_id_gets_the_appliances_404(daemon: Daemon):
-    name = "unified-live-failover-SVR 2019/Prod-1758553933"
-    assert await status(daemon, name) == (
-        404,
-        {
-            "success": False,
-            "message": "Failover job not found",
-            "job_id": "",
-            "status": "",
-            "progress": 0,
-            "start_time": "0001-01-01T00:00:00Z",
-            "duration": 0,
-            "error": f"failover job not found: {name}",
-        },
-    )
-
-
-async def test_an_id_with_a_space_and_a_raw_slash_works_everywhere(daemon: Daemon, appliance: Appliance):
+async def test_an_id_of_any_characters_leads_to_its_job_and_an_unknown_one_gets_the_appliances_404(
+    daemon: Daemon, appliance: Appliance
+):
     for name in ("live-SVR 2019/Prod-1758553933", "100%/a+b?c#d&e=ü<x>", "a//b/events", "..%2Fjobs"):
+        assert await status(daemon, name) == (
+            404,
+            {
+                "success": False,
+                "message": "Failover job not found",
+                "job_id": "",
+                "status": "",
+                "progress": 0,
+                "start_time": "0001-01-01T00:00:00Z",
+                "duration": 0,
+                "error": f"failover job not found: {name}",
+            },
+        )
         job_id = await appliance.job(name)
         for path in (quote(name, safe="/"), quote(name, safe="")):
             code, job = await daemon.get(f"/api/v1/jobs/{path}?wait=5")
@@ -165,48 +155,26 @@ async def test_an_id_with_a_space_and_a_raw_slash_works_everywhere(daemon: Daemo
             assert (await daemon.get(f"/api/v1/failover/{path}/status"))[1]["job_details"]["gui_job_id"] == name
 
 
-@pytest.mark.parametrize("name", [".", "..", "a/../b"])
-async def test_an_id_that_urls_would_lose_is_found_by_its_parameter(daemon: Daemon, appliance: Appliance, name: str):
-    job_id = await appliance.job(name)
-    parameter = quote(name, safe="")
-    for path in (f"/api/v1/job?id={parameter}&wait=5", f"/api/v1/job?id={job_id}"):
-        code, job = await daemon.get(path)
-        assert (code, (job or {}).get("job_id")) == (200, job_id), path
-    event_id = await appliance.log("x", job_id=job_id)
-    code, page = await daemon.get(f"/api/v1/job/events?id={parameter}&limit=10&level=INFO")
-    assert (code, [event["event_id"] for event in page["events"]]) == (200, [event_id])
-    assert daemon.session is not None
-    async with daemon.session.get(f"/api/v1/job/log?id={parameter}") as response:
-        assert (response.status, " x" in await response.text()) == (200, True)
-    async with Client(daemon.url) as client:
-        found = await client.job(name, wait=5)
-        lines = await client.events_page(name, {}, None)
-    assert found is not None
-    assert found["job_id"] == job_id
-    assert lines is not None
-    assert [line.event_id for line in lines.events] == [event_id]
-
-
-async def test_an_old_job_that_is_not_in_memory_is_found_in_the_database(daemon: Daemon, appliance: Appliance):
-    old = {"status": "completed", "started_at": "2026-01-02 10:00:00", "completed_at": "2026-01-02 10:05:00"}
-    assert datetime.fromisoformat(old["started_at"]).year == 2026
-    column = await appliance.job("rollback-a-1767348000", **old)
-    metadata = await appliance.job(
-        metadata='{"failover_job_id": "live-\\u003cimg\\u003e-1767348000", "context_id": "ctx-x"}', **old
-    )
-    context = await appliance.job(context_id="ctx-old", **old)
-    for name, job_id, by in (
-        ("rollback-a-1767348000", column, "external_id"),
-        ("live-<img>-1767348000", metadata, "external_id"),
-        ("ctx-old", context, "context_id"),
-        (context, context, "uuid"),
-    ):
-        code, found = await daemon.get(f"/api/v1/resolve/{quote(name, safe='')}")
-        assert (code, found["job_id"], found["resolved_by"]) == (200, job_id, by), name
-        assert (await daemon.job(name))["status"] == "completed"
-    _, page = await daemon.get("/api/v1/jobs?limit=2")
-    _, rest = await daemon.get(f"/api/v1/jobs?limit=2&cursor={page['next_cursor']}")
-    assert {j["job_id"] for j in page["jobs"] + rest["jobs"]} == {column, metadata, context}
+async def test_an_id_that_urls_would_lose_is_found_by_its_parameter(daemon: Daemon, appliance: Appliance):
+    for name in (".", "..", "a/../b"):
+        job_id = await appliance.job(name)
+        parameter = quote(name, safe="")
+        for path in (f"/api/v1/job?id={parameter}&wait=5", f"/api/v1/job?id={job_id}"):
+            code, job = await daemon.get(path)
+            assert (code, (job or {}).get("job_id")) == (200, job_id), path
+        event_id = await appliance.log("x", job_id=job_id)
+        code, page = await daemon.get(f"/api/v1/job/events?id={parameter}&limit=10&level=INFO")
+        assert (code, [event["event_id"] for event in page["events"]]) == (200, [event_id])
+        assert daemon.session is not None
+        async with daemon.session.get(f"/api/v1/job/log?id={parameter}") as response:
+            assert (response.status, " x" in await response.text()) == (200, True)
+        async with Client(daemon.url) as client:
+            found = await client.job(name, wait=5)
+            lines = await client.events_page(name, {}, None)
+        assert found is not None
+        assert found["job_id"] == job_id
+        assert lines is not None
+        assert [line.event_id for line in lines.events] == [event_id]
 
 
 async def _is(daemon: Daemon, name: str, code: int) -> bool:
@@ -229,17 +197,3 @@ async def test_an_unknown_id_is_held_until_its_job_appears(database: Database, a
         job_id = await appliance.job("gui-late")
         code, body = await asked
         assert (code, body["job_id"]) == (200, job_id)
-
-
-async def test_without_a_wait_an_unknown_id_is_404_though_its_job_appears(database: Database, tmp_path: Path):
-    async with Daemon(tmp_path, database__url=database.url, http__unknown_id_wait=0) as daemon:
-        code, body = await status(daemon, "gui-late")
-        assert (code, body["message"]) == (404, "Failover job not found")
-
-
-async def test_a_daemon_that_stops_ends_the_requests_that_it_holds(database: Database, tmp_path: Path):
-    async with Daemon(tmp_path, database__url=database.url, http__unknown_id_wait="50s") as daemon:
-        asked = asyncio.create_task(status(daemon, "gui-never"))
-        await asyncio.sleep(0.3)  # not a wait for anything: the request is on its way
-        assert await daemon.stop() == 0
-        assert (await asked)[0] == 503

@@ -19,7 +19,7 @@ from tests.support.appliance import Appliance, connected, now
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy
-from tests.support.mariadb import Database, MariaDB
+from tests.support.mariadb import Database
 from tests.support.replay import SQLiteReplayer
 
 JOBS = 50
@@ -79,25 +79,6 @@ async def complete(daemon: Daemon) -> bool:
     return "loading" not in (await daemon.get("/health/ready"))[1]["parts"]["database"]
 
 
-async def ready_and_complete(folder: Path, server: MariaDB, rows: int) -> tuple[float, float]:
-    """Of a first start with so many rows of history: the seconds to ready, and those from then on."""
-    database = await server.create_schema(f"first_start_{rows}")
-    await history(database, rows)
-    async with first_start(folder / str(rows), database.url) as (daemon, seconds):
-        began = time.monotonic()
-        await eventually(lambda: complete(daemon), within=120)
-        more = time.monotonic() - began
-    await database.drop()
-    return seconds, more
-
-
-async def test_ready_comes_as_soon_with_a_long_log_as_with_a_short_one(tmp_path: Path, mariadb: MariaDB):
-    short, _ = await ready_and_complete(tmp_path, mariadb, 1_000)
-    # Half a second passes before the first start is ready: a log that is read within that would say nothing.
-    long, more = await ready_and_complete(tmp_path, mariadb, 200_000)
-    assert long - short < more, "most of a long log is read when the daemon is ready"
-
-
 async def test_documents_are_served_before_the_past_is_read_and_end_equal_to_the_log(
     tmp_path: Path, database: Database
 ):
@@ -123,26 +104,6 @@ async def test_documents_are_served_before_the_past_is_read_and_end_equal_to_the
             assert shown["warnings"] == rows // JOBS // 10
             last = "news" if number == 0 else f"row {rows - JOBS + number}"
             assert shown["last_message"]["text"] == last
-
-
-async def test_a_row_that_commits_late_below_where_the_past_ends_is_counted_once(tmp_path: Path, database: Database):
-    ids = await history(database, 30_000)
-    async with (
-        database.connect(autocommit=False, init_command="SET time_zone = '+00:00'") as slow,
-        connected(database) as connection,
-    ):
-        late, appliance = Appliance(slow), Appliance(connection)
-        await late.log("late", attrs={"job_id": ids[0]}, level="ERROR")
-        await appliance.log("in time", attrs={"job_id": ids[0]}, level="ERROR")
-        async with first_start(tmp_path / "run", database.url) as (daemon, _):
-            await eventually(lambda: complete(daemon))
-            assert (await daemon.job(ids[0]))["errors"] == 1
-            await slow.commit()
-
-            async def counted() -> bool:
-                return bool((await daemon.job(ids[0]))["errors"] == 2)
-
-            await eventually(counted)
 
 
 async def test_a_restart_in_the_middle_of_the_past_goes_on_with_it(tmp_path: Path, database: Database):

@@ -156,39 +156,6 @@ async def test_a_job_has_the_same_forecast_on_every_transport_and_its_percent_ne
         assert min(transports.common_revisions().values()) >= 4, "too little was compared"
 
 
-async def test_a_failed_job_keeps_its_percent_and_a_job_without_a_basis_is_shown_as_before(
-    database: Database, mosquitto: Mosquitto, tmp_path: Path
-):
-    async with (
-        knowing(usual(), database, mosquitto, tmp_path) as (daemon, appliance, transports),
-        transports.following(daemon),
-    ):
-        failing = await begin(appliance, "gui-fails", ("validation", 60), ("copy", 50))
-        new = await begin(appliance, "gui-new", ("validation", 60), ("copy", 50), operation="never-ran")
-        columns = {"vm_id": "7", "job_type": "live", "status": "creating_vm", "source_vm_name": "vm"}
-        await appliance.insert("failover_jobs", job_id="legacy-1", created_at=ago(60), started_at=ago(60), **columns)
-        job = await everywhere(transports, failing, lambda job: basis(job) == "history")
-        assert 40 < percent(job) < 80
-        await end_step(appliance, failing, 2)
-        await everywhere(transports, failing, lambda job: job["progress"]["steps_done"] == 2)
-        await appliance.end(failing, "failed", "no space left")
-        await appliance.end(new, "completed")
-        job = await everywhere(transports, failing, lambda job: job["status"] == "failed")
-        running = [one for one in transports.of("websocket", failing) if one["status"] == "running"]
-        # Clients have moved it by the clock since the last document.
-        assert percent(running[-1]) <= percent(job) < percent(running[-1]) + 5
-        assert basis(job) == "history"
-        assert job.get("forecast") is None
-        job = await everywhere(transports, new, lambda job: job["terminal"])
-        assert {(basis(one), one.get("forecast"), one.get("compared_with")) for one in transports.of("sse", new)} == {
-            ("steps", None, None)
-        }
-        assert 50.0 in {percent(one) for one in transports.of("websocket", new)}
-        job = await everywhere(transports, "legacy-1", lambda job: True)
-        assert (basis(job), percent(job), job.get("forecast"), job.get("compared_with")) == ("legacy", 50, None, None)
-        assert errors(transports) == []
-
-
 async def test_a_hung_step_is_announced_late_and_overdue_once_each_though_the_daemon_is_killed(
     database: Database, mosquitto: Mosquitto, tmp_path: Path
 ):

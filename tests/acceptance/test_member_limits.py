@@ -54,7 +54,9 @@ def is_cut(document: dict[str, Any]) -> bool:
     return True
 
 
-async def test_a_job_of_the_tables_is_cut_at_the_configured_sizes(limited: Daemon, appliance: Appliance):
+async def test_a_job_of_the_tables_and_one_of_the_archive_are_cut_at_the_configured_sizes(
+    limited: Daemon, appliance: Appliance
+):
     job_id = await failed_job(appliance, now(), now())
 
     async def published() -> bool:
@@ -63,11 +65,8 @@ async def test_a_job_of_the_tables_is_cut_at_the_configured_sizes(limited: Daemo
         return job_id in jobs and is_cut(jobs[job_id])
 
     await eventually(published)
-
-
-async def test_a_job_of_the_archive_is_cut_at_the_configured_sizes(limited: Daemon, appliance: Appliance):
-    job_id = await failed_job(appliance, "2026-01-02 10:00:00", "2026-01-02 10:05:00")
-    assert is_cut(await limited.job(job_id))
+    old = await failed_job(appliance, "2026-01-02 10:00:00", "2026-01-02 10:05:00")
+    assert is_cut(await limited.job(old))
 
 
 async def test_the_error_of_an_event_is_cut_at_the_configured_size(

@@ -113,10 +113,6 @@ async def a_reader_that_froze(load: Load) -> AsyncIterator[CheckedWebsocket]:
         yield reader
 
 
-def _percentile_99(took: list[float]) -> float:
-    return took[len(took) * 99 // 100]
-
-
 async def is_newest(load: Load, reader: CheckedWebsocket) -> bool:
     """Whether it holds what REST shows."""
     reader.check()
@@ -152,31 +148,3 @@ async def test_a_frozen_client_costs_no_memory_and_no_time_and_catches_up(load: 
         await load.transaction()  # and goes on as everybody
         await eventually(lambda: len(frozen.fold.lines) + frozen.fold.dropped == load.rows - already)
         assert list(frozen.fold.lines) == sorted(frozen.fold.lines)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(400)
-async def test_two_frozen_minutes_cost_no_more_than_a_moment(load: Load):
-    for _ in range(3):
-        await load.burst()
-    before = await load.settled_memory()
-    alone = _percentile_99(await load.steady(60))
-    control = await load.settled_memory()
-    async with a_reader_that_froze(load) as frozen:
-        await load.burst()
-        with_it, measured = 0.0, []
-        for _ in range(24):
-            with_it = max(with_it, _percentile_99(await load.steady(5)))
-            measured.append(await load.settled_memory() - control)
-        assert min(measured[:6]) < MIB + NOISE + 2 * max(0, control - before), (before, control, measured)
-        assert min(measured[-6:]) < MIB + NOISE + 2 * max(0, control - before), (before, control, measured)
-        assert with_it < alone + 0.05
-        frozen.thaw()
-        await eventually(lambda: frozen.closed is not None or is_newest(load, frozen))
-        if frozen.closed is not None:
-            assert frozen.closed == 4508
-            closed = 'correlator_readers_closed_total{reason="slow"} 1.0'
-            assert closed in (await load.daemon.text("/metrics")).splitlines()
-            await frozen.connect()
-            assert frozen.resumed == [True]
-            await eventually(lambda: is_newest(load, frozen))

@@ -222,55 +222,6 @@ async def is_locked(daemon: Daemon) -> bool:
     return await state_of(daemon, "log_events") == "locked"
 
 
-OTHERS = "id, job_id, step_id, level, ts, attrs, external_job_id"
-
-BROKEN = {
-    "failover_jobs": ["SET foreign_key_checks = 0", "ALTER TABLE failover_jobs DISCARD TABLESPACE"],
-    "job_steps": ["SET foreign_key_checks = 0", "ALTER TABLE job_steps DISCARD TABLESPACE"],
-    "log_events": [
-        # As with a corrupt page: the ids can still be read, the messages cannot.
-        "RENAME TABLE log_events TO whole",
-        f"CREATE VIEW log_events AS SELECT {OTHERS}, (SELECT 'a' UNION SELECT 'b') AS message FROM whole",
-    ],
-}
-
-
-@pytest.mark.parametrize("table", BROKEN)
-async def test_a_table_that_answers_with_errors_stops_no_other_and_causes_no_storm(
-    filled: Database, appliance: Appliance, tmp_path: Path, table: str
-):
-    await appliance.log("old")
-    async with running(filled, tmp_path) as daemon:
-        before = await all_documents(daemon)
-        for statement in BROKEN[table]:
-            await appliance.run(statement)
-        try:
-            await eventually(lambda: is_failing(daemon, table))
-            name, lines, loop = await appliance.job("gui-1"), len(daemon.log().splitlines()), asyncio.get_running_loop()
-            await eventually(lambda: daemon.job("gui-1"))
-            if table != "log_events":
-                await appliance.log("still followed", job_id=name)
-                await eventually(lambda: has_message(daemon, "still followed"))
-            accepted, began = await connections(filled), loop.time()
-            while loop.time() - began < 8:
-                assert await state_of(daemon, table) == "failing"
-                assert (await parts(daemon))["database"]["state"] != "live"
-                await asyncio.sleep(0.1)
-            made, passed = await connections(filled) - accepted, loop.time() - began
-            assert made <= 10 + 2 * passed, f"{made} connections in {passed:.1f} s"
-            assert len(daemon.log().splitlines()) - lines <= 5, daemon.log()[-3000:]
-            after = await documents(daemon)
-            assert {name: after[name] for name in before} == before  # what was read stays
-        finally:
-            if table == "log_events":
-                await appliance.run("DROP VIEW log_events")
-                await appliance.run("RENAME TABLE whole TO log_events")
-        if table == "log_events":
-            await appliance.log("followed again", job_id=name)
-            await eventually(lambda: has_message(daemon, "followed again"))
-            await eventually(lambda: is_well(daemon))
-
-
 DAMAGE = {
     "overwritten": lambda whole: whole[: 3 * PAGE] + b"\xa5" * (len(whole) - 3 * PAGE),
     "cut": lambda whole: whole[: 2 * PAGE],

@@ -4,38 +4,14 @@ import asyncio
 import os
 import sys
 
-import aiomqtt
 import pymysql
 import pytest
 
-from tests.support.eventually import PATIENCE, eventually
-from tests.support.mariadb import ROLLED_BACK, MariaDB
+from tests.support.eventually import eventually
+from tests.support.mariadb import ROLLED_BACK
 from tests.support.mosquitto import Mosquitto
 from tests.support.paths import REPOSITORY
-from tests.support.replay import MariaDBReplayer, expected, rolled_back
 from tests.support.servers import SHARES, ServerError, free_port
-
-
-async def test_a_replay_into_mariadb_ends_as_expected(database, mixed):
-    async with MariaDBReplayer.connect(database) as replayer:
-        await replayer.replay(mixed)
-        assert await replayer.tables() == expected(mixed)
-
-
-async def test_a_replay_into_a_rolled_back_schema_ends_as_expected(rolled_back_database, mixed):
-    async with MariaDBReplayer.connect(rolled_back_database) as replayer:
-        await replayer.replay(rolled_back(mixed))
-        assert await replayer.tables() == expected(rolled_back(mixed))
-
-
-async def test_a_replay_at_the_recorded_pace_lasts_as_long_as_the_recording(database, mixed):
-    loop = asyncio.get_running_loop()
-    early = [transaction for transaction in mixed if transaction.at < 2]
-    start = loop.time()
-    async with MariaDBReplayer.connect(database) as replayer:
-        await replayer.replay(early, speed=2.0)
-        assert loop.time() - start > 0.95
-        assert await replayer.tables() == expected(early)
 
 
 async def test_a_rolled_back_schema_lacks_the_columns_and_their_indexes(rolled_back_database):
@@ -55,83 +31,6 @@ async def test_the_correlators_account_reads_the_four_tables_and_no_more(databas
             await cursor.execute("INSERT INTO log_events (level, message) VALUES ('INFO', 'x')")
         with pytest.raises(pymysql.OperationalError, match="CREATE command denied"):
             await cursor.execute("CREATE TABLE other (id INT)")
-
-
-async def test_a_killed_mariadb_comes_back_on_its_port_with_what_was_committed(own_mariadb):
-    database = await own_mariadb.create_schema()
-    port, pid = own_mariadb.port, own_mariadb.pid
-    async with database.connect() as connection, connection.cursor() as cursor:
-        await cursor.execute("INSERT INTO log_events (level, message) VALUES ('INFO', 'kept')")
-        own_mariadb.kill()
-        with pytest.raises(pymysql.OperationalError):
-            await cursor.execute("SELECT 1")
-    with pytest.raises(pymysql.OperationalError):
-        await database.run("SELECT 1")
-    own_mariadb.start()
-    assert own_mariadb.port == port
-    assert own_mariadb.pid != pid
-    assert await database.run("SELECT message FROM log_events") == [("kept",)]
-
-
-async def test_a_paused_mariadb_answers_nothing_until_it_is_resumed(own_mariadb):
-    async with own_mariadb.connect() as connection, connection.cursor() as cursor:
-        own_mariadb.pause()
-        asked = asyncio.create_task(cursor.execute("SELECT 1"))
-        done, _ = await asyncio.wait({asked}, timeout=0.3)
-        assert not done
-        own_mariadb.resume()
-        assert await asyncio.wait_for(asked, PATIENCE) == 1
-
-
-async def test_a_paused_mariadb_stops(own_mariadb):
-    own_mariadb.pause()
-    own_mariadb.stop()
-    with pytest.raises(ServerError, match="not running"):
-        own_mariadb.pause()
-
-
-async def test_mariadb_accepts_a_time_zone_and_arguments():
-    with MariaDB("--auto-increment-increment=3", time_zone="+05:30") as server:
-        database = await server.create_schema()
-        assert await database.run("SELECT @@time_zone, @@auto_increment_increment") == [("+05:30", 3)]
-
-
-async def test_a_killed_broker_comes_back_on_its_port_and_has_forgotten_retained_messages(own_mosquitto):
-    port, pid = own_mosquitto.port, own_mosquitto.pid
-    async with aiomqtt.Client("127.0.0.1", port) as client:
-        await client.publish("a", "1", qos=1, retain=True)
-    own_mosquitto.kill()
-    with pytest.raises(aiomqtt.MqttError):
-        async with aiomqtt.Client("127.0.0.1", port):
-            pass
-    own_mosquitto.start()
-    assert own_mosquitto.port == port
-    assert own_mosquitto.pid != pid
-    async with aiomqtt.Client("127.0.0.1", port) as client:
-        await client.subscribe("#", qos=1)
-        await client.publish("b", "2", qos=1)
-        assert [str((await anext(client.messages)).topic)] == ["b"]
-
-
-async def test_a_broker_with_persistence_keeps_retained_messages():
-    with Mosquitto(persistence=True) as broker:
-        async with aiomqtt.Client("127.0.0.1", broker.port) as client:
-            await client.publish("a", "1", qos=1, retain=True)
-        broker.stop()
-        broker.start()
-        async with aiomqtt.Client("127.0.0.1", broker.port) as client:
-            await client.subscribe("#", qos=1)
-            message = await asyncio.wait_for(anext(client.messages), PATIENCE)
-            assert (str(message.topic), message.payload) == ("a", b"1")
-
-
-async def test_a_broker_with_users_refuses_others():
-    with Mosquitto(users={"correlator": "secret"}) as broker:
-        async with aiomqtt.Client("127.0.0.1", broker.port, username="correlator", password="secret"):
-            pass
-        with pytest.raises(aiomqtt.MqttError, match=r"[Nn]ot authori[sz]ed"):
-            async with aiomqtt.Client("127.0.0.1", broker.port):
-                pass
 
 
 async def test_a_port_is_given_once_and_to_one_process_at_a_time():

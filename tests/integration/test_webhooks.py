@@ -17,10 +17,10 @@ from correlator.model.facts import Kind
 from correlator.model.published import Event
 from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
-from correlator.sinks.webhooks import NotedEvent, StoredDelivery, StoredEvent, WebhookTimings, webhook_headers
+from correlator.sinks.webhooks import NotedEvent, StoredEvent, WebhookTimings, webhook_headers
 from tests.support.eventually import eventually
 from tests.support.schemas import Shapes
-from tests.support.webhook_harness import NOW, WebhookHarness, answers, dropped, recipes, saved, webhook
+from tests.support.webhook_harness import NOW, WebhookHarness, dropped, recipes, saved, webhook
 from tests.support.webhook_receiver import Receiver
 
 KEY = b"k" * 32
@@ -206,24 +206,6 @@ async def test_410_disables_the_webhook_until_a_reload(receiver):
         await eventually(lambda: harness.state()["ok"])
 
 
-async def test_what_was_in_flight_at_a_410_changes_nothing_afterwards(receiver):
-    receiver.statuses, receiver.delay = [410, 400, 500, 400], 0.05
-    wanted = webhook(receiver)
-    harness = WebhookHarness(wanted)
-    before = answers()
-    async with harness.running():
-        for number in range(4):
-            harness.job(f"job-{number}")
-            harness.event(number, f"job-{number}")
-        await eventually(lambda: answers() - before == 4)
-        assert "HTTP 410" in harness.state()["error"]
-        harness.sink.prepare(Config(webhooks=(wanted,)))()
-        harness.event(5)
-        await receiver.requests(5)
-        await eventually(lambda: harness.event_log.stored() == {})
-        assert harness.state()["ok"]
-
-
 async def test_a_410_of_the_url_before_a_reload_drops_no_event_for_the_new_one(receiver):
     async with Receiver() as old:
         old.statuses, old.delay = [410], 0.1
@@ -269,15 +251,6 @@ async def test_an_event_without_a_body_survives_a_restart_and_waits_until_its_jo
         second.hub.status.loading = False
         got = await receiver.requests(2)
     assert [json.loads(one.body)["data"]["job_id"] for one in got] == ["job-1"] * 2
-
-
-async def test_after_a_stop_of_days_one_failed_attempt_gives_no_event_up(receiver):
-    left = [saved(StoredDelivery("w", f"job-{n}", f"evt_{n}", time.time() - 3 * 86_400), b"{}") for n in range(3)]
-    receiver.statuses = [503, 503]
-    harness = WebhookHarness(webhook(receiver), restored=left)
-    async with harness.running():
-        await eventually(lambda: harness.event_log.stored() == {})
-    assert {one.id for one in receiver.accepted} == {"evt_0", "evt_1", "evt_2"}
 
 
 async def test_a_reload_adds_changes_and_removes_webhooks_while_the_others_go_on(receiver):

@@ -357,24 +357,6 @@ async def test_hostile_json_is_answered_with_a_problem(small: Daemon, said):
     assert "Traceback" not in small.log()
 
 
-async def test_subscriptions_and_connections_are_counted(appliance_file, tmp_path):
-    async with Daemon(
-        tmp_path, database__url=f"sqlite://{appliance_file}", http__max_subscriptions=3, http__max_readers=2,
-    ) as daemon:  # fmt: skip
-        async with daemon.socket(HELLO) as one, daemon.socket(HELLO):
-            async with daemon.socket() as three:
-                with pytest.raises(EOFError, match="4429"):
-                    await three.until("welcome")
-            status, problem = await daemon.get("/api/v1/stream")
-            assert (status, problem["detail"]) == (429, "too many connections")
-            for n in range(4):
-                await one.say({"type": "subscribe", "id": n, "jobs": ["gui-1"]})
-            with pytest.raises(EOFError, match="4429"):
-                await one.until("bookmark")
-        async with daemon.socket(HELLO) as again:  # each place is free again
-            await again.snapshot()
-
-
 # -- what a database makes of it
 
 EVIL = (

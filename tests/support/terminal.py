@@ -19,7 +19,6 @@ from tests.support.eventually import PATIENCE, eventually
 from tests.support.fork_server import ForkedProcess
 from tests.support.paths import REPOSITORY
 from tests.support.screens import Screen, screen
-from tests.support.servers import free_port
 
 PAINTED = b"\x1b[J"
 """What a command writes last when it paints: before that, a row may be at its old place and at its new one."""
@@ -134,32 +133,6 @@ async def start(arguments: Sequence[str], environ: dict[str, str], columns: int 
     os.close(output)
     os.close(errors)
     return Command(process, pipes, terminal)
-
-
-@contextlib.asynccontextmanager
-async def relay(port: int) -> AsyncIterator[tuple[int, Callable[[], None]]]:
-    """A port that leads to `port`, and how to cut the connections over it."""
-    writers: list[asyncio.StreamWriter] = []
-
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            while chunk := await reader.read(65536):
-                writer.write(chunk)
-        writer.close()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-        writers.extend((writer, far_writer))
-        await asyncio.gather(carry(reader, far_writer), carry(far_reader, writer))
-
-    def cut() -> None:
-        for writer in writers:
-            writer.transport.abort()
-
-    server = await asyncio.start_server(accept, "127.0.0.1", free_port())
-    async with server:
-        yield server.sockets[0].getsockname()[1], cut
-        cut()
 
 
 @contextlib.asynccontextmanager
