@@ -16,97 +16,92 @@ from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 
 
-async def back(run: FaultRun) -> float:
-    """The broker answers again, and its clients get everything from now on. Returns the recovery."""
+async def watched_again(run: FaultRun) -> None:
+    """The client gets everything from now on, and the broker answers again."""
     await eventually(lambda: run.listener.connected)
     run.to_broker.heal()
-    return await run.recovered()
 
 
 async def test_killed(database: Database, own_mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, own_mosquitto) as run:
-        async with run.traffic.running():
-            await run.arrives()
-            # What the broker has acknowledged is its own to lose: the listener gets that first.
-            run.to_broker.black_hole_from(b"/event")
-            await eventually(lambda: not run.to_broker.waiting)
-            await run.listener.catches_up()
-            await asyncio.to_thread(own_mosquitto.kill)
-            run.to_broker.refuse()
-            await run.degraded("mqtt")
-            await eventually(lambda: not run.listener.connected)
-            await run.goes_on()
-            await asyncio.to_thread(own_mosquitto.start)
-            recovery = await back(run)
-        await run.verdict("broker: kill -9, its store lost", recovery)
+    async with fault_run(tmp_path, database, own_mosquitto) as run, run.fault("broker: kill -9, its store lost"):
+        # What the broker has acknowledged is its own to lose: the listener gets that first.
+        run.to_broker.black_hole_from(b"/event")
+        await eventually(lambda: not run.to_broker.waiting)
+        await run.listener.catches_up()
+        await asyncio.to_thread(own_mosquitto.kill)
+        run.to_broker.refuse()
+        await run.degraded("mqtt")
+        await eventually(lambda: not run.listener.connected)
+        await run.goes_on()
+        await asyncio.to_thread(own_mosquitto.start)
+        await watched_again(run)
 
 
 @pytest.mark.long
 async def test_frozen(database: Database, own_mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, own_mosquitto, traffic=SLOW_TRAFFIC) as run:
-        async with run.traffic.running():
-            await run.arrives()
-            await asyncio.to_thread(own_mosquitto.pause)
-            try:
-                await run.degraded("mqtt")
-                await for_a_while(5)
-            finally:
-                await asyncio.to_thread(own_mosquitto.resume)
-            recovery = await back(run)
-        await run.verdict("broker: frozen (SIGSTOP)", recovery)
+    async with (
+        fault_run(tmp_path, database, own_mosquitto, traffic=SLOW_TRAFFIC) as run,
+        run.fault("broker: frozen (SIGSTOP)"),
+    ):
+        await asyncio.to_thread(own_mosquitto.pause)
+        try:
+            await run.degraded("mqtt")
+            await for_a_while(5)
+        finally:
+            await asyncio.to_thread(own_mosquitto.resume)
+        await watched_again(run)
 
 
 @pytest.mark.long
 async def test_too_slow(database: Database, mosquitto: Mosquitto, tmp_path: Path):
     """It answers all the time, and takes less than there is."""
     async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
-        async with run.traffic.running():
-            await run.arrives()
+        async with run.fault("broker: too slow"):
             run.to_broker.rate = 6_000
             await run.degraded("mqtt")
             part = (await run.health())["parts"]["mqtt"]
             assert (part["connected"], "the broker is too slow" in part["error"]) == (True, True), part
             assert run.daemon.log().count("the broker is too slow") == 1
-            recovery = await back(run)
+            await watched_again(run)
         await eventually(lambda: "keeps up again" in run.daemon.log())
-        await run.verdict("broker: too slow", recovery)
 
 
 @pytest.mark.long
 async def test_black_hole(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
-        async with run.traffic.running():
-            await run.arrives()
-            run.to_broker.black_hole()
-            await run.degraded("mqtt")
-            await run.goes_on()
-            recovery = await back(run)
-        await run.verdict("broker: black hole", recovery)
+    async with (
+        fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run,
+        run.fault("broker: black hole"),
+    ):
+        run.to_broker.black_hole()
+        await run.degraded("mqtt")
+        await run.goes_on()
+        await watched_again(run)
 
 
 @pytest.mark.long
 async def test_cut_and_reset(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
-        async with run.traffic.running():
-            for after in (1, 2, 3, 50):
-                await run.arrives()
-                run.to_broker.cut(after)
-                await eventually(lambda: not run.to_broker.cutting)
-                await run.arrives()
-                run.to_broker.reset()
-            recovery = await back(run)
-        await run.verdict("broker: 4 connections cut in a packet, 4 reset", recovery)
+    async with (
+        fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run,
+        run.fault("broker: 4 connections cut in a packet, 4 reset"),
+    ):
+        for after in (1, 2, 3, 50):
+            await run.arrives()
+            run.to_broker.cut(after)
+            await eventually(lambda: not run.to_broker.cutting)
+            await run.arrives()
+            run.to_broker.reset()
+        await watched_again(run)
 
 
 @pytest.mark.long
 async def test_slow(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto) as run:
-        async with run.traffic.running():
-            await run.arrives()
-            run.to_broker.delay, run.to_broker.rate = 0.3, 50_000.0
-            await run.arrives(400, within=60)
-            recovery = await back(run)
-        await run.verdict("broker: slow (300 ms each way, 50 kB/s)", recovery)
+    async with (
+        fault_run(tmp_path, database, mosquitto) as run,
+        run.fault("broker: slow (300 ms each way, 50 kB/s)"),
+    ):
+        run.to_broker.delay, run.to_broker.rate = 0.3, 50_000.0
+        await run.arrives(400, within=60)
+        await watched_again(run)
 
 
 @pytest.mark.long
@@ -114,32 +109,30 @@ async def test_login_refused(database: Database, tmp_path: Path):
     users = {"correlator": "right"}
     with Mosquitto(users=users) as broker:
         login: dict[str, Any] = {"mqtt__username": "correlator", "mqtt__password": "right"}
-        async with fault_run(
-            tmp_path, database, broker, login=("correlator", "right"), **login, traffic=SLOW_TRAFFIC
-        ) as run:
-            async with run.traffic.running():
-                await run.arrives()
-                run.to_broker.refuse()
-                await asyncio.to_thread(broker.stop)
-                broker.users = {"correlator": "another"}
-                await asyncio.to_thread(broker.start)
-                run.to_broker.heal()
-                await run.degraded("mqtt")
-                await eventually(lambda: "ot authori" in run.daemon.log())
-                await run.goes_on()
-                run.to_broker.refuse()
-                await asyncio.to_thread(broker.stop)
-                broker.users = users
-                await asyncio.to_thread(broker.start)
-                recovery = await back(run)
-            await run.verdict("broker: login refused", recovery)
+        async with (
+            fault_run(tmp_path, database, broker, login=("correlator", "right"), **login, traffic=SLOW_TRAFFIC) as run,
+            run.fault("broker: login refused"),
+        ):
+            run.to_broker.refuse()
+            await asyncio.to_thread(broker.stop)
+            broker.users = {"correlator": "another"}
+            await asyncio.to_thread(broker.start)
+            run.to_broker.heal()
+            await run.degraded("mqtt")
+            await eventually(lambda: "ot authori" in run.daemon.log())
+            await run.goes_on()
+            run.to_broker.refuse()
+            await asyncio.to_thread(broker.stop)
+            broker.users = users
+            await asyncio.to_thread(broker.start)
+            await watched_again(run)
 
 
 @pytest.mark.long
 async def test_another_client_with_the_same_client_id(database: Database, mosquitto: Mosquitto, tmp_path: Path):
     async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
         name = f"correlator-{run.listener.instance}"
-        async with run.traffic.running():
+        async with run.fault("broker: session taken over by the same client id, 5 times"):
             for _ in range(5):
                 await run.arrives()
                 async with aiomqtt.Client("127.0.0.1", mosquitto.port, identifier=name, timeout=5) as rival:
@@ -147,5 +140,4 @@ async def test_another_client_with_the_same_client_id(database: Database, mosqui
                         async with asyncio.timeout(5):  # until it is taken back
                             async for _ in rival.messages:
                                 pass
-            recovery = await back(run)
-        await run.verdict("broker: session taken over by the same client id, 5 times", recovery)
+            await watched_again(run)

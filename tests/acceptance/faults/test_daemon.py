@@ -103,17 +103,16 @@ async def test_upgraded_and_back_and_upgraded_again(database: Database, mosquitt
 @pytest.mark.long
 async def test_frozen(database: Database, mosquitto: Mosquitto, tmp_path: Path):
     # Not more rows than fit the 1 MiB of lines that wait for a reader: beyond it they are dropped and counted.
-    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
-        async with run.traffic.running():
-            await run.arrives()
-            run.daemon.signal(signal.SIGSTOP)
-            try:
-                await eventually(lambda: run.listener.state() == "offline")
-                await for_a_while(20)
-            finally:
-                run.daemon.signal(signal.SIGCONT)
-            recovery = await run.recovered()
-        await run.verdict("daemon: frozen (SIGSTOP) for 30 s", recovery)
+    async with (
+        fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run,
+        run.fault("daemon: frozen (SIGSTOP) for 30 s"),
+    ):
+        run.daemon.signal(signal.SIGSTOP)
+        try:
+            await eventually(lambda: run.listener.state() == "offline")
+            await for_a_while(20)
+        finally:
+            run.daemon.signal(signal.SIGCONT)
 
 
 @pytest.fixture

@@ -17,67 +17,53 @@ from tests.support.mosquitto import Mosquitto
 
 async def test_killed(own_mariadb: MariaDB, mosquitto: Mosquitto, tmp_path: Path):
     database = await own_mariadb.create_schema()
-    async with fault_run(tmp_path, database, mosquitto) as run:
-        async with run.traffic.running():
-            await run.arrives()
-            await asyncio.to_thread(own_mariadb.kill)
-            await run.degraded("database")
-            await asyncio.to_thread(own_mariadb.start)
-            recovery = await run.recovered()
-        await run.verdict("MariaDB: kill -9", recovery)
+    async with fault_run(tmp_path, database, mosquitto) as run, run.fault("MariaDB: kill -9"):
+        await asyncio.to_thread(own_mariadb.kill)
+        await run.degraded("database")
+        await asyncio.to_thread(own_mariadb.start)
 
 
 async def test_black_hole(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto) as run:
-        async with run.traffic.running():
-            await run.arrives()
-            run.to_database.black_hole()
-            await run.degraded("database")
-            await run.goes_on()
-            run.to_database.heal()
-            recovery = await run.recovered()
-        await run.verdict("MariaDB: black hole", recovery)
+    async with fault_run(tmp_path, database, mosquitto) as run, run.fault("MariaDB: black hole"):
+        run.to_database.black_hole()
+        await run.degraded("database")
+        await run.goes_on()
+        run.to_database.heal()
 
 
 @pytest.mark.long
 async def test_restarted(own_mariadb: MariaDB, mosquitto: Mosquitto, tmp_path: Path):
     database = await own_mariadb.create_schema()
-    async with fault_run(tmp_path, database, mosquitto) as run:
-        async with run.traffic.running():
-            await run.arrives()
-            await asyncio.to_thread(own_mariadb.stop)
-            await run.degraded("database")
-            await asyncio.to_thread(own_mariadb.start)
-            recovery = await run.recovered()
-        await run.verdict("MariaDB: restarted", recovery)
+    async with fault_run(tmp_path, database, mosquitto) as run, run.fault("MariaDB: restarted"):
+        await asyncio.to_thread(own_mariadb.stop)
+        await run.degraded("database")
+        await asyncio.to_thread(own_mariadb.start)
 
 
 @pytest.mark.long
 async def test_frozen(own_mariadb: MariaDB, mosquitto: Mosquitto, tmp_path: Path):
     database = await own_mariadb.create_schema()
-    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
-        async with run.traffic.running():
-            await run.arrives()
-            await asyncio.to_thread(own_mariadb.pause)
-            try:
-                await run.degraded("database")
-                await for_a_while(8)
-            finally:
-                await asyncio.to_thread(own_mariadb.resume)
-            recovery = await run.recovered()
-        await run.verdict("MariaDB: frozen (SIGSTOP) for 10 s", recovery)
+    async with (
+        fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run,
+        run.fault("MariaDB: frozen (SIGSTOP) for 10 s"),
+    ):
+        await asyncio.to_thread(own_mariadb.pause)
+        try:
+            await run.degraded("database")
+            await for_a_while(8)
+        finally:
+            await asyncio.to_thread(own_mariadb.resume)
 
 
 @pytest.mark.long
 async def test_slow(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto, database__query_timeout="10s") as run:
-        async with run.traffic.running():
-            await run.arrives()
-            run.to_database.delay, run.to_database.rate = 0.2, 100_000.0
-            await run.arrives(400, within=60)
-            run.to_database.heal()
-            recovery = await run.recovered()
-        await run.verdict("MariaDB: slow (200 ms each way, 100 kB/s)", recovery)
+    async with (
+        fault_run(tmp_path, database, mosquitto, database__query_timeout="10s") as run,
+        run.fault("MariaDB: slow (200 ms each way, 100 kB/s)"),
+    ):
+        run.to_database.delay, run.to_database.rate = 0.2, 100_000.0
+        await run.arrives(400, within=60)
+        run.to_database.heal()
 
 
 @pytest.mark.long
@@ -143,17 +129,17 @@ async def test_too_many_connections(own_mariadb: MariaDB, mosquitto: Mosquitto, 
 
 @pytest.mark.long
 async def test_rights_revoked_and_given_back(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
-        async with run.traffic.running():
-            await run.arrives()
-            for table in ("log_events", "job_tracking"):
-                await writer.run(f"REVOKE SELECT ON `{database.name}`.{table} FROM correlator@'%'")
-            await run.degraded("database")
-            await run.goes_on()
-            for table in ("log_events", "job_tracking"):
-                await writer.run(f"GRANT SELECT ON `{database.name}`.{table} TO correlator@'%'")
-            recovery = await run.recovered()
-        await run.verdict("MariaDB: rights revoked and given back", recovery)
+    async with (
+        fault_run(tmp_path, database, mosquitto) as run,
+        run.traffic.writer() as writer,
+        run.fault("MariaDB: rights revoked and given back"),
+    ):
+        for table in ("log_events", "job_tracking"):
+            await writer.run(f"REVOKE SELECT ON `{database.name}`.{table} FROM correlator@'%'")
+        await run.degraded("database")
+        await run.goes_on()
+        for table in ("log_events", "job_tracking"):
+            await writer.run(f"GRANT SELECT ON `{database.name}`.{table} TO correlator@'%'")
 
 
 @pytest.mark.long

@@ -138,15 +138,12 @@ async def test_columns_are_added_and_removed(database: Database, mosquitto: Mosq
 
 async def test_attrs_is_away_for_four_seconds(database: Database, mosquitto: Mosquitto, tmp_path: Path):
     async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
-        async with run.traffic.running():
-            await run.arrives()
+        async with run.fault("MariaDB: log_events.attrs away for 4 s"):
             await writer.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
             await run.degraded("tables")
             await for_a_while(4)
             await writer.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
             await run.goes_on()
-            recovery = await run.recovered()
-        await run.verdict("MariaDB: log_events.attrs away for 4 s", recovery)
         # That a job is late or overdue has no row: those that the run itself begins never end.
         without_row = [(kind, job) for row, kind, job in run.listener.events if row is None and kind in WITH_ROW]
         assert not without_row, f"events without the id of their row: {without_row[:10]}"

@@ -1,7 +1,7 @@
 """One fault: appliance, database, broker and daemon with a proxy before each server, watching clients, and the oracle.
 
-Each test is one fault: it begins with `fault_run`, breaks something while `Traffic` writes, and ends with
-`FaultRun.verdict`.
+Each test is one fault: it begins with `fault_run`, and breaks something in a block of `FaultRun.fault`, or while
+`Traffic` writes, and ends with `FaultRun.verdict`.
 """
 
 from __future__ import annotations
@@ -141,6 +141,15 @@ class FaultRun:
         assert self.reader.connected, f"the reader is away:\n{self.daemon.log()[-2000:]}"
         assert self.listener.connected, "the MQTT client is away"
         return True
+
+    @asynccontextmanager
+    async def fault(self, name: str) -> AsyncIterator[None]:
+        """What the block does happens while rows are written. Then the run has to recover, and is judged."""
+        async with self.traffic.running():
+            await self.arrives()
+            yield
+            recovery = await self.recovered()
+        await self.verdict(name, recovery)
 
     async def fresh(self) -> float:
         """Seconds from the commit of a row until the reader has it."""
