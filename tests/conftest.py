@@ -36,7 +36,6 @@ _numbers = itertools.count(1)
 
 ALONE = (
     "acceptance/storms",
-    "acceptance/test_first_start.py::test_ready_comes_as_soon",
     "acceptance/test_waiting_requests.py::test_wait_returns_soon",
     "browser/test_speed.py",
     "security/test_random_bytes.py::test_noise_at_every_listener",

@@ -24,7 +24,7 @@ from tests.support.replay import SQLiteReplayer
 
 JOBS = 50
 
-SLOW = 200_000
+SLOW = 100_000
 """Bytes a second of a connection over which ten thousand rows of the log take several seconds."""
 
 
@@ -82,7 +82,7 @@ async def complete(daemon: Daemon) -> bool:
 async def test_documents_are_served_before_the_past_is_read_and_end_equal_to_the_log(
     tmp_path: Path, database: Database
 ):
-    rows = 100_000
+    rows = 50_000
     ids = await history(database, rows)
     async with slow_start(tmp_path / "run", database) as (daemon, proxy):
         part = (await daemon.get("/health/ready"))[1]["parts"]["database"]
@@ -107,7 +107,7 @@ async def test_documents_are_served_before_the_past_is_read_and_end_equal_to_the
 
 
 async def test_a_restart_in_the_middle_of_the_past_goes_on_with_it(tmp_path: Path, database: Database):
-    rows = 100_000
+    rows = 50_000
     ids = await history(database, rows)
     async with slow_start(tmp_path / "run", database) as (daemon, proxy):
 
@@ -132,7 +132,7 @@ async def test_a_restart_in_the_middle_of_the_past_goes_on_with_it(tmp_path: Pat
 async def test_only_what_happens_after_the_start_is_announced(
     fate: str, tmp_path: Path, database: Database, mosquitto: Any
 ):
-    rows = 60_000
+    rows = 30_000
     ids = await history(database, rows)
     events: list[dict[str, Any]] = []
 

@@ -87,8 +87,12 @@ async def test_of_thousands_of_external_ids_the_newest_are_known_and_each_leads_
 ):
     job_id = await appliance.job(status="running", started_at=now())
     names = [f"unified-live-failover-vm-{n:04}-1758553933" for n in range(2_800)]
-    for name in names:
-        await appliance.log("a line", job_id=job_id, external_job_id=name)
+    await appliance.run(
+        "INSERT INTO log_events (job_id, level, message, external_job_id, ts) SELECT %s, 'INFO', 'a line',"
+        " CONCAT('unified-live-failover-vm-', LPAD(seq, 4, '0'), '-1758553933'),"
+        f" UTC_TIMESTAMP(6) + INTERVAL seq MICROSECOND FROM seq_0_to_{len(names) - 1}",
+        job_id,
+    )
 
     async def published() -> bool:
         document = await limited.job(job_id)

@@ -118,23 +118,6 @@ async def test_a_reload_of_a_standby_is_checked_at_once_and_outlasts_each_loss_o
             await eventually(posts)
 
 
-async def test_after_a_kill_of_the_active_the_standby_goes_on_at_its_position(
-    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
-):
-    async with pair(tmp_path, database, nats.url) as (active, standby):
-        job_id = await appliance.job("ext-1")
-        await appliance.log("begins", job_id=job_id)
-        await eventually(lambda: shows(active, job_id, "running"))
-        await active.saved()
-        await active.kill()
-        await appliance.end(job_id)
-        later = await appliance.job("ext-2")
-        await eventually(lambda: shows(standby, job_id, "completed"))
-        await eventually(lambda: shows(standby, later, "running"))
-        assert "continuing from the checkpoint" in standby.log()
-        assert (await cluster_part(standby))["role"] == "active"
-
-
 async def test_a_stopped_active_hands_over_at_once_and_waits_when_it_comes_back(
     tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
 ):
@@ -149,25 +132,6 @@ async def test_a_stopped_active_hands_over_at_once_and_waits_when_it_comes_back(
         await eventually(lambda: has_role(active, "standby"))
         await asyncio.sleep(1)
         assert await is_active(standby)
-
-
-async def test_an_active_that_was_suspended_past_its_takeover_becomes_the_standby(
-    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
-):
-    async with pair(tmp_path, database, nats.url) as (active, standby):
-        os.kill(active.pid, signal.SIGSTOP)
-        try:
-            await eventually(lambda: is_active(standby))
-        finally:
-            os.kill(active.pid, signal.SIGCONT)
-        await eventually(lambda: has_role(active, "standby"))
-        job_id = await appliance.job()
-        await eventually(lambda: shows(standby, job_id, "running"))
-        assert await is_active(standby)
-        assert active.running
-        await standby.kill()  # The former active is a standby like any other: it takes over again.
-        await appliance.end(job_id)
-        await eventually(lambda: shows(active, job_id, "completed"))
 
 
 async def test_a_suspended_active_that_continues_gets_nothing_stored(

@@ -7,7 +7,7 @@ import contextlib
 import re
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
-from correlator.cluster.fence import Fence, StreamMessage, put
+from correlator.cluster.fence import Fence, put
 from correlator.config.schema import NatsUrl
 from tests.support.background import in_background
 from tests.support.cluster import handled, running
@@ -61,24 +61,6 @@ async def own(connection: Connection, instance: str) -> Fence:
     return Fence(connection, keys.STATE, subject, b"me", await put(connection, subject, b"me", expected=expected))
 
 
-async def test_a_collector_creates_the_streams_and_writes_what_is_its_own(deployed: DeployedNats):
-    async with deployed.connected("collector-dc1") as collector:
-        fence = await own(collector, "dc1")
-        await fence.write([StreamMessage(keys.job("dc1", f"job {n}"), b"{}") for n in range(3)])
-        await collector.request(keys.EPOCH, b"1", headers={"Nats-Rollup": "sub"})
-        for subject in (keys.alive("dc1"), keys.checkpoint("dc1", "job", "1"), keys.event("dc1", "1")):
-            acknowledged = await collector.request(subject, b"{}")
-            assert b'"stream"' in acknowledged.data, subject
-        for stream, subject in (
-            (keys.STATE, keys.job("dc1", "job 1")),
-            (keys.STATE, keys.EPOCH),
-            (keys.ALIVE, keys.alive("dc1")),
-            (keys.CHECKPOINT, keys.checkpoint("dc1", "job", "1")),
-            (keys.EVENTS, keys.event("dc1", "1")),
-        ):
-            assert await collector.last(stream, subject) is not None, subject
-
-
 async def test_a_collector_reads_its_own_jobs_by_a_consumer_and_none_of_others(deployed: DeployedNats):
     stream, root = keys.STATE, "$KV.cor"
 
@@ -117,90 +99,54 @@ OF_OTHERS = (
     "anything",
 )
 
+OF_COLLECTORS = [
+    *(keys.job("dc1", "1"), keys.owner("dc1"), keys.EPOCH, keys.alive("dc1"), keys.event("dc1", "1")),
+    *(keys.checkpoint("dc1", "job", "1"), keys.line("dc1")),
+    *("$JS.API.STREAM.CREATE.KV_cor", "$JS.API.STREAM.UPDATE.KV_cor", "$JS.API.STREAM.DELETE.KV_cor"),
+    *("$JS.API.STREAM.PURGE.KV_cor", "$JS.API.STREAM.MSG.DELETE.KV_cor"),
+    *("$JS.API.DIRECT.GET.KV_cor_checkpoint.$KV.cor_checkpoint.dc1.job.1", "_INBOX.cor.collector.dc1.1"),
+    *("$JS.API.DIRECT.GET.KV_cor_checkpoint", "$JS.API.CONSUMER.CREATE.KV_cor_checkpoint.c.$KV.cor_checkpoint.>"),
+]
 
-@pytest.mark.parametrize("subject", OF_OTHERS)
-async def test_a_collector_may_publish_nothing_of_another_appliance(deployed: DeployedNats, subject: str):
+LISTENED_TO = [
+    ("collector-dc1", "_INBOX.cor.gateway.>"),
+    ("collector-dc1", "_INBOX.cor.collector.dc2.>"),
+    ("collector-dc1", "_INBOX.>"),
+    ("collector-dc1", keys.line("dc2")),
+    ("collector-dc1", "cor.v1.*.rpc.*"),
+    ("collector-dc1", ">"),
+    ("gateway", "_INBOX.cor.collector.>"),
+    ("gateway", "$KV.>"),
+    ("gateway", "cor.v1.*.rpc.*"),
+    ("gateway", ">"),
+]
+
+
+async def test_a_collector_may_publish_nothing_of_another_appliance(deployed: DeployedNats):
     async with deployed.connected("collector-dc1") as collector:
-        refusals = Refusals(collector)
-        await collector.publish(subject, b"{}")
-        await refusals.of("publish", subject)
+        await refuses(collector, OF_OTHERS)
 
 
-@pytest.mark.parametrize(
-    "subject",
-    [
-        *(keys.job("dc1", "1"), keys.owner("dc1"), keys.EPOCH, keys.alive("dc1"), keys.event("dc1", "1")),
-        *(keys.checkpoint("dc1", "job", "1"), keys.line("dc1")),
-        *("$JS.API.STREAM.CREATE.KV_cor", "$JS.API.STREAM.UPDATE.KV_cor", "$JS.API.STREAM.DELETE.KV_cor"),
-        *("$JS.API.STREAM.PURGE.KV_cor", "$JS.API.STREAM.MSG.DELETE.KV_cor"),
-        *("$JS.API.DIRECT.GET.KV_cor_checkpoint.$KV.cor_checkpoint.dc1.job.1", "_INBOX.cor.collector.dc1.1"),
-        *("$JS.API.DIRECT.GET.KV_cor_checkpoint", "$JS.API.CONSUMER.CREATE.KV_cor_checkpoint.c.$KV.cor_checkpoint.>"),
-    ],
-)
-async def test_a_gateway_may_write_nothing_and_read_no_checkpoint(deployed: DeployedNats, subject: str):
+async def test_a_gateway_may_write_nothing_and_read_no_checkpoint(deployed: DeployedNats):
     async with deployed.connected("gateway", "here") as gateway:
-        refusals = Refusals(gateway)
-        await gateway.publish(subject, b"{}")
+        await refuses(gateway, OF_COLLECTORS)
+
+
+async def refuses(connection: Connection, subjects: Sequence[str]) -> None:
+    refusals = Refusals(connection)
+    for subject in subjects:
+        await connection.publish(subject, b"{}")
+    for subject in subjects:
         await refusals.of("publish", subject)
 
 
-@pytest.mark.parametrize(
-    ("user", "subject"),
-    [
-        ("collector-dc1", "_INBOX.cor.gateway.>"),
-        ("collector-dc1", "_INBOX.cor.collector.dc2.>"),
-        ("collector-dc1", "_INBOX.>"),
-        ("collector-dc1", keys.line("dc2")),
-        ("collector-dc1", "cor.v1.*.rpc.*"),
-        ("collector-dc1", ">"),
-        ("gateway", "_INBOX.cor.collector.>"),
-        ("gateway", "$KV.>"),
-        ("gateway", "cor.v1.*.rpc.*"),
-        ("gateway", ">"),
-    ],
-)
-async def test_no_role_may_listen_to_the_answers_and_requests_of_others(
-    deployed: DeployedNats, user: str, subject: str
-):
-    async with deployed.connected(user) as connection:
-        refusals = Refusals(connection)
-        await connection.client.subscribe(subject)
-        await refusals.of("subscription", subject)
-
-
-async def test_a_gateway_reads_jobs_by_a_push_consumer_and_asks_a_collector(deployed: DeployedNats):
-    async with deployed.connected("collector-dc1") as collector, deployed.connected("gateway", "here") as gateway:
-        fence = await own(collector, "dc1")
-        await fence.write([StreamMessage(keys.job("dc1", "1"), b"{}")])
-        received: asyncio.Queue[str] = asyncio.Queue()
-
-        async def on_message(message) -> None:
-            await received.put(message.subject)
-
-        inbox = gateway.client.new_inbox()
-        await gateway.subscribe(inbox, on_message)
-        config: dict[str, object] = {
-            "name": "g",
-            "deliver_subject": inbox,
-            "deliver_policy": "all",
-            "ack_policy": "none",
-        }
-        config |= {"flow_control": True, "idle_heartbeat": 10**9, "filter_subject": "$KV.cor.>"}
-        request = {"stream_name": keys.STATE, "config": config}
-        await gateway.api(f"CONSUMER.CREATE.{keys.STATE}.g.$KV.cor.>", request)
-        async with asyncio.timeout(PATIENCE):
-            while await received.get() != keys.job("dc1", "1"):
-                pass
-        assert (await streams.info(gateway, keys.STATE) or {})["state"]["last_seq"] > 0
-        assert await gateway.last(keys.STATE, keys.job("dc1", "1")) is not None
-        await gateway.api(f"CONSUMER.DELETE.{keys.STATE}.g")
-
-        async def answer(message) -> None:
-            await collector.publish(message.reply, b"answer")
-
-        await collector.subscribe("cor.v1.dc1.rpc.*", answer)
-        await handled(collector)
-        assert (await gateway.request(keys.rpc("dc1", "find"))).data == b"answer"
+async def test_no_role_may_listen_to_the_answers_and_requests_of_others(deployed: DeployedNats):
+    async with deployed.connected("collector-dc1") as collector, deployed.connected("gateway") as gateway:
+        refusals = {"collector-dc1": (collector, Refusals(collector)), "gateway": (gateway, Refusals(gateway))}
+        for user, subject in LISTENED_TO:
+            connection, said = refusals[user]
+            await connection.client.subscribe(subject)
+            await said.of("subscription", subject)
 
 
 async def test_lines_reach_gateways_and_wanted_ids_reach_collectors(deployed: DeployedNats):

@@ -386,15 +386,6 @@ async def test_log_lines_reach_whoever_listens_and_are_numbered(nats):
         assert seen[0]["run"] == seen[1]["run"]
 
 
-async def test_what_is_pending_at_the_end_is_still_written(nats):
-    async with collector(nats) as one:
-        async with one.writing():
-            await eventually(lambda: one.sink.position() is not None)
-            await one.equal()
-            one.learn(*(reading(f"job {n}") for n in range(500)))
-        await one.equal()
-
-
 async def test_the_owner_key_is_written_again_now_and_then(nats):
     async with collector(nats, timings={"rewrite_owner_every": 0.2}) as one, one.writing():
         first = await one.connection.last(keys.STATE, keys.owner("dc1"))

@@ -17,15 +17,11 @@ from correlator.sources import binlog
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.doorbell import Doorbell
 from correlator.tasks import Backoff
-from tests.support import replay
 from tests.support.background import in_background
 from tests.support.certificates import Certificates
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
-from tests.support.expected_jobs import differences
 from tests.support.mariadb import Database, MariaDB
-from tests.support.replay import MariaDBReplayer
-from tests.support.subscriptions import documents
 
 LOGGING = ("--log-bin=bin", "--server-id=1", "--max-allowed-packet=64M")
 
@@ -208,11 +204,6 @@ async def test_without_the_grant_the_doorbell_names_it_and_works_once_it_is_give
     assert [r.levelname for r in caplog.records if r.name == "correlator.sources.doorbell"] == ["WARNING"]
 
 
-async def test_a_server_without_a_binary_log_is_reported(database):
-    async with listening(database, up=False) as running:
-        await eventually(lambda: "log_bin is off" in running.error)
-
-
 async def test_the_doorbell_works_again_after_a_restart_and_a_crash_of_the_server(own):
     database = await granted(own)
     async with listening(database) as running:
@@ -302,21 +293,6 @@ async def test_a_daemon_without_its_doorbell_is_ready_and_polls(database, tmp_pa
             )
             assert (await socket.until("log"))["message"] == "x"
         assert daemon.log().count("the doorbell is unavailable") == 1
-
-
-async def test_a_recording_ends_equal_to_its_tables_with_the_doorbell_on(mixed, appliance, tmp_path):
-    async with Daemon(tmp_path, database__url=appliance.url, database__doorbell=True) as daemon:
-        await eventually(lambda: doorbell_of(daemon))
-        async with MariaDBReplayer.connect(appliance) as replayer:
-            await replayer.replay(mixed)
-        tables = replay.expected(mixed)
-
-        async def equal() -> bool:
-            found = differences(tables, await documents(daemon))
-            assert not found, found[:5]
-            return True
-
-        await eventually(equal, every=0.2)
 
 
 async def doorbell_of(daemon: Daemon) -> bool:

@@ -9,7 +9,7 @@ import aiohttp
 import orjson
 from msgspec.structs import replace
 
-from correlator.cluster import keys, received, streams
+from correlator.cluster import keys, streams
 from correlator.gateway.fleet import NOT_READ
 from correlator.jobs import encoding
 from correlator.sinks.streaming.sessions import BEHIND
@@ -17,12 +17,11 @@ from tests.support.cluster import connected
 from tests.support.documents import document_of
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.gateways import running
-from tests.support.job_documents import document, forecast
 from tests.support.markdown import read
 from tests.support.stream_clients import CheckedWebsocket, Refused
-from tests.support.stream_writer import AT, StreamWriter, job
+from tests.support.stream_writer import StreamWriter, job
 from tests.support.stuck_proxy import StuckProxy
-from tests.support.subscriptions import Wanted, plain
+from tests.support.subscriptions import Wanted
 
 LINES = Wanted(logs="DEBUG")
 
@@ -38,24 +37,6 @@ async def writer(connection, instance="dc1"):
     await made.begin()
     await made.alive()
     return made
-
-
-async def test_documents_of_the_stream_are_served_with_their_sequence_and_appliance(nats):
-    async with connected(nats.url) as connection:
-        dc1 = await writer(connection)
-        seq = await dc1.put(job("a", ids=["ext/1"]))
-        async with running(nats.url) as gateway, CheckedWebsocket().connected(gateway.url) as client:
-            document = served(job("a", ids=["ext/1"]), seq)
-            assert await gateway.job("a") == await gateway.job("ext/1") == client.jobs["a"] == document
-            assert (client.welcome["epoch"], client.welcome["seq"]) == ("epoch-1", seq)
-            seq = await dc1.put(job("a", "completed"), job("b"))
-            await eventually(lambda: client.jobs.keys() == {"a", "b"})
-            expected = {"a": served(job("a", "completed"), seq - 1), "b": served(job("b"), seq)}
-            assert plain(client.jobs) == plain(expected)
-            assert await gateway.job("a") == expected["a"]
-            await dc1.remove("a", "gone")
-            await eventually(lambda: client.jobs.keys() == {"b"})
-            assert client.messages[-1]["reason"] == "gone"
 
 
 async def test_a_client_resumes_at_another_gateway_and_after_a_restart(nats):
@@ -78,28 +59,6 @@ async def test_a_client_resumes_at_another_gateway_and_after_a_restart(nats):
                 await dc1.put(job("c"))
             assert "snapshot" not in [message["type"] for message in client.messages]
             assert client.fold.resyncs == []
-
-
-async def test_a_filtered_subscription_that_resumes_loses_what_does_not_match_any_more(nats):
-    async with connected(nats.url) as connection:
-        dc1 = await writer(connection)
-        await dc1.put(job("a"), job("b", ids=["x"]))
-        running_jobs, by_id = (
-            CheckedWebsocket(wanted=Wanted(status=("running",))),
-            CheckedWebsocket(wanted=Wanted(jobs=("x",))),
-        )
-        async with running(nats.url) as gateway:
-            for client in (running_jobs, by_id):
-                async with client.connected(gateway.url):
-                    pass
-        await dc1.put(job("a", "completed"), job("newer", ids=["x"], started_at=AT + 1_000_000))
-        async with running(nats.url) as gateway:
-            async with running_jobs.connected(gateway.url):
-                assert running_jobs.jobs.keys() == {"b", "newer"}
-            async with by_id.connected(gateway.url):
-                assert by_id.jobs.keys() == {"newer"}
-            assert running_jobs.welcome["resumed"]
-            assert by_id.welcome["resumed"]
 
 
 async def test_each_appliance_has_its_own_paths_and_jobs(nats):
@@ -240,61 +199,6 @@ async def test_the_steps_of_a_removal_leave_nothing_of_an_appliance_which_may_co
             await eventually(lambda: gateway.job("c", "/i/dc2"))
             jobs = (await gateway.get("/i/dc2/api/v1/jobs"))[1]["jobs"]
             assert [shown["job_id"] for shown in jobs] == ["c"]
-
-
-async def test_log_lines_come_once_also_before_their_job_and_lost_ones_are_counted(nats):
-    async with connected(nats.url) as connection:
-        dc1 = await writer(connection)
-        await dc1.put(job("a"))
-        async with (
-            running(nats.url) as gateway,
-            CheckedWebsocket(wanted=Wanted(logs="DEBUG")).connected(gateway.url) as client,
-        ):
-            await eventually(lambda: len(gateway.gateway.connection._subscriptions) == 2)
-            await connection.request("$JS.API.INFO")  # the subscriptions have reached the server
-            await dc1.lines("a", "one", "two")
-            await dc1.lines("later", "three")
-            await dc1.put(job("later"))
-            await eventually(lambda: len(client.fold.lines) == 3)
-            await dc1.lines("a", "six", lost=2)
-            await eventually(lambda: len(client.fold.lines) == 4)
-            assert [line["message"] for line in client.fold.lines.values()] == ["one", "two", "three", "six"]
-            assert client.fold.dropped == 2
-
-
-async def test_a_line_that_brings_its_job_into_a_filter_comes_with_the_job(nats):
-    async with connected(nats.url) as connection:
-        dc1 = await writer(connection)
-        await dc1.put(job("a", last_at=AT - 1))
-        client = CheckedWebsocket(wanted=Wanted(logs="DEBUG", status=("failed",)))
-        async with running(nats.url) as gateway, client.connected(gateway.url):
-            await eventually(lambda: len(gateway.gateway.connection._subscriptions) == 2)
-            await connection.request("$JS.API.INFO")  # the subscriptions have reached the server
-            await dc1.lines("a", "it fails")
-            await eventually(lambda: gateway.gateway.fleet._lines._waiting)
-            await dc1.put(job("a", "failed"))
-            await eventually(lambda: [line["message"] for line in client.fold.lines.values()] == ["it fails"])
-            assert client.jobs.keys() == {"a"}
-
-
-async def test_a_job_that_is_late_is_announced(nats):
-    async with connected(nats.url) as connection:
-        dc1 = await writer(connection)
-        await dc1.put(job("a"))
-        async with running(nats.url) as gateway, CheckedWebsocket().connected(gateway.url) as client:
-
-            async def announced():
-                await dc1.event("job.late", "a")
-                await asyncio.sleep(0.05)
-                return gateway.gateway.fleet._unconfirmed
-
-            await eventually(announced)
-            assert not client.fold.events
-            late = document("a", **forecast("late"))
-            await dc1.put(received.document(orjson.dumps(late), 0, "dc1"))
-            await eventually(lambda: client.fold.events)
-            assert [event["kind"] for event in client.fold.events] == ["job.late"]
-            assert client.jobs["a"]["forecast"]["state"] == "late"
 
 
 async def test_a_client_ahead_of_its_gateway_waits_for_it(nats):

@@ -31,7 +31,7 @@ from correlator.sinks.http.websocket import WebsocketConnection
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
-from tests.support.raw_http import request
+from tests.support.raw_http import request, upgrade
 from tests.support.storm_streams import frame, messages, raw
 
 NOW = time.time_ns() // 1000
@@ -221,19 +221,13 @@ async def test_three_tls_handshakes_are_under_way_and_the_next_begins_when_one_e
             client.socket.close()
 
 
-UPGRADE = (
-    b"GET /ws HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-)
-
-
 @pytest.mark.parametrize(
     ("sent", "tls"),
     [
         pytest.param(b"\x16\x03\x01 no handshake", True, id="no-tls"),
         pytest.param(b"\0 no request\r\n\r\n", False, id="no-http"),
         pytest.param(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", False, id="no-such-path"),
-        pytest.param(UPGRADE + b"\xff" * 60, False, id="no-websocket-frame"),
+        pytest.param(upgrade() + b"\xff" * 60, False, id="no-websocket-frame"),
     ],
 )
 async def test_a_refused_connection_leaves_nothing_to_the_garbage_collector(hub, certificates, sent, tls):

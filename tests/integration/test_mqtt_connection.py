@@ -13,73 +13,11 @@ from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy
 from tests.support.mosquitto import Mosquitto
-from tests.support.mqtt_harness import MqttHarness, OldBroker, gone, holds, reading, watch
+from tests.support.mqtt_harness import MqttHarness, OldBroker, holds, reading, watch
 from tests.support.servers import free_port
 
 LONG_CONNECTING = MqttTimings(connect_timeout=60 * PATIENCE)
 """Whatever waits for this deadline takes longer than a test may."""
-
-
-@pytest.mark.parametrize("fault", ["killed", "frozen"])
-async def test_a_broker_that_was_away_gets_what_changed_or_everything_if_it_lost_its_store(own_mosquitto, fault):
-    timings = MqttTimings(keepalive=1, publish_timeout=60.0, connect_timeout=1.0)
-    jobs = [reading(f"j{n}", f"x{n}", started=n) for n in range(50)]
-    world = MqttHarness(own_mosquitto.port, *jobs, sink={"timings": timings})
-    async with world.running():
-        async with watch(world, own_mosquitto.port) as watcher:
-            await holds(watcher, world)
-            await eventually(lambda: world.sink.describe()["pending"] == 0)
-        (own_mosquitto.kill if fault == "killed" else own_mosquitto.pause)()
-        try:  # Nothing is on its way: the silence of a frozen broker shows by its keepalive.
-            await eventually(lambda: not world.sink.describe()["ok"] and world.sink.describe()["error"])
-            for n in range(7):
-                world.change(f"j{n}", f"x{n}", status="completed")
-            world.learn(gone("j8"), reading("new", started=99))
-            world.happen(1)
-        finally:
-            if fault == "killed":
-                await asyncio.to_thread(own_mosquitto.start)
-            else:
-                own_mosquitto.resume()
-        async with watch(world, own_mosquitto.port) as watcher:
-            await holds(watcher, world)
-            await eventually(lambda: world.sink.describe()["pending"] == 0)
-            assert world.sink.describe()["error"] is None
-            assert watcher.store[world.topics.status]["state"] == "online"
-
-
-async def test_the_last_will_is_published_when_the_connection_is_cut(mosquitto):
-    async with Proxy(mosquitto.port) as proxy:
-        world = MqttHarness(proxy.port, reading("a"), epoch="e1")
-        async with watch(world, mosquitto.port) as watcher:
-            async with world.running():
-                await eventually(lambda: watcher.states() == ["online"])
-                proxy.refuse()
-                await eventually(lambda: watcher.states() == ["online", "offline"])
-                assert watcher.store[world.topics.status]["epoch"] == "e1"
-                await eventually(lambda: not world.sink.connected)
-                proxy.heal()
-                await eventually(lambda: watcher.states() == ["online", "offline", "online"])
-            await eventually(lambda: watcher.states()[3:] == ["stopping", "offline"])
-
-
-async def test_a_stop_publishes_everything_pending_and_then_offline(mosquitto):
-    timings = MqttTimings(flush_within=PATIENCE / 2, goodbye_within=PATIENCE / 2)
-    world = MqttHarness(mosquitto.port, *(reading(f"j{n}") for n in range(60)), sink={"timings": timings})
-    async with watch(world, mosquitto.port) as watcher:
-        task = asyncio.create_task(world.sink.run(world.hub))
-        await holds(watcher, world)
-        for n in range(60):
-            world.change(f"j{n}", status="completed")
-            world.happen(n)
-        await world.stop(task)
-        await holds(watcher, world)
-        await eventually(lambda: watcher.states() == ["online", "stopping", "offline"])
-        assert len(watcher.said(world.event("a"))) == 60
-        assert str(watcher.seen[-1].topic) == world.topics.status
-        again = MqttHarness(mosquitto.port, instance=world.instance)
-        async with again.running():  # had there been a last will, it would have come before this
-            await eventually(lambda: watcher.states() == ["online", "stopping", "offline", "online"])
 
 
 async def test_a_frozen_broker_does_not_delay_the_stop_and_publishes_the_last_will_afterwards(own_mosquitto):

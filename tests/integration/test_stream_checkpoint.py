@@ -73,25 +73,6 @@ async def read_again(owner):
     return await StreamCheckpoint(lease.instance, owner.fence, lambda: None).open()
 
 
-async def test_after_an_outage_everything_is_written_again(nats):
-    async with active(nats.url) as first:
-        holding = asyncio.create_task(first.lease.hold())
-        await first.checkpoint.open()
-        await first.checkpoint.write(changes(filled(2)))
-        await asyncio.to_thread(nats.kill)
-        await eventually(lambda: not first.checkpoint.writable)
-        with pytest.raises(ClusterUnavailable):
-            await first.checkpoint.write(changes(filled(3)))
-        assert first.checkpoint.everything
-        await asyncio.to_thread(nats.start)
-        await eventually(lambda: first.checkpoint.writable)
-        await first.checkpoint.write(changes(filled(3), Cursor(11)))
-        assert not first.checkpoint.everything
-        holding.cancel()
-        await asyncio.wait([holding])
-    assert (await read(nats.url)).cursor == Cursor(11)
-
-
 @pytest.mark.parametrize("large", [False, True])
 async def test_a_writer_notices_that_an_older_copy_of_the_stream_is_back(nats, large):
     """What was written since the copy is written again, though others have written as many rows meanwhile."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator
 
-from correlator.cluster.connection import Connection
 from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.cluster.gateway_requests import GatewayRequests
@@ -17,18 +16,11 @@ from tests.support.source_databases import MariaDBOriginal, Original
 
 
 @contextlib.asynccontextmanager
-async def answering(connection: Connection, hub: LocalHub, instance: str) -> AsyncIterator[None]:
-    requests = GatewayRequests(connection, instance)
-    async with in_background(requests.run(hub)):
-        yield
-
-
-@contextlib.asynccontextmanager
 async def collector(url: str, instance: str, appliance: Original) -> AsyncIterator[LocalHub]:
     """A collector without jobs in memory: everything has left it."""
     async with archive_of(appliance) as archive, connected(url, instance) as connection:
         hub = LocalHub(Index(), archive)
-        async with answering(connection, hub, instance):
+        async with in_background(GatewayRequests(connection, instance).run(hub)):
             yield hub
 
 

@@ -11,19 +11,15 @@ import contextlib
 import json
 import ssl
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.support import raw_http
 from tests.support.daemon import HELLO
 
-
-def frame(payload: bytes, opcode: int = 1) -> bytes:
-    """A frame from a client. A mask of zeros changes nothing."""
-    size = len(payload)
-    head = bytes([0x80 | opcode])
-    if size < 126:
-        return head + bytes([0x80 | size]) + bytes(4) + payload
-    return head + bytes([0x80 | 126]) + size.to_bytes(2, "big") + bytes(4) + payload
+frame = partial(raw_http.frame, mask=bytes(4))
+"""A frame from a client. A mask of zeros changes nothing."""
 
 
 def messages(*said: dict[str, Any]) -> bytes:
@@ -56,17 +52,12 @@ class Raw:
 async def raw(url: str) -> AsyncIterator[Raw]:
     """A websocket of the daemon at `url`."""
     where = urlsplit(url)
+    assert where.port is not None
     tls = ssl._create_unverified_context() if where.scheme == "https" else None
-    reader, writer = await asyncio.open_connection(where.hostname, where.port, ssl=tls)
-    try:
-        writer.write(
-            b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-        )
+    async with raw_http.connected(where.port, tls) as (reader, writer):
+        writer.write(raw_http.upgrade())
         await reader.readuntil(b"\r\n\r\n")
         yield Raw(reader, writer)
-    finally:
-        writer.transport.abort()
 
 
 async def position(url: str) -> tuple[str, int]:

@@ -130,7 +130,7 @@ class Storms:
         name: str,
         storm: str,
         *,
-        seconds: float = 3.0,
+        seconds: float = 2.0,
         settle: float = 1.0,
         ends_within: float | None = None,
         check: Callable[[dict[str, int]], None] = lambda _: None,

@@ -352,7 +352,6 @@ class CheckedEventStream:
         self.own_id: str | None = None
         """That of the last event, if it has one."""
         self.last_id = last_id
-        self.retry: int | None = None
         fold.connect()
 
     async def next(self, within: float = PATIENCE) -> Event:
@@ -376,7 +375,7 @@ class CheckedEventStream:
                     case "id":
                         own = self.last_id = value
                     case "retry":
-                        self.retry = int(value)
+                        assert int(value) > 0
                     case "event":
                         name = value
                     case "data":

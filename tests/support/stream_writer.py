@@ -20,11 +20,8 @@ AT_ONCE = 250
 PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "86400s"}
 
 
-def job(
-    job_id: str, status: str = "running", *, started_at: int = AT, ids: Iterable[str] = (), last_at: int = AT
-) -> PublishedJob:
-    """A job whose document includes the lines of `StreamWriter`, unless `last_at` is earlier."""
-    last = Line(last_at, 0, "INFO", "the last line")
+def job(job_id: str, status: str = "running", *, started_at: int = AT, ids: Iterable[str] = ()) -> PublishedJob:
+    last = Line(AT, 0, "INFO", "the last line")
     view = JobView(
         job_id, Status(status), external_ids=tuple(ids), job_type="failover", started_at=started_at, last=last
     )
@@ -37,7 +34,6 @@ class StreamWriter:
     def __init__(self, connection: Connection, instance: str) -> None:
         self._connection = connection
         self._instance = instance
-        self._lines = 0
 
     async def begin(self, epoch: str = "epoch-1") -> None:
         await streams.ensure(self._connection, 1)
@@ -76,17 +72,6 @@ class StreamWriter:
     async def alive(self, **members: object) -> None:
         value = {"holder": "h", "version": "1.2.3", "database": "live", "error": None, "lag_seconds": 0.0, "jobs": 1}
         await self._connection.request(keys.alive(self._instance), json.dumps(value | members).encode())
-
-    async def lines(self, job_id: str, *texts: str, run: str = "r", lost: int = 0) -> None:
-        """Send log lines, after `lost` ones that are not sent."""
-        first = self._lines + 1 + lost
-        self._lines += lost + len(texts)
-        rows = [
-            {"job_id": job_id, "event_id": first + n, "level": "INFO", "step_id": None, "message": text,
-             "attrs": {"n": n}, "at": "2025-09-22T15:12:13.000000Z"} for n, text in enumerate(texts)
-        ]  # fmt: skip
-        payload = json.dumps({"run": run, "first": first, "lines": rows}).encode()
-        await self._connection.publish(keys.line(self._instance), payload)
 
     async def event(self, kind: str, job_id: str) -> None:
         payload = {"event_id": None, "kind": kind, "job_id": job_id, "step_id": None, "step_name": None, "error": None}

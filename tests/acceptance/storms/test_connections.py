@@ -18,7 +18,7 @@ FILES = 256
 WAITING = request("GET", "/api/v1/jobs/nobody?wait=60", "Connection: keep-alive").decode()
 
 
-@pytest.mark.parametrize("asking", ["", WAITING], ids=["idle", "waiting"])
+@pytest.mark.parametrize("asking", [pytest.param("", marks=pytest.mark.long), WAITING], ids=["idle", "waiting"])
 async def test_clients_take_no_file_from_the_database_or_from_probes(database: Database, tmp_path: Path, asking: str):
     async with storms(tmp_path, database, jobs=100) as run:
         resource.prlimit(run.daemon.pid, resource.RLIMIT_NOFILE, (FILES, FILES))
