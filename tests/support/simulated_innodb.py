@@ -250,6 +250,9 @@ class SimulatedFollower:
     def show_past(self) -> bool:
         return False
 
+    def wants_fast_poll(self) -> bool:
+        return False
+
 
 def bare(session: Any) -> Any:
     """The session inside the wrapper by which the tail measures queries."""
