@@ -19,6 +19,7 @@ from correlator.sinks.http.access import (
 )
 from correlator.sinks.http.server import ListenerConfig
 from tests.support.certificates import Certificates
+from tests.support.there import there
 
 
 @pytest.mark.parametrize(
@@ -296,8 +297,7 @@ def test_every_suite_of_tls_authenticates_what_it_encrypts(tmp_path):
     certificates = Certificates.create(tmp_path)
     certificates.make("daemon", "DNS:localhost")
     http = Http(tls_cert=certificates.cert("daemon"), tls_key=certificates.key("daemon"))
-    context = ListenerConfig(Config(http=http)).tls
-    assert context is not None
+    context = there(ListenerConfig(Config(http=http)).tls)
     names = [suite["name"] for suite in context.get_ciphers()]
     assert names
     assert all("GCM" in name or "CHACHA20" in name or "CCM" in name for name in names), names

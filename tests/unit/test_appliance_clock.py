@@ -13,6 +13,7 @@ from correlator.model.facts import Kind
 from correlator.pipeline.source_status import ApplianceClock, SourceStatus
 from tests.support.forecast_index import kinds, knowing, read, step, usual
 from tests.support.forecasts import BASE, SECOND
+from tests.support.there import there
 
 LATENESS = {Kind.JOB_LATE, Kind.JOB_OVERDUE}
 
@@ -137,9 +138,7 @@ def test_when_the_reading_of_the_past_began_is_by_the_clock_of_the_database(ahea
     daemon.status.past_begins()
     daemon.clocks.now += SECOND
     daemon.status.database_time(daemon.clocks.now, 0.0)
-    began = daemon.index.published.past_unread
-    assert began is not None
-    assert began == BASE
+    assert there(daemon.index.published.past_unread) == BASE
 
 
 @pytest.mark.parametrize("ahead", [7200, -7200])

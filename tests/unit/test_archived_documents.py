@@ -17,6 +17,7 @@ from correlator.pipeline.queries import ArchivePage, Found, JobQuery
 from tests.support.documents import document_of
 from tests.support.forecasts import BASE, SECOND
 from tests.support.http_listener import served
+from tests.support.there import there
 
 
 class Meanwhile:
@@ -50,9 +51,7 @@ async def test_a_job_that_comes_into_memory_while_the_database_answers_is_shown_
     ):
         body = orjson.loads(await response.read())
     (job,) = body.get("jobs", [body])
-    shown = archive.index.published.get("j")
-    assert shown is not None
-    assert job == document_of(shown)
+    assert job == document_of(there(archive.index.published.get("j")))
     assert job["warnings"] == 1
 
 

@@ -59,6 +59,7 @@ from tests.support.documents import document_text
 from tests.support.eventually import PATIENCE
 from tests.support.forecast_index import usual
 from tests.support.saved_index import NOW, changes, filled
+from tests.support.there import there
 
 
 def left(path: Path, source: str = "s") -> Saved | None:
@@ -110,8 +111,7 @@ def test_a_job_stored_before_its_tables_were_read_gets_the_time_of_its_first_pub
     next(steps)
     again.apply([Reading("unread", again.advance_clock(), JobRecord("unread", status="running"), ())], NOW + 1)
     assert len(list(steps)) == 1
-    shown = again.published.get("unread")
-    assert shown is not None
+    shown = there(again.published.get("unread"))
     assert (shown.view.warnings, shown.updated_at) == (1, NOW + 1)
 
 
@@ -130,8 +130,7 @@ async def test_a_disk_that_fails_is_a_state_and_the_next_write_has_what_was_lost
 
     file.write = write  # type: ignore[method-assign]
     saver = Saver(file, index, StoredForecasts(index.forecasts), Cursor, dict, exports=exports)
-    ended = index.published.get("job0")
-    assert ended is not None
+    ended = there(index.published.get("job0"))
     running = replace(ended, view=replace(ended.view, status=Status.RUNNING))
     exports.on_change(Change("job0", 1, running, ended), NOW, 0.0)
     await saver.save()
@@ -198,9 +197,7 @@ async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(t
     await saver.save()
     assert saver.describe()["ok"], saver.describe()
     file.close()
-    saved = left(tmp_path / "c")
-    assert saved is not None
-    assert len(saved.jobs) == 2
+    assert len(there(left(tmp_path / "c")).jobs) == 2
 
 
 async def test_a_corrupt_checkpoint_that_has_no_successor_yet_is_written_whole_later(tmp_path: Path, monkeypatch):
@@ -225,8 +222,7 @@ async def test_a_corrupt_checkpoint_that_has_no_successor_yet_is_written_whole_l
     await saver.save()
     assert saver.describe()["ok"], saver.describe()
     file.close()
-    saved = left(tmp_path / "c")
-    assert saved is not None
+    saved = there(left(tmp_path / "c"))
     assert len(saved.jobs) + len(saved.legacy) == len(index.persistence.all_ids())
 
 
@@ -321,9 +317,7 @@ def test_a_restore_works_in_steps_and_merges_what_is_read_between_them(monkeypat
     assert max(sizes) <= 2
     assert len(sizes) > 3
     assert len(again.published) == 7
-    shown = again.published.get("job6")
-    assert shown is not None
-    assert shown.view.status == "completed"
+    assert there(again.published.get("job6")).view.status == "completed"
 
 
 def test_what_a_restore_publishes_is_what_is_shown_at_its_end(monkeypatch: pytest.MonkeyPatch):
@@ -364,8 +358,7 @@ def test_a_reading_that_says_nothing_new_is_not_worth_keeping_but_one_that_decid
 
 def test_a_restart_keeps_the_counts_of_a_job_exactly_also_full_ones(tmp_path: Path):
     index = filled()
-    before = index.published.get("job0")
-    assert before is not None
+    before = there(index.published.get("job0"))
     for level, rows in (("WARN", 12_000), ("ERROR", 7_000)):
         index.apply([Entry(n, NOW + n, level, "text", index.advance_clock(), "job0") for n in range(1, rows + 1)], NOW)  # type: ignore[arg-type]
     file = Checkpoint(tmp_path / "c", "s")
@@ -378,8 +371,7 @@ def test_a_restart_keeps_the_counts_of_a_job_exactly_also_full_ones(tmp_path: Pa
     for one in (index, again):
         one.apply([Entry(n, NOW + n, "ERROR", "text", index.advance_clock(), "job0") for n in (1, 7_000, 7_001)], NOW)
         one.apply([Entry(90_000, NOW, "WARN", "text", index.advance_clock(), "job0")], NOW)
-        shown = one.published.get("job0")
-        assert shown is not None
+        shown = there(one.published.get("job0"))
         assert (shown.view.warnings, shown.view.errors) == (10_000, before.view.errors + 7_001)
 
 

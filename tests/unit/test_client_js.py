@@ -22,6 +22,7 @@ from deploy.version import version
 from tests.support.documents import document_of
 from tests.support.markdown import blocks
 from tests.support.servers import program
+from tests.support.there import there
 from tests.support.typescript import compiled
 
 TESTS = Path(__file__).parents[1] / "web"
@@ -61,8 +62,7 @@ def test_its_types_declare_what_it_exports(node: str) -> None:
         [node, "--input-type=module", "--eval", script], capture_output=True, text=True, timeout=20, check=True
     )
     types = TYPES.read_text()
-    body = re.search(r"^export class Correlator \{\n(.*?)^\}", types, re.MULTILINE | re.DOTALL)
-    assert body is not None
+    body = there(re.search(r"^export class Correlator \{\n(.*?)^\}", types, re.MULTILINE | re.DOTALL))
     assert json.loads(done.stdout) == {
         "exports": sorted(re.findall(r"^export (?:class|function|const) (\w+)", types, re.MULTILINE)),
         "members": sorted(set(re.findall(r"^  (?:readonly )?(\w+)[(:]", body[1], re.MULTILINE))),

@@ -27,6 +27,7 @@ from tests.support.garbage import DEEP, HEADERS, PAYLOADS
 from tests.support.job_documents import document, forecast
 from tests.support.published_jobs import published_jobs, values
 from tests.support.stream_writer import AT, job
+from tests.support.there import there
 
 numbers = st.integers() | st.sampled_from([2**63, -(2**63) - 1, 10**40]) | st.floats()
 odd = st.one_of(values, numbers, st.just("2025-09-22T10:00+01:00"), st.just("9999-99-99T10:00:00.000000Z"))
@@ -117,8 +118,7 @@ def test_a_gateway_has_the_documents_of_one_appliance_whatever_another_writes(fo
         seq = gateway.hub.seq
         assert seq == good.seq
         expected[shown.job_id] = (seq, shown.view.status)
-    hub = gateway.hub_of("dc1")
-    assert hub is not None
+    hub = there(gateway.hub_of("dc1"))
     assert {s.job_id: (s.rev, s.view.status) for s in hub.published.all()} == expected
     for one in gateway.hubs():
         for shown in one.published.all():

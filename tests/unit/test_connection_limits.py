@@ -7,6 +7,7 @@ import logging
 import pytest
 
 from correlator.sinks.http.connections import RESERVED, Connections, Peer
+from tests.support.there import there
 
 LIMIT = 40
 SURPLUS = LIMIT // 2
@@ -30,8 +31,7 @@ class Listener:
     def busy(self, address: str, count: int = 1) -> list[Peer]:
         found: list[Peer] = []
         for _ in range(count):
-            peer = self.accept(address)
-            assert peer is not None
+            peer = there(self.accept(address))
             self.connections.begin(peer)
             found.append(peer)
         return found
@@ -106,8 +106,7 @@ def test_a_surplus_connection_stays_until_its_request_can_be_read_while_there_is
 
 def test_a_connection_whose_request_has_come_does_not_end_for_the_next_one():
     listener = Listener()
-    first = listener.accept("a")
-    assert first is not None
+    first = there(listener.accept("a"))
     listener.connections.asks(first)
     listener.busy("a", LIMIT * 3 // 4 - 1)
     for _ in range(5):
@@ -120,8 +119,7 @@ def test_a_connection_whose_request_has_come_does_not_end_for_the_next_one():
 
 def test_a_connection_that_ends_twice_is_counted_once():
     listener = Listener()
-    peer = listener.accept("a")
-    assert peer is not None
+    peer = there(listener.accept("a"))
     listener.connections.begin(peer)
     listener.connections.lost(peer)
     listener.connections.lost(peer)

@@ -12,6 +12,7 @@ from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
 from tests.support.recorded_facts import agrees, facts_of
 from tests.support.replay import expected
+from tests.support.there import there
 
 few = settings(max_examples=settings().max_examples // 4)
 """For the second and later queries of the same made-up facts."""
@@ -281,7 +282,5 @@ def test_all_steps_done_is_not_yet_100():
 def test_the_legacy_tracker_says_what_the_appliance_reports(word, status, percent):
     view = fold.legacy_view(LegacyRecord(1, "ext", word, job_type="live", updated_at=BASE, source_vm_name="vm"))
     assert (view.status, view.percent, view.basis, view.source) == (status, percent, "legacy", "legacy")
-    metadata = joblog.metadata_object(view.metadata)
-    assert metadata is not None
-    assert (metadata["legacy_status"], fold.vm_name(view)) == (word, "vm")
+    assert (there(joblog.metadata_object(view.metadata))["legacy_status"], fold.vm_name(view)) == (word, "vm")
     assert view.ended_at == (BASE if view.terminal else None)

@@ -37,6 +37,7 @@ from tests.support.forecasts import (
     step_ended,
     step_started,
 )
+from tests.support.there import there
 from tests.support.yardstick import quickest
 
 
@@ -319,8 +320,7 @@ def test_the_level_of_p90_rises_when_jobs_end_after_it():
         forecaster.learn(run, predicted_ends=[run.end - 1])
     assert operation(forecaster).level > before
     forecaster.learn(ended(("copy", 1), operation=("failover", "new")))
-    new = forecaster.operation(("failover", "new"))
-    assert new is not None
+    new = there(forecaster.operation(("failover", "new")))
     assert new.level > before, "a new operation begins with the average level"
     for run in runs * 3:
         forecaster.learn(run, predicted_ends=[run.end + 1])

@@ -33,6 +33,7 @@ from tests.support.forecast_index import (
     usual,
 )  # fmt: skip
 from tests.support.forecasts import BASE, OPERATION, SECOND
+from tests.support.there import there
 
 
 def scene(index: Index) -> None:
@@ -236,9 +237,7 @@ def test_a_file_that_lacks_operations_is_no_history_and_one_that_had_them_all_st
         assert (len(decoded.forecaster) if decoded is not None else None) == known
     index.forecasts.learn_history(runs)
     file |= {name: value for name, value in stored.changed().items() if value is not None}
-    decoded = decode_forecasts(file)
-    assert decoded is not None
-    assert len(decoded.forecaster) == 40
+    assert len(there(decode_forecasts(file)).forecaster) == 40
 
 
 def test_an_operation_that_was_forgotten_leaves_the_checkpoint():
@@ -253,8 +252,7 @@ def test_an_operation_that_was_forgotten_leaves_the_checkpoint():
 def test_a_damaged_operation_begins_anew_and_the_others_stay(damage: bytes):
     index = knowing(*usual(3), *usual(3, operation=("failover", "other")))
     values = {name: value for name, value in StoredForecasts(index.forecasts).changed().items() if value is not None}
-    decoded = decode_forecasts({**values, '["failover","other"]': damage})
-    assert decoded is not None
+    decoded = there(decode_forecasts({**values, '["failover","other"]': damage}))
     assert [key for key, _ in decoded.forecaster] == [OPERATION]
     assert decode_forecasts({**values, "all operations": damage}) is None
     assert decode_forecasts({}) is None

@@ -41,6 +41,7 @@ from tests.support.forecast_index import (
     usual,
 )  # fmt: skip
 from tests.support.forecasts import BASE, OPERATION, SECOND
+from tests.support.there import there
 
 
 def test_a_running_job_has_percent_end_and_steps_ahead_from_earlier_runs():
@@ -236,9 +237,7 @@ def test_what_the_steps_said_is_held_until_the_next_step_when_another_basis_says
         assert document(index)["progress"]["percent"] == max(50.0, percent or 0)
     if known:
         pass_time(index, 18, since=16)
-        before = remaining({**document(index)}, BASE / SECOND + 19)
-        assert before is not None
-        assert before.percent == 50.0
+        assert there(remaining({**document(index)}, BASE / SECOND + 19)).percent == 50.0
         read(index, 19, done, copying, step(3, "check", 19))
         assert 10 < document(index)["progress"]["percent"] < 30
 
@@ -269,9 +268,7 @@ def test_a_bar_that_clients_move_by_the_clock_is_never_put_back_by_the_next_docu
             read(index, at, *steps)
         pass_time(index, at, since=at - 1)
         shown: dict[str, Any] = {**document(index)}
-        found = remaining(shown, BASE / SECOND + at)
-        assert found is not None
-        percents.append(found.percent)
+        percents.append(there(remaining(shown, BASE / SECOND + at)).percent)
     read(index, copied + 25, *steps, status=end or "running", completed_at=end and BASE + (copied + 25) * SECOND)
     percents.append(document(index)["progress"]["percent"])
     assert percents == sorted(percents)
@@ -361,8 +358,7 @@ def test_a_run_is_learned_after_its_end_and_once():
     assert not pass_time(index, 51, since=50)[0].changes
     assert index.forecasts.forecaster.operation(OPERATION) is None
     pass_time(index, 60, since=51)
-    operation = index.forecasts.forecaster.operation(OPERATION)
-    assert operation is not None
+    operation = there(index.forecasts.forecaster.operation(OPERATION))
     assert operation.completed == 1
     read(index, 61, job_id="a", status="completed", completed_at=BASE + 51 * SECOND)
     pass_time(index, 70, since=61)
@@ -384,9 +380,7 @@ def test_a_run_ended_when_the_log_says_so_if_the_table_does_not():
     end = BASE + 95 * SECOND
     index.apply([Entry(1, end, "INFO", "", index.advance_clock(), "a", kind=Kind.JOB_COMPLETED, by="attrs")], end)
     read(index, 96, job_id="a", status="completed")
-    compared = document(index, "a")["compared_with"]
-    assert compared is not None
-    assert compared["percentile"] == pytest.approx(50, abs=20)
+    assert there(document(index, "a")["compared_with"])["percentile"] == pytest.approx(50, abs=20)
     pass_time(index, 100, since=96)
     assert learned(index) == 7
 
@@ -404,8 +398,7 @@ def test_failed_and_cancelled_runs_only_raise_the_failure_rate():
 def test_an_ended_job_is_compared_with_earlier_runs():
     index = knowing(*usual())
     complete(index, "slow", 0, 500)
-    compared = document(index, "slow")["compared_with"]
-    assert compared is not None
+    compared = there(document(index, "slow")["compared_with"])
     assert (compared["runs"], compared["percentile"]) == (20, 100.0)
     assert compared["typical_seconds"] == pytest.approx(95, abs=2)
     pass_time(index, 510, since=500)
@@ -534,9 +527,7 @@ def test_only_the_newest_jobs_count():
         accuracy.add(0, 2, 9.0)
     for n in range(MAX_JUDGED):
         assert len(accuracy.jobs) == MAX_JUDGED
-        coverage = accuracy.coverage()
-        assert coverage is not None
-        assert math.isclose(coverage, n / MAX_JUDGED)
+        assert math.isclose(there(accuracy.coverage()), n / MAX_JUDGED)
         accuracy.add(2, 2, 0.2)
     assert accuracy.coverage() == 1.0
     assert accuracy.median_error() == pytest.approx(0.2)

@@ -3,6 +3,7 @@
 import pytest
 
 from correlator.sources.gaps import MAX_COLD, MAX_EXACT, MAX_IDS, MAX_INTERVAL, MAX_KEPT, MAX_RANGES, Gaps
+from tests.support.there import there
 
 GRACE = 5.0
 
@@ -14,9 +15,7 @@ def gaps(*ids, now=100.0, **changes):
 
 
 def probe(found, now):
-    made = found.probe(now)
-    assert made is not None
-    return made
+    return there(found.probe(now))
 
 
 def settled(*ids, now=100.0):
@@ -121,9 +120,7 @@ def test_a_probe_asked_for_before_the_last_sign_of_life_settles_nothing():
 
 def test_a_cold_hit_is_emitted_once_and_counted_late():
     found, now = settled(4)
-    sweep = found.sweep(now + 10)
-    assert sweep is not None
-    assert found.answer(sweep, [3], now + 10) == [3]
+    assert found.answer(there(found.sweep(now + 10)), [3], now + 10) == [3]
     assert (found.fill([3]), found.fill([3]), found.late) == ([3], [], 1)
     assert found.cold == []
     assert [w.holes for w in found.open] == [[(2, 2)]], "alive after all: the rest of it is watched again"
@@ -138,9 +135,7 @@ def test_what_is_cold_is_swept_now_and_then():
 
 def test_a_window_is_given_up_by_a_last_probe_and_not_by_time_alone():
     found, now = settled(4)
-    early = found.sweep(now + 599)
-    assert early is not None
-    found.answer(early, [], now + 700)
+    found.answer(there(found.sweep(now + 599)), [], now + 700)
     assert len(found.cold) == 1, "the probe began too early to be the last"
     last = found.sweep(now + 5000)
     assert last is not None, "however long no probe was possible"
@@ -150,9 +145,7 @@ def test_a_window_is_given_up_by_a_last_probe_and_not_by_time_alone():
 
 def test_rows_that_the_last_probe_sees_are_emitted():
     found, now = settled(4)
-    last = found.sweep(now + 5000)
-    assert last is not None
-    assert found.answer(last, [2], now + 5000) == [2]
+    assert found.answer(there(found.sweep(now + 5000)), [2], now + 5000) == [2]
     assert (found.fill([2]), found.missing()) == ([2], 1)
 
 
@@ -161,8 +154,7 @@ def test_silence_backs_off_and_life_brings_the_poll_back():
     now, waits = 100.02, []
     for _ in range(8):
         found.answer(probe(found, now), [], now)
-        due = found.next_due()
-        assert due is not None
+        due = there(found.next_due())
         waits.append(due - now)
         now = due
     assert waits[:2] == pytest.approx([0.032, 0.0512])
@@ -296,8 +288,7 @@ def settle(gaps, windows) -> None:
 
 def test_one_probe_asks_for_a_bounded_number_of_ids():
     gaps = in_threes(50, 1_000)
-    probe = gaps.probe(1e9)
-    assert probe is not None
+    probe = there(gaps.probe(1e9))
     assert sum(last - first + 1 for first, last in probe.ranges) <= MAX_IDS
     far = Gaps()
     far.advance([10**12], 0.0)

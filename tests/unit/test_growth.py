@@ -17,6 +17,7 @@ from correlator.pipeline.hub import WATCHED_FOR
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.streaming.fanout import Backlog, LineBuffer
 from correlator.sinks.streaming.limits import DEFAULT
+from tests.support.there import there
 from tests.support.yardstick import quickest
 
 BASE = 1_758_553_933_000_000
@@ -75,8 +76,7 @@ def test_the_counts_of_warnings_and_errors_stay_at_ten_thousand():
     for i in range(1, 24_000, 2_000):
         rows = [Entry(n, BASE + n, "WARN" if n % 2 else "ERROR", "text", n, "j") for n in range(i, i + 2_000)]
         index.apply(rows, NOW)
-    shown = index.published.get("j")
-    assert shown is not None
+    shown = there(index.published.get("j"))
     assert (shown.view.warnings, shown.view.errors) == (10_000, 10_000)
 
 

@@ -22,6 +22,7 @@ from tests.support.documents import document_of, document_text
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
 from tests.support.recorded_facts import agrees, facts_of, micros
 from tests.support.replay import expected
+from tests.support.there import there
 
 SECOND = 1_000_000
 NOW = BASE + 60 * SECOND
@@ -179,8 +180,7 @@ def test_the_recording_in_any_order_and_any_batches_ends_as_its_tables(recording
         assert shown.children == tuple(i for _, i in sorted(children))
     for job_id, row in rows.items():
         for name in joblog.external_ids(row["external_job_id"], row["metadata"]):
-            resolved = index.published.resolve(name)
-            assert resolved is not None
+            resolved = there(index.published.resolve(name))
             assert job_id in (resolved.job_id, *resolved.also)
             assert rows[resolved.job_id]["started_at"] >= row["started_at"]
 
@@ -310,15 +310,12 @@ def test_a_running_job_that_falls_silent_is_stalled_and_recovers_with_its_next_r
     later = NOW + 100 * SECOND + 1
     outcome = index.expire(later)
     assert outcome.events == [Event(Kind.JOB_STALLED, "j", later)]
-    shown = index.published.get("j")
-    assert shown is not None
+    shown = there(index.published.get("j"))
     assert (shown.stalled, shown.rev, outcome.changes[0].seq) == (True, index.published.seq, index.published.seq)
     assert index.expire(later + 1).changes == []
     outcome = index.apply([logged(event_id=9, at=later)], later + 2)
     assert outcome.events == [Event(Kind.JOB_RECOVERED, "j", later + 2)]
-    shown = index.published.get("j")
-    assert shown is not None
-    assert not shown.stalled
+    assert not there(index.published.get("j")).stalled
 
 
 def test_a_running_job_without_any_time_stalls_after_its_first_activity():
@@ -346,9 +343,7 @@ def test_another_limit_of_silence_applies_to_the_jobs_that_run_and_to_those_that
     stalled = []
     for seconds[0] in (100, 20, 100):
         index.expire(NOW + 50 * SECOND)
-        shown = index.published.get("j")
-        assert shown is not None
-        stalled.append(shown.stalled)
+        stalled.append(there(index.published.get("j")).stalled)
     assert stalled == [False, True, False]
 
 
@@ -362,8 +357,7 @@ def test_a_legacy_job_has_its_own_id_and_its_transitions_are_published_at_once()
     outcome = index.apply_legacy([LEGACY], [], NOW)
     assert changes(outcome) == [("ext", "running", None)]
     assert kinds(outcome) == [(Kind.JOB_STARTED, "ext", None)]
-    resolved = index.published.resolve("ext")
-    assert resolved is not None
+    resolved = there(index.published.resolve("ext"))
     assert (resolved.job_id, resolved.resolved_by) == ("ext", "legacy")
     ended = index.apply_legacy([replace(LEGACY, status="failed", completed_at=NOW)], [], NOW)
     assert (changes(ended), kinds(ended)) == ([("ext", "failed", None)], [(Kind.JOB_FAILED, "ext", None)])
@@ -376,8 +370,7 @@ def test_a_joblog_job_replaces_a_legacy_job_of_its_id_until_it_is_deleted():
     assert sorted(changes(outcome)) == [("ext", None, "merged"), ("j", "running", None)]
     assert index.apply_legacy([LEGACY], [], NOW).changes == []
     assert {s.job_id for s in index.published.all()} == {"j"}
-    resolved = index.published.resolve("ext")
-    assert resolved is not None
+    resolved = there(index.published.resolve("ext"))
     assert (resolved.job_id, resolved.resolved_by) == ("j", "external_id")
     outcome = index.apply([gone()], NOW)
     assert sorted(changes(outcome)) == [("ext", "running", None), ("j", None, "gone")]
@@ -501,9 +494,7 @@ def test_facts_about_an_unknown_step_wait_for_its_job():
     assert (outcome.unread_steps, outcome.attributed) == ({7}, [])
     outcome = index.apply([read("j", "running", StepRecord(7))], NOW)
     assert [(t.entry.event_id, t.job_id, t.by) for t in outcome.attributed] == [(1, "j", "step")]
-    shown = index.published.get("j")
-    assert shown is not None
-    assert shown.view.last is not None
+    assert there(index.published.get("j")).view.last is not None
     assert index.apply([replace(row, event_id=2)], NOW).attributed[0] == AttributedRow(
         replace(row, event_id=2), "j", "step"
     )
@@ -519,8 +510,7 @@ def test_rows_that_name_their_job_in_another_case_belong_to_it_also_before_it_is
     assert kinds(outcome) == [(Kind.JOB_STARTED, own, 1)]
     outcome = index.apply([logged(Kind.JOB_FAILED, "joB-a", event_id=2)], NOW)
     assert (kinds(outcome), outcome.unread) == ([(Kind.JOB_FAILED, own, 2)], set())
-    shown = index.published.get(own)
-    assert shown is not None
+    shown = there(index.published.get(own))
     assert (shown.view.status, shown.view.warnings) == (Status.FAILED, 1)
     assert index.published.get("JOB-A") is None
 
@@ -596,9 +586,7 @@ def test_the_tables_confirming_what_the_log_said_is_no_second_event():
     ]
     index.apply([read(status="completed", completed_at=NOW, observed_at=9)], NOW)
     assert index.expire(NOW + 2 * GRACE).events == []
-    shown = index.published.get("j")
-    assert shown is not None
-    assert shown.view.status is Status.COMPLETED
+    assert there(index.published.get("j")).view.status is Status.COMPLETED
 
 
 def test_transitions_that_nothing_will_announce_are_counted(monkeypatch):
@@ -622,8 +610,7 @@ def test_a_document_names_the_newest_thousand_children_and_the_number_of_all():
     index.apply([read("p")], NOW)
     for first in range(0, 1200, 400):
         index.apply([read(f"c{n:04}", parent_job_id="p", started_at=BASE + n) for n in range(first, first + 400)], NOW)
-    shown = index.published.get("p")
-    assert shown is not None
+    shown = there(index.published.get("p"))
     assert shown.children == tuple(f"c{n:04}" for n in range(200, 1200))
     assert document_of(shown)["child_job_ids_cut"] == 1200
 
@@ -681,6 +668,4 @@ def test_rows_of_an_unread_job_stay_known_when_a_legacy_job_with_its_id_leaves_m
     index.apply([Entry(1, AT, "WARN", "x", 1, "j")], AT)
     assert [c.reason for c in index.expire(AT + 61 * SECOND).changes] == ["retention"]
     index.apply([reading("j", 2, "running")], AT + 62 * SECOND)
-    shown = index.published.get("j")
-    assert shown is not None
-    assert shown.view.warnings == 1
+    assert there(index.published.get("j")).view.warnings == 1

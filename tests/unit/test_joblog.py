@@ -14,6 +14,7 @@ from correlator.model.facts import Entry, Job, Kind, Reading
 from correlator.model.published import PublishedJob
 from correlator.model.rows import JobRecord, LogRow
 from tests.support.documents import document_of
+from tests.support.there import there
 
 AT = 1_758_553_933_000_000
 IDS = {"job_id": "j", "step_id": 7}
@@ -251,8 +252,7 @@ UNCARRIED = ['"k": 1e400', '"k": -1e400', '"k": [2, {"a": 1e999}]', '"k": "\\ud8
 @pytest.mark.parametrize("member", UNCARRIED)
 def test_one_value_that_no_document_can_carry_loses_no_other_member(member):
     text = f'{{{member}, "vm_name": "web-1", "external_job_id": "gui-7", "job_id": "j", "n": 18446744073709551616}}'
-    found = joblog.metadata_object(text)
-    assert found is not None
+    found = there(joblog.metadata_object(text))
     assert (found["vm_name"], found["n"]) == ("web-1", 2.0**64)
     assert orjson.loads(orjson.dumps(found)) == found
     assert joblog.external_ids(None, text) == ["gui-7"]

@@ -16,6 +16,7 @@ from correlator.model.rows import JobRecord
 from tests.support.forecast_index import forecast, kinds, knowing, read, step, usual
 from tests.support.forecasts import BASE, SECOND
 from tests.support.pipeline_harness import PipelineHarness
+from tests.support.there import there
 from tests.support.watching_daemon import LONGEST, UNRELATED, WatchingDaemon
 
 LATENESS = (Kind.JOB_LATE, Kind.JOB_OVERDUE)
@@ -72,8 +73,7 @@ def test_watched_time_never_goes_back_where_whatever_happens_is_known_at_once(st
     horizon, now, last = Horizon(), BASE, 0
     for by_clock, judged in steps:
         now += by_clock * SECOND
-        watched = horizon.watched_to(now) if judged else horizon.watched_now(now)
-        assert watched is not None
+        watched = there(horizon.watched_to(now) if judged else horizon.watched_now(now))
         assert watched - last == max(0, by_clock * SECOND) if last else watched == now
         last = watched
 
@@ -170,8 +170,7 @@ def test_a_forecast_is_as_of_the_time_up_to_which_its_job_is_known():
     daemon.passes(80)
     daemon.sees = False
     daemon.passes(50)
-    shown = daemon.index.published.get("j")
-    assert shown is not None
+    shown = there(daemon.index.published.get("j"))
     assert shown.forecast is not None
     assert shown.forecast.forecast is not None
     assert shown.forecast.forecast.as_of <= BASE + 80 * SECOND
@@ -225,9 +224,7 @@ def test_a_stalled_job_is_announced_once_and_recovers_once_also_across_restarts(
     assert [kind for _, kind in daemon.announced(*SILENCE)] == [Kind.JOB_STALLED]
     daemon.restarts()
     daemon.passes(100)
-    shown = daemon.index.published.get("j")
-    assert shown is not None
-    assert shown.stalled
+    assert there(daemon.index.published.get("j")).stalled
     assert len(daemon.announced(*SILENCE)) == 1
     daemon.restarts()
     daemon.writes("j")
@@ -240,14 +237,10 @@ def test_no_job_recovers_of_which_no_event_said_that_it_was_stalled():
     record = JobRecord("j", status="running", started_at=BASE - 3600 * SECOND)
     index.apply([Reading("j", index.advance_clock(), record, ())], BASE)
     index.loading = False
-    shown = index.published.get("j")
-    assert shown is not None
-    assert shown.stalled
+    assert there(index.published.get("j")).stalled
     moved = JobRecord("j", status="running", started_at=BASE - 3600 * SECOND, updated_at=BASE + SECOND)
     outcome = index.apply([Reading("j", index.advance_clock(), moved, ())], BASE + SECOND)
-    shown = index.published.get("j")
-    assert shown is not None
-    assert (shown.stalled, outcome.events) == (False, [])
+    assert (there(index.published.get("j")).stalled, outcome.events) == (False, [])
 
 
 def test_a_checkpoint_without_watched_time_makes_no_event_of_what_was_stalled_before():
@@ -263,9 +256,7 @@ def test_a_checkpoint_without_watched_time_makes_no_event_of_what_was_stalled_be
     for part in Part:
         index.horizon.report(part, BASE, 1)
     outcomes.append(index.expire(BASE))
-    shown = index.published.get("j")
-    assert shown is not None
-    assert shown.stalled
+    assert there(index.published.get("j")).stalled
     assert [event for outcome in outcomes for event in outcome.events] == []
 
 

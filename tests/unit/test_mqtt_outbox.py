@@ -25,6 +25,7 @@ from correlator.sinks.mqtt.outbox import STATES_WITHIN, TURNS, DirtyTopics, Mqtt
 from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics, escape, identifier, unescape
 from tests.support.documents import document_of
 from tests.support.mqtt_harness import NOW, reading, retained_topics
+from tests.support.there import there
 
 A, B = TopicKey("state", "a"), TopicKey("state", "b")
 
@@ -149,9 +150,7 @@ def test_what_the_queues_remember_of_sent_events_is_bounded():
         events.add(event(f"e{n}", b"step.started", n))
         events.add(event(f"e{n}", b"job.completed", n))
         for _ in range(2):
-            popped = events.pop_next()
-            assert popped is not None
-            events.acknowledged(popped[0])
+            events.acknowledged(there(events.pop_next())[0])
     remembered = [len(queue) for queue in (events._running, events._steps, events._ended_steps)]
     assert max(remembered) < 3_000
 
@@ -263,14 +262,10 @@ class TreeHarness:
             pass
 
     def shown(self, job_id):
-        shown = self.index.published.get(job_id)
-        assert shown is not None
-        return shown
+        return there(self.index.published.get(job_id))
 
     def pop_next(self, now):
-        parcel = self.tree.pop_next(now)
-        assert parcel is not None
-        return parcel
+        return there(self.tree.pop_next(now))
 
     def send(self):
         """All that is to be sent, acknowledged at once; time passes."""
@@ -461,8 +456,8 @@ def test_a_new_connection_adds_jobs_in_steps_and_sends_changes_between_them_once
     assert max(b - a for a, b in pairwise(pending)) <= 13, "two topics, and what has changed"
     sent = world.send()
     states = [m.topic for m in sent if m.topic.endswith("/state")]
-    there = [state(job_id) for job_id in ("j0", "j2", "j3", "j4", "j5", "new")]
-    assert sorted(states) == sorted([*there, *[state("j1"), state("j6")] * 2]), "deleted jobs are published once more"
+    kept = [state(job_id) for job_id in ("j0", "j2", "j3", "j4", "j5", "new")]
+    assert sorted(states) == sorted([*kept, *[state("j1"), state("j6")] * 2]), "deleted jobs are published once more"
     assert world.retained(sent) == retained_topics(NAMES, world.index, "e1")
 
 

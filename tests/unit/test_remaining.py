@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from correlator.client.documents import moment, remaining
 from correlator.forecast.percent import MAX_PERCENT, percent_by_clock
 from tests.support.paths import DATA
+from tests.support.there import there
 
 CASES = json.loads((DATA / "remaining.json").read_text())
 TIMES = st.floats(-1e6, 1e6)
@@ -19,9 +20,7 @@ TIMES = st.floats(-1e6, 1e6)
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_the_python_client_computes_what_remains_as_the_shared_table_says(case: dict[str, Any]) -> None:
-    now = moment(case["now"])
-    assert now is not None
-    found = remaining(case["job"], now.timestamp())
+    found = remaining(case["job"], there(moment(case["now"])).timestamp())
     if case["expected"] is None:
         assert found is None
         return

@@ -38,6 +38,7 @@ from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, Co
 from tests.support.documents import document_of
 from tests.support.eventually import eventually
 from tests.support.forecasts import ended, learned
+from tests.support.there import there
 from tests.support.virtual_time import VirtualTimeLoop
 
 EVERY = LineQuery()
@@ -68,12 +69,9 @@ async def ids(collectors: Collectors, limit: int) -> list[str]:
 
 async def test_a_job_that_only_a_database_has_is_found_with_its_appliance_and_the_same_document():
     collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory([reading("u2", 5, steps=(1, 2), owner="me")]))
-    found = await collectors.archive().find("u2")
-    assert found is not None
-    job, resolved = found
+    job, resolved = there(await collectors.archive().find("u2"))
     assert (job.instance, job.rev, resolved.resolved_by, resolved.also) == ("dc2", 0, "uuid", ())
-    own = await collectors.hubs["dc2"].find("u2")
-    assert own is not None
+    own = there(await collectors.hubs["dc2"].find("u2"))
     assert document_of(job) == document_of(replace(own[0], rev=0, instance="dc2"))
 
 
@@ -81,19 +79,15 @@ async def test_of_an_id_on_several_appliances_the_newest_job_wins_and_the_others
     older = [reading("a2", 2, external_job_id="e"), reading("a1", 1, external_job_id="e")]
     newer = [reading("b1", 9, external_job_id="e")]
     collectors = Collectors(dc1=ArchiveInMemory(older), dc2=ArchiveInMemory(newer), dc3=ArchiveInMemory())
-    found = await collectors.archive().find("e")
-    assert found is not None
+    found = there(await collectors.archive().find("e"))
     assert (found[0].job_id, found[0].instance) == ("b1", "dc2")
     assert found[1].also == ("a2", "a1")
-    of_one = await collectors.archive("dc1").find("e")
-    assert of_one is not None
-    assert of_one[0].job_id == "a2"
+    assert there(await collectors.archive("dc1").find("e"))[0].job_id == "a2"
 
 
 async def test_of_the_same_job_on_two_appliances_that_of_the_first_name_wins():
     same = [reading("u", 5, external_job_id="e")]
-    found = await Collectors(dc2=ArchiveInMemory(same), dc1=ArchiveInMemory(same)).archive().find("e")
-    assert found is not None
+    found = there(await Collectors(dc2=ArchiveInMemory(same), dc1=ArchiveInMemory(same)).archive().find("e"))
     assert found[0].instance == "dc1"
 
 
@@ -337,8 +331,7 @@ async def test_a_row_of_the_legacy_table_is_found_on_the_appliance_that_has_it()
     collectors.archives["dc2"].legacy["old"] = record
     assert await collectors.archive().ask(LegacyRow("old")) == record
     assert await collectors.archive("dc1").ask(LegacyRow("old")) is None
-    found = await collectors.archive().find("old")
-    assert found is not None
+    found = there(await collectors.archive().find("old"))
     assert (found[0].view.source, found[0].instance, found[1].resolved_by) == ("legacy", "dc2", "legacy")
 
 
@@ -355,8 +348,7 @@ async def test_operations_are_listed_once_as_known_where_they_ran_most_often():
     assert [(one.job_type, one.operation, one.runs) for one in found] == [
         ("cleanup", "dc1", 1), ("cleanup", "dc2", 1), ("failover", "live", 5),
     ]  # fmt: skip
-    one = await collectors.archive().ask(UsualSteps("failover", "live"))
-    assert one is not None
+    one = there(await collectors.archive().ask(UsualSteps("failover", "live")))
     assert (one.typical_seconds, [step.name for step in one.steps]) == (5.0, ["copy"])
     assert await collectors.archive().ask(UsualSteps("failover", "other")) is None
     collectors.away.add("dc2")

@@ -31,6 +31,7 @@ from correlator.sinks.mqtt import topics
 from correlator.sinks.mqtt.outbox import MqttEvents, MqttOutbox
 from tests.support.documents import document_of, document_text
 from tests.support.schemas import Shapes
+from tests.support.there import there
 
 AT = 1_758_553_933_123_456
 REST, STREAMED = Shapes(openapi()), Shapes(asyncapi())
@@ -237,9 +238,7 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
     (vm,), (device,) = (built.messages(topics.TopicKey(kind, "v")) for kind in ("vm", "discovery"))
     (state,) = built.messages(topics.TopicKey("state", "j"))
     (ext,) = built.messages(topics.TopicKey("ext", "x"))
-    gone = index.published.get("j")
-    assert gone is not None
-    built.on_batch(hub.Batch(5, [Change("j", 5, gone, None, "retention")]))
+    built.on_batch(hub.Batch(5, [Change("j", 5, there(index.published.get("j")), None, "retention")]))
     index.apply([Reading("j", 2, None)], AT)
     deleted, nothing = built.messages(topics.TopicKey("state", "j"))
     built.on_retained("p/i/job/left/state", b"no JSON")

@@ -24,6 +24,7 @@ from correlator.model.facts import Job, Reading
 from correlator.model.published import PublishedJob
 from correlator.model.rows import JobRecord, LogRow, StepRecord
 from tests.support.documents import document_of
+from tests.support.there import there
 
 KEEP = ("external_job_id", "vm_name")
 
@@ -37,8 +38,7 @@ objects = st.dictionaries(texts, values, max_size=5)
 
 
 def cut(value: Mapping[str, object], limit: int) -> dict[str, object]:
-    found = scan(json.dumps(value))
-    assert found is not None
+    found = there(scan(json.dumps(value)))
     assert found.whole
     made: dict[str, object] = json.loads(cut_object(found.members, {}, KEEP, limit))
     return made
@@ -47,8 +47,7 @@ def cut(value: Mapping[str, object], limit: int) -> dict[str, object]:
 @given(objects, st.booleans())
 def test_every_member_of_an_object_is_found_as_it_is_written(value, spaced):
     text = json.dumps(value, indent=1 if spaced else None)
-    found = scan(text)
-    assert found is not None
+    found = there(scan(text))
     assert found.whole
     assert {name: json.loads(member) for name, member in found.members} == value
 
@@ -57,8 +56,7 @@ def test_every_member_of_an_object_is_found_as_it_is_written(value, spaced):
 def test_of_a_part_of_the_text_only_whole_members_are_found(value, data):
     text = json.dumps(value)
     part = text[: data.draw(st.integers(1, len(text) - 1))]
-    found = scan(part)
-    assert found is not None
+    found = there(scan(part))
     assert not found.whole
     for name, member in found.members:
         assert json.loads(member) == value[name]

@@ -18,6 +18,7 @@ from correlator.sources.gaps import MAX_RANGES, Gaps
 from correlator.sources.tail import HOLES_AT_ONCE, Tail
 from tests.support.simulated_innodb import InnoDB, Session, SimulatedFollower
 from tests.support.tail_state_machine import TailMachine
+from tests.support.there import there
 from tests.support.virtual_time import VirtualTimeLoop
 
 
@@ -479,9 +480,7 @@ def test_a_row_that_a_probe_reads_during_a_notification_is_delivered_once(loop, 
     loop.run()
     innodb.end(slow, commits=True)
     woken.committed.latency = woken.dirty.latency = 0.1
-    due = woken.tail.gaps.next_due()
-    assert due is not None
-    loop.run(due - loop.now + 0.001)
+    loop.run(there(woken.tail.gaps.next_due()) - loop.now + 0.001)
     woken.tail.doorbell_retry.notify(1)
     loop.run(1.0)
     assert woken.ids == [1, 4, 2, 3]

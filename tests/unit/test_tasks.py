@@ -19,6 +19,7 @@ from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.tasks import Backoff, done_within, end_tasks, keeping_cancellation, until_next
+from tests.support.there import there
 
 
 async def lost(answer: asyncio.Future[str]) -> str:
@@ -47,8 +48,7 @@ async def test_a_lost_cancellation_is_raised_in_place_of_a_result_which_is_close
 
 
 async def test_a_cancellation_before_the_work_is_not_raised_in_it():
-    task = asyncio.current_task()
-    assert task is not None
+    task = there(asyncio.current_task())
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)
@@ -272,8 +272,7 @@ async def test_a_task_that_was_cancelled_earlier_and_went_on_may_connect():
 
     database = MariaDBDatabase(Address())
     database._driver = SimpleNamespace(connect=connect)
-    task = asyncio.current_task()
-    assert task is not None
+    task = there(asyncio.current_task())
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await asyncio.sleep(0)

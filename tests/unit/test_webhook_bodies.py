@@ -20,6 +20,7 @@ from correlator.sinks.webhooks import (
     webhook_headers,
     webhook_id,
 )
+from tests.support.there import there
 
 NOW = 1_758_553_933_000_000
 FAILED = Event(Kind.JOB_FAILED, "job-1", NOW, 17, error="disk <full>")
@@ -29,8 +30,7 @@ BODIES = Bodies("site 1/a", "https://correlator.example/i/dc1")
 
 
 def made(event=FAILED, shown: PublishedJob | None = SHOWN, body=None):
-    encoded = BODIES.make(event, shown, None if body is None else Template(json.dumps(body)))
-    assert encoded is not None
+    encoded = there(BODIES.make(event, shown, None if body is None else Template(json.dumps(body))))
     return json.loads(encoded)
 
 
@@ -188,8 +188,7 @@ def test_any_text_in_any_template_makes_json(error, around):
         template = Template(json.dumps({"x": f"{around}{{{{job.error}}}}"}))
     except ValueError:
         return
-    encoded = BODIES.make(FAILED, PublishedJob(JobView("j", Status.FAILED, error=error), 1, NOW), template)
-    assert encoded is not None
+    encoded = there(BODIES.make(FAILED, PublishedJob(JobView("j", Status.FAILED, error=error), 1, NOW), template))
     assert isinstance(json.loads(encoded)["x"], str)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.webhooks import Deliveries, Delivery
+from tests.support.there import there
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -23,9 +24,7 @@ def queue(*deliveries, **settings):
 
 
 def popped(deliveries, now):
-    found = deliveries.pop_next(now)
-    assert found is not None
-    return found
+    return there(deliveries.pop_next(now))
 
 
 class World:
@@ -140,9 +139,7 @@ def test_an_event_at_which_the_receiver_fails_does_not_stop_the_others():
     world = World(3)
     for n in range(50):
         world.event(f"job{n}")
-    poison = world.deliveries.pop_next(0.0)
-    assert poison is not None
-    world.deliveries.failed(poison, 0.0, away=True)
+    world.deliveries.failed(there(world.deliveries.pop_next(0.0)), 0.0, away=True)
     world.run(20)
     assert len(world.received) >= 49
 
@@ -168,8 +165,7 @@ def test_while_the_receiver_is_away_one_request_at_a_time_asks_for_it():
     assert made.pop_next(0.0) is None
     for one in flying:
         made.failed(one, 0.0, away=True)
-    due = made.due(0.0)
-    assert due is not None
+    due = there(made.due(0.0))
     assert made.pop_next(due - 0.01) is None
     probe = popped(made, due)
     assert made.pop_next(due) is None

@@ -15,6 +15,7 @@ from correlator.sources.db import zones
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import TABLES, Dialect, Schema
 from tests.support.pipeline_harness import PipelineHarness
+from tests.support.there import there
 
 BERLIN = zones.named("Europe/Berlin")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -87,8 +88,7 @@ async def test_a_job_that_logs_all_the_time_is_not_stalled_when_the_zone_changes
         world.now = micros(when)
         world.pipeline.rows(await asked.light_rows_from(Log((number, when)), 1, 10))
         world.pipeline._publish(world.index.expire(world.now))
-        shown = world.index.published.get("j")
-        assert shown is not None
+        shown = there(world.index.published.get("j"))
         assert not shown.stalled, when
         assert shown.view.last is not None
         assert shown.view.last.text == f"row {number}"
