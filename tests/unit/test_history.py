@@ -127,16 +127,18 @@ async def test_after_each_slice_half_of_its_time_passes_without_a_query(original
 
 
 class Sessions:
-    """A database that opens sessions, and counts them."""
+    """A database that opens sessions, and counts those that are open."""
 
     def __init__(self) -> None:
-        self.opened = 0
+        self.opened = self.open_now = 0
 
     async def open(self) -> Sessions:
         self.opened += 1
+        self.open_now += 1
         return self
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        self.open_now -= 1
 
 
 class Reading:
@@ -293,24 +295,9 @@ async def test_a_first_start_on_heavy_newest_rows_succeeds_after_a_few_attempts(
     assert (tail.started, tail.gaps.head) == (True, LAST)
 
 
-class CountedSessions:
-    """A database that opens sessions, and counts those that are open."""
-
-    def __init__(self) -> None:
-        self.opened = self.open_now = 0
-
-    async def open(self) -> CountedSessions:
-        self.opened += 1
-        self.open_now += 1
-        return self
-
-    async def close(self) -> None:
-        self.open_now -= 1
-
-
 async def test_a_failed_read_of_the_past_is_repeated_on_a_new_session_and_ends_no_other(monkeypatch):
     monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
-    database, tail = CountedSessions(), Tail()
+    database, tail = Sessions(), Tail()
     tail.past = Past.between(0, LAST)
 
     async def read_past(*_: Any) -> None:
@@ -332,8 +319,8 @@ async def test_a_past_that_no_session_can_be_opened_for_shows_in_readiness_log_a
     tail.past = Past.between(0, LAST)
     seen, failed = [], metrics.SOURCE_FAILURES._value.get()
 
-    class Full(CountedSessions):
-        async def open(self) -> CountedSessions:
+    class Full(Sessions):
+        async def open(self) -> Sessions:
             seen.append(status.describe_database()["loading"])
             if len(seen) == 4:
                 tail.past = None
