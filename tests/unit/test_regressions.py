@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar
 
+from benchmarks import report
 from benchmarks.__main__ import DOCUMENT, documented
 from benchmarks.facts import job_id, now, readings
+from benchmarks.harness import Limit, Number
 from correlator.jobs.index import Index
 from correlator.model.published import Change
 from correlator.model.rows import LogRow
@@ -96,3 +98,18 @@ def test_a_change_for_a_thousand_clients_is_little_more_than_a_thousand_writes()
 
 def test_the_table_of_the_documentation_is_what_was_measured():
     assert documented() == DOCUMENT.read_text()
+
+
+def test_a_table_repeats_no_words_of_the_row_above_and_joins_what_has_no_yardstick():
+    found = report.rows([
+        Number("start: p50", "ms", (1.0,), limit=Limit("≤", 2)),
+        Number("start: p99", "ms", (3.0,), limit=Limit("≤", 2)),
+        Number("the same, CPU", "s", (0.5,)),
+        Number("fan-out", "rows/s", (90.0,), "raw", (100.0,), Limit("≥", 0.8, "ratio")),
+        Number("fan-out", "rows/s", (90.0,), "mosquitto", (100.0,), Limit("≥", 1.5, "ratio")),
+    ])  # fmt: skip
+    assert found == [
+        ("start: p50", "1 ms (≤ 2); p99: 3 ms (≤ 2: NOT MET); CPU: 0.5 s", ""),
+        ("fan-out", "90 rows/s", "0.90 × 100 (raw; ≥ 0.8 ×)"),
+        ("…", "90 rows/s", "0.90 × 100 (mosquitto; ≥ 1.5 ×: NOT MET)"),
+    ]
