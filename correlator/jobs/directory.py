@@ -50,16 +50,14 @@ class JobDirectory(ABC):
     def __init__(self) -> None:
         self.seq = 0
         self._jobs: dict[str, PublishedJob] = {}
+        self.get = self._jobs.get
+        """Returns the published job with this UUID or legacy ID, if it is in memory."""
         self._own_ids = OwnIds(self._jobs)
         self._order = Order()
         self._external, self._contexts = Names(self._age_key), Names(self._age_key)
 
     def __len__(self) -> int:
         return len(self._jobs)
-
-    def get(self, job_id: str) -> PublishedJob | None:
-        """The published job with this UUID or legacy ID, if it is in memory."""
-        return self._jobs.get(job_id)
 
     def all(self) -> Iterable[PublishedJob]:
         return self._jobs.values()

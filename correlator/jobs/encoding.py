@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple, overload
@@ -26,7 +26,7 @@ from correlator.model import document as model
 from correlator.model import encoder, messages, published
 from correlator.model.document import JobDocument
 from correlator.model.facts import AttributedRow, Entry, Line, Status
-from correlator.model.published import Event, JobForecast, JobView, LogLine, PublishedJob, Titles
+from correlator.model.published import Change, Event, JobForecast, JobView, LogLine, PublishedJob, Titles
 from correlator.model.rows import COLUMNS, Micros, StepRecord
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - only its text is used, with the Z added
@@ -191,7 +191,7 @@ def growth(old: PublishedJob, new: PublishedJob) -> bytes:
     changed: dict[str, Any] = {}
     if (updated_at := _formatted(now)) != _formatted(before):
         changed["updated_at"] = updated_at
-    if not view.terminal and (took := seconds(view.started_at, now)) != seconds(view.started_at, before):
+    if not view.status.ended and (took := seconds(view.started_at, now)) != seconds(view.started_at, before):
         changed["duration_seconds"] = took
     if (last := view.last) is not (first := was.last):
         if last is None or first is None:
@@ -389,10 +389,9 @@ def extended(encoded: bytes, more: Mapping[str, Any]) -> bytes:
     return b"%b,%b" % (encoded[:-1], encode(more)[1:])
 
 
-def frame(messages: Iterable[bytes]) -> bytes:
+def frame(messages: Sequence[bytes]) -> bytes:
     """Build one websocket frame: a message, or an array of several."""
-    many = list(messages)
-    return many[0] if len(many) == 1 else b"[" + b",".join(many) + b"]"
+    return messages[0] if len(messages) == 1 else b"[" + b",".join(messages) + b"]"
 
 
 def put(sub: Iterable[int], seq: int, shown: PublishedJob, job: bytes) -> bytes:
@@ -409,7 +408,7 @@ def snapshot(sub: int, seq: int, jobs: Iterable[bytes], *, more: bool) -> bytes:
 
 def delta(sub: Iterable[int], seq: int, shown: PublishedJob, base: int, patch: bytes) -> bytes:
     """Build a ``delta`` on revision `base`. `patch` is the encoded merge patch."""
-    head = {"type": "delta", "sub": list(sub), "seq": seq, "job_id": shown.job_id, "base": base, "rev": shown.rev}
+    head = {"type": "delta", "sub": list(sub), "seq": seq, "job_id": shown.view.job_id, "base": base, "rev": shown.rev}
     return encode({**head, "set": orjson.Fragment(patch)})
 
 
@@ -550,13 +549,14 @@ class Documents:
         self._follow(Revision(new, made))
         return encoder.encode(encoder.patch(base.document, made))
 
-    def forget(self, job_id: str, *, left: bool = False) -> None:
-        """Drop the encoded documents of a job that changed, or that `left` memory."""
-        if self._cached:
-            self._forget((job_id, True))
-            self._forget((job_id, False))
-        if left:
-            self._follow_no_longer(job_id)
+    def forget(self, changes: Iterable[Change]) -> None:
+        """Drop the encoded documents of the jobs that changed."""
+        for change in changes:
+            if self._cached:
+                self._forget((change.job_id, True))
+                self._forget((change.job_id, False))
+            if change.new is None:
+                self._follow_no_longer(change.job_id)
 
     def _forget(self, key: tuple[str, bool]) -> None:
         cached = self._cached.pop(key, None)

@@ -366,9 +366,12 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
     )
 
 
-def has_only_new_rows(before: Job, job: Job) -> bool:
-    """True if, since `before`, only the counts and the last message of a job that has been read may have changed."""
-    return (
+def grown(before: Job, old: JobView, job: Job) -> JobView | None:
+    """`view(job)` if, since `old`, the view of `before`, only rows are new that changed counts and the last message.
+
+    `old` itself if that is equal. None: more may have changed.
+    """
+    if not (
         job.reading is before.reading
         and job.event is before.event
         and job.steps is before.steps
@@ -377,20 +380,12 @@ def has_only_new_rows(before: Job, job: Job) -> bool:
         and job.all_external_ids is before.all_external_ids
         and job.reading is not None
         and job.reading.record is not None
-    )
-
-
-def with_rows(old: JobView, job: Job) -> JobView:
-    """`view(job)`, given that only rows are new since `old` (`has_only_new_rows`): `old` itself if that is equal."""
+    ):
+        return None
     last, warnings, errors = job.last, len(job.warnings), len(job.errors)
     if last is old.last and (warnings, errors) == (old.warnings, old.errors):
         return old
     return replace(old, last=last, warnings=warnings, errors=errors)
-
-
-def view_after(before: Job, old: JobView, job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
-    """`view(job)`, given that `old` is `view(before)`. Fast if only rows are new."""
-    return with_rows(old, job) if has_only_new_rows(before, job) else view(job, id_keys)
 
 
 def alive_at(job: Job) -> Micros:

@@ -382,7 +382,7 @@ class Accuracy(Struct):
 
 
 def _has_only_new_rows(was: JobView, view: JobView) -> bool:
-    """True for a running job of which the log has new rows. `fold.with_rows` keeps the other members: `is` does."""
+    """True for a running job of which the log has new rows. `fold.grown` keeps the other members: `is` does."""
     return (
         view.status is was.status is Status.RUNNING
         and was.steps is view.steps

@@ -199,6 +199,13 @@ class Silence:
         """Note a job that has not ended."""
         self._last.setdefault(job_id, _NONE_YET)
 
+    def goes_on(self, job_id: str, now: Micros) -> bool:
+        """Note a sign of life that was read at `now`. False, and nothing is noted, if there was none before."""
+        if not self.has_begun(job_id):
+            return False
+        self.alive(job_id, now)
+        return True
+
     def alive(self, job_id: str, now: Micros) -> None:
         """Note a sign of life that was read at `now`."""
         at = self._horizon.watched_now(now)

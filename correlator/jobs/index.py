@@ -39,7 +39,7 @@ from correlator.jobs.known import KnownJobs, Persistence
 from correlator.jobs.missing_rows import Transitions, compare, legacy_events
 from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.removed_jobs import RemovedJobs
-from correlator.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
+from correlator.model.facts import AttributedRow, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import NO_TITLES, Change, Event, JobView, Lost, Outcome, PublishedJob, Reason, Titles
 from correlator.model.rows import LegacyRecord, Micros
@@ -76,8 +76,8 @@ class _Turn:
     what it has of jobs that were not settled yet.
     """
 
-    __slots__ = ("attributed", "changes", "doubts", "ended", "events", "evicted", "lost", "named", "now", "parents",
-                 "past", "restored", "silent", "unread", "unread_steps", "wrote")  # fmt: skip
+    __slots__ = ("attributed", "changes", "doubts", "dropped", "ended", "events", "evicted", "lost", "named", "now",
+                 "parents", "past", "restored", "silent", "unread", "unread_steps", "wrote")  # fmt: skip
 
     def __init__(
         self,
@@ -101,10 +101,18 @@ class _Turn:
         self.unread_steps: set[int] = set()
         self.ended: set[str] = set()
         self.lost: list[Lost] = []
+        self.dropped = 0
 
-    def outcome(self, dropped: int = 0) -> Outcome:
+    def outcome(self) -> Outcome:
         return Outcome(
-            self.changes, self.events, self.attributed, self.unread, self.unread_steps, self.ended, self.lost, dropped
+            self.changes,
+            self.events,
+            self.attributed,
+            self.unread,
+            self.unread_steps,
+            self.ended,
+            self.lost,
+            self.dropped,
         )
 
 
@@ -171,7 +179,7 @@ class Index:
 
     def apply(self, facts: Iterable[Fact], now: Micros) -> Outcome:
         """Apply `facts`. The changes of a job are one, however many facts it has; another follows those of a child."""
-        turn, dropped = _Turn(now, past=self.loading), self._transitions.dropped
+        turn = _Turn(now, past=self.loading)
         rows: dict[str, list[Entry]] = {}
         """For each job, the rows that are not joined yet. They are joined together, which is cheaper."""
         for fact in facts:
@@ -192,7 +200,7 @@ class Index:
         if self.loading:
             self._removed.has_read(self._newest_time)
         self._hold_back(turn)
-        return turn.outcome(self._transitions.dropped - dropped)
+        return turn.outcome()
 
     def apply_past(self, entries: Iterable[Entry], now: Micros) -> Outcome:
         """Apply rows of the log's past. Causes no events; `show_past` publishes the changes.
@@ -345,8 +353,9 @@ class Index:
         It is added to the outcome, and its event. Returns the job that it is joined into: none if that is unknown, or
         was removed, unless the row starts it again.
         """
-        job_id = self._own_ids.of(entry.job_id) if entry.job_id is not None else None
-        by: Attribution = entry.by
+        job_id, by = entry.job_id, entry.by
+        if job_id is not None and job_id not in self._records:
+            job_id = self._own_ids.of(job_id)
         if job_id is None and entry.step_id is not None:
             job_id, by = self._job_of_step.get(entry.step_id), "step"
             if job_id is None:
@@ -446,7 +455,7 @@ class Index:
         Then they cause those events that had to wait, as only the tables have the ID of the job.
         """
         unread, pending = self.known.unread, self.known.pending_rows
-        if turn.past or not (unread or pending or turn.doubts):
+        if turn.past or not (unread or pending.count or turn.doubts):
             return
         released: list[AttributedRow] = []
         for job_id in [i for i in pending if i not in unread]:
@@ -533,25 +542,24 @@ class Index:
         job_id, facts, viewed, now = record.job_id, record.facts, record.viewed, turn.now
         if (
             viewed is None
-            or not fold.has_only_new_rows(viewed, facts)
             or old.view.status is not Status.RUNNING
             or old.stalled
             or record.family is None
             or job_id not in turn.wrote
             or job_id in self._incomplete
-            or not self.silence.has_begun(job_id)
+            or (view := fold.grown(viewed, old.view, facts)) is None
+            or view is old.view
         ):
             return False
-        view, alive_at = fold.with_rows(old.view, facts), fold.alive_after(viewed, old.alive_at, facts)
-        if view is old.view or not self.forecasts.stays(old, alive_at, now):
+        alive_at = fold.alive_after(viewed, old.alive_at, facts)
+        if not self.forecasts.stays(old, alive_at, now) or not self.silence.goes_on(job_id, now):
             return False
         turn.wrote.discard(job_id)
-        self.silence.alive(job_id, now)
         new = replace(old, view=view, rev=self.published.next_seq(), updated_at=now, alive_at=alive_at)
         record.viewed = facts
         self._put(new, old, turn, goes_on=True)
         self._newest_time = max(self._newest_time, min(now, alive_at))
-        if not turn.past and job_id not in turn.silent:
+        if new.forecast is not None and not turn.past and job_id not in turn.silent:
             self._announce(new, turn)
         return True
 
@@ -578,7 +586,7 @@ class Index:
             return fold.view(facts, self.id_keys), fold.alive_at(facts)
         if facts is viewed:
             return old.view, old.alive_at
-        view = fold.view_after(viewed, old.view, facts, self.id_keys)
+        view = fold.grown(viewed, old.view, facts) or fold.view(facts, self.id_keys)
         return view, fold.alive_after(viewed, old.alive_at, facts)
 
     def _settle_row(self, known: LegacyRow, old: PublishedJob | None, turn: _Turn) -> None:
@@ -655,7 +663,7 @@ class Index:
 
     def _put(self, new: PublishedJob, old: PublishedJob | None, turn: _Turn, *, goes_on: bool = False) -> Change:
         self.published.set_job(new, old)
-        change = Change(new.job_id, new.rev, old, new, goes_on=goes_on)
+        change = Change(new.view.job_id, new.rev, old, new, goes_on=goes_on)
         turn.changes.append(change)
         return change
 
@@ -795,7 +803,8 @@ class Index:
             turn.events += legacy_events(was, view, announced_until)
         else:
             watched = self.horizon.log_watched_from(turn.now)
-            self._transitions.changed(was, view, self._records[view.job_id].facts, watched, announced_until)
+            facts = self._records[view.job_id].facts
+            turn.dropped += self._transitions.changed(was, view, facts, watched, announced_until)
         self._announce(new, turn)
 
     def _announce(self, shown: PublishedJob, turn: _Turn) -> None:

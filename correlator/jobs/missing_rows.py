@@ -63,26 +63,24 @@ class Transitions:
         self._pending: BoundedDict[_Key, tuple[Micros, Event]] = BoundedDict(MAX_PENDING_TRANSITIONS)
         self._arrived: BoundedDict[_Key, None] = BoundedDict(MAX_LOGGED)
 
-    @property
-    def dropped(self) -> int:
-        """The number of transitions dropped so far because too many were pending. They become no event."""
-        return self._pending.evicted
-
     def row_arrived(self, job_id: str, step_id: int | None, kind: Kind) -> None:
         """Record that the log row of a transition has arrived; the row itself is the event."""
         key = (job_id, step_id, kind)
         self._pending.pop(key, None)
         self._arrived[key] = None
 
-    def changed(self, old: JobView | None, new: JobView, job: Job, watched: Micros, announced_until: Micros) -> None:
+    def changed(self, old: JobView | None, new: JobView, job: Job, watched: Micros, announced_until: Micros) -> int:
         """Add the transitions from `old` to `new` that no log row of `job` confirms. Their grace begins at `watched`.
 
-        `announced_until`: if `old` is None, transitions up to this time have been announced.
+        `announced_until`: if `old` is None, transitions up to this time have been announced. Returns how many were
+        dropped, as too many are pending: they become no event.
         """
+        evicted = self._pending.evicted
         for event in _between(old, new, job, announced_until):
             key = (event.job_id, event.step_id, event.kind)
             if key not in self._arrived:
                 self._pending.setdefault(key, (watched + GRACE, event))
+        return self._pending.evicted - evicted
 
     def pending(self) -> tuple[tuple[Micros, Event], ...]:
         """All pending transitions, each with the watched time at which it is due."""

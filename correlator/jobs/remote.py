@@ -15,7 +15,7 @@ from operator import itemgetter
 
 from msgspec import Struct
 
-from correlator.jobs.directory import JobDirectory, Names, Order, names_differ
+from correlator.jobs.directory import JobDirectory, Names, Order, OwnIds, names_differ
 from correlator.model.facts import Status
 from correlator.model.published import Change, PublishedJob, Reason
 from correlator.model.rows import Micros
@@ -137,7 +137,8 @@ class RemoteJobs(JobDirectory):
     def clear(self) -> None:
         """Begin again with another stream."""
         self.seq, self._forgotten, self.complete_from = 0, 0, None
-        self._jobs, self._order = {}, Order()
+        self._jobs.clear()
+        self._own_ids, self._order = OwnIds(self._jobs), Order()
         self._external, self._contexts = Names(self._age_key), Names(self._age_key)
         self.counts, self.stalled = dict.fromkeys(Status, 0), 0
         self._removed.clear()

@@ -464,8 +464,7 @@ class Hub(ABC):
 
     def _deliver(self, batch: Batch) -> None:
         """Pass a batch to every subscriber. Called by the publisher, after the published jobs were changed."""
-        for change in batch.changes:
-            self.documents.forget(change.job_id, left=change.new is None)
+        self.documents.forget(batch.changes)
         self.waiting_ids.wake(batch.changes)
         with self._publishing, ExitStack() as calls:  # All are called even if one raises: only then is that raised.
             for on_batch in reversed(self._subscribers):

@@ -35,7 +35,7 @@ ALL = Filter()
 
 
 def frame(messages: Sequence[Message], /) -> bytes:
-    return encoding.frame(m.body for m in messages) + b"\n"
+    return encoding.frame([m.body for m in messages]) + b"\n"
 
 
 class StreamClient:

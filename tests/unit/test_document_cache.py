@@ -6,7 +6,7 @@ from msgspec.structs import replace
 from correlator.jobs import encoding
 from correlator.jobs.encoding import OVERHEAD, Documents
 from correlator.model.facts import Status
-from correlator.model.published import JobView, PublishedJob
+from correlator.model.published import Change, JobView, PublishedJob
 from correlator.model.rows import StepRecord
 from tests.support.documents import document_text, read_document
 
@@ -51,7 +51,7 @@ def test_what_is_kept_is_bounded_in_bytes_and_a_changed_job_gives_its_room_back(
         assert documents.size <= 10 * room
     assert len(documents._cached) == 10
     for n in range(30):
-        documents.forget(f"{n:02}")
+        documents.forget([Change(f"{n:02}", n, shown(), shown())])
     assert (len(documents._cached), documents.size) == (0, 0)
 
 
@@ -92,10 +92,9 @@ def test_documents_to_compare_with_are_bounded_in_bytes_and_only_of_running_jobs
     followed = documents._followed
     assert 10 < len(followed) <= 200_000 // 8_000
     documents.patch(jobs[39], replace(jobs[39], view=replace(jobs[39].view, status=Status.COMPLETED)))
-    documents.forget("38", left=True)
+    documents.forget([Change("38", 1, jobs[38], None, "gone")])
     assert not {"38", "39"} & set(followed)
-    for number in range(38):
-        documents.forget(f"{number:02}", left=True)
+    documents.forget(Change(f"{number:02}", 2, jobs[number], None, "gone") for number in range(38))
     assert (len(followed), documents._followed_size) == (0, 0)
 
 
@@ -103,5 +102,5 @@ def test_a_job_that_left_memory_gives_the_room_of_both_its_forms_back():
     documents = Documents()
     for steps in (True, False):
         documents.encoded(shown(), steps=steps)
-    documents.forget("j")
+    documents.forget([Change("j", 1, shown(), None, "gone")])
     assert (len(documents._cached), documents.size) == (0, 0)

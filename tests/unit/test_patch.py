@@ -14,7 +14,7 @@ from correlator.jobs.encoding import Documents
 from correlator.model import encoder
 from correlator.model.encoder import merge_patch
 from correlator.model.facts import Status
-from correlator.model.published import JobView, PublishedJob, goes_on
+from correlator.model.published import Change, JobView, PublishedJob, goes_on
 from correlator.model.rows import StepRecord
 from tests.support.client_fold import merge
 from tests.support.documents import document_of, document_text, patch_of
@@ -96,7 +96,7 @@ def test_a_document_that_shares_what_has_not_changed_is_the_one_made_anew(jobs, 
         patch = orjson.loads(documents.patch(last, new))
         assert patch == merge_patch(document_of(last), document_of(new))
         assert documents.encoded(new) == document_text(new)
-        documents.forget(new.job_id)
+        documents.forget([Change(new.job_id, rev, last, new)])
         last = new
 
 

@@ -33,6 +33,15 @@ def test_jobs_are_all_there_from_the_time_that_the_appliance_says_and_until_then
     assert jobs.complete_since(5) == 3
 
 
+def test_another_stream_finds_its_own_jobs_by_their_ids_in_any_case_and_none_of_the_last_one():
+    jobs = RemoteJobs(Marks())
+    jobs.put(job("JOB-1", 1))
+    jobs.clear()
+    assert jobs.in_its_case("job-1") == "job-1"
+    jobs.put(job("job-2", 1))
+    assert (jobs.in_its_case("JOB-2"), jobs.get("job-2")) == ("job-2", job("job-2", 1))
+
+
 @dataclass
 class Stream:
     """A stream with one message per job: (sequence, time, names or None for a removal). And all states it ever had."""

@@ -95,10 +95,11 @@ def test_a_pending_transition_keeps_its_first_time():
 def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeypatch):
     monkeypatch.setattr(missing_rows, "MAX_PENDING_TRANSITIONS", 2)
     found = Transitions()
-    for name in "abc":
-        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1)
+    dropped = [
+        found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1) for name in "abc"
+    ]
     assert [e.job_id for e in found.due(NOW + GRACE)] == ["b", "c"]
-    assert found.dropped == 1
+    assert dropped == [0, 0, 1]
 
 
 def test_a_legacy_job_has_no_rows_to_wait_for():

@@ -529,4 +529,4 @@ class WebsocketConnection:
 
 def framed(messages: Sequence[Message], /) -> bytes:
     """One text frame that contains all of `messages`."""
-    return text_frame(encoding.frame(m.body for m in messages))
+    return text_frame(encoding.frame([m.body for m in messages]))

@@ -284,6 +284,7 @@ class Fanout:
         self._subs: dict[Client, dict[int, Sub]] = {}
         self._backlogs: dict[Client, Backlog] = {}
         self._outboxes = Outboxes(clock, call_later)
+        self._spreading = timed("fanout")
 
     @property
     def clients(self) -> Collection[Client]:
@@ -364,11 +365,11 @@ class Fanout:
 
     def on_batch(self, batch: Batch) -> None:
         """Send a batch of the hub to the subscriptions that match. The hub's subscriber callback."""
-        with timed("fanout"):
+        with self._spreading:
             self._spread_batch(batch)
 
     def _spread_batch(self, batch: Batch) -> None:
-        lines = batch.lines if self._log_groups else ()
+        lines = batch.lines if self._log_groups.subscriptions else ()
         # A line goes to groups that match before or after the batch: its end may take a job out of a filter, and its
         # start may bring it in.
         before = {c.job_id: c.old for c in reversed(batch.changes) if not c.goes_on} if lines else {}
@@ -713,6 +714,7 @@ class Outboxes:
     def __init__(self, clock: Callable[[], float], call_later: Callable[[float, Callable[[], None]], object]) -> None:
         self._clock = clock
         self._call_later = call_later
+        self._writing = timed("write")
         self._out: dict[Client, Outbox] = {}
         self._steps: dict[tuple[int, int], Outbox] = {}
         """Outboxes by the identities of `before` and of what was put; shared by clients until the next flush."""
@@ -762,7 +764,7 @@ class Outboxes:
         self._steps = {}
         if not out:
             return
-        with timed("write"):
+        with self._writing:
             self._write(out)
 
     def _write(self, out: dict[Client, Outbox]) -> None:

@@ -370,31 +370,31 @@ class Groups:
 
 
 class LogGroups:
-    """The groups of which a subscription gets log lines. False if there are none."""
+    """The groups of which a subscription gets log lines.
+
+    `subscriptions`: how many of each group do. Empty if none does.
+    """
 
     def __init__(self, published: JobDirectory) -> None:
         self._published = published
-        self._subscriptions: dict[Group, int] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._subscriptions)
+        self.subscriptions: dict[Group, int] = {}
 
     def add(self, group: Group) -> None:
         """Count a subscription that gets log lines."""
-        self._subscriptions[group] = self._subscriptions.get(group, 0) + 1
+        self.subscriptions[group] = self.subscriptions.get(group, 0) + 1
 
     def remove(self, group: Group) -> None:
         """Count a subscription no longer that was added."""
-        self._subscriptions[group] -= 1
-        if not self._subscriptions[group]:
-            del self._subscriptions[group]
+        self.subscriptions[group] -= 1
+        if not self.subscriptions[group]:
+            del self.subscriptions[group]
 
     def of(self, job_id: str | None, before: Mapping[str, PublishedJob | None]) -> dict[Group, None]:
         """The groups that contain the job. `before`: old states, used instead of the current ones."""
         if job_id is None:
             return {}
         shown = before[job_id] if job_id in before else self._published.get(job_id)
-        return {group: None for group in self._subscriptions if group.has(job_id, shown)}
+        return {group: None for group in self.subscriptions if group.has(job_id, shown)}
 
 
 LineClients: TypeAlias = Mapping[tuple[int, ...], Sequence[Client]]
