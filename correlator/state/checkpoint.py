@@ -18,10 +18,11 @@ import logging
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from correlator.forecast.forecaster import Forecaster, Operation, OperationKey, OperationState
 from correlator.forecast.window import Tails, floats
@@ -37,6 +38,8 @@ from correlator.model.persisted import (
 from correlator.model.rows import Micros
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class General(Struct, frozen=True):
@@ -231,14 +234,16 @@ def rows_of(changes: Changes, stored: set[Name]) -> Iterator[tuple[Name, bytes |
     `stored`: the names of the numbered rows that the store has. An event that it has is not yielded again.
     """
     encode = msgspec.msgpack.encode
-    for job_id, job in changes.jobs.items():
-        yield ("job", job_id), _encoded(job)
-    for name, blob in changes.forecasts.items():
-        yield ("forecast", name), blob
+    for name, job in _named("job", changes.jobs):
+        yield name, _encoded(job)
+    yield from _named("forecast", changes.forecasts)
     exports = changes.exports
-    for job_id, exported in exports.jobs.items() if exports is not None else ():
-        yield ("export", job_id), encode(exported) if exported is not None else None
-    memory = encode(changes.memory)
+    for name, exported in _named("export", exports.jobs if exports is not None else {}):
+        yield name, _encoded(exported)
+    state = changes.memory
+    if (memory := _encoded(state)) is None:
+        of_events = tuple(filter(_encoded, state.pending_events))
+        memory = encode(replace(state, pending_events=of_events, removed=tuple(filter(_encoded, state.removed))))
     parts = {("memory", str(start)): memory[start : start + PART] for start in range(0, len(memory), PART)}
     events = {("event", str(n)): event for n, event in changes.events.items()}
     for gone in stored - events.keys() - parts.keys():
@@ -251,12 +256,19 @@ def rows_of(changes: Changes, stored: set[Name]) -> Iterator[tuple[Name, bytes |
     yield MOMENT, encode(SavedMoment(changes.at, changes.cursor, len(memory), since, changes.position))
 
 
-def _encoded(job: PersistedJob | PersistedLegacy | None) -> bytes | None:
-    """Encode a job; None if it cannot be encoded (a lone surrogate). It is read from the tables again."""
+def _named(kind: str, values: Mapping[str, T]) -> Iterator[tuple[Name, T]]:
+    """Name the rows of a kind. A key without an encoding (a lone surrogate) is left out: no store takes it."""
+    for key, value in values.items():
+        if key.isascii() or _encoded(key) is not None:
+            yield (kind, key), value
+
+
+def _encoded(value: object) -> bytes | None:
+    """Encode a value; None for none, and if it cannot be encoded. Such a job is read from the tables again."""
     try:
-        return msgspec.msgpack.encode(job) if job is not None else None
+        return msgspec.msgpack.encode(value) if value is not None else None
     except (ValueError, OverflowError, TypeError, RecursionError) as error:
-        log.debug("a job is left out of the checkpoint: %s", error)
+        log.debug("a value is left out of the checkpoint: %s", error)
         return None
 
 

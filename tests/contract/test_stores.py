@@ -12,9 +12,9 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.jobs.index import Index
-from correlator.model.facts import Entry, Kind
+from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
-from correlator.model.rows import LogRow
+from correlator.model.rows import JobRecord, LogRow
 from correlator.state.checkpoint import MOMENT, PART, VERSION, Changes, StoredForecasts
 from correlator.state.saver import merged
 from tests.support.forecast_index import documents, knowing, usual
@@ -232,3 +232,17 @@ async def test_a_job_that_cannot_be_written_is_left_out_and_the_others_are_kept(
     saved = await store.start()
     assert saved is not None
     assert sorted(k.job.job_id for k in saved.jobs) == ["job0", "job2"]
+
+
+async def test_an_id_that_has_no_encoding_keeps_no_other_job_out_of_the_checkpoint(store: Store) -> None:
+    index, bad = filled(), "\ud800"
+    await store.start()
+    index.apply([Reading(bad, index.advance_clock(), JobRecord(bad, status="completed", completed_at=NOW), ())], NOW)
+    exports = PersistedExports(NOW, {bad: False, "job1": False})
+    await store.write(replace(changes(index), exports=exports))
+    index.apply([Reading(bad, index.advance_clock(), None, ())], NOW)
+    await store.write(replace(changes(index), exports=exports))
+    saved = await store.start()
+    assert saved is not None
+    assert sorted(k.job.job_id for k in saved.jobs) == ["job0", "job1", "job2"]
+    assert (saved.exports, bad in dict(saved.memory.removed)) == (PersistedExports(NOW, {"job1": False}), False)
