@@ -66,7 +66,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * _PAGE
 
 
-async def return_free_memory() -> None:
+async def return_free_memory(every: float = CHECKED_EVERY) -> None:
     """Return free memory when much of it is held, until cancelled."""
     library = ctypes.CDLL(None)
     trim, mallopt = (getattr(library, name, None) for name in ("malloc_trim", "mallopt"))
@@ -77,5 +77,5 @@ async def return_free_memory() -> None:
     mallopt(_M_TRIM_THRESHOLD, 2 * MAPPED)
     memory = FreeMemory(resident, lambda: trim(0))
     while True:
-        await asyncio.sleep(CHECKED_EVERY)
+        await asyncio.sleep(every)
         memory.check()

@@ -72,7 +72,7 @@ ELSEWHERE = (
     Elsewhere(
         r"docs/install\.md",
         "As a container",
-        "make image",
+        r"make image|docker load --input",
         ("tests/system/test_release.py::test_the_image_runs_as_nobody_on_a_read_only_root_and_knows_whether_it_lives",),
     ),
     # The same file builds that image. There is no registry to take a base from.
