@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from typing import Any
 
-from tests.support.appliance import Appliance
+from tests.support.appliance import Appliance, now
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.replay import SQLiteReplayer
+from tests.support.subscriptions import lines_of
 
 
 async def test_malformed_rows_are_counted_and_skipped_and_those_around_them_count(tmp_path):
@@ -56,6 +58,42 @@ async def test_malformed_rows_are_counted_and_skipped_and_those_around_them_coun
         for reason in ("attrs_not_json", "attrs_not_object", "attrs_too_long", "job_id_invalid", "step_id_invalid"):
             assert f'correlator_malformed_rows_total{{reason="{reason}"}}' in text, reason
         assert "Traceback" not in daemon.log()
+
+
+async def test_rows_with_huge_and_broken_attrs_are_lines_as_others(daemon: Daemon, appliance: Appliance):
+    job_id = await appliance.job("gui-1")
+    assert (await daemon.get("/api/v1/jobs/gui-1?wait=5"))[0] == 200
+    huge = {"job_id": job_id, "text": "z" * 500_000}
+    deep = "[" * 200 + "]" * 200
+    stored: list[tuple[str | None, Any]] = [
+        (json.dumps(huge), huge),
+        ('{"text": "' + "z" * (4 << 20) + '"}', None),
+        ("{broken", "{broken"),
+        ("", None),
+        (None, None),
+        ("[1,2]", [1, 2]),
+        ('"text"', "text"),
+        ("null", None),
+        ('{"a":"\\ud800"}', {"a": "\ufffd"}),
+        ('{"n":1e400}', {"n": "1e400"}),
+        ('{"n":123456789012345678901234567890}', None),
+        (json.dumps({"deep": 1})[:-1] + f', "x": {deep}}}', None),
+    ]
+    await appliance.run("SET SESSION check_constraint_checks = 0")
+    ids = []
+    for attrs, _ in stored:
+        ids.append(
+            await appliance.insert(
+                "log_events", message="m\0\ud7ff😀", level="INFO", attrs=attrs, ts=now(micros=True), job_id=job_id
+            )
+        )
+    found = await lines_of(daemon, "gui-1", limit=3)
+    assert [e["event_id"] for e in found] == ids
+    for event, (attrs, shown) in zip(found, stored, strict=True):
+        assert event["message"] == "m\0\ud7ff😀"
+        if shown is not None or attrs in (None, "", "null"):
+            assert event["attrs"] == shown, attrs
+    assert (await daemon.job("gui-1"))["status"] == "running"
 
 
 BAD_REQUESTS = [

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from pathlib import Path
 
 from tests.support.appliance import Appliance, connected
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, correlator
 from tests.support.eventually import eventually
 from tests.support.mariadb import TABLES, Database, MariaDB
 
@@ -35,25 +34,15 @@ async def test_jobs_in_memory_are_listed_and_marked_incomplete(own_mariadb: Mari
         asked = await asyncio.gather(*(daemon.get(f"/api/v1/jobs/nobody-{n}") for n in range(12)))
         assert {status for status, _ in asked} == {503}
         assert {body["detail"] for _, body in asked} == {"the database cannot be reached"}
-        await listing_says_so(daemon, job_id)
+        code, out, err = await correlator(daemon, "jobs", "--url", daemon.url)
+        assert (code, job_id in out) == (0, True), err
+        assert "the list is incomplete: the database cannot be reached" in err
         said = (await daemon.get("/health/ready"))[1]["parts"]["database"]["error"]
         for private in ("127.0.0.1", "correlator@", "migratekit", str(own_mariadb.port)):
             assert private not in said
         assert str(own_mariadb.port) in daemon.log()
     finally:
         await daemon.close()
-
-
-async def listing_says_so(daemon: Daemon, job_id: str) -> None:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "correlator", "jobs", "--url", daemon.url),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    assert process.returncode == 0, err
-    assert job_id in out.decode()
-    assert "the list is incomplete: the database cannot be reached" in err.decode()
 
 
 async def test_a_get_while_the_database_is_frozen_is_an_error_and_the_connection_lives(

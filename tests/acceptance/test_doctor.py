@@ -9,7 +9,6 @@ import os
 import re
 import sqlite3
 import stat
-import sys
 import tarfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -40,6 +39,7 @@ from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_harness import OldBroker
 from tests.support.replay import SQLITE_SCHEMA
 from tests.support.root_shell import paste
+from tests.support.terminal import ended
 
 DATABASE_PASSWORD = "d@ta/base pass"
 BROKER_PASSWORD = "m%qtt+pass"
@@ -471,16 +471,10 @@ async def test_a_bundle_is_made_where_nothing_works_and_says_what_it_lacks(tmp_p
 
 async def bundle_of(tmp_path: Path, *arguments: str) -> tuple[str, dict[str, str]]:
     """What the command says without a daemon, and what the bundle holds."""
-    target = tmp_path / "b.tar.gz"
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "correlator", "support-bundle", *arguments, "-o", str(target)),
-        env={"PATH": f"{tmp_path / 'programs'}:/usr/bin:/bin", "HOME": str(tmp_path)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    out, _ = await asyncio.wait_for(process.communicate(), WITHIN)
-    assert process.returncode == 0, out
-    return out.decode(), contents(target)
+    target, environ = tmp_path / "b.tar.gz", {"PATH": f"{tmp_path / 'programs'}:/usr/bin:/bin", "HOME": str(tmp_path)}
+    code, out, err = await ended(("support-bundle", *arguments, "-o", str(target)), environ)
+    assert code == 0, err
+    return out + err, contents(target)
 
 
 @pytest.mark.parametrize(

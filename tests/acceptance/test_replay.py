@@ -14,9 +14,12 @@ import aiomqtt
 from tests.support import replay
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
-from tests.support.expected_jobs import differences, owners
+from tests.support.expected_jobs import differences, owners, stamp
 from tests.support.replay import MariaDBReplayer, SQLiteReplayer
-from tests.support.subscriptions import documents
+from tests.support.subscriptions import Truth, documents, lines_of
+
+LOGS_READ = 30
+"""Jobs whose logs are read."""
 
 
 async def settled(daemon: Daemon, tables: dict[str, Any], within: float = PATIENCE) -> dict[str, Any]:
@@ -50,6 +53,21 @@ async def retained(url: str, root: str) -> dict[str, dict[str, Any]]:
     return found
 
 
+async def has_each_line(daemon: Daemon, truth: Truth) -> None:
+    """Every row of these jobs is in their logs once, as it is stored."""
+    due = truth.rows_of_jobs()
+    for name in map(str, list(truth.tables["job_tracking"])[:LOGS_READ]):
+        found = await lines_of(daemon, name, limit=1000)
+        assert sorted(line["event_id"] for line in found) == due[name], name
+        for line in found:
+            row = truth.tables["log_events"][line["event_id"]]
+            attrs = json.loads(str(row["attrs"])) if row["attrs"] else None
+            stored = (row["level"], row["message"], stamp(str(row["ts"])), attrs)
+            assert (line["level"], line["message"], line["at"], line["attrs"]) == stored
+            assert line["step_id"] == (row["step_id"] or (attrs or {}).get("step_id"))
+    assert sum(map(len, due.values())) > 300
+
+
 async def test_the_recording_ends_equal_to_its_tables_everywhere(either_database, recording, own_mosquitto, tmp_path):
     """At its own pace; at once where the schema was rolled back, and again of a daemon that starts after all of it."""
     database, speed = either_database, None if either_database.rolled_back else 1.0
@@ -62,7 +80,7 @@ async def test_the_recording_ends_equal_to_its_tables_everywhere(either_database
         async with MariaDBReplayer.connect(database) as replayer:
             await replayer.replay(transactions, speed=speed)
         shown = await settled(daemon, tables)
-
+        await has_each_line(daemon, Truth(tables, shown))
         newest = owners(tables)
         assert len(newest) > 50
         for name, job_id in newest.items():

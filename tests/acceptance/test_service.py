@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,13 @@ from tests.support.appliance import Appliance
 from tests.support.certificates import self_sign
 from tests.support.client_fold import ClientFold
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.eventually import eventually
 from tests.support.gateways import GatewayProcess
 from tests.support.mariadb import Database, MariaDB
-from tests.support.paths import REPOSITORY
 from tests.support.servers import free_port
 from tests.support.service_manager import ServiceManager
 from tests.support.stream_clients import CheckedEventStream
+from tests.support.terminal import ended
 
 
 class Service(Daemon):
@@ -190,15 +189,10 @@ async def test_a_set_key_is_applied_by_the_way_that_the_command_names(service: S
 
 async def set_key(service: Service, key: str, value: str) -> str:
     """What `correlator config set` says."""
-    command = (sys.executable, "-m", "correlator", "config", "set", "--config", str(service.file), key, value)
-    environ = {"PATH": os.environ["PATH"]}
-    process = await asyncio.create_subprocess_exec(
-        *command, env=environ, stdout=asyncio.subprocess.PIPE, cwd=REPOSITORY
-    )
-    async with asyncio.timeout(PATIENCE):
-        out, _ = await process.communicate()
-    assert process.returncode == 0
-    return out.decode()
+    arguments = ("config", "set", "--config", str(service.file), key, value)
+    code, out, err = await ended(arguments, {"PATH": os.environ["PATH"]})
+    assert code == 0, err
+    return out
 
 
 async def test_a_revoked_token_loses_its_connections_at_the_reload_and_no_other_does(

@@ -104,37 +104,41 @@ UNUSUAL = ("😀", "İ", "Ⱥ", "ẞ", "<", "&", "a<b>&c", "\u2028", "'", "/", '"
 """Texts that collations compare in their own way, and that encoders of JSON escape or do not."""
 
 
-@pytest.mark.parametrize("text", UNUSUAL)
-async def test_a_text_is_found_as_it_is_in_messages_and_in_attrs_however_they_are_encoded(current, text):
+async def test_a_text_is_found_as_it_is_in_messages_and_in_attrs_however_they_are_encoded(current):
     archive, original = current
-    await original.job("u1", started_at=at(0))
-    encoded = [json.dumps(f"x {text} y"), json.dumps(f"x {text} y", ensure_ascii=False), go_encoded(f"x {text} y")]
-    encoded.append(json.dumps(f"x {text} y").replace("/", "\\/"))
-    await original.log(f"in the message: {text} x", job_id="u1", ts=at(1, micros=0))
-    for number, value in enumerate(dict.fromkeys(encoded), 1):
-        await original.log(f"in attrs {number}", job_id="u1", ts=at(2, micros=number), attrs=f'{{"k": {value}}}')
-    for other in ("🚀", "🎉", "s", "x"):
-        attrs = json.dumps({"k": other}, ensure_ascii=False)
-        await original.log(f"another: {other}", job_id="u1", ts=at(3, micros=0), attrs=attrs)
-    found = await messages(archive, LineQuery(text=text))
-    assert found == [f"in the message: {text} x", *(f"in attrs {n}" for n in range(1, len(set(encoded)) + 1))]
+    for n, text in enumerate(UNUSUAL):
+        job = f"u{n}"
+        await original.job(job, started_at=at(0))
+        encoded = [json.dumps(f"x {text} y"), json.dumps(f"x {text} y", ensure_ascii=False), go_encoded(f"x {text} y")]
+        encoded.append(json.dumps(f"x {text} y").replace("/", "\\/"))
+        await original.log(f"in the message: {text} x", job_id=job, ts=at(1, micros=0))
+        for number, value in enumerate(dict.fromkeys(encoded), 1):
+            await original.log(f"in attrs {number}", job_id=job, ts=at(2, micros=number), attrs=f'{{"k": {value}}}')
+        for other in ("🚀", "🎉", "s", "x"):
+            attrs = json.dumps({"k": other}, ensure_ascii=False)
+            await original.log(f"another: {other}", job_id=job, ts=at(3, micros=0), attrs=attrs)
+        found = await messages(archive, LineQuery(text=text), names(job))
+        wanted = [f"in the message: {text} x", *(f"in attrs {n}" for n in range(1, len(set(encoded)) + 1))]
+        assert found == wanted, text
 
 
-@pytest.mark.parametrize("text", UNUSUAL)
-async def test_an_unusual_text_is_found_in_ids_names_and_errors_of_jobs(current, text):
+async def test_an_unusual_text_is_found_in_ids_names_and_errors_of_jobs(current):
     archive, original = current
-    for number, dumped in enumerate(
-        (json.dumps(f"x{text}y"), json.dumps(f"x{text}y", ensure_ascii=False), go_encoded(f"x{text}y"))
-    ):
-        await original.job(f"vm-{number}", started_at=at(number), metadata=f'{{"vm_name": {dumped}}}')
-        await original.job(f"id-{number}", started_at=at(10 + number), metadata=f'{{"gui_job_id": {dumped}}}')
-    await original.job("error", started_at=at(20), error_message=f"no {text} here")
-    assert {f"{kind}-{n}" for kind in ("vm", "id") for n in range(3)} <= set(await listed(archive, JobQuery(text=text)))
-    assert "error" in await listed(archive, JobQuery(words=frozenset({text})))
-    assert set(await listed(archive, JobQuery(vm_name=f"x{text}y"))) >= {"vm-0", "vm-1", "vm-2"}
-    found = await archive.find(f"x{text}y", lambda: 1)
-    assert found is not None
-    assert found.resolved.job_id == "id-2"
+    for n, text in enumerate(UNUSUAL):
+        for number, dumped in enumerate(
+            (json.dumps(f"x{text}y"), json.dumps(f"x{text}y", ensure_ascii=False), go_encoded(f"x{text}y"))
+        ):
+            await original.job(f"vm-{n}-{number}", started_at=at(number), metadata=f'{{"vm_name": {dumped}}}')
+            await original.job(f"id-{n}-{number}", started_at=at(10 + number), metadata=f'{{"gui_job_id": {dumped}}}')
+        await original.job(f"error-{n}", started_at=at(20), error_message=f"no {text} here")
+    for n, text in enumerate(UNUSUAL):
+        of_vm = {f"vm-{n}-{k}" for k in range(3)}
+        assert of_vm | {f"id-{n}-{k}" for k in range(3)} <= set(await listed(archive, JobQuery(text=text))), text
+        assert f"error-{n}" in await listed(archive, JobQuery(words=frozenset({text}))), text
+        assert set(await listed(archive, JobQuery(vm_name=f"x{text}y"))) == of_vm, text
+        found = await archive.find(f"x{text}y", lambda: 1)
+        assert found is not None
+        assert found.resolved.job_id == f"id-{n}-2", text
 
 
 BERLIN = ZoneInfo("Europe/Berlin")

@@ -24,27 +24,9 @@ from tests.support.earlier_runs import (
     read_history,
 )
 from tests.support.eventually import eventually
-from tests.support.source_databases import open_queries, running_follower
+from tests.support.source_databases import RecordingSession, open_queries, running_follower
 
 SECOND = 1_000_000
-
-
-class Recorded:
-    """A session that records its queries, and the bytes of their answers."""
-
-    def __init__(self, session: Any) -> None:
-        self.session = session
-        self.queries: list[tuple[str, Sequence[object]]] = []
-        self.bytes = 0
-
-    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
-        rows: Sequence[tuple[Any, ...]] = await self.session.query(sql, args)
-        self.queries.append((sql, args))
-        self.bytes += sum(len(str(value)) for row in rows for value in row)
-        return rows
-
-    async def close(self) -> None:
-        await self.session.close()
 
 
 def step(job_id: str, seq: int, name: str, began: str, ended: str | None) -> dict[str, Any]:
@@ -129,15 +111,10 @@ async def test_a_running_job_gets_its_runs_before_the_end_of_the_walk(original):
     class Counted(HistoryFeed):
         def history(self, runs: Sequence[EndedRun]) -> None:
             super().history(runs)
-            walked.append(sum("completed_at DESC" in sql for sql, _ in recorded[0].queries))
+            walked.append(sum("completed_at DESC" in sql for sql, _ in recorded.queries))
 
-    recorded: list[Recorded] = []
-
-    def session(opened: Any) -> Recorded:
-        recorded.append(Recorded(opened))
-        return recorded[0]
-
-    feed = await read_history(original, Counted(running=[often]), session=session)
+    recorded = RecordingSession()
+    feed = await read_history(original, Counted(running=[often]), session=recorded)
     assert feed.operations == feed.complete == [often, other]
     assert walked[0] < walked[-1]
 
@@ -162,16 +139,11 @@ async def test_operations_that_differ_only_in_case_or_in_their_type_have_runs_of
     for n, (job_type, operation) in enumerate(rare):
         row = ended_job(f"rare{n}", 20_000 + n, (job_type, operation), job_type=job_type or None)
         await insert(original, "job_tracking", [row])
-    recorded: list[Recorded] = []
-
-    def session(opened: Any) -> Recorded:
-        recorded.append(Recorded(opened))
-        return recorded[0]
-
-    feed = await read_history(original, session=session)
+    recorded = RecordingSession()
+    feed = await read_history(original, session=recorded)
     assert feed.operations == [often, *rare]
     assert len(feed.runs) == KEEP + len(rare)
-    assert recorded[0].bytes < 100 * (500 + KEEP), "the server left out the runs that nobody needs"
+    assert recorded.bytes < 100 * (500 + KEEP), "the server left out the runs that nobody needs"
 
 
 BLOB = "y" * 1_000_000
@@ -190,17 +162,12 @@ METADATA = {
 async def test_the_name_of_the_vm_is_found_in_metadata_of_any_size_and_nothing_else_is_read(original):
     for n, (text, _) in enumerate(METADATA.values()):
         await insert(original, "job_tracking", [ended_job(f"u{n}", 100 - n, metadata=text)])
-    recorded: list[Recorded] = []
-
-    def session(opened: Any) -> Recorded:
-        recorded.append(Recorded(opened))
-        return recorded[0]
-
-    feed = await read_history(original, session=session)
+    recorded = RecordingSession()
+    feed = await read_history(original, session=recorded)
     assert dict(zip(METADATA, (run.entity for run in feed.runs), strict=True)) == {
         name: vm for name, (_, vm) in METADATA.items()
     }
-    assert recorded[0].bytes < 10_000
+    assert recorded.bytes < 10_000
 
 
 async def test_of_a_run_with_thousands_of_steps_the_first_are_read(original):
@@ -261,16 +228,11 @@ async def test_every_query_of_the_history_uses_an_index_and_sorts_nothing(mariad
     await insert(original, "job_steps", [step(f"u{n:05}", s, "s", ago(n), None) for n in range(900) for s in (1, 2)])
     for table in ("job_tracking", "job_steps"):
         await original.run(f"ANALYZE TABLE {table}")
-    recorded: list[Recorded] = []
-
-    def session(opened: Any) -> Recorded:
-        recorded.append(Recorded(opened))
-        return recorded[0]
-
-    await read_history(original, session=session)
+    recorded = RecordingSession()
+    await read_history(original, session=recorded)
     used = set()
     async with open_queries(original.source()) as (_, asked):
-        for sql, args in recorded[0].queries:
+        for sql, args in recorded.queries:
             if " FROM " not in sql:
                 continue
             for _, _, table, kind, _, key, _, _, rows, extra in await asked.query(f"EXPLAIN {sql}", args):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -13,25 +12,10 @@ from correlator.model.persisted import PersistedJob
 from correlator.model.rows import LogRow
 from correlator.sources.db.queries import HEAVY
 from correlator.sources.tail import SLICE_BYTES, slices
-from tests.support.source_databases import open_queries, running_follower
+from tests.support.source_databases import RecordingSession, open_queries, running_follower
 
 ANSWER = joblog.MAX_ATTRS + SLICE_BYTES + (1 << 16)
 """The most bytes that one answer may have, where a thousand light rows have fewer."""
-
-
-class Weighed:
-    """A session that notes how much each answer holds."""
-
-    def __init__(self, session: Any) -> None:
-        self._session = session
-        self.answers: list[int] = []
-
-    async def query(self, sql: str, args: Sequence[object] = ()) -> Any:
-        rows = await self._session.query(sql, args)
-        self.answers.append(sum(len(v) for row in rows for v in row if isinstance(v, str)))
-        return rows
-
-    async def close(self) -> None: ...
 
 
 def attrs(number: int, size: int) -> str:
@@ -58,7 +42,7 @@ async def test_no_answer_holds_more_than_a_bound_and_every_row_comes_whole(origi
     expected = await written(original, 6)
     total = sum(len(r.attrs or "") for r in expected)
     async with open_queries(original.source()) as (queries, session):
-        weighed = Weighed(session)
+        weighed = RecordingSession(session)
         found: list[LogRow] = []
         async for light, whole in slices(queries.rows_in, weighed, await queries.light_rows_from(weighed, 1, 1000)):
             held = sum(len(r.message) + len(r.attrs or "") for r in whole)
@@ -73,7 +57,7 @@ async def test_no_answer_holds_more_than_a_bound_and_every_row_comes_whole(origi
 async def test_rows_in_are_read_light_too(original):
     expected = await written(original, 2)
     async with open_queries(original.source()) as (queries, session):
-        weighed = Weighed(session)
+        weighed = RecordingSession(session)
         found = await queries.light_rows_in(weighed, [r.id for r in expected])
         assert len(found) == len(expected)
         assert max(weighed.answers) <= len(expected) * 2 * HEAVY

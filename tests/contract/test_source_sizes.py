@@ -19,28 +19,11 @@ from correlator.jobs.sizes import (
 from correlator.model.rows import JobRecord, StepRecord
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.queries import Queries, read_readings
-from tests.support.source_databases import open_queries
+from tests.support.source_databases import RecordingSession, open_queries
 
 MEGABYTES = 6_000_000
 IDS = {"external_job_id": "gui-1", "failover_job_id": "gui-2", "gui_job_id": "gui-3", "vm_name": "web-01"}
 ERROR = Sizes().error
-
-
-class Counted:
-    """A session that counts its queries and the bytes of their answers."""
-
-    def __init__(self, session: Any) -> None:
-        self.session = session
-        self.queries = self.bytes = 0
-
-    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
-        rows: Sequence[tuple[Any, ...]] = await self.session.query(sql, args)
-        self.queries += 1
-        self.bytes += sum(len(value) for row in rows for value in row if isinstance(value, str))
-        return rows
-
-    async def close(self) -> None:
-        await self.session.close()
 
 
 async def record_of(queries: Queries, session: Any, job_id: str = "u1") -> JobRecord:
@@ -80,7 +63,7 @@ async def test_metadata_of_any_size_and_shape_is_cut_and_keeps_its_ids(original,
     whole = shape(name)
     await original.job("u1", metadata=json.dumps(whole))
     async with open_queries(original.source()) as (queries, asked):
-        session = Counted(asked)
+        session = RecordingSession(asked)
         record = await record_of(queries, session)
         cut = json.loads(record.metadata or "")
         missing = cut.pop(CUT)
@@ -112,9 +95,9 @@ async def test_a_cut_record_is_not_cut_again_until_its_row_changes(original):
     await original.job("u1", metadata=json.dumps(shape(SHAPES[0])), error_message="e" * MEGABYTES)
     await original.run("UPDATE job_tracking SET updated_at = '2026-03-01 10:00:00'")
     async with open_queries(original.source()) as (queries, asked):
-        session = Counted(asked)
+        session = RecordingSession(asked)
         first = await record_of(queries, session)
-        session.queries = session.bytes = 0
+        session.answers.clear()
         again = await record_of(queries, session)
         assert again == first
         assert again.metadata is first.metadata
@@ -130,7 +113,7 @@ async def test_a_cut_record_is_not_cut_again_until_its_row_changes(original):
 async def test_an_error_of_megabytes_is_its_beginning_and_its_size(original):
     await original.job("u1", error_message="ü" * (MEGABYTES // 2))
     async with open_queries(original.source()) as (queries, asked):
-        session = Counted(asked)
+        session = RecordingSession(asked)
         record = await record_of(queries, session)
     assert (record.error_message, record.error_cut) == ("ü" * (ERROR // 2), MEGABYTES)
     assert session.bytes < 3 * ERROR
@@ -151,7 +134,7 @@ async def test_the_errors_of_thousands_of_steps_share_what_a_document_may_have(o
             " SELECT 'u1', 's', i, 'failed', '2026-03-01 10:00:00', printf('%.20000c', 'e') FROM n"
         )
     async with open_queries(original.source()) as (queries, asked):
-        session = Counted(asked)
+        session = RecordingSession(asked)
         (reading,) = await read_readings(queries, session, 1, ["u1"])
     found: Sequence[StepRecord] = reading.steps or ()
     assert len(found) == steps

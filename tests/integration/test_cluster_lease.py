@@ -79,36 +79,6 @@ async def test_a_released_lease_is_taken_without_a_silence(nats):
             await asyncio.wait_for(waiting, PATIENCE)
 
 
-async def test_of_two_standbys_one_takes_it_and_the_other_waits(nats):
-    async with candidate(nats.url) as first, candidate(nats.url) as second, candidate(nats.url) as third:
-        await first.acquire()
-        async with held(first):
-            waiting = {asyncio.create_task(lease.acquire()): lease for lease in (second, third)}
-            await asyncio.sleep(1)
-        done, others = await asyncio.wait(waiting, timeout=PATIENCE, return_when=asyncio.FIRST_COMPLETED)
-        (other,) = others
-        async with held(waiting[next(iter(done))]) as holding:
-            await asyncio.sleep(TAKE_AFTER + 1)
-            assert not other.done()
-            assert not holding.done()
-        other.cancel()
-        await asyncio.wait([other])
-
-
-async def test_a_restarted_server_takes_the_lease_from_nobody(nats):
-    async with candidate(nats.url) as first, candidate(nats.url) as second:
-        fence = await first.acquire()
-        async with held(first) as holding, waiting(second):
-            await asyncio.sleep(1)
-            await asyncio.to_thread(nats.kill)
-            await asyncio.sleep(TAKE_AFTER + 1)
-            await asyncio.to_thread(nats.start)
-            await eventually(lambda: first.describe()["ok"])
-            await fence.write([StreamMessage(keys.job("dc1", "a"), b"{}")])
-            await asyncio.sleep(TAKE_AFTER + 1)
-            assert not holding.done()
-
-
 async def test_a_link_that_is_full_for_longer_than_the_lease_takes_it_from_nobody(nats):
     async with Proxy(nats.port) as link:
         url = f"nats://127.0.0.1:{link.port}"

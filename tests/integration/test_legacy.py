@@ -13,13 +13,13 @@ from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database, MariaDB
 
-JOBS = 100_000
+JOBS = 40_000
 ALONE = {f"nobody-{n}" for n in range(20)}
 
 
 @pytest.fixture
 async def large(own_mariadb: MariaDB) -> Database:
-    """100,000 jobs of the past, and 300 rows of failover_jobs that still say pending: 20 are of no JobLog job."""
+    """40,000 jobs of the past, and 300 rows of failover_jobs that still say pending: 20 are of no JobLog job."""
     database = await own_mariadb.create_schema()
     await past_jobs(database, JOBS)
     numbers = range(0, JOBS, JOBS // 280)[:280]

@@ -21,6 +21,7 @@ from tests.support.eventually import PATIENCE, eventually
 from tests.support.fork_server import ForkedProcess
 from tests.support.paths import REPOSITORY
 from tests.support.servers import free_port
+from tests.support.terminal import ended
 
 
 class Daemon:
@@ -264,17 +265,4 @@ class Socket:
 
 async def correlator(daemon: Daemon, *arguments: str, **environ: str) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of a command with the settings of `daemon`."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "correlator",
-        *arguments,
-        cwd=REPOSITORY,
-        env=daemon._environ | {"PYTHONIOENCODING": "utf-8"} | environ,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    async with asyncio.timeout(PATIENCE):
-        out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return await ended(arguments, daemon._environ | environ)

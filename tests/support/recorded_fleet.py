@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 
@@ -30,7 +29,7 @@ from tests.support.mariadb import Database
 from tests.support.nats import Nats, NatsCluster
 from tests.support.replay import MariaDBReplayer, Tables, Transaction, expected
 from tests.support.stream_clients import CheckedReader, CheckedStream, CheckedWebsocket, Refused
-from tests.support.subscriptions import Truth, documents, plain
+from tests.support.subscriptions import Truth, documents, lines_of, plain
 from tests.support.whole_jobs import lifecycle_rows
 
 
@@ -205,21 +204,12 @@ class Fleet:
 
     async def log_differs(self, appliance: Appliance, gateway: Daemon, jobs: Sequence[str]) -> list[str]:
         """The jobs whose log lines at a gateway are not those of the tables."""
-        truth: dict[str, set[int]] = {}
-        for event_id, job_id in Truth(appliance.tables, {}).lines().items():
-            truth.setdefault(job_id, set()).add(event_id)
+        due = Truth(appliance.tables, {}).rows_of_jobs()
         found = []
         for job_id in jobs:
-            ids, after = [], ""
-            while True:
-                status, page = await gateway.get(f"/api/v1/jobs/{job_id}/events?limit=1000{after}")
-                assert status == 200, page
-                ids += [line["event_id"] for line in page["events"]]
-                if not page["more"]:
-                    break
-                after = f"&after={quote(str(page['next_after']))}"
-            if sorted(ids) != sorted(truth.get(job_id, ())):
-                found.append(f"{job_id}: {len(ids)} lines, not {len(truth.get(job_id, ()))}")
+            ids = [line["event_id"] for line in await lines_of(gateway, job_id, limit=1000)]
+            if sorted(ids) != due[job_id]:
+                found.append(f"{job_id}: {len(ids)} lines, not {len(due[job_id])}")
         return found
 
     async def events_differ(self, appliance: Appliance) -> list[str]:

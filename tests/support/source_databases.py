@@ -12,7 +12,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from correlator.errors import SourceUnavailable
 from correlator.forecast.points import EndedRun
@@ -263,6 +263,32 @@ async def open_queries(
         yield Queries(source.dialect, schema, zone, limits=limits), session
     finally:
         await session.close()
+
+
+class RecordingSession:
+    """Records the queries of a session, and the size of each answer. Called with a session, it is one of that."""
+
+    def __init__(self, session: Any = None) -> None:
+        self.session = session
+        self.queries: list[tuple[str, Sequence[object]]] = []
+        self.answers: list[int] = []
+
+    def __call__(self, session: Any) -> Self:
+        self.session = session
+        return self
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.answers)
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
+        rows: Sequence[tuple[Any, ...]] = await self.session.query(sql, args)
+        self.queries.append((sql, args))
+        self.answers.append(sum(len(str(value)) for row in rows for value in row))
+        return rows
+
+    async def close(self) -> None:
+        await self.session.close()
 
 
 class RecordingPipeline(Pipeline):

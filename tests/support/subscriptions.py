@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import orjson
 
@@ -106,6 +108,13 @@ class Truth:
                 found[int(event_id)] = owner
         return found
 
+    def rows_of_jobs(self) -> defaultdict[str, list[int]]:
+        """job id → the ids of its rows, in order."""
+        found = defaultdict[str, list[int]](list)
+        for event_id, job_id in sorted(self.lines().items()):
+            found[job_id].append(event_id)
+        return found
+
     def lines_of(self, wanted: Wanted) -> set[int]:
         """The rows of a steady subscription's jobs from its level on."""
         assert wanted.steady
@@ -127,6 +136,21 @@ async def documents(daemon: Daemon) -> dict[str, Document]:
         if page["next_cursor"] is None:
             return found
         cursor = f"&cursor={page['next_cursor']}"
+
+
+async def lines_of(daemon: Daemon, name: str, **query: Any) -> list[Document]:
+    """All log lines of a job over REST, page by page until there is nothing new; each is in the order of time."""
+    found: list[Document] = []
+    while True:
+        status, page = await daemon.get(f"/api/v1/jobs/{quote(name, safe='')}/events?{urlencode(query)}")
+        assert status == 200, page
+        assert set(page) == {"events", "next_after", "more"}
+        times = [(line["at"], line["event_id"]) for line in page["events"]]
+        assert times == sorted(times)
+        found += page["events"]
+        if page["next_after"] is None or not (page["events"] or page["more"]):
+            return found
+        query["after"] = page["next_after"]
 
 
 async def settled(daemon: Daemon, tables: Tables, *, within: float = PATIENCE) -> Truth:

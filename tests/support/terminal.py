@@ -12,7 +12,7 @@ import struct
 import sys
 import termios
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 
 from tests.support import fork_server
 from tests.support.eventually import PATIENCE, eventually
@@ -148,4 +148,14 @@ async def commands_against(url: str) -> AsyncIterator[Callable[..., Awaitable[Co
 
     yield run
     for command in commands:
+        await command.close()
+
+
+async def ended(arguments: Sequence[str], environ: Mapping[str, str]) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error) of a command in a pipe, with this environment but for its locale."""
+    settings = {name: value for name, value in environ.items() if not name.startswith(("LC_", "LANG"))}
+    command = await start(arguments, settings | {"PYTHONIOENCODING": "utf-8"}, None, 0)
+    try:
+        return await command.end(), command.out, command.err
+    finally:
         await command.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import re
 import signal
@@ -26,9 +25,8 @@ from tests.support.faults.cluster_run import ClusterRun, cluster_run
 from tests.support.faults.watchers import WebsocketWatcher
 from tests.support.gateways import gateway_process
 from tests.support.mariadb import Database, MariaDB
-from tests.support.nats import Nats, NatsCluster, three_servers
-from tests.support.stream_clients import CheckedWebsocket, closing
-from tests.support.subscriptions import Wanted, documents, plain
+from tests.support.nats import Nats, NatsCluster
+from tests.support.subscriptions import documents, plain
 from tests.support.yardstick import interpreter
 
 JOBS = 20_000
@@ -76,24 +74,6 @@ async def test_database_away(own_mariadb: MariaDB, nats_cluster: NatsCluster, tm
             await run.goes_on()
         await run.verdict("MariaDB: killed and away", recovery)
         assert (await run.active.get("/health/ready"))[1]["parts"]["cluster"]["role"] == "active"
-
-
-async def test_slow_client_of_a_gateway(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
-    async with cluster_run(tmp_path, database, nats_cluster) as run:
-        slow = CheckedWebsocket(run.gateway.url, {1: Wanted(logs="DEBUG")}, receive_buffer=4096)
-        async with closing([slow]):
-            await slow.connect()
-            async with run.traffic.running():
-                await run.goes_on()
-                slow.freeze()
-                await run.goes_on(400)
-                recovery = await run.recovered()
-                await run.goes_on(400)
-                slow.thaw()
-            await run.verdict("gateway: a client that does not read", recovery)
-            if slow.closed is not None:
-                await slow.connect()
-            await eventually(lambda: plain(slow.fold.jobs[1]) == plain(run.watcher.jobs))
 
 
 async def test_streams_of_documents_and_of_checkpoints_full(
@@ -260,38 +240,3 @@ async def test_garbage_on_every_subject(database: Database, nats_cluster: NatsCl
         await run.verdict("NATS: garbage on every subject of every role", max(recoveries))
         part = (await run.gateway.get("/health/ready"))[1]["parts"]["cluster"]
         assert "passed over, as unreadable" in part["error"]
-
-
-async def test_acknowledgement_subjects_of_the_second_version(database: Database, tmp_path: Path):
-    with three_servers("feature_flags { js_ack_fc_v2: true }") as nats:
-        async with cluster_run(tmp_path, database, nats) as run:
-            async with run.traffic.running():
-                await run.goes_on()
-                await run.active.kill()
-                recovery = await run.recovered()
-                await run.goes_on()
-            await run.verdict("collector: killed, js_ack_fc_v2 on", recovery)
-
-
-async def test_documents_of_a_megabyte(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
-    async with cluster_run(tmp_path, database, nats_cluster) as run:
-        large = json.dumps({"failover_job_id": "gui-large", "text": "x" * 1_000_000})
-        run.without_rows |= {f"large-{n}" for n in range(20)}
-        async with run.traffic.running(), run.traffic.writer() as writer:
-            for n in range(20):
-                await writer.run(
-                    "INSERT INTO job_tracking (id, operation, job_type, status, started_at, owner, metadata) "
-                    "VALUES (%s, 'unified-live-failover', 'failover', 'running', UTC_TIMESTAMP(), 'system', %s)",
-                    (f"large-{n}", large),
-                )
-            await eventually(lambda: sum(i.startswith("large-") for i in run.watcher.jobs) == 20)
-            await run.active.kill()
-            recovery = await run.recovered()
-            await run.goes_on()
-            document = await run.gateway.job("large-0")
-            assert len(json.dumps(document)) < 256_000
-            assert document["external_ids"] == ["gui-large"]
-            for n in range(20):  # Their metadata is cut, and would differ.
-                await writer.run("DELETE FROM job_tracking WHERE id = %s", (f"large-{n}",))
-            await eventually(lambda: not any(i.startswith("large-") for i in run.watcher.jobs))
-        await run.verdict("collector: killed, 20 documents of 1 MB", recovery)
