@@ -31,6 +31,7 @@ def test_keys_without_an_acknowledgement_are_written_first_and_keep_their_age():
     now = 5.0
     dirty.mark("b")
     dirty.mark("c")
+    assert len(dirty) == 3
     dirty.unacknowledged()
     assert dirty.oldest() == 0.0
     assert popped(dirty) == ["a", "b", "c"]
