@@ -1,7 +1,7 @@
 """What of the lock file runs the program: a requirements file for pip, with hashes, without what only developers need.
 
 It is the part of requirements/dev.txt that leads, by the lock's own "via" lines, to the dependencies that
-pyproject.toml gives the program and the extras `server`, `fast` and `cluster`. `python -m deploy.locked` prints it.
+pyproject.toml gives the program and the extras `server`, `fast`, `cluster` and `otlp`. `python -m deploy.locked` prints it.
 """
 
 import re
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 REPOSITORY = Path(__file__).parent.parent
-EXTRAS = ("server", "fast", "cluster")
+EXTRAS = ("server", "fast", "cluster", "otlp")
 
 LEFT_OUT = frozenset({"nkeys"})
 """What an extra names and the program can do without: it has no wheel, and client certificates do not need it."""

@@ -224,10 +224,13 @@ def _parsed(lines: Iterable[str]) -> dict[str, str]:
 class Otlp(Section):
     url: str | None = _key(
         None,
-        'An OpenTelemetry receiver that takes JSON over HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go'
-        f" to {PATH} below it.",
+        f'An OpenTelemetry receiver of OTLP/HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go to {PATH}'
+        " below it.",
         traces_url,
         live=True,
+    )
+    encoding: Literal["json", "protobuf"] = _key(
+        "json", "What the receiver takes. protobuf needs the extra `otlp`, which the Debian package has.", live=True
     )
     headers: tuple[str, ...] = _key(
         (),

@@ -19,7 +19,7 @@ from correlator.config.schema import Config, Tls
 from correlator.config.webhooks import Webhook
 from correlator.doctor.check import Check, failure, ok, some, warning
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.sinks.otlp.receiver import TraceAnswer, judge, receiver
+from correlator.sinks.otlp.receiver import Encoding, TraceAnswer, receiver
 from correlator.sinks.receiver import Verdict, open_session, refusal, tls_context
 
 WEBHOOKS, RECEIVER = "webhooks", "otlp.receiver"
@@ -108,16 +108,17 @@ async def inspect_traces(config: Config) -> Check:
         return failure(RECEIVER, str(error))
     began = time.monotonic()
     async with open_session() as session:
-        answer = judge(await target.post(session, _EMPTY))
-    return judge_traces(config, url, answer, time.monotonic() - began)
+        answer = await target.export(session, _EMPTY)
+    return judge_traces(config, url, target.encoding, answer, time.monotonic() - began)
 
 
-def judge_traces(config: Config, url: str, answer: TraceAnswer, took: float) -> Check:
+def judge_traces(config: Config, url: str, encoding: Encoding, answer: TraceAnswer, took: float) -> Check:
     """Judge the answer to a request without spans. `took`: seconds."""
+    other = f'otlp.encoding = "{encoding.other}"'
     match answer.verdict:
         case Verdict.ACCEPTED:
             detail = [f"The receiver has a note: {answer.words}"] if answer.words else []
-            return ok(RECEIVER, f"{url} takes traces as JSON, in {took * 1000:.0f} ms", detail)
+            return ok(RECEIVER, f"{url} takes traces as {encoding.name}, in {took * 1000:.0f} ms", detail)
         case Verdict.GONE:
             lines = ["Ended jobs wait until it accepts them, for as long as they are in memory (jobs.retention)."]
             if answer.response.status in _UNAUTHORIZED:
@@ -128,16 +129,11 @@ def judge_traces(config: Config, url: str, answer: TraceAnswer, took: float) -> 
                     "systemctl restart correlator",
                 ]
                 return failure(RECEIVER, f"{url}: {answer.words}", lines, fix)
-            return failure(RECEIVER, f"{url}: {answer.words}", lines, ['otlp.url = "http://127.0.0.1:4318"'])
+            fix = [other if answer.response.status == 415 else 'otlp.url = "http://127.0.0.1:4318"']
+            return failure(RECEIVER, f"{url}: {answer.words}", lines, fix)
         case Verdict.REFUSED:
-            lines = [
-                (
-                    "The traces of all jobs would be dropped. A receiver that takes only protobuf answers like this:"
-                    " set otlp.url to an OpenTelemetry Collector, which takes JSON and passes traces on."
-                )
-            ]
-            fix = ['otlp.url = "http://127.0.0.1:4318"']
-            return failure(RECEIVER, f"{url} refuses a request without spans: {answer.words}", lines, fix)
+            lines = ["The traces of all jobs would be dropped. One that does not take this encoding answers like this."]
+            return failure(RECEIVER, f"{url} refuses a request without spans: {answer.words}", lines, [other])
         case Verdict.AWAY:
             parts = urlsplit(url)
             port = parts.port or (443 if parts.scheme == "https" else 80)

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).parents[2]
 PAGE = REPOSITORY / "docs" / "configuration.md"
 FILE = REPOSITORY / "deploy" / "correlator.toml"
 TYPES = REPOSITORY / "correlator" / "web" / "client.d.ts"
-JOB = REPOSITORY / "correlator" / "client" / "job.py"
+JOB = REPOSITORY / "correlator" / "client" / "messages.py"
 RELOADED = " A reload applies them."
 BEGIN, END = "<!-- begin: written by make docs -->\n", "<!-- end -->\n"
 

@@ -77,17 +77,19 @@ async def test_a_request_is_repeated_unchanged_and_never_without_a_pause(harness
     assert "HTTP 429 Too Many Requests: slow down" in caplog.text
 
 
-async def test_a_receiver_of_protobuf_only_drops_nothing_and_a_reload_sends_at_once(harness, otlp, caplog):
+async def test_a_receiver_of_protobuf_only_drops_nothing_and_a_reload_sends_protobuf_at_once(harness, otlp, caplog):
     otlp.answers = [(415, {}, "")]
     async with running(harness, configured(otlp.url)) as sink:
         harness.end()
         await eventually(lambda: sink.describe()["error"])
-        assert "takes no JSON, only protobuf; set otlp.url to an OpenTelemetry Collector" in sink.describe()["error"]
+        assert "does not take JSON; set otlp.encoding to protobuf" in sink.describe()["error"]
         assert (sink.describe()["pending"], len(otlp.requests)) == (1, 1)
-        sink.prepare(configured(otlp.url, headers=("X-Key: new",)))()
+        sink.prepare(configured(otlp.url, headers=("X-Key: new",), encoding="protobuf"))()
         await eventually(lambda: sink.describe()["exported"] == 1)
-    assert otlp.requests[-1][0]["X-Key"] == "new"
-    assert caplog.text.count("only protobuf") == 1
+    (_, first), (headers, second) = otlp.requests
+    assert (headers["X-Key"], headers["Content-Type"]) == ("new", "application/x-protobuf")
+    assert first == second
+    assert caplog.text.count("does not take JSON") == 1
 
 
 async def test_a_partial_success_is_counted_logged_and_not_repeated(harness, otlp, caplog):
@@ -151,10 +153,11 @@ async def test_a_correction_within_the_delay_is_part_of_the_one_trace(harness, o
     assert otlp.names == ["RUN corrected", "RUN live"]
 
 
-async def test_the_doctor_tries_the_receiver_without_a_span(otlp):
-    check = await receivers.inspect_traces(configured(otlp.url))
+@pytest.mark.parametrize(("encoding", "name"), [("json", "JSON"), ("protobuf", "protobuf")])
+async def test_the_doctor_tries_the_receiver_without_a_span(otlp, encoding, name):
+    check = await receivers.inspect_traces(configured(otlp.url, encoding=encoding))
     assert (check.name, check.status) == ("otlp.receiver", "ok")
-    assert f"{otlp.url}/v1/traces takes traces as JSON" in check.summary
+    assert f"{otlp.url}/v1/traces takes traces as {name}" in check.summary
     assert (len(otlp.requests), otlp.spans) == (1, [])
     assert (await receivers.inspect_traces(Config())).status == "ok"
 
@@ -162,8 +165,8 @@ async def test_the_doctor_tries_the_receiver_without_a_span(otlp):
 @pytest.mark.parametrize(
     ("status", "words", "fix"),
     [
-        (415, "only protobuf", 'otlp.url = "http://127.0.0.1:4318"'),
-        (400, "OpenTelemetry Collector", 'otlp.url = "http://127.0.0.1:4318"'),
+        (415, "does not take JSON", 'otlp.encoding = "protobuf"'),
+        (400, "illegal wireType 7", 'otlp.encoding = "protobuf"'),
         (404, "nothing takes traces at this address", 'otlp.url = "http://127.0.0.1:4318"'),
         (401, "refuses the credentials", "systemctl restart correlator"),
     ],

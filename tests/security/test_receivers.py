@@ -20,7 +20,7 @@ from correlator.config.webhooks import Authorization, Webhook, WebhookUrl
 from correlator.doctor.bundle import secrets
 from correlator.doctor.service import Setting
 from correlator.sinks import webhooks
-from correlator.sinks.otlp.receiver import judge, receiver
+from correlator.sinks.otlp.receiver import JSON, judge, receiver
 from correlator.sinks.receiver import MAX_REASON, MAX_RESPONSE, Receiver, Response, open_session, tls_context
 from tests.support.accepting import accepting
 from tests.support.certificates import Certificates
@@ -57,7 +57,7 @@ class Reply:
 
 
 def of_traces(url: str, ca: Path | None = None, headers: Path | None = None) -> Receiver:
-    return receiver(Otlp(url=url, headers_file=headers, tls=Tls(ca=ca)))
+    return receiver(Otlp(url=url, headers_file=headers, tls=Tls(ca=ca))).http
 
 
 def of_webhooks(url: str, ca: Path | None = None, headers: Path | None = None) -> Receiver:
@@ -127,7 +127,7 @@ async def test_the_text_of_a_receiver_is_one_short_line_without_control_characte
     body = b'{"message":"\\u001b[2J\\n' + b"x" * 10_000 + b'"}'
     reply = Reply(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
     async with reply.listening() as address:
-        words = judge(await response_of(of_traces(f"http://{address}"))).words
+        words = judge(await response_of(of_traces(f"http://{address}")), JSON).words
     assert words.startswith("HTTP 400 Bad Request: \\x1b[2J\\n")
     assert len(words) < MAX_REASON + 100
 

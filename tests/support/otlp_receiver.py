@@ -21,7 +21,10 @@ from tests.support.pipeline_harness import NOW, PipelineHarness
 
 
 class OtlpReceiver:
-    """`answers`: (status, headers, body) of the next requests, in order; after them every request is accepted."""
+    """`answers`: (status, headers, body) of the next requests, in order; after them every request is accepted.
+
+    A body that is protobuf is a text of one character for each byte.
+    """
 
     def __init__(self) -> None:
         self.url = ""
@@ -58,12 +61,18 @@ class OtlpReceiver:
             await runner.cleanup()
 
     async def _export(self, request: web.Request) -> web.Response:
-        assert request.content_type == "application/json"
-        self.requests.append((dict(request.headers), parsed(await request.read())))
+        body = await request.read()
+        if is_json := request.content_type == "application/json":
+            self.requests.append((dict(request.headers), parsed(body)))
+        else:
+            assert request.content_type == "application/x-protobuf"
+            self.requests.append((dict(request.headers), ExportTraceServiceRequest.FromString(body)))
         await self.gate.wait()
         await asyncio.sleep(self.delay)
-        status, headers, body = self.answers.pop(0) if self.answers else (200, {}, '{"partialSuccess":{}}')
-        return web.Response(status=status, headers=headers, text=body, content_type="application/json")
+        success = '{"partialSuccess":{}}' if is_json else ""
+        status, headers, answer = self.answers.pop(0) if self.answers else (200, {}, success)
+        content = answer.encode("latin-1")
+        return web.Response(status=status, headers=headers, body=content, content_type=request.content_type)
 
 
 class OtlpHarness(PipelineHarness):

@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import replace
 
 import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from correlator.config.schema import Otlp, Tls, read_headers, request_headers, traces_url
 from correlator.errors import ConfigError
-from correlator.sinks.otlp.receiver import judge, receiver
+from correlator.sinks import otlp
+from correlator.sinks.otlp.receiver import JSON, judge, receiver
 from correlator.sinks.receiver import Response, Verdict
 
+SETTINGS = Otlp(url="http://127.0.0.1:4318/v1/traces")
+PROTOBUF = receiver(replace(SETTINGS, encoding="protobuf")).encoding
 
-def judged(status, body=b""):
-    return judge(Response(status, body=body))
+
+def judged(status, body=b"", encoding=JSON):
+    return judge(Response(status, body=body), encoding)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"{}"])
+def test_a_response_that_is_no_protobuf_is_judged_by_its_status(body):
+    assert judged(200, body, PROTOBUF).verdict is Verdict.ACCEPTED
+    assert judged(400, body, PROTOBUF).words == ""
+    assert judged(415, body, PROTOBUF).words == ": the receiver does not take protobuf; set otlp.encoding to json"
+
+
+def test_what_a_receiver_says_in_protobuf_is_read():
+    reply = ExportTraceServiceResponse()
+    reply.partial_success.rejected_spans, reply.partial_success.error_message = 3, "too\nold"
+    answer = judged(200, reply.SerializeToString(), PROTOBUF)
+    assert (answer.verdict, answer.rejected, answer.words) == (Verdict.ACCEPTED, 3, "too\\nold")
+    status = b"\x08\x03\x12\x08bad span"  # google.rpc.Status: its code and its message
+    assert judged(400, status, PROTOBUF).words == ": bad span"
+    assert judged(400, b'{"message":"bad span"}', PROTOBUF).words == ": bad span"
+
+
+def test_protobuf_without_its_library_is_an_error_that_names_the_extra(monkeypatch):
+    monkeypatch.delitem(sys.modules, "correlator.sinks.otlp.protobuf")
+    monkeypatch.delattr(otlp, "protobuf")
+    monkeypatch.setitem(sys.modules, "opentelemetry.proto.trace.v1.trace_pb2", None)
+    with pytest.raises(ConfigError, match=r"otlp\.encoding: protobuf needs .* opentelemetry-proto \(the extra otlp\)"):
+        receiver(replace(SETTINGS, encoding="protobuf"))
 
 
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"partialSuccess":{}}', b'{"partialSuccess":null}', b"\xff", b"[1]"])
@@ -37,7 +69,7 @@ def test_a_malformed_count_rejects_nothing(count):
 @pytest.mark.parametrize(
     ("status", "advice"),
     [
-        (415, "only protobuf; set otlp.url to an OpenTelemetry Collector"),
+        (415, "does not take JSON; set otlp.encoding to protobuf"),
         (401, "set otlp.headers_file"),
         (403, "set otlp.headers_file"),
         (404, "set otlp.url"),

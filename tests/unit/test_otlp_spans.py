@@ -13,7 +13,7 @@ from correlator import __version__
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import StepRecord
-from correlator.sinks.otlp import spans
+from correlator.sinks.otlp import protobuf, spans
 from tests.support.otlp_receiver import attributes, parsed, spans_of
 
 JOB = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
@@ -33,7 +33,11 @@ def step(number=1, status="completed", started=NOW, completed=NOW + SECOND, **mo
 
 
 def exported(shown):
-    return spans_of(parsed(spans.request(spans.spans(shown), "appliance-1")))
+    """The spans of a job, which are the same in both encodings."""
+    request = spans.request(spans.spans(shown), "appliance-1")
+    message = parsed(request)
+    assert type(message).FromString(protobuf.encode(request)) == message
+    return spans_of(message)
 
 
 def test_a_job_is_a_server_span_and_its_steps_are_internal_spans_below_it():

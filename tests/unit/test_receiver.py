@@ -10,6 +10,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from correlator.sinks import receiver
+from correlator.sinks.otlp.receiver import JSON
 from correlator.sinks.otlp.receiver import judge as of_traces
 from correlator.sinks.receiver import ForbiddenAddress, Response, Verdict, guarded_socket, refusal
 from correlator.sinks.webhooks import judge as of_webhooks
@@ -57,7 +58,7 @@ def test_the_reason_of_a_failed_attempt_has_no_path_of_the_url():
 )
 def test_a_status_means_what_the_specifications_of_otlp_and_of_standard_webhooks_say(status, traces, webhooks):
     response = Response(status, error="why")
-    assert (of_traces(response).verdict, of_webhooks(response)) == (traces, webhooks)
+    assert (of_traces(response, JSON).verdict, of_webhooks(response)) == (traces, webhooks)
 
 
 # Addresses

@@ -1,4 +1,4 @@
-"""The receiver of traces, and what its responses to requests by OTLP/HTTP in JSON mean.
+"""The receiver of traces: how requests by OTLP/HTTP are encoded for it, and what its responses mean.
 
 The codes 429, 502, 503 and 504 ask to send the same request again later, as the specification of OTLP says. The codes
 in `_GONE` are about the receiver's address or about credentials, whatever the request contains: an operator has to
@@ -8,13 +8,17 @@ request.
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import aiohttp
 import orjson
 from msgspec import Struct
 from yarl import URL
 
 from correlator.config.schema import Otlp, read_headers
+from correlator.errors import ConfigError
 from correlator.ops.logs import escape
 from correlator.sinks.receiver import MAX_REASON, Receiver, Response, Verdict, tls_context
 
@@ -27,8 +31,7 @@ _GONE = {
     404: _ADDRESS,
     405: _ADDRESS,
     407: "a proxy between asks for credentials",
-    415: "the receiver takes no JSON, only protobuf; set otlp.url to an OpenTelemetry Collector, which takes both and"
-    " passes traces on",
+    415: "the receiver does not take {encoding}; set otlp.encoding to {other}",
     **dict.fromkeys((301, 302, 303, 307, 308), "the receiver is at another address; set otlp.url to it"),
 }
 _VERDICTS = dict.fromkeys((429, 502, 503, 504), Verdict.AWAY) | dict.fromkeys(_GONE, Verdict.GONE)
@@ -45,24 +48,58 @@ class TraceAnswer(Struct, frozen=True):
     rejected: int = 0
 
 
-def receiver(settings: Otlp) -> Receiver:
-    """Return the receiver of these settings. Raises: `ConfigError` if a file cannot be used."""
+class Encoding(NamedTuple):
+    """One of the two of OTLP. `encode`: from a request in JSON; None: it is. `decode`: a response as JSON has it."""
+
+    name: str
+    other: str
+    content_type: str
+    encode: Callable[[bytes], bytes] | None
+    decode: Callable[[bytes], dict[str, Any]]
+
+
+class TraceReceiver(Struct, frozen=True):
+    """The receiver of `otlp.url`. Its URL and headers may hold secrets."""
+
+    http: Receiver
+    encoding: Encoding
+
+    async def export(self, session: aiohttp.ClientSession, request: bytes) -> TraceAnswer:
+        """Send a request (`spans.request`) and judge its response."""
+        if self.encoding.encode is not None:  # in a thread, as 500 spans take some 20 ms
+            request = await asyncio.to_thread(self.encoding.encode, request)
+        return judge(await self.http.post(session, request), self.encoding)
+
+
+def receiver(settings: Otlp) -> TraceReceiver:
+    """Return the receiver of these settings. Raises: `ConfigError` if a file or a package cannot be used."""
     assert settings.url is not None
+    encoding = JSON if settings.encoding == "json" else _protobuf()
     context = tls_context(settings.tls, "otlp.tls") if settings.url.startswith("https:") else None
-    headers = {"Content-Type": "application/json", **read_headers(settings.headers, settings.headers_file)}
-    return Receiver(URL(settings.url), headers, context, settings.timeout)
+    headers = {"Content-Type": encoding.content_type, **read_headers(settings.headers, settings.headers_file)}
+    return TraceReceiver(Receiver(URL(settings.url), headers, context, settings.timeout), encoding)
 
 
-def judge(response: Response) -> TraceAnswer:
+def _protobuf() -> Encoding:
+    try:
+        from correlator.sinks.otlp import protobuf  # noqa: PLC0415 - JSON needs no library
+    except ImportError as error:
+        text = f"otlp.encoding: protobuf needs the Python package opentelemetry-proto (the extra otlp): {error}"
+        raise ConfigError([text]) from None
+    return Encoding("protobuf", "json", "application/x-protobuf", protobuf.encode, protobuf.decode)
+
+
+def judge(response: Response, encoding: Encoding) -> TraceAnswer:
     """Judge the response of a receiver."""
     verdict = response.verdict(_VERDICTS, Verdict.REFUSED)
-    content = _object(response.body)
+    content = encoding.decode(response.body) or _object(response.body)
     if verdict is Verdict.ACCEPTED:
         partial = content.get("partialSuccess")
         partial = partial if isinstance(partial, dict) else {}
         note, rejected = _text(partial.get("errorMessage")), _count(partial.get("rejectedSpans"))
         return TraceAnswer(response, verdict, note, note, rejected)
     advice = _GONE.get(response.status, "") if response.status is not None else ""
+    advice = advice.format(encoding=encoding.name, other=encoding.other)
     more = "".join(f": {text}" for text in (advice, _text(content.get("message"))) if text)
     return TraceAnswer(response, verdict, response.error + more, response.public + more)
 
@@ -73,6 +110,9 @@ def _object(body: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+JSON = Encoding("JSON", "protobuf", "application/json", None, _object)
 
 
 def _text(value: object) -> str:

@@ -27,8 +27,8 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.event_log import Lateness, Notice
 from correlator.sinks.otlp import spans
-from correlator.sinks.otlp.receiver import TraceAnswer, judge, receiver
-from correlator.sinks.receiver import Receiver, Verdict, open_session
+from correlator.sinks.otlp.receiver import TraceAnswer, TraceReceiver, receiver
+from correlator.sinks.receiver import Verdict, open_session
 from correlator.tasks import Backoff
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class OtlpSink:
     ) -> None:
         self._instance = config.mqtt.instance
         self.exports = exports
-        self._receiver: Receiver = receiver(config.otlp)
+        self._receiver: TraceReceiver = receiver(config.otlp)
         self._backoff = backoff or Backoff(1.0, 2.0, 60.0)
         self._gone_pause = gone_pause
         self._error: str | None = None
@@ -192,7 +192,7 @@ class OtlpSink:
         body = spans.request(request.encoded, self._instance)
         while request.encoded:
             self._reloaded.clear()
-            attempt = asyncio.create_task(self._receiver.post(session, body), name="otlp request")
+            attempt = asyncio.create_task(self._receiver.export(session, body), name="otlp request")
             try:
                 while not attempt.done():
                     self._heartbeat()
@@ -200,12 +200,12 @@ class OtlpSink:
             except asyncio.CancelledError:
                 # The receiver may have it already: if it says so now, the next run does not send it again.
                 await asyncio.wait({attempt}, timeout=FINISH_WITHIN)
-                answer = judge(attempt.result()) if attempt.done() else None
+                answer = attempt.result() if attempt.done() else None
                 if answer is not None and not _is_too_large(answer, request) and self._is_settled(answer, request):
                     self._finish(request)
                 attempt.cancel()
                 raise
-            answer = judge(attempt.result())
+            answer = attempt.result()
             if _is_too_large(answer, request):
                 middle = len(request.encoded) // 2
                 await self._deliver(session, TraceRequest(request.encoded[:middle], []))
@@ -229,7 +229,7 @@ class OtlpSink:
             metrics.OTLP_FAILURES.inc()
             end = "and are tried again"
             self._failed(
-                f"traces are not exported to {self._receiver.url}, {end}: {answer.words}",
+                f"traces are not exported to {self._receiver.http.url}, {end}: {answer.words}",
                 f"traces are not exported, {end}: {answer.public}",
             )
             return False
@@ -250,7 +250,7 @@ class OtlpSink:
             if answer.words:
                 log.info("the receiver has a note on traces: %s", answer.words)
             if self._error is not None:
-                log.info("traces are exported to %s", self._receiver.url)
+                log.info("traces are exported to %s", self._receiver.http.url)
             self._error = None
         return True
 
