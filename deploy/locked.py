@@ -1,7 +1,7 @@
 """What of the lock file runs the program: a requirements file for pip, with hashes, without what only developers need.
 
 It is the part of requirements/dev.txt that leads, by the lock's own "via" lines, to the dependencies that
-pyproject.toml gives the program and the extras `server`, `fast`, `cluster` and `otlp`. `python -m deploy.locked` prints it.
+pyproject.toml gives the program and the extras in `EXTRAS`. `python -m deploy.locked` prints it.
 """
 
 import re
