@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import re
 import time
 import uuid
@@ -12,13 +11,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import pytest
 
 from tests.support.appliance import Appliance, connected, now
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy
+from tests.support.listener import Listener
 from tests.support.mariadb import Database
 from tests.support.replay import SQLiteReplayer
 
@@ -134,19 +133,9 @@ async def test_only_what_happens_after_the_start_is_announced(
 ):
     rows = 30_000
     ids = await history(database, rows)
-    events: list[dict[str, Any]] = []
-
-    async def listen() -> None:
-        async with aiomqtt.Client("127.0.0.1", mosquitto.port, identifier=f"first-{uuid.uuid4()}") as client:
-            await client.subscribe(f"correlator/v1/{instance}/#", qos=1)
-            async for message in client.messages:
-                if str(message.topic).endswith("/event"):
-                    events.append(json.loads(bytes(message.payload)))  # noqa: PERF401 - they are read meanwhile
-
-    instance = f"first-{uuid.uuid4()}"
-    listening = asyncio.create_task(listen())
-    async with connected(database) as connection:
-        appliance = Appliance(connection)
+    instance, listener = f"first-{uuid.uuid4()}", Listener()
+    async with connected(database) as connection, listener.listening(mosquitto, instance):
+        appliance, events = Appliance(connection), listener.events
         await appliance.log("Job started", attrs={"job_id": ids[0]}, ts=now(micros=True))
         if fate == "ended before":
             await appliance.end(ids[0])
@@ -166,7 +155,6 @@ async def test_only_what_happens_after_the_start_is_announced(
             await eventually(lambda: any(e["job_id"] == other and e["event_id"] is None for e in events))
             assert sorted((e["kind"], e["event_id"]) for e in events if e["event_id"] is not None) == sorted(expected)
             assert len(events) == len(expected) + 1
-    listening.cancel()
 
 
 async def test_a_start_imports_no_module_of_a_cluster_of_mqtt_or_of_otlp_unless_configured(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import platform
 import signal
@@ -11,7 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import orjson
 import pytest
 
@@ -27,6 +25,7 @@ from tests.support.cluster_harness import read_stream
 from tests.support.collectors import cluster_part, collector, has_role, is_active, pair
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.listener import Listener
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.nats import Nats
@@ -180,39 +179,30 @@ async def test_events_reach_the_broker_once_although_the_active_is_killed(
     tmp_path: Path, database: Database, appliance: Appliance, nats: Nats, mosquitto: Mosquitto
 ):
     options: dict[str, Any] = {"mqtt__url": mosquitto.url, "mqtt__instance": "takeover-1"}
-    events: list[tuple[str, str]] = []
+    listener = Listener()
 
-    async def listen() -> None:
-        async with aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
-            await client.subscribe("correlator/v1/takeover-1/job/+/event", qos=1)
-            listening.set()
-            async for message in client.messages:
-                event = json.loads(bytes(message.payload))
-                events.append((event["kind"], event["job_id"]))
+    def arrived() -> list[tuple[str, str]]:
+        return [(event["kind"], event["job_id"]) for event in listener.events]
 
-    listening = asyncio.Event()
-    task = asyncio.create_task(listen())
-    await listening.wait()
-    try:
-        async with pair(tmp_path, database, nats.url, **options) as (active, standby):
-            assert "connected to the broker" in active.log()
-            assert "connected to the broker" not in standby.log()
-            first = await appliance.job()
-            await appliance.log("Job started", job_id=first)
-            await eventually(lambda: ("job.started", first) in events)
-            await active.saved()
-            await active.kill()
-            second = await appliance.job()
-            await appliance.log("Job started", job_id=second)
-            await appliance.end(first)
-            await appliance.log("Job completed successfully", job_id=first)
-            wanted = [("job.started", first), ("job.started", second), ("job.completed", first)]
-            await eventually(lambda: set(wanted) <= set(events))
-            await asyncio.sleep(1)
-            assert sorted(event for event in events if event in wanted) == sorted(wanted)
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+    async with (
+        listener.listening(mosquitto, "takeover-1"),
+        pair(tmp_path, database, nats.url, **options) as (active, standby),
+    ):
+        assert "connected to the broker" in active.log()
+        assert "connected to the broker" not in standby.log()
+        first = await appliance.job()
+        await appliance.log("Job started", job_id=first)
+        await eventually(lambda: ("job.started", first) in arrived())
+        await active.saved()
+        await active.kill()
+        second = await appliance.job()
+        await appliance.log("Job started", job_id=second)
+        await appliance.end(first)
+        await appliance.log("Job completed successfully", job_id=first)
+        wanted = [("job.started", first), ("job.started", second), ("job.completed", first)]
+        await eventually(lambda: set(wanted) <= set(arrived()))
+        await asyncio.sleep(1)
+        assert sorted(event for event in arrived() if event in wanted) == sorted(wanted)
 
 
 async def test_a_collector_without_nats_waits_and_stops_when_it_is_asked(

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Self
+from typing import Any
 from unittest.mock import AsyncMock, Mock, create_autospec
 
 import aiohttp
@@ -28,6 +28,7 @@ from correlator.sinks.http import connections
 from correlator.sinks.http.access import FLOOD_DELAY, Floods
 from correlator.sinks.http.connections import Connections, HttpConnection, Peer
 from correlator.sinks.http.websocket import WebsocketConnection
+from tests.support.background import in_background
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
@@ -82,17 +83,11 @@ async def messages_until(ws: aiohttp.ClientWebSocketResponse, kind: str) -> list
 
 
 class Rounds:
-    """Counts the rounds of the loop while it is entered."""
+    """The rounds of the loop that `count` has seen."""
 
-    async def __aenter__(self) -> Self:
-        self.number = 0
-        self._counting = asyncio.create_task(self._count())
-        return self
+    number = 0
 
-    async def __aexit__(self, *_: object) -> None:
-        self._counting.cancel()
-
-    async def _count(self) -> None:
+    async def count(self) -> None:
         while True:
             self.number += 1
             await asyncio.sleep(0)
@@ -113,7 +108,7 @@ async def test_pings_without_end_are_too_many(hub, client):
 async def test_frames_that_come_at_once_are_handled_a_few_in_each_round_of_the_loop(hub, client, monkeypatch):
     rounds, pongs = Rounds(), Counter[int]()
     monkeypatch.setattr(WebsocketConnection, "pong", lambda *_: pongs.update([rounds.number]))
-    async with served(hub) as url, rounds:
+    async with served(hub) as url, in_background(rounds.count()):
         for _ in range(4):
             async with raw(url) as ws:
                 ws.writer.write(messages(HELLO) + 200 * frame(b"", 9))
@@ -144,7 +139,7 @@ async def test_connections_at_once_begin_a_few_in_each_round_and_a_probe_at_once
             address = ("127.0.0.1", int(url.rpartition(":")[2]))
             crowd = [connected("/api/v1/resolve/nobody") for _ in range(300)]
             probe = connected("/health/live")
-            async with rounds:
+            async with in_background(rounds.count()):
                 loop = asyncio.get_running_loop()
                 assert (await loop.sock_recv(probe, 100)).startswith(b"HTTP/1.1 200")
                 assert begun.total() < len(crowd) // 2
@@ -167,7 +162,7 @@ async def test_first_bytes_and_ends_that_come_at_once_are_noticed_a_few_in_each_
     monkeypatch.setattr(Connections, "asks", noted_asks)
     monkeypatch.setattr(web.RequestHandler, "connection_lost", noted_lost)
 
-    async with served(hub) as url, rounds:
+    async with served(hub) as url, in_background(rounds.count()):
         clients = [socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) for _ in range(300)]
         await eventually(lambda: hub.readiness["connections"]()["open"] == len(clients))
         for client in clients:
@@ -282,7 +277,8 @@ async def test_beyond_the_limit_requests_are_refused_without_aiohttp_and_probes_
             await asyncio.sleep(0)
             crowd = [connected(waits) for _ in range(300)]
             asked = connected(probe)
-            async with Rounds() as rounds:
+            rounds = Rounds()
+            async with in_background(rounds.count()):
                 assert (await answer(asked)).startswith(b"HTTP/1.1 200")
                 assert rounds.number < 50, "many are refused in one round"
             head, _, body = (await answer(crowd[-1])).partition(b"\r\n\r\n")
