@@ -48,7 +48,7 @@ ARGUMENTS = [
 ]
 
 
-IN_A_WINDOW = ("test_daemon.py", "test_gateway.py", "test_gui_guide.py")
+IN_A_WINDOW = ("test_gateway.py", "test_gui_guide.py")
 
 
 @pytest.fixture(scope="session")

@@ -78,35 +78,30 @@ async def shown(page, fake, view: str) -> None:
         await expect(page.get_by_role("region", name="Log lines").get_by_role("listitem").last).to_be_visible()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("view", [*PAGES, *OF_THE_DATABASE])
-async def test_axe_finds_nothing_serious(busy, browser, view, scheme):
-    context = await browser.new_context(bypass_csp=True, color_scheme=scheme, reduced_motion="reduce")
+async def test_no_view_is_wider_than_any_window_and_axe_finds_nothing_serious(busy, browser, view):
+    """Also with a banner. Of the second theme axe examines the colours alone: all else is as in the first."""
+    context = await browser.new_context(bypass_csp=True, color_scheme="light", reduced_motion="reduce")
     page = await context.new_page()
     await page.add_init_script(path=AXE)
     await shown(page, busy, view)
-    assert await findings(page) == []
-    await busy.stop()
-    await expect(page.locator(".banner")).to_be_visible()
-    assert await findings(page) == []
-
-
-@pytest.mark.parametrize(
-    ("view", "width"),
-    [
-        *((view, width) for view in PAGES for width in (360, 768, 1280)),
-        *((view, width) for view in OF_THE_DATABASE for width in (360, 1280)),
-    ],
-)
-async def test_nothing_is_wider_than_the_window(busy, browser, view, width):
-    context = await browser.new_context(viewport={"width": width, "height": 740})
-    page = await context.new_page()
-    await shown(page, busy, view)
-    assert await page.evaluate("document.documentElement.scrollWidth") <= width
     sticks_out = "e => e.getBoundingClientRect().right > innerWidth + 1"
     beyond = f"all => all.filter({sticks_out}).map((e) => e.outerHTML.slice(0, 120))"
     parts = page.locator("main :is(a, button, input, select, p, h1, h2, dt, dd, pre, li)")
-    assert await parts.evaluate_all(beyond) == []
+    for width in (360, 768, 1280):
+        await page.set_viewport_size({"width": width, "height": 740})
+        assert await page.evaluate("document.documentElement.scrollWidth") <= width
+        assert await parts.evaluate_all(beyond) == [], width
+        words = "all => all.map((e) => e.offsetHeight).filter((height) => height > 40)"
+        assert await page.locator(".choice").evaluate_all(words) == [], "a label has two lines"
+    assert await findings(page) == []
+    await page.emulate_media(color_scheme="dark")
+    assert await findings(page, "color-contrast") == []
+    await busy.stop()
+    await expect(page.locator(".banner")).to_be_visible()
+    assert await findings(page) == []
+    await page.emulate_media(color_scheme="light")
+    assert await findings(page, "color-contrast") == []
 
 
 async def background(page) -> str:

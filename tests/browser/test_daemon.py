@@ -103,7 +103,7 @@ async def test_the_list_and_the_job_pages_show_a_recording_as_it_is_written(mixe
     await expect(page.get_by_text("No job yet")).to_be_visible()
 
     async with MariaDBReplayer.connect(database) as replayer:
-        await replayer.replay(mixed, speed=2.0)
+        await replayer.replay(mixed, speed=8.0)
 
     for status, (_, row) in ended.items():
         await expect(state(pages[status])).to_contain_text(status.capitalize())

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.axe import AXE, findings
 from tests.support.browser import MILLISECONDS, Browser, Locator, Page, expect
 from tests.support.bulk_rows import vm, year_of_jobs
 from tests.support.daemon import Daemon
@@ -18,13 +17,11 @@ TABS = 60
 async def opened(browser: Browser, width: int, scheme: str, **options: object) -> Page:
     """A page of a browser of its own, as wide as a desktop or a telephone."""
     context = await browser.new_context(
-        bypass_csp=True, viewport={"width": width, "height": 740}, color_scheme=scheme, reduced_motion="reduce",
+        viewport={"width": width, "height": 740}, color_scheme=scheme, reduced_motion="reduce",
         timezone_id="UTC", locale="en-GB", **options,
     )  # fmt: skip
     context.set_default_timeout(MILLISECONDS)
-    page = await context.new_page()
-    await page.add_init_script(path=AXE)
-    return page
+    return await context.new_page()
 
 
 async def tab_to(page: Page, wanted: Locator, key: str = "Tab") -> None:
@@ -58,14 +55,13 @@ async def copied_link(page: Page) -> tuple[str, str]:
 
 
 async def check(page: Page, picture: Path) -> None:
-    """Neither axe nor the width of the window objects; the picture is for the eyes."""
-    assert await findings(page) == []
+    """Nothing is wider than the window; the picture is for the eyes."""
     assert await page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     await page.screenshot(path=picture)
 
 
 @pytest.mark.parametrize(
-    ("jobs", "in_memory"), [(3_000, 200), pytest.param(100_000, 2_000, marks=pytest.mark.long)]
+    ("jobs", "in_memory"), [(1_000, 100), pytest.param(100_000, 2_000, marks=pytest.mark.long)]
 )  # fmt: skip
 async def test_a_job_of_last_month_is_found_by_its_vm_and_one_line_of_it_is_shared(
     database: Database, browser: Browser, tmp_path: Path, jobs: int, in_memory: int

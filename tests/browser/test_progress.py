@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Any
 
 import pytest
 
+from tests.support.axe import AXE, findings
 from tests.support.browser import Page, expect
 from tests.support.eventually import eventually
 from tests.support.page_server import PageServer, document, forecasted, serving, step
 
-AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 SCRIPT = '<script type="module" src="/progress.js"></script>'
 STEPS = [step(1, "validation"), step(2, "final-sync", "running")]
 EVENTS = """
@@ -61,8 +59,7 @@ async def test_elements_show_jobs_on_one_connection_and_axe_finds_nothing(fake, 
     await fake.stop()
     await expect(shown[0]).to_contain_text("Offline: as of")
     await expect(shown[3]).not_to_contain_text("Offline")  # an end is final
-    result: dict[str, Any] = await page.evaluate("axe.run(document, {resultTypes: ['violations']})")
-    assert [each["id"] for each in result["violations"] if each["impact"] in ("serious", "critical")] == []
+    assert await findings(page) == []
 
 
 async def test_an_element_reports_changes_and_each_end_once_and_follows_its_attribute(fake, page):

@@ -10,10 +10,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.support.appliance import Appliance
-from tests.support.browser import Page, expect
+from tests.support.browser import BrowserContext, Page, expect
 from tests.support.cluster import connected
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
@@ -21,6 +19,8 @@ from tests.support.gateways import gateway_process
 from tests.support.stream_writer import StreamWriter, job
 
 Shows = Callable[[Page], Any]
+Views = Mapping[str, tuple[str, Shows]]
+"""The address of each view, and what waits until it is shown."""
 
 
 def rows(page: Page) -> Any:
@@ -56,10 +56,6 @@ FLEET_VIEWS = {
     "job of an appliance": ("#/i/dc1/jobs/gui-1", heads),
     "page of an appliance": ("i/dc1/", lists),
 }
-
-
-def parametrized(views: Mapping[str, tuple[str, Shows]]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize(("address", "shows"), views.values(), ids=views)
 
 
 class Tokens:
@@ -102,55 +98,52 @@ async def is_live(page: Page, shows: Shows) -> None:
     await expect(page.locator(".connection-state")).to_contain_text(re.compile("Live.*websocket"))
 
 
-async def check(page: Page, url: str, shows: Shows, daemon: Daemon, tokens: Tokens) -> None:
-    """A wrong token, the right one, and another after it has been revoked: the view works without a reload."""
-    await page.goto(url)
-    await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
-    await refuse(page, "wrong")
-    await page.evaluate("window.same = true")
-    await enter(page, "first")
-    await is_live(page, shows)
+async def check(context: BrowserContext, url: str, views: Views, daemon: Daemon, tokens: Tokens) -> None:
+    """Each view in its tab: a wrong token, the right one, and another after it has been revoked, without a reload."""
+    pages, errors = {view: await context.new_page() for view in views}, []
+    for view, page in pages.items():
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        await page.goto(f"{url}/{views[view][0]}")
+    for view, page in pages.items():
+        await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
+        await refuse(page, "wrong")
+        await page.evaluate("window.same = true")
+        await enter(page, "first")
+        await is_live(page, views[view][1])
 
     await tokens.change(daemon, "second")
-    await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
-    await refuse(page, "first")
-    await enter(page, "second")
-    await is_live(page, shows)
-    assert await page.evaluate("window.same")
+    for view, page in pages.items():
+        await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
+        await refuse(page, "first")
+        await enter(page, "second")
+        await is_live(page, views[view][1])
+        assert await page.evaluate("window.same")
 
-    await page.reload()
-    await is_live(page, shows)
+        await page.reload()
+        await is_live(page, views[view][1])
+    assert errors == []
 
 
-@parametrized(VIEWS)
 async def test_each_view_works_after_the_right_token_also_after_a_wrong_and_a_revoked_one(
-    appliance: Appliance, database, page, tmp_path: Path, address: str, shows: Shows
+    appliance: Appliance, database, context: BrowserContext, page, tmp_path: Path
 ):
+    """One at which the right token is entered at once is followed by live changes."""
     job_id = await appliance.job("gui-1", context_id="ctx-1")
     line = await appliance.log("a secret line", job_id=job_id)
     tokens = Tokens(tmp_path)
     daemon = Daemon(tmp_path, database__url=database.url, http__tokens_file=tokens.file)
     try:
         await daemon.start()
-        await check(page, f"{daemon.url}/{address.format(line=line)}", shows, daemon, tokens)
-    finally:
-        await daemon.close()
-
-
-@pytest.mark.parametrize("address", ["", "#/jobs/gui-1"])
-async def test_the_right_token_at_once_is_followed_by_live_changes(
-    appliance: Appliance, database, page, tmp_path: Path, address: str
-):
-    job_id = await appliance.job("gui-1")
-    tokens = Tokens(tmp_path)
-    daemon = Daemon(tmp_path, database__url=database.url, http__tokens_file=tokens.file)
-    try:
-        await daemon.start()
-        await page.goto(f"{daemon.url}/{address}")
-        await enter(page, "first")
-        await is_live(page, heads if address else lists)
+        views = {view: (address.format(line=line), shows) for view, (address, shows) in VIEWS.items()}
+        await check(context, daemon.url, views, daemon, tokens)
+        pages = [page, await context.new_page()]
+        for each, view in zip(pages, ("list", "job"), strict=True):
+            await each.goto(f"{daemon.url}/{views[view][0]}")
+            await enter(each, "second")
+            await is_live(each, views[view][1])
         await appliance.end(job_id, "failed", "seen live")
-        await expect(page.locator("main")).to_contain_text("seen live")
+        for each in pages:
+            await expect(each.locator("main")).to_contain_text("seen live")
     finally:
         await daemon.close()
 
@@ -169,12 +162,9 @@ async def alive(writer: StreamWriter) -> AsyncIterator[None]:
         task.cancel()
 
 
-@parametrized(FLEET_VIEWS)
 async def test_each_view_of_a_gateway_works_after_the_right_token_also_after_a_wrong_one(
-    nats, context, tmp_path: Path, address: str, shows: Shows
+    nats, context: BrowserContext, tmp_path: Path
 ):
-    page, errors = await context.new_page(), []
-    page.on("pageerror", lambda error: errors.append(str(error)))  # no collector answers for log lines: 503
     tokens = Tokens(tmp_path)
     async with connected(nats.url) as connection:
         writer = StreamWriter(connection, "dc1")
@@ -182,5 +172,4 @@ async def test_each_view_of_a_gateway_works_after_the_right_token_also_after_a_w
         await writer.put(job("a", started_at=time.time_ns() // 1000 - 60_000_000, ids=["gui-1"]))
         started = gateway_process(tmp_path / "gateway", nats.url, CORRELATOR_HTTP__TOKENS_FILE=str(tokens.file))
         async with alive(writer), started as gateway:
-            await check(page, f"{gateway.url}/{address}", shows, gateway, tokens)
-    assert errors == []
+            await check(context, gateway.url, FLEET_VIEWS, gateway, tokens)
