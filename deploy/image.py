@@ -39,9 +39,7 @@ def build(folder: Path, wheel: Path | None = None) -> Path:
         raise ValueError(
             "The image is built of Debian's packages by mmdebstrap and buildah: it needs root, and Debian."
         )
-    built = version()
-    machine = subprocess.run(["dpkg", "--print-architecture"], check=True, capture_output=True, text=True)
-    architecture = machine.stdout.strip()
+    built, machine = version(), architecture()
     (REPOSITORY / "build").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="image-", dir=REPOSITORY / "build") as name:
         scratch = Path(name)
@@ -53,7 +51,7 @@ def build(folder: Path, wheel: Path | None = None) -> Path:
             umask=0o022,
             env=os.environ | {"SOURCE_DATE_EPOCH": str(epoch()), "TMPDIR": str(scratch)},
         )
-        context = _context(scratch / "context", download(architecture), wheel)
+        context = _context(scratch / "context", download(machine), wheel)
 
         def buildah(*arguments: str | Path) -> str:
             storage = ("--root", scratch / "images", "--runroot", scratch / "run", "--storage-driver", "vfs")
@@ -64,7 +62,7 @@ def build(folder: Path, wheel: Path | None = None) -> Path:
         buildah("add", "--quiet", base, scratch / "base.tar", "/")
         at = ("--timestamp", str(epoch()))
         buildah("commit", "--quiet", "--rm", *at, base, "localhost/base")
-        # As a process in the image: in a chroot, which needs no more rights than root has in a container.
+        # In a chroot, which needs no more rights than root has in a container. buildah would raise these limits.
         limits = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
         hard = {name: resource.getrlimit(limit)[1] for name, limit in limits.items()}
         arguments = {"BASE": "localhost/base", "PIP_NO_INDEX": "1", "VERSION": built}
@@ -76,7 +74,7 @@ def build(folder: Path, wheel: Path | None = None) -> Path:
         )
         buildah("push", "--quiet", "localhost/correlator", f"docker-archive:{scratch}/image.tar:{_tag(built)}")
         folder.mkdir(parents=True, exist_ok=True)
-        image = folder / f"correlator-{built}-{architecture}.image.tar.gz"
+        image = folder / f"correlator-{built}-{machine}.image.tar.gz"
         with (
             (scratch / "image.tar").open("rb") as archive,
             image.open("wb") as file,
@@ -84,6 +82,12 @@ def build(folder: Path, wheel: Path | None = None) -> Path:
         ):
             shutil.copyfileobj(archive, zipped, 1 << 20)
     return image
+
+
+def architecture() -> str:
+    """Debian's name of this machine's architecture."""
+    command = ["dpkg", "--print-architecture"]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
 
 
 def _context(folder: Path, locked: Path, wheel: Path | None) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from deploy.debian.build import package_version
+from deploy.image import architecture
 from deploy.version import commit, epoch, version
 from tests.support.paths import REPOSITORY
 from tests.support.servers import program
@@ -22,10 +23,6 @@ from tests.support.system.installations import add_backend
 from tests.support.system.roots import EMULATED, Root
 
 pytestmark = pytest.mark.timeout(4200)
-
-ARCHITECTURE = subprocess.run(
-    ["dpkg", "--print-architecture"], check=True, capture_output=True, text=True
-).stdout.strip()  # fmt: skip
 
 SURROUNDINGS = ({"umask": 0o022, "TZ": "UTC", "LC_ALL": "C"}, {"umask": 0o077, "TZ": "Asia/Tokyo", "LC_ALL": "C.UTF-8"})
 
@@ -75,7 +72,7 @@ def test_two_releases_of_a_commit_have_the_same_files(releases: list[Path], buil
     assert set(names) == {
         *(f"{program}-py3-none-any.whl", f"{program}.tar.gz", f"{program}.cdx.json", f"{program}.md", "SHA256SUMS"),
         *(f"{debian}_amd64.deb", f"{debian}_arm64.deb", f"correlator-client-{built}.tgz"),
-        f"{program}-{ARCHITECTURE}.image.tar.gz",
+        f"{program}-{architecture()}.image.tar.gz",
     }
     differ = [name for name in names if len({(folder / name).read_bytes() for folder in releases}) > 1]
     assert differ == []
