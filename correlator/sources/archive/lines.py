@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -34,7 +35,7 @@ from correlator.pipeline.queries import JobNames, LineQuery, LinesFound, LinesPa
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import IN_ONE, Session
-from correlator.sources.search import Slices
+from correlator.sources.search import AIM, Slices
 
 MAX_SPAN = 50_000
 """Ids below the newest among which missing ones are still read again."""
@@ -216,6 +217,8 @@ class FoundPage:
         self._matching = MatchingLines(None, limit, query, id_keys)
         self._slices = slices
         self._first = self._last = 0
+        self._maybe_empty = True
+        """True if the next ids may be many that no row has: the slice before them took little time."""
 
     @property
     def full(self) -> bool:
@@ -233,14 +236,16 @@ class FoundPage:
 
     async def step(self, before: int, queries: Queries, session: Session) -> int:
         """Search one slice of the ids below `before`, and return the id from which on all has been searched."""
-        last = await queries.last_id(session, before)  # ids that no row has cost nothing
+        last = await queries.last_id(session, before) if self._maybe_empty else before - 1
         if last < self._first:
             self._matching.full = True
             return self._first
+        began = time.monotonic()
         with self._slices.timed():
             first = max(self._first, last + 1 - self._slices.size)
             where = searches.within(first, last)
             reached, _ = await self._matching.read(queries, session, where, first, back=True)
+        self._maybe_empty = time.monotonic() - began < AIM / 2
         if reached > first:  # more rows match than one step reads: the next slice would be searched in vain as well
             self._slices.shrink(last + 1 - reached)
         self._matching.full = self.full or reached <= self._first
