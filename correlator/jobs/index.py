@@ -35,10 +35,9 @@ from correlator.jobs.directory import Children, OwnIds, PublishedJobs, names_dif
 from correlator.jobs.fold import ended_at
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.horizon import FOR_EVER, Horizon, Silence
-from correlator.jobs.known import KnownJobs, Persistence
+from correlator.jobs.known import KnownJobs, Persistence, RemovedJobs
 from correlator.jobs.missing_rows import Transitions, compare, legacy_events
 from correlator.jobs.record import LegacyRow, Record
-from correlator.jobs.removed_jobs import RemovedJobs
 from correlator.model.facts import AttributedRow, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import NO_TITLES, Change, Event, JobView, Lost, Outcome, PublishedJob, Reason, Titles

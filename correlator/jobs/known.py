@@ -1,18 +1,151 @@
-"""What is known of the jobs in memory besides what is published of them: what sources ask, and what is stored."""
+"""What is known of the jobs in memory besides what is published of them: what sources ask, and what is stored.
+
+It knows too which jobs left memory, and which readings and rows bring them back.
+
+Problem: the tables have jobs for which memory has no room (`max_jobs`), or that ended too long ago (`retention`). They
+are read all the same: at a start, by the readings that follow an end, for a client that asks for one. If each reading
+published such a job again, it would leave again, its end would be read again, and its transitions would be announced
+as new.
+
+Model: a removed job is remembered with its newest time, and comes back only if it runs again or has a later end. Of a
+job that nobody remembers, because it was never in memory or too many have left since, only its times say whether it is
+news: what happened before `announced_until` was published by this run or an earlier one, or before the first start.
+The same holds for a row of `failover_jobs` that expired, or that a JobLog job owns (`SetAsideRows`).
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from msgspec.structs import replace
 
 from correlator.bounded import BoundedDict, PendingRows
 from correlator.forecast.forecaster import OperationKey
 from correlator.jobs import joblog
 from correlator.jobs.directory import PublishedJobs
+from correlator.jobs.fold import ended_at, legacy_view
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.horizon import Silence
 from correlator.jobs.record import LegacyRow, Record
-from correlator.jobs.removed_jobs import RemovedJobs, SetAsideRows
-from correlator.model.facts import AttributedRow, Reading
+from correlator.model.facts import AttributedRow, Entry, Kind, Reading
 from correlator.model.persisted import PersistedJob, PersistedLegacy
+from correlator.model.published import JobView
 from correlator.model.rows import LegacyRecord, Micros
+
+MAX_REMOVED = 100_000
+"""Removed jobs that are remembered. Those that left before them count as announced."""
+
+MAX_PERSISTED = 1_000
+"""Removed jobs that a checkpoint contains, at most."""
+
+MAX_SET_ASIDE = 10_000
+"""Rows of `failover_jobs` remembered as unpublished. Beyond that, rows stay unpublished that ended before one that was
+forgotten."""
+
+LATE_COMMIT = 60_000_000
+"""Microseconds by which the commit of a job may lag behind its times in the tables."""
+
+
+class RemovedJobs:
+    """The removed JobLog jobs by ID. Only the index calls what changes it. Operations are O(1), but for `state`."""
+
+    def __init__(self) -> None:
+        self._seen_to: BoundedDict[str, Micros] = BoundedDict(MAX_REMOVED)
+        """The newest time of each job when it left. What happened to it until then has been published."""
+        self._newest: BoundedDict[str, Micros] = BoundedDict(MAX_PERSISTED)
+        """Those of `_seen_to` that left last, which a checkpoint contains."""
+        self._forgotten_until: Micros = -1
+        """The newest time of a job that a checkpoint does not contain."""
+        self._announced_until: Micros = -1
+        self._no_room_until: Micros = -1
+        """The newest end of a job that left by `retention` or `max_jobs`: memory has no room for an older one."""
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._seen_to
+
+    def announced_until(self, job_id: str) -> Micros:
+        """Transitions of a job that is not in memory have been announced up to this time, or are of the past."""
+        return max(self._seen_to.get(job_id, -1), self._announced_until)
+
+    def is_news(self, view: JobView) -> bool:
+        """True if a job that is not in memory belongs there, given what was read of it."""
+        return not view.terminal or ended_at(view) > min(self._no_room_until, self.announced_until(view.job_id))
+
+    def skips(self, entry: Entry, job_id: str) -> bool:
+        """True for a late row of a removed job. A row that starts the job again brings it back."""
+        seen_to = self._seen_to.get(job_id)
+        return seen_to is not None and not (entry.kind is Kind.JOB_STARTED and entry.at > seen_to)
+
+    # -- called by the index
+
+    def add(self, job_id: str, view: JobView | None, alive_at: Micros, now: Micros) -> None:
+        """Remember a job that leaves memory, or that was not published. `view`: what is known of it, if anything.
+
+        `now` is in microseconds since 1970.
+        """
+        ended = ended_at(view) if view is not None and view.terminal else 0
+        seen_to = max(self._seen_to.get(job_id, 0), alive_at, ended)
+        if (evicted := self._seen_to.put(job_id, seen_to)) is not None:
+            self._announced_until = max(self._announced_until, min(now, evicted[1]))
+        if (evicted := self._newest.put(job_id, seen_to)) is not None:
+            self._forgotten_until = max(self._forgotten_until, min(now, evicted[1]))
+
+    def had_no_room(self, view: JobView) -> None:
+        """Note that a job left by `retention` or `max_jobs`, or did not come into memory for it."""
+        self._no_room_until = max(self._no_room_until, ended_at(view))
+
+    def discard(self, job_id: str) -> None:
+        """Note that a job is published again."""
+        self._seen_to.pop(job_id, None)
+        self._newest.pop(job_id, None)
+
+    def has_read(self, newest: Micros) -> None:
+        """Note that the tables were read while nothing was announced. `newest`: the newest time of a job in them."""
+        self._announced_until = max(self._announced_until, newest - LATE_COMMIT)
+
+    def state(self, newest: Micros) -> tuple[tuple[tuple[str, Micros], ...], Micros]:
+        """What a checkpoint contains, if the newest time of a job is `newest`.
+
+        The removed jobs that a restart could take for new ones, and the time until which it has to take all others for
+        announced.
+        """
+        until = max(self._announced_until, self._forgotten_until, newest - LATE_COMMIT)
+        return tuple((job_id, seen_to) for job_id, seen_to in self._newest.items() if seen_to > until), until
+
+    def restore(self, removed: Iterable[tuple[str, Micros]], announced_until: Micros) -> None:
+        """Add what `state` returned in an earlier run."""
+        self._seen_to.update(removed)
+        self._newest.update(removed)
+        self._announced_until = max(self._announced_until, announced_until)
+
+
+class SetAsideRows:
+    """The rows of `failover_jobs` that stay unpublished until they change. Only the index changes it; O(1)."""
+
+    def __init__(self) -> None:
+        self._rows: BoundedDict[str, LegacyRecord] = BoundedDict(MAX_SET_ASIDE)
+        self._forgotten_until: Micros = -1
+        """The newest end of a row that is not remembered any more."""
+
+    def has(self, row: LegacyRecord, *, in_memory: bool) -> bool:
+        """True if this row stays unpublished. `in_memory`: an older state of it is known."""
+        if (known := self._rows.get(row.job_id)) is not None:
+            return known == replace(row, apart=False)
+        if self._forgotten_until < 0 or in_memory:
+            return False
+        view = legacy_view(row)
+        return view.terminal and ended_at(view) <= self._forgotten_until
+
+    def add(self, row: LegacyRecord, newest: Micros) -> None:
+        """Set a row aside. `newest`: the newest time of a job, at most the present."""
+        if (forgotten := self._rows.put(row.job_id, replace(row, apart=False))) is not None:
+            view = legacy_view(forgotten[1])
+            if view.terminal:
+                self._forgotten_until = max(self._forgotten_until, min(ended_at(view), newest))
+
+
+# -- the jobs in memory
+
 
 MAX_UNREAD = 10_000
 """Jobs that the log mentions and that were not read from the tables yet."""

@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from correlator.jobs import fold
 from correlator.jobs.fold import ended_at
 from correlator.jobs.index import WAIT_FOR, Index
-from correlator.jobs.removed_jobs import LATE_COMMIT
+from correlator.jobs.known import LATE_COMMIT
 from correlator.model.facts import STATUS_OF, Entry, Fact, Job, Kind, Reading
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import JobView, Outcome, PublishedJob, goes_on

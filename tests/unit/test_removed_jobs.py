@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
-from correlator.jobs.removed_jobs import RemovedJobs
+from correlator.jobs.known import RemovedJobs
 from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.persisted import PersistedExports
 from correlator.model.replies import Resolved
