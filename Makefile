@@ -20,7 +20,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
-	@echo "make test-clients  200 clients of a busy log, one that froze, a job found among 100,000: what takes too long for make test"
+	@echo "make test-clients  200 clients of a busy log, a minute behind a proxy, a job found among 100,000: what takes too long for make test"
 	@echo "make test-storms  thousands of clients that ask, connect or wait at once: none delays another; make test has the short ones"
 	@echo "make test-cluster  both recordings over a takeover, and all that can break in a cluster, with a table of what it cost"
 	@echo "make test-browsers  the page and the element in Chromium, Firefox and WebKitGTK"
@@ -60,7 +60,7 @@ collected: $(DEV)
 	-@$(BIN)/python -m pytest --collect-only -qq >/dev/null
 
 test-clients: servers $(DEV)
-	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_slow_clients.py tests/acceptance/test_proxies.py tests/browser/test_found_job.py $(ARGS)
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_proxies.py tests/browser/test_found_job.py $(ARGS)
 
 # One storm of clients after the other; they measure time, so nothing else should run meanwhile.
 test-storms: servers $(DEV)
