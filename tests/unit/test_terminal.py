@@ -73,6 +73,14 @@ def test_a_low_window_folds_what_went_well_before_it_hides_anything_else():
     assert drawn(*many, height=4)[-1] == "… 6 more lines"
 
 
+def test_of_a_long_error_a_live_frame_has_four_lines_the_last_one_cut():
+    failed = Branch("a", document("a", "failed", error=" ".join("x" * 70 + str(n) for n in range(6)), steps={}))
+    whole, live = drawn(failed), drawn(failed, height=30)
+    assert live[:-1] == whole[: len(live) - 1]
+    assert len(live) == len(whole) - 2
+    assert live[-1].strip() == "x" * 70 + "3 " + "x" * 5 + "…"
+
+
 @pytest.mark.parametrize("share", [0.0, 50.0, 99.9, 100.0, -3.0, 300.0])
 def test_a_bar_is_full_only_at_a_hundred(share):
     bar = Theme(unicode=False).bar(share, 10).plain
