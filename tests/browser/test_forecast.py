@@ -177,10 +177,14 @@ async def test_the_progress_bar_says_the_same_to_a_screen_reader(fake, page):
 
 
 async def test_a_job_without_a_step_shows_those_ahead(fake, page):
-    known(fake, forecasted(document("a"), 3.0, ahead=AHEAD))
+    known(fake, forecasted(document("a"), 3.0, ahead=[*AHEAD, ("status", 0.9, 1.0)]))
     await page.goto(f"{fake.url}/#/jobs/a")
-    await expect(page.locator(".steps .is-ahead")).to_have_count(4)
-    await expect(page.locator(".percent-words")).to_contain_text("0 of about 2 steps done")
+    await expect(page.locator(".steps .is-ahead")).to_have_count(5)
+    await expect(page.locator(".percent-words")).to_contain_text("0 of about 3 steps done")
+    await expect(page.locator(".step-took").nth(3)).to_have_text("a few seconds")  # beside its bar, not on it
+    box = "e.querySelector('.%s').getBoundingClientRect()"
+    gap = f"e => {box % 'step-took'}.left - {box % 'lane'}.right"
+    assert await page.locator(".is-ahead").nth(3).evaluate(gap) > 3
 
 
 async def test_nothing_is_said_of_steps_of_a_job_whose_earlier_runs_had_none(fake, page):

@@ -33,6 +33,9 @@ async def test_the_steps_of_a_stalled_job_keep_their_width_and_the_axis_says_how
     known(fake, job)
     await page.goto(f"{fake.url}/#/jobs/a")
     await expect(page.locator(".axis-break")).to_contain_text("6 h 58 min of silence")
+    await page.set_viewport_size({"width": 390, "height": 844})
+    right = "e => e.getBoundingClientRect().right"
+    assert await page.locator(".axis-break").evaluate(right) <= await page.locator(".axis-line").evaluate(right)
     lane = page.locator(".lane").first
     share = await lane.evaluate("(lane) => lane.firstElementChild.getBoundingClientRect().width / lane.clientWidth")
     assert 0.3 < share < 0.5  # half of 75 %
