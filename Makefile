@@ -25,7 +25,7 @@ help:
 	@echo "make test-cluster  both recordings over a takeover, and all that can break in a cluster, with a table of what it cost"
 	@echo "make test-browsers  the page and the element in Chromium, Firefox and WebKitGTK"
 	@echo "make test-replay  two minutes of a slow replay in a terminal and in Chromium: ends settle, bars never go back"
-	@echo "make test-home-assistant  the devices of VMs in a real Home Assistant (a GB in build/; needs Python 3.13)"
+	@echo "make test-home-assistant  the devices of VMs in a real Home Assistant, the flow in a real Node-RED (a GB in build/; needs Python 3.13)"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
 	@echo "make test-sizes  20,000 jobs, 1,000,000 rows of one job, rows of 1 MB and the like, with the unit's limits (needs root)"
@@ -88,10 +88,11 @@ test-browsers: SERVERS += chromedriver:chromium-driver firefox-esr:firefox-esr W
 test-browsers: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/browser/test_engines.py $(ARGS)
 
-# Home Assistant itself, of one version, in an environment of its own: a GB in build/. It needs Python 3.13.
+# Home Assistant itself, of one version, in an environment of its own: a GB in build/. It needs Python 3.13. Node-RED comes from npm.
 HOME_ASSISTANT := homeassistant==2026.2.3 home-assistant-frontend==20260128.6 paho-mqtt==2.1.0 pyotp==2.9.0 pyqrcode==1.2.1
+test-home-assistant: SERVERS += npm:npm
 test-home-assistant: servers $(DEV) build/home-assistant
-	@$(BIN)/python -m pytest -m long tests/acceptance/test_home_assistant.py $(ARGS)
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_home_assistant.py tests/acceptance/test_node_red.py $(ARGS)
 
 build/home-assistant:
 	@command -v python3.13 >/dev/null || { echo "make test-home-assistant needs python3.13 with venv." >&2; exit 1; }

@@ -40,7 +40,7 @@ _DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md",
 _UNITS = ("correlator.service", "correlator-gateway.service")
 _EXAMPLES = (
     *("caddy", "compose-fleet.yaml", "compose.yaml", "grafana", "grants-doorbell.sql", "grants.sql", *_UNITS),
-    *("mosquitto", "nats", "nginx", "otel-collector", "prometheus"),
+    *("mosquitto", "nats", "nginx", "node-red", "otel-collector", "prometheus"),
 )
 _NOT_FOR_A_HOST = shutil.ignore_patterns("__pycache__", "*_test.yml")
 
