@@ -147,6 +147,14 @@ class SharedTasks(Generic[T]):
                 task.cancel()
 
 
+async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until `event` is set, at most `seconds`; None: without end. Returns whether it is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()
+
+
 @contextlib.contextmanager
 def set_by_signals(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
     """Yield an event that these signals set. Outside the main thread no handler is installed."""

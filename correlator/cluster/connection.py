@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from correlator.cluster.received import Parser, Unreadable, decode
 from correlator.config.schema import Cluster, client_context, is_seed
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.tasks import Backoff, done_within, keeping_cancellation, repeat_cancellation
+from correlator.tasks import Backoff, done_within, keeping_cancellation, repeat_cancellation, set_within
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -139,9 +139,7 @@ class Connection:
         """Wait until the client has closed, or has not been connected for `replace_after` seconds."""
         connected_at = time.monotonic()
         while not self._closed.is_set():
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._replace_after / 5):
-                    await self._closed.wait()
+            await set_within(self._closed, self._replace_after / 5)
             if self.connected:
                 connected_at = time.monotonic()
             elif time.monotonic() - connected_at >= self._replace_after:

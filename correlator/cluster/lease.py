@@ -43,6 +43,7 @@ from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced
 from correlator.cluster.fence import Fence, put
 from correlator.cluster.received import Holder
 from correlator.config.schema import Cluster
+from correlator.tasks import set_within
 
 log = logging.getLogger(__name__)
 
@@ -191,11 +192,7 @@ class Lease:
                 checked = began
                 if not await self._is_owner():
                     break
-            try:
-                async with asyncio.timeout(max(0.0, began + RENEW_EVERY - loop.time())):
-                    await self._lost.wait()
-            except TimeoutError:
-                continue
+            await set_within(self._lost, max(0.0, began + RENEW_EVERY - loop.time()))
         self.active = False
         log.warning("the lease of %s was lost: another collector is active", self.instance)
 

@@ -23,6 +23,7 @@ from correlator.doctor.check import Check, failure, is_this_host, ok, some, warn
 from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.connection import DEFAULT, LOST, Closed, Connector, MqttClient, code_of, describe_reason
 from correlator.sinks.mqtt.topics import Topics
+from correlator.tasks import set_within
 
 LOGIN, ACL, RETAINED = "broker.login", "broker.acl", "broker.retained"
 
@@ -116,9 +117,7 @@ async def _try(
             await client.publish(probe, b"{}", qos=1, retain=False)
             if settings.home_assistant:  # An empty message removes a device. Home Assistant knows none of this name.
                 await client.publish(topics.devices.replace("+", "doctor"), b"", qos=1, retain=False)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(QUIET_AFTER if refusals else ECHO_WITHIN):
-                    await received.wait()
+            await set_within(received, QUIET_AFTER if refusals else ECHO_WITHIN)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_WITHIN):
                     await _quiet(arrived)

@@ -50,7 +50,7 @@ from correlator.pipeline.queries import (
     Question,
     UsualSteps,
 )
-from correlator.tasks import SharedTasks, end_tasks
+from correlator.tasks import SharedTasks, end_tasks, set_within
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -384,11 +384,7 @@ class WaitingIdsSender:
                 await self._publish(message)
                 await asyncio.sleep(PAUSE)
                 continue
-            try:
-                async with asyncio.timeout(again):
-                    await self._woken.wait()
-            except TimeoutError:
-                continue
+            await set_within(self._woken, again)
 
     def next_message(self) -> tuple[bytes | None, float | None]:
         """The next message that is due, and else the seconds until one may be; None: nobody waits."""

@@ -29,7 +29,7 @@ from msgspec import Struct
 from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.model.rows import Micros
-from correlator.tasks import Backoff, keeping_cancellation
+from correlator.tasks import Backoff, keeping_cancellation, set_within
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -138,14 +138,10 @@ class OrderedConsumer:
             self.error = None
             self._settle()
             while (left := self._received_at + SILENT_AFTER - time.monotonic()) > 0:
-                try:
-                    async with asyncio.timeout(left):
-                        await broken.wait()
-                except TimeoutError:
-                    await asyncio.sleep(0.05)  # What has arrived while the event loop was busy counts.
-                    continue
-                self.error = "the consumer was lost"
-                return
+                if await set_within(broken, left):
+                    self.error = "the consumer was lost"
+                    return
+                await asyncio.sleep(0.05)  # What has arrived while the event loop was busy counts.
             self.error = f"no heartbeat for {SILENT_AFTER:g} s"
             log.info("the consumer of the stream %s is silent: another one is created", self._stream)
         finally:

@@ -46,6 +46,7 @@ from correlator.model.replies import Resolved
 from correlator.model.rows import Micros
 from correlator.ops.stalls import Heartbeats, timed
 from correlator.pipeline.queries import JobQuery, OtherJobs, Question
+from correlator.tasks import set_within
 
 MAX_CHANGES = 10_000
 MAX_BYTES = 16 * 1024 * 1024
@@ -340,11 +341,7 @@ class WaitingIds:
         event = asyncio.Event()
         self._waiters.setdefault(name, []).append(event)
         try:
-            async with asyncio.timeout(within):
-                await event.wait()
-            return True
-        except TimeoutError:
-            return False
+            return await set_within(event, within)
         finally:
             self._waiters[name].remove(event)
             if not self._waiters[name]:

@@ -17,7 +17,6 @@ Invariants.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -56,7 +55,7 @@ from correlator.pipeline.queries import (
     UsualSteps,
 )
 from correlator.pipeline.source_status import ApplianceClock, SourceStatus
-from correlator.tasks import EXPIRE_OFFSET, FORECASTS_OFFSET, until_next
+from correlator.tasks import EXPIRE_OFFSET, FORECASTS_OFFSET, set_within, until_next
 
 A = TypeVar("A")
 
@@ -328,10 +327,8 @@ class Pipeline:
 
     async def _become_ready(self, before_ready: Callable[[], Awaitable[None]] | None) -> None:
         await self.status.tables_loaded.wait()
-        with contextlib.suppress(TimeoutError):
-            # Without job_tracking only the log has jobs: there is nothing to serve before it has been read.
-            async with asyncio.timeout(SHORT_PAST if self._index.tracking else None):
-                await self.status.complete.wait()
+        # Without job_tracking only the log has jobs: there is nothing to serve before it has been read.
+        await set_within(self.status.complete, SHORT_PAST if self._index.tracking else None)
         if before_ready is not None:
             await before_ready()
         self.status.loading = False

@@ -74,7 +74,7 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.event_log import EventLog, Lateness, Notice, PendingEvents
 from correlator.sinks.receiver import Receiver, Response, Verdict, open_session, tls_context
-from correlator.tasks import Backoff
+from correlator.tasks import Backoff, set_within
 
 log = logging.getLogger(__name__)
 
@@ -620,9 +620,7 @@ class WebhookSink:
                     await asyncio.sleep(0)
                     continue
                 due = now + LOADED_EVERY if loading else self._noted_events.due()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(BEAT if due is None else min(BEAT, due - now)):
-                        await self._wake.wait()
+                await set_within(self._wake, BEAT if due is None else min(BEAT, due - now))
 
     def _queue(self, noted: NotedEvent, shown: PublishedJob | None) -> None:
         """Queue an event for every webhook that wants it. In the checkpoint, they take its place in the same step."""
@@ -846,9 +844,7 @@ class WebhookEndpoint:
                     task.add_done_callback(self._ended)
                     continue
                 due = None if self._disabled else self._deliveries.due(now)
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(BEAT if due is None else min(BEAT, max(0.0, due - now))):
-                        await self._wake.wait()
+                await set_within(self._wake, BEAT if due is None else min(BEAT, max(0.0, due - now)))
         except asyncio.CancelledError:
             if attempts:
                 await asyncio.wait(attempts, timeout=self._timings.goodbye_within)

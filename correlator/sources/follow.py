@@ -49,7 +49,7 @@ from correlator.sources.tables.history import History
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
 from correlator.sources.tail import LogReset, Tail
-from correlator.tasks import Backoff
+from correlator.tasks import Backoff, set_within
 
 log = logging.getLogger(__name__)
 
@@ -410,9 +410,7 @@ class Follower:
     async def _watch_schema(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Raises `SchemaChanged` within seconds after a change, and at once if a query has failed because of it."""
         while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.check_lost_every if queries.lost else self.check_every):
-                    await self._check_now.wait()
+            await set_within(self._check_now, self.check_lost_every if queries.lost else self.check_every)
             self._check_now.clear()
             queries.zone = await self.database.zone(session)
             await self._give_up_columns(queries)

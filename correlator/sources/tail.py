@@ -44,7 +44,7 @@ from correlator.sources.db.queries import HEAVY, MESSAGE_COMPARED, Queries
 from correlator.sources.db.session import Database, MonitoredSession, Range, Session, chunks
 from correlator.sources.doorbell import DoorbellRetry
 from correlator.sources.gaps import Gaps, Probe, Window
-from correlator.tasks import until_next
+from correlator.tasks import set_within, until_next
 
 RECENT = 1_024
 """Number of newest rows that are all markers."""
@@ -659,11 +659,7 @@ class Tail:
             if probes:
                 continue
             due = self.gaps.next_due()
-            try:
-                async with asyncio.timeout(until_next(1.0, now) if due is None else max(0.001, due - now)):
-                    await self._new_holes.wait()
-            except TimeoutError:
-                pass
+            await set_within(self._new_holes, until_next(1.0, now) if due is None else max(0.001, due - now))
             self._new_holes.clear()
 
     async def watch_for_reset(self, database: Database, session: Session) -> None:

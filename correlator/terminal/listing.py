@@ -25,6 +25,7 @@ from correlator.client.replica import Update
 from correlator.errors import BadRequest
 from correlator.model.document import JobStatus
 from correlator.model.messages import Wanted
+from correlator.tasks import set_within
 from correlator.terminal import formats, ids
 from correlator.terminal.formats import Percents, ahead, note
 from correlator.terminal.screen import CONDITION_STYLES, STYLES, Screen, Theme, console_on, print_error, theme_for
@@ -257,9 +258,7 @@ async def _follow_table(client: Client, query: Query, screen: Screen, theme: The
                 screen.paint(frame(latest[0], query, screen, theme, percents))
             took = time.monotonic() - began
             news.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(REDRAW_EVERY):
-                    await news.wait()
+            await set_within(news, REDRAW_EVERY)
             if latest and latest[0].connection.state == "live":
                 # A burst of changes becomes one frame, and painting uses at most a tenth of the time.
                 await asyncio.sleep(max(0.1, 9 * took))

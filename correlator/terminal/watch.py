@@ -30,6 +30,7 @@ from correlator.errors import CorrelatorError
 from correlator.model.facts import ENDED
 from correlator.model.messages import Wanted
 from correlator.model.rows import Level
+from correlator.tasks import set_within
 from correlator.terminal import formats, ids
 from correlator.terminal.formats import Percents, ahead, note
 from correlator.terminal.screen import LEVEL_STYLES, STYLES, Screen, Theme, console_on, print_error, theme_for
@@ -125,9 +126,7 @@ class _WatchRun:
             if now >= deadline:
                 return self._state.ended
             self._news.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(REDRAW_EVERY, deadline - now)):
-                    await self._news.wait()
+            await set_within(self._news, min(REDRAW_EVERY, deadline - now))
 
     async def _follow(self) -> None:
         patient = self._order.timeout is not None

@@ -18,7 +18,7 @@ from correlator.config.values import BrokerUrl
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
-from correlator.tasks import Backoff, done_within, end_tasks, keeping_cancellation, until_next
+from correlator.tasks import Backoff, done_within, end_tasks, keeping_cancellation, set_within, until_next
 from tests.support.there import there
 
 
@@ -45,6 +45,14 @@ async def test_a_lost_cancellation_is_raised_in_place_of_a_result_which_is_close
     assert (await cancelled_at_its_answer(lost)).result() == "an answer"
     task = await cancelled_at_its_answer(lambda answer: keeping_cancellation(lost(answer), closed.append))
     assert (task.cancelled(), closed) == (True, ["an answer"])
+
+
+async def test_a_wait_for_an_event_ends_at_its_deadline_and_says_whether_the_event_came():
+    event = asyncio.Event()
+    assert not await set_within(event, 0.001)
+    asyncio.get_running_loop().call_soon(event.set)
+    assert await set_within(event, None)
+    assert await set_within(event, 0.0)
 
 
 async def test_a_cancellation_before_the_work_is_not_raised_in_it():

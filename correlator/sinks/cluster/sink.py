@@ -23,7 +23,6 @@ the others find the new one.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import time
@@ -49,7 +48,7 @@ from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKey
 from correlator.sinks.cluster.events import EventQueue, EventWriter, stream_event
 from correlator.sinks.cluster.log_lines import LineQueue
 from correlator.sinks.event_log import EventLog
-from correlator.tasks import Backoff, end_tasks
+from correlator.tasks import Backoff, end_tasks, set_within
 
 log = logging.getLogger(__name__)
 
@@ -405,9 +404,7 @@ class ClusterSink:
         if has_work():
             return
         event.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BEAT):
-                await event.wait()
+        await set_within(event, BEAT)
 
     async def _flush(self, tasks: set[asyncio.Task[None]]) -> None:
         """Wait until nothing is pending, but not longer than the time for it."""

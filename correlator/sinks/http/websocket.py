@@ -30,6 +30,7 @@ from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
 from correlator.sinks.turns import Refused
+from correlator.tasks import set_within
 
 # -- frames (RFC 6455): the messages in those of clients, and those to clients
 
@@ -512,9 +513,7 @@ class WebsocketConnection:
         task.add_done_callback(self.tasks.discard)
 
     async def _end(self, ended: asyncio.Event) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_WITHIN):
-                await ended.wait()
+        await set_within(ended, CLOSE_WITHIN)
         self.abort()
 
     async def _linger(self, ended: asyncio.Event) -> None:

@@ -35,7 +35,7 @@ from correlator.sinks.mqtt.connection import DEFAULT, LOST, Connector, MqttClien
 from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttEvents, MqttOutbox, Parcel
 from correlator.sinks.mqtt.publisher import Publisher, window
 from correlator.sinks.mqtt.topics import Topics
-from correlator.tasks import Backoff
+from correlator.tasks import Backoff, set_within
 
 log = logging.getLogger(__name__)
 
@@ -217,9 +217,7 @@ class MqttSink:
             if parcel is not None:
                 return parcel
             due = outbox.due()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(max(0.0, due - now) if due is not None else None):
-                    await self._wake.wait()
+            await set_within(self._wake, max(0.0, due - now) if due is not None else None)
 
     async def _deliver(self, client: MqttClient, outbox: MqttOutbox, parcel: Parcel) -> None:
         for message in parcel.messages:

@@ -9,7 +9,6 @@ the jobs. A job that leaves memory before it was sent is dropped and counted.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -29,7 +28,7 @@ from correlator.sinks.event_log import Lateness, Notice
 from correlator.sinks.otlp import spans
 from correlator.sinks.otlp.receiver import TraceAnswer, TraceReceiver, receiver
 from correlator.sinks.receiver import Verdict, open_session
-from correlator.tasks import Backoff
+from correlator.tasks import Backoff, set_within
 
 log = logging.getLogger(__name__)
 
@@ -165,9 +164,7 @@ class OtlpSink:
     async def _wait(self, event: asyncio.Event, seconds: float) -> None:
         """Wait for `event`, at most `seconds` and at most `BEAT`."""
         self._heartbeat()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, min(seconds, BEAT))):
-                await event.wait()
+        await set_within(event, max(0.0, min(seconds, BEAT)))
 
     def _requests(self, hub: Hub) -> Iterator[TraceRequest]:
         """Yield requests with all jobs that are due. A job of many steps continues in the next request."""

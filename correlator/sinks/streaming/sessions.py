@@ -28,7 +28,7 @@ from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Client, Framing, Message, Resume
 from correlator.sinks.streaming.subscriptions import EMPTY, Filter, Group, Groups, Sub, TodoPlace
 from correlator.sinks.turns import Refused, Work
-from correlator.tasks import Backoff
+from correlator.tasks import Backoff, set_within
 
 BOOKMARK_EVERY = 8.0
 """Seconds between bookmarks. The protocol promises at most 10 s."""
@@ -88,9 +88,7 @@ class Streams:
     async def _first_client(self) -> None:
         """Wait for a client, and at most as long as between two bookmarks."""
         self._added.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(BOOKMARK_EVERY):
-                await self._added.wait()
+        await set_within(self._added, BOOKMARK_EVERY)
 
     def clients(self) -> dict[str, int]:
         """Number of clients by transport."""

@@ -32,7 +32,7 @@ from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import MonitoredSession, Session, chunks
-from correlator.tasks import until_next
+from correlator.tasks import set_within, until_next
 
 GROWTH = 10
 """A job that has been silent for t seconds is read again after t / GROWTH."""
@@ -255,13 +255,9 @@ class Reconcile:
         """Sleep until `until` (monotonic seconds), the next reading after an end, or an earlier wake-up."""
         if self._later:
             until = min(until, self._later[0][0])
-        try:
-            async with asyncio.timeout(max(0.0, until - time.monotonic())):
-                await self._wake.wait()
-        except TimeoutError:
-            return
-        self._wake.clear()
-        await asyncio.sleep(TOGETHER)
+        if await set_within(self._wake, max(0.0, until - time.monotonic())):
+            self._wake.clear()
+            await asyncio.sleep(TOGETHER)
 
     def on_watch(self) -> None:
         """Query new jobs now: a client has begun to wait for an ID."""
