@@ -9,14 +9,19 @@ archive has the same packages, and zlib and buildah are the same. It needs root,
 
 import contextlib
 import gzip
+import hashlib
+import io
+import json
 import os
 import resource
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import IO, Any
 
 from hatchling.build import build_wheel
 
@@ -75,13 +80,42 @@ def build(folder: Path, wheel: Path | None = None) -> Path:
         buildah("push", "--quiet", "localhost/correlator", f"docker-archive:{scratch}/image.tar:{_tag(built)}")
         folder.mkdir(parents=True, exist_ok=True)
         image = folder / f"correlator-{built}-{machine}.image.tar.gz"
-        with (
-            (scratch / "image.tar").open("rb") as archive,
-            image.open("wb") as file,
-            gzip.GzipFile("", "wb", 6, file, mtime=0) as zipped,
-        ):
-            shutil.copyfileobj(archive, zipped, 1 << 20)
+        _pack(scratch / "image.tar", image)
     return image
+
+
+def _pack(archive: Path, image: Path) -> None:
+    """Write an archive of `docker save` to `image` without the random names of the containers that built it."""
+    with (
+        tarfile.open(archive) as found,
+        image.open("wb") as file,
+        gzip.GzipFile("", "wb", 6, file, mtime=0) as zipped,
+        tarfile.open(mode="w", fileobj=zipped, format=tarfile.USTAR_FORMAT) as written,
+    ):
+
+        def add(name: str, size: int, content: IO[bytes]) -> None:
+            member = tarfile.TarInfo(name)
+            member.size = size
+            written.addfile(member, content)
+
+        def read(name: str) -> Any:
+            content = found.extractfile(name)
+            assert content is not None
+            return json.load(content)
+
+        (manifest,) = read("manifest.json")
+        config = read(manifest["Config"])
+        config.pop("container", None)
+        for part in ("config", "container_config"):
+            config.get(part, {}).pop("Hostname", None)
+        text = json.dumps(config).encode()
+        manifest["Config"] = f"{hashlib.sha256(text).hexdigest()}.json"
+        for layer in manifest["Layers"]:
+            content = found.extractfile(layer)
+            assert content is not None
+            add(layer, found.getmember(layer).size, content)
+        for name, body in ((manifest["Config"], text), ("manifest.json", json.dumps([manifest]).encode())):
+            add(name, len(body), io.BytesIO(body))
 
 
 def architecture() -> str:
