@@ -177,9 +177,12 @@ async def fake() -> AsyncIterator[PageServer]:
 
 @pytest.fixture
 async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """Its pages do not move, which takes most of their processor time: tests of motion ask for it."""
     from tests.support.browser import MILLISECONDS
 
-    context = await browser.new_context(viewport={"width": 1280, "height": 800}, timezone_id="UTC", locale="en-GB")
+    context = await browser.new_context(
+        viewport={"width": 1280, "height": 800}, timezone_id="UTC", locale="en-GB", reduced_motion="reduce"
+    )
     context.set_default_timeout(MILLISECONDS)
     yield context
     await context.close()

@@ -124,4 +124,4 @@ async def test_the_list_and_the_job_pages_show_a_recording_as_it_is_written(mixe
         assert counts == dict(found)
         return found.total() >= len(tracked)
 
-    await eventually(shows_the_daemons_jobs)
+    await eventually(shows_the_daemons_jobs, every=0.5)

@@ -84,6 +84,7 @@ async def test_an_end_on_another_day_has_its_date(fake, page):
 
 @pytest.mark.parametrize("view", ["list", "job"])
 async def test_a_bar_moves_between_documents_and_never_goes_back(fake, page, view):
+    await page.emulate_media(reduced_motion="no-preference")
     known(fake, job("a", 40.0, ago=10.0, left=10.0, most=14.0))
     await page.goto(fake.url if view == "list" else f"{fake.url}/#/jobs/a")
     bar = page.locator(".bar-done")
@@ -101,6 +102,7 @@ async def test_a_bar_moves_between_documents_and_never_goes_back(fake, page, vie
 
 
 async def test_the_bar_of_an_overdue_job_stands_still(fake, page):
+    await page.emulate_media(reduced_motion="no-preference")
     known(fake, job("a", 70.0, state="overdue", left=10.0, most=20.0))
     await page.goto(fake.url)
     await expect(row(page, "a")).to_contain_text("Overdue: longer than 37 earlier runs")
@@ -111,7 +113,6 @@ async def test_the_bar_of_an_overdue_job_stands_still(fake, page):
 
 
 async def test_with_reduced_motion_a_bar_jumps_to_its_place(fake, page):
-    await page.emulate_media(reduced_motion="reduce")
     known(fake, job("a", 20.0))
     await page.goto(fake.url)
     bar = page.locator(".bar-done")

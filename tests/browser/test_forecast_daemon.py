@@ -78,6 +78,7 @@ async def experienced(appliance: Appliance, database: Database, tmp_path: Path) 
 
 
 async def test_a_job_that_hangs_becomes_late_on_the_page_and_its_bar_never_goes_back(appliance, experienced, page):
+    await page.emulate_media(reduced_motion="no-preference")
     job_id = await appliance.job(metadata=json.dumps({"vm_name": "pgtest2"}))
     prepare = await appliance.step(job_id, 1, "prepare")
     await appliance.log("Job started", attrs={"job_id": job_id, "operation": "unified-live-failover"}, job_id=job_id)
