@@ -21,8 +21,8 @@ from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused, is_login_refused, text_of
 from correlator.config.rendering import differences
 from correlator.config.schema import Cluster
-from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning
 from correlator.doctor.daemon import samples
+from correlator.doctor.report import Check, failure, is_this_host, ok, some, warning
 from correlator.errors import ConfigError
 from correlator.tasks import end_tasks
 

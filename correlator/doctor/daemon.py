@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from correlator import __version__
 from correlator.config.schema import Config
 from correlator.doctor import service
-from correlator.doctor.check import Check, failure, ok, some, warning
+from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.forecast.forecaster import OperationKey
 
 PORT, READY = "http.port", "daemon"

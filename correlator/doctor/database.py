@@ -19,7 +19,8 @@ from msgspec import Struct
 from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl, SqliteUrl
 from correlator.doctor import service, usage
-from correlator.doctor.check import (
+from correlator.doctor.daemon import DaemonFindings
+from correlator.doctor.report import (
     Check,
     database_is_here,
     failure,
@@ -31,7 +32,6 @@ from correlator.doctor.check import (
     some,
     warning,
 )
-from correlator.doctor.daemon import DaemonFindings
 from correlator.doctor.service import Setting
 from correlator.errors import SourceUnavailable
 from correlator.pipeline.source_status import CONNECTIONS as NEEDED

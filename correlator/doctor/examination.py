@@ -15,7 +15,7 @@ from correlator import __version__
 from correlator.config import rendering
 from correlator.config.schema import Config
 from correlator.doctor import cluster, daemon, database, host, mqtt, receivers, service
-from correlator.doctor.check import Check, CheckReport, copyable, guarded
+from correlator.doctor.report import Check, CheckReport, copyable, guarded
 from correlator.doctor.service import Setting
 
 

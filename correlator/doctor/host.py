@@ -28,7 +28,7 @@ from correlator import __version__
 from correlator.config import loading
 from correlator.config.schema import Config, settings
 from correlator.doctor import service
-from correlator.doctor.check import Check, failure, ok, some, warning
+from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
 from correlator.state.checkpoint import MOMENT, VERSION, SavedMoment
 from correlator.state.checkpoint_file import APPLICATION_ID, SOURCE

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from correlator.config.schema import Mqtt
-from correlator.doctor.check import Check, failure, is_this_host, ok, some, warning
+from correlator.doctor.report import Check, failure, is_this_host, ok, some, warning
 from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.connection import DEFAULT, LOST, Closed, Connector, MqttClient, code_of, describe_reason
 from correlator.sinks.mqtt.topics import Topics

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from correlator.config.schema import Config, Tls
 from correlator.config.webhooks import Webhook
-from correlator.doctor.check import Check, failure, ok, some, warning
+from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.sinks.otlp.receiver import Encoding, TraceAnswer, receiver
 from correlator.sinks.receiver import Verdict, open_session, refusal, tls_context

@@ -17,8 +17,8 @@ from shlex import quote
 from msgspec import Struct
 
 from correlator.config.schema import Config
-from correlator.doctor.check import Check, ok, share, some, warning
 from correlator.doctor.daemon import DaemonFindings
+from correlator.doctor.report import Check, ok, share, some, warning
 from correlator.errors import SourceUnavailable
 from correlator.forecast.forecaster import OperationKey
 from correlator.forecast.points import MIN_RUNS

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from correlator.doctor.check import Check, CheckReport, Status
+from correlator.doctor.report import Check, CheckReport, Status
 from correlator.ops.logs import escape
 from correlator.terminal.screen import console_on, theme_for
 

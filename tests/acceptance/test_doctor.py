@@ -20,9 +20,9 @@ import pytest
 
 from correlator.config.loading import load
 from correlator.doctor import mqtt
-from correlator.doctor.check import Check, guarded
 from correlator.doctor.database import Link
 from correlator.doctor.examination import examine
+from correlator.doctor.report import Check, guarded
 from correlator.doctor.service import Setting
 from correlator.sinks.mqtt.connection import MqttTimings
 from correlator.sources.db.mariadb import Address, MariaDBDatabase

@@ -10,8 +10,8 @@ import pytest
 
 from correlator.config import loading
 from correlator.doctor import service
-from correlator.doctor.check import Check
 from correlator.doctor.examination import examine
+from correlator.doctor.report import Check
 from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE, eventually

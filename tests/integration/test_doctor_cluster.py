@@ -15,7 +15,7 @@ from correlator.cluster import keys, streams
 from correlator.cluster.connection import NoAnswer
 from correlator.config.schema import Cluster
 from correlator.doctor import cluster
-from correlator.doctor.check import Check
+from correlator.doctor.report import Check
 from tests.support.background import in_background
 from tests.support.cluster import connected, settings
 from tests.support.deployed_nats import DeployedNats

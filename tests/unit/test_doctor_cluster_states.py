@@ -13,7 +13,7 @@ from correlator.cluster import keys, streams
 from correlator.cluster.received import Alive, Parser, Unreadable
 from correlator.config.schema import Cluster
 from correlator.doctor import cluster, daemon, database
-from correlator.doctor.check import Check
+from correlator.doctor.report import Check
 from correlator.errors import OtherDatabase
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import StoredMessage

@@ -8,8 +8,8 @@ import pytest
 
 from correlator.config.loading import load
 from correlator.doctor import database
-from correlator.doctor.check import guarded
 from correlator.doctor.database import read_grants
+from correlator.doctor.report import guarded
 from correlator.doctor.service import Setting
 from correlator.errors import SourceUnavailable
 from correlator.sources.db import zones

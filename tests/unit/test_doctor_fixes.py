@@ -11,7 +11,7 @@ from correlator.config import loading as configuration
 from correlator.config.rendering import reference
 from correlator.config.schema import value_of
 from correlator.doctor import database, service
-from correlator.doctor.check import copyable, failure, new_password
+from correlator.doctor.report import copyable, failure, new_password
 from correlator.doctor.service import Setting
 from tests.support.paths import REPOSITORY
 from tests.support.root_shell import write_program

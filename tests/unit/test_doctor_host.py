@@ -13,7 +13,7 @@ import pytest
 
 from correlator.config import loading as configuration
 from correlator.doctor import database, host, service
-from correlator.doctor.check import CheckReport, copyable, failure, ok, warning
+from correlator.doctor.report import CheckReport, copyable, failure, ok, warning
 from correlator.doctor.service import Setting
 from correlator.model.persisted import Cursor, IndexState
 from correlator.state.checkpoint import Changes

@@ -15,9 +15,9 @@ from aiohttp import web
 from correlator import __version__
 from correlator.config.loading import load
 from correlator.doctor import daemon, mqtt, service
-from correlator.doctor.check import copyable
 from correlator.doctor.examination import examine
 from correlator.doctor.mqtt import Tried
+from correlator.doctor.report import copyable
 from correlator.doctor.service import Setting
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.servers import free_port

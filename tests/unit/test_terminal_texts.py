@@ -18,7 +18,7 @@ from rich.cells import cell_len
 from correlator.client.client import JobList
 from correlator.client.messages import LogMessage
 from correlator.client.replica import ConnectionState
-from correlator.doctor.check import CheckReport, failure, ok, warning
+from correlator.doctor.report import CheckReport, failure, ok, warning
 from correlator.model.facts import AttributedRow, Entry
 from correlator.sinks.tap import Dropped, TapRow
 from correlator.terminal import tap
