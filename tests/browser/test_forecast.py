@@ -90,13 +90,13 @@ async def test_a_bar_moves_between_documents_and_never_goes_back(fake, page, vie
     bar = page.locator(".bar-done")
     await expect(bar).to_be_visible()
     shown = [await share(bar)]
-    for number in range(30):
-        if number in (12, 20):  # the new document says less than the bar shows
+    for number in range(50):
+        if number in (25, 40):  # the new document says less than the bar shows
             await fake.put(job("a", 42.0, ago=10.0, left=10.0, most=14.0))
         await asyncio.sleep(0.1)
         shown.append(await share(bar))
     assert all(after >= before - 0.2 for before, after in itertools.pairwise(shown)), shown
-    assert shown[10] > shown[0] + 3, shown
+    assert shown[20] > shown[0] + 3, shown
     # It moves smoothly, not once a second. How many of the places between are painted is up to the machine.
     await expect(bar).to_have_css("transition", re.compile(r"^transform 1s linear"))
 
