@@ -193,15 +193,16 @@ def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None, 
 
 
 @main.command()
+@_config_option
 @click.pass_context
-def health(ctx: click.Context) -> None:
+def health(ctx: click.Context, file: Path | None) -> None:
     """Ask the daemon or the gateway of this host whether it makes progress: the health check of a container.
 
     The exit code is 1 if it does not, or does not answer within 4 s. A database that is away is no reason.
     """
     from correlator.doctor import service  # noqa: PLC0415 - see run
 
-    if (problem := service.unhealthy(os.environ)) is not None:
+    if (problem := service.unhealthy(os.environ, file)) is not None:
         click.echo(f"correlator: {problem}", err=True)
         ctx.exit(1)
 

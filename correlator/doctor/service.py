@@ -84,12 +84,12 @@ def load(file: Path | None, environ: Mapping[str, str], *, gateway: bool = False
     return Setting(found.config, chosen, around, found.files, found.twice, found.problems, gateway)
 
 
-def of_this_host(environ: Mapping[str, str]) -> Config | None:
+def of_this_host(environ: Mapping[str, str], file: Path | None = None) -> Config | None:
     """Return the configuration of the daemon of this host, else of its gateway, as far as this user may read it.
 
-    None: it listens at no fixed address.
+    `file`: that with which it was started, if it is none of theirs. None: it listens at no fixed address.
     """
-    chosen = config.default_file() or (GATEWAY_FILE if GATEWAY_FILE.exists() else config.DEFAULT_FILE)
+    chosen = file or config.default_file() or (GATEWAY_FILE if GATEWAY_FILE.exists() else config.DEFAULT_FILE)
     found = load(chosen, environ, usable=True).config
     return found if found.http.listen.port else None
 
@@ -107,9 +107,9 @@ def url_of(config: Config) -> str:
     return config.http.own_url("::1" if config.http.listen.host == "::" else "127.0.0.1")
 
 
-def unhealthy(environ: Mapping[str, str]) -> str | None:
+def unhealthy(environ: Mapping[str, str], file: Path | None = None) -> str | None:
     """Ask the daemon of this host, or its gateway, whether it lives. Return what is wrong, None if nothing is."""
-    config = of_this_host(environ)
+    config = of_this_host(environ, file)
     if config is None:
         return "http.listen has port 0, so the daemon may be at any: set a port"
     url = url_of(config)

@@ -126,6 +126,27 @@ async def test_slices_that_take_time_follow_each_other_without_asking_for_gaps_o
     assert asked == ["last", "last", "slice", "slice", "slice"]
 
 
+async def test_missing_ids_are_passed_over_also_where_the_database_is_far_away(original, monkeypatch):
+    sizes_of, last_id, slices = searches.sizes_of, Queries.last_id, list[str]()
+
+    async def slow(*given):
+        slices.append(given[3])
+        await asyncio.sleep(AIM)
+        return await sizes_of(*given)
+
+    async def far(*given):
+        await asyncio.sleep(AIM)
+        return await last_id(*given)
+
+    async with archive_of(original) as archive:
+        for event_id in (1, 30_000_000):
+            await original.log("due", id=event_id)
+        monkeypatch.setattr(searches, "sizes_of", slow)
+        monkeypatch.setattr(Queries, "last_id", far)
+        assert len(await found(archive, "due")) == 2
+    assert len(slices) == 2
+
+
 @pytest.mark.parametrize("of_a_job", [False, True])
 async def test_one_step_reads_few_rows_that_only_seem_to_match_and_a_failed_one_repeats_nothing(
     original, monkeypatch, of_a_job

@@ -464,7 +464,9 @@ def test_health_asks_the_daemon_of_this_host_whether_it_lives(invoke, tmp_path, 
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
     # Neither a proxy of the environment is asked, nor does the rest of the configuration have to be right.
-    env = {"CORRELATOR_HTTP__LISTEN": f"0.0.0.0:{server.server_port}", "http_proxy": "http://127.0.0.1:1"}
+    env, file = {"http_proxy": "http://127.0.0.1:1"}, tmp_path / "elsewhere.toml"
+    file.write_text(f'[http]\nlisten = "0.0.0.0:{server.server_port}"')
+    asked = ("health", "--config", str(file))
     if tls:
         made = Certificates.create(tmp_path / "tls")
         made.make("server", "DNS:elsewhere")
@@ -474,9 +476,9 @@ def test_health_asks_the_daemon_of_this_host_whether_it_lives(invoke, tmp_path, 
             "CORRELATOR_HTTP__TLS_KEY": str(made.key("server")),
         }
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    result = invoke("health", env=env)
+    result = invoke(*asked, env=env)
     server.shutdown()
     server.server_close()
     assert (result.exit_code, says in result.stderr) == (1 if says else 0, True), result.output
-    assert invoke("health", env=env).exit_code == 1
-    assert "no daemon answers at http" in invoke("health", env=env).stderr
+    assert invoke(*asked, env=env).exit_code == 1
+    assert "no daemon answers at http" in invoke(*asked, env=env).stderr

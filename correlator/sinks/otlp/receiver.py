@@ -83,7 +83,7 @@ def receiver(settings: Otlp) -> TraceReceiver:
 def _protobuf() -> Encoding:
     try:
         from correlator.sinks.otlp import protobuf  # noqa: PLC0415 - JSON needs no library
-    except ImportError as error:
+    except Exception as error:  # noqa: BLE001 - a library of another version raises its own
         text = f"otlp.encoding: protobuf needs the Python package opentelemetry-proto (the extra otlp): {error}"
         raise ConfigError([text]) from None
     return Encoding("protobuf", "json", "application/x-protobuf", protobuf.encode, protobuf.decode)

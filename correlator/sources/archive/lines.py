@@ -217,6 +217,8 @@ class FoundPage:
         self._matching = MatchingLines(None, limit, query, id_keys)
         self._slices = slices
         self._first = self._last = 0
+        self._round_trip = 0.0
+        """Seconds of the last query that asked for an id."""
         self._maybe_empty = True
         """True if the next ids may be many that no row has: the slice before them took little time."""
 
@@ -236,7 +238,7 @@ class FoundPage:
 
     async def step(self, before: int, queries: Queries, session: Session) -> int:
         """Search one slice of the ids below `before`, and return the id from which on all has been searched."""
-        last = await queries.last_id(session, before) if self._maybe_empty else before - 1
+        last = await self._last_below(before, queries, session) if self._maybe_empty else before - 1
         if last < self._first:
             self._matching.full = True
             return self._first
@@ -245,11 +247,18 @@ class FoundPage:
             first = max(self._first, last + 1 - self._slices.size)
             where = searches.within(first, last)
             reached, _ = await self._matching.read(queries, session, where, first, back=True)
-        self._maybe_empty = time.monotonic() - began < AIM / 2
+        self._maybe_empty = time.monotonic() - began < max(AIM / 2, 2 * self._round_trip)
         if reached > first:  # more rows match than one step reads: the next slice would be searched in vain as well
             self._slices.shrink(last + 1 - reached)
         self._matching.full = self.full or reached <= self._first
         return reached
+
+    async def _last_below(self, before: int, queries: Queries, session: Session) -> int:
+        """The last id below `before`. It is found at once, so it shows how far the database is away."""
+        asked = time.monotonic()
+        last = await queries.last_id(session, before)
+        self._round_trip = time.monotonic() - asked
+        return last
 
     async def page(self, before: int, queries: Queries, session: Session) -> LinesFound:
         """The page. `before`: what the last step returned."""
