@@ -1,7 +1,7 @@
 """Checks of the MQTT broker: login, permission to publish and to subscribe, and retained messages of earlier runs.
 
 The checks use a client ID of their own, so that the daemon's session is not taken over. They publish one message, below
-``{prefix}/{instance}/doctor/``, which is not retained.
+``{prefix}/{instance}/doctor/``, and with Home Assistant an empty one for a device of no VM; neither is retained.
 """
 
 from __future__ import annotations
@@ -115,8 +115,8 @@ async def _try(
             granted = await client.subscribe([(f, 1) for f in filters])
             codes = [getattr(code, "value", code) for code in granted]
             await client.publish(probe, b"{}", qos=1, retain=False)
-            if settings.home_assistant:  # An empty message removes a device. Home Assistant knows none of this name.
-                await client.publish(topics.devices.replace("+", "doctor"), b"", qos=1, retain=False)
+            if settings.home_assistant:  # An empty message removes a device. No VM has this one: `_` begins an escape.
+                await client.publish(topics.devices.replace("+", "doctor_"), b"", qos=1, retain=False)
             await set_within(received, QUIET_AFTER if refusals else ECHO_WITHIN)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_WITHIN):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import socket
+from collections.abc import AsyncIterator
 from typing import Any
 
 import aiomqtt
@@ -19,6 +21,7 @@ from correlator.doctor.examination import examine
 from correlator.doctor.mqtt import Tried
 from correlator.doctor.report import copyable
 from correlator.doctor.service import Setting
+from correlator.sinks.mqtt.topics import Topics
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.servers import free_port
 
@@ -76,6 +79,37 @@ def test_the_rights_that_home_assistant_needs_are_part_of_the_fix():
         assert "topic readwrite homeassistant/device/correlator_2Fv1_2Fhere/+/config" in check.fix[0]
         assert "topic read homeassistant/status" in check.fix[0]
         assert "homeassistant" not in str(mqtt.judge_acl(SETTINGS, tried, running=True))
+
+
+class ObligingBroker:
+    """One connection to a broker that allows everything and retains nothing."""
+
+    retain_available = True
+
+    def __init__(self) -> None:
+        self.published: list[str] = []
+
+    async def subscribe(self, filters: list[tuple[str, int]]) -> list[int]:
+        return [0] * len(filters)
+
+    async def publish(self, topic: str, _: bytes, **__: Any) -> None:
+        self.published.append(topic)
+
+    @property
+    async def messages(self) -> AsyncIterator[aiomqtt.Message]:
+        await asyncio.Event().wait()
+        yield aiomqtt.Message("", b"", 0, False, 0, None)
+
+
+def test_the_permission_to_publish_devices_is_tried_without_a_topic_of_any_vm(loop):
+    settings, broker = config(mqtt__home_assistant="true").mqtt, ObligingBroker()
+    client: Any = broker
+    task = loop.create_task(mqtt._try(settings, client, "5", []))
+    loop.run(60)
+    assert task.done()
+    topics = Topics(settings.root)
+    (tried,) = [topic for topic in broker.published if aiomqtt.Topic(topic).matches(topics.devices)]
+    assert topics.key(tried) is None
 
 
 @pytest.mark.parametrize(

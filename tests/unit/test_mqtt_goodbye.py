@@ -1,17 +1,22 @@
-"""The last messages of a connection, in virtual time, on a broker that acknowledges when the test says so."""
+"""What a connection reads first and says last, in virtual time, on a broker that answers when the test says so."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import orjson
 import pytest
+from paho.mqtt.client import topic_matches_sub
 
+from correlator.sinks.mqtt.topics import TopicKey
 from tests.support.mqtt_harness import MqttHarness
 from tests.support.virtual_time import VirtualTimeLoop
+
+OnMessage = Callable[[str, bytes, bool], None]
 
 
 class Broker:
@@ -42,11 +47,12 @@ class Broker:
             self.states.append(state)
             await self.acknowledged[state].wait()
 
-    async def subscribe(self, _: object) -> None: ...
+    async def subscribe(self, filters: Sequence[tuple[str, object]]) -> None: ...
 
     async def unsubscribe(self, _: object) -> None: ...
 
-    async def read(self, _: object) -> None:
+    async def read(self, on_message: OnMessage) -> None:
+        del on_message
         await asyncio.Event().wait()
 
     def drop(self) -> None:
@@ -115,3 +121,40 @@ def test_a_stop_that_is_cancelled_again_leaves_offline_to_the_last_will(loop):
         task.cancel()
         loop.run(1)
     assert (broker.ended, task.cancelled()) == ("dropped", True)
+
+
+class PausingBroker(Broker):
+    """It retains `retained`, and sends at most two of them for a subscription, none for each second one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.retained: dict[str, bytes] = {}
+        self.most = itertools.cycle([2, 0])
+        self.on_message: OnMessage = lambda *_: None
+
+    async def publish(self, topic: str, payload: bytes, **more: Any) -> None:
+        await super().publish(topic, payload, **more)
+        if not payload:
+            self.retained.pop(topic, None)
+
+    async def subscribe(self, filters: Sequence[tuple[str, object]]) -> None:
+        wanted = [topic for name, _ in filters for topic in self.retained if topic_matches_sub(name, topic)]
+        for topic in wanted[: next(self.most)]:
+            self.on_message(topic, self.retained[topic], True)
+
+    async def read(self, on_message: OnMessage) -> None:
+        self.on_message = on_message
+        await asyncio.Event().wait()
+
+
+def test_devices_that_a_pausing_broker_had_not_sent_are_removed_and_the_marker_after_them(loop):
+    broker = PausingBroker()
+    world, _ = connected(loop, broker)
+    marker = world.topics.of(TopicKey("marker"))
+    devices = [world.topics.of(TopicKey("discovery", f"vm{n}")) for n in range(5)]
+    broker.retained = dict.fromkeys([marker, *devices], b"{}")
+    world.hub.status.loading = False
+    for _ in range(1000):
+        loop.run(1)
+        assert marker in broker.retained or not broker.retained
+    assert not broker.retained

@@ -52,16 +52,36 @@ def test_a_topic_to_be_sent_again_that_changes_is_sent_once():
     assert [box.pop_next(0.0) for _ in range(3)] in ([A, B, None], [B, A, None])
 
 
+def test_a_topic_that_is_sent_again_while_in_flight_is_sent_once_more_after_its_spacing():
+    box = DirtyTopics()
+    for is_acknowledged in (True, False):
+        box.restart()
+        box.add([A])
+        assert box.pop_next(0.0) == A
+        if is_acknowledged:
+            box.acknowledged(A)
+        box.add([A])
+        assert box.pop_next(0.1) is None
+        if not is_acknowledged:
+            box.acknowledged(A)
+        assert box.pop_next(0.3) == A
+        box.acknowledged(A)
+        assert (box.pop_next(0.6), box.pending) == (None, 0)
+
+
 @given(st.data())
 def test_the_broker_ends_with_the_newest_version_of_every_topic(data):
     box, versions, broker, flying, now = DirtyTopics(), dict.fromkeys((A, B), 0), {}, {}, 0.0
     last: dict[TopicKey, float] = {}
     for _ in range(data.draw(st.integers(0, 40))):
-        match data.draw(st.sampled_from(["mark", "take", "acknowledge", "wait", "lose"])):
+        match data.draw(st.sampled_from(["mark", "again", "take", "acknowledge", "wait", "lose"])):
             case "mark":
                 key = data.draw(st.sampled_from([A, B]))
                 versions[key] += 1
                 box.mark(key)
+            case "again":
+                versions = {key: version + 1 for key, version in versions.items()}
+                box.add([A, B])
             case "take":
                 if (key := box.pop_next(now)) is not None:
                     assert key not in flying
@@ -383,17 +403,19 @@ class RetainedTopics(RuleBasedStateMachine):
         own = {topic: payload for topic, payload in self.store.items() if topic.startswith(NAMES.root)}
         for topic, payload in own.items():
             self.world.tree.on_retained(topic, payload)
-        if self.has_devices or self.world.tree.devices_left:
-            for topic in self.store.keys() - own.keys():
+        devices = self.store.keys() - own.keys()
+        if self.has_devices or NAMES.of(TopicKey("marker")) in own:
+            for topic in devices:
                 self.world.tree.on_retained(topic, b"{}")
-        if self.world.tree.devices_left:
-            self.world.tree.devices_read()
+            if not self.has_devices and not devices:
+                self.world.tree.devices_removed()
 
     def teardown(self):
-        self.connect()
-        self.world.now = float(next(self.times))
-        for message in self.world.send():
-            self.receive(message)
+        for _ in range(2):  # The marker goes after the devices.
+            self.connect()
+            self.world.now = float(next(self.times))
+            for message in self.world.send():
+                self.receive(message)
         self.store.pop("correlator/v1/here/status", None)
         due = retained_topics(NAMES, self.world.index, "e1", devices=self.has_devices)
         assert {topic: json.loads(payload) for topic, payload in self.store.items()} == due
@@ -459,6 +481,16 @@ def test_a_new_connection_adds_jobs_in_steps_and_sends_changes_between_them_once
     kept = [state(job_id) for job_id in ("j0", "j2", "j3", "j4", "j5", "new")]
     assert sorted(states) == sorted([*kept, *[state("j1"), state("j6")] * 2]), "deleted jobs are published once more"
     assert world.retained(sent) == retained_topics(NAMES, world.index, "e1")
+
+
+def test_a_vm_whose_newest_job_starts_while_a_connection_begins_is_a_device_on_it():
+    world = TreeHarness(reading("a", vm="v"), devices=True)
+    steps = world.tree.begin()
+    next(steps)
+    world.learn(reading("b", vm="v", started=1))
+    for _ in steps:
+        pass
+    assert [m.topic for m in world.send()].count(discovery("v")) == 1
 
 
 def test_a_step_of_begin_adds_a_bounded_number_of_topics_however_many_ids_a_job_has(monkeypatch):

@@ -110,8 +110,6 @@ class MqttOutbox:
         self._tombstones: BoundedDict[str, tuple[PublishedJob | dict[str, Any], int]] = BoundedDict(MAX_TOMBSTONES)
         self._vms = VmJobs()
         self._devices = devices
-        self.devices_left = False
-        """The broker holds devices of an earlier run for Home Assistant, and this run has none: see `devices_read`."""
         self._connected = False
         self._turn = 0
 
@@ -169,27 +167,30 @@ class MqttOutbox:
 
     def end(self) -> None:
         """End the connection. The next `begin` computes what the broker lacks from the index."""
-        self._connected = self.devices_left = False
+        self._connected = False
         self._outbox.restart()
         self._events.restart()
 
-    def on_retained(self, topic: str, payload: bytes) -> None:
-        """Remove a topic that the broker holds, if an earlier run left it and the index does not have its job."""
-        match self._topics.key(topic):
-            case TopicKey("state", name) as key if self._published.get(name) is None and name not in self._tombstones:
+    def on_retained(self, topic: str, payload: bytes) -> TopicKey | None:
+        """Remove a topic that the broker holds, if an earlier run left it and the index does not have its job.
+
+        The marker stays until `devices_removed`. Returns the key of the topic.
+        """
+        key = self._topics.key(topic)
+        match key:
+            case TopicKey("state", name) if self._published.get(name) is None and name not in self._tombstones:
                 self._tombstones[name] = parse_state(payload, name), self._published.seq
                 self._outbox.mark(key)
-            case TopicKey("ext", name) as key if self._published.owner(name) is None:
+            case TopicKey("ext", name) if self._published.owner(name) is None:
                 self._outbox.mark(key)
-            case TopicKey("vm", name) as key if self._vms.newest(name) is None:
+            case TopicKey("vm", name) if self._vms.newest(name) is None:
                 self._outbox.mark(key)
-            case TopicKey("discovery", name) as key if not self._devices or self._vms.newest(name) is None:
+            case TopicKey("discovery", name) if not self._devices or self._vms.newest(name) is None:
                 self._outbox.mark(key)
-            case TopicKey("marker"):
-                self.devices_left = not self._devices
+        return key
 
-    def devices_read(self) -> None:
-        """All devices of an earlier run have been read, and will be removed: remove the marker after them."""
+    def devices_removed(self) -> None:
+        """The broker holds no device of an earlier run any more, and this run has none: remove the marker."""
         self._outbox.mark(TopicKey("marker"))
 
     def announce(self) -> Iterator[None]:
@@ -292,15 +293,17 @@ class MqttOutbox:
         return encoding.extended(document, {**more, "epoch": self._epoch, "seq": seq})
 
     def _keys(self, shown: PublishedJob | str) -> Iterator[TopicKey]:
-        """The topics of a job. Of a job that an earlier run left on the broker only the ID is known."""
+        """The topics of a job, also those of its VM: a newer job of the VM may have begun since `begin`.
+
+        Of a job that an earlier run left on the broker only the ID is known.
+        """
         if isinstance(shown, str):
             yield TopicKey("state", shown)
             return
         yield TopicKey("state", shown.job_id)
         for external_id in shown.view.external_ids:
             yield TopicKey("ext", external_id)
-        name = vm_name(shown.view)
-        if name and self._vms.newest(name) in (None, shown.job_id):
+        if name := vm_name(shown.view):
             yield TopicKey("vm", name)
             if self._devices:
                 yield TopicKey("discovery", name)
@@ -430,10 +433,15 @@ class DirtyTopics:
         self._since.clear()
 
     def add(self, keys: Iterable[TopicKey]) -> None:
-        """Add `keys` to the topics that are published again, except those that are pending already."""
+        """Add `keys` to the topics that are published again, except those that are pending already.
+
+        One in flight is published again after its spacing, as if it had changed.
+        """
         now = self._clock()
         for key in keys:
-            if key not in self._since:
+            if key in self._in_flight:
+                self.mark(key)
+            elif key not in self._since:
                 self._republish[key] = None
                 self._since[key] = now
 

@@ -34,7 +34,7 @@ from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.connection import DEFAULT, LOST, Connector, MqttClient, MqttTimings, answered, describe_error
 from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttEvents, MqttOutbox, Parcel
 from correlator.sinks.mqtt.publisher import Publisher, window
-from correlator.sinks.mqtt.topics import Topics
+from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.tasks import Backoff, set_within
 
 log = logging.getLogger(__name__)
@@ -75,6 +75,8 @@ class MqttSink:
         self._error: str | None = None
         self._wake = asyncio.Event()
         self._retained_arrived = asyncio.Event()
+        self._retained_kinds: set[str] = set()
+        """Of the topics that have arrived since `_read_retained` began."""
         self._home_assistant_began = asyncio.Event()
         self._heartbeat: Callable[[], None] = lambda: None
         self.connected = False
@@ -247,19 +249,26 @@ class MqttSink:
 
         With QoS 0, of which a broker queues more. What it drops anyway is found after another connect, or expires. A
         run without devices does not ask for Home Assistant's topics, which may be forbidden, unless the marker says
-        that an earlier run had some.
+        that an earlier run had some. Then it reads them until none is left: a broker may pause in the midst of them. A
+        read that has not got the marker, asked for last, has ended too early.
         """
         await _loaded(hub)
         if self._devices:
             await self._subscribe(client, [home_assistant.STATUS])
-        await self._read_retained(client, [*self._topics.filters, *([self._topics.devices] if self._devices else [])])
-        if outbox.devices_left:
-            await self._read_retained(client, [self._topics.devices])
-            outbox.devices_read()
-            self._wake.set()
+        devices, marker = self._topics.devices, self._topics.of(TopicKey("marker"))
+        found = await self._read_retained(client, [*self._topics.filters, *([devices] if self._devices else [])])
+        if self._devices or "marker" not in found:
+            return
+        pause = self._timings.quiet_after
+        while await self._read_retained(client, [devices, marker]) != {"marker"}:
+            await asyncio.sleep(pause)
+            pause *= 2  # A slow broker is not asked for the same devices again and again.
+        outbox.devices_removed()
+        self._wake.set()
 
-    async def _read_retained(self, client: MqttClient, filters: list[str]) -> None:
-        """Subscribe to `filters` until all retained messages have arrived."""
+    async def _read_retained(self, client: MqttClient, filters: list[str]) -> set[str]:
+        """Subscribe to `filters` until all retained messages have arrived. Returns the kinds of their topics."""
+        self._retained_kinds = kinds = set[str]()
         await self._subscribe(client, filters)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._timings.quiet_within):
@@ -268,6 +277,7 @@ class MqttSink:
                     async with asyncio.timeout(self._timings.quiet_after):
                         await self._retained_arrived.wait()
         await answered(client.unsubscribe(filters), self._timings.call_timeout)
+        return kinds
 
     async def _subscribe(self, client: MqttClient, filters: list[str]) -> None:
         requested: Any = [(f, 0) for f in filters]
@@ -280,7 +290,8 @@ class MqttSink:
 
         def on_message(topic: str, payload: bytes, retained: bool) -> None:
             if retained:
-                outbox.on_retained(topic, payload)
+                if (key := outbox.on_retained(topic, payload)) is not None:
+                    self._retained_kinds.add(key.kind)
                 self._publisher.broker_sends()
                 self._retained_arrived.set()
                 self._wake.set()
