@@ -13,7 +13,7 @@ from tests.support.eventually import PATIENCE
 from tests.support.paths import REPOSITORY
 from tests.support.servers import Server
 
-PROGRAM = REPOSITORY / "build" / "home-assistant" / "bin" / "hass"
+PYTHON = REPOSITORY / "build" / "home-assistant" / "bin" / "python"
 """`make test-home-assistant` installs it."""
 
 CONFIGURATION = """
@@ -40,7 +40,7 @@ class HomeAssistant(Server):
 
     def _prepare(self) -> Sequence[str]:
         (self.folder / "configuration.yaml").write_text(CONFIGURATION.format(port=self.port))
-        return [str(PROGRAM), "--config", str(self.folder), "--skip-pip"]
+        return [str(PYTHON), "-m", "homeassistant", "--config", str(self.folder), "--skip-pip"]
 
     def _answers(self) -> bool:
         status, _ = self._request("GET", "/api/onboarding")
