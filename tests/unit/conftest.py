@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -57,3 +58,13 @@ def problems(write: Callable[..., Config]) -> Callable[..., tuple[str, ...]]:
         return tuple(re.sub(r"^/\S+\.toml:\d+: ", "", line) for line in caught.value.problems)
 
     return problems
+
+
+@pytest.fixture
+def in_india(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local times are of a zone that is not UTC, and half an hour beside the others."""
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import time
 import unicodedata
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -431,13 +429,7 @@ P90 = 1_758_554_101.0
 """The p90 of `forecast`."""
 
 
-@pytest.fixture(autouse=True)
-def _in_india(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("TZ", "Asia/Kolkata")
-    time.tzset()
-    yield
-    monkeypatch.undo()
-    time.tzset()
+pytestmark = pytest.mark.usefixtures("in_india")
 
 
 def drawn_at(job: Any, width: int = 100, height: int = 0, now: float = NOW) -> list[str]:
