@@ -49,7 +49,7 @@ its times are printed by `make test-faults` alone.
 
 TWICE = re.compile(
     "browser/"  # Playwright needs Python 3.12: on the second one only
-    "|unit/test_(?!client_js|demo|forecast|gaps_machine|growth|interrupts|streams_random)"  # they compute
+    "|unit/test_(?!client_js|demo|forecast|gaps_machine|growth|streams_random)"  # they compute
     "|contract/test_(?!source_sizes)"  # drivers that are compiled for each Python
 )
 """Tests that `.ci/run` runs on the second Python too, as what they are about may differ with its library or a package
@@ -57,7 +57,7 @@ that is compiled for it. On that Python the whole program runs in Debian 13 as w
 """
 
 
-LONG = ("test_gaps_machine.py", "test_interrupts.py", "test_streams_random.py")
+LONG = ("test_gaps_machine.py", "test_streams_random.py")
 """Unit tests of which one takes seconds."""
 
 TESTS = Path(__file__).parent

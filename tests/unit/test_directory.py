@@ -12,7 +12,6 @@ from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.pipeline.queries import JobQuery
-from tests.support.yardstick import quickest
 
 PLACES = st.tuples(st.integers(0, 5), st.text("abc", max_size=2))
 
@@ -76,14 +75,6 @@ def test_a_job_matches_if_each_member_of_the_query_allows_it(query, status, cont
         and all(word == "op" for word in query.words)
     )
     assert query.matches(shown) == expected
-
-
-def test_a_second_member_of_a_query_makes_matching_less_than_five_times_as_expensive():
-    jobs = [PublishedJob(JobView(str(n), Status.RUNNING, context_id="c"), 1, 0) for n in range(10_000)]
-    one = JobQuery(context_id=frozenset({"c"})).matcher()
-    two = JobQuery(context_id=frozenset({"c"}), status=frozenset({"running"})).matcher()
-    cheap, expensive = quickest(lambda: list(filter(one, jobs)), lambda: list(filter(two, jobs)))
-    assert expensive < 5 * cheap
 
 
 # -- Names: any ID → the jobs that carry it, and the newest of them, which owns it

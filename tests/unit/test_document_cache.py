@@ -37,12 +37,6 @@ def test_a_document_is_made_once_per_revision(made):
     assert bodies == [document_text(s) for s in (old, old, new, new)]
 
 
-def test_two_readings_of_a_job_outside_memory_are_two_documents_though_their_rev_is_equal():
-    documents = Documents()
-    one, other = shown(rev=7, error="one"), shown(rev=7, error="other")
-    assert documents.encoded(one) != documents.encoded(other)
-
-
 def test_what_is_kept_is_bounded_in_bytes_and_a_changed_job_gives_its_room_back():
     room = len(Documents().encoded(shown("00"))) + OVERHEAD
     documents = Documents(10 * room)
@@ -76,12 +70,6 @@ def test_a_document_that_is_asked_for_by_itself_is_kept_though_all_is_full(made)
     made.clear()
     documents.encoded(hot)
     assert made == []
-
-
-def test_a_document_larger_than_the_bound_is_not_kept():
-    documents = Documents(1000)
-    assert b"x" * 5000 in documents.encoded(shown(error="x" * 5000))
-    assert documents.size == 0
 
 
 def test_documents_to_compare_with_are_bounded_in_bytes_and_only_of_running_jobs_in_memory():

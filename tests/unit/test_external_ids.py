@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,14 +10,9 @@ from correlator.jobs import fold, joblog
 from correlator.jobs.index import Index
 from correlator.model.document import MAX_ID
 from correlator.model.facts import Entry, Job, Reading
-from correlator.model.published import PublishedJob
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow
-from correlator.sinks.cluster import documents
-from tests.support.documents import document_of
 
 NOW = 1_758_550_000_000_000
-LONG = "\U0001f600" * MAX_ID
-"""An ID of as many bytes as one can have."""
 
 
 def named(number: int, *names: str) -> Entry:
@@ -52,20 +46,6 @@ def test_the_same_ids_are_known_in_whichever_order_and_parts_rows_are_read(made,
     assert at_once.external_ids == tuple(sorted(kept))
     cut = fold.view(at_once).external_ids_cut
     assert cut == (len(newest) if len(kept) < len(newest) else None)
-
-
-def test_a_job_with_thousands_of_long_ids_has_a_small_document_and_facts():
-    entries = [named(n, f"{n:04}{LONG[4:]}", f"metadata-{n}") for n in range(1, 20_000)]
-    job = fold.fold(Job("j"), Reading("j", 1, JobRecord("j", status="running", external_job_id="own"), ()))
-    for n in range(0, len(entries), 1_000):
-        job = fold.fold_rows(job, entries[n : n + 1_000])
-    view = fold.view(job)
-    assert (view.external_ids[0], view.external_ids_cut) == ("own", fold.MAX_COUNTED)
-    assert f"metadata-{len(entries)}" in view.external_ids
-    document = document_of(PublishedJob(view, 1, NOW))
-    assert document["external_ids_cut"] == fold.MAX_COUNTED
-    assert len(documents.encode(PublishedJob(view, 1, NOW))) < 20_000
-    assert len(msgspec.msgpack.encode(job)) < 150_000
 
 
 def test_an_id_that_is_too_long_for_the_appliance_is_none():

@@ -1,4 +1,4 @@
-"""The judge of forecasts on two small sets, and its verdict on a forecaster that is wrong."""
+"""The judge of forecasts on two small sets, its verdict on a forecaster that is wrong, and tables of measurements."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 
+from benchmarks import __main__ as performance
 from benchmarks import report
 from benchmarks.forecast_sets import JudgedRun, runs_of, simulated
 from benchmarks.judge import Verdict, judge, measure
@@ -49,6 +50,10 @@ def test_the_table_of_the_document_is_what_the_judge_finds(name):
             assert cell == expected
 
 
+def test_the_table_of_the_measurements_is_what_was_measured():
+    assert performance.documented() == performance.DOCUMENT.read_text()
+
+
 class Wrong(Forecaster):
     """Predicts twice the remaining time."""
 
@@ -65,12 +70,3 @@ def test_the_judge_refuses_a_forecaster_that_is_wrong_by_a_factor_of_two():
     assert right.nmae < wrong.nmae
     assert right.percent < wrong.percent
     assert SETS["vm"].faults(judge(runs, forecaster=Wrong()))
-
-
-def test_the_judge_knows_only_runs_that_had_ended():
-    runs = simulated("vm", count=30, gap=1.0)
-    answers = judge(runs).answers
-    first = min(judged.run.end for judged in runs)
-    early = [a for a in answers if a.judged.run.start + a.elapsed * 1e6 < first]
-    assert early
-    assert all(a.known == 0 and a.state is None for a in early)

@@ -18,7 +18,6 @@ from tests.support.fact_strategies import facts
 from tests.support.forecast_index import (
     Disk,
     brief,
-    complete,
     document,
     documents,
     forecast,
@@ -34,53 +33,6 @@ from tests.support.forecast_index import (
 )  # fmt: skip
 from tests.support.forecasts import BASE, OPERATION, SECOND
 from tests.support.there import there
-
-
-def scene(index: Index) -> None:
-    """A job in its second step, one that reports its percent, one that has just failed, and one that hangs."""
-    read(index, 12, step(1, "snapshot", 0, 10), step(2, "copy", 10))
-    read(index, 13, job_id="reports", percent_complete=35)
-    complete(index, "failed", 10, 5, "failed")
-    read(index, 16, job_id="hangs", started_at=BASE - 3600 * SECOND)
-    pass_time(index, 16, since=15)
-
-
-def test_a_restart_changes_no_forecast_and_what_follows_is_the_same():
-    index = knowing(*usual())
-    scene(index)
-    new = restarted(index, BASE + 17 * SECOND)
-    assert documents(new) == documents(index)
-    for one in index, new:
-        pass_time(one, 30, since=17)
-        read(one, 31, step(1, "snapshot", 0, 10), step(2, "copy", 10, 31), step(3, "attach", 31))
-        read(one, 32, job_id="reports", percent_complete=30)
-        read(one, 33, job_id="hangs", started_at=BASE - 3600 * SECOND, owner="somebody")
-        complete(one, "next", 34, 20)
-        read(
-            one,
-            60,
-            step(1, "snapshot", 0, 10),
-            step(2, "copy", 10, 31),
-            step(3, "attach", 31, 60),
-            status="completed",
-            completed_at=BASE + 60 * SECOND,
-        )
-        pass_time(one, 70, since=60)
-        read(one, 71, job_id="later", started_at=BASE + 70 * SECOND)
-    assert documents(new) == documents(index)
-    assert new.forecasts.accuracy == index.forecasts.accuracy
-
-
-def test_the_error_of_a_forecast_is_that_of_the_corrected_run_also_after_a_restart():
-    index = knowing(*usual())
-    read(index, 0)
-    read(index, 10, status="pending", started_at=BASE + 9 * SECOND)
-    both = index, restarted(index, BASE + 11 * SECOND)
-    for one in both:
-        read(one, 60, status="completed", completed_at=BASE + 60 * SECOND)
-        pass_time(one, 200, since=60)
-    (judged,), (again,) = (one.forecasts.accuracy.jobs for one in both)
-    assert judged == again
 
 
 @st.composite
@@ -202,12 +154,6 @@ def test_a_job_that_a_client_requests_while_it_is_restored_keeps_its_forecast(st
     assert document(new)["progress"]["percent"] >= before
     assert (document(new)["forecast"] is None) == (status == "failed")
     assert [event for made in pass_time(new, 400, since=301) for event in made.events if event.job_id == "j"] == []
-
-
-def test_an_event_is_not_announced_again_after_a_restart():
-    index = knowing(*usual())
-    scene(index)
-    assert kinds(pass_time(restarted(index, BASE + 17 * SECOND), 40, since=17)) == []
 
 
 def test_a_history_that_was_not_read_to_its_end_is_not_stored():

@@ -8,13 +8,12 @@ from aiohttp.test_utils import make_mocked_request
 
 from correlator.forecast.points import EndedRun
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.index import Index
 from correlator.model.document import ForecastState
 from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.persisted import PersistedJob
 from correlator.model.rows import LegacyRecord
 from correlator.ops import metrics
-from correlator.pipeline.job_metrics import MAX_ENDED, JobMetrics
+from correlator.pipeline.job_metrics import MAX_ENDED
 from correlator.sinks.http.endpoints import of_process
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.sessions import Streams
@@ -99,15 +98,6 @@ def test_a_legacy_job_that_turns_out_to_be_one_of_the_log_ended_once():
     assert world.ended() == 1
 
 
-def test_the_first_failure_is_an_increase():
-    world = PipelineHarness()
-    world.read(job_type="new", operation="kind")
-    assert (
-        "correlator_jobs_ended_total",
-        (("job_type", "new"), ("operation", "kind"), ("status", "failed")),
-    ) in samples()
-
-
 def test_what_is_remembered_of_ends_is_bounded(monkeypatch):
     monkeypatch.setattr("correlator.pipeline.job_metrics.MAX_ENDED", 3)
     world = PipelineHarness()
@@ -161,11 +151,6 @@ async def test_a_scrape_iterates_over_no_job_and_gets_current_values(monkeypatch
         assert 'correlator_jobs{status="running"} 1.0' in lines
         assert "correlator_readers_lagging 3.0" in lines
         assert f"correlator_ready {ready}.0" in lines
-
-
-def test_job_metrics_begin_at_zero():
-    JobMetrics(Index().forecasts)
-    assert all(v == 0 for k, v in samples().items() if k[0] in ("correlator_jobs", "correlator_jobs_stalled"))
 
 
 # -- forecasts

@@ -63,11 +63,6 @@ def test_a_level_is_one_of_four(level, kept):
     assert read(level=level)[0].level == kept
 
 
-def test_a_row_keeps_its_id_its_time_and_the_logical_time_of_its_read():
-    entry, _ = read()
-    assert (entry.event_id, entry.at, entry.observed_at) == (1, AT, 3)
-
-
 def test_identity_is_the_column_where_it_is_set():
     attrs = {"job_id": "attr", "step_id": 8, "external_job_id": "ext-attr"}
     entry, bad = read("Step failed", attrs, job_id="column", step_id=9, external_job_id="ext-column")
@@ -193,18 +188,8 @@ def test_a_lifecycle_row_that_does_not_say_of_what_is_a_plain_line_with_a_reason
     assert (entry.kind, entry.message, bad) == (None, message, ("lifecycle_without_id",))
 
 
-def test_several_defects_give_several_reasons():
-    _, bad = read("Job failed", {"job_id": 1, "step_id": True, "gui_job_id": []})
-    assert bad == ("job_id_invalid", "step_id_invalid", "gui_job_id_invalid", "lifecycle_without_id")
-
-
 def test_the_largest_step_id_of_the_column_is_read():
     assert read("Step failed", {"job_id": "j", "step_id": MAX_STEP_ID})[0].step_id == (1 << 63) - 1
-
-
-def test_nul_and_markup_in_an_id_stay_as_they_are():
-    entry, bad = read("Job failed", '{"job_id":"a\\u0000\\u003cb\\u003e"}')
-    assert (entry.job_id, bad) == ("a\0<b>", ())
 
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()

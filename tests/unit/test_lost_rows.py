@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime
 
 import pytest
 from msgspec.structs import replace
@@ -13,7 +12,8 @@ from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
 from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.published import LOST
-from correlator.model.rows import JobRecord, LogRow, StepRecord
+from correlator.model.rows import JobRecord, StepRecord
+from tests.support.recorded_facts import reading_of, row_of
 from tests.support.replay import expected
 
 NOW = 1_758_553_933_000_000
@@ -139,14 +139,6 @@ def test_a_job_that_ended_before_the_first_reading_is_never_checked():
     assert index._records["j"].observed is None
 
 
-def test_a_deleted_job_is_forgotten():
-    index = live()
-    read(index, NOW)
-    assert index._records["j"].observed
-    assert index.apply([Reading("j", index.advance_clock())], NOW + GRACE).lost == []
-    assert index._records == {}
-
-
 def test_a_job_that_leaves_memory_is_forgotten():
     index = Index(retention=60)
     index.loading = False
@@ -158,59 +150,23 @@ def test_a_job_that_leaves_memory_is_forgotten():
 def losses(tables, dropped=()):
     """What is lost when all rows of a recording came but those with a message of `dropped`."""
     index = live()
-
-    def at(text):
-        return None if text is None else int(datetime.fromisoformat(text + "+00:00").timestamp() * 1_000_000)
-
-    rows = [r for r in tables["log_events"].values() if r["message"] not in dropped]
     observed_at = index.advance_clock()
-    entries = [
-        joblog.read(
-            LogRow(r["id"], r["message"], at(r["ts"]), r["level"], r["job_id"], r["step_id"], r["attrs"]), observed_at
-        )[0]
-        for r in rows
-    ]
+    rows = [row_of(row) for row in tables["log_events"].values() if row["message"] not in dropped]
     steps = {s["id"]: s["job_id"] for s in tables["job_steps"].values()}
+    entries = [joblog.read(row, observed_at)[0] for row in rows]
     index.apply([replace(e, job_id=e.job_id or steps.get(e.step_id)) for e in entries], NOW)
     lost: Counter[str] = Counter()
     for now in (NOW, NOW + GRACE, NOW + 2 * GRACE):
-        readings = [
-            Reading(
-                job_id,
-                index.advance_clock(),
-                JobRecord(
-                    job_id,
-                    status=r["status"],
-                    error_message=r["error_message"],
-                    started_at=at(r["started_at"]),
-                    completed_at=at(r["completed_at"]),
-                    percent_complete=r["percent_complete"],
-                ),
-                tuple(
-                    StepRecord(s["id"], s["name"], s["seq"], s["status"], at(s["started_at"]), None, s["error_message"])
-                    for s in tables["job_steps"].values()
-                    if s["job_id"] == job_id
-                ),
-            )
-            for job_id, r in tables["job_tracking"].items()
-        ]
+        readings = [reading_of(tables, job_id, index.advance_clock()) for job_id in tables["job_tracking"]]
         lost.update(index.apply(readings, now).lost)
     return lost
 
 
-def test_a_recording_that_lost_nothing_has_nothing_to_correct(recording):
-    assert losses(expected(recording)) == {}
-
-
-def test_dropped_starts_of_steps_are_counted_one_by_one(recording):
+def test_of_a_recording_just_the_rows_that_were_dropped_are_lost(recording):
     tables = expected(recording)
+    assert losses(tables) == {}
     assert losses(tables, ("Step started",)) == {"step_started": len(tables["job_steps"])}
-
-
-def test_a_log_that_is_silent_of_jobs_and_steps_is_known_for_it(recording):
-    tables = expected(recording)
     lost = losses(tables, {r["message"] for r in tables["log_events"].values()})
     ended = [s for s in tables["job_steps"].values() if s["status"] != "running"]
-    assert lost["step_ended"] == len(ended)
-    assert lost["job_started"] == len(tables["job_tracking"])
+    assert (lost["step_ended"], lost["job_started"]) == (len(ended), len(tables["job_tracking"]))
     assert set(lost) <= set(LOST)

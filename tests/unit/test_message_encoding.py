@@ -14,7 +14,7 @@ from correlator.model.encoder import merge_patch
 from correlator.model.facts import Kind, Line, Status
 from correlator.model.published import Event, Forecast, JobForecast, JobView, PublishedJob
 from correlator.model.rows import StepRecord
-from tests.support.documents import document_of, document_text
+from tests.support.documents import document_of
 
 AT = 1_758_553_933_123_456
 STEPS = (
@@ -131,20 +131,10 @@ def test_the_values_are_those_of_the_view():
     assert [document["steps"][i]["duration_seconds"] for i in ("7", "9", "5")] == [2.0, 6.0, None]
 
 
-def test_steps_may_be_left_out_and_are_still_counted():
-    document = document_of(SHOWN, steps=False)
-    assert (document["steps"], document["progress"]["steps_seen"]) == ({}, 5)
-
-
 def test_an_ended_job_lasted_from_start_to_end_and_has_no_current_step():
     ended = replace(VIEW, status=Status.FAILED, ended_at=AT - 4_000_000, error="boom")
     document = document_of(replace(SHOWN, view=ended))
     assert (document["terminal"], document["duration_seconds"], document["current_step"]) == (True, 6.0, None)
-
-
-def test_durations_are_never_negative():
-    assert encoding.seconds(AT, AT - 1) == 0.0
-    assert encoding.seconds(None, AT) is encoding.seconds(AT, None) is None
 
 
 @pytest.mark.parametrize("metadata", [None, "", "{", "[1]", "null"])
@@ -175,24 +165,6 @@ def test_any_text_leaves_as_json(text):
 
 def test_half_a_surrogate_costs_only_itself():
     assert json.loads(encoding.encode({"a\ud800": ["b\udfff", ("c",), {"d": 1}]})) == {"a?": ["b?", ["c"], {"d": 1}]}
-
-
-def test_one_message_is_a_frame_and_several_are_an_array():
-    assert encoding.frame([b"{}"]) == b"{}"
-    assert json.loads(encoding.frame([b"{}", b"[]"])) == [{}, []]
-
-
-def test_a_put_carries_the_document_that_was_encoded():
-    job = document_text(SHOWN)
-    assert json.loads(encoding.put([1, 2], 20, SHOWN, job)) == {
-        "type": "put", "sub": [1, 2], "seq": 20, "job_id": "j", "rev": 17, "job": json.loads(job),
-    }  # fmt: skip
-
-
-def test_a_delete_says_why():
-    assert json.loads(encoding.delete([1], 20, "j", "gone")) == {
-        "type": "delete", "sub": [1], "seq": 20, "job_id": "j", "reason": "gone",
-    }  # fmt: skip
 
 
 def test_an_event_has_exactly_the_members_of_the_protocol():

@@ -43,13 +43,6 @@ def document(view):
 
 
 @given(several)
-def test_the_client_orders_documents_as_the_daemon_orders_jobs(found):
-    by_core = [v.job_id for v in sorted(found, key=lambda v: v.age_key)]
-    by_client = [d["job_id"] for d in sorted(map(document, found), key=documents.age_key)]
-    assert by_client == by_core
-
-
-@given(several)
 def test_an_id_of_several_jobs_resolves_to_the_same_one_in_index_and_client(found):
     index = Index(retention=2e9)
     index.loading = False

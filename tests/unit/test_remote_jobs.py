@@ -26,13 +26,6 @@ def job(job_id: str, rev: int, *names: str, started_at: int = 0) -> PublishedJob
     return PublishedJob(JobView(job_id, Status.COMPLETED, external_ids=names, started_at=started_at), rev, 0)
 
 
-def test_jobs_are_all_there_from_the_time_that_the_appliance_says_and_until_then_none():
-    jobs = RemoteJobs(Marks())
-    assert jobs.complete_since(5) == 5
-    jobs.complete_from = 3
-    assert jobs.complete_since(5) == 3
-
-
 def test_another_stream_finds_its_own_jobs_by_their_ids_in_any_case_and_none_of_the_last_one():
     jobs = RemoteJobs(Marks())
     jobs.put(job("JOB-1", 1))

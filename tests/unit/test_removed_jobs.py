@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import time
+from typing import Any
 
 import pytest
-from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,9 +17,7 @@ from correlator.model.persisted import PersistedExports
 from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord
 from correlator.pipeline.pipeline import LocalHub
-from correlator.pipeline.queries import ArchivePage, Found
-from correlator.sinks.http.rest import Rest
-from correlator.sinks.turns import Work
+from correlator.pipeline.queries import Found
 from tests.support.evicting import BASE, Evicting
 
 NOW = time.time_ns() // 1_000
@@ -39,14 +36,6 @@ class Tables:
     async def is_context(self, name):
         return False
 
-    async def page(self, query, before, limit, advance_clock, known):
-        return ArchivePage([reading for job_id, reading in self.readings.items() if not known(job_id)], None)
-
-    async def lines(self, asked):
-        raise NotImplementedError
-
-    find_lines = lines
-
     @property
     def newest(self):
         return max(self.readings.values(), key=lambda reading: reading.record.started_at or 0 if reading.record else 0)
@@ -62,7 +51,8 @@ def hub_with(*readings, max_jobs):
     index.loading = False
     index.apply(readings, NOW)
     index.expire(NOW)
-    hub = LocalHub(index, Tables(*readings))
+    archive: Any = Tables(*readings)
+    hub = LocalHub(index, archive)
     hub.apply_found_with(lambda readings: None)
     return hub
 
@@ -85,19 +75,6 @@ def test_a_job_in_memory_is_found_by_its_own_id_in_any_case_until_it_leaves():
     assert (hub.find_now("GUI"), hub.published.resolve("A1")) == (None, None)
     hub.index.apply([Reading("B1", 2, None, ())], NOW)
     assert hub.find_now("b1") is None
-
-
-async def test_a_page_of_jobs_has_those_for_which_memory_had_no_room():
-    hub = hub_with(
-        job("old-running-1", "running", 3600),
-        job("old-running-2", "running", 3500),
-        job("removed", "completed", 1800, 1700),
-        job("x", "completed", 100, 90),
-        max_jobs=3,
-    )
-    response = await Rest(hub, Work()).jobs(make_mocked_request("GET", "/api/v1/jobs?limit=2"))
-    assert isinstance(response.body, bytes)
-    assert [one["job_id"] for one in json.loads(response.body)["jobs"]] == ["x", "removed"]
 
 
 # -- without news they stay away
@@ -139,28 +116,18 @@ def test_the_late_first_row_of_a_removed_job_does_not_bring_it_back_and_is_an_ev
     assert ([e.event_id for e in outcome.events], outcome.unread, outcome.changes) == ([7], set(), [])
 
 
-def test_a_restart_announces_no_end_of_before_it_whatever_the_limit_and_the_retention_are():
-    for settings in ({}, {"max_jobs": 10}, {"max_jobs": 1}, {"retention": 10.0**6}):
-        world = ended(3, 8)
-        world.now += 3_600 * SECOND
-        world.restart(**settings)
-        world.changes.clear()
-        world.load()
-        world.settle()
-        assert (world.events, world.later) == ([], set())
-        assert len(world.index.published) == min(8, world.max_jobs)
-
-
-def test_a_shorter_retention_of_the_last_run_is_no_news_for_one_with_a_longer_retention():
-    world = ended(100, 8, retention=30.0)
+@pytest.mark.parametrize("retention", [100_000.0, 30.0])
+@pytest.mark.parametrize("settings", [{}, {"max_jobs": 10}, {"max_jobs": 1}, {"retention": 10.0**6}])
+def test_a_restart_announces_no_end_of_before_it_whatever_the_limit_and_the_retention_are(settings, retention):
+    world = ended(3, 8, retention)
     world.now += 3_600 * SECOND
     world.settle()
-    assert len(world.index.published) == 0
+    world.restart(**settings)
     world.changes.clear()
-    world.restart(retention=86_400.0)
     world.load()
     world.settle()
-    assert (world.events, world.later, len(world.index.published)) == ([], set(), 8)
+    assert (world.events, world.later) == ([], set())
+    assert len(world.index.published) == (min(8, world.max_jobs) if world.retention > 3_600 else 0)
 
 
 @pytest.mark.parametrize("settings", [{}, {"max_jobs": 10_000}])

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 import jsonschema_rs
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import fields, replace
 
@@ -25,7 +25,6 @@ from correlator.pipeline import hub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.http import failover_status
 from correlator.sinks.http.openapi import asyncapi, openapi
-from correlator.sinks.http.requests import problem
 from correlator.sinks.http.websocket import decode
 from correlator.sinks.mqtt import topics
 from correlator.sinks.mqtt.outbox import MqttEvents, MqttOutbox
@@ -78,18 +77,6 @@ def test_a_closed_set_is_that_of_the_core(shape, core):
 
 
 @pytest.mark.parametrize(
-    ("values", "core"),
-    [
-        (model.BASES, literal(get_type_hints(JobView)["basis"]) | {"history"}),
-        (model.SOURCES, literal(get_type_hints(JobView)["source"])),
-    ],
-    ids=["basis", "source"],
-)
-def test_the_known_values_of_a_set_that_may_grow_are_those_of_the_core(values, core):
-    assert set(values) == core
-
-
-@pytest.mark.parametrize(
     "shown",
     [
         FULL,
@@ -129,12 +116,6 @@ def test_a_document_says_that_its_counts_or_steps_are_not_complete_only_while_th
     assert document == document_of(FULL)
 
 
-def test_a_document_of_a_gateway_has_its_shape():
-    document = document_of(replace(FULL, instance="dc1"))
-    assert document["instance"] == "dc1"
-    assert REST.wrong("JobDocument", document) == []
-
-
 times = st.none() | st.integers(-(1 << 62), 1 << 62)
 texts = st.none() | st.text(max_size=5)
 step_records = st.builds(
@@ -160,6 +141,7 @@ views = st.builds(
 )
 
 
+@settings(max_examples=settings().max_examples // 4)
 @given(views, st.integers(-(1 << 62), 1 << 62), st.booleans())
 def test_every_job_there_may_be_has_the_shape(view, updated_at, stalled):
     document = document_of(PublishedJob(view, 1, updated_at, stalled=stalled))
@@ -274,12 +256,6 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
 def test_the_appliances_reply_has_just_one_of_its_four_shapes(name, body):
     names = {"DirectReply", "EnhancedReply", "LegacyReply", "UnknownReply"}
     assert REST.one_of(names, orjson.loads(encoding.encode(body))) == name
-
-
-def test_a_problem_has_its_shape_to_the_last_member():
-    body = problem(404, "there is nothing here").body
-    assert isinstance(body, bytes)
-    assert REST.wrong("Problem", orjson.loads(body)) == []
 
 
 SAID: list[tuple[str, dict[str, Any]]] = [

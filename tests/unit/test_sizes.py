@@ -66,10 +66,6 @@ def test_the_value_of_a_member_that_the_text_ends_in_may_be_a_number():
     assert scan('{"a": 1, "b": 12') == ([("a", "1")], "b", False)
 
 
-def test_no_object_is_none():
-    assert [scan(text) for text in ("", "[1]", "null", '"{}"')] == [None] * 4
-
-
 @given(objects, st.integers(1, 200))
 def test_a_cut_object_has_its_small_members_and_the_sizes_of_the_others(value, limit):
     value.pop(CUT, None)

@@ -12,11 +12,10 @@ from correlator.gateway.fleet import RemoteHub
 from correlator.jobs import encoding
 from correlator.model.document import JobDocument
 from correlator.model.published import PublishedJob
-from correlator.pipeline import queries
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Resume
-from correlator.sinks.streaming.subscriptions import Filter, Orders
+from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.eventually import eventually
 from tests.support.streams_harness import ALL, NOW, DaemonStreams, GatewayStreams, StreamClient
 
@@ -198,17 +197,6 @@ async def test_what_happens_ahead_of_a_snapshot_is_in_it_as_it_is_when_its_turn_
     assert changes == [("put", "job0"), ("delete", "job0"), ("put", "new")]
 
 
-def test_an_unused_snapshot_order_is_discarded_when_many_jobs_are_new():
-    orders = Orders(max_added=10)
-    orders.todo([], 0)
-    for n in range(1000):
-        orders.add(str(n))
-    assert len(orders._added) <= 11
-    found = orders.todo(filled(3).hub.published.all(), 3)
-    assert [found.pop_next() for _ in range(4)] == ["job0", "job1", "job2", None]
-    assert not found
-
-
 def moved_on(world: DaemonStreams, jobs: int, turns: int) -> Resume:
     """Change `jobs` jobs `turns` times. Returns the position before."""
     position = Resume(world.hub.epoch, world.hub.seq)
@@ -255,28 +243,6 @@ async def test_pages_that_resume_at_one_position_share_the_messages_of_what_they
     assert calls["put"] == 300
 
 
-async def test_a_client_whose_position_is_newer_shares_the_order_and_gets_less(monkeypatch):
-    world = filled(300)
-    old, asked = moved_on(world, 300, 1), 0
-    new = moved_on(world, 40, 2)
-    changed = world.hub.changed
-
-    def count() -> Any:
-        nonlocal asked
-        for found in changed():
-            asked += 1
-            yield found
-
-    monkeypatch.setattr(world.streams.fanout.groups._missed, "_changed", count)
-    pages = []
-    for n in range(10):
-        pages.append(await resumed(world, (old, new)[n % 2]))
-        change(world, "job299", 299, "failed")  # a change between two clients
-    await synced(*pages)
-    assert [len(set(puts(page))) for page in pages[:3]] == [300, 41, 300]
-    assert asked < 2 * 300 + 10 * 20, "one order for all, and the last few changes for each"
-
-
 async def test_a_step_of_a_resume_visits_a_bounded_number_of_jobs_though_none_match(monkeypatch):
     world = filled(1000, Limits(max_visited=100))
     position = moved_on(world, 1000, 2)
@@ -294,12 +260,3 @@ async def test_a_client_that_missed_more_than_a_snapshot_costs_gets_a_snapshot()
     await synced(near, far)
     assert (len(puts(near)), listed(near), near.fold.resyncs) == (10, [], [])
     assert (len(listed(far)), far.fold.resyncs) == (30, ["gap"])
-
-
-async def test_filters_are_prepared_once_however_many_differ(monkeypatch):
-    world, prepared = filled(50), Counter[str]()
-    counted(monkeypatch, queries, "_tests", prepared)
-    for n in range(100):
-        await synced(*await opened(world, which=Filter(JobQuery(job_type=frozenset({f"type{n}"})))))
-    change(world, "job1", 1, "failed")
-    assert prepared["_tests"] <= 100
