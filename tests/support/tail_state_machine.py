@@ -1,4 +1,7 @@
-"""A Hypothesis state machine: the real tail on a simulated InnoDB, with faults of writers, server and network."""
+"""A Hypothesis state machine: the real tail on a simulated InnoDB, with faults of writers, server and network.
+
+A doorbell notifies at any time.
+"""
 
 import math
 
@@ -152,7 +155,11 @@ class TailMachine(RuleBasedStateMachine):
     def the_connection_breaks(self) -> None:
         self.reader.breaks()
 
-    # -- the daemon
+    # -- the doorbell and the daemon
+
+    @rule(statements=st.sampled_from([1, 1, 2, 50]))
+    def the_doorbell_notifies(self, statements: int) -> None:
+        self.reader.tail.doorbell_retry.notify(statements)
 
     @precondition(lambda self: self.reader.tail.started)
     @rule()

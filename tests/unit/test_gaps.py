@@ -1,4 +1,4 @@
-"""Gaps, rule by rule: no id is emitted twice, and only evidence settles a window. All together: test_gaps_machine."""
+"""What probes of missing ids cost, and what is kept of them. That no row is lost or read twice: test_gaps_machine."""
 
 import pytest
 
@@ -26,11 +26,6 @@ def settled(*ids, now=100.0):
     return found, now + GRACE
 
 
-def test_ids_in_a_row_leave_no_window():
-    found = gaps(2, 3, 4)
-    assert (found.head, found.open, found.missing(), found.next_due()) == (4, [], 0, None)
-
-
 def test_all_holes_of_one_batch_are_one_window():
     found = gaps(4, 6, 10)
     assert [w.holes for w in found.open] == [[(2, 3), (5, 5), (7, 9)]]
@@ -47,14 +42,6 @@ def test_holes_that_appear_soon_after_join_the_window_and_its_grace_begins_anew(
     assert len(found.open) == 2
 
 
-def test_a_late_commit_is_found_read_and_emitted_once():
-    found = gaps(4)
-    assert found.answer(probe(found, 100.02), [2], 100.03) == [2]
-    assert found.fill([2]) == [2]
-    assert found.fill([2]) == []
-    assert (found.missing(), found.late) == (1, 0)
-
-
 def test_ids_that_join_a_window_while_it_is_probed_are_not_read_by_that_probe():
     found = gaps(3, now=100.0)
     assert found.read_to() == 100.0
@@ -69,55 +56,6 @@ def test_ids_that_join_a_window_while_it_is_probed_are_not_read_by_that_probe():
     assert found.read_to() == 100.2
 
 
-def test_a_window_is_not_probed_before_it_is_due():
-    found = gaps(3)
-    assert found.probe(100.01) is None
-    assert probe(found, 100.02).ranges == [(2, 2)]
-
-
-def test_a_rollback_settles_only_when_a_probe_that_began_a_grace_later_sees_nothing():
-    found = gaps(3)
-    early = probe(found, 104.99)
-    found.answer(early, [], 120.0)
-    assert found.missing() == 1
-    found.answer(probe(found, 120.5), [], 120.5)
-    assert (found.missing(), len(found.cold), found.late) == (0, 1, 0)
-
-
-def test_grace_counts_from_the_last_sign_of_life():
-    found = gaps(3)
-    found.answer(probe(found, 104.0), [2], 104.0)
-    found.answer(probe(found, 108.9), [], 108.9)
-    assert found.missing() == 1
-    found.answer(probe(found, 109.2), [], 109.2)
-    assert found.missing() == 0
-
-
-def test_a_window_that_a_dirty_read_sees_is_never_settled():
-    found = gaps(5)
-    now = 100.0
-    for _ in range(1000):
-        now += 10.0
-        assert found.answer(probe(found, now), [3], now) == [3]
-    assert (found.missing(), found.cold) == (3, [])
-    assert found.oldest(now) == pytest.approx(10_000.0)
-
-
-def test_life_in_one_hole_keeps_the_whole_window():
-    found = gaps(4, 6)
-    for now in (105.0, 110.0, 115.0):
-        found.answer(probe(found, now), [5], now)
-    assert found.missing() == 3
-
-
-def test_a_probe_asked_for_before_the_last_sign_of_life_settles_nothing():
-    found = gaps(3)
-    stale = probe(found, 105.0)
-    found.answer(probe(found, 105.0), [2], 105.1)
-    found.answer(stale, [], 120.0)
-    assert found.missing() == 1
-
-
 def test_a_cold_hit_is_emitted_once_and_counted_late():
     found, now = settled(4)
     assert found.answer(there(found.sweep(now + 10)), [3], now + 10) == [3]
@@ -126,31 +64,9 @@ def test_a_cold_hit_is_emitted_once_and_counted_late():
     assert [w.holes for w in found.open] == [[(2, 2)]], "alive after all: the rest of it is watched again"
 
 
-def test_what_is_cold_is_swept_now_and_then():
-    found, now = settled(4)
-    assert found.sweep(now) is not None
-    assert found.sweep(now + 9.9) is None
-    assert found.sweep(now + 10) is not None
-
-
-def test_a_window_is_given_up_by_a_last_probe_and_not_by_time_alone():
-    found, now = settled(4)
-    found.answer(there(found.sweep(now + 599)), [], now + 700)
-    assert len(found.cold) == 1, "the probe began too early to be the last"
-    last = found.sweep(now + 5000)
-    assert last is not None, "however long no probe was possible"
-    found.answer(last, [], now + 5000)
-    assert (found.cold, found.open, found.fill([2, 3])) == ([], [], [])
-
-
-def test_rows_that_the_last_probe_sees_are_emitted():
-    found, now = settled(4)
-    assert found.answer(there(found.sweep(now + 5000)), [2], now + 5000) == [2]
-    assert (found.fill([2]), found.missing()) == ([2], 1)
-
-
 def test_silence_backs_off_and_life_brings_the_poll_back():
     found = gaps(3)
+    assert found.probe(100.01) is None
     now, waits = 100.02, []
     for _ in range(8):
         found.answer(probe(found, now), [], now)
@@ -229,12 +145,6 @@ def test_a_silent_window_with_many_rows_is_probed_less_often():
     assert found.next_due() == pytest.approx(101.52), "but not when it lives"
 
 
-def test_ids_that_were_seen_are_no_life():
-    found = gaps(*range(3, 40, 2))
-    found.answer(probe(found, 105.0), range(3, 40, 2), 105.0)
-    assert found.missing() == 0
-
-
 # -- However many ids are missing, what is kept of them is bounded, and the newest are kept
 
 
@@ -284,6 +194,13 @@ def settle(gaps, windows) -> None:
     for window in windows:
         window.settled = 1.0
     gaps._file()
+
+
+def test_of_many_holes_the_latest_are_read_at_a_notification():
+    found = gaps(5, 1000, now=0.0)
+    found.advance([1003, 1005], 1.0)
+    assert found.newest(5) == [1004, 1002, 1001, 999, 998]
+    assert sorted(found.newest(2000)) == [*range(2, 5), *range(6, 1000), 1001, 1002, 1004]
 
 
 def test_one_probe_asks_for_a_bounded_number_of_ids():

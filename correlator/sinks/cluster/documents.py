@@ -427,8 +427,6 @@ class StreamComparison:
         self._touched = touched
         self._limit = limit
         self._seen: set[str] = set()
-        self.compared = 0
-        """The number of jobs that were compared."""
 
     def differing(self, stored: Sequence[StoredValue]) -> list[str]:
         """Return those keys of a slice of the stream that differ from memory. At most `COMPARED_AT_ONCE` per call."""
@@ -442,7 +440,6 @@ class StreamComparison:
                     found.append(job_id)
                 continue
             self._seen.add(job_id)
-            self.compared += 1
             if value is None or value != encode(shown, self._limit):
                 found.append(job_id)
         return found
