@@ -95,11 +95,6 @@ async def printed(fake: FakeDaemon, **order: Any) -> tuple[list[int], str]:
     return [json.loads(one)["event_id"] for one in out.getvalue().splitlines()], err.getvalue()
 
 
-async def test_all_pages_are_printed_in_the_order_of_time(fake):
-    fake.lines = [line(2), line(3), line(1, at="2026-11-26T09:59:59.999999Z"), line(4), line(5)]
-    assert await printed(fake) == ([1, 2, 3, 4, 5], "")
-
-
 async def test_lines_of_any_job_are_printed_as_they_are_found_with_a_note_on_what_is_missing(fake):
     names: dict[str, Any] = {"job_id": "u1", "vm_name": "web-1", "operation": "copy"}
     nobody: dict[str, Any] = dict.fromkeys(names)
@@ -171,8 +166,9 @@ async def test_an_unknown_id_is_waited_for_if_it_is_followed_and_else_an_error(f
     await waiting
 
 
-async def test_a_step_is_selected_by_name_or_id_and_a_wrong_one_is_an_error_that_names_the_others(fake):
-    fake.lines = [line(1), line(2, 7), line(3, 8), line(4, 7)]
+async def test_all_lines_come_in_the_order_of_time_or_those_of_a_step_by_its_name_or_id(fake):
+    fake.lines = [line(2, 7), line(3, 8), line(1, at="2026-11-26T09:59:59.999999Z"), line(4, 7), line(5)]
+    assert await printed(fake) == ([1, 2, 3, 4, 5], "")
     assert await printed(fake, step="copy") == ([2, 4], "")
     assert await printed(fake, step="8", since="2026-11-26T10:00:00Z") == ([3], "")
     query = fake.requests[-1].query
@@ -188,28 +184,16 @@ async def test_the_last_lines_that_match_are_printed_however_the_pages_lie(fake,
     assert await printed(fake, tail=tail, step="copy") == ([2, 5, 6][-tail:], "")
 
 
-async def test_after_the_last_lines_new_ones_follow_each_once(fake):
-    fake.lines = [line(n) for n in range(1, 6)]
+async def test_after_the_last_lines_that_have_a_text_the_new_ones_with_it_follow_each_once(fake):
+    fake.lines = [line(1, message="503"), line(2, message="No 503 here"), line(3, message="503 too")]
 
     async def script(ws):
         await fake.begin(ws)
-        await fake.send_lines(ws, line(6), line(7))
+        await fake.send_lines(ws, line(4, message="HTTP 503"), line(5), line(6, attrs={"url": "/x", "code": 503}))
         await fake.end(ws)
 
     fake.scripts = [script]
-    assert await printed(fake, follow=True, tail=2) == ([4, 5, 6, 7], "")
-
-
-async def test_a_text_selects_lines_of_pages_and_of_the_stream_alike(fake):
-    fake.lines = [line(1), line(2, message="No 503 here")]
-
-    async def script(ws):
-        await fake.begin(ws)
-        await fake.send_lines(ws, line(3, message="HTTP 503"), line(4), line(5, attrs={"url": "/x", "code": 503}))
-        await fake.end(ws)
-
-    fake.scripts = [script]
-    assert await printed(fake, follow=True, grep="503") == ([2, 3, 5], "")
+    assert await printed(fake, follow=True, grep="503", tail=2) == ([2, 3, 4, 6], "")
     assert {one.query.get("q") for one in fake.requests if one.path.endswith("/events")} == {"503"}
 
 

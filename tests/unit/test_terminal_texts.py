@@ -15,7 +15,7 @@ import pytest
 from rich.cells import cell_len
 
 from correlator.client.client import JobList
-from correlator.client.messages import LogMessage
+from correlator.client.messages import LogMessage, StatusMessage
 from correlator.client.replica import ConnectionState
 from correlator.doctor.report import CheckReport, failure, ok, warning
 from correlator.model.facts import AttributedRow, Entry
@@ -61,9 +61,16 @@ FASTER = COMPLETED | {
 }  # fmt: skip
 AHEAD = [{"name": "漢字\x1b[2J" * 9, "share": 0.5, "typical_seconds": 3.0}]
 JOBS: dict[str, Any] = {
-    "bare": document("bare", metadata={}, current_step=None, started_at=None, external_ids=[], steps={}),
+    "bare": document(
+        "bare", metadata={}, current_step=None, started_at=None, external_ids=[], steps={
+            "9": step(0, "of the log alone", "running"), "4": step(2, "second"), "12": step(1, "first"),
+        },
+    ),
     "running": document("7f1c2d3e-0000-4000-8000-000000000000", context_id="ctx-1", **forecast()),
-    "late": document("late", metadata={"vm_name": "漢字" * 20}, **forecast("late", steps_ahead=AHEAD)),
+    "late": document(
+        "late", started_at="2025-09-19T10:00:00Z", metadata={"vm_name": "漢字" * 20},
+        **forecast("late", steps_ahead=AHEAD),
+    ),
     "overdue": document("overdue", stalled=True, **forecast("overdue")),
     "rough": document("rough", started_at="2025-09-21T18:30:00Z", **forecast("rough")),
     "failed": FAILED,
@@ -141,7 +148,12 @@ async def _watch(out: Any, err: Any, width: int) -> None:
     lines, live = EventLines(watch, out, err), ConnectionState("live")
     late = JOBS["running"] | forecast("late") | {"rev": 18}
     away = update(connection=ConnectionState("offline", "http://h cannot be reached: why\nmore"))
-    for one in (update(*JOBS.values(), connection=live), away, update(late, logs=LOGS, connection=live)):
+    ends_otherwise = FAILED | {"status": "completed", "error": None, "rev": 18}
+    for one in (
+        update(*JOBS.values(), connection=live), away, away, update(late, logs=LOGS, connection=live),
+        update(database=StatusMessage("stale", "job_steps cannot be read: gone")),
+        update(ends_otherwise, JOBS["overdue"] | {"stalled": False, "rev": 18}, database=StatusMessage("live")),
+    ):  # fmt: skip
         lines.handle(watch.apply(one), one)
 
 
