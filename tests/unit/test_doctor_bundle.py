@@ -38,15 +38,12 @@ def test_a_secret_is_found_in_every_form(form):
     assert "c3" not in hidden
 
 
-def test_of_two_secrets_one_of_which_begins_with_the_other_nothing_is_left():
-    assert Hidden(["token", "token-long"])("x token-long y token z") == "x *** y *** z"
-
-
 def test_a_short_secret_is_hidden_where_it_is_a_value_and_leaves_the_rest_readable():
     hide = Hidden(["1", "/e", "hunter2"])
     log = 'job 1 of 11 ended, step 1: password=1 "token": "1" Bearer 1 mysql://me:1@db/1 hunter2 hunter23 12/e3'
     shown = 'job 1 of 11 ended, step 1: password=*** "token": "***" Bearer *** mysql://me:***@db/1 *** hunter23 12/e3'
     assert hide(log) == shown
+    assert Hidden(["token", "token-long"])("x token-long y token z") == "x *** y *** z"
 
 
 def test_a_secret_of_any_text_leaves_a_document_one():
@@ -69,14 +66,9 @@ def test_what_a_wrong_file_may_mean_as_a_secret_is_one(tmp_path):
     assert "/etc/no-secret" not in found
 
 
-def test_without_secrets_nothing_is_changed():
-    assert Hidden([])("text") == "text"
-
-
 @pytest.mark.parametrize(
     ("unit", "shown"),
     [
-        ("Environment=CORRELATOR_DATABASE__PASSWORD=hunter2", "Environment=CORRELATOR_DATABASE__PASSWORD=***"),
         ('Environment="A=hunter2" C=hunter2', "Environment=A=*** C=***"),
         ("Environment='A=b hunter2' c='x hunter2' D=", "Environment=A=*** c=*** D=***"),
         (r"Environment=A=b\ hunter2 'C=it\'s hunter2' E=f", "Environment=A=*** C=*** E=***"),
@@ -88,13 +80,11 @@ def test_without_secrets_nothing_is_changed():
         ("Environment=A=b\\ \r\nC=hunter2\r\nNice=5", "Environment=A=*** C=***\nNice=5"),
         ("Environment=A=b \\\n# it's hunter2\n;\n  C=hunter2\nNice=5", "Environment=A=*** C=***\nNice=5"),
         ('Environment="A=b \\\nhunter2=x" C=d\nNice=5', "Environment=A=*** C=***\nNice=5"),
-        ("Environment=A=b \\\n C=hunter2 #E=hunter2", "Environment=A=*** C=*** ***"),
         ("Environment=A=two\\\\\nNice=5", "Environment=A=***\nNice=5"),
         ("Environment=A=b\u2028hunter2\nNice=5", "Environment=A=*** ***\nNice=5"),
         ("# a comment\rEnvironment=A=hunter2", "# a comment\nEnvironment=A=***"),
         ("#Environment=A=hunter2 \\\n#  C=hunter2\n# Nice", "#Environment=A=*** C=***\n# Nice"),
         ("\x1b[0;32mEnvironment\x1b[0m=A=hunter2", "Environment=A=***"),
-        ("SetCredential=api-token:hunter2", "SetCredential=api-token:***"),
         ("SetCredential=api-token: hunter2 \\\n  hunter2:x\nNice=5", "SetCredential=api-token:***\nNice=5"),
         (
             "SetCredentialEncrypted=db-password: \\\n   hunter2+/ \\\n   hunter2==\nNice=5",
@@ -133,8 +123,5 @@ def test_the_file_is_its_owners_alone_and_replaces_an_older_one(tmp_path):
         assert tar.getnames() == ["bundle/MANIFEST", "bundle/a.txt"]
         assert all(member.mode == 0o600 for member in tar.getmembers())
     assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_target_that_cannot_be_written_is_an_error(tmp_path):
     with pytest.raises(Unwritten, match="cannot be written: No such file"):
         write(tmp_path / "nowhere" / "b.tar.gz", {})

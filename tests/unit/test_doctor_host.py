@@ -13,7 +13,7 @@ import pytest
 
 from correlator.config import loading as configuration
 from correlator.doctor import database, host, service
-from correlator.doctor.report import CheckReport, copyable, failure, ok, warning
+from correlator.doctor.report import copyable, ok
 from correlator.doctor.service import Setting
 from correlator.model.persisted import Cursor, IndexState
 from correlator.state.checkpoint import Changes
@@ -26,34 +26,32 @@ def setting(file=None, **settings):
     return Setting(found.config, file, environ, found.files, found.twice)
 
 
-# -- secrets
-
-
-def test_a_world_readable_secret_is_a_failure_with_the_command_that_fixes_it(tmp_path):
-    file = tmp_path / "tokens"
-    file.write_text("a-token\n")
-    file.chmod(0o644)
-    check = host.secrets(setting(http__tokens_file=file))
-    assert check.status == "failure"
-    assert check.fix == (f"chmod o-rwx {file}",)
-    file.chmod(0o640)
-    assert host.secrets(setting(http__tokens_file=file)).status == "ok"
+# -- files of the configuration
 
 
 @pytest.mark.parametrize(
-    ("text", "status"),
+    ("mode", "text", "readable", "secret"),
     [
-        ('[database]\npassword = "x"\n', "failure"),
-        ('[database]\nurl = "mysql://u:pw@h/d"\n', "failure"),
-        ('[database]\nurl = "mysql://u@h/d"\n', "ok"),
-        ("", "ok"),
+        (0o644, "[jobs]\nlegacy = true\n", "ok", "ok"),
+        (0o600, "[jobs]\nlegacy = true\n", "failure", "ok"),
+        (0o644, '[mqtt]\npassword = "x"\nusername = "x"\n', "ok", "failure"),
+        (0o600, '[mqtt]\npassword = "x"\nusername = "x"\n', "ok", "ok"),  # that no other account reads it is meant
+        (0o644, '[database]\nurl = "mysql://u:pw@h/d"\n', "ok", "failure"),
     ],
 )
-def test_a_configuration_counts_as_secret_where_it_holds_a_password(tmp_path, text, status):
-    file = tmp_path / "correlator.toml"
+def test_a_file_is_readable_for_the_service_and_one_with_a_password_for_no_other(
+    tmp_path, monkeypatch, mode, text, readable, secret
+):
+    file = tmp_path / "conf.d/a.toml"
+    file.parent.mkdir()
+    (tmp_path / "correlator.toml").touch()
     file.write_text(text)
-    file.chmod(0o644)
-    assert host.secrets(setting(file)).status == status
+    file.chmod(mode)
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
+    found = setting(configuration.DEFAULT_FILE)
+    one, other = host.configuration(found), host.secrets(found)
+    assert (one.status, one.fix) == (readable, (f"chmod o+r {file}",) if readable == "failure" else ())
+    assert (other.status, other.fix) == (secret, (f"chmod o-rwx {file}",) if secret == "failure" else ())
 
 
 # -- the state directory
@@ -68,13 +66,10 @@ def test_a_disk_that_fills_up_is_reported_before_it_is_full(tmp_path, monkeypatc
 
 
 def test_a_state_directory_that_cannot_be_written_is_a_failure(tmp_path, monkeypatch):
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    assert host.directory(setting(state__directory=tmp_path / "new").config).status == "failure"
-
-
-def test_a_file_in_the_place_of_the_state_directory_is_a_failure(tmp_path):
     (tmp_path / "state").touch()
     assert host.directory(setting(state__directory=tmp_path / "state").config).status == "failure"
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert host.directory(setting(state__directory=tmp_path / "new").config).status == "failure"
 
 
 # -- the checkpoint
@@ -104,6 +99,8 @@ def test_a_checkpoint_is_reported_in_numbers_and_not_changed(tmp_path, checkpoin
     assert check == ok(host.CHECKPOINT, "0 jobs and 1 events, up to row 77 of the log")
     assert (figures.head, figures.events, figures.source) == (77, 1, URL)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
+    assert "another database" in inspect_checkpoint(tmp_path, "mysql://u@other/d")[0].summary
+    assert inspect_checkpoint(tmp_path / "new")[0].status == "ok", "before the first start there is none"
 
 
 def test_a_checkpoint_that_was_left_in_a_crash_is_read_with_its_log(tmp_path, checkpoint):
@@ -112,13 +109,6 @@ def test_a_checkpoint_that_was_left_in_a_crash_is_read_with_its_log(tmp_path, ch
     for file in tmp_path.glob("checkpoint.sqlite*"):
         shutil.copyfile(file, crashed / file.name)
     assert inspect_checkpoint(crashed)[1].head == 77
-
-
-def test_none_is_no_failure(tmp_path):
-    assert inspect_checkpoint(tmp_path) == (
-        ok(host.CHECKPOINT, inspect_checkpoint(tmp_path)[0].summary),
-        None,
-    )
 
 
 def damage(file):
@@ -158,11 +148,6 @@ def test_a_checkpoint_that_the_next_start_would_set_aside_is_warned_of(tmp_path,
     assert (check.status, says in check.summary) == ("warning", True), check
 
 
-def test_a_checkpoint_of_another_database_is_warned_of(tmp_path, checkpoint):
-    checkpoint.close()
-    assert "another database" in inspect_checkpoint(tmp_path, "mysql://u@other/d")[0].summary
-
-
 # -- the unit
 
 
@@ -193,11 +178,6 @@ def test_the_state_of_the_unit_is_judged(said, status, says):
     assert says in " ".join((check.summary, *check.detail, *check.fix))
 
 
-async def test_a_program_that_does_not_end_is_ended():
-    with pytest.raises(TimeoutError):
-        await service.run("sleep", "1000", within=0.05)
-
-
 # -- what the service has and a shell has not
 
 
@@ -214,18 +194,20 @@ def installed(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_from_a_shell_the_credentials_and_the_state_of_the_service_are_used(installed):
+def test_from_a_shell_the_credentials_and_the_state_of_the_service_are_used(installed, monkeypatch):
     found = service.load(None, {"HOME": "/root"}).config
     assert found.database.password.reveal() == "from-etc"
     assert found.state.directory == installed / "var"
-
-
-def test_before_its_first_start_the_state_is_where_the_unit_will_have_it(installed, monkeypatch):
+    own = installed / "own.toml"
+    own.touch()
+    assert not service.load(own, {"HOME": "/root"}).config.database.password
+    given = {"HOME": "/root", "STATE_DIRECTORY": "/srv/state"}
+    assert str(service.load(None, given).config.state.directory) == "/srv/state"
     monkeypatch.setattr(service, "STATE", installed / "later")
     assert service.load(None, {"HOME": "/root"}).config.state.directory != installed / "later"
     (installed / "correlator.service").touch()
     monkeypatch.setattr(service, "UNIT_FILES", (installed / "correlator.service",))
-    assert service.load(None, {"HOME": "/root"}).config.state.directory == installed / "later"
+    assert service.load(None, {"HOME": "/root"}).config.state.directory == installed / "later", "before its first start"
 
 
 @pytest.fixture
@@ -268,32 +250,3 @@ def test_a_secret_from_a_drop_in_is_read_from_the_service_s_copy(running, monkey
     found = service.load(None, {"HOME": "/root"})
     assert found.config.database.password.reveal() == "from-vault"
     assert host.secrets(found).status == "ok"
-
-
-def test_what_the_shell_names_itself_holds_and_another_file_is_another_matter(installed, tmp_path):
-    own = tmp_path / "own.toml"
-    own.write_text("")
-    assert not service.load(own, {"HOME": "/root"}).config.database.password
-    given = {"HOME": "/root", "STATE_DIRECTORY": "/srv/state"}
-    assert str(service.load(None, given).config.state.directory) == "/srv/state"
-
-
-# -- printed
-
-
-REPORT = CheckReport(
-    "1.0",
-    "2025-09-22T15:12:13Z",
-    (
-        failure("first.bad", "it is\x1b[31m bad", ["why it is"], ["GRANT a very long statement, " + "x" * 80 + ";"]),
-        ok("second", "it is well"),
-        warning("third", "it is so-so"),
-    ),
-)
-
-
-def test_a_report_as_json_has_what_is_promised():
-    document = REPORT.document()
-    assert document["ok"] is False
-    assert set(document["checks"][0]) == {"name", "status", "summary", "detail", "fix", "see"}
-    assert CheckReport("1", "", (warning("w", "so-so"),)).ok

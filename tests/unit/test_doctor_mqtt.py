@@ -16,7 +16,7 @@ from aiohttp import web
 
 from correlator import __version__
 from correlator.config.loading import load
-from correlator.doctor import daemon, mqtt, service
+from correlator.doctor import daemon, mqtt
 from correlator.doctor.examination import examine
 from correlator.doctor.mqtt import Tried
 from correlator.doctor.report import copyable
@@ -49,12 +49,7 @@ def test_a_healthy_standby_is_as_it_should_be():
         (Tried("5"), True, "ok", "publish and read"),
         (Tried("5", refused="Not authorized"), True, "failure", "Not authorized"),
         (Tried("5", received=False, status=False), False, "warning", "not read"),
-        (
-            Tried("5", received=False, status=True),
-            True,
-            "ok",
-            "publish and read",
-        ),  # may read its own topics, not the probe
+        (Tried("5", received=False, status=True), True, "ok", "publish and read"),  # its own topics, not the probe
         (Tried("5", denied=("correlator/v1/here/ext/+",)), True, "warning", "not read"),
         (Tried("3.1.1", received=False, status=False), False, "failure", "does not come back"),
         (Tried("5", retains=False), False, "failure", "no retained"),
@@ -119,16 +114,9 @@ def test_a_refused_broker_login_has_its_fix(code, says):
     check = mqtt.judge_login(SETTINGS, aiomqtt.MqttCodeError(code, "refused"))
     assert check.status == "failure"
     assert any(says in line for line in check.fix)
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost"])
-def test_the_fix_for_a_broker_that_is_down_on_this_host_starts_it(host):
-    found = config(mqtt__url=f"mqtt://{host}:1883")
-    check = mqtt.judge_login(found.mqtt, aiomqtt.MqttError("Connection refused"))
-    assert copyable(Setting(found, None, {}), check).fix == ("systemctl start mosquitto",)
-
-
-def test_a_connection_that_ends_during_the_publication_is_a_failure_with_the_acl_as_fix():
+    local = config(mqtt__url="mqtt://[::1]:1883")
+    check = mqtt.judge_login(local.mqtt, aiomqtt.MqttError("Connection refused"))
+    assert copyable(Setting(local, None, {}), check).fix == ("systemctl start mosquitto",)
     check = mqtt.judge_lost(SETTINGS, aiomqtt.MqttError("Quota exceeded"))
     assert (check.status, check.summary) == ("failure", "the broker ended the connection: Quota exceeded")
     assert any("topic readwrite correlator/v1/here/#" in command for command in check.fix)
@@ -160,19 +148,10 @@ def test_orphaned_topics_are_named_with_the_command_that_clears_them():
         f"{begin} 'correlator/v1/old/#' -t homeassistant/device/correlator_2Fv1_2Fold/+/config {end}",
         f"{begin} correlator/v1/here/job/j1/state {end}",
     )
-
-
-def test_the_name_of_an_instance_is_a_word_of_the_command_whatever_it_holds():
-    topics = {"correlator/v1/'; rm -rf $HOME; '/status": status("offline")}
-    command = mqtt.judge_retained(SETTINGS, topics, []).fix[0]
-    assert "correlator/v1/'; rm -rf $HOME; '/#" in shlex.split(command)
-
-
-def test_a_broker_without_leftovers_is_well():
-    topics = {"correlator/v1/here/status": status("online"), "correlator/v1/other/status": status("online")}
-    check = mqtt.judge_retained(SETTINGS, topics, [])
-    assert (check.status, check.detail) == ("ok", ("other instances: other",))
-    assert mqtt.judge_retained(SETTINGS, topics, None).status == "ok"
+    odd = {"correlator/v1/'; rm -rf $HOME; '/status": status("offline")}
+    assert "correlator/v1/'; rm -rf $HOME; '/#" in shlex.split(mqtt.judge_retained(SETTINGS, odd, []).fix[0])
+    well = mqtt.judge_retained(SETTINGS, {f"correlator/v1/{n}/status": status("online") for n in ("here", "other")}, [])
+    assert (well.status, well.detail) == ("ok", ("other instances: other",))
 
 
 READY = {"ready": True, "parts": {"database": {"ok": True}, "mqtt": {"ok": True, "connected": True}}}
@@ -212,29 +191,8 @@ correlator_reconcile_corrections_total{{kind="job_ended"}} 3.0
 def test_the_health_reports_of_the_daemon_are_judged(ready, live, metrics, status, says):
     check = daemon.judge(ready, live, metrics)
     assert (check.status, check.summary.count(says)) == (status, 1), check
-
-
-def test_figures_of_the_daemon_are_read_from_its_metrics():
-    found = daemon.DaemonFindings((), ready=READY, metrics=METRICS)
-    assert found.corrections == {"job_ended": 3.0}
-    assert found.publishes
-    detail = daemon.judge(READY, {}, METRICS).detail
-    assert "stalled jobs, which run without any sign of progress: 2" in " ".join(detail)
-    assert daemon.samples("no metrics } at all", "x") == []
-    assert not daemon.DaemonFindings(()).publishes
-
-
-@pytest.mark.parametrize(
-    ("listen", "url"),
-    [
-        ("127.0.0.1:8686", "http://127.0.0.1:8686"),
-        ("0.0.0.0:1", "http://127.0.0.1:1"),
-        ("[::]:2", "http://[::1]:2"),
-        ("localhost:3", "http://localhost:3"),
-    ],
-)
-def test_the_url_of_the_daemon_is_its_listen_address(listen, url):
-    assert service.url_of(config(http__listen=listen, http__insecure="true")) == url
+    stalled = "stalled jobs, which run without any sign of progress: 2"
+    assert (stalled in " ".join(check.detail)) is (metrics == METRICS)
 
 
 def test_an_address_that_cannot_be_listened_on_is_a_failure():
