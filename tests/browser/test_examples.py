@@ -55,6 +55,9 @@ WRONG = """
         subscribe("a", ({ jobs }) => jobs.length, { url: "/", token: 1 });
         return <correlator-progress server={job.job_id} onend={(event: string) => lines} />;
     }
+    const bar = document.querySelector("correlator-progress")!;
+    bar.addEventListener("end", ({ detail: { job } }) => { bar.label = job?.metadata.vm_name ?? null; });
+    bar.addEventListener("change", (event) => event.detail.wrong);
 """
 
 
@@ -78,7 +81,7 @@ def test_the_types_accept_the_example_and_refuse_a_wrong_use(example: Example):
     found = {
         re.sub(r"^.*?(\w+\.tsx)\((\d+),.*", r"\1:\2", line) for line in example.errors.splitlines() if line[0] != " "
     }
-    assert found == {f"wrong.tsx:{line}" for line in (5, 6, 7, 8)}, example.errors
+    assert found == {f"wrong.tsx:{line}" for line in (5, 6, 7, 8, 12)}, example.errors
 
 
 async def test_the_plain_example_shows_a_job_from_before_it_exists_to_its_end(

@@ -13,17 +13,11 @@ from typing import Any
 
 import pytest
 
-from correlator.model.facts import Status
-from correlator.model.published import JobView, PublishedJob, Titles
-from correlator.model.rows import StepRecord
 from correlator.web import files
 from deploy.client.build import build
 from deploy.version import version
-from tests.support.documents import document_of
 from tests.support.markdown import blocks
-from tests.support.servers import program
 from tests.support.there import there
-from tests.support.typescript import compiled
 
 TESTS = Path(__file__).parents[1] / "web"
 CLIENT = resources.files("correlator.web").joinpath("client.js")
@@ -52,18 +46,23 @@ def test_the_suites_in_node_pass(node: str, suite: str) -> None:
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
 
 
+def printed(node: str, script: str, folder: Path = TESTS) -> str:
+    """What a module prints, which Node runs in `folder` without an error."""
+    command = [node, "--input-type=module", "--eval", script]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
 def test_its_types_declare_what_it_exports(node: str) -> None:
     script = f"""
         const client = await import({json.dumps(Path(str(CLIENT)).as_uri())});
         const members = Object.getOwnPropertyNames(client.Correlator.prototype).sort();
         console.log(JSON.stringify({{ exports: Object.keys(client).sort(), members }}));
     """
-    done = subprocess.run(
-        [node, "--input-type=module", "--eval", script], capture_output=True, text=True, timeout=20, check=True
-    )
     types = TYPES.read_text()
     body = there(re.search(r"^export class Correlator \{\n(.*?)^\}", types, re.MULTILINE | re.DOTALL))
-    assert json.loads(done.stdout) == {
+    assert json.loads(printed(node, script)) == {
         "exports": sorted(re.findall(r"^export (?:class|function|const) (\w+)", types, re.MULTILINE)),
         "members": sorted(set(re.findall(r"^  (?:readonly )?(\w+)[(:]", body[1], re.MULTILINE))),
     }
@@ -78,10 +77,7 @@ def test_the_copy_that_gui_md_describes_is_complete(node: str, tmp_path: Path) -
             copy.write_bytes(files()[f"/{name}"].body)
     copied = (tmp_path / "lib/correlator/client.js").as_uri()
     script = f"console.log(Object.keys(await import({json.dumps(copied)})).sort().join())"
-    done = subprocess.run(
-        [node, "--input-type=module", "--eval", script], capture_output=True, text=True, timeout=20, check=False
-    )
-    assert (done.stdout, done.stderr) == ("Correlator,acquire,merge,newest,remaining,subscribe\n", "")
+    assert printed(node, script) == "Correlator,acquire,merge,newest,remaining,subscribe\n"
 
 
 def test_the_example_of_gui_md_moves_its_bar_by_the_daemons_clock(node: str, tmp_path: Path) -> None:
@@ -91,7 +87,7 @@ def test_the_example_of_gui_md_moves_its_bar_by_the_daemons_clock(node: str, tmp
         export {{ remaining }} from {json.dumps(Path(str(CLIENT)).as_uri())};
         export const subscribe = (id, onChange) => {{ globalThis.update = onChange; }};
     """)
-    (tmp_path / "main.mjs").write_text("""
+    script = """
         const page = { "#bar": {}, "#left": {} };
         const at = (seconds) => new Date(seconds * 1000).toISOString();
         let [now, shown, every] = [0, [], () => {}];
@@ -114,43 +110,9 @@ def test_the_example_of_gui_md_moves_its_bar_by_the_daemons_clock(node: str, tmp
         update({ job: { ...job, terminal: true, forecast: null, progress: { percent: 100 } }, connection: {} });
         show(60);
         console.log(JSON.stringify(shown));
-    """)
-    done = subprocess.run([node, "main.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=True)
+    """
     said = ["about 2 min left, on_track", "about 1 min left, on_track"]
-    assert json.loads(done.stdout) == [[0, ""], [40, said[0]], [60, said[1]], [100, ""]]
-
-
-def test_the_element_its_events_and_the_name_of_a_vm_are_typed(tmp_path: Path) -> None:
-    page = tmp_path / "page.ts"
-    page.write_text("""
-        import "correlator-client/progress";
-        const bar = document.querySelector("correlator-progress")!;
-        bar.addEventListener("end", ({ detail: { job } }) => { bar.label = job?.metadata.vm_name ?? null; });
-        bar.addEventListener("click", (event) => event.preventDefault());
-        bar.addEventListener("change", (event) => event.detail.wrong);
-    """)
-    (error,) = (line for line in compiled(tmp_path, page).splitlines() if line[0] != " ")
-    assert re.search(r"page\.ts\(6,.*'wrong'", error), error
-
-
-def _members(interface: str) -> set[str]:
-    body = re.search(rf"^export interface {interface} \{{\n(.*?)^\}}", TYPES.read_text(), re.MULTILINE | re.DOTALL)
-    assert body is not None
-    return set(re.findall(r"^  readonly (\w+)\??:", body[1], re.MULTILINE))
-
-
-def test_its_types_name_the_members_of_a_job_document() -> None:
-    steps = (StepRecord(1, "s", status="running", error_cut=1),)
-    view = JobView(
-        "j", Status.RUNNING, operation="o", steps=steps, error_cut=1, external_ids_cut=101, steps_complete=False
-    )
-    titles = Titles({"o": "O"}, {"s": "S"})
-    document = document_of(
-        PublishedJob(view, rev=1, updated_at=0, child_count=1, complete=False, instance="i", steps_cut=2, titles=titles)
-    )
-    assert _members("Job") == set(document)
-    assert _members("Progress") == set(document["progress"])
-    assert _members("Step") == set(document["steps"]["1"])
+    assert json.loads(printed(node, script, tmp_path)) == [[0, ""], [40, said[0]], [60, said[1]], [100, ""]]
 
 
 # -- The browser client as a package for npm: whole, the same each time, and loaded by its name
@@ -168,13 +130,10 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_two_builds_are_equal_and_its_name_has_the_version(tmp_path: Path) -> None:
-    one, other = build(tmp_path / "one"), build(tmp_path / "other")
+def test_two_builds_are_equal_and_have_types_and_licence_and_nothing_that_the_page_alone_uses(project: Path) -> None:
+    one, other = (build(project / name) for name in ("one", "other"))
     assert one.name == f"correlator-client-{version()}.tgz"
     assert one.read_bytes() == other.read_bytes()
-
-
-def test_it_has_its_types_and_its_licence_and_nothing_that_the_page_alone_uses(project: Path) -> None:
     package = project / "node_modules/correlator-client"
     about: dict[str, Any] = json.loads((package / "package.json").read_text())
     assert (about["version"], about["license"]) == (version(), "Apache-2.0")
@@ -184,14 +143,10 @@ def test_it_has_its_types_and_its_licence_and_nothing_that_the_page_alone_uses(p
     assert targets | {"LICENSE", "README.md", "package.json"} == files
 
 
-def test_client_and_element_can_be_imported_where_there_is_no_page(project: Path) -> None:
+def test_client_and_element_can_be_imported_where_there_is_no_page(node: str, project: Path) -> None:
     """A server that renders a page imports both. The hooks are imported with React, in tests/browser."""
     script = """
         const [client, progress] = [await import("correlator-client"), await import("correlator-client/progress")];
         console.log(typeof client.subscribe, typeof progress.CorrelatorProgress);
     """
-    done = subprocess.run(
-        [program("node"), "--input-type=module", "--eval", script],
-        cwd=project, capture_output=True, text=True, timeout=20, check=False,
-    )  # fmt: skip
-    assert (done.stdout, done.stderr) == ("function function\n", "")
+    assert printed(node, script, project) == "function function\n"

@@ -59,36 +59,22 @@ async def never(*_: Any, **__: Any) -> None:
     await asyncio.Event().wait()
 
 
-def test_the_largest_message_is_left_out_after_a_few_times_and_no_other():
+def test_the_largest_message_is_left_out_until_it_changes_is_acknowledged_or_has_another_chance():
     oversized = OversizedMessages()
     assert [oversized.closed([SMALL_ONE, LARGE_ONE], 0) for _ in range(CLOSES)] == [None] * (CLOSES - 1) + ["a"]
     assert oversized.is_left_out(*LARGE_ONE, now=1)
     assert not oversized.is_left_out(*SMALL_ONE, now=1)
-
-
-def test_a_message_that_changed_or_was_acknowledged_is_sent():
-    oversized = OversizedMessages()
-    oversized.closed([LARGE_ONE], 0, certain=True)
     assert not oversized.is_left_out("a", b"y" * 9_000, now=1)
-    oversized.acknowledged("a")
-    assert not oversized.is_left_out(*LARGE_ONE, now=1)
-
-
-def test_a_message_that_was_left_out_has_another_chance_after_a_while():
-    oversized = OversizedMessages()
-    oversized.closed([LARGE_ONE], 0, certain=True)
     assert not oversized.is_left_out(*LARGE_ONE, now=TRY_AGAIN_AFTER)
     assert oversized.closed([LARGE_ONE], TRY_AGAIN_AFTER) == "a"
     assert oversized.is_left_out(*LARGE_ONE, now=TRY_AGAIN_AFTER + 1)
+    oversized.acknowledged("a")
+    assert not oversized.is_left_out(*LARGE_ONE, now=TRY_AGAIN_AFTER + 1)
 
 
-def test_nothing_on_its_way_is_nothing_to_blame():
-    assert OversizedMessages().closed([], 0) is None
-
-
-def test_a_small_message_is_never_to_blame():
+def test_neither_a_small_message_nor_none_is_ever_to_blame():
     oversized = OversizedMessages()
-    assert [oversized.closed([SMALL_ONE], 0) for _ in range(CLOSES)] == [None] * CLOSES
+    assert [oversized.closed(flying, 0) for _ in range(CLOSES) for flying in ([SMALL_ONE], [])] == [None] * 2 * CLOSES
     assert not oversized.is_left_out(*SMALL_ONE, now=1)
 
 
@@ -96,5 +82,4 @@ def test_topics_that_are_left_out_are_bounded():
     oversized = OversizedMessages()
     for n in range(MAX_OVERSIZED + 1):
         oversized.closed([(f"t{n}", LARGE_ONE[1])], 0, certain=True)
-    assert not oversized.is_left_out("t0", LARGE_ONE[1], now=1)
-    assert oversized.is_left_out("t1", LARGE_ONE[1], now=1)
+    assert [oversized.is_left_out(topic, LARGE_ONE[1], now=1) for topic in ("t0", "t1")] == [False, True]

@@ -34,22 +34,19 @@ def made(event=FAILED, shown: PublishedJob | None = SHOWN, body=None):
     return json.loads(encoded)
 
 
-def test_the_signature_is_that_of_the_published_example():
-    (key,) = SigningSecrets("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").keys
-    headers = webhook_headers([key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, b'{"test": 2432232314}')
-    assert headers == {
-        "webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek",
-        "webhook-timestamp": "1614265330",
-        "webhook-signature": "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
-    }
+def test_the_signature_is_that_of_the_published_example_and_both_sign_while_a_secret_is_rotated():
+    body = b'{"test": 2432232314}'
+    other = f"whsec_{base64.b64encode(bytes([1]) * 32).decode()}"
+    keys = SigningSecrets(f"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw  # of today\n{other}\n").keys
 
+    def made(keys):
+        return webhook_headers(keys, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body)
 
-def test_while_a_secret_is_rotated_both_sign_and_without_one_nothing_does():
-    old, new = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
-    keys = SigningSecrets(f"{new}  # of today\n{old}\n").keys
-    both = webhook_headers(keys, "i", 1, b"{}")["webhook-signature"].split(" ")
-    assert both == [webhook_headers([key], "i", 1, b"{}")["webhook-signature"] for key in keys]
-    assert "webhook-signature" not in webhook_headers([], "i", 1, b"{}")
+    example = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    unsigned = {"webhook-id": "msg_p5jXN8AQM9LWM0D4loKWxJek", "webhook-timestamp": "1614265330"}
+    assert made(keys[:1]) == {**unsigned, "webhook-signature": example}
+    assert made(keys)["webhook-signature"] == f"{example} {made(keys[1:])['webhook-signature']}"
+    assert made([]) == unsigned
 
 
 def test_the_id_of_an_event_is_the_same_when_it_is_found_again_and_no_other_event_has_it():
@@ -67,10 +64,9 @@ def test_the_id_of_an_event_is_the_same_when_it_is_found_again_and_no_other_even
     assert webhook_id(again) == identifier
     assert len({identifier, *map(webhook_id, others)}) == 8
     assert "." not in identifier
-    assert identifier.isascii()
 
 
-def test_the_body_is_a_cloud_event_with_the_job_document():
+def test_the_body_is_a_cloud_event_with_the_document_of_the_job_if_it_is_known():
     event = made()
     document = event.pop("data")
     assert (document["job_id"], document["status"], document["error"]) == ("job-1", "failed", "disk <full>")
@@ -84,9 +80,6 @@ def test_the_body_is_a_cloud_event_with_the_job_document():
         "time": "2025-09-22T15:12:13.000000Z",
         "datacontenttype": "application/json",
     }
-
-
-def test_the_event_of_a_step_names_it_and_that_of_an_unknown_job_has_no_data():
     event = made(Event(Kind.STEP_FAILED, "job-1", NOW, 18, 4, "copy"), None)
     assert (event["type"], event["stepid"], event["stepname"]) == ("correlator.step.failed", "4", "copy")
     assert event["data"] is None
@@ -104,16 +97,14 @@ def test_a_body_that_would_be_too_large_loses_its_long_members_and_says_so():
 
 
 def test_the_attributes_of_a_cloud_event_hold_only_characters_that_its_type_system_has():
-    event = Event(
-        Kind.STEP_FAILED, "legacy\x00\n\x85\ufffe\U0010ffff", NOW, 1, step_id=1, step_name="copy\x1b[2J\ufdd0\ud800"
-    )
-    made = json.loads(BODIES.make(event, None, None) or b"")
-    assert made["subject"] == "legacy\\x00\\n\\u0085\\ufffe\\U0010ffff"
-    assert made["stepname"] == "copy\\x1b[2J\\ufdd0\\ud800"
     noncharacters = [*range(0xFDD0, 0xFDF0), *(plane << 16 | end for plane in range(17) for end in (0xFFFE, 0xFFFF))]
-    assert len(noncharacters) == 66
-    made = json.loads(BODIES.make(Event(Kind.JOB_FAILED, "".join(map(chr, noncharacters)), NOW, 1), None, None) or b"")
-    assert made["subject"].isascii()
+    event = Event(
+        Kind.STEP_FAILED, "legacy\x00\n\x85", NOW, 1, 1, "copy\x1b[2J\ud800" + "".join(map(chr, noncharacters))
+    )
+    cloud_event = made(event, None)
+    assert cloud_event["subject"] == "legacy\\x00\\n\\u0085"
+    assert cloud_event["stepname"].startswith("copy\\x1b[2J\\ud800\\ufdd0")
+    assert cloud_event["stepname"].isascii()
 
 
 # The template
@@ -151,25 +142,15 @@ def test_a_link_leads_to_the_job_on_the_page_whatever_its_id_is():
     assert Bodies("a", None).make(FAILED, SHOWN, Template('["{{url}}", "{{url|no page}}"]')) == b'[null,"no page"]'
 
 
-def test_no_value_can_change_the_structure_of_a_body():
-    hostile = '", "admin": true, "x": "{{job.owner}}\n\\'
-    view = JobView("job-1", Status.FAILED, error=hostile)
-    assert made(shown=PublishedJob(view, 1, NOW), body={"text": "<{{job.error}}>"}) == {"text": f"<{hostile}>"}
-
-
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("{", "not JSON"),
         ('{"a": {{job.status}}}', "not JSON"),
         ('{"a": NaN}', "not JSON"),
-        ('{"a": 123456789012345678901234567890}', "not JSON"),
         ('["{{job.stauts}}"]', "did you mean job.status?"),
         ('["{{job}}"]', "known are job.job_id"),
         ('["{{jobs.status}}"]', "known are id, source, type, time, url, event, job"),
         ('["{{id.x}}"]', "did you mean id?"),
-        ('["{{event.name}}"]', "did you mean event.step_name?"),
-        ('["{{job.status"]', "is none"),
         ('["{{job.status!}}"]', "is none"),
         ("[" * 40 + "]" * 40, "32 levels"),
         ("[" * 5000 + "]" * 5000, "a JSON text"),
@@ -183,13 +164,13 @@ def test_a_template_that_is_wrong_is_refused_with_what_would_be_right(text, why)
 
 
 @given(st.text(), st.text(max_size=40))
-def test_any_text_in_any_template_makes_json(error, around):
+def test_any_text_in_any_template_is_a_text_and_changes_nothing_around_it(error, around):
     try:
         template = Template(json.dumps({"x": f"{around}{{{{job.error}}}}"}))
     except ValueError:
         return
     encoded = there(BODIES.make(FAILED, PublishedJob(JobView("j", Status.FAILED, error=error), 1, NOW), template))
-    assert isinstance(json.loads(encoded)["x"], str)
+    assert json.loads(encoded) == {"x": around + error}
 
 
 # The response
@@ -208,8 +189,7 @@ WEBHOOK = Webhook(
     ("text", "repeats"),
     [
         ("Cannot POST /hooks/T0K3N%2BX0?key=s3cr3tkey", True),
-        ("no hook t0k3n+x0", True),
-        ('{"query": {"key": "s3cr3tkey"}}', True),
+        ('no hook t0k3n+x0 of {"query": {}}', True),
         ("Authorization: Bearer AUTH01234567", True),
         (r'{"routing_key": "R0UT1NGKEY\/3f7b2"}', True),
         ("Bearer token missing; a section is invalid", False),

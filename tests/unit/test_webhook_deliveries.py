@@ -88,7 +88,7 @@ class World:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_after_an_hour_away_and_a_kill_every_event_arrives_in_order_per_job(seed):
+def test_after_hours_away_and_a_kill_every_event_arrives_soon_in_order_per_job(seed):
     world = World(seed)
     jobs = [f"job{n}" for n in range(20)]
     for _ in range(100):
@@ -97,30 +97,19 @@ def test_after_an_hour_away_and_a_kill_every_event_arrives_in_order_per_job(seed
     world.is_away = True
     for minute in range(60):
         world.event(world.random.choice(jobs))
-        world.run(60)
+        world.run(300)
         if minute == 30:
             world.begin()
     requests_while_away = [at for at in world.requests if at > 5]
+    assert len(requests_while_away) < 400, "a receiver that is away must not be flooded"
     world.is_away = False
-    world.run(2 * HOUR)
+    world.run(600)
     assert len(world.deliveries) == 0
     assert {one.message_id for one in world.received} == {f"evt_{n}" for n in range(1, 161)}
     for job in jobs:
         first_times = list(dict.fromkeys(world.ids(job)))
         assert first_times == sorted(first_times, key=lambda i: int(i[4:]))
     assert world.given_up == []
-    assert len(requests_while_away) < 200, "a receiver that is away must not be flooded"
-
-
-def test_a_receiver_that_is_back_gets_everything_within_the_longest_delay():
-    world = World(1)
-    world.is_away = True
-    for n in range(500):
-        world.event(f"job{n}")
-    world.run(5 * HOUR)
-    world.is_away = False
-    world.run(600)
-    assert len(world.received) == 500
 
 
 def test_an_event_that_is_refused_holds_back_its_own_job_alone():
@@ -152,13 +141,6 @@ def test_events_are_given_up_by_a_failure_after_a_day_and_not_before():
     assert [*made] == [3]
 
 
-def test_after_a_stop_of_two_days_an_event_is_tried_once_more():
-    made = queue(delivery(1, at=-2 * DAY))
-    one = popped(made, 0.0)
-    made.delivered(one)
-    assert len(made) == 0
-
-
 def test_while_the_receiver_is_away_one_request_at_a_time_asks_for_it():
     made = queue(*(delivery(n, f"job{n}") for n in range(1, 10)))
     flying = [popped(made, 0.0) for _ in range(4)]
@@ -173,15 +155,7 @@ def test_while_the_receiver_is_away_one_request_at_a_time_asks_for_it():
     assert [popped(made, due) for _ in range(4)]
 
 
-def test_retry_after_is_respected_up_to_an_hour():
-    made = queue(delivery(1))
-    made.failed(popped(made, 0.0), 0.0, away=True, retry_after=120.0)
-    assert made.due(0.0) == 120.0
-    made.failed(popped(made, 120.0), 120.0, away=True, retry_after=1e9)
-    assert made.due(120.0) == 120.0 + HOUR
-
-
-def test_retry_after_is_kept_when_requests_that_were_in_flight_succeed():
+def test_retry_after_is_respected_up_to_an_hour_also_if_requests_that_were_in_flight_succeed():
     made = queue(*(delivery(n, f"job{n}") for n in range(1, 9)))
     flying = [popped(made, 0.0) for _ in range(4)]
     made.failed(flying[0], 1.0, away=True, retry_after=120.0)
@@ -189,16 +163,17 @@ def test_retry_after_is_kept_when_requests_that_were_in_flight_succeed():
         made.delivered(one)
     assert made.pop_next(120.9) is None
     assert made.due(2.0) == 121.0
-    assert popped(made, 121.0).number == 5, "a pause of its own, by backoff, ends with a success"
+    fifth = popped(made, 121.0)
+    assert fifth.number == 5, "a pause of its own, by backoff, ends with a success"
+    made.failed(fifth, 121.0, away=True, retry_after=1e9)
+    assert made.due(121.0) == 121.0 + HOUR
 
 
 def test_nothing_grows_while_events_are_dropped():
     made = queue(max_events=10)
     for n in range(2000):
         made.add(delivery(n, f"job{n % 7}"))
-    assert len(made) == 10
-    assert len(made._ready) <= 7
-    assert len(made._queues) <= 7
+    assert (len(made), len(made._ready) <= 7, len(made._queues) <= 7) == (10, True, True)
 
 
 def test_what_was_in_flight_when_all_events_were_dropped_changes_nothing():
