@@ -21,6 +21,8 @@ class DaemonModel:
         self.wire: deque[dict[str, Any]] | None = None
         self.subs: dict[int, set[str]] = {}
         self.since: int | None = None
+        self.busy = self.may_fail = 0
+        """Requests for a document that are to fail, and that may still fail before a client gives up."""
 
     def matches(self, number: int, document: dict[str, Any] | None) -> bool:
         status = self.wanted[number - 1].status
@@ -57,13 +59,18 @@ class DaemonModel:
 
     def connect(self, hello: dict[str, Any]) -> None:
         self.wire, self.subs = deque(), {}
+        self.busy, self.may_fail = 0, 4
         resume = hello.get("resume")
         self.since = resume["seq"] if resume and resume["epoch"] == str(self.epoch) else None
         self.send(welcome(str(self.epoch), resumed=self.since is not None, seq=self.seq))
 
     def answer(self, request: dict[str, Any]) -> None:
         if request["type"] == "get":
-            if (document := self.jobs.get(request["job_id"])) is not None:
+            if self.busy:
+                self.busy -= 1
+                error = {"type": "error", "sub": None, "code": "unavailable", "detail": ""}
+                self.send({**error, "job_id": request["job_id"]})
+            elif (document := self.jobs.get(request["job_id"])) is not None:
                 self.send(put(document, self.seq, [n for n, m in self.subs.items() if request["job_id"] in m]))
             else:
                 self.send({"type": "error", "sub": None, "code": "not_found", "detail": ""})
@@ -111,5 +118,9 @@ class DaemonModel:
                 self.restart()
             case ("resync",):
                 self.resync()
+            case ("busy",) if self.may_fail:
+                self.busy, self.may_fail = self.busy + 1, self.may_fail - 1
+            case ("bookmark",):
+                self.send({"type": "bookmark", "seq": self.seq, "at": None})
             case ("lose",) if self.wire:
                 self.wire = deque(message for message in self.wire if message["type"] != "delta")

@@ -25,6 +25,8 @@ from correlator.sinks.http.websocket import decode, text_frame
             ),
         ),
         ('{"type":"subscribe","id":1,"instance":["dc1"]}', Subscribe(id=1, instance=("dc1",))),
+        ('{"type":"hello","version":1,"resume":{"epoch":"e","seq":1}}', Hello(1, resume={"epoch": "e", "seq": 1})),
+        ('{"type":"hello","version":1,"resume":"odd"}', Hello(1, resume="odd")),
         ('{"type":"unsubscribe","id":1}', Unsubscribe(1)),
         ('{"type":"get","job_id":"any/id ✓"}', Get("any/id ✓")),
         ('{"type":"ping"}', Ping()),
@@ -43,11 +45,8 @@ def test_a_frame_may_hold_several_messages_in_order():
     "text",
     [
         "",
-        "{",
         "null",
-        "1",
         "{}",
-        '{"type":"shout"}',
         '{"type":"hello"}',
         '{"type":"hello","version":"1"}',
         '{"type":"subscribe","id":-1}',
@@ -60,7 +59,6 @@ def test_a_frame_may_hold_several_messages_in_order():
         json.dumps({"type": "subscribe", "id": 1, "jobs": ["x"] * (MAX_IDS + 1)}),
         '{"type":"get","job_id":"\ud800"}',
         '[{"type":"ping"},1]',
-        "[" * 60_000,
         '{"type":"hello","version":1,"resume":' + "[" * 60_000,
     ],
     ids=lambda text: text[:40].encode("ascii", "backslashreplace").decode(),
@@ -77,27 +75,18 @@ def wrong(text):
         return [error]
 
 
-def test_of_several_messages_only_the_wrong_ones_are_refused():
-    said = decode('[{"type":"ping"},{"type":"shout"},{"type":"get","job_id":"j"}]')
-    assert [type(s) for s in said] == [Ping, BadRequest, Get]
+def test_of_several_messages_only_the_wrong_ones_are_refused_with_what_is_known():
+    ping, error, get = decode('[{"type":"ping"},{"type":"shout"},{"type":"get","job_id":"j"}]')
+    assert (ping, get) == (Ping(), Get("j"))
+    assert re.search(r"shout.*hello, subscribe, unsubscribe, get and ping", str(error))
 
 
 @pytest.mark.parametrize(
     ("text", "sub"),
-    [
-        ('{"type":"subscribe","id":7,"status":["nonsense"]}', 7),
-        ('{"type":"subscribe","id":"7"}', None),
-        ('{"type":"subscribe"}', None),
-        ("{", None),
-    ],
+    [('{"type":"subscribe","id":7,"status":["nonsense"]}', 7), ('{"type":"subscribe","id":"7"}', None), ("{", None)],
 )
 def test_a_refusal_names_the_subscription_where_it_can(text, sub):
     assert [error.sub for error in wrong(text)] == [sub]
-
-
-def test_a_bad_request_says_what_was_wrong_and_what_is_known():
-    (error,) = wrong('{"type":"shout"}')
-    assert re.search(r"shout.*hello, subscribe, unsubscribe, get and ping", str(error))
 
 
 @given(st.text(alphabet=st.characters()) | st.binary())
@@ -109,7 +98,6 @@ def test_no_frame_raises_anything_else(raw):
 @pytest.mark.parametrize(
     ("size", "header"),
     [
-        (0, b"\x81\x00"),
         (125, b"\x81\x7d"),
         (126, b"\x81\x7e\x00\x7e"),
         (65_535, b"\x81\x7e\xff\xff"),
@@ -118,9 +106,3 @@ def test_no_frame_raises_anything_else(raw):
 )
 def test_a_text_frame_is_final_unmasked_and_says_its_length(size, header):
     assert text_frame(b"x" * size) == header + b"x" * size
-
-
-@pytest.mark.parametrize("resume", ['{"epoch":"e","seq":1}', "null", "7", '"odd"'])
-def test_any_resume_value_is_decoded(resume):
-    (said,) = decode(f'{{"type":"hello","version":1,"resume":{resume}}}')
-    assert said == Hello(1, resume=json.loads(resume))

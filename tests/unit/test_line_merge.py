@@ -65,12 +65,12 @@ def test_every_line_is_returned_once_whatever_the_stream_loses(seed, remembered,
     assert sorted(one.event_id for one in returned) == list(range(1, 60))
 
 
-def test_the_ids_that_are_stored_are_bounded_over_a_million_lines():
+def test_the_ids_that_are_stored_are_bounded_however_many_lines_come():
     merge = LineMerge(remembered=100, max_streamed=50)
-    for start in range(0, 1_000_000, 10_000):
-        merge.add_page(Page([line(i) for i in range(start, start + 10_000)], "next", more=True))
+    for start in range(0, 50_000, 1_000):
+        merge.add_page(Page([line(i) for i in range(start, start + 1_000)], "next", more=True))
     merge.add_page(Page([], "next"))
-    for i in range(1_000_000, 1_000_050):
+    for i in range(50_000, 50_050):
         merge.add_streamed([line(i)])
     assert merge.pages_needed
     assert len(merge._paged) + len(merge._streamed) <= 150

@@ -68,37 +68,36 @@ def connected(loop: VirtualTimeLoop, broker: Broker) -> tuple[MqttHarness, async
     return world, loop.create_task(world.sink.run(world.hub))
 
 
-def test_no_state_follows_offline_when_the_daemon_stops_just_as_it_has_loaded(loop):
+@pytest.mark.parametrize(
+    ("silent", "loads_before", "states"),
+    [
+        ("offline", False, ["starting", "stopping", "offline"]),
+        ("online", True, ["starting", "online", "stopping", "offline"]),
+    ],
+)
+def test_the_goodbye_waits_for_the_state_in_flight_and_no_other_follows_it(loop, silent, loads_before, states):
+    """Also if the daemon stops just as it has loaded."""
     broker = Broker()
     world, task = connected(loop, broker)
-    broker.acknowledged["offline"].clear()
+    broker.acknowledged[silent].clear()
+    loop.run(1)
+    world.hub.status.loading = not loads_before
     loop.run(1)
     task.cancel()
     loop.run(1)
     world.hub.status.loading = False
     loop.run(1)
-    broker.acknowledged["offline"].set()
+    assert broker.states == states[: states.index(silent) + 1]
+    broker.acknowledged[silent].set()
     loop.run(1)
-    assert (broker.states, broker.ended) == (["starting", "stopping", "offline"], "disconnected")
+    assert (broker.states, broker.ended) == (states, "disconnected")
 
 
-def test_the_goodbye_waits_for_the_state_in_flight(loop):
-    broker = Broker()
-    world, task = connected(loop, broker)
-    broker.acknowledged["online"].clear()
-    loop.run(1)
-    world.hub.status.loading = False
-    loop.run(1)
-    task.cancel()
-    loop.run(1)
-    assert broker.states == ["starting", "online"]
-    broker.acknowledged["online"].set()
-    loop.run(1)
-    assert (broker.states, broker.ended) == (["starting", "online", "stopping", "offline"], "disconnected")
-
-
+@pytest.mark.parametrize("is_cancelled_again", [False, True])
 @pytest.mark.parametrize("silent_from", ["online", "stopping", "offline"])
-def test_without_an_acknowledgement_the_connection_is_dropped_so_that_the_will_says_offline(loop, silent_from):
+def test_without_an_acknowledgement_the_connection_is_dropped_so_that_the_will_says_offline(
+    loop, silent_from, is_cancelled_again
+):
     broker = Broker()
     world, task = connected(loop, broker)
     loop.run(1)
@@ -108,19 +107,10 @@ def test_without_an_acknowledgement_the_connection_is_dropped_so_that_the_will_s
     task.cancel()
     loop.run(6.9)
     assert (broker.ended, task.done()) == ("", False)
-    loop.run(0.2)
-    assert (broker.ended, task.cancelled(), broker.states[-1]) == ("dropped", True, silent_from)
-
-
-def test_a_stop_that_is_cancelled_again_leaves_offline_to_the_last_will(loop):
-    broker = Broker()
-    _, task = connected(loop, broker)
-    broker.acknowledged["stopping"].clear()
-    loop.run(1)
-    for _ in range(2):
+    if is_cancelled_again:
         task.cancel()
-        loop.run(1)
-    assert (broker.ended, task.cancelled()) == ("dropped", True)
+    loop.run(0.05 if is_cancelled_again else 0.2)
+    assert (broker.ended, task.cancelled(), broker.states[-1]) == ("dropped", True, silent_from)
 
 
 class PausingBroker(Broker):

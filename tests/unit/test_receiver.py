@@ -65,17 +65,10 @@ def test_a_status_means_what_the_specifications_of_otlp_and_of_standard_webhooks
 
 
 @pytest.mark.parametrize(
-    "address", ["8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2a00:1450::1"]
-)
-def test_a_public_address_is_allowed(address):
-    assert refusal(address, allow_private=False) is None
-
-
-@pytest.mark.parametrize(
     "address",
     [
-        *("127.0.0.1", "127.9.9.9", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1"),
-        *("::1", "fc00::1", "fd12::5", "::ffff:127.0.0.1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::"),
+        *("127.9.9.9", "10.1.2.3", "172.31.255.255", "192.168.1.1", "100.64.0.1"),
+        *("::1", "fd12::5", "::ffff:127.0.0.1", "64:ff9b::a00:1", "2002:a00:1::"),
     ],
 )
 def test_a_private_address_needs_the_permission_however_it_is_written(address):
@@ -88,10 +81,10 @@ def test_a_private_address_needs_the_permission_however_it_is_written(address):
 @pytest.mark.parametrize(
     "address",
     [
-        *("0.0.0.0", "0.1.2.3", "169.254.169.254", "224.0.0.1", "255.255.255.255", "240.0.0.1", "192.0.2.1"),
-        *("::", "fe80::1", "fe80::1%eth0", "ff02::1", "fec0::1", "::7f00:1", "2001:db8::1", "::ffff:169.254.169.254"),
-        *("64:ff9b::a9fe:a9fe", "x", "", "64:ff9b:1::808:808", "::ffff:0:808:808", "192.0.0.192", "192.88.99.1"),
-        *("2001::1", "3fff::1", "5f00::1", "100::1", "4000::1", "2002:a9fe:a9fe::", "198.18.0.1", "203.0.113.9"),
+        *("0.1.2.3", "169.254.169.254", "224.0.0.1", "240.0.0.1", "192.0.2.1", "192.0.0.192", "192.88.99.1"),
+        *("::", "fe80::1%eth0", "ff02::1", "fec0::1", "::7f00:1", "2001:db8::1", "::ffff:169.254.169.254", "x", ""),
+        *("64:ff9b::a9fe:a9fe", "64:ff9b:1::808:808", "::ffff:0:808:808", "2002:a9fe:a9fe::", "198.18.0.1"),
+        *("2001::1", "3fff::1", "5f00::1", "100::1", "4000::1"),
     ],
 )
 def test_an_address_of_another_use_is_never_allowed(address):
@@ -100,6 +93,8 @@ def test_an_address_of_another_use_is_never_allowed(address):
 
 @given(st.integers(0, 2**128 - 1))
 def test_no_address_raises_and_what_needs_no_permission_is_global(number):
+    for public in ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"):
+        assert refusal(public, allow_private=False) is None
     for address in (ipaddress.IPv6Address(number), ipaddress.IPv4Address(number & 0xFFFFFFFF)):
         if refusal(str(address), allow_private=False) is None:
             assert address.is_global

@@ -44,10 +44,7 @@ async def test_a_response_in_parts_leaves_its_connection_in_sync(
     port: int, method: str, status: int, version: str, headers: tuple[str, ...]
 ):
     assert await in_sync(port, method, f"/{status}", *headers, version=version, after="/after") == status
-
-
-@pytest.mark.parametrize("version", ["1.0", "1.1"])
-async def test_a_response_in_parts_is_whole_in_each_version(port: int, version: str):
-    async with connected(port) as (reader, writer):
-        writer.write(f"GET /200 HTTP/{version}\r\nHost: 127.0.0.1\r\nConnection: keep-alive\r\n\r\n".encode())
-        assert (await response(reader, "GET")).body == b"one two"
+    if (method, status) == ("GET", 200):
+        async with connected(port) as (reader, writer):
+            writer.write(f"GET /200 HTTP/{version}\r\nHost: 127.0.0.1\r\nConnection: keep-alive\r\n\r\n".encode())
+            assert (await response(reader, "GET")).body == b"one two"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pytest
 
@@ -16,31 +16,26 @@ from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.access import Access
-from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.limits import Limits
-from correlator.sinks.streaming.messages import Message
 from correlator.sinks.streaming.sessions import LAGGING_SWEEP_EVERY, SWEEP_EVERY, Streams
 from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.eventually import eventually
 from tests.support.pipeline_harness import samples
-from tests.support.streams_harness import NOW, DaemonStreams, StreamClient, frame, settle
+from tests.support.streams_harness import NOW, DaemonStreams, StreamClient, settle
 
 LIMITS = Limits()
 RUNNING, FAILED = (Filter(JobQuery(status=frozenset({status}))) for status in ("running", "failed"))
 
 
-async def test_a_job_that_leaves_a_filter_is_put_once_more_and_deleted():
+async def test_a_job_that_leaves_a_filter_is_put_once_more_with_its_line_and_deleted():
     harness = DaemonStreams()
-    await harness.subscribe(1, RUNNING)
+    await harness.subscribe(1, RUNNING, level="INFO")
     harness.job()
-    harness.job(status="completed")
-    assert [(m["type"], m.get("reason")) for m in harness.flush()[-3:]] == [
-        ("put", None),
-        ("put", None),
-        ("delete", "filter"),
-    ]
+    harness.publish(harness.row(1), harness.read(status="completed"))
+    found = [(m["type"], m.get("reason")) for m in harness.flush() if m["type"] != "log"][-3:]
+    assert found == [("put", None), ("put", None), ("delete", "filter")]
     assert harness.client.fold.jobs[1] == {}
+    assert [*harness.client.fold.lines] == [1]
 
 
 async def test_a_change_is_one_message_a_put_for_clients_without_the_job_and_a_patch_for_others():
@@ -78,14 +73,6 @@ async def test_the_first_lines_of_a_job_are_sent_when_its_tables_have_been_read(
     messages = harness.flush()
     assert [m["event_id"] for m in messages if m["type"] == "log"] == [1, 2]
     assert messages[0]["type"] == "put"
-
-
-async def test_the_line_by_which_a_job_leaves_the_filter_is_sent():
-    harness = DaemonStreams()
-    await harness.subscribe(1, RUNNING, level="INFO")
-    harness.job()
-    harness.publish(harness.row(1), harness.read(status="completed"))
-    assert [m["event_id"] for m in harness.flush() if m["type"] == "log"] == [1]
 
 
 @pytest.mark.parametrize(("batches", "rows", "size"), [(3000, 1, 1000), (1, 120, 60_000)], ids=["time", "one batch"])
@@ -202,24 +189,6 @@ async def test_the_ids_of_all_filters_together_are_bounded_and_released_with_the
     assert of.has_room(other)
 
 
-async def test_clients_with_equal_subscriptions_share_the_frames_of_changes_and_events(monkeypatch):
-    world, clients = DaemonStreams(), [StreamClient() for _ in range(4)]
-    frames: list[int] = []
-
-    def other(messages: Sequence[Message], /) -> bytes:
-        return frame(messages) + b"\n"
-
-    for n, client in enumerate(clients):
-        client.framing = (frame, other)[n % 2]
-        await world.subscribe(client=client)
-        monkeypatch.setattr(client, "write", lambda framed: frames.append(id(framed)))
-    for shared in (world.job, lambda: world.publish(events=[(Kind.JOB_LATE, "j")])):
-        frames.clear()
-        shared()
-        world.streams.fanout.flush()
-        assert (len(frames), len(set(frames))) == (4, 2)
-
-
 @pytest.mark.parametrize(("takes", "revisions"), [(0.0, [[1], [2], [3], [4]]), (0.005, [[1], [2, 3, 4]])])
 async def test_messages_that_come_while_writing_is_slow_are_written_together(monkeypatch, takes, revisions):
     harness = DaemonStreams()
@@ -316,7 +285,7 @@ async def test_clients_that_subscribe_at_once_are_served_one_in_each_round_of_th
     assert max(served.values()) == 1
 
 
-async def test_an_event_is_sent_once_to_the_subscriptions_that_have_its_job():
+async def test_an_event_is_sent_once_to_the_subscriptions_that_have_its_job_and_no_other_kind_is():
     harness = DaemonStreams()
     await harness.subscribe(1)
     await harness.subscribe(2, FAILED)
@@ -325,25 +294,11 @@ async def test_an_event_is_sent_once_to_the_subscriptions_that_have_its_job():
     harness.job(external_job_id="e")
     harness.job("k")
     harness.flush()
-    harness.publish(events=[(Kind.JOB_LATE, "j")])
-    harness.publish(events=[(Kind.JOB_OVERDUE, "k")])
-    harness.publish(events=[(Kind.JOB_LATE, "nobody")])
-    late, overdue = harness.flush()
-    seq = harness.hub.seq
-    assert (late["type"], late["kind"], late["job_id"], late["sub"], late["seq"]) == (
-        "event", "job.late", "j", [1, 3], seq,
-    )  # fmt: skip
-    assert [late[name] for name in ("event_id", "step_id", "step_name", "error")] == [None] * 4
-    assert (overdue["kind"], overdue["sub"]) == ("job.overdue", [1, 4])
-
-
-async def test_no_other_kind_of_event_is_sent():
-    harness = DaemonStreams()
-    await harness.subscribe()
-    harness.job()
-    harness.flush()
+    for kind, job_id in ((Kind.JOB_LATE, "j"), (Kind.JOB_OVERDUE, "k"), (Kind.JOB_LATE, "nobody")):
+        harness.publish(events=[(kind, job_id)])
     harness.publish(events=[(kind, "j") for kind in sorted(set(Kind) - {Kind.JOB_LATE, Kind.JOB_OVERDUE})])
-    assert harness.flush() == []
+    found = [(m["type"], m["kind"], m["job_id"], m["sub"]) for m in harness.flush()]
+    assert found == [("event", "job.late", "j", [1, 3]), ("event", "job.overdue", "k", [1, 4])]
 
 
 async def test_an_event_follows_the_changes_of_its_batch():
@@ -407,7 +362,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def test_streams_without_clients_rest_and_wake_at_once_for_the_first(loop, sweeps):
+def test_streams_without_clients_rest_and_wake_at_once_for_the_first_and_often_while_it_lags(loop, sweeps, monkeypatch):
     streams = Streams(LocalHub(Index()))
     running = loop.create_task(streams.run())
     loop.run(100.0)
@@ -418,38 +373,14 @@ def test_streams_without_clients_rest_and_wake_at_once_for_the_first(loop, sweep
     loop.run(2.0)
     assert sweeps[0] - added <= SWEEP_EVERY
     assert 7 <= len(sweeps) <= 9
+    with monkeypatch.context() as lagging:
+        lagging.setattr("correlator.sinks.streaming.fanout.Fanout.lagging", 1)
+        sweeps.clear()
+        loop.run(2.0)
+        assert len(sweeps) >= 2.0 / LAGGING_SWEEP_EVERY - 2
     streams.remove(client)
+    loop.run(1.0)
     sweeps.clear()
     loop.run(100.0)
     assert len(sweeps) <= 13
     assert not running.done()
-
-
-def test_clients_are_checked_more_often_while_one_lags(loop, sweeps, monkeypatch):
-    streams = Streams(LocalHub(Index()))
-    running = loop.create_task(streams.run())
-    streams.add(StreamClient())
-    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.lagging", 1)
-    loop.run(2.0)
-    assert len(sweeps) >= 2.0 / LAGGING_SWEEP_EVERY - 2
-    assert not running.done()
-
-
-def test_every_step_of_a_long_sweep_is_a_sign_of_life(loop, monkeypatch):
-    beats: list[float] = []
-    monkeypatch.setattr("correlator.ops.stalls._Heartbeat.beat", lambda _: beats.append(now()))
-    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.sweep", lambda *_: iter([None] * 50))
-    streams = Streams(LocalHub(Index()))
-    loop.create_task(streams.run())
-    streams.add(StreamClient())
-    loop.run(SWEEP_EVERY * 1.5)
-    assert len(beats) >= 50
-
-
-def test_websockets_without_connections_wake_every_five_seconds(loop, monkeypatch):
-    hub = LocalHub(Index())
-    beats: list[float] = []
-    monkeypatch.setattr("correlator.ops.stalls._Heartbeat.beat", lambda _: beats.append(now()))
-    loop.create_task(Websockets(hub, Access(listen_host="127.0.0.1", clock=now), Streams(hub)).run())
-    loop.run(100.0)
-    assert 19 <= len(beats) <= 21

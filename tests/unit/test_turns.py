@@ -9,7 +9,6 @@ from collections import Counter
 import pytest
 
 from correlator.sinks.turns import Held, Refused, Turns
-from tests.support.virtual_time import VirtualTimeLoop
 
 
 async def _pieces(turns: Turns, address: str, count: int, done: list[str]) -> None:
@@ -86,51 +85,34 @@ async def test_what_is_cancelled_at_any_moment_gives_its_turn_back():
         assert turns.waiting == 0
 
 
+async def hold(turns: Turns, address: str, end: asyncio.Event) -> None:
+    async with turns.turn(address):
+        await end.wait()
+
+
 async def test_an_address_above_its_part_is_refused_and_no_other_one_is():
-    turns = Turns("lists", at_once=1, waiting=3, waiting_each=2)
-    end = asyncio.Event()
-
-    async def piece(address: str) -> None:
-        async with turns.turn(address):
-            await end.wait()
-
-    tasks = [asyncio.create_task(piece("a")) for _ in range(3)]
+    turns, end = Turns("lists", at_once=1, waiting=3, waiting_each=2), asyncio.Event()
+    tasks = [asyncio.create_task(hold(turns, "a", end)) for _ in range(3)]
     await asyncio.sleep(0)
     with pytest.raises(Refused) as of_address:
-        await piece("a")
-    assert not of_address.value.all_clients
-    tasks.append(asyncio.create_task(piece("b")))
+        await hold(turns, "a", end)
+    tasks.append(asyncio.create_task(hold(turns, "b", end)))
     await asyncio.sleep(0)
     with pytest.raises(Refused) as of_all:
-        await piece("c")
-    assert of_all.value.all_clients
+        await hold(turns, "c", end)
+    assert (of_address.value.all_clients, of_all.value.all_clients) == (False, True)
     end.set()
     await asyncio.gather(*tasks)
 
 
-def test_a_wait_ends_at_its_deadline_and_leaves_no_trace():
-    loop = VirtualTimeLoop()
+def test_a_wait_ends_at_its_deadline_and_leaves_no_trace(loop):
     turns = Turns("lists", at_once=1, within=30.0)
-    never = asyncio.Event()
-
-    async def piece() -> None:
-        async with turns.turn("a"):
-            await never.wait()
-
-    async def run() -> float:
-        running, began = asyncio.ensure_future(piece()), loop.time()
-        await asyncio.sleep(0)
-        with pytest.raises(Refused):
-            await piece()
-        running.cancel()
-        return loop.time() - began
-
-    task = loop.create_task(run())
-    task.add_done_callback(lambda _: loop.stop())
-    loop.run(100)
-    loop.close()
-    assert task.result() == pytest.approx(30.0, abs=0.1)
-    assert turns.waiting == 0
+    running, waiting = (loop.create_task(hold(turns, "a", asyncio.Event())) for _ in range(2))
+    loop.run(29.9)
+    assert (turns.waiting, waiting.done()) == (1, False)
+    loop.run(0.2)
+    assert isinstance(waiting.exception(), Refused)
+    assert (turns.waiting, running.done()) == (0, False)
 
 
 def test_held_amounts_are_bounded_for_each_address_and_for_all():

@@ -52,18 +52,14 @@ def test_the_signature_is_that_of_the_published_example_and_both_sign_while_a_se
 def test_the_id_of_an_event_is_the_same_when_it_is_found_again_and_no_other_event_has_it():
     again = Event(Kind.JOB_FAILED, "job-1", NOW, 17, error="another text")
     others = [
-        Event(Kind.JOB_FAILED, "job-2", NOW, 17),
+        *(Event(Kind.JOB_FAILED, job_id, NOW, number) for job_id, number in (("job-2", 17), ("job-1", 18))),
+        *(Event(Kind.JOB_FAILED, "job-1", at) for at in (NOW, NOW + 1)),
+        *(Event(Kind.STEP_FAILED, "job-1", NOW, None, step) for step in (1, 2)),
         Event(Kind.JOB_STARTED, "job-1", NOW, 17),
-        Event(Kind.JOB_FAILED, "job-1", NOW, 18),
-        Event(Kind.JOB_FAILED, "job-1", NOW),
-        Event(Kind.JOB_FAILED, "job-1", NOW + 1),
-        Event(Kind.STEP_FAILED, "job-1", NOW, None, 1),
-        Event(Kind.STEP_FAILED, "job-1", NOW, None, 2),
     ]
     identifier = webhook_id(FAILED)
-    assert webhook_id(again) == identifier
+    assert (webhook_id(again), "." in identifier) == (identifier, False)
     assert len({identifier, *map(webhook_id, others)}) == 8
-    assert "." not in identifier
 
 
 def test_the_body_is_a_cloud_event_with_the_document_of_the_job_if_it_is_known():
@@ -224,16 +220,12 @@ def test_an_event_waits_for_its_job_to_be_published_and_so_do_the_later_ones_of_
 def test_noted_events_are_bounded_in_number_and_in_what_they_keep_alive():
     noted = NotedEvents()
     dropped = [d.number for n in range(MAX_NOTED + 5) for d in noted.add(n, FAILED, 0.0, SHOWN if n % 2 else None)]
-    assert dropped == [0, 1, 2, 3, 4]
-    assert len(noted) == MAX_NOTED
-    large = PublishedJob(
-        JobView("job-3", Status.RUNNING, steps=(StepRecord(1, "s", 1, "running", NOW),) * 10_000), 1, NOW
-    )
+    assert (dropped, len(noted)) == ([0, 1, 2, 3, 4], MAX_NOTED)
+    steps = (StepRecord(1, "s", 1, "running", NOW),) * 10_000
+    large = PublishedJob(JobView("job-3", Status.RUNNING, steps=steps), 1, NOW)
     noted = NotedEvents()
-    for n in range(100):
-        noted.add(n, Event(Kind.JOB_STARTED, "job-3", NOW, n), 0.0, large)
-    assert sum(a.shown is not None for a in noted) == 20
-    for _ in range(100):
-        assert noted.pop_next(0.0) is not None
-    noted.add(1, Event(Kind.JOB_STARTED, "job-3", NOW, 1), 0.0, large)
-    assert next(iter(noted)).shown is large
+    for _ in range(2):
+        for n in range(100):
+            noted.add(n, Event(Kind.JOB_STARTED, "job-3", NOW, n), 0.0, large)
+        assert sum(a.shown is large for a in noted) == 20
+        assert all(noted.pop_next(0.0) is not None for _ in range(100))

@@ -124,15 +124,6 @@ def test_an_event_that_is_refused_holds_back_its_own_job_alone():
     assert world.ids("a") == ["evt_2"]
 
 
-def test_an_event_at_which_the_receiver_fails_does_not_stop_the_others():
-    world = World(3)
-    for n in range(50):
-        world.event(f"job{n}")
-    world.deliveries.failed(there(world.deliveries.pop_next(0.0)), 0.0, away=True)
-    world.run(20)
-    assert len(world.received) >= 49
-
-
 def test_events_are_given_up_by_a_failure_after_a_day_and_not_before():
     made = queue(delivery(1, "a"), delivery(2, "b", at=HOUR), delivery(3, "c", at=2 * HOUR))
     assert made.failed(popped(made, DAY - 1), DAY - 1, away=True) == []
