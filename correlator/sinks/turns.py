@@ -31,7 +31,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from correlator.errors import CorrelatorError
 from correlator.model.published import PublishedJob
@@ -88,11 +88,12 @@ class Turns:
     ) -> None:
         self._what = what
         self._free = at_once
-        self._each = each or at_once
+        self._each = each
         self._most = waiting
         self._most_each = waiting_each
         self._within = within
         self._running: Counter[str] = Counter()
+        """By address, if there is a bound for each."""
         self._waiting: OrderedDict[str, dict[asyncio.Future[None], None]] = OrderedDict()
         """By address, in order of arrival; the address whose turn is next comes first."""
         self._count = 0
@@ -120,7 +121,7 @@ class Turns:
 
     def start_now(self, address: str) -> bool:
         """Begin a piece of work now. False if it has to wait."""
-        if not self._free or self._running[address] >= self._each:
+        if not self._free or self._is_full(address):
             return False
         self._occupy(address)
         return True
@@ -141,7 +142,7 @@ class Turns:
             if turn in self._waiting.get(address, ()):
                 self._leave(address, turn)
             elif not turn.cancelled() and turn.exception() is None:
-                self._give_back(address)  # It came, and nobody is here to use it.
+                self._give_back([address])  # It came, and nobody is here to use it.
             raise
         finally:
             timer.cancel()
@@ -154,8 +155,7 @@ class Turns:
 
     def _next_round(self) -> None:
         ended, self._ended = self._ended, []
-        for address in ended:
-            self._give_back(address)
+        self._give_back(ended)
 
     def _expire(self, address: str, turn: asyncio.Future[None]) -> None:
         if not turn.done():
@@ -168,15 +168,20 @@ class Turns:
         if not self._waiting[address]:
             del self._waiting[address]
 
+    def _is_full(self, address: str) -> bool:
+        """True if as many pieces of this address run as may."""
+        return self._each is not None and self._running[address] >= self._each
+
     def _occupy(self, address: str) -> None:
         self._free -= 1
-        self._running[address] += 1
+        if self._each is not None:
+            self._running[address] += 1
 
-    def _give_back(self, address: str) -> None:
-        self._free += 1
-        self._running[address] -= 1
-        if not self._running[address]:
-            del self._running[address]
+    def _give_back(self, addresses: Sequence[str]) -> None:
+        self._free += len(addresses)
+        if self._each is not None:
+            self._running.subtract(addresses)
+            self._running = +self._running
         while self._free and (following := self._next()) is not None:
             turn = next(iter(self._waiting[following]))
             self._leave(following, turn)
@@ -188,7 +193,7 @@ class Turns:
 
     def _next(self) -> str | None:
         """The address whose turn it is. Passes over at most `at_once` addresses: those that run `each` already."""
-        return next((a for a in self._waiting if self._running[a] < self._each), None)
+        return next((a for a in self._waiting if not self._is_full(a)), None)
 
     def _refused(self, *, all_clients: bool) -> Refused:
         of = "" if all_clients else " of this address"

@@ -110,13 +110,14 @@ def _ended() -> None:
 class Peer:
     """One connection. `surplus`: it may only ask for `/health/*`. `end()` aborts it.
 
-    `crowded`: it came while its address, or all of them, had as many as they may.
+    `crowded`: it came while its address, or all of them, had as many as they may. `idle`: the idle ones of its address.
     """
 
-    __slots__ = ("address", "answering", "crowded", "end", "surplus")
+    __slots__ = ("address", "answering", "crowded", "end", "idle", "surplus")
 
-    def __init__(self, address: str, *, crowded: bool, surplus: bool) -> None:
+    def __init__(self, address: str, idle: dict[Peer, None], *, crowded: bool, surplus: bool) -> None:
         self.address = address
+        self.idle = idle
         self.answering = False
         self.crowded = crowded
         self.surplus = surplus
@@ -141,7 +142,7 @@ class Connections:
         """By address, without the surplus."""
         self._surplus: Counter[str] = Counter()
         self._idle: dict[bool, dict[str, dict[Peer, None]]] = {False: {}, True: {}}
-        """Without the surplus, and the surplus; by address, those that are idle for longest first."""
+        """Without the surplus, and the surplus; by address of open ones, those that are idle for longest first."""
         self._full = False
         self._said: BoundedDict[str, float] = BoundedDict(100)
         """Addresses that had too many connections, and when that was logged."""
@@ -202,10 +203,12 @@ class Connections:
             self._say_crowded(address)
             if self._surplus[address] >= self.surplus // 2 and not self._end_idle(address, surplus=True):
                 return None
-        peer = Peer(address, crowded=crowded, surplus=beyond or self._ordinary >= limit)
+        surplus = beyond or self._ordinary >= limit
+        idle = self._idle[surplus].setdefault(address, {})
+        peer = Peer(address, idle, crowded=crowded, surplus=surplus)
         self._open[peer] = None
-        (self._surplus if peer.surplus else self._of)[address] += 1
-        self._now_idle(peer)
+        (self._surplus if surplus else self._of)[address] += 1
+        idle[peer] = None
         return peer
 
     def lost(self, peer: Peer) -> None:
@@ -214,15 +217,16 @@ class Connections:
             return
         del self._open[peer]
         peer.end = _ended  # What it was refers to the peer: only a full garbage collection would free them.
+        peer.idle.pop(peer, None)
         counted = self._surplus if peer.surplus else self._of
         counted[peer.address] -= 1
         if not counted[peer.address]:
             del counted[peer.address]
-        self._not_idle(peer)
+            del self._idle[peer.surplus][peer.address]
 
     def begin(self, peer: Peer) -> None:
         """A request of the connection is being answered from now on, until `end`."""
-        self._not_idle(peer)
+        peer.idle.pop(peer, None)
         peer.answering = True
 
     def end(self, peer: Peer) -> None:
@@ -232,12 +236,12 @@ class Connections:
 
     def asks(self, peer: Peer) -> None:
         """The connection is about to ask: it does not end for another one. Call `settle` some time later."""
-        self._not_idle(peer)
+        peer.idle.pop(peer, None)
 
     def settle(self, peer: Peer) -> None:
         """The connection is idle again, unless a request of it is being answered."""
         if peer in self._open and not peer.answering:
-            self._now_idle(peer)
+            peer.idle[peer] = None
 
     def describe(self) -> dict[str, Any]:
         """The part of readiness."""
@@ -255,16 +259,6 @@ class Connections:
                 "%s has %d connections, as many as one address may have: further ones may only ask for /health/*",
                 *(address, self._of[address]),
             )
-
-    def _now_idle(self, peer: Peer) -> None:
-        self._idle[peer.surplus].setdefault(peer.address, {})[peer] = None
-
-    def _not_idle(self, peer: Peer) -> None:
-        by_address = self._idle[peer.surplus]
-        idle = by_address.get(peer.address, {})
-        idle.pop(peer, None)
-        if not idle:
-            by_address.pop(peer.address, None)
 
     def _most_idle(self, *, surplus: bool) -> str:
         """The address that has most idle connections."""

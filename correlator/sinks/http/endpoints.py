@@ -50,6 +50,7 @@ class HubEndpoints:
         rest = Rest(hub, work)
         failover = FailoverStatus(hub, work, unknown_id_wait=unknown_id_wait)
         answers: dict[str, Handler] = {
+            "/api/v1/jobs/{id:[^/]+}": rest.job,  # first: aiohttp tries these in order, and most requests are for it
             "/api/v1/jobs": rest.jobs,
             "/api/v1/events": rest.find_events,
             "/api/v1/job": rest.job,

@@ -329,6 +329,9 @@ class Rest:
 
     async def job(self, request: web.Request) -> web.Response:
         """One job, by any ID. With ``wait``, the request waits until the job exists or is past revision ``rev``."""
+        name = request.match_info.get("id")
+        if name is not None and not request.query_string:  # as most are: a tenth of their cost is reading parameters
+            return self._shown(request, name, await self._find(name, request))
         asked = read(request, GetJob)
         return await self._job(request, asked.id, asked)
 

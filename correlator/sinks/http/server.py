@@ -21,8 +21,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
+from multidict import CIMultiDict
 
 from correlator.config.loading import read_tokens
 from correlator.config.schema import Config
@@ -65,10 +66,11 @@ class Static:
         self._current = {path for path, file in found.items() if file.is_hashed}
         self._files = {_HASH.sub("-*", path): file for path, file in found.items()}
         """By path. In that of a file with a hash, ``-*`` is in its place."""
+        self._folders = {path.rpartition("/")[0] for path in found}
 
     def serves(self, path: str) -> bool:
         """True if there is a file at this path, whatever its hash."""
-        return _HASH.sub("-*", path) in self._files
+        return path.rpartition("/")[0] in self._folders and _HASH.sub("-*", path) in self._files
 
     def routes(self) -> Iterable[web.RouteDef]:
         return [web.get(path.replace("*", "{hash:[0-9a-f]{20}}"), self.file) for path in self._files]
@@ -108,15 +110,17 @@ PART, PART_WITHIN = 96 << 10, 60.0
 FULL = (HTTPStatus.SERVICE_UNAVAILABLE, "the limit of connections is reached: repeat the request later", RETRY_AFTER)
 """The answer on a connection beyond the limit."""
 
-HEADERS = {
-    "Server": SERVER,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
-        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
-}
+HEADERS = CIMultiDict(
+    {
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+        "Content-Security-Policy": (
+            "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
+            " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+    }
+)
+"""Those of every response, besides Server. One multidict extends another in a fifth of the time of a dict."""
 
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Those of TLS 1.2: with forward secrecy and authenticated encryption. TLS 1.3 has no others."""
@@ -270,13 +274,14 @@ class HttpSink:
             self._connections.begin(peer)
         try:
             try:
-                probe = local(request.path) in OPEN_PATHS
+                path = local(request.path)
+                probe = path in OPEN_PATHS
                 if surplus and not probe:
                     response: web.StreamResponse = problem(*FULL)
                 else:
                     if not probe:
                         await self._work.begin.round(request.remote or "")
-                    response = self._refusal(request) or await handler(request)
+                    response = self._refusal(request, path) or await handler(request)
             except Exception as error:  # noqa: BLE001 - every exception becomes a response
                 response = as_problem(error, request)
             if surplus:
@@ -313,14 +318,20 @@ class HttpSink:
 
     async def _add_headers(self, request: web.Request, response: web.StreamResponse) -> None:
         """Add the headers that every response has, also one that is written in parts, before it is sent."""
-        response.headers.update(HEADERS)
-        response.headers.setdefault("Cache-Control", "no-store")
-        response.headers.extend(self._access.cors(request))  # beside another Vary
+        headers = response.headers
+        headers[hdrs.SERVER] = SERVER  # instead of that of aiohttp
+        headers.extend(HEADERS)
+        if hdrs.CACHE_CONTROL not in headers:
+            headers[hdrs.CACHE_CONTROL] = "no-store"
+        headers.extend(self._access.cors(request))  # beside another Vary
 
-    def _refusal(self, request: web.Request) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
-        """The error response for a request that is not admitted, else None. `Websockets` checks its tokens itself."""
-        path, access = local(request.path), self._access
-        host_allowed = path in OPEN_PATHS or all(map(access.host_allowed, _hosts(request)))
+    def _refusal(self, request: web.Request, path: str) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
+        """The error response for a request that is not admitted, else None. `Websockets` checks its tokens itself.
+
+        `path`: that of the request, without the prefix of an appliance.
+        """
+        access = self._access
+        host_allowed = path in OPEN_PATHS or _host_allowed(request, access)
         if host_allowed and request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
             return web.Response(status=HTTPStatus.NO_CONTENT)
         if path in OPEN_PATHS:
@@ -350,16 +361,21 @@ class HttpSink:
 def _as_bytes(response: web.Response) -> bytes:
     """A response that ends its connection, without aiohttp."""
     body = bytes(response.body or b"")  # type: ignore[arg-type]
-    ends = {"Cache-Control": "no-store", "Content-Length": str(len(body)), "Connection": "close"}
+    ends = {"Server": SERVER, "Cache-Control": "no-store", "Content-Length": str(len(body)), "Connection": "close"}
     head = [f"HTTP/1.1 {response.status} {response.reason}"]
     head += [f"{name}: {value}" for name, value in {**response.headers, **HEADERS, **ends}.items()]
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
-def _hosts(request: web.Request) -> list[str | None]:
-    """The hosts that a request names: in its header, and in its address if that is absolute (RFC 9112, 3.2.2)."""
-    header = request.headers.get("Host")
-    return [header] if header is None else [header, request.host]  # without either, aiohttp asks for the host's name
+def _host_allowed(request: web.Request, access: Access) -> bool:
+    """True if the hosts are that a request names: in its header, and in its address if that is absolute.
+
+    See RFC 9112, 3.2.2.
+    """
+    header = request.headers.get(hdrs.HOST)
+    if not access.host_allowed(header):
+        return False
+    return header is None or request.host == header or access.host_allowed(request.host)
 
 
 class ListenerConfig:
