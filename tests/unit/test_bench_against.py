@@ -19,20 +19,7 @@ def test_an_interval_leaves_out_as_many_values_as_the_sign_test_allows():
         values = list(range(count))
         random.Random(count).shuffle(values)
         assert interval(values) == (left_out, count - 1 - left_out), count
-
-
-def test_fewer_than_the_least_turns_bound_nothing():
-    assert interval([1.0] * (LEAST - 1)) == (-math.inf, math.inf)
-    assert interval([1.0] * LEAST) == (1.0, 1.0)
-
-
-def test_the_interval_contains_the_median_as_often_as_it_should():
-    chance = random.Random(1)
-    inside = 0
-    for _ in range(2000):
-        low, high = interval([chance.lognormvariate(0, 0.1) for _ in range(12)])
-        inside += low <= 1.0 <= high
-    assert inside >= 0.95 * 2000
+    assert interval([1.0] * (LEAST - 1)) == (-math.inf, math.inf), "too few bound nothing"
 
 
 @pytest.mark.parametrize(("unit", "after", "ratio"), [("ms", 2.0, 2.0), ("requests/s", 2.0, 0.5), ("kB", 0.5, 0.5)])
@@ -45,11 +32,8 @@ def test_a_ratio_above_one_is_worse(unit: str, after: float, ratio: float):
 def test_a_number_that_may_or_may_not_be_worse_is_open():
     assert Ratio("a number", "ms", [1.0] * 6, [0.9, 1.0, 1.0, 1.0, 1.0, 1.06]).verdict == "open"
     assert Ratio("a number", "ms", [1.0] * 9, [0.9, *[1.0] * 7, 1.06]).verdict == "no"
-
-
-def test_none_before_and_none_after_is_no_change_and_any_after_none_is_worse():
-    assert Ratio("rows lost", "rows", [0.0] * 6, [0.0] * 6).verdict == "no"
-    assert Ratio("rows lost", "rows", [0.0] * 6, [1.0] * 6).verdict == "yes"
+    for after, verdict in ((0.0, "no"), (1.0, "yes")):
+        assert Ratio("rows lost", "rows", [0.0] * 6, [after] * 6).verdict == verdict
 
 
 def test_only_numbers_of_both_trees_are_compared_and_sizes_in_bytes_may_differ():

@@ -16,7 +16,6 @@ from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
-import msgspec
 import pytest
 
 from correlator.demo.joblog import (
@@ -33,7 +32,7 @@ from correlator.demo.joblog import (
     create_database,
     go_json,
 )
-from correlator.demo.scenarios import LiveClock, PastClock, Player, Scenario, live_scenarios, load
+from correlator.demo.scenarios import LiveClock, PastClock, Player, live_scenarios, load
 from correlator.demo.traffic import Traffic, write_history
 from tests.support.eventually import PATIENCE
 
@@ -104,18 +103,17 @@ LIFECYCLE = [
 ENDS_OF_JOBS = {"Job completed", "Job failed", "Job cancelled"}
 
 
-@pytest.mark.parametrize(("message", "level", "attrs"), LIFECYCLE)
-def test_a_lifecycle_row_has_joblogs_level_attrs_and_null_columns(every_row, message, level, attrs):
-    rows = [row for row in every_row if row.message == message]
-    assert rows
-    for row in rows:
-        assert row.level is level
-        assert set(json.loads(row.attrs)) == attrs
-        if message in ENDS_OF_JOBS:
-            assert columns(row) in ({"job_id"}, {"job_id", "external_job_id"})
-            assert row.job_id == json.loads(row.attrs)["job_id"]
-        else:
-            assert not columns(row)
+def test_a_lifecycle_row_has_joblogs_level_attrs_and_null_columns(every_row):
+    for message, level, attrs in LIFECYCLE:
+        rows = [row for row in every_row if row.message == message]
+        assert rows, message
+        for row in rows:
+            assert (row.level, set(json.loads(row.attrs))) == (level, attrs)
+            if message in ENDS_OF_JOBS:
+                assert columns(row) in ({"job_id"}, {"job_id", "external_job_id"})
+                assert row.job_id == json.loads(row.attrs)["job_id"]
+            else:
+                assert not columns(row)
 
 
 def test_an_end_carries_the_external_id_only_where_the_callers_context_had_one(every_row):
@@ -169,6 +167,9 @@ async def test_times_are_utc_in_timestamp_columns_and_local_in_datetime_columns(
     rows: list[NewRow] = []
     joblog = JobLog(lane, rows.append, zone=BERLIN)
     await joblog.start_job(JOB, AT)
+    await joblog.set_progress(JOB, 40, AT)
+    assert [row.message for row in rows] == ["Job started"], "progress is normally in the table alone"
+    assert table(path, "SELECT percent_complete FROM job_tracking") == [(40,)]
     step = await joblog.start_step(JOB, "validation", 1, AT)
     await joblog.end_step(JOB, step, StepStatus.COMPLETED, AT)
     await joblog.end_job(JOB, JobStatus.CANCELLED, AT, "cancelled by operator")
@@ -177,15 +178,6 @@ async def test_times_are_utc_in_timestamp_columns_and_local_in_datetime_columns(
     assert job == [(utc, utc, utc, utc, local)]
     assert table(path, "SELECT started_at, completed_at FROM job_steps") == [(local, local)]
     assert {row.ts for row in rows} == {local}
-
-
-async def test_progress_is_normally_in_the_table_alone(path, lane):
-    rows: list[NewRow] = []
-    joblog = JobLog(lane, rows.append, zone=BERLIN)
-    await joblog.start_job(JOB, AT)
-    await joblog.set_progress(JOB, 40, AT)
-    assert [row.message for row in rows] == ["Job started"]
-    assert table(path, "SELECT percent_complete FROM job_tracking") == [(40,)]
 
 
 async def test_a_job_that_ends_twice_is_as_it_ended_last(path, lane):
@@ -245,7 +237,7 @@ def appliance(table: str) -> str:
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_a_table_has_the_appliances_columns_in_their_order_and_the_same_foreign_keys(path, name):
+def test_a_table_has_the_appliances_columns_in_their_order_its_foreign_keys_and_its_indexes(path, name):
     names = [row[1] for row in table(path, f"PRAGMA table_info({name})")]
     keywords = {"PRIMARY", "KEY", "UNIQUE", "CONSTRAINT"}
     wanted = [word for word in re.findall(r"^  (\w+)", appliance(name), re.MULTILINE) if word not in keywords]
@@ -253,19 +245,13 @@ def test_a_table_has_the_appliances_columns_in_their_order_and_the_same_foreign_
     pattern = r"FOREIGN KEY \((\w+)\) REFERENCES (\w+) \((\w+)\) ON DELETE (CASCADE|SET NULL)"
     found = {(row[3], row[2], row[4], row[6]) for row in table(path, f"PRAGMA foreign_key_list({name})")}
     assert found == set(re.findall(pattern, appliance(name)))
-
-
-@pytest.mark.parametrize("table", TABLES)
-def test_the_same_columns_are_indexed(path, table):
-    keys = re.findall(r"(UNIQUE )?KEY \w+ \(([\w, ]+)\)", appliance(table))
-    wanted = {(bool(unique), tuple(columns.split(", "))) for unique, columns in keys}
-    with closing(sqlite3.connect(path)) as db:
-        found = {
-            (bool(unique), tuple(row[2] for row in db.execute(f"PRAGMA index_info({name})")))
-            for _, name, unique, origin, _ in db.execute(f"PRAGMA index_list({table})")
-            if origin == "c"
-        }
-    assert found == wanted
+    keys = re.findall(r"(UNIQUE )?KEY \w+ \(([\w, ]+)\)", appliance(name))
+    indexes = [row for row in table(path, f"PRAGMA index_list({name})") if row[3] == "c"]
+    indexed = {
+        (bool(unique), tuple(row[2] for row in table(path, f"PRAGMA index_info({index})")))
+        for _, index, unique, *_ in indexes
+    }
+    assert indexed == {(bool(unique), tuple(columns.split(", "))) for unique, columns in keys}
 
 
 def test_every_row_of_a_recording_goes_in_and_comes_out_unchanged(path):
@@ -299,13 +285,6 @@ async def test_a_lane_closes_its_connection_also_when_the_wait_for_it_is_cancell
     assert await busy
     await asyncio.to_thread(lane._thread.shutdown)
     assert lane._connection is None
-
-
-def test_a_file_that_has_its_tables_is_left_alone(path):
-    with closing(sqlite3.connect(path)) as db, db:
-        db.execute("INSERT INTO log_events (level, message) VALUES ('INFO', 'kept')")
-    assert not create_database(path)
-    assert table(path, "SELECT message FROM log_events") == [("kept",)]
 
 
 # -- The way of log rows into the table: order, drops, rollbacks
@@ -346,27 +325,15 @@ async def test_a_batch_that_commits_late_has_the_lower_ids(path):
     assert sorted(written(path)) == list(range(1, 11))
 
 
-async def test_two_writers_share_the_queue_so_ids_do_not_follow_the_order_of_the_rows(path):
-    writers = LogWriters(path, delays([], []), flush=AGES)
-    running = asyncio.create_task(writers.run())
-    await until(lambda: len(writers._queue._getters) == 2)  # type: ignore[attr-defined]
-    for n in range(6):
-        writers.put(row(n))
-        await until(writers._queue.empty)
-    writers.stop()
-    await running
-    messages = [message for _, message in sorted(written(path).items())]
-    assert messages != sorted(messages)
-    assert sorted(messages) == list("012345")
-
-
-async def test_a_full_queue_drops_its_oldest_rows(path):
+async def test_a_full_queue_drops_its_oldest_rows_and_ids_go_on_after_the_highest_one(path):
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("INSERT INTO log_events (id, level, message) VALUES (36701, 'INFO', 'old')")
     writers = LogWriters(path, delays([], []), queue_size=3)
     for n in range(5):
         writers.put(row(n))
     writers.stop()
     await writers.run()
-    assert sorted(written(path).values()) == ["2", "3", "4"]
+    assert written(path) == {36701: "old", 36702: "2", 36703: "3", 36704: "4"}
 
 
 async def test_a_batch_that_is_rolled_back_is_written_again_under_new_ids(path):
@@ -379,27 +346,6 @@ async def test_a_batch_that_is_rolled_back_is_written_again_under_new_ids(path):
     writers.stop()
     await running
     assert len(written(path)) == 10
-
-
-async def test_a_batch_holds_a_hundred_rows_at_most(path):
-    writers = LogWriters(path, delays([AGES, AGES], []), flush=AGES)
-    for n in range(250):
-        writers.put(row(n))
-    running = asyncio.create_task(writers.run())
-    await until(lambda: writers._queue.qsize() <= 50)
-    assert writers._queue.qsize() == 50
-    writers.stop()
-    await running
-    assert sorted(map(int, written(path).values())) == list(range(250))
-
-
-async def test_a_row_does_not_wait_for_company_longer_than_the_flush_interval(path):
-    writers = LogWriters(path, delays([], []), flush=0.01)
-    running = asyncio.create_task(writers.run())
-    writers.put(row("alone"))
-    await until(lambda: bool(written(path)))
-    writers.stop()
-    await running
 
 
 async def test_no_row_is_lost_or_doubled_with_any_commit_delays(path):
@@ -416,16 +362,6 @@ async def test_no_row_is_lost_or_doubled_with_any_commit_delays(path):
     await running
     assert sorted(map(int, written(path).values())) == list(range(500))
     assert max(written(path)) > 500, "rollbacks burn ids"
-
-
-async def test_ids_go_on_after_the_highest_one(path):
-    with closing(sqlite3.connect(path)) as db, db:
-        db.execute("INSERT INTO log_events (id, level, message) VALUES (36701, 'INFO', 'old')")
-    writers = LogWriters(path, delays([], []))
-    writers.put(row("new"))
-    writers.stop()
-    await writers.run()
-    assert written(path) == {36701: "old", 36702: "new"}
 
 
 # -- What the demo lets happen: the same for a seed, and all that a reader should meet
@@ -449,15 +385,16 @@ def order(seed: int) -> list[str]:
     return [name for name, _ in islice(live_scenarios(seed), 60)]
 
 
-def test_a_seed_gives_the_same_scenarios_in_the_same_order():
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An appliance before the demo began; no test changes it."""
+    return asyncio.run(history(tmp_path_factory.mktemp("past") / "appliance.db", 9))
+
+
+async def test_a_seed_gives_the_same_history_byte_by_byte_and_scenarios_in_the_same_order(past, tmp_path):
+    assert dump(past) == dump(await history(tmp_path / "again.db", 9))
     assert order(5) == order(5)
     assert order(5) != order(6)
-
-
-async def test_a_seed_gives_the_same_history_byte_by_byte(tmp_path):
-    first, again = await history(tmp_path / "first.db", 5), await history(tmp_path / "again.db", 5)
-    assert dump(first) == dump(again)
-    assert dump(first) != dump(await history(tmp_path / "other.db", 6))
 
 
 async def played(path: Path, count: int) -> list[str]:
@@ -481,46 +418,35 @@ async def test_every_scenario_and_every_kind_of_ending_comes_within_the_first_fo
     assert table(path, "SELECT COUNT(*) > 2 FROM job_tracking WHERE parent_job_id NOT NULL") == [(1,)]
     [(names,)] = table(path, "SELECT GROUP_CONCAT(metadata) FROM job_tracking")
     assert "SVR 2019/Prod" in names or "büro-server" in names
-
-
-async def test_the_two_constructed_ids_of_a_failover_differ_in_some_jobs_and_are_equal_in_others(path):
-    await played(path, 40)
+    # The two constructed IDs of a failover differ in some jobs, and are equal in others.
     differ = "SELECT DISTINCT metadata ->> 'failover_job_id' <> external_job_id FROM job_tracking"
     where = "WHERE job_type = 'failover' AND external_job_id NOT NULL ORDER BY 1"
     assert table(path, f"{differ} {where}") == [(0,), (1,)]
 
 
-def test_a_misspelt_member_of_a_scenario_is_refused():
-    with pytest.raises(msgspec.ValidationError, match="stpes"):
-        msgspec.convert({"stpes": ["validate"]}, Scenario)
-
-
-async def test_history_is_over_but_for_the_job_that_died(tmp_path):
-    path = await history(tmp_path / "appliance.db", 9)
-    states = dict(table(path, "SELECT status, COUNT(*) FROM job_tracking GROUP BY 1"))
+def test_history_is_over_but_for_the_job_that_died(past):
+    states = dict(table(past, "SELECT status, COUNT(*) FROM job_tracking GROUP BY 1"))
     assert states.pop("running") == 1
     assert sum(states.values()) >= 20
     assert {"completed", "failed", "cancelled"} == set(states)
-    [(last,)] = table(path, "SELECT MAX(ts) FROM log_events")
+    [(last,)] = table(past, "SELECT MAX(ts) FROM log_events")
     assert str(last) < "2025-09-22 17:12:13.123456"
-    assert table(path, "SELECT a.id FROM log_events a JOIN log_events b ON b.id = a.id + 1 WHERE a.ts > b.ts") == []
+    assert table(past, "SELECT a.id FROM log_events a JOIN log_events b ON b.id = a.id + 1 WHERE a.ts > b.ts") == []
 
 
-async def test_each_operation_has_earlier_runs_whose_log_rows_are_gone(tmp_path):
-    path = await history(tmp_path / "appliance.db", 9)
+def test_each_operation_has_earlier_runs_whose_log_rows_are_gone(past):
     of_weeks = "FROM job_tracking WHERE started_at < '2025-09-22 12:12:13'"
-    runs = dict(table(path, f"SELECT operation, COUNT(*) {of_weeks} AND status = 'completed' GROUP BY 1"))
+    runs = dict(table(past, f"SELECT operation, COUNT(*) {of_weeks} AND status = 'completed' GROUP BY 1"))
     operations = {s.operation.format(kind=kind) for s in load().scenario.values() for kind in ("live", "test")} - {""}
     assert runs.keys() == operations
     assert min(runs.values()) >= 8
-    assert table(path, f"SELECT COUNT(*) > 9 {of_weeks} AND status = 'failed'") == [(1,)]
-    assert table(path, f"SELECT 1 FROM log_events WHERE attrs ->> 'job_id' IN (SELECT id {of_weeks})") == []
+    assert table(past, f"SELECT COUNT(*) > 9 {of_weeks} AND status = 'failed'") == [(1,)]
+    assert table(past, f"SELECT 1 FROM log_events WHERE attrs ->> 'job_id' IN (SELECT id {of_weeks})") == []
 
 
-async def test_most_rows_belong_to_no_job_and_most_of_a_jobs_rows_have_null_columns(tmp_path):
-    path = await history(tmp_path / "appliance.db", 9)
+def test_most_rows_belong_to_no_job_and_most_of_a_jobs_rows_have_null_columns(past):
     [(rows, of_jobs, plain)] = table(
-        path,
+        past,
         "SELECT COUNT(*), SUM(attrs LIKE '%\"job_id\"%'), SUM(attrs LIKE '%\"job_id\"%' AND job_id IS NULL)"
         " FROM log_events",
     )

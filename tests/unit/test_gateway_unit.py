@@ -25,11 +25,6 @@ def test_a_gateway_is_confined_like_the_daemon_and_may_write_nowhere():
     assert not any("Directory=" in line for line in settings(GATEWAY))
 
 
-def test_a_gateway_runs_its_own_configuration_and_starts_with_its_host():
-    assert "ExecStart=/usr/bin/correlator gateway --config /etc/correlator/gateway.toml" in settings(GATEWAY)
-    assert "WantedBy=multi-user.target" in settings(GATEWAY)
-
-
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 @pytest.mark.parametrize("unit", [DAEMON, GATEWAY])
 def test_the_exposure_of_both_units_is_at_most_1_2(unit: str):

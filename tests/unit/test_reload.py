@@ -5,7 +5,7 @@ import pytest
 from correlator.config.loading import load
 from correlator.config.schema import Config, keys, leaves
 from correlator.daemon import LIVE, Reload, needs_restart, reloaded
-from correlator.errors import ConfigError, CorrelatorError
+from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 
 
@@ -105,11 +105,6 @@ async def test_keys_that_need_a_restart_are_named_by_what_the_daemon_was_started
 def test_every_reloadable_key_exists():
     repeated = {key.name for key in keys(Config).values() if key.repeated}
     assert {dotted for dotted, _ in leaves()} | repeated >= LIVE
-
-
-def test_a_problem_is_a_config_error(configured):
-    with pytest.raises(ConfigError):
-        configured("[http]\nlisten = 'x'")
 
 
 def test_what_is_built_after_a_reload_has_its_values_and_keeps_those_that_need_a_restart(configured, tmp_path):

@@ -133,58 +133,27 @@ def test_an_error_of_any_length_does_not_suppress_a_watchdog_ping(manager, envir
     assert len(status.encode()) < 2000
 
 
-# -- A task is stuck when it is silent for longer than it may; one that is over is not
-
-
-class Clock:
+def test_a_task_is_stuck_when_it_is_silent_for_longer_than_it_may_and_none_that_is_over():
     now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_a_task_without_heartbeat_is_stuck_until_the_next_one():
-    clock = Clock()
-    live = Heartbeats(clock)
+    live = Heartbeats(lambda: now)
     with live.heartbeat("tail", 10.0) as tail, live.heartbeat("disk", 300.0):
-        clock.now += 10.0
+        now += 10.0
         assert live.stuck() == {}
-        clock.now += 5.0
+        now += 5.0
         assert live.stuck() == {"tail": 15.0}
+        with live.heartbeat("tail", 10.0) as second:
+            now += 11.0
+            assert live.stuck() == {"tail": 26.0}, "of two with one name the longest silence counts"
+            second()
+            assert live.stuck() == {"tail": 26.0}
         tail()
         assert live.stuck() == {}
-
-
-def test_a_task_that_is_over_is_not_stuck():
-    clock = Clock()
-    live = Heartbeats(clock)
-    with live.heartbeat("tail", 10.0):
-        clock.now += 11.0
-        assert live.stuck()
-    assert live.stuck() == {}
-
-
-def test_of_two_tasks_with_one_name_the_longest_silence_counts():
-    clock = Clock()
-    live = Heartbeats(clock)
-    with live.heartbeat("tail", 10.0):
-        clock.now += 20.0
-        with live.heartbeat("tail", 10.0) as second:
-            clock.now += 11.0
-            assert live.stuck() == {"tail": 31.0}
-            second()
-            assert live.stuck() == {"tail": 31.0}
-
-
-def test_a_task_that_paused_with_the_whole_process_is_not_stuck():
-    clock = Clock()
-    live = Heartbeats(clock)
-    with live.heartbeat("tail", 10.0):
-        clock.now += 40.0
-        live.excuse(35.0)
+        now += 40.0
+        live.excuse(35.0)  # the whole process paused
         assert live.stuck() == {}
-        clock.now += 6.0
+        now += 6.0
         assert live.stuck() == {"tail": 11.0}
+    assert live.stuck() == {}
 
 
 # -- The service manager's protocol: what is sent arrives as one datagram, and nothing that is missing raises
@@ -210,24 +179,16 @@ def test_a_state_arrives_as_one_datagram(receiving):
     "name", ["", "vsock:2:1", "relative", "/nope/notify", "@nobody-listens", "/a\0b", "/" + "x" * 200]
 )
 def test_without_a_listener_notify_returns_false_and_does_not_raise(name):
-    assert notify("READY=1", {"NOTIFY_SOCKET": name}) is False
-
-
-def test_outside_systemd_nothing_is_sent():
-    assert notify("READY=1", {}) is False
-
-
-def test_the_watchdog_is_fed_twice_in_the_time_allowed():
-    assert watchdog_interval({"WATCHDOG_USEC": "30000000"}) == 15.0
-    assert watchdog_interval({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}) == 15.0
+    assert notify("READY=1", {"NOTIFY_SOCKET": name} if name else {}) is False
 
 
 @pytest.mark.parametrize(
-    "environ",
+    ("watchdog", "interval"),
     [
-        {}, {"WATCHDOG_USEC": ""}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"},
-        {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "me"},
+        ("", None), ("0", None), ("soon", None), ("30000000", 15.0), ("30000000 1", None), ("30000000 me", None),
+        (f"30000000 {os.getpid()}", 15.0),
     ],
 )  # fmt: skip
-def test_without_a_watchdog_for_this_process_there_is_no_interval(environ):
-    assert watchdog_interval(environ) is None
+def test_the_watchdog_of_this_process_is_fed_twice_in_the_time_allowed(watchdog, interval):
+    given = dict(zip(("WATCHDOG_USEC", "WATCHDOG_PID"), watchdog.split(), strict=False))
+    assert watchdog_interval(given) == interval
