@@ -33,24 +33,6 @@ async def test_streams_are_created_once_and_updated_when_settings_differ(nats):
             await streams.ensure(connection, 3)
 
 
-async def test_three_servers_keep_three_replicas_whoever_wants_fewer_and_outlive_one(nats_cluster):
-    async with connected(nats_cluster.url) as connection:
-        await streams.ensure(connection, 3)
-        assert await streams.ensure(connection, 1) == []
-        found = await streams.info(connection, keys.STATE)
-        assert found is not None
-        assert found["config"]["num_replicas"] == 3
-        leader = nats_cluster.named(found["cluster"]["leader"])
-        await asyncio.to_thread(leader.kill)
-
-        async def has_another_leader():
-            with contextlib.suppress(ClusterUnavailable, Refused):
-                info = await streams.info(connection, keys.STATE)
-                return info is not None and info["cluster"].get("leader") not in (None, "", leader.name)
-
-        await eventually(has_another_leader)
-
-
 async def test_a_request_of_the_api_may_come_twice(nats_cluster):
     async with connected(nats_cluster.url) as connection:
         await streams.ensure(connection, 3)
@@ -91,17 +73,6 @@ async def test_a_server_that_comes_late_or_again_is_connected_and_subscriptions_
             await eventually(lambda: not connection.connected)
             with pytest.raises(ClusterUnavailable):
                 await connection.publish("cor.v1.want", b"lost")
-
-
-async def test_a_frozen_server_is_noticed_by_pings(nats):
-    async with connected(nats.url) as connection:
-        nats.pause()
-        with pytest.raises(ClusterUnavailable):
-            await connection.request("$JS.API.INFO", within=0.2)
-        await eventually(lambda: not connection.connected)
-        assert connection.describe()["error"]
-        nats.resume()
-        await connection.connect(10)
 
 
 async def test_a_server_that_stops_reading_is_left_although_messages_wait_for_it(nats):
@@ -156,14 +127,6 @@ async def test_a_refused_login_is_a_reported_state_that_ends_with_the_right_pass
             await asyncio.to_thread(server.kill)
             await asyncio.to_thread(server.start)
             await connection.connect(10)
-
-
-async def test_an_unknown_key_has_no_last_message_and_nobody_responds_to_an_unknown_subject(nats):
-    async with connected(nats.url) as connection:
-        await streams.ensure(connection, 1)
-        assert await connection.last(keys.STATE, keys.owner("dc9")) is None
-        with pytest.raises(ClusterUnavailable):
-            await connection.request("cor.v1.dc9.rpc.find", within=0.5)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one of nats-py's own

@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator
 import aiohttp
 import orjson
 
-from correlator.cluster import rpc
 from correlator.cluster.connection import Connection
 from tests.support.archive_queries import at, unix
 from tests.support.cluster import connected
@@ -144,32 +143,3 @@ async def test_a_request_that_waits_for_an_id_has_the_collectors_query_for_it_an
         await writers["dc1"].put(job("u1", ids=["soon"]))
         status, body = await waiting
         assert (status, body["job_id"], body["instance"]) == (200, "u1", "dc1")
-
-
-async def test_a_legacy_job_has_the_status_of_its_row_and_operations_come_from_the_collector(nats, mariadb):
-    async with appliances(mariadb, 1) as (one,), fleet(nats.url, "dc1") as (gateway, _):
-        await one.insert(
-            "failover_jobs", job_id="old", vm_id="v", job_type="live", status="validating", source_vm_name="pg1"
-        )
-        async with collector(nats.url, "dc1", one):
-            body: dict[str, object] = await answered(gateway, "/api/v1/failover/old/status")  # type: ignore[assignment]
-            assert (body["success"], body["job_id"], body["status"]) == (True, "old", "validating")
-            assert (await gateway.get("/api/v1/operations")) == (200, {"operations": []})
-            assert (await gateway.get("/api/v1/operations/failover/live"))[0] == 404
-
-
-async def test_a_collector_that_hangs_takes_no_longer_than_the_bound(nats, mariadb, monkeypatch):
-    monkeypatch.setattr(rpc, "WITHIN", 1.0)
-    async with appliances(mariadb, 1) as (one,), fleet(nats.url, "dc1") as (gateway, writers):
-        await writers["dc1"].put(job("m", started_at=unix(2) * 1_000_000))
-        async with collector(nats.url, "dc1", one) as hub:
-            assert await answered(gateway, "/api/v1/jobs/nobody", 404)
-            assert hub.archive is not None
-
-            async def hangs(*_: object) -> None:
-                await asyncio.sleep(3600)
-
-            monkeypatch.setattr(hub.archive, "page", hangs)
-            page = (await gateway.get("/api/v1/jobs"))[1]
-            assert [one["job_id"] for one in page["jobs"]] == ["m"]
-            assert page["reason"] == "dc1: the collector could not answer in time"

@@ -390,17 +390,6 @@ async def test_behind_a_trusted_proxy_only_the_client_that_sent_too_much_waits(h
     assert delays == [("10.0.0.1", False), ("10.0.0.2", False), ("10.0.0.1", True)]
 
 
-async def test_an_invalid_message_does_not_discard_the_others_of_its_frame(hub, client):
-    async with served(hub) as url, client.ws_connect(f"{url}/ws") as ws:
-        wrong = {"type": "subscribe", "id": 7, "status": ["nonsense"]}
-        await ws.send_json(
-            [HELLO, {"type": "unsubscribe", "id": 99}, wrong, {"type": "subscribe", "id": 1, "jobs": ["j1"]}]
-        )
-        messages = await messages_until(ws, "synced")
-        assert [m["sub"] for m in messages if m["type"] == "error"] == [99, 7]
-        assert messages[-1]["count"] == 1
-
-
 SAID = {"say": json.dumps([HELLO, {"type": "subscribe", "id": 7, "jobs": ["j1"]}])}
 
 

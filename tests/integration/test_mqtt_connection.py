@@ -7,7 +7,6 @@ import threading
 import pytest
 
 from correlator.config.schema import Tls
-from correlator.config.values import Secret
 from correlator.sinks.mqtt.connection import MqttClient, MqttTimings
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
@@ -67,18 +66,6 @@ async def test_a_broker_that_knows_no_mqtt_5_gets_3_1_1_until_it_does(mosquitto,
             async with second.running():
                 await holds(watcher, second)
             await eventually(lambda: watcher.states()[-4:] == ["offline", "online", "stopping", "offline"])
-
-
-async def test_a_wrong_password_is_a_state_and_not_an_error():
-    with Mosquitto(users={"correlator": "right"}) as broker:
-        wrong = MqttHarness(broker.port, username="correlator", password=Secret("wrong"))
-        async with wrong.running():
-            await eventually(lambda: "ot authori" in str(wrong.sink.describe()["error"]))
-            assert not wrong.sink.describe()["ok"]
-        right = MqttHarness(broker.port, username="correlator", password=Secret("right"))
-        async with right.running():
-            await eventually(lambda: right.sink.connected)
-            assert right.sink.describe()["error"] is None
 
 
 async def test_a_broker_that_refuses_the_topics_is_reported(tmp_path, caplog):

@@ -159,11 +159,6 @@ async def test_the_reason_of_a_broker_s_disconnect_is_reported_in_words(code, na
             await eventually(lambda: name in str(world.sink.describe()["error"]))
 
 
-async def test_the_reason_of_a_refused_message_is_reported_in_words(caplog):
-    async with Broker(refuses=0x97).running() as broker, MqttHarness(broker.port, reading("a")).running():
-        await eventually(said(caplog, "Quota exceeded (0x97): a quota of the broker is used up"))
-
-
 @pytest.mark.parametrize("level", [4, 5])
 async def test_a_message_at_which_a_broker_closes_is_left_out_after_three_times(level, caplog):
     async with Broker(level=level, closes_above=20_000).running() as broker:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,14 +12,13 @@ import pytest
 from correlator.config.schema import Config, Mqtt, Otlp
 from correlator.doctor import receivers
 from correlator.jobs.exports import Exports
-from correlator.model.facts import Reading
-from correlator.model.rows import JobRecord, StepRecord
+from correlator.model.rows import StepRecord
 from correlator.sinks.otlp import sink as sinks
 from correlator.sinks.otlp.sink import OtlpSink
 from correlator.tasks import Backoff
 from tests.support.eventually import eventually
 from tests.support.otlp_receiver import OtlpHarness, OtlpReceiver, attributes, spans_of
-from tests.support.pipeline_harness import NOW, SECOND
+from tests.support.pipeline_harness import NOW
 from tests.support.servers import free_port
 
 
@@ -136,21 +134,6 @@ async def test_a_job_of_many_steps_is_split_and_no_request_exceeds_its_bound(har
     assert len(otlp.requests) >= 3
     assert len(otlp.spans) == len({span.span_id for span in otlp.spans}) == 1_201
     assert all(int(headers["Content-Length"]) < sinks.MAX_BYTES + 10_000 for headers, _ in otlp.requests)
-
-
-async def test_a_correction_within_the_delay_is_part_of_the_one_trace(harness, otlp):
-    config = configured(otlp.url)
-    config = replace(config, otlp=replace(config.otlp, delay=3_600.0))
-    async with running(harness, config) as sink:
-        harness.end()
-        record = JobRecord("j", status="failed", started_at=NOW, completed_at=NOW + SECOND, operation="corrected")
-        harness.pipeline.readings([Reading("j", harness.index.advance_clock(), record, ())])
-        sink.prepare(configured(otlp.url))()
-        await eventually(lambda: sink.describe()["exported"] == 1)
-        harness.end()
-        harness.end("later")
-        await eventually(lambda: sink.describe()["exported"] == 2)
-    assert otlp.names == ["RUN corrected", "RUN live"]
 
 
 @pytest.mark.parametrize(("encoding", "name"), [("json", "JSON"), ("protobuf", "protobuf")])
