@@ -55,65 +55,65 @@ async def inspect(section: Cluster, *, gateway: bool = False, **options: Any) ->
     return {check.name: check for check in await cluster.inspect(section, gateway=gateway, **options)}
 
 
-async def test_a_collector_with_its_permissions_passes_every_check(deployed: DeployedNats):
-    async with collector(deployed):
-        found = await inspect(deployed.section("collector-dc1"), metrics=METRICS.format(age=0.1))
-    names = ["cluster.server", "cluster.streams", "cluster.permissions", "cluster.lease", "cluster.lag"]
-    assert {name: check.status for name, check in found.items()} == dict.fromkeys(names, "ok")
-    assert "NATS 2." in found["cluster.server"].summary
-    assert found["cluster.permissions"].summary == "may write dc1, and no other appliance"
-    assert found["cluster.lease"].summary == "one holds the lease of dc1"
+OF_COLLECTOR = ["cluster.server", "cluster.streams", "cluster.permissions", "cluster.lease", "cluster.lag"]
+OF_GATEWAY = [*OF_COLLECTOR[:3], "cluster.appliances"]
 
 
-async def test_a_gateway_with_its_permissions_passes_every_check(deployed: DeployedNats):
+async def test_each_role_with_its_permissions_passes_every_check(deployed: DeployedNats):
     async with collector(deployed), collector(deployed, "dc2"):
-        found = await inspect(deployed.section("gateway", "here"), gateway=True)
-    names = ["cluster.server", "cluster.streams", "cluster.permissions", "cluster.appliances"]
-    assert {name: check.status for name, check in found.items()} == dict.fromkeys(names, "ok"), found
-    assert found["cluster.appliances"].summary == "2 appliances, all with a collector"
+        ours, gateways = await asyncio.gather(
+            inspect(deployed.section("collector-dc1"), metrics=METRICS.format(age=0.1)),
+            inspect(deployed.section("gateway", "here"), gateway=True),
+        )
+    assert {name: check.status for name, check in ours.items()} == dict.fromkeys(OF_COLLECTOR, "ok"), ours
+    assert "NATS 2." in ours["cluster.server"].summary
+    assert ours["cluster.permissions"].summary == "may write dc1, and no other appliance"
+    assert ours["cluster.lease"].summary == "one holds the lease of dc1"
+    assert {name: check.status for name, check in gateways.items()} == dict.fromkeys(OF_GATEWAY, "ok"), gateways
+    assert gateways["cluster.appliances"].summary == "2 appliances, all with a collector"
 
 
-async def test_the_checks_change_no_key(deployed: DeployedNats):
+async def test_a_collector_that_is_gone_is_named_to_both_roles_and_the_checks_change_no_key(deployed: DeployedNats):
+    async with collector(deployed):
+        pass
     async with deployed.connected("collector-dc1") as connection:
-        await streams.ensure(connection, 1)
 
         async def sequences() -> list[int]:
             found = [await streams.info(connection, name) for name in streams.wanted(1)]
             return [info["state"]["last_seq"] for info in found if info is not None]
 
         before = await sequences()
-        await inspect(deployed.section("collector-dc1"))
+        ours, gateways = await asyncio.gather(
+            inspect(deployed.section("collector-dc1")), inspect(deployed.section("gateway"), gateway=True)
+        )
         assert await sequences() == before
+    assert ours["cluster.lease"].status == "failure"
+    assert "nobody holds the lease of dc1" in ours["cluster.lease"].summary
+    assert gateways["cluster.appliances"].status == "warning"
+    assert "dc1" in gateways["cluster.appliances"].summary
 
 
-async def test_an_address_without_a_server_is_a_failure_that_names_it():
+async def test_what_keeps_a_user_from_its_work_is_a_failure_that_names_it(deployed: DeployedNats):
     port = free_port()
-    found = await inspect(settings(f"nats://127.0.0.1:{port}"))
-    assert [check.status for check in found.values()] == ["failure"]
-    assert f"127.0.0.1:{port}" in found["cluster.server"].summary
-    assert found["cluster.server"].fix[0] == "systemctl start nats-server"
-
-
-async def test_a_certificate_of_no_user_is_a_failure_that_shows_how_to_read_its_subject(deployed: DeployedNats):
-    check = (await inspect(deployed.section("stranger")))["cluster.server"]
+    other = replace(deployed.section("collector-dc2"), instance="dc1")
+    async with collector(deployed):
+        away, stranger, of_gateway, of_other = await asyncio.gather(
+            inspect(settings(f"nats://127.0.0.1:{port}")),
+            inspect(deployed.section("stranger")),
+            inspect(deployed.section("gateway")),
+            inspect(other),
+        )
+    assert [check.status for check in away.values()] == ["failure"]
+    assert f"127.0.0.1:{port}" in away["cluster.server"].summary
+    assert away["cluster.server"].fix[0] == "systemctl start nats-server"
+    check = stranger["cluster.server"]
     assert check.status == "failure"
     assert "authorization" in check.summary.lower()
     assert any(fix.startswith("openssl x509 -noout -subject") for fix in check.fix)
-
-
-async def test_a_collector_with_the_user_of_a_gateway_sees_what_is_refused(deployed: DeployedNats):
-    async with collector(deployed):
-        found = await inspect(deployed.section("gateway"))
-    check = list(found.values())[-1]
+    check = list(of_gateway.values())[-1]
     assert check.status == "failure"
     assert any("permissions violation" in line.lower() for line in check.detail), check
-
-
-async def test_a_collector_of_another_appliance_may_not_write_this_one(deployed: DeployedNats):
-    section = replace(deployed.section("collector-dc2"), instance="dc1")
-    async with collector(deployed):
-        check = list((await inspect(section)).values())[-1]
-    assert check.status == "failure"
+    assert list(of_other.values())[-1].status == "failure"
 
 
 async def test_without_permissions_on_the_server_the_doctor_warns_of_the_rights_not_needed(nats: Nats):
@@ -126,44 +126,28 @@ async def test_without_permissions_on_the_server_the_doctor_warns_of_the_rights_
     assert (await inspect(section, gateway=True))["cluster.permissions"].status == "warning"
 
 
-async def test_a_collector_that_is_gone_holds_no_lease_and_a_gateway_names_its_appliance(deployed: DeployedNats):
-    async with collector(deployed):
-        pass
-    lease = (await inspect(deployed.section("collector-dc1")))["cluster.lease"]
-    assert lease.status == "failure"
-    assert "nobody holds the lease of dc1" in lease.summary
-    appliances = (await inspect(deployed.section("gateway"), gateway=True))["cluster.appliances"]
-    assert appliances.status == "warning"
-    assert "dc1" in appliances.summary
-
-
-async def test_a_standby_with_other_settings_than_the_active_is_a_warning_with_the_settings(deployed: DeployedNats):
+async def test_a_holder_that_differs_or_is_not_well_is_a_warning_with_what_it_is(deployed: DeployedNats):
     section, theirs = deployed.section("collector-dc1"), {"jobs.retention": '"24h"', "mqtt.instance": '"oma"'}
-    async with collector(deployed, settings=theirs):
-        same = (await inspect(section, ours=theirs))["cluster.lease"]
-        other = (await inspect(section, ours={"jobs.retention": '"30m"', "jobs.max_jobs": "5"}))["cluster.lease"]
-    assert (same.status, other.status) == ("ok", "warning")
-    assert "with other settings: a takeover changes what is served" in other.summary
-    assert other.detail == (
+    down = {"database": "down", "error": "Connection refused"}
+    async with collector(deployed, settings=theirs), collector(deployed, "dc2", **down):
+        same, other, of_down, replicas = await asyncio.gather(
+            inspect(section, ours=theirs),
+            inspect(section, ours={"jobs.retention": '"30m"', "jobs.max_jobs": "5"}),
+            inspect(deployed.section("collector-dc2", "dc2")),
+            inspect(replace(section, replicas=3), ours=theirs),
+        )
+    assert (same["cluster.lease"].status, other["cluster.lease"].status) == ("ok", "warning")
+    assert "with other settings: a takeover changes what is served" in other["cluster.lease"].summary
+    assert other["cluster.lease"].detail == (
         "jobs.max_jobs: not set there, 5 here",
         'jobs.retention: "24h" there, "30m" here',
         'mqtt.instance: "oma" there, not set here',
     )
-    assert other.fix == ('jobs.retention = "24h"', 'mqtt.instance = "oma"')
-
-
-async def test_a_holder_whose_database_is_away_is_a_warning_with_its_reason(deployed: DeployedNats):
-    async with collector(deployed, database="down", error="Connection refused"):
-        lease = (await inspect(deployed.section("collector-dc1")))["cluster.lease"]
-    assert lease.status == "warning"
-    assert "down: Connection refused" in lease.summary
-
-
-async def test_more_replicas_than_the_streams_have_are_a_warning(deployed: DeployedNats):
-    async with collector(deployed):
-        found = await inspect(replace(deployed.section("collector-dc1"), replicas=3))
-    assert found["cluster.streams"].status == "warning"
-    assert "1 replicas, and cluster.replicas = 3" in found["cluster.streams"].summary
+    assert other["cluster.lease"].fix == ('jobs.retention = "24h"', 'mqtt.instance = "oma"')
+    assert of_down["cluster.lease"].status == "warning"
+    assert "down: Connection refused" in of_down["cluster.lease"].summary
+    assert replicas["cluster.streams"].status == "warning"
+    assert "1 replicas, and cluster.replicas = 3" in replicas["cluster.streams"].summary
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 import warnings
 from collections import Counter
@@ -75,7 +74,7 @@ LINE = "INSERT INTO log_events (message) VALUES ('x')"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[MariaDB]:
-    """One with a binary log, that the tests below share."""
+    """One with a binary log, that the tests below share. One that pauses it resumes it."""
     with MariaDB(*LOGGING) as server:
         yield server
 
@@ -85,13 +84,6 @@ async def appliance(server: MariaDB) -> AsyncIterator[Database]:
     database = await granted(server)
     yield database
     await database.drop()
-
-
-@pytest.fixture
-def own() -> Iterator[MariaDB]:
-    """One with a binary log, to stop and start."""
-    with MariaDB(*LOGGING) as server:
-        yield server
 
 
 @pytest.mark.filterwarnings("ignore:Unsafe statement")
@@ -117,16 +109,17 @@ async def test_a_commit_notifies_of_its_table_and_a_rollback_does_not(appliance,
         assert "failover_jobs" not in running.notifications
 
 
-async def test_the_same_where_the_log_is_packed(own):
-    own.stop()
-    own.arguments = (*LOGGING, "--log-bin-compress", "--log-bin-compress-min-len=10", "--binlog-checksum=NONE")
-    own.start()
-    database = await granted(own)
-    async with listening(database) as running:
-        for form in ("ROW", "STATEMENT"):
-            running.notifications.clear()
-            await database.run(f"SET SESSION binlog_format = '{form}'", LINE)
-            await eventually(lambda: running.notifications["log_events"])
+async def test_the_same_where_the_log_is_packed(appliance):
+    before = "SET GLOBAL log_bin_compress = OFF, binlog_checksum = CRC32"
+    await appliance.run("SET GLOBAL log_bin_compress = ON, log_bin_compress_min_len = 10, binlog_checksum = NONE")
+    try:
+        async with listening(appliance) as running:
+            for form in ("ROW", "STATEMENT"):
+                running.notifications.clear()
+                await appliance.run(f"SET SESSION binlog_format = '{form}'", LINE)
+                await eventually(lambda: running.notifications["log_events"])
+    finally:
+        await appliance.run(before)
 
 
 async def test_a_row_that_is_larger_than_a_packet_of_the_protocol_passes(appliance):
@@ -136,12 +129,6 @@ async def test_a_row_that_is_larger_than_a_packet_of_the_protocol_passes(applian
         await eventually(lambda: running.notifications["log_events"])
         assert set(running.notifications) == {"log_events"}
         assert running.up
-
-
-async def test_it_listens_by_the_socket_too(appliance):
-    async with listening(appliance, unix_socket=str(appliance.server.socket), port=1) as running:
-        await appliance.run(LINE)
-        await eventually(lambda: running.notifications["log_events"])
 
 
 async def test_a_log_that_begins_a_new_file_and_drops_the_old_one_is_followed(appliance):
@@ -193,40 +180,44 @@ async def test_a_quiet_server_is_no_silent_one_and_one_connection_is_enough(appl
         assert running.up
 
 
-async def test_without_the_grant_the_doorbell_names_it_and_works_once_it_is_given(own, caplog):
-    database = await own.create_schema()
-    async with listening(database, up=False) as running:
+async def test_without_the_grant_the_doorbell_names_it_and_works_once_it_is_given(appliance, caplog):
+    await appliance.run("REVOKE REPLICATION SLAVE ON *.* FROM correlator@'%'")
+    async with listening(appliance, up=False) as running:
         await eventually(lambda: "GRANT REPLICATION SLAVE" in running.error)
-        await database.run("GRANT REPLICATION SLAVE ON *.* TO correlator@'%'")
+        await appliance.run("GRANT REPLICATION SLAVE ON *.* TO correlator@'%'")
         await eventually(lambda: running.up)
-        await database.run(LINE)
+        await appliance.run(LINE)
         await eventually(lambda: running.notifications["log_events"])
     assert [r.levelname for r in caplog.records if r.name == "correlator.sources.doorbell"] == ["WARNING"]
 
 
-async def test_the_doorbell_works_again_after_a_restart_and_a_crash_of_the_server(own):
-    database = await granted(own)
-    async with listening(database) as running:
-        for end in (own.stop, own.kill):
-            await asyncio.to_thread(end)
-            await eventually(lambda: not running.up)
-            await asyncio.to_thread(own.start)
-            await eventually(lambda: running.up)
-            running.notifications.clear()
-            await database.run(LINE)
-            await eventually(lambda: running.notifications["log_events"])
+async def test_the_doorbell_works_over_tls_and_again_after_a_restart_and_a_crash_of_the_server(tmp_path):
+    authority = Certificates.create(tmp_path / "tls")
+    authority.make("server", "IP:127.0.0.1")
+    files = (f"--ssl-cert={authority.cert('server')}", f"--ssl-key={authority.key('server')}")
+    with MariaDB(*LOGGING, *files) as own:
+        database = await granted(own)
+        async with listening(database, tls=client_context(Tls(ca=authority.ca))) as running:
+            for end in (own.stop, own.kill):
+                await asyncio.to_thread(end)
+                await eventually(lambda: not running.up)
+                await asyncio.to_thread(own.start)
+                await eventually(lambda: running.up)
+                for _ in range(2):
+                    running.notifications.clear()
+                    await database.run(LINE)
+                    await eventually(lambda: running.notifications["log_events"])
 
 
-async def test_a_server_that_freezes_is_noticed_by_its_silence(own):
-    database = await granted(own)
-    async with listening(database, silent_after=1.2) as running:
-        await asyncio.to_thread(own.pause)
+async def test_a_server_that_freezes_is_noticed_by_its_silence(appliance):
+    async with listening(appliance, silent_after=1.2) as running:
+        await asyncio.to_thread(appliance.server.pause)
         try:
             await eventually(lambda: "no heartbeat" in running.error)
         finally:
-            own.resume()
+            appliance.server.resume()
         await eventually(lambda: running.up)
-        await database.run(LINE)
+        await appliance.run(LINE)
         await eventually(lambda: running.notifications["log_events"])
 
 
@@ -299,25 +290,3 @@ async def doorbell_of(daemon: Daemon) -> bool:
     """Whether the daemon's doorbell is up."""
     _, health = await daemon.get("/health/ready")
     return bool(health["parts"]["doorbell"]["up"])
-
-
-async def test_the_doorbell_connects_over_tls_and_never_without(own, tmp_path, caplog):
-    caplog.set_level(logging.DEBUG, "correlator.sources.doorbell")
-    authority = Certificates.create(tmp_path / "tls")
-    authority.make("server", "IP:127.0.0.1")
-    encrypted = client_context(Tls(ca=authority.ca))
-    own.stop()
-    own.arguments = (*LOGGING, "--skip-ssl")
-    own.start()
-    database = await granted(own)
-    async with listening(database, up=False, tls=encrypted):
-        await eventually(lambda: "the server offers no TLS" in caplog.text)
-    own.stop()
-    files = (f"--ssl-cert={authority.cert('server')}", f"--ssl-key={authority.key('server')}")
-    own.arguments = (*LOGGING, *files)
-    own.start()
-    async with listening(database, tls=encrypted) as running:
-        for _ in range(3):
-            running.notifications.clear()
-            await database.run(LINE)
-            await eventually(lambda: running.notifications["log_events"])

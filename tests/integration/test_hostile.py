@@ -226,16 +226,18 @@ async def test_three_tls_handshakes_are_under_way_and_the_next_begins_when_one_e
     ],
 )
 async def test_a_refused_connection_leaves_nothing_to_the_garbage_collector(hub, certificates, sent, tls):
+    async def refused(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            await asyncio.wait_for(reader.read(2000), 2)
+        writer.transport.abort()
+
     async with served(hub, tls=certificates.server("daemon") if tls else None) as url:
         gc.collect()
         gc.disable()
         try:
-            for _ in range(10):
-                reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
-                writer.write(sent)
-                with contextlib.suppress(ConnectionError, TimeoutError):
-                    await asyncio.wait_for(reader.read(2000), 2)
-                writer.transport.abort()
+            await asyncio.gather(*(refused(int(url.rpartition(":")[2])) for _ in range(10)))
             await eventually(lambda: not any(type(each) is HttpConnection for each in gc.get_objects()))
         finally:
             gc.enable()
@@ -439,26 +441,28 @@ async def test_a_ticket_makes_no_ticket(hub, client):
             assert response.status == 200
 
 
-@pytest.mark.parametrize("path", ["/health/ready", "/client.js", "/api/v1/jobs", "/metrics", "/api/v1/jobs/j0/log"])
-async def test_a_page_of_a_listed_origin_may_ask_with_headers_everywhere(hub, client, monkeypatch, path):
+async def test_a_page_of_a_listed_origin_may_ask_with_headers_everywhere(hub, client, monkeypatch):
     monkeypatch.setattr(hub, "ask", AsyncMock(return_value=LinesPage(())))
     async with served(hub, tokens=("secret",), origins=("http://gui",)) as url:
         headers = {"Origin": "http://gui", "Access-Control-Request-Method": "GET"}
-        async with client.options(url + path, headers=headers) as response:
-            assert response.status == 204
-            allowed_headers = response.headers["Access-Control-Allow-Headers"].split(", ")
-            assert {"Authorization", "Last-Event-ID"} <= set(allowed_headers)
-        async with client.options(url + path, headers={**headers, "Origin": "http://other"}) as response:
-            assert "Access-Control-Allow-Origin" not in response.headers
-        for origin, allowed in (({}, None), ({"Origin": "http://gui"}, "http://gui"), ({"Origin": "http://o"}, None)):
-            async with client.get(url + path, headers={"Authorization": "Bearer secret", **origin}) as response:
-                assert response.status == 200
-                assert response.headers.get("Access-Control-Allow-Origin") == allowed
-                assert "Origin" in response.headers.getall("Vary"), (
-                    "a cache must not give one origin's answer to another"
-                )
-                exposed = response.headers.get("Access-Control-Expose-Headers", "")
-                assert ("ETag" in exposed and "Retry-After" in exposed) is (allowed is not None)
+        for path in ("/health/ready", "/client.js", "/api/v1/jobs", "/metrics", "/api/v1/jobs/j0/log"):
+            async with client.options(url + path, headers=headers) as response:
+                assert response.status == 204
+                allowed_headers = response.headers["Access-Control-Allow-Headers"].split(", ")
+                assert {"Authorization", "Last-Event-ID"} <= set(allowed_headers)
+            async with client.options(url + path, headers={**headers, "Origin": "http://other"}) as response:
+                assert "Access-Control-Allow-Origin" not in response.headers
+            for origin, allowed in (
+                ({}, None),
+                ({"Origin": "http://gui"}, "http://gui"),
+                ({"Origin": "http://o"}, None),
+            ):
+                async with client.get(url + path, headers={"Authorization": "Bearer secret", **origin}) as response:
+                    assert response.status == 200
+                    assert response.headers.get("Access-Control-Allow-Origin") == allowed
+                    assert "Origin" in response.headers.getall("Vary"), "a cache must not mix the answers of origins"
+                    exposed = response.headers.get("Access-Control-Expose-Headers", "")
+                    assert ("ETag" in exposed and "Retry-After" in exposed) is (allowed is not None)
 
 
 async def test_metadata_of_any_depth_disconnects_no_client(hub, client):
