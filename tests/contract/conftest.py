@@ -53,6 +53,13 @@ async def mariadb_original(request: pytest.FixtureRequest) -> AsyncIterator[Orig
         yield original
 
 
+@pytest.fixture
+async def one_mariadb(request: pytest.FixtureRequest) -> AsyncIterator[Original]:
+    """The same by one driver, for what is no matter of the driver."""
+    async with made(request, KINDS[0], rolled_back=False) as original:
+        yield original
+
+
 @pytest.fixture(params=KINDS[:2])
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)

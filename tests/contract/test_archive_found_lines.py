@@ -104,28 +104,6 @@ async def test_a_slice_that_takes_the_server_too_long_is_searched_in_smaller_one
             await found(archive, "due")
 
 
-async def test_slices_that_take_time_follow_each_other_without_asking_for_gaps_of_ids(original, monkeypatch):
-    sizes_of, last_id, asked = searches.sizes_of, Queries.last_id, list[str]()
-
-    async def slow(*given):
-        asked.append("slice")
-        await asyncio.sleep(AIM)
-        return await sizes_of(*given)
-
-    async def noted(*given):
-        asked.append("last")
-        return await last_id(*given)
-
-    async with archive_of(original) as archive:
-        archive._text_slices.size = archive._text_slices._most = 100
-        for n in range(3):
-            await original.log("due", id=1 + 100 * n)
-        monkeypatch.setattr(searches, "sizes_of", slow)
-        monkeypatch.setattr(Queries, "last_id", noted)
-        assert len(await found(archive, "due")) == 3
-    assert asked == ["last", "last", "slice", "slice", "slice"]
-
-
 async def test_missing_ids_are_passed_over_also_where_the_database_is_far_away(original, monkeypatch):
     sizes_of, last_id, slices = searches.sizes_of, Queries.last_id, list[str]()
 
@@ -195,8 +173,8 @@ async def test_one_step_reads_few_rows_that_only_seem_to_match_and_a_failed_one_
         assert len(asked) > 3
 
 
-@pytest.mark.parametrize("east", [0, 7_200, -34_200])
-async def test_rows_outside_of_the_time_are_left_to_the_database(original, monkeypatch, east):
+async def test_rows_outside_of_the_time_are_left_to_the_database(original, monkeypatch):
+    east = -34_200
     read, past_rows_in = set[int](), Queries.past_rows_in
 
     async def noted(queries, session, ids, began):

@@ -57,7 +57,7 @@ async def test_a_context_is_known_by_its_exact_text(archive, either_original):
         assert not await archive.is_context(other), other
 
 
-async def test_a_context_of_few_jobs_is_read_by_its_index_and_not_slice_by_slice(mariadb_original, monkeypatch):
+async def test_a_context_of_few_jobs_is_read_by_its_index_and_not_slice_by_slice(one_mariadb, monkeypatch):
     asked: list[str] = []
     query = MariaDBSession.query
 
@@ -65,7 +65,7 @@ async def test_a_context_of_few_jobs_is_read_by_its_index_and_not_slice_by_slice
         asked.append(sql)
         return await query(self, sql, args)
 
-    either_original = mariadb_original
+    either_original = one_mariadb
     await either_original.run(
         "INSERT INTO job_tracking (id, operation, status, started_at, context_id) SELECT CONCAT('job-', seq), 'op',"
         " 'completed', UTC_TIMESTAMP() - INTERVAL seq MINUTE, IF(seq % 500 = 0, 'ctx', 'many') FROM seq_1_to_3000"

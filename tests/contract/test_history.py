@@ -205,8 +205,8 @@ MISSING = {
 
 
 @pytest.mark.parametrize("column", MISSING)
-async def test_without_a_column_less_is_read_and_the_history_still_ends(mariadb_original, column):
-    original = mariadb_original
+async def test_without_a_column_less_is_read_and_the_history_still_ends(one_mariadb, column):
+    original = one_mariadb
     table, name = column.split(".")
     await insert(original, "job_tracking", [ended_job("u1", 60, metadata='{"vm_name": "web-01"}')])
     await insert(original, "job_steps", [step("u1", 1, "copy", ago(60.5), ago(60))])
@@ -221,8 +221,8 @@ async def test_without_a_column_less_is_read_and_the_history_still_ends(mariadb_
         assert feed.runs[0].operation == ("" if name == "job_type" else "failover", "live")
 
 
-async def test_every_query_of_the_history_uses_an_index_and_sorts_nothing(mariadb_original):
-    original = mariadb_original
+async def test_every_query_of_the_history_uses_an_index_and_sorts_nothing(one_mariadb):
+    original = one_mariadb
     jobs = [ended_job(f"u{n:05}", n // 3 + 1, ("failover", f"op-{n % 5}"), metadata="{}") for n in range(6_000)]
     await insert(original, "job_tracking", jobs)
     await insert(original, "job_steps", [step(f"u{n:05}", s, "s", ago(n), None) for n in range(900) for s in (1, 2)])
@@ -247,8 +247,8 @@ async def test_every_query_of_the_history_uses_an_index_and_sorts_nothing(mariad
     }
 
 
-async def test_a_connection_that_the_server_ends_costs_no_run_and_repeats_none(mariadb_original):
-    original = mariadb_original
+async def test_a_connection_that_the_server_ends_costs_no_run_and_repeats_none(one_mariadb):
+    original = one_mariadb
     name, count = original.tables.name, 10 * KEEP
     await insert(
         original, "job_tracking", [ended_job(f"u{n}", n + 1, ("failover", f"op-{n % 10}")) for n in range(count)]

@@ -8,8 +8,6 @@ import sqlite3
 import time
 from datetime import UTC, datetime, timedelta
 
-import pytest
-
 from correlator.jobs import fold, joblog
 from correlator.model.facts import Job, Reading, Status
 from correlator.model.rows import LogRow
@@ -204,28 +202,22 @@ async def test_a_job_whose_times_are_zero_dates_has_no_times_and_is_still_found(
         assert [await archive.find(name, lambda: 1) is not None for name in ("zero", "ext", "g")] == [True] * 3
 
 
-@pytest.mark.parametrize("text", ["COMPLETED", "completed ", "Completed"])
-async def test_a_status_counts_as_the_server_compares_it_where_the_column_is_a_text(original, text):
+async def test_a_status_counts_as_the_server_compares_it_where_the_column_is_a_text(original):
     for table in ("job_tracking", "job_steps", "failover_jobs"):
         with contextlib.suppress(sqlite3.OperationalError):  # SQLite has no other columns than texts.
             await original.run(f"ALTER TABLE {table} MODIFY status VARCHAR(20)")
-    await original.job("u1", status=text)
-    await original.insert("job_steps", job_id="u1", name="one", seq=1, status=text, started_at=STAMP)
-    await original.insert(
-        "failover_jobs",
-        job_id="l1",
-        vm_id="v",
-        job_type="live",
-        source_vm_name="v",
-        status=text,
-        created_at=STORED_WHOLE,
-    )
+    texts = ("COMPLETED", "completed ", "Completed")
+    row = {"vm_id": "v", "job_type": "live", "source_vm_name": "v", "created_at": STORED_WHOLE}
+    for n, text in enumerate(texts):
+        await original.job(f"j{n}", status=text)
+        await original.insert("job_steps", job_id=f"j{n}", name="one", seq=1, status=text, started_at=STAMP)
+        await original.insert("failover_jobs", job_id=f"l{n}", status=text, **row)
     async with open_queries(original.source()) as (queries, session):
-        (reading,) = await read_readings(queries, session, 1, ["u1"])
-        (legacy,) = await queries.legacy_where(session, "1 = 1")
-    view = fold.view(Job("u1", reading=reading))
-    assert (view.status, [step.status for step in view.steps]) == (Status.COMPLETED, ["completed"])
-    assert fold.legacy_view(legacy).status is Status.COMPLETED
+        readings = await read_readings(queries, session, 1, ["j0", "j1", "j2"])
+        legacy = await queries.legacy_where(session, "1 = 1")
+    views = [fold.view(Job(reading.job_id, reading=reading)) for reading in readings]
+    assert [(v.status, [s.status for s in v.steps]) for v in views] == [(Status.COMPLETED, ["completed"])] * 3
+    assert [fold.legacy_view(record).status for record in legacy] == [Status.COMPLETED] * 3
 
 
 async def test_steps_of_a_table_without_seq_come_in_the_order_of_their_ids(original):
@@ -240,12 +232,12 @@ async def test_steps_of_a_table_without_seq_come_in_the_order_of_their_ids(origi
     assert [(s.id, s.name, s.seq) for s in reading.steps or ()] == [(7, "b", 0), (9, "a", 0)]
 
 
-async def test_steps_and_children_that_name_their_job_in_another_case_belong_to_it(mariadb_original):
+async def test_steps_and_children_that_name_their_job_in_another_case_belong_to_it(one_mariadb):
     """The foreign key compares by the collation of the column, which ignores case."""
-    await mariadb_original.job("job-a")
-    await mariadb_original.job("child", parent_job_id="JOB-A")
-    step = await mariadb_original.insert("job_steps", job_id="Job-A", name="one", seq=1, started_at=STAMP)
-    async with open_queries(mariadb_original.source()) as (queries, session):
+    await one_mariadb.job("job-a")
+    await one_mariadb.job("child", parent_job_id="JOB-A")
+    step = await one_mariadb.insert("job_steps", job_id="Job-A", name="one", seq=1, started_at=STAMP)
+    async with open_queries(one_mariadb.source()) as (queries, session):
         (reading,) = await read_readings(queries, session, 1, ["job-a"])
         other, without_row = await read_readings(queries, session, 1, ["JOB-a"])
     assert [s.id for s in reading.steps or ()] == [step]
@@ -366,14 +358,14 @@ async def test_the_next_id_is_known_and_starts_again_after_a_truncate(original):
     await session.close()
 
 
-async def test_a_local_server_has_the_local_zone_and_a_remote_one_its_offset(mariadb_original):
-    source = mariadb_original.source(zone=None)
+async def test_a_local_server_has_the_local_zone_and_a_remote_one_its_offset(one_mariadb):
+    source = one_mariadb.source(zone=None)
     session = await source.open()
     try:
         assert (await source.zone(session)).name == ("host" if zones.host_offset() == 0 else "UTC+0")
-        await mariadb_original.run("SET GLOBAL time_zone = '+05:30'")
+        await one_mariadb.run("SET GLOBAL time_zone = '+05:30'")
         assert (await source.zone(session)).name == "UTC+5.5"
         assert (await source.zone(session)).utc(MICROS) == MICROS - 19_800 * SECOND
     finally:
-        await mariadb_original.run("SET GLOBAL time_zone = '+00:00'")
+        await one_mariadb.run("SET GLOBAL time_zone = '+00:00'")
         await session.close()

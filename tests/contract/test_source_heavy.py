@@ -63,26 +63,20 @@ async def test_rows_in_are_read_light_too(original):
         assert max(weighed.answers) <= len(expected) * 2 * HEAVY
 
 
-async def test_heavy_rows_are_read_with_their_jobs_live_and_from_the_past(original):
+async def test_heavy_rows_are_read_with_their_jobs_live_and_from_the_past_and_the_position_at_one_is_small(original):
+    """The position is one row of the checkpoint in the cluster, where a message has 1 MiB at most."""
     for number in range(3):
         await original.job(f"j{number}")
     await original.log("past", attrs=attrs(0, 650_000))
-    async with running_follower(original.source()) as (received, _):
+    async with running_follower(original.source()) as (received, tail):
         await original.log("news", attrs=attrs(1, 650_000))
         await original.log("n" * 60_000, attrs=attrs(2, 10))
-        await received.receives("past", "news", "n" * 60_000)
+        await original.log("m" * 60_000, attrs=attrs(2, 1_100_000))
+        await received.receives("past", "news", "n" * 60_000, "m" * 60_000)
         for number in range(3):
             job = received._index.persistence.get(f"j{number}")
             assert isinstance(job, PersistedJob)
             assert job.job.last is not None
-
-
-async def test_the_position_at_a_heavy_row_is_small(original):
-    """It is one row of the checkpoint in the cluster, where a message has 1 MiB at most."""
-    await original.job("j1")
-    async with running_follower(original.source()) as (received, tail):
-        await original.log("n" * 60_000, attrs=attrs(1, 1_100_000))
-        await received.receives("n" * 60_000)
         position = tail.cursor()
     assert position.row is not None
     assert len(msgspec.msgpack.encode(position)) < 3 * HEAVY

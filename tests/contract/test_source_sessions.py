@@ -103,8 +103,8 @@ async def test_each_question_sees_what_was_committed_until_then_and_only_dirty_o
 
 
 async def test_the_server_ends_a_statement_that_exceeds_the_query_timeout(mariadb_original):
-    session = await mariadb_original.source(query_timeout=5.0).open()
-    with pytest.raises(SourceUnavailable, match="max_statement_time exceeded"):  # and not: no answer within 5 s
+    session = await opened(mariadb_original.source(query_timeout=2.0))
+    with pytest.raises(SourceUnavailable, match="max_statement_time exceeded"):  # and not: no answer within 2 s
         await session.query("SELECT SLEEP(100)")
 
 
@@ -178,20 +178,19 @@ async def test_abandoned_connections_are_forgotten_if_the_connection_that_kills_
 
 
 @pytest.mark.filterwarnings("error")
-async def test_a_frozen_server_fails_every_call_within_its_deadline(own_mariadb, driver):
-    tables = await own_mariadb.create_schema()
-    address = Address(port=own_mariadb.port, database=tables.name)
-    source = MariaDBDatabase(address, driver=driver, connect_timeout=0.3, query_timeout=0.4)
+async def test_a_frozen_server_fails_every_call_within_its_deadline(mariadb_original):
+    source = mariadb_original.source(connect_timeout=0.3, query_timeout=0.4)
     session = await opened(source)
-    own_mariadb.pause()
-    first, second, anew = await asyncio.gather(
-        session.query("SELECT 1"), session.query("SELECT 2"), source.open(), return_exceptions=True
-    )
-    for failed in (first, second, anew):
-        assert isinstance(failed, SourceUnavailable), failed
+    server = mariadb_original.tables.server
+    server.pause()
+    try:
+        asked = session.query("SELECT 1"), session.query("SELECT 2"), source.open()
+        first, *_, anew = failures = await asyncio.gather(*asked, return_exceptions=True)
+    finally:
+        server.resume()
+    assert {type(failure) for failure in failures} == {SourceUnavailable}
     assert "no answer within 0.4 s" in str(first)
     assert "no connection within 0.3 s" in str(anew)
-    own_mariadb.resume()
     await (await opened(source)).close()
 
 
@@ -274,27 +273,17 @@ async def test_a_unix_socket_leads_to_the_server(mariadb_original):
     await session.close()
 
 
-async def test_a_table_that_is_not_granted_is_as_one_that_is_not_there(mariadb_original):
-    name = mariadb_original.tables.name
-    await mariadb_original.run(f"REVOKE SELECT ON `{name}`.failover_jobs FROM correlator@'%'")
-    source = mariadb_original.source()
-    session = await source.open()
-    assert (await source.schema(session)).missing() == ["failover_jobs"]
-    await session.close()
-    await mariadb_original.run(f"GRANT SELECT ON `{name}`.failover_jobs TO correlator@'%'")
-
-
-async def test_a_revoked_right_is_noticed_while_the_tables_are_idle(mariadb_original):
+async def test_a_revoked_right_is_noticed_while_the_tables_are_idle(one_mariadb):
     """No job runs, so no query names job_steps: the regular check of the schema notices it."""
-    name = mariadb_original.tables.name
-    async with running_follower(mariadb_original.source(), check_every=0.1, check_lost_every=0.1) as (received, _):
+    name = one_mariadb.tables.name
+    async with running_follower(one_mariadb.source(), check_every=0.1, check_lost_every=0.1) as (received, _):
         assert received._hub.readiness["tables"]()["ok"]
-        await mariadb_original.run(f"REVOKE SELECT ON `{name}`.job_steps FROM correlator@'%'")
+        await one_mariadb.run(f"REVOKE SELECT ON `{name}`.job_steps FROM correlator@'%'")
         try:
             # So soon that it is back before the tables have been read without it.
             await eventually(lambda: received._hub.readiness["tables"]()["missing"] == ["job_steps"], every=0.0)
         finally:
-            await mariadb_original.run(f"GRANT SELECT ON `{name}`.job_steps TO correlator@'%'")
+            await one_mariadb.run(f"GRANT SELECT ON `{name}`.job_steps TO correlator@'%'")
         await eventually(lambda: received._hub.readiness["tables"]()["ok"])
 
 
@@ -308,33 +297,33 @@ async def without_attrs(original: Original, received: RecordingPipeline) -> None
     await received.receives("meanwhile")
 
 
-async def test_a_table_that_is_away_only_while_the_schema_is_read_is_noticed_soon(mariadb_original, monkeypatch):
+async def test_a_table_that_is_away_only_while_the_schema_is_read_is_noticed_soon(one_mariadb, monkeypatch):
     read, found = MariaDBDatabase.schema, list[Schema]()
-    rights = f"SELECT ON `{mariadb_original.tables.name}`.job_steps"
+    rights = f"SELECT ON `{one_mariadb.tables.name}`.job_steps"
 
     async def schema(self, session):
         if not found:
-            await mariadb_original.run(f"REVOKE {rights} FROM correlator@'%'")
+            await one_mariadb.run(f"REVOKE {rights} FROM correlator@'%'")
         found.append(await read(self, session))
-        await mariadb_original.run(f"GRANT {rights} TO correlator@'%'")
+        await one_mariadb.run(f"GRANT {rights} TO correlator@'%'")
         return found[-1]
 
     monkeypatch.setattr(MariaDBDatabase, "schema", schema)
-    async with running_follower(mariadb_original.source(), check_every=0.1, check_lost_every=0.1):
+    async with running_follower(one_mariadb.source(), check_every=0.1, check_lost_every=0.1):
         await eventually(lambda: [one.has("job_steps") for one in found] == [False, True])
 
 
-async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb_original):
+async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(one_mariadb):
     """While attrs is away, rows wait for a while; those that were then read without it are read again with it."""
     every = {"check_every": 0.1, "check_lost_every": 0.1}
-    source = mariadb_original.source()
+    source = one_mariadb.source()
     async with running_follower(source, wait_for_columns=0.5, **every) as (received, _):
-        await without_attrs(mariadb_original, received)
+        await without_attrs(one_mariadb, received)
         assert [r.attrs for r in received.received if r.message == "meanwhile"] == [None]
         assert received.status.describe_database()["state"] == "stale"
-        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+        await one_mariadb.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
         await eventually(lambda: received.received[-1].attrs == '{"n": 2}')
-        await mariadb_original.log("after", attrs='{"n": 3}')
+        await one_mariadb.log("after", attrs='{"n": 3}')
         await received.receives("after")
         assert [(r.message, r.attrs) for r in received.received] == [
             ("before", '{"n": 1}'),
@@ -345,87 +334,74 @@ async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(mariadb
         await eventually(lambda: received.status.describe_database()["state"] == "live")
 
 
-async def test_a_column_that_was_dropped_for_good_is_no_longer_missed_but_one_not_granted_is(mariadb_original):
-    tables, settings = mariadb_original.tables.name, {"check_every": 0.1, "check_lost_every": 0.1, "give_up_after": 1.0}
-    async with running_follower(mariadb_original.source(), **settings) as (received, _):
+async def test_a_column_that_was_dropped_for_good_is_no_longer_missed_but_one_not_granted_is(one_mariadb):
+    tables, settings = one_mariadb.tables.name, {"check_every": 0.1, "check_lost_every": 0.1, "give_up_after": 1.0}
+    async with running_follower(one_mariadb.source(), **settings) as (received, _):
         granted = ", ".join(column for column in TABLES["job_steps"] if column != "error_message")
-        await mariadb_original.run(f"REVOKE SELECT ON `{tables}`.job_steps FROM correlator@'%'")
-        await mariadb_original.run(f"GRANT SELECT ({granted}) ON `{tables}`.job_steps TO correlator@'%'")
+        await one_mariadb.run(f"REVOKE SELECT ON `{tables}`.job_steps FROM correlator@'%'")
+        await one_mariadb.run(f"GRANT SELECT ({granted}) ON `{tables}`.job_steps TO correlator@'%'")
         missing = ["job_steps.error_message"]
         await eventually(lambda: received.status.describe_tables()["missing"] == missing)
-        await mariadb_original.run("ALTER TABLE job_tracking DROP COLUMN owner")
+        await one_mariadb.run("ALTER TABLE job_tracking DROP COLUMN owner")
         await eventually(lambda: "job_tracking.owner" in received.status.describe_tables()["missing"])
         await eventually(lambda: [*received.status.describe_tables()["states"]] == ["job_steps"])
         assert received.status.describe_tables()["missing"] == missing
-        await mariadb_original.run(f"GRANT SELECT ON `{tables}`.job_steps TO correlator@'%'")
+        await one_mariadb.run(f"GRANT SELECT ON `{tables}`.job_steps TO correlator@'%'")
         await eventually(lambda: received.status.describe_database()["state"] == "live")
 
 
 @pytest.mark.parametrize("back", ["before", "after"])
-async def test_rows_that_were_read_without_a_column_are_read_again_after_a_restart_too(mariadb_original, back):
+async def test_rows_that_were_read_without_a_column_are_read_again_after_a_restart_too(one_mariadb, back):
     settings = {"check_every": 0.1, "check_lost_every": 0.1, "wait_for_columns": 0.1}
-    async with running_follower(mariadb_original.source(), **settings) as (received, tail):
-        await without_attrs(mariadb_original, received)
+    async with running_follower(one_mariadb.source(), **settings) as (received, tail):
+        await without_attrs(one_mariadb, received)
     cursor = msgspec.msgpack.decode(msgspec.msgpack.encode(tail.cursor()), type=Cursor)
     if back == "before":
-        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
-    async with running_follower(mariadb_original.source(), cursor, **settings) as (received, _):
+        await one_mariadb.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+    async with running_follower(one_mariadb.source(), cursor, **settings) as (received, _):
         if back == "after":
-            await mariadb_original.log("later", away='{"n": 3}')
+            await one_mariadb.log("later", away='{"n": 3}')
             await received.receives("later")
-            await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+            await one_mariadb.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
             await eventually(lambda: not received.status.describe_tables()["missing"])
-        await mariadb_original.log("after", attrs='{"n": 4}')
+        await one_mariadb.log("after", attrs='{"n": 4}')
         await received.receives("after")
     late = [None, '{"n": 3}'] if back == "after" else []
     assert [r.attrs for r in received.received] == [*late[:1], '{"n": 2}', *late[1:], '{"n": 4}']
 
 
-async def test_no_row_is_read_without_a_column_that_is_soon_back(mariadb_original):
-    every = {"check_every": 60.0, "check_lost_every": 0.1}  # that it has gone is noticed at once all the same
-    async with running_follower(mariadb_original.source(), **every) as (received, _):
-        await mariadb_original.log("before", attrs='{"n": 1}')
-        await received.receives("before")
-        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
-        await mariadb_original.log("meanwhile", away='{"n": 2}')
-        await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
-        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
-        await received.receives("meanwhile")
-        assert [r.attrs for r in received.received] == ['{"n": 1}', '{"n": 2}']
-
-
-async def test_the_rows_that_are_read_again_are_bounded(mariadb_original, monkeypatch):
+async def test_the_rows_that_are_read_again_are_bounded(one_mariadb, monkeypatch):
     monkeypatch.setattr(tail_module, "MAX_READ_AGAIN", 3)
     every = {"check_every": 0.1, "check_lost_every": 0.1}
-    async with running_follower(mariadb_original.source(), wait_for_columns=0.0, **every) as (received, _):
-        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
+    async with running_follower(one_mariadb.source(), wait_for_columns=0.0, **every) as (received, _):
+        await one_mariadb.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
         await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
         for number in range(8):
-            await mariadb_original.log(f"row {number}")
+            await one_mariadb.log(f"row {number}")
         await received.receives("row 7")
-        await mariadb_original.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
+        await one_mariadb.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
         await eventually(lambda: received.messages.count("row 7") == 2)
-        await mariadb_original.log("after")
+        await one_mariadb.log("after")
         await received.receives("after")
         assert received.messages == [f"row {n}" for n in range(8)] + [f"row {n}" for n in (5, 6, 7)] + ["after"]
 
 
-async def test_a_failing_table_does_not_stop_the_log_and_its_retries_are_few(mariadb_original):
+async def test_a_failing_table_does_not_stop_the_log_and_its_retries_are_few(one_mariadb):
     connections = "SHOW GLOBAL STATUS LIKE 'Connections'"
-    await mariadb_original.run("SET foreign_key_checks = 0")
-    async with running_follower(mariadb_original.source()) as (received, _):
-        await mariadb_original.run("ALTER TABLE failover_jobs DISCARD TABLESPACE")
+    await one_mariadb.run("SET foreign_key_checks = 0")
+    async with running_follower(one_mariadb.source()) as (received, _):
+        await one_mariadb.run("ALTER TABLE failover_jobs DISCARD TABLESPACE")
         await eventually(lambda: "failover_jobs" in received.status.describe_tables()["states"])
-        (before,) = await mariadb_original.run(connections)
+        (before,) = await one_mariadb.run(connections)
         for number in range(50):
-            await mariadb_original.log(f"row {number}")
+            await one_mariadb.log(f"row {number}")
             await received.receives(f"row {number}")
             await asyncio.sleep(0.02)
         states = received.status.describe_tables()["states"]
         assert [(table, state["state"]) for table, state in states.items()] == [("failover_jobs", "failing")]
-        (after,) = await mariadb_original.run(connections)
+        (after,) = await one_mariadb.run(connections)
         assert int(after[1]) - int(before[1]) < 20
-    await mariadb_original.run("DROP TABLE failover_jobs")
+    await one_mariadb.run("DROP TABLE failover_jobs")
 
 
 async def test_a_late_row_s_table_is_well_again_once_no_id_is_missing(original):

@@ -386,35 +386,12 @@ async def test_a_request_that_waits_ends_with_the_job_with_a_change_or_with_its_
 # -- event streams
 
 
-async def test_an_event_of_a_stream_has_its_position_as_id_from_synced_on(world):
-    for n in range(30):
-        world.job(f"j{n}", error_message="x" * 500)
-    async with (
-        served(world.hub, limits=Limits(snapshot_part=2000)) as url,
-        aiohttp.ClientSession() as session,
-        session.get(f"{url}/api/v1/stream?logs=DEBUG") as response,
-    ):
-        assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
-        assert "no-cache" in response.headers["Cache-Control"]
-        blocks: list[dict[str, str]] = []
-        while not blocks or '"line"' not in blocks[-1].get("data", ""):
-            block = (await response.content.readuntil(b"\n\n")).decode().splitlines()
-            blocks.append(dict(line.split(": ", 1) for line in block if line))
-            if len(blocks) == 3:
-                world.job("j1", error_message="in the snapshot")
-            if '"type":"synced"' in blocks[-1].get("data", ""):
-                world.publish(world.row(1, job_id="j2", message="line"))
-    assert int(blocks[0].pop("retry")) > 0
-    messages = [json.loads(block["data"]) for block in blocks[1:]]
-    first = types(messages).index("synced")
-    assert types(messages).count("snapshot") > 2
-    ids = [block.get("id") for block in blocks[1:]]
-    assert set(ids[:first]) == {None}
-    assert ids[first:] == [f"{world.hub.epoch}:{m['seq']}" if "seq" in m else None for m in messages[first:]]
-
-
-async def test_an_event_stream_answers_head_and_http_1_0_with_an_end(jobs):
+async def test_an_event_stream_says_what_it_is_and_answers_head_and_http_1_0_with_an_end(jobs):
     async with served(jobs.hub) as url, aiohttp.ClientSession(url) as session:
+        async with session.get("/api/v1/stream") as response:
+            assert response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
+            assert "no-cache" in response.headers["Cache-Control"]
+            assert int((await response.content.readline()).removeprefix(b"retry: ")) > 0
         async with asyncio.timeout(PATIENCE), session.head("/api/v1/stream") as response:
             assert (response.status, await response.read()) == (405, b"")
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
@@ -474,30 +451,6 @@ async def test_a_burst_of_messages_two_bad_frames_and_replaced_subscriptions_are
         await reader.send({"type": "subscribe", "id": 4})
         await eventually(lambda: reader.fold.synced)
         reader.check()
-
-
-async def test_a_subscription_replaced_in_its_snapshot_sends_nothing_more_of_the_old(jobs):
-    for n in range(50):
-        jobs.job(f"j{n}")
-    limits = Limits(max_snapshot_part=1)
-    async with (
-        served(jobs.hub, limits=limits) as url,
-        aiohttp.ClientSession() as session,
-        session.ws_connect(f"{url}/ws") as ws,
-    ):
-        subscribes = [{"type": "subscribe", "id": 1}, {"type": "subscribe", "id": 2}]
-        ends = [{"type": "subscribe", "id": 1, "jobs": ["j7"]}, {"type": "unsubscribe", "id": 2}, {"type": "ping"}]
-        await ws.send_json([HELLO, *subscribes, *ends])
-        found: list[dict[str, Any]] = []
-        pings = 1
-        while pings < 5:
-            said = await ws.receive_json(timeout=PATIENCE)
-            found += said if isinstance(said, list) else [said]
-            if types(found).count("pong") == pings and "synced" in types(found):
-                await ws.send_json({"type": "ping"})
-                pings += 1
-        assert [(m["sub"], m["count"]) for m in found if m["type"] == "synced"] == [(1, 1)]
-        assert "snapshot" not in types(found)[types(found).index("synced") :]
 
 
 async def test_get_sends_the_whole_job_by_any_id_or_says_which_one_is_not_known(world, monkeypatch):

@@ -12,8 +12,7 @@ from dataclasses import replace
 import pytest
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
-from correlator.cluster.fence import Fence, put
+from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.config.schema import NatsUrl
 from tests.support.background import in_background
 from tests.support.cluster import running
@@ -48,13 +47,6 @@ class Refusals:
     async def of(self, kind: str, subject: str) -> None:
         """Wait for the refusal of a `publish` or `subscription`."""
         await eventually(lambda: any(f'{kind} to "{subject.lower()}"' in line for line in self.said))
-
-
-async def own(connection: Connection, instance: str) -> Fence:
-    await streams.ensure(connection, 1)
-    subject = keys.owner(instance)
-    expected = seq_of(await connection.last(keys.STATE, subject))
-    return Fence(connection, keys.STATE, subject, b"me", await put(connection, subject, b"me", expected=expected))
 
 
 async def test_a_collector_reads_its_own_jobs_by_a_consumer_and_none_of_others(deployed: DeployedNats):

@@ -266,26 +266,6 @@ async def test_a_daemon_that_hardly_polls_shows_at_once_what_is_committed(applia
         await daemon.close()
 
 
-async def test_a_daemon_without_its_doorbell_is_ready_and_polls(database, tmp_path):
-    async with Daemon(tmp_path, database__url=database.url, database__doorbell=True) as daemon:
-
-        async def said_to_be_away() -> bool:
-            status, health = await daemon.get("/health/ready")
-            doorbell = health["parts"]["doorbell"]
-            assert (status, health["degraded"], doorbell["ok"], doorbell["up"]) == (200, False, True, False)
-            return "log_bin is off" in doorbell["error"]
-
-        await eventually(said_to_be_away)
-        async with daemon.socket(HELLO) as socket:
-            await socket.snapshot(logs="DEBUG")
-            await database.run(
-                "INSERT INTO job_tracking (id, operation, status) VALUES ('a', 'o', 'running')",
-                "INSERT INTO log_events (message, level, attrs) VALUES ('x', 'INFO', '{\"job_id\":\"a\"}')",
-            )
-            assert (await socket.until("log"))["message"] == "x"
-        assert daemon.log().count("the doorbell is unavailable") == 1
-
-
 async def doorbell_of(daemon: Daemon) -> bool:
     """Whether the daemon's doorbell is up."""
     _, health = await daemon.get("/health/ready")

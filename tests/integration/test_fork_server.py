@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from correlator import __version__
 from tests.support import fork_server
 from tests.support.eventually import eventually
 from tests.support.paths import REPOSITORY
@@ -19,22 +18,6 @@ ENVIRON = {name: value for name, value in os.environ.items() if not name.startsw
 async def _start(folder: Path, *arguments: str, **more: str) -> fork_server.ForkedProcess:
     with (folder / "log").open("ab") as log:
         return await fork_server.start(arguments, ENVIRON | more, log.fileno())
-
-
-async def test_it_has_the_arguments_the_output_and_the_exit_code_of_its_own(tmp_path: Path):
-    first, second = await _start(tmp_path, "--version"), await _start(tmp_path, "no-such-command")
-    assert (await first.wait(), await second.wait()) == (0, 2)
-    log = (tmp_path / "log").read_text()
-    assert f"correlator {__version__}" in log
-    assert "no-such-command" in log
-
-
-async def test_it_has_the_environment_of_its_own(tmp_path: Path):
-    wrong = await _start(tmp_path, "check-config", CORRELATOR_HTTP__LISTEN="nowhere")
-    assert await wrong.wait() == 78
-    right = await _start(tmp_path, "check-config", CORRELATOR_DATABASE__URL="mysql://a@b/c")
-    assert await right.wait() == 0
-    assert "mysql://a@b" in (tmp_path / "log").read_text()
 
 
 async def test_it_shares_no_descriptor_with_its_server_and_ends_by_a_signal(tmp_path: Path):

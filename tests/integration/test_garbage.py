@@ -92,7 +92,7 @@ async def test_requests_to_a_receiver_that_fail_leave_nothing(port):
 
 @pytest.mark.parametrize("driver", ["aiomysql", "asyncmy"])
 async def test_connections_to_a_database_that_fail_leave_nothing(port, driver):
-    database = MariaDBDatabase(Address(port=port), driver=driver, connect_timeout=2.0)
+    database = MariaDBDatabase(Address(port=port), driver=driver, connect_timeout=0.3)
 
     async def attempt() -> None:
         with pytest.raises(SourceUnavailable):

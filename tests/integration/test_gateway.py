@@ -15,15 +15,12 @@ from correlator.jobs import encoding
 from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected
 from tests.support.documents import document_of
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.eventually import eventually
 from tests.support.gateways import running
 from tests.support.markdown import read
 from tests.support.stream_clients import CheckedWebsocket, Refused
 from tests.support.stream_writer import StreamWriter, job
 from tests.support.stuck_proxy import StuckProxy
-from tests.support.subscriptions import Wanted
-
-LINES = Wanted(logs="DEBUG")
 
 
 def served(shown, rev, instance="dc1"):
@@ -90,33 +87,6 @@ async def test_each_appliance_has_its_own_paths_and_jobs(nats):
                     assert "immutable" in response.headers["Cache-Control"]
 
 
-async def test_the_health_of_each_appliance_is_listed(nats):
-    async with connected(nats.url) as connection:
-        dc1, dc2 = await writer(connection), await writer(connection, "dc2")
-        await dc1.put(job("a"))
-        async with running(nats.url) as gateway:
-            await dc2.alive(database="stale", error="no answer", lag_seconds=4.0)
-
-            async def health():
-                await dc1.alive()
-                found = (await gateway.get("/api/v1/instances"))[1]["instances"]
-                assert found[1]["database"] == "stale"
-                return found
-
-            one, two = await eventually(health)
-            assert {k: one[k] for k in ("instance", "online", "database", "error", "version", "jobs")} == {
-                "instance": "dc1", "online": True, "database": "live", "error": None, "version": "1.2.3", "jobs": 1,
-            }  # fmt: skip
-            assert (two["instance"], two["error"]) == ("dc2", "no answer")
-
-            async def ready():
-                found = (await gateway.get("/health/ready"))[1]
-                return found["degraded"] and found
-
-            found = await eventually(ready)
-            assert (found["ready"], found["parts"]["cluster"]["ok"]) == (True, True)
-
-
 async def test_before_the_stream_was_read_nothing_is_said_of_any_job(nats):
     async with connected(nats.url) as connection, running(nats.url, read=False) as gateway:
         dc1 = StreamWriter(connection, "dc1")
@@ -178,24 +148,6 @@ async def test_the_steps_of_a_removal_leave_nothing_of_an_appliance_which_may_co
             assert [shown["job_id"] for shown in jobs] == ["c"]
 
 
-async def test_a_client_ahead_of_its_gateway_waits_for_it(nats):
-    async with connected(nats.url) as connection:
-        dc1 = await writer(connection)
-        await dc1.put(job("a"))
-        client = CheckedWebsocket()
-        async with running(nats.url) as gateway, client.connected(gateway.url):
-            pass
-        async with running(nats.url) as gateway:
-            assert client.fold.position is not None
-            epoch, seq = client.fold.position
-            client.fold.position = (epoch, seq + 1)
-            connecting = asyncio.create_task(asyncio.wait_for(anext(aiter(entered(client, gateway.url))), PATIENCE))
-            await eventually(lambda: gateway.gateway.fleet.hub._waiting)
-            await dc1.put(job("b"))
-            await connecting
-            assert client.welcome["resumed"]
-
-
 async def test_a_client_ahead_of_a_gateway_that_lost_its_server_is_refused_until_it_can_resume(nats):
     async with connected(nats.url) as connection, StuckProxy(nats.port).running() as proxy:
         dc1 = await writer(connection)
@@ -207,6 +159,7 @@ async def test_a_client_ahead_of_a_gateway_that_lost_its_server_is_refused_until
                 await dc1.put(job("b"))
                 await eventually(lambda: "b" in client.jobs)
             assert behind.gateway.fleet.hub.serves
+            assert client.fold.position is not None
             last = {"Last-Event-ID": ":".join(map(str, client.fold.position))}
             status, problem = await behind.get("/api/v1/stream", headers=last)
             assert (status, problem["detail"]) == (503, BEHIND)
@@ -220,11 +173,6 @@ async def test_a_client_ahead_of_a_gateway_that_lost_its_server_is_refused_until
             assert (refused, client.welcome["resumed"], client.fold.resyncs) == ({1013}, True, [])
 
 
-async def entered(client, url):
-    async with client.connected(url):
-        yield client
-
-
 async def test_a_request_waits_for_a_revision_that_another_gateway_has_shown(nats):
     async with connected(nats.url) as connection:
         dc1 = await writer(connection)
@@ -235,22 +183,6 @@ async def test_a_request_waits_for_a_revision_that_another_gateway_has_shown(nat
             await dc1.put(job("a", "failed"))
             assert (await waiting)[1]["status"] == "failed"
             assert (await gateway.get("/api/v1/jobs/never", wait=0.1))[0] in (404, 503)
-
-
-async def test_another_epoch_disconnects_the_clients_which_then_begin_again(nats):
-    async with connected(nats.url) as connection:
-        dc1 = await writer(connection)
-        await dc1.put(job("a"))
-        client = CheckedWebsocket()
-        async with running(nats.url) as gateway:
-            async with client.connected(gateway.url):
-                await dc1.set_epoch("epoch-2")
-                await eventually(lambda: client.closed == 1012)
-            await eventually(lambda: gateway.gateway.fleet.hub.serves)
-            async with client.connected(gateway.url):
-                assert (client.welcome["epoch"], client.welcome["resumed"]) == ("epoch-2", False)
-                assert client.fold.resyncs == ["epoch"]
-                assert client.jobs.keys() == {"a"}
 
 
 async def test_a_cluster_that_is_away_leaves_what_is_known_and_the_clients_connected(nats):

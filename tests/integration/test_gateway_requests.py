@@ -82,32 +82,6 @@ async def test_a_job_that_left_memory_is_found_by_any_id_with_its_log(nats, mari
             assert (entity["kind"], [one["job_id"] for one in entity["jobs"]]) == ("context", ["e"])
 
 
-async def test_jobs_in_memory_and_in_two_databases_are_paged_to_the_end_without_a_loss_or_a_repeat(nats, mariadb):
-    async with appliances(mariadb, 2) as (one, two), fleet(nats.url, "dc1", "dc2") as (gateway, writers):
-        for n in range(40):
-            await (one if n % 3 else two).job(f"u{n:02}", started_at=at(n // 2), status="completed")
-        for n in range(30, 40):
-            shown = job(f"u{n:02}", "completed", started_at=unix(n // 2) * 1_000_000)
-            await writers["dc1" if n % 3 else "dc2"].put(shown)
-        async with collector(nats.url, "dc1", one), collector(nats.url, "dc2", two):
-            await answered(gateway, "/api/v1/jobs/u00")
-            seen = list[tuple[str, str]]()
-            page = (await gateway.get("/api/v1/jobs", limit=7))[1]
-            while True:
-                assert page["complete"]
-                assert len(page["jobs"]) <= 7
-                seen += [(one["instance"], one["job_id"]) for one in page["jobs"]]
-                if page["next_cursor"] is None:
-                    break
-                page = (await gateway.get("/api/v1/jobs", limit=7, cursor=page["next_cursor"]))[1]
-            in_order = sorted(range(40), key=lambda n: (n // 2, n), reverse=True)
-            assert seen == [("dc1" if n % 3 else "dc2", f"u{n:02}") for n in in_order]
-            own = (await gateway.get("/i/dc2/api/v1/jobs", limit=100))[1]["jobs"]
-            assert [one["job_id"] for one in own] == [f"u{n:02}" for n in in_order if n % 3 == 0]
-            filtered = (await gateway.get("/api/v1/jobs", limit=100, instance="dc2"))[1]["jobs"]
-            assert filtered == own
-
-
 async def test_while_a_collector_is_away_its_part_is_missing_and_named(nats, mariadb):
     async with appliances(mariadb, 2) as (one, two), fleet(nats.url, "dc1", "dc2") as (gateway, writers):
         await one.job("u1", started_at=at(1))

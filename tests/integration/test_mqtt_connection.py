@@ -31,17 +31,6 @@ async def test_a_frozen_broker_does_not_delay_the_stop_and_publishes_the_last_wi
         await eventually(lambda: watcher.states()[-1] == "offline")
 
 
-async def test_a_daemon_that_stops_while_it_connects_does_so_at_once(own_mosquitto):
-    own_mosquitto.pause()
-    world = MqttHarness(own_mosquitto.port, reading("a"), sink={"timings": LONG_CONNECTING})
-    task = asyncio.create_task(world.sink.run(world.hub))
-    await eventually(lambda: any(t.get_name() == "mqtt connection" for t in asyncio.all_tasks()))
-    await world.stop(task)
-    # What a thread still opens is closed once it is open: a loop that ends before leaves it.
-    own_mosquitto.resume()
-    await eventually(lambda: asyncio.all_tasks() == {asyncio.current_task()})
-
-
 @pytest.mark.parametrize(
     "refusal", [b"\x20\x03\x00\x84\x00", b"\x20\x02\x00\x01"], ids=["as MQTT 5 has it", "as MQTT 3.1.1 has it"]
 )
@@ -81,11 +70,14 @@ async def test_a_broker_that_refuses_the_topics_is_reported(tmp_path, caplog):
 
 
 @pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A CA, and a certificate of it for 127.0.0.1."""
+def secured(tmp_path_factory):
+    """A broker that also listens with TLS; the port, and a folder with a CA and its certificate for 127.0.0.1."""
     made = Certificates.create(tmp_path_factory.mktemp("tls"))
     made.make("broker", "IP:127.0.0.1")
-    return made.folder
+    port, folder = free_port(), made.folder
+    files = [f"cafile {folder / 'ca.pem'}", f"certfile {folder / 'broker.pem'}", f"keyfile {folder / 'broker.key'}"]
+    with Mosquitto(f"listener {port} 127.0.0.1", *files, "allow_anonymous true") as broker:
+        yield broker, port, folder
 
 
 @pytest.mark.parametrize(
@@ -99,21 +91,16 @@ def certificates(tmp_path_factory):
     ],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves open what it cannot shake
-async def test_tls_is_checked_as_the_settings_say(certificates, tls, connects):
-    port = free_port()
-    extra = [
-        f"listener {port} 127.0.0.1", f"cafile {certificates / 'ca.pem'}", f"certfile {certificates / 'broker.pem'}",
-        f"keyfile {certificates / 'broker.key'}",
-    ]  # fmt: skip
-    with Mosquitto(*extra, "allow_anonymous true") as broker:
-        settings = Tls(**{k: certificates / v if isinstance(v, str) else v for k, v in tls.items()})
-        world = MqttHarness(port, reading("a", "x"), tls=settings)
-        async with world.running(), watch(world, broker.port) as watcher:
-            if connects:
-                await holds(watcher, world)
-            else:
-                await eventually(lambda: world.sink.describe()["error"])
-                assert not world.sink.connected
+async def test_tls_is_checked_as_the_settings_say(secured, tls, connects):
+    broker, port, folder = secured
+    settings = Tls(**{k: folder / v if isinstance(v, str) else v for k, v in tls.items()})
+    world = MqttHarness(port, reading("a", "x"), tls=settings)
+    async with world.running(), watch(world, broker.port) as watcher:
+        if connects:
+            await holds(watcher, world)
+        else:
+            await eventually(lambda: world.sink.describe()["error"])
+            assert not world.sink.connected
     gc.collect()  # of the socket that paho leaves open after a handshake that failed
 
 

@@ -14,7 +14,7 @@ from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 
-JOBS = 4_000
+JOBS = 2_000
 FIRST = 10_000_000
 WOKEN = 40
 """Jobs that wake up together. Readings of silent jobs are spread over two minutes: they alone would find a sixth."""
@@ -32,7 +32,7 @@ async def test_silent_jobs_are_not_read_at_every_poll_and_those_that_change_are_
         await daemon.start(within=60)
         began = time.monotonic()
         before = await counters(database)
-        await asyncio.sleep(6.0)
+        await asyncio.sleep(4.0)
         after = await counters(database)
         seconds = time.monotonic() - began
         rows = after["Rows_sent"] - before["Rows_sent"]

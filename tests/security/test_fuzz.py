@@ -28,7 +28,7 @@ from aiohttp.typedefs import Handler
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from correlator.config import editing, loading
+from correlator.config import loading
 from correlator.config.schema import leaves
 from correlator.errors import BadRequest, ConfigError
 from correlator.jobs import joblog
@@ -141,7 +141,7 @@ steps = st.builds(
 # -- targets
 
 
-@fuzzed(150)
+@fuzzed(100)
 @given(st.lists(rows | st.tuples(records, st.lists(steps, max_size=3)), min_size=1, max_size=8))
 def test_no_row_stops_the_index_and_every_job_can_be_encoded(facts: list[Any]) -> None:
     index = Index()
@@ -163,7 +163,7 @@ def test_no_row_stops_the_index_and_every_job_can_be_encoded(facts: list[Any]) -
             assert index.published.resolve(name) is not None
 
 
-@fuzzed(250)
+@fuzzed(150)
 @given(
     st.text(st.characters(exclude_categories=()))
     | st.binary()
@@ -269,7 +269,7 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
 
 
 def test_no_query_ends_in_an_internal_error(asked: Callable[[str], int], caplog: pytest.LogCaptureFixture) -> None:
-    @fuzzed(250)
+    @fuzzed(150)
     @given(targets)
     def test(target: tuple[str, str, list[tuple[str, str]]]) -> None:
         path, name, query = target
@@ -318,7 +318,7 @@ environments = st.dictionaries(
 )
 
 
-@fuzzed(200)
+@fuzzed(100)
 @given(lines, lines, environments)
 def test_no_settings_raise_but_a_problem_with_them(
     written: list[str], of_drop_in: list[str], environ: dict[str, str]
@@ -332,32 +332,6 @@ def test_no_settings_raise_but_a_problem_with_them(
             text = str(error)
     assert text
     assert "secret-word" not in text
-
-
-@fuzzed(200)
-@given(
-    lines,
-    st.lists(st.tuples(st.sampled_from([dotted for dotted, _ in leaves()]) | odd, setting_texts | odd), max_size=3),
-)
-def test_a_set_key_leaves_a_right_configuration_or_the_files_as_they_were(
-    written: list[str], given_: list[tuple[str, str]]
-) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        file, environ = Path(folder, "c.toml"), {"HOME": folder}
-        file.touch()
-        drop_in = _written(Path(folder, "c.d/a.toml"), written)
-        before = drop_in.read_bytes()
-        refused = ""
-        try:
-            editing.set_keys(file, given_, environ)
-        except (editing.NotSet, ConfigError) as error:
-            refused = str(error)
-        if not refused:
-            loading.load(file, environ)
-        else:
-            assert "secret-word" not in refused
-            assert drop_in.read_bytes() == before
-            assert [path.name for path in drop_in.parent.iterdir()] == ["a.toml"]
 
 
 def _written(file: Path, written: list[str]) -> Path:
@@ -379,7 +353,7 @@ def checkpoint() -> bytes:
         return path.read_bytes()
 
 
-@fuzzed(80)
+@fuzzed(50)
 @given(
     st.lists(
         st.tuples(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -121,29 +120,6 @@ async def test_a_database_server_that_sends_noise_is_one_that_is_away(driver: st
         for _ in range(12):
             with pytest.raises(SourceUnavailable):
                 await source(port, driver).open()
-
-
-async def test_a_daemon_outlives_a_database_server_of_noise(tmp_path: Path) -> None:
-    calls = 0
-
-    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal calls
-        calls += 1
-        writer.write(GREETING if calls % 2 else os.urandom(5000))
-        await read_packet(reader)
-        writer.write(os.urandom(1 << 20))
-
-    async with listening(talk) as port:
-        daemon = Daemon(tmp_path, database__url=f"mysql://u@127.0.0.1:{port}/x")
-        try:
-            await daemon.start(ready=False)
-            await eventually(lambda: calls > 4)
-            status, ready = await daemon.get("/health/ready")
-            assert (status, ready["ready"]) == (503, False)
-            assert "Traceback" not in daemon.log()
-            assert await daemon.stop() == 0
-        finally:
-            await daemon.close()
 
 
 LIES = {
@@ -266,16 +242,15 @@ async def test_a_database_server_with_a_wrong_certificate_gets_no_login(
     assert after == b""
 
 
-@pytest.mark.parametrize("certificate", ["other", "ended", "self"])
 async def test_a_broker_with_a_wrong_certificate_gets_no_login(
-    certificates: Certificates, appliance_file: Path, tmp_path: Path, certificate: str
+    certificates: Certificates, appliance_file: Path, tmp_path: Path
 ) -> None:
     after = bytearray()
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         after.extend(await reader.read(1000))
 
-    context = certificates.server(certificate)
+    context = certificates.server("other")
     async with listening(talk, ssl=context) as port, Daemon(
         tmp_path, database__url=f"sqlite://{appliance_file}", mqtt__url=f"mqtts://127.0.0.1:{port}",
         mqtt__tls__ca=certificates.ca, mqtt__username="u", mqtt__password="secret",
