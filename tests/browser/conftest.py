@@ -1,34 +1,29 @@
-"""One Playwright and one or two Chromiums for all tests, and a page for each test.
-
-It is Chromium without windows, whose page costs a quarter of the processor time. `IN_A_WINDOW` names the files whose
-tests run in the program that users have; $CHROMIUM names one program for all of them.
+"""One Playwright, one Chromium without windows and one context for all tests, and a page for each test.
 
 Playwright's driver is a process of Node: its start and end cost as much processor time as half of a page. It therefore
-lives in an event loop that all tests of this folder share, until a test fails: the next one has a loop, a driver
-and a connection of its own.
+lives in an event loop that all tests of this folder share, until a test fails: the next one has a loop, a driver,
+a connection and a context of its own. What pages of one context store differs by the port of their server.
 
 Invariants: a page error, an error or a warning on the console, or a violation of the content security policy fails the
-test. A test leaves neither a context nor a task behind.
+test. A test leaves neither a page nor a context nor a task behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import os
-import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.support.eventually import PATIENCE
 from tests.support.page_server import PageServer, serving
+from tests.support.servers import program
 
 if TYPE_CHECKING:
     from tests.support.browser import Browser, BrowserContext, Page
@@ -48,23 +43,18 @@ ARGUMENTS = [
 ]
 
 
-IN_A_WINDOW = ("test_gateway.py", "test_gui_guide.py")
-
-
 @pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], str]]:
-    """The URL of the DevTools of a program, which the first call starts."""
-    with contextlib.ExitStack() as running:
-        yield functools.cache(lambda program: running.enter_context(started(program, tmp_path_factory.mktemp(program))))
-
-
-@contextlib.contextmanager
-def started(name: str, folder: Path) -> Iterator[str]:
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The URL of the DevTools of one Chromium. Its process group is killed at the end."""
-    program = os.environ.get("CHROMIUM") or shutil.which(name)
-    assert program is not None, f"{name} is not installed: make test names the packages"
+    folder = tmp_path_factory.mktemp("chromium")
     port_file = folder / "DevToolsActivePort"
-    command = [program, *ARGUMENTS, "--remote-debugging-port=0", f"--user-data-dir={folder}", "about:blank"]
+    command = [
+        program("chromium-headless-shell"),
+        *ARGUMENTS,
+        "--remote-debugging-port=0",
+        f"--user-data-dir={folder}",
+        "about:blank",
+    ]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     try:
@@ -85,22 +75,28 @@ class SharedLoop:
     def __init__(self) -> None:
         self.runner = asyncio.Runner()
         self._driver = contextlib.AsyncExitStack()
-        self._browser: Browser | None = None
-        self._url = ""
+        self._context: BrowserContext | None = None
         self._kept: set[asyncio.Task[Any]] = set()
 
-    async def browser(self, url: str) -> Browser:
-        """The connection to Chromium. A new one if it is another one's, or if the driver or Chromium has gone."""
-        from tests.support.browser import async_playwright
+    async def context(self, url: str) -> BrowserContext:
+        """The context of all tests, in a connection to Chromium. Both are new if the driver or Chromium has gone."""
+        from tests.support.browser import MILLISECONDS, async_playwright
 
-        if self._browser is None or not self._browser.is_connected() or self._url != url:
+        if self._context is None or self._context.browser is None or not self._context.browser.is_connected():
             await self._driver.aclose()
             earlier = asyncio.all_tasks()
             playwright = await self._driver.enter_async_context(async_playwright())
-            self._browser = await playwright.chromium.connect_over_cdp(url)
-            self._url = url
+            browser = await playwright.chromium.connect_over_cdp(url)
+            self._context = await browser.new_context(
+                viewport={"width": 1280, "height": 800},
+                timezone_id="UTC",
+                locale="en-GB",
+                reduced_motion="reduce",  # which takes most of a page's processor time: tests of motion ask for it
+                permissions=["clipboard-read", "clipboard-write"],
+            )
+            self._context.set_default_timeout(MILLISECONDS)
             self._kept = asyncio.all_tasks() - earlier
-        return self._browser
+        return self._context
 
     async def cancel_tasks(self) -> None:
         """Cancel the tasks that a test left, as the end of a loop does."""
@@ -158,34 +154,28 @@ def _function_scoped_runner(shared_loop: SharedLoop) -> Iterator[asyncio.Runner]
 
 
 @pytest.fixture
-async def browser(
-    shared_loop: SharedLoop, chromium: Callable[[str], str], request: pytest.FixtureRequest
-) -> AsyncIterator[Browser]:
-    """A Chromium without the contexts of earlier tests."""
-    program = "chromium" if request.path.name in IN_A_WINDOW else "chromium-headless-shell"
-    browser = await shared_loop.browser(chromium(program))
-    yield browser
-    for context in browser.contexts[1:]:  # the first is the browser's own
-        await context.close()
+async def context(shared_loop: SharedLoop, chromium: str) -> AsyncIterator[BrowserContext]:
+    """That of all tests, without a page of an earlier one."""
+    context = await shared_loop.context(chromium)
+    yield context
+    for page in context.pages:
+        await page.close()
+
+
+@pytest.fixture
+async def browser(context: BrowserContext) -> AsyncIterator[Browser]:
+    """For a test that needs a context of its own."""
+    assert context.browser is not None
+    earlier = [*context.browser.contexts]
+    yield context.browser
+    for left in set(context.browser.contexts) - set(earlier):
+        await left.close()
 
 
 @pytest.fixture
 async def fake() -> AsyncIterator[PageServer]:
     async with serving() as correlator:
         yield correlator
-
-
-@pytest.fixture
-async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
-    """Its pages do not move, which takes most of their processor time: tests of motion ask for it."""
-    from tests.support.browser import MILLISECONDS
-
-    context = await browser.new_context(
-        viewport={"width": 1280, "height": 800}, timezone_id="UTC", locale="en-GB", reduced_motion="reduce"
-    )
-    context.set_default_timeout(MILLISECONDS)
-    yield context
-    await context.close()
 
 
 @pytest.fixture

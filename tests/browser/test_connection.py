@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 
 from correlator.web import files
-from tests.support.browser import expect
-from tests.support.page_server import document, serving
+from tests.support.browser import expect, lines
+from tests.support.page_server import document, line
 from tests.support.slow_link import SlowLink
 
 UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
@@ -20,13 +20,20 @@ def banner(page):
     return page.locator(".banner")
 
 
-async def test_the_header_shows_the_transport_and_the_lag_of_the_database(fake, page):
+async def test_the_transport_the_lag_of_the_database_and_why_it_is_not_read_are_shown(fake, page):
     fake.jobs[UUID] = document(UUID)
     await page.goto(fake.url)
     await expect(status(page)).to_have_text(re.compile("Live.*websocket · database up to date"))
     await expect(banner(page)).to_have_count(0)
     await fake.send(type="status", source="live", lag_seconds=2.34)
     await expect(status(page)).to_contain_text("database 2.3 s behind")
+    error = "log_events.attrs cannot be read: gone, or SELECT is not granted; correlator doctor shows the GRANT"
+    await fake.send(type="status", source="stale", lag_seconds=12.0, error=error)
+    await expect(status(page)).to_contain_text("Stale")
+    await expect(banner(page)).to_contain_text(re.compile(f"Database: {error}\\. The page shows .* as of"))
+    await expect(page.locator(".row")).to_have_count(1)
+    await fake.send(type="status", source="live", lag_seconds=0.0, error=None)
+    await expect(banner(page)).to_have_count(0)
 
 
 async def test_a_first_visit_takes_five_round_trips_and_two_files_and_the_next_four_and_one(fake, page):
@@ -50,10 +57,12 @@ async def test_a_first_visit_takes_five_round_trips_and_two_files_and_the_next_f
         assert fake.served[3:] == [(304, "/")]
 
 
-async def test_an_outage_shows_its_time_stops_the_clocks_and_ends_without_a_reload(fake, page):
+async def test_an_outage_shows_its_time_stops_the_clocks_and_ends_without_a_reload_or_a_missing_line(fake, page):
     fake.jobs[UUID] = document(UUID, ago=30)
+    fake.events[UUID] = [line(1, "before")]
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
     await expect(status(page)).to_contain_text("Live")
+    await expect(lines(page)).to_have_count(1)
     await page.evaluate("window.same = true")
     await fake.stop()
     await expect(status(page)).to_contain_text("Offline")
@@ -68,55 +77,13 @@ async def test_an_outage_shows_its_time_stops_the_clocks_and_ends_without_a_relo
     assert await page.locator(".elapsed").inner_text() == elapsed
 
     fake.jobs[UUID] = document(UUID, "failed", error="during the outage")
+    fake.events[UUID].append(line(2, "meanwhile"))
     await fake.start()
     await expect(status(page)).to_contain_text("Live", timeout=15_000)
     await expect(banner(page)).to_have_count(0)
     await expect(page.locator(".failure")).to_contain_text("during the outage")
+    await expect(lines(page)).to_have_count(2)
     assert await page.evaluate("window.same")
-
-
-async def test_why_the_database_is_not_read_is_said_as_the_daemon_says_it_and_the_jobs_stay(fake, page):
-    fake.jobs[UUID] = document(UUID)
-    await page.goto(fake.url)
-    await expect(status(page)).to_contain_text("Live")
-    for source, error in (
-        ("down", "the database cannot be reached"),
-        ("stale", "log_events.attrs cannot be read: gone, or SELECT is not granted; correlator doctor shows the GRANT"),
-    ):
-        await fake.send(type="status", source=source, lag_seconds=12.0, error=error)
-        await expect(status(page)).to_contain_text("Stale")
-        await expect(banner(page)).to_contain_text(re.compile(f"Database: {error}\\. The page shows .* as of"))
-    await expect(page.get_by_role("list", name="Jobs").get_by_role("listitem")).to_have_count(1)
-    await fake.send(type="status", source="live", lag_seconds=0.0, error=None)
-    await expect(banner(page)).to_have_count(0)
-
-
-async def test_a_token_is_requested_stored_for_the_tab_and_sent_to_rest_too(page):
-    async with serving(token="open sesame") as fake:
-        fake.jobs[UUID] = document(UUID)
-        fake.events[UUID] = [
-            {
-                "event_id": 1,
-                "level": "INFO",
-                "message": "secret",
-                "step_id": None,
-                "attrs": None,
-                "at": "2026-01-01T00:00:00Z",
-            }
-        ]
-        await page.goto(f"{fake.url}/#/jobs/{UUID}")
-        field = page.get_by_label("Token")
-        await field.fill("wrong")
-        await page.keyboard.press("Enter")
-        await expect(page.get_by_text("The daemon answered")).to_be_visible()
-        await field.fill("open sesame")
-        await page.get_by_role("button", name="Connect").click()
-        await expect(page.get_by_role("heading", level=1)).to_have_text(f"vm-{UUID}")
-        await expect(page.get_by_role("region", name="Log lines")).to_contain_text("secret")
-        await expect(field).to_have_count(0)
-        await page.reload()
-        await expect(page.get_by_role("heading", level=1)).to_have_text(f"vm-{UUID}")
-        assert await page.evaluate("Object.keys(localStorage).length") == 0
 
 
 async def test_a_part_of_the_daemon_that_has_a_problem_is_named_until_it_has_none(fake, page):

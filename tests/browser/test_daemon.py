@@ -3,44 +3,34 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from urllib.parse import quote
 
 from tests.support import replay
-from tests.support.appliance import Appliance
-from tests.support.browser import Page, expect
+from tests.support.browser import expect, heading, lines, rows
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
-from tests.support.expected_jobs import owners
+from tests.support.past_runs import in_sequence, write_past_runs
 from tests.support.replay import MariaDBReplayer
 
-NAME = "unified-live-failover-SVR 2019/Prod-1758553933"
-
-
-def address(daemon: Daemon, name: str) -> str:
-    return f"{daemon.url}/#/jobs/{quote(name, safe='')}"
-
-
-def state(page):
-    return page.locator(".job-state")
-
-
-async def begun(appliance: Appliance) -> str:
-    """Write what JobLog writes when the GUI's job starts: only the metadata has the GUI's ID."""
-    job_id = await appliance.job(metadata=json.dumps({"vm_name": "SVR 2019/Prod", "failover_job_id": NAME}))
-    attrs = {"job_id": job_id, "job_type": "failover", "operation": "unified-live-failover", "owner": "system"}
-    await appliance.log("Job started", attrs=attrs)
-    return job_id
+NAME = "unified-live-failover-SVR 2019/Prod?#%-1758553933"
 
 
 async def test_a_page_opened_before_its_job_exists_shows_it_run_and_fail_without_a_reload(appliance, daemon, page):
-    await page.goto(address(daemon, NAME))
+    await page.goto(f"{daemon.url}/#/jobs/{quote(NAME, safe='')}")
     await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
+    await expect(page.locator("code")).to_have_text(NAME)
     await page.evaluate("window.same = true")
 
-    job_id = await begun(appliance)
-    await expect(page.get_by_role("heading", level=1)).to_have_text("SVR 2019/Prod")
-    await expect(state(page)).to_contain_text("Running")
+    state = page.locator(".job-state")
+    # What JobLog writes when the GUI's job starts: only the metadata has the GUI's ID.
+    job_id = await appliance.job(metadata=json.dumps({"vm_name": "SVR 2019/Prod", "failover_job_id": NAME}))
+    attrs = {"job_id": job_id, "job_type": "failover", "operation": "unified-live-failover", "owner": "system"}
+    await appliance.log("Job started", attrs=attrs)
+    await expect(heading(page)).to_have_text("SVR 2019/Prod")
+    await expect(state).to_contain_text("Running")
+    await expect(page.get_by_role("status").last).to_have_text("SVR 2019/Prod has appeared: Running")
 
     step_id = await appliance.step(job_id, 1, "final-sync")
     await appliance.log(
@@ -51,10 +41,7 @@ async def test_a_page_opened_before_its_job_exists_shows_it_run_and_fail_without
     await expect(step).to_contain_text("Running")
 
     await appliance.log("disk <b>is</b> filling", "WARN", attrs={"job_id": job_id, "step_id": step_id, "free_gb": 1})
-    line = (
-        page.get_by_role("region", name="Log lines").get_by_role("listitem").filter(has_text="disk <b>is</b> filling")
-    )
-    await expect(line).to_contain_text("free_gb=1")
+    await expect(lines(page).filter(has_text="disk <b>is</b> filling")).to_contain_text("free_gb=1")
 
     await appliance.run(
         "UPDATE job_steps SET status = 'failed', error_message = 'no space left', completed_at = UTC_TIMESTAMP(6)"
@@ -63,51 +50,19 @@ async def test_a_page_opened_before_its_job_exists_shows_it_run_and_fail_without
     )
     await appliance.end(job_id, "failed", "final sync failed: no space left")
     await appliance.log("Job failed", "ERROR", attrs={"job_id": job_id, "status": "failed"}, job_id=job_id)
-    await expect(state(page)).to_contain_text("Failed")
+    await expect(state).to_contain_text("Failed")
+    await expect(page.get_by_role("status").last).to_have_text("SVR 2019/Prod: Failed")
+    await expect(page).to_have_title("Failed – SVR 2019/Prod – correlator")
     await expect(page.locator(".failure")).to_contain_text("final sync failed: no space left")
     await expect(step.locator("pre")).to_have_text("no space left")
     assert await page.evaluate("window.same")
 
 
-async def test_the_page_survives_a_restart_of_the_daemon_without_a_reload(appliance, daemon, page):
-    job_id = await begun(appliance)
-    await page.goto(address(daemon, NAME))
-    await expect(state(page)).to_contain_text("Running")
-    await page.evaluate("window.same = true")
-
-    assert await daemon.stop() == 0
-    await expect(page.locator(".banner")).to_contain_text("as of")
-    await appliance.end(job_id)
-    await appliance.log("Job completed", attrs={"job_id": job_id, "status": "completed"}, job_id=job_id)
-    await daemon.start()
-    await expect(state(page)).to_contain_text("Completed")
-    await expect(page.locator(".banner")).to_have_count(0)
-    lines = page.get_by_role("region", name="Log lines").get_by_role("listitem")
-    await expect(lines.filter(has_text="Job completed")).to_have_count(1)
-    assert await page.evaluate("window.same")
-
-
-async def test_the_list_and_the_job_pages_show_a_recording_as_it_is_written(mixed, database, daemon, page, context):
-    tables = replay.expected(mixed)
-    tracked = tables["job_tracking"]
-    # IDs repeat in the recording: the page shows the newest job that carries one.
-    ended = {str(tracked[job_id]["status"]): (name, tracked[job_id]) for name, job_id in owners(tables).items()}
-    assert ended.keys() >= {"completed", "failed", "running"}
-
-    pages: dict[str, Page] = {}
-    for status, (name, _) in ended.items():
-        pages[status] = await context.new_page()
-        await pages[status].goto(address(daemon, name))
-        await expect(pages[status].get_by_role("heading", name="Waiting for this ID")).to_be_visible()
+async def test_the_list_has_the_jobs_of_a_recording_as_the_daemon_has_them(mixed, database, daemon, page):
     await page.goto(daemon.url)
     await expect(page.get_by_text("No job yet")).to_be_visible()
-
     async with MariaDBReplayer.connect(database) as replayer:
-        await replayer.replay(mixed, speed=8.0)
-
-    for status, (_, row) in ended.items():
-        await expect(state(pages[status])).to_contain_text(status.capitalize())
-        await expect(pages[status].locator(".failure")).to_have_count(1 if row["error_message"] else 0)
+        await replayer.replay(mixed)
 
     async def shows_the_daemons_jobs() -> bool:
         found = Counter[str]()
@@ -122,6 +77,45 @@ async def test_the_list_and_the_job_pages_show_a_recording_as_it_is_written(mixe
         shown = dict(text.rsplit(maxsplit=1) for text in await chips.all_inner_texts())
         counts = {word.lower(): int(number) for word, number in shown.items() if number != "0"}
         assert counts == dict(found)
-        return found.total() >= len(tracked)
+        return found.total() >= len(replay.expected(mixed)["job_tracking"])
 
     await eventually(shows_the_daemons_jobs, every=0.5)
+
+
+async def test_a_job_that_hangs_becomes_late_on_the_page_and_its_bar_never_goes_back(
+    appliance, database, tmp_path, page
+):
+    """Its daemon has read forty earlier runs, of which later ones took up to a quarter more time."""
+    paces = [1 + n / 160 for n in range(40)]
+    steps = (("prepare", 2.0), ("copy", 5.0), ("boot", 2.0))
+    await write_past_runs(database, [in_sequence(*((name, pace * took) for name, took in steps)) for pace in paces])
+    daemon = Daemon(tmp_path, database__url=database.url)
+    try:
+        await daemon.start()
+        await eventually(lambda: "forecasts: read" in daemon.log())
+        job_id = await appliance.job(metadata=json.dumps({"vm_name": "pgtest2"}))
+        prepare = await appliance.step(job_id, 1, "prepare")
+        await page.goto(f"{daemon.url}/#/jobs/{job_id}")
+        ahead = page.locator(".steps .is-ahead .step-name")
+        await expect(ahead).to_have_text(["copy", "boot", "Probable end"])
+        await expect(page.locator(".outlook")).to_contain_text("From 40 earlier runs")
+        await appliance.run("UPDATE job_steps SET status = 'completed', completed_at = NOW(6) WHERE id = %s", prepare)
+        await appliance.step(job_id, 2, "copy")
+        await expect(ahead).to_have_text(["boot", "Probable end"])
+        shown = []
+
+        async def overdue() -> bool:
+            style = await page.locator(".bar-done").get_attribute("style")
+            shown.append(float(str(style).partition("translateX(")[2].partition("%")[0]))
+            return "Overdue" in await page.locator(".job-state").inner_text()
+
+        await eventually(overdue, every=0.2)
+        assert shown == sorted(shown)
+        assert shown[0] < shown[-1] <= -1
+        await page.goto(f"{daemon.url}/#/?forecast=overdue")
+        await expect(rows(page)).to_contain_text("Overdue: longer than")
+        await page.go_back()
+        await appliance.end(job_id)
+        await expect(page.locator(".outlook")).to_contain_text(re.compile("slower than (all|9. % of) 40 earlier runs"))
+    finally:
+        await daemon.close()

@@ -8,30 +8,17 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.axe import AXE, findings
-from tests.support.browser import expect
+from tests.support.browser import expect, heading, names, rows
 from tests.support.columns import misplaced_heads
 from tests.support.eventually import eventually
 from tests.support.fleet_server import appliance, serving_fleet
-from tests.support.notifications import NOTIFICATIONS
 from tests.support.page_server import document, stamp, step
 
 STATUSES = ("failed", "running", "pending", "completed", "cancelled")
 
 
-def known(fake, *jobs) -> None:
-    fake.jobs.update({job["job_id"]: job for job in jobs})
-
-
-def rows(page):
-    return page.get_by_role("list", name="Jobs").get_by_role("listitem")
-
-
 def chip(page, name):
     return page.get_by_role("group", name="Appliance").get_by_role("button", name=name)
-
-
-async def names(page) -> list[str]:
-    return list(await rows(page).locator("b:first-child").all_inner_texts())
 
 
 @pytest.fixture
@@ -41,14 +28,14 @@ async def fleet():
 
 
 async def test_jobs_name_their_appliance_which_chips_filter_and_a_head_groups(fleet, page):
-    known(
-        fleet,
+    await fleet.put(
         document("a", ago=10, instance="dc2"),
         document("b", "failed", ago=20, instance="dc1", error="full"),
         document("c", ago=30, instance="dc1"),
         document("d", "failed", ago=40, instance="dc2", error="full"),
     )
     await page.goto(fleet.url)
+    await expect(chip(page, "dc3")).to_be_visible()  # which has no job
     await expect(rows(page)).to_have_count(4)
     assert await names(page) == ["vm-b", "vm-d", "vm-a", "vm-c"]  # equal failures of two appliances are two rows
     assert await page.locator(".row-appliance").all_inner_texts() == ["dc1", "dc2", "dc2", "dc1"]
@@ -68,21 +55,8 @@ async def test_jobs_name_their_appliance_which_chips_filter_and_a_head_groups(fl
     assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-async def test_a_fleet_without_jobs_shows_its_appliances_and_asks_for_them_again(fleet, page):
-    await page.clock.install()
-    await page.goto(fleet.url)
-    await expect(chip(page, "dc3")).to_be_visible()
-    fleet.instances.append(appliance("dc4"))
-
-    async def has_been_asked_again() -> bool:
-        await page.clock.run_for(40_000)  # the timer begins after the first answer, which a busy machine delays
-        return bool(await chip(page, "dc4").is_visible())
-
-    await eventually(has_been_asked_again)
-
-
 async def test_a_silent_appliance_has_a_banner_and_the_time_of_its_jobs_stands(fleet, page):
-    known(fleet, document("a", ago=600, instance="dc1"), document("b", ago=600, instance="dc2"))
+    await fleet.put(document("a", ago=600, instance="dc1"), document("b", ago=600, instance="dc2"))
     fleet.instances[0] = appliance("dc1", online=False, last_seen=stamp(300))
     fleet.instances[1] = appliance("dc2", database="down", error="connection refused")
     fleet.instances[2] = appliance("dc3", database="stale", lag_seconds=42.0, error="job_steps cannot be read")
@@ -97,29 +71,23 @@ async def test_a_silent_appliance_has_a_banner_and_the_time_of_its_jobs_stands(f
     await page.goto(f"{fleet.url}/#/jobs/a")
     await expect(page.locator(".elapsed")).to_have_text("5 min 00 s")
     await page.goto(f"{fleet.url}/#/i/dc2/jobs/b")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-b")
+    await expect(heading(page)).to_have_text("vm-b")
     await expect(page.locator(".silent-banner")).to_have_count(0)  # it is about another appliance
     await page.goto(fleet.url)
     await page.get_by_role("button", name="Health").click()
     table = page.get_by_role("table", name="Health of the appliances")
     await expect(table.get_by_role("row", name="dc2")).to_contain_text("connection refused")
     await expect(table.get_by_role("row", name="dc3")).to_contain_text("1.2.3")
-    fleet.instances[0] = appliance("dc1")
-    await expect(page.locator(".silent-banner")).to_have_count(0, timeout=15_000)
-
-
-async def test_a_silent_appliance_does_not_make_the_jobs_of_the_others_old(fleet, page):
-    known(fleet, document("a", instance="dc1"), document("b", instance="dc2"))
+    # The jobs of the others are not old because of it.
     await page.goto(fleet.url)
-    await expect(chip(page, "dc1")).to_contain_text("1")
-    fleet.instances[0] = appliance("dc1", online=False, last_seen=stamp(30))
     await fleet.send(type="status", source="stale", lag_seconds=30.0)
-    await expect(page.locator(".silent-banner")).to_contain_text("The collector of dc1 is silent")
     await expect(page.locator(".connection-state")).to_contain_text("Live")
     await expect(page.locator(".banner")).to_have_count(1)
     elapsed = rows(page).filter(has_text="vm-b").locator(".row-elapsed")
     before = await elapsed.inner_text()
     await expect(elapsed).not_to_have_text(before)  # its time goes on
+    fleet.instances[0] = appliance("dc1")
+    await expect(page.locator(".silent-banner")).to_have_count(0, timeout=15_000)
     fleet.instances[:] = [one | {"online": False} for one in fleet.instances]
     why = "dc1: the collector is offline, and 2 more"
     await fleet.send(type="status", source="down", lag_seconds=31.0, error=why)
@@ -131,8 +99,7 @@ async def test_the_address_of_a_job_names_its_appliance_and_opens_the_one_there(
     """Two appliances have a job with the same external ID."""
     ids = ["unified-live-failover-pgtest2-1758553933"]
     steps = [step(1, "snapshot")]
-    known(
-        fleet,
+    await fleet.put(
         document("here", "completed", external_ids=ids, instance="dc1", metadata={"vm_name": "one"}, steps=steps),
         document("there", external_ids=ids, instance="dc2", metadata={"vm_name": "two"}),
     )
@@ -140,12 +107,11 @@ async def test_the_address_of_a_job_names_its_appliance_and_opens_the_one_there(
     fleet.events["here"] = [line]
     await page.goto(fleet.url)
     await rows(page).filter(has_text="one").get_by_role("link").click()
-    await expect(page.get_by_role("heading", level=1)).to_have_text("one")
+    await expect(heading(page)).to_have_text("one")
     assert page.url == f"{fleet.url}/#/i/dc1/jobs/here"
     await expect(page.locator(".job-what")).to_contain_text("on dc1")
     await expect(page.locator(".log")).to_contain_text("done")
     assert fleet.paths == ["/ws", "/i/dc1/ws"]
-    await context.grant_permissions(["clipboard-read", "clipboard-write"])
     await page.get_by_role("button", name="Copy link", exact=True).click()
     await expect(page.locator(".job-tools .copied")).to_be_visible()
     link = await page.evaluate("navigator.clipboard.readText()")
@@ -158,48 +124,22 @@ async def test_the_address_of_a_job_names_its_appliance_and_opens_the_one_there(
     sockets: set[str] = set()
     other.on("websocket", lambda socket: sockets.add(urlsplit(socket.url).path))
     await other.goto(link)
-    await expect(other.get_by_role("heading", level=1)).to_have_text("one")
+    await expect(heading(other)).to_have_text("one")
     assert sockets == {"/i/dc1/ws"}
     await other.goto(f"{fleet.url}/#/jobs/{ids[0]}")
-    await expect(other.get_by_role("heading", level=1)).to_have_text("two")  # of all appliances, the newest
+    await expect(heading(other)).to_have_text("two")  # of all appliances, the newest
     await other.goto(f"{fleet.url}/#/i/dc2/jobs/nobody")
     await expect(other.get_by_text("No job of dc2 has this ID yet")).to_be_visible()
 
 
-async def test_a_notification_of_a_job_on_an_appliance_comes_in_the_list_of_all(fleet, page):
-    await page.add_init_script(NOTIFICATIONS)
-    known(fleet, document("a", instance="dc1"))
-    await page.goto(f"{fleet.url}/#/i/dc1/jobs/a")
-    await page.get_by_role("button", name="Notify me").click()
-    await expect(page.get_by_role("button", name="Notify me")).to_have_attribute("aria-pressed", "true")
-    await page.get_by_role("link", name="All jobs", exact=True).click()
-    await expect(rows(page)).to_have_count(1)
-    await fleet.put(document("a", "failed", instance="dc1"))
-    await eventually(lambda: page.evaluate("notices.length === 1"))
-
-
 async def test_an_address_of_an_appliance_that_is_not_known_says_so_until_it_comes(fleet, page):
-    known(fleet, document("x", instance="dc9"))
+    await fleet.put(document("x", instance="dc9"))
     await page.goto(f"{fleet.url}/#/i/dc9/jobs/x")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("No appliance is named dc9")
+    await expect(heading(page)).to_have_text("No appliance is named dc9")
     assert await page.get_by_role("link", name="Search on all appliances").get_attribute("href") == "#/jobs/x"
     await expect(page.locator(".connection-state, .banner")).to_have_count(0)  # the server is there
     fleet.instances.append(appliance("dc9"))
-    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-x")
-
-
-async def test_the_page_of_one_appliance_shows_it_alone_and_leads_to_all(fleet, page):
-    known(fleet, document("a", instance="dc1"), document("b", instance="dc2"))
-    await page.goto(f"{fleet.url}/i/dc1/")
-    await expect(rows(page)).to_have_count(1)
-    await expect(page.locator(".row-appliance, .appliances")).to_have_count(0)
-    await expect(page.locator(".own-appliance")).to_contain_text("dc1")
-    await rows(page).get_by_role("link").click()
-    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-a")
-    assert page.url == f"{fleet.url}/i/dc1/#/jobs/a"
-    assert fleet.paths == ["/i/dc1/ws"]
-    await page.get_by_role("link", name="All appliances").click()
-    await expect(rows(page)).to_have_count(2)
+    await expect(heading(page)).to_have_text("vm-x")
 
 
 async def test_the_search_asks_the_chosen_appliances_and_enter_opens_the_job_on_its_own(fleet, page):
@@ -221,7 +161,7 @@ async def test_the_search_asks_the_chosen_appliances_and_enter_opens_the_job_on_
 
 async def test_a_vm_has_a_page_on_its_appliance_and_one_on_all(fleet, page):
     jobs = [document(f"on-{n}", instance=n, metadata={"vm_name": "pgtest2"}) for n in ("dc1", "dc2")]
-    known(fleet, *jobs)
+    await fleet.put(*jobs)
     fleet.archive = [jobs]
     await page.goto(f"{fleet.url}/#/i/dc1/jobs/on-dc1")
     await page.get_by_role("link", name="All jobs of pgtest2").click()
@@ -233,21 +173,9 @@ async def test_a_vm_has_a_page_on_its_appliance_and_one_on_all(fleet, page):
     assert sorted(await page.locator(".run-where").all_inner_texts()) == ["dc1", "dc2"]
 
 
-async def test_a_daemon_without_a_cluster_is_asked_for_no_appliance_and_shows_none(fake, page):
-    known(fake, document("a"))
-    requested: list[str] = []
-    page.on("request", lambda request: requested.append(request.url))
-    await page.goto(fake.url)
-    await expect(rows(page)).to_have_count(1)
-    await rows(page).get_by_role("link").click()
-    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-a")
-    assert not [url for url in requested if "instances" in url]
-    await expect(page.get_by_text("Appliance")).to_have_count(0)
-
-
 async def test_axe_finds_nothing_serious_in_a_fleet_with_its_health_open(fleet, browser):
     jobs = [document(f"{n}-{status}", status, error="full", instance=n) for n in ("dc1", "dc2") for status in STATUSES]
-    known(fleet, *jobs)
+    await fleet.put(*jobs)
     fleet.instances[0] = appliance("dc1", online=False, last_seen=stamp(300))
     fleet.instances[1] = appliance("dc2", database="down", error="connection refused")
     fleet.instances.extend(appliance(f"dc{n}") for n in range(4, 20))

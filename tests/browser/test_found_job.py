@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.browser import MILLISECONDS, Browser, Locator, Page, expect
+from tests.support.browser import MILLISECONDS, Browser, Locator, Page, expect, heading, lines, rows
 from tests.support.bulk_rows import vm, year_of_jobs
 from tests.support.daemon import Daemon
 from tests.support.mariadb import Database
@@ -35,11 +35,11 @@ async def tab_to(page: Page, wanted: Locator, key: str = "Tab") -> None:
 
 async def find(page: Page, name: str) -> None:
     """Type the name of a VM and Enter, without waiting for what is found."""
-    await expect(page.get_by_role("list", name="Jobs").get_by_role("listitem").first).to_be_visible()
+    await expect(rows(page).first).to_be_visible()
     await page.keyboard.press("/")
     await page.keyboard.type(name)
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+    await expect(heading(page)).to_have_text(name)
 
 
 async def copied_link(page: Page) -> tuple[str, str]:
@@ -60,18 +60,27 @@ async def check(page: Page, picture: Path) -> None:
     await page.screenshot(path=picture)
 
 
+SCREENS = ((1280, "light"), (360, "dark"))
+
+
 @pytest.mark.parametrize(
-    ("jobs", "in_memory"), [(1_000, 100), pytest.param(100_000, 2_000, marks=pytest.mark.long)]
-)  # fmt: skip
+    ("jobs", "in_memory", "screens"),
+    [(1_000, 100, SCREENS[:1]), pytest.param(100_000, 2_000, SCREENS, marks=pytest.mark.long)],
+)
 async def test_a_job_of_last_month_is_found_by_its_vm_and_one_line_of_it_is_shared(
-    database: Database, browser: Browser, tmp_path: Path, jobs: int, in_memory: int
+    database: Database,
+    browser: Browser,
+    tmp_path: Path,
+    jobs: int,
+    in_memory: int,
+    screens: tuple[tuple[int, str], ...],
 ):
     number = jobs * 35 // 365
     job_id = await year_of_jobs(database, jobs, in_memory, number)
     daemon = Daemon(tmp_path, database__url=database.url)
     try:
         await daemon.start(within=60)
-        for width, scheme in ((1280, "light"), (360, "dark")):
+        for width, scheme in screens:
             page = await opened(browser, width, scheme, permissions=["clipboard-read", "clipboard-write"])
             await page.goto(daemon.url)
             await find(page, vm(number))
@@ -79,9 +88,8 @@ async def test_a_job_of_last_month_is_found_by_its_vm_and_one_line_of_it_is_shar
             await expect(page.locator(".failure")).to_contain_text("no space left on volume")
             await tab_to(page, page.get_by_role("button", name="copy", exact=True))
             await page.keyboard.press("Enter")
-            lines = page.get_by_role("region", name="Log lines").get_by_role("listitem")
-            await expect(lines).to_have_count(20)
-            await expect(lines.last).to_contain_text("copy line 20")
+            await expect(lines(page)).to_have_count(20)
+            await expect(lines(page).last).to_contain_text("copy line 20")
             await check(page, tmp_path / f"step-{width}-{scheme}.png")
             line, link = await copied_link(page)
 

@@ -5,16 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
-from tests.support.browser import expect
+from tests.support.browser import expect, rows
 from tests.support.cluster import connected
 from tests.support.gateways import running
 from tests.support.stream_writer import StreamWriter, job
 
 GUI_ID = "unified-live-failover-pgtest2-1758553933"
-
-
-def rows(page):
-    return page.get_by_role("list", name="Jobs").get_by_role("listitem")
 
 
 def chip(page, name):

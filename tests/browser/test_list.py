@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
-from urllib.parse import quote
 
-from tests.support.browser import expect
-from tests.support.columns import misplaced_heads
+from tests.support.browser import expect, heading, names, rows
 from tests.support.eventually import eventually
 from tests.support.page_server import document, forecast
 
 DAY = 86_400.0
 
 
-def known(fake, *jobs) -> None:
-    fake.jobs.update({job["job_id"]: job for job in jobs})
-
-
-def rows(page):
-    return page.get_by_role("list", name="Jobs").get_by_role("listitem")
-
-
-async def names(page) -> list[str]:
-    return list(await rows(page).locator(":is(.row-subject, .row-older) b").all_inner_texts())
-
-
 async def test_what_is_urgent_comes_first_and_older_failures_are_one_row_that_unfolds(fake, page):
-    known(
-        fake,
+    await fake.put(
         document("done-new", "completed", ago=10, took=5),
         document("run-old", "running", ago=500),
         document("failed-old", "failed", ago=900),
@@ -57,8 +41,7 @@ async def test_what_is_urgent_comes_first_and_older_failures_are_one_row_that_un
 
 
 async def test_the_first_screen_of_a_phone_has_what_is_urgent_and_what_runs(fake, page):
-    known(
-        fake,
+    await fake.put(
         document("late", stalled=True),
         *(document(f"new{n}", "failed", ago=100 + n, error=f"error {'abc'[n]}") for n in range(3)),
         *(document(f"old{n}", "failed", ago=5000 + n, error=f"error {'abcdefgh'[n]}") for n in range(8)),
@@ -71,7 +54,7 @@ async def test_the_first_screen_of_a_phone_has_what_is_urgent_and_what_runs(fake
 
 
 async def test_no_row_moves_while_the_pointer_moves_over_the_rows_but_for_what_the_user_chooses(fake, page):
-    known(fake, *(document(f"j{number}", "running", ago=number + 10) for number in range(4)))
+    await fake.put(*(document(f"j{number}", "running", ago=number + 10) for number in range(4)))
     await page.goto(fake.url)
     await page.get_by_role("link", name="vm-j3").hover()
     await fake.put(document("j4", "failed", ago=5, error="no space left"))
@@ -88,46 +71,25 @@ async def test_no_row_moves_while_the_pointer_moves_over_the_rows_but_for_what_t
     await expect(rows(page).first).to_contain_text("vm-j5")
 
 
-async def test_a_job_that_fails_moves_to_the_top_without_a_reload(fake, page):
-    known(fake, document("a", "running", ago=20), document("b", "running", ago=50))
-    await page.goto(fake.url)
-    await expect(rows(page).first).to_contain_text("vm-a")
-    await fake.put(document("b", "failed", ago=50, error="no space left"))
-    await expect(rows(page).first).to_contain_text("vm-b")
-    await expect(rows(page).first).to_contain_text("no space left")
-    await expect(page).to_have_title("1 failed, 1 running – correlator")
-
-
-async def test_a_job_that_ended_more_than_a_day_ago_is_hidden_until_all_are_selected(fake, page):
-    known(
-        fake,
-        document("old-done", "completed", ago=2 * DAY),
-        document("old-running", "running", ago=2 * DAY),
-        document("new-done", "completed", ago=DAY / 2),
-    )
-    await page.goto(fake.url)
-    await expect(rows(page)).to_have_count(2)
-    await page.get_by_label("Period").select_option("All")
-    await expect(rows(page)).to_have_count(3)
-
-
-async def test_a_completed_job_with_failed_steps_shows_both_facts(fake, page):
-    job = document("both", "completed")
-    job["progress"]["steps_failed"] = 2
-    known(fake, job)
-    await page.goto(fake.url)
-    await expect(rows(page)).to_contain_text("Completed")
-    await expect(rows(page)).to_contain_text("2 steps failed")
-
-
 async def test_filters_are_stored_in_the_address_and_restored_from_it(fake, page, context):
-    known(
-        fake,
+    await fake.put(
         document("f1", "failed", job_type="failover"),
         document("f2", "failed", job_type="cleanup"),
-        document("r1", "running", job_type="failover"),
+        document("r1", "running", job_type="failover", stalled=True),
+        document("old-running", "running", ago=2 * DAY),
+        document("old-done", "completed", ago=2 * DAY) | {"progress": {"percent": 100.0, "steps_failed": 2}},
     )
     await page.goto(fake.url)
+    await expect(rows(page)).to_have_count(4)  # what ended more than a day ago is hidden
+    await page.get_by_label("Period").select_option("All")
+    await expect(rows(page).filter(has_text="Completed")).to_contain_text("2 steps failed")
+    assert page.url == f"{fake.url}/#/?when=all"
+    stalled = page.get_by_role("button", name="Stalled")
+    await expect(stalled).to_have_text(re.compile(r"Stalled\s*1"))
+    await stalled.click()
+    await expect(rows(page)).to_have_count(1)
+    await expect(rows(page)).to_contain_text("vm-r1")
+    await page.goto(f"{fake.url}/?new")
     await page.get_by_role("button", name="Failed").click()
     await expect(rows(page)).to_have_count(2)
     await page.get_by_label("Type").select_option("failover")
@@ -136,7 +98,7 @@ async def test_filters_are_stored_in_the_address_and_restored_from_it(fake, page
     await expect(rows(page)).to_have_count(0)
     await page.locator("#search").fill("VM-F1")
     await expect(rows(page)).to_have_count(1)
-    assert page.url == f"{fake.url}/#/?q=VM-F1&status=failed&type=failover"
+    assert page.url == f"{fake.url}/?new#/?q=VM-F1&status=failed&type=failover"
 
     other = await context.new_page()
     await other.goto(page.url)
@@ -147,8 +109,7 @@ async def test_filters_are_stored_in_the_address_and_restored_from_it(fake, page
 
 async def test_search_finds_any_id_vm_operation_and_text_and_a_row_says_where(fake, page):
     error = "Disk is full, and whatever was asked, the answer was 503"
-    known(
-        fake,
+    await fake.put(
         document("uuid-1", external_ids=["ext/É 1"], context_id="ctx-1", metadata={"vm_name": "SVR 2019/Prod"}),
         document("uuid-2", "failed", operation="bulk-group-move", error=error, metadata={"vm_name": "other"}),
     )
@@ -168,26 +129,15 @@ async def test_search_finds_any_id_vm_operation_and_text_and_a_row_says_where(fa
         await expect(rows(page).locator(".row-subject .soft")).to_have_text(why)
 
 
-async def test_a_search_without_a_match_offers_to_follow_it_as_an_id(fake, page):
-    known(fake, document("a"))
+async def test_the_list_of_a_thousand_jobs_is_a_few_rows_and_can_be_used_by_keyboard_alone(fake, page):
+    await fake.put(*(document(f"j{number:03}", "running", ago=number + 10) for number in range(1000)))
     await page.goto(fake.url)
-    await page.locator("#search").fill("rollback-SVR 2019/Prod")
-    await page.get_by_role("link", name="Follow").click()
-    await expect(page.get_by_role("heading", name="Waiting for this ID")).to_be_visible()
-    assert page.url == f"{fake.url}/#/jobs/{quote('rollback-SVR 2019/Prod', safe='')}"
-
-
-async def test_an_unknown_address_is_the_list(fake, page):
-    known(fake, document("a"))
-    for address in ("#/nothing/here", "#/jobs/", "#", "#/?status=bogus&q="):
-        await page.goto(f"{fake.url}/{address}")
-        await expect(rows(page)).to_have_count(1)
-
-
-async def test_the_list_can_be_used_by_keyboard_alone(fake, page):
-    known(fake, *(document(f"j{number:02}", "running", ago=number + 10) for number in range(60)))
-    await page.goto(fake.url)
-    await expect(rows(page).first).to_be_visible()
+    await expect(rows(page).first).to_have_attribute("aria-setsize", "1000")
+    await page.keyboard.press("Tab")
+    await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("main")).to_be_focused()
+    assert page.url == f"{fake.url}/"
     await page.keyboard.press("/")
     await expect(page.locator("#search")).to_be_focused()
     await page.keyboard.type("vm-j")
@@ -196,22 +146,32 @@ async def test_the_list_can_be_used_by_keyboard_alone(fake, page):
 
     focused = page.locator("a:focus")
     await page.keyboard.press("j")
-    await expect(focused).to_contain_text("vm-j00")
-    for _ in range(40):
+    await expect(focused).to_contain_text("vm-j000")
+    for _ in range(30):
         await page.keyboard.press("ArrowDown")
-    await expect(focused).to_contain_text("vm-j40")
+    await expect(focused).to_contain_text("vm-j030")
     await expect(focused).to_be_in_viewport(ratio=1)
     await page.keyboard.press("k")
-    await expect(focused).to_contain_text("vm-j39")
+    await expect(focused).to_contain_text("vm-j029")
     await page.keyboard.press("Enter")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-j39")
+    await expect(heading(page)).to_have_text("vm-j029")
+    await expect(heading(page)).to_be_focused()
     await page.keyboard.press("Escape")
-    await expect(focused).to_contain_text("vm-j39")
+    await expect(focused).to_contain_text("vm-j029")
     await expect(page.locator("#search")).to_have_value("vm-j")
+    assert await rows(page).count() < 60
+
+    async def is_scrolled_to_the_end() -> bool:
+        await page.keyboard.press("End")  # the document has its height after the first rows have been measured
+        return bool(await page.get_by_role("link", name="vm-j999").is_visible())
+
+    await eventually(is_scrolled_to_the_end)
+    await expect(page.get_by_role("link", name="vm-j999")).to_be_in_viewport()
+    assert await rows(page).count() < 60
 
 
 async def test_the_row_with_the_focus_stays_in_sight_when_jobs_come_unless_it_was_scrolled_away(fake, page):
-    known(fake, *(document(f"j{number:02}", "running", ago=number + 10) for number in range(60)))
+    await fake.put(*(document(f"j{number:02}", "running", ago=number + 10) for number in range(60)))
     await page.goto(fake.url)
     await expect(rows(page).first).to_be_visible()
     focused = page.locator("a:focus")
@@ -233,34 +193,9 @@ async def test_the_row_with_the_focus_stays_in_sight_when_jobs_come_unless_it_wa
     assert await page.evaluate("scrollY") == scrolled
 
 
-async def test_the_skip_link_leads_past_the_header(fake, page):
-    await page.goto(fake.url)
-    await page.keyboard.press("Tab")
-    await expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
-    await page.keyboard.press("Enter")
-    await expect(page.locator("main")).to_be_focused()
-    assert page.url == f"{fake.url}/"
-
-
-async def test_a_thousand_jobs_are_a_few_rows_in_the_document_and_all_can_be_reached(fake, page):
-    known(fake, *(document(f"{number:04}", "running", ago=number) for number in range(1000)))
-    await page.goto(fake.url)
-    await expect(rows(page).first).to_have_attribute("aria-setsize", "1000")
-    assert await rows(page).count() < 60
-
-    async def is_scrolled_to_the_end() -> bool:
-        await page.keyboard.press("End")  # the document has its height after the first rows have been measured
-        return bool(await page.get_by_role("link", name="vm-0999").is_visible())
-
-    await eventually(is_scrolled_to_the_end)
-    await expect(page.get_by_role("link", name="vm-0999")).to_be_in_viewport()
-    assert await rows(page).count() < 60
-
-
 async def test_rows_of_other_days_show_their_date_also_when_a_day_begins(fake, page):
     await page.add_init_script("window.shift = 0; const real = Date.now.bind(Date); Date.now = () => real() + shift;")
-    known(
-        fake,
+    await fake.put(
         document("today", "completed", ago=0, took=0),
         document("yesterday", "completed", ago=DAY, took=60),
         document("run", "running", ago=3 * DAY),
@@ -274,34 +209,3 @@ async def test_rows_of_other_days_show_their_date_also_when_a_day_begins(fake, p
     await expect(started.nth(2)).to_have_text(dated)
     await page.evaluate(f"window.shift = {int(DAY) * 1000}")
     await expect(rows(page).filter(has_text="vm-today").locator(".row-started")).to_have_text(dated)
-
-
-async def test_each_head_of_a_column_is_above_its_column(fake, page):
-    known(fake, document("a", "running"))
-    await page.goto(fake.url)
-    await expect(rows(page)).to_have_count(1)
-    for width in (1024, 1280):
-        await page.set_viewport_size({"width": width, "height": 800})
-        assert await misplaced_heads(page) == []
-
-
-async def test_a_job_that_is_opened_from_the_list_has_the_focus_on_its_heading(fake, page):
-    known(fake, document("a", "running"))
-    await page.goto(fake.url)
-    await expect(rows(page)).to_have_count(1)
-    await page.keyboard.press("j")
-    await expect(page.locator("a:focus")).to_contain_text("vm-a")
-    await page.keyboard.press("Enter")
-    heading = page.get_by_role("heading", level=1)
-    await expect(heading).to_have_text("vm-a")
-    await expect(heading).to_be_focused()
-
-
-async def test_more_failures_are_marked_as_seen_than_a_daemon_has_jobs(fake, page):
-    marked = [f"{number:036}" for number in range(19_990)]
-    await page.add_init_script(f"localStorage.setItem('correlator.seen', JSON.stringify({json.dumps(marked)}))")
-    known(fake, *(document(job_id, "failed", error=job_id) for job_id in (marked[0], "new")))
-    await page.goto(fake.url)
-    await expect(page).to_have_title("1 failed – correlator")
-    await page.get_by_role("button", name="Mark").click()
-    await expect(page).to_have_title("correlator")

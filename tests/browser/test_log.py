@@ -10,9 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tests.support.browser import expect
+from tests.support import page_server
+from tests.support.browser import expect, lines
 from tests.support.eventually import eventually
-from tests.support.page_server import document, serving, step
+from tests.support.page_server import document, step
 
 UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
 BEGAN = datetime.datetime(2026, 11, 25, 22, 30, tzinfo=datetime.UTC)
@@ -20,22 +21,11 @@ BEGAN = datetime.datetime(2026, 11, 25, 22, 30, tzinfo=datetime.UTC)
 
 def line(event_id: int, message: str | None = None, level: str = "INFO", **more: Any) -> dict[str, Any]:
     at = BEGAN + datetime.timedelta(milliseconds=event_id)
-    return {
-        "event_id": event_id,
-        "level": level,
-        "message": message or f"line {event_id}",
-        "step_id": None,
-        "attrs": None,
-        "at": at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-    } | more
+    return page_server.line(event_id, message, level, at=at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), **more)
 
 
 def pane(page):
     return page.get_by_role("region", name="Log lines")
-
-
-def lines(page):
-    return pane(page).get_by_role("listitem")
 
 
 def text(page, what: str):
@@ -44,37 +34,16 @@ def text(page, what: str):
 
 @pytest.fixture
 def long_log(fake):
-    """A running job with 20,000 lines, of which every 1,000th is a warning of the step."""
+    """A running job with 20,000 lines, of which every 1,000th is a warning of the second step."""
     fake.jobs[UUID] = document(UUID, steps=[step(1, "copy", "running"), step(2, "attach", "running")])
     fake.events[UUID] = [line(n, step_id=3002, level="WARN") if n % 1000 == 0 else line(n) for n in range(1, 20_001)]
     return fake
 
 
-async def test_a_long_log_is_scrolled_from_end_to_begin_with_few_lines_in_the_document(long_log, page):
-    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
-    await expect(text(page, "line 20000").locator(".line-step")).to_have_text("attach")
-    await expect(text(page, "line 19999").locator(".line-step")).to_have_count(0)
-    seen = 0
-    for _ in range(5):  # more than the page keeps
-        before = await lines(page).first.inner_text()
-        await pane(page).evaluate("e => { e.scrollTop = 0 }")
-        await expect(lines(page).first).not_to_have_text(before)
-        seen = max(seen, await lines(page).count())
-    assert seen < 200
-    await pane(page).focus()
-    await page.keyboard.press("Home")
-    await expect(text(page, "line 1")).to_be_visible()
-    await page.keyboard.press("End")
-    await expect(text(page, "line 20000")).to_be_visible()
-    await long_log.log(UUID, line(20_001))
-    await expect(text(page, "line 20001")).to_be_visible()
-
-
-@pytest.mark.parametrize("seconds", [0, 0.1])
-async def test_a_million_lines_cost_a_few_pages_and_as_many_nodes_as_are_in_sight(fake, page, seconds):
-    """The history answers as the daemon does, at once or after `seconds`; lines are made when they are asked for."""
+async def test_a_million_lines_cost_a_few_pages_and_as_many_nodes_as_are_in_sight(fake, page):
+    """The history answers as the daemon does, at once or later; lines are made when they are asked for."""
     last, asked = 1_000_000, list[dict[str, str]]()
-    fake.jobs[UUID] = document(UUID, "completed")
+    fake.jobs[UUID] = document(UUID)
 
     async def history(route):
         query = {name: values[0] for name, values in parse_qs(urlsplit(route.request.url).query).items()}
@@ -87,7 +56,7 @@ async def test_a_million_lines_cost_a_few_pages_and_as_many_nodes_as_are_in_sigh
             first = int(query.get("from") or query.get("after") or 0) or 1
             end = min(first + int(query["limit"]), last + 1)
             more = {"next_after": str(end), "more": end <= last}
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(0.1 * (len(asked) % 2))
         await route.fulfill(json={"events": [line(n) for n in range(first, end)], **more})
 
     await page.route("**/events?*", history)
@@ -103,6 +72,8 @@ async def test_a_million_lines_cost_a_few_pages_and_as_many_nodes_as_are_in_sigh
         nodes = max(nodes, await pane(page).locator("*").count())
     assert nodes < 1_000
     assert len(asked) < 16, asked
+    await fake.log(UUID, line(last + 1))
+    await expect(text(page, f"line {last + 1}")).to_be_visible()
 
 
 async def test_what_is_in_sight_stays_there_while_earlier_lines_come(long_log, page):
@@ -140,20 +111,13 @@ async def shift_after(page, drawn: str) -> float:
     return float(await pane(page).evaluate(script.replace("DRAWN", drawn)))
 
 
-@pytest.mark.parametrize("is_followed", [True, False])
-async def test_a_scroll_stays_although_something_is_drawn_before_its_event(long_log, page, is_followed):
+async def test_a_scroll_stays_although_something_is_drawn_before_its_event(long_log, page):
+    """The choice of how lines wrap, while the end is followed and while not; and earlier lines."""
     await page.goto(f"{long_log.url}/#/jobs/{UUID}")
     await expect(text(page, "line 20000")).to_be_visible()
-    if not is_followed:
-        await pane(page).evaluate("e => { e.scrollTop -= 500 }")
+    for _ in ("followed", "not followed"):
+        assert abs(await shift_after(page, "scroll(); document.querySelector('.log-tools button').click()")) < 2
         await expect(page.get_by_role("button", name="Paused")).to_be_visible()
-    assert abs(await shift_after(page, "scroll(); document.querySelector('.log-tools button').click()")) < 2  # Wrap
-    await expect(page.get_by_role("button", name="Paused")).to_be_visible()
-
-
-async def test_a_scroll_stays_although_earlier_lines_are_drawn_before_its_event(long_log, page):
-    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
-    await expect(text(page, "line 20000")).to_be_visible()
     shift = await shift_after(
         page,
         """const read = Response.prototype.json;
@@ -193,7 +157,7 @@ async def test_earlier_lines_come_although_somebody_scrolled_there_during_anothe
     await eventually(lambda: has_grown(page))
 
 
-async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, page, context):
+async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, page):
     await page.goto(f"{long_log.url}/#/jobs/{UUID}/log/7000")
     target = page.locator(".line.is-target")
     await expect(target).to_contain_text("line 7000")
@@ -203,7 +167,6 @@ async def test_a_link_to_a_line_shows_it_marked_among_its_neighbours(long_log, p
     await page.keyboard.press("j")
     await expect(target).to_contain_text("line 7001")
     await expect(page).to_have_url(f"{long_log.url}/#/jobs/{UUID}/log/7001")
-    await context.grant_permissions(["clipboard-read", "clipboard-write"])
     await page.get_by_role("button", name="Copy link to line", exact=True).click()
     await expect(page.get_by_role("button", name="Copied")).to_be_visible()
     assert await page.evaluate("navigator.clipboard.readText()") == f"{long_log.url}/#/jobs/{UUID}/log/7001"
@@ -237,6 +200,10 @@ async def test_a_search_marks_its_lines_and_their_link_shows_them_among_the_othe
 async def test_what_is_chosen_of_a_log_is_in_the_address_and_restored_from_it(long_log, page, context):
     await page.goto(f"{long_log.url}/#/jobs/{UUID}")
     await page.get_by_role("button", name="attach").click()
+    await expect(lines(page)).to_have_count(20)
+    await long_log.log(UUID, line(20_001), line(20_002, step_id=3002))
+    await expect(lines(page)).to_have_count(21)
+    assert "step=3002" in str(await page.get_by_role("link", name="Download").get_attribute("href"))
     await page.get_by_label("From level").select_option("WARN")
     await page.get_by_role("searchbox", name="Search the log").fill("line 1")
     address = f"{long_log.url}/#/jobs/{UUID}/log?level=WARN&step=3002&q=line+1"
@@ -250,6 +217,8 @@ async def test_what_is_chosen_of_a_log_is_in_the_address_and_restored_from_it(lo
     await expect(other.get_by_role("button", name="attach")).to_have_attribute("aria-pressed", "true")
     await other.get_by_role("searchbox", name="Search the log").fill("")
     await expect(other).to_have_url(address.replace("&q=line+1", ""))
+    await other.get_by_role("button", name="attach").click()
+    await expect(other.get_by_role("combobox", name="Step")).to_have_value("")
 
 
 async def test_lines_that_go_while_they_scroll_are_no_error(long_log, page):
@@ -267,57 +236,26 @@ async def test_lines_that_go_while_they_scroll_are_no_error(long_log, page):
     await expect(lines(page)).to_have_count(20)
 
 
-async def test_a_click_on_a_step_shows_only_its_lines(long_log, page):
-    await page.goto(f"{long_log.url}/#/jobs/{UUID}")
-    await page.get_by_role("button", name="attach").click()
-    await expect(lines(page)).to_have_count(20)
-    await expect(page.get_by_role("combobox", name="Step")).to_have_value("3002")
-    await long_log.log(UUID, line(20_001), line(20_002, step_id=3002))
-    await expect(lines(page)).to_have_count(21)
-    download = page.get_by_role("link", name="Download")
-    assert "step=3002" in str(await download.get_attribute("href"))
-    await page.get_by_role("button", name="attach").click()
-    await expect(text(page, "line 20001")).to_be_visible()
-
-
-async def test_lines_wrap_until_the_user_chooses_otherwise(fake, page):
-    fake.jobs[UUID] = document(UUID)
-    fake.events[UUID] = [line(1, "word " * 400)]
-    await page.goto(f"{fake.url}/#/jobs/{UUID}")
-    await expect(lines(page)).to_have_count(1)
-    is_one_row = "e => e.querySelector('li').getBoundingClientRect().height < 40"
-    assert not await pane(page).evaluate(is_one_row)
-    await page.get_by_role("button", name="Wrap").click()
-
-    async def is_unwrapped() -> bool:
-        return bool(await pane(page).evaluate(is_one_row))
-
-    await eventually(is_unwrapped)
-    await page.reload()
-    await expect(page.get_by_role("button", name="Wrap")).to_have_attribute("aria-pressed", "false")
-
-
-async def test_times_name_their_zone_and_switch_to_utc(fake, browser):
+async def test_lines_wrap_times_have_a_zone_as_the_user_chooses_and_keys_are_listed(fake, browser):
     context = await browser.new_context(timezone_id="Europe/Berlin", locale="en-GB")
     page = await context.new_page()
     fake.jobs[UUID] = document(UUID, started_at="2026-11-25T22:30:00.000000Z")
-    fake.events[UUID] = [line(1)]
+    fake.events[UUID] = [line(1, "word " * 400)]
     await page.goto(f"{fake.url}/#/jobs/{UUID}")
-    zone = page.get_by_role("button", name="CET")
     await expect(page.locator(".line-at")).to_contain_text("23:30:00")
-    await zone.click()
+    started = page.get_by_title("2026-11-25 22:30:00.000000 UTC")
+    await expect(started).to_contain_text("23:30:00")
+    is_one_row = "e => e.querySelector('li').getBoundingClientRect().height < 40"
+    assert not await pane(page).evaluate(is_one_row)
+    await page.get_by_role("button", name="Wrap").click()
+    await eventually(lambda: pane(page).evaluate(is_one_row))
+    await page.get_by_role("button", name="CET").click()
     await expect(page.locator(".line-at")).to_contain_text("22:30:00")
-    await expect(page.locator(".times")).to_contain_text("22:30:00")
+    await expect(started).to_contain_text("22:30:00")
     await page.reload()
+    await expect(page.get_by_role("button", name="Wrap")).to_have_attribute("aria-pressed", "false")
     await expect(page.get_by_role("button", name="UTC")).to_be_visible()
     await expect(page.locator(".line-at")).to_contain_text("22:30:00")
-
-
-async def test_the_keys_are_listed_and_lead_to_the_log(fake, page):
-    fake.jobs[UUID] = document(UUID)
-    fake.events[UUID] = [line(1)]
-    await page.goto(f"{fake.url}/#/jobs/{UUID}")
-    await expect(lines(page)).to_have_count(1)
     await page.keyboard.press("?")
     await expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
     await page.keyboard.press("Escape")
@@ -325,14 +263,3 @@ async def test_the_keys_are_listed_and_lead_to_the_log(fake, page):
     await expect(page).to_have_url(f"{fake.url}/#/jobs/{UUID}")
     await page.keyboard.press("l")
     await expect(pane(page)).to_be_focused()
-
-
-async def test_with_a_token_a_link_to_the_api_carries_a_ticket(page):
-    async with serving(token="open") as fake:
-        fake.jobs[UUID] = document(UUID)
-        await page.goto(f"{fake.url}/#/jobs/{UUID}")
-        await page.get_by_label("Token").fill("open")
-        await page.get_by_role("button", name="Connect").click()
-        await expect(page.get_by_role("link", name="JSON")).to_be_visible()
-        await page.get_by_role("link", name="Download").click()
-        await eventually(lambda: fake.tickets == ["once"])

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-import pytest
-
 from tests.support.axe import AXE, findings
 from tests.support.browser import Page, expect
 from tests.support.eventually import eventually
@@ -47,7 +45,7 @@ async def test_elements_show_jobs_on_one_connection_and_axe_finds_nothing(fake, 
     await expect(shown[0]).to_contain_text("Running")
     bar = shown[0].get_by_role("progressbar", name="vm-a")
     await expect(bar).to_have_attribute("aria-valuenow", "42")
-    said = re.compile("^about 42 %, 1 of about 2 steps done, final-sync, about 3 min left")
+    said = re.compile("^about 42 %, 1 of about 2 steps done, final-sync, about [23] min left")
     await expect(bar).to_have_attribute("aria-valuetext", said)
     await expect(shown[1].get_by_role("status")).to_contain_text("Running, overdue: longer at this point than any of")
     await expect(shown[2].locator("pre")).not_to_be_visible()
@@ -90,22 +88,20 @@ async def test_an_element_reports_changes_and_each_end_once_and_follows_its_attr
     assert fake.subscriptions == []
 
 
-@pytest.mark.parametrize("kind", ["attribute", "property before the script", "after a refusal"])
-async def test_an_element_gives_its_token(kind, page):
+async def test_an_element_gives_its_token_from_an_attribute_a_property_and_after_a_refusal(page):
+    shown = page.locator("correlator-progress")
     async with serving(token="secret") as fake:
         await fake.put(document("a", steps=STEPS))
+        await opened(page, fake, element("a", 'token="secret"'))
+        await expect(shown).to_contain_text("final-sync")
         before = '<script>document.querySelector("correlator-progress").token = () => "secret";</script>'
-        match kind:
-            case "attribute":
-                await opened(page, fake, element("a", 'token="secret"'))
-            case "property before the script":
-                fake.html = element("a") + before + SCRIPT
-                await page.goto(f"{fake.url}/test.html")
-            case _:
-                await opened(page, fake, element("a"))
-                await expect(page.locator("correlator-progress")).to_contain_text("Refused: a token is needed")
-                await page.evaluate("document.querySelector('correlator-progress').token = 'secret'")
-        await expect(page.locator("correlator-progress")).to_contain_text("final-sync")
+        fake.html = element("a") + before + SCRIPT
+        await page.goto(f"{fake.url}/test.html?before")
+        await expect(shown).to_contain_text("final-sync")
+        await opened(page, fake, element("a"))
+        await expect(shown).to_contain_text("Refused: a token is needed")
+        await page.evaluate("document.querySelector('correlator-progress').token = 'secret'")
+        await expect(shown).to_contain_text("final-sync")
 
 
 async def test_an_element_names_an_address_that_is_none(fake, page):

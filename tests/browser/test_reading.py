@@ -1,4 +1,4 @@
-"""What the page says in words and on paper: the tab's title, a stalled timeline, legacy jobs, the print sheet."""
+"""What the page says of legacy jobs, and on paper."""
 
 from __future__ import annotations
 
@@ -6,47 +6,14 @@ import itertools
 import re
 from datetime import UTC, datetime
 
-from tests.support.browser import expect
-from tests.support.page_server import document, stamp, step
-
-
-def known(fake, *jobs) -> None:
-    fake.jobs.update({job["job_id"]: job for job in jobs})
-
-
-async def test_the_title_counts_no_failure_that_is_marked_as_seen(fake, page):
-    known(fake, document("a", "failed", error="x"), document("b", "failed", error="y"), document("c"))
-    await page.goto(fake.url)
-    await expect(page).to_have_title("2 failed, 1 running – correlator")
-    await page.get_by_role("button", name="Mark 2 failures as seen").click()
-    await expect(page).to_have_title("1 running – correlator")
-    await fake.put(document("d", "failed", error="z"))
-    await expect(page).to_have_title("1 failed, 1 running – correlator")
-    await page.get_by_role("button", name="Mark 1 failure as seen").click()
-    await page.get_by_role("button", name="failures seen: show first again").click()
-    await expect(page).to_have_title("3 failed, 1 running – correlator")
-
-
-async def test_the_steps_of_a_stalled_job_keep_their_width_and_the_axis_says_how_long_it_is_silent(fake, page):
-    steps = [step(1, "snapshot", ago=7 * 3600, took=60), step(2, "copy", "running", ago=7 * 3600 - 60)]
-    job = document("a", ago=7 * 3600, stalled=True, last_event_at=stamp(7 * 3600 - 120), steps=steps)
-    known(fake, job)
-    await page.goto(f"{fake.url}/#/jobs/a")
-    await expect(page.locator(".axis-break")).to_contain_text("6 h 58 min of silence")
-    await page.set_viewport_size({"width": 390, "height": 844})
-    right = "e => e.getBoundingClientRect().right"
-    assert await page.locator(".axis-break").evaluate(right) <= await page.locator(".axis-line").evaluate(right)
-    lane = page.locator(".lane").first
-    share = await lane.evaluate("(lane) => lane.firstElementChild.getBoundingClientRect().width / lane.clientWidth")
-    assert 0.3 < share < 0.5  # half of 75 %
-    await fake.put(job | {"stalled": False, "last_event_at": stamp()})
-    await expect(page.locator(".axis-break")).to_have_count(0)
+from tests.support.browser import expect, heading
+from tests.support.page_server import document, step
 
 
 async def test_a_legacy_job_says_in_words_what_its_tracker_does_not_have(fake, page):
     job = document("old", "failed", source="legacy", error="timeout")
     job["progress"]["basis"] = "legacy"
-    known(fake, job, document("done", "completed"))
+    await fake.put(job, document("done", "completed"))
     await page.goto(f"{fake.url}/#/jobs/old")
     await expect(page.locator(".log")).to_contain_text("The old failover tracker writes no log lines.")
     about = page.get_by_role("complementary", name="Particulars")
@@ -58,7 +25,7 @@ async def test_a_legacy_job_says_in_words_what_its_tracker_does_not_have(fake, p
 
 
 async def test_on_paper_there_are_all_rows_and_no_controls(fake, page):
-    known(fake, *(document(f"j{n}", "completed", ago=60 + n, steps=[step(1, "boot")]) for n in range(300)))
+    await fake.put(*(document(f"j{n}", "completed", ago=60 + n, steps=[step(1, "boot")]) for n in range(300)))
     await page.goto(fake.url)
     await expect(page.locator(".row").first).to_be_visible()
     await page.emulate_media(media="print", color_scheme="dark")
@@ -78,7 +45,7 @@ async def test_on_paper_there_are_all_rows_and_no_controls(fake, page):
     await expect(page.locator(".on-paper")).to_be_hidden()
     await expect(page.locator(".row")).not_to_have_count(300)
     await page.goto(f"{fake.url}/#/jobs/j1")
-    await expect(page.get_by_role("heading", level=1)).to_have_text("vm-j1")
+    await expect(heading(page)).to_have_text("vm-j1")
     await page.emulate_media(media="print")
     await expect(page.locator(".job-tools")).to_be_hidden()
     await expect(page.get_by_role("heading", name="Steps")).to_be_visible()

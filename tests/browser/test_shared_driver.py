@@ -13,20 +13,21 @@ from tests.support.paths import REPOSITORY
 
 TESTS = """
 import asyncio
-import contextlib
 import os
 import signal
 from pathlib import Path
 
 
-async def test_that_leaves_a_context_and_a_task(browser):
+async def test_that_leaves_a_context_a_page_and_a_task(browser, context):
     await browser.new_context()
+    await context.new_page()
     browser.left = asyncio.create_task(asyncio.sleep(3600))
 
 
 async def test_in_the_same_connection(browser, context):
     assert browser.left.cancelled()
     assert browser.contexts[1:] == [context]
+    assert context.pages == []
 
 
 async def test_with_an_error_of_its_page(page):
@@ -34,22 +35,8 @@ async def test_with_an_error_of_its_page(page):
         await page.evaluate("setTimeout(() => { throw new Error('of the page') })")
 
 
-async def test_in_a_connection_of_its_own(browser, page):
-    assert not hasattr(browser, "left")
-    assert await page.evaluate("1 + 1") == 2
-
-
-async def test_whose_page_crashes(page):
-    async with page.expect_event("crash"):
-        with contextlib.suppress(Exception):
-            await page.goto("chrome://crash")
-
-
-async def test_after_a_crash(page):
-    assert await page.evaluate("1 + 1") == 2
-
-
-async def test_whose_driver_ends(page):
+async def test_whose_driver_ends(browser, page):
+    assert not hasattr(browser, "left")  # after a failure
     children = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
     (driver,) = (pid for pid in children if "run-driver" in Path(f"/proc/{pid}/cmdline").read_text())
     os.kill(int(driver), signal.SIGKILL)

@@ -30,3 +30,22 @@ MILLISECONDS = PATIENCE * 1000
 expect.set_options(timeout=MILLISECONDS)
 
 __all__ = ["MILLISECONDS", "Browser", "BrowserContext", "Locator", "Page", "async_playwright", "expect"]
+
+
+def rows(page: Page) -> Locator:
+    """The rows of the list."""
+    return page.get_by_role("list", name="Jobs").get_by_role("listitem")
+
+
+def lines(page: Page) -> Locator:
+    """The lines of a log, or those that a search of all logs has found."""
+    return page.get_by_role("region", name="Log lines").get_by_role("listitem")
+
+
+def heading(page: Page) -> Locator:
+    return page.get_by_role("heading", level=1)
+
+
+async def names(page: Page) -> list[str]:
+    """What the rows of the list begin with: the names of VMs, and the number of older failures."""
+    return list(await rows(page).locator(":is(.row-subject, .row-older) b").all_inner_texts())

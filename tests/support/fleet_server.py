@@ -29,12 +29,11 @@ def appliance(name: str, **more: Any) -> Document:
 
 
 class FleetServer(PageServer):
-    """`instances`: the rows of ``GET /api/v1/instances``. `asked`: the requests for them."""
+    """`instances`: the rows of ``GET /api/v1/instances``."""
 
     def __init__(self, *instances: Document, **options: Any) -> None:
         super().__init__(gateway=True, **options)
         self.instances = list(instances)
-        self.asked = 0
         self.searches: list[str] = []
         """The queries of all requests for pages of jobs."""
         self.paths: list[str] = []
@@ -47,7 +46,6 @@ class FleetServer(PageServer):
 
     async def _instances(self, request: web.Request) -> web.Response:
         del request
-        self.asked += 1
         return web.json_response({"instances": self.instances})
 
     async def _websocket(self, request: web.Request) -> web.WebSocketResponse:

@@ -91,6 +91,12 @@ def document(job_id: str, status: str = "running", *, ago: float = 60.0, took: f
     } | more
 
 
+def line(event_id: int, message: str | None = None, level: str = "INFO", *, ago: float = 0.0, **more: Any) -> Document:
+    """A line of a job's log."""
+    said = {"level": level, "message": message or f"line {event_id}", "at": stamp(ago)}
+    return {"event_id": event_id, "step_id": None, "attrs": None} | said | more
+
+
 def forecast(
     left: float = 180.0, most: float = 420.0, *, state: str = "on_track", runs: int = 37, ahead: Iterable[Any] = ()
 ) -> Document:
@@ -126,7 +132,6 @@ class PageServer:
         self.url = f"http://127.0.0.1:{self.port}"
         self.jobs: dict[str, Document] = {}
         self.events: dict[str, list[Document]] = {}
-        self.empty_pages = 0
         self.archive: list[list[Document]] = []
         """The pages of the database: of the search for any text, and of any VM or context."""
         self.searched: list[Document] = []
@@ -148,8 +153,6 @@ class PageServer:
         """Status and path of each answer with a file of the page, but for icons."""
         self.html = ""
         """The body of /test.html, a page of another program."""
-        self.page = 1000
-        """Most log lines in one page of the history, whatever the requested limit."""
         self.seq = 100
         self.epoch = "one"
         self._clients: dict[web.WebSocketResponse, dict[int, Document]] = {}
@@ -300,11 +303,8 @@ class PageServer:
         if request.path.endswith("/log"):
             return web.Response(text="the whole log")
         lines = [e for e in self.events.get(request.match_info["id"], []) if _selected(e, query)]
-        limit = min(int(query.get("limit", 100)), self.page)
+        limit = min(int(query.get("limit", 100)), 1000)
         if "before" in query:
-            if self.empty_pages > 0:  # the daemon has read a part of its log without such lines
-                self.empty_pages -= 1
-                return web.json_response({"events": [], "next_before": int(query["before"]), "more": True})
             below = sorted((e for e in lines if e["event_id"] < int(query["before"])), key=_event_id)
             page = below[-limit:]
             first = page[0]["event_id"] if len(page) < len(below) else None
