@@ -8,7 +8,7 @@ import { follow, job, polling, put, settle, streaming, synced, welcome, world } 
 const at = (ms) => new Date(ms).toISOString();
 const LIVE = { state: "live", source: "live", lag_seconds: 0, ahead_ms: 0 };
 
-for (const ahead of [-7_200_000, -300, 0, 300, 7_200_000]) {
+for (const ahead of [-7_200_000, 300]) {
   test(`a daemon's clock that is ${ahead} ms ahead is known from the welcome on`, async () => {
     const { client, clock, Socket } = world();
     follow(client, "a");

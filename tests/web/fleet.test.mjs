@@ -37,6 +37,7 @@ test("the list of appliances is part of the address of the list", () => {
   assert.deepEqual(parse("#/?instance=dc1,dc2,a%20b").filter.instance, ["dc1", "dc2"]);
   assert.equal(listAddress({ ...ALL, instance: ["dc1", "dc2"], when: "" }), "#/?instance=dc1%2Cdc2");
   assert.equal(parse("#/?sort=-appliance").filter.sort, "-appliance");
+  for (const odd of ["#/nothing/here", "#/jobs/", "#", "#/?status=bogus&q="]) assert.deepEqual(parse(odd), parse("#/"));
 });
 
 test("the page of one appliance knows itself and the others, also behind a proxy's path", () => {

@@ -2,8 +2,8 @@
 
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock, test } from "node:test";
-import { JobLog } from "../../correlator/web/client/job_log.js";
-import { requests, settle, sockets } from "./fakes.mjs";
+import { JobLog, Logbook } from "../../correlator/web/client/job_log.js";
+import { requests, seeded, settle, sockets } from "./fakes.mjs";
 
 const were = { fetch: globalThis.fetch, WebSocket: globalThis.WebSocket };
 const closed = [];
@@ -88,4 +88,21 @@ test("a history that cannot be read is an error until it can be", async () => {
   pages[""] = page([1], "1");
   await pass(5000);
   assert.deepEqual([ids(log), log.state.loaded, log.state.error], [[1], true, null]);
+});
+
+test("a logbook has the newest of all lines, each once and in the order of time, and counts those that it evicted", () => {
+  const random = seeded(7);
+  const book = new Logbook(30);
+  let [kept, evicted, count] = [[], 0, 0];
+  for (let first = 1; first < 2000; first += 20) {
+    const given = Array.from({ length: 40 }, (_, n) => first + n).filter(() => random() < 0.7);
+    const added = given.filter((id) => id > evicted && !kept.includes(id));
+    const all = [...kept, ...added].sort((a, b) => a - b);
+    const gone = Math.max(0, all.length - 30);
+    [kept, evicted, count] = [all.slice(gone), all[gone - 1] ?? evicted, count + gone];
+    const lines = given.sort(() => random() - 0.5).map((id) => ({ event_id: id, at: new Date(1_758_553_933_000 + id).toISOString() }));
+    assert.equal(book.add(lines), added.length);
+    assert.deepEqual(book.lines.map((each) => each.event_id), kept);
+    assert.deepEqual([book.size, book.forgotten], [kept.length, count]);
+  }
 });

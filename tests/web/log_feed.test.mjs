@@ -2,14 +2,14 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { LogFeed } from "../../correlator/web/page/log_feed.js";
+import { LogFeed, LogWindow, MOST_CHARACTERS } from "../../correlator/web/page/log_feed.js";
 
 const MOST = 600;
 
-const line = (id) => ({
+const line = (id, { at = id, message = `line ${id}` } = {}) => ({
   event_id: id,
-  at: new Date(1_758_553_933_000 + id).toISOString(),
-  message: `line ${id}`,
+  at: new Date(1_758_553_933_000 + at).toISOString(),
+  message,
   attrs: null,
 });
 
@@ -113,7 +113,7 @@ test("that another place is opened is drawn at once, also while the same is bein
 });
 
 test("one line is opened among its neighbours, also among few that match", async () => {
-  for (const one of [1, 100]) {
+  for (const one of [1, 100, 2000]) { // of the last, most pages are empty
     const log = new Log(1_000_000, one);
     const feed = feedOf(log);
     await feed.openAt(500_000);
@@ -179,4 +179,26 @@ test("a failed request is reported, and the next connection tries again", async 
   fails = false;
   await feed.catchUp();
   assert.deepEqual([feed.trouble, feed.window.lines.length], [null, 10]);
+});
+
+test("lines are evicted by their IDs, so that the rest is a range without a hole", () => {
+  const window = new LogWindow(3);
+  window.add([line(1, { at: 50 }), line(2, { at: 10 }), line(3), line(4), line(5)]);
+  assert.equal(window.cutStart(), true);
+  assert.deepEqual([window.lowest, window.lines.map((one) => one.event_id)], [3, [3, 4, 5]]);
+  window.lowest = 1;
+  window.add([line(1), line(2)]);
+  assert.equal(window.cutEnd(), true);
+  assert.deepEqual([window.highest, window.lines.map((one) => one.event_id)], [3, [1, 2, 3]]);
+  assert.equal(window.cutEnd(), false);
+});
+
+test("huge lines are bounded by their characters", () => {
+  const window = new LogWindow();
+  for (let id = 1; id <= 40; id += 1) {
+    window.add([line(id, { message: "x".repeat(1 << 20) })]);
+    window.cutStart();
+  }
+  assert.equal(window.lines.length, MOST_CHARACTERS >> 20);
+  assert.equal(window.highest, 40);
 });

@@ -1,8 +1,10 @@
-// What the page says of a forecast, and where it draws the steps ahead.
+// What the page says of a forecast and of the trend of an operation, and where it draws the steps ahead.
 
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { axisOf, placed, ticksOf } from "../../correlator/web/page/steps.js";
+import { trends } from "../../correlator/web/page/entity.js";
+import { axisOf, inOrder, placed, ticksOf } from "../../correlator/web/page/steps.js";
 import { Progress, comparison, outlook } from "../../correlator/web/page/outlook.js";
 import { parse, listAddress } from "../../correlator/web/page/route.js";
 import { about, dayOf, endTime, moment, shortTime } from "../../correlator/web/page/times.js";
@@ -181,4 +183,28 @@ test("the filter by forecast is kept in the address, and unknown values are igno
   assert.deepEqual(filter.forecast, ["overdue", "late"]);
   assert.equal(listAddress(filter), "#/?status=running&forecast=overdue%2Clate");
   assert.deepEqual(parse("#/").filter.forecast, []);
+});
+
+test("steps are sorted by seq, and steps without a seq come last", () => {
+  const steps = [
+    { id: "9", seq: 0 },
+    { id: "4", seq: 2 },
+    { id: "12", seq: 1 },
+    { id: "7" },
+    { id: "10", seq: 2 },
+  ];
+  assert.deepEqual(
+    steps.sort(inOrder).map((step) => step.id),
+    ["12", "4", "10", "7", "9"],
+  );
+});
+
+for (const { name, jobs, trends: expected } of JSON.parse(readFileSync(new URL("../data/trends.json", import.meta.url), "utf8"))) {
+  test(name, () => assert.deepEqual(trends(jobs), expected));
+}
+
+test("runs of long ago no longer count", () => {
+  const run = (seconds) => ({ operation: "backup", status: "completed", duration_seconds: seconds });
+  const [trend] = trends([...Array(21).fill(run(10)), ...Array(500).fill(run(1000))]);
+  assert.deepEqual([trend.typical_seconds, trend.runs], [10, 521]);
 });
