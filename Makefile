@@ -221,7 +221,7 @@ format: $(DEV)
 docs: $(DEV)
 	@$(BIN)/python -m tests.docs.reference
 
-# The pictures of README.md and docs/: page, element, dashboard in Chromium, the terminal, all with fixed data. Python 3.12 or newer.
+# The pictures of README.md and docs/: page and element in Chromium, the terminal, all with fixed data. Python 3.12 or newer.
 pictures: SERVERS := chromium:chromium
 pictures: servers $(DEV)
 	@TZ=UTC $(BIN)/python -m tests.docs.pictures

@@ -1,7 +1,6 @@
 """What `make pictures` makes: pictures of the documentation, from a job with fixed times, so that they can be renewed.
 
-The page is the real one in Chromium, on a fake daemon; the terminal's picture is a frame of `correlator watch`. That of
-the dashboard is drawn from its file.
+The page is the real one in Chromium, on a fake daemon; the terminal's picture is a frame of `correlator watch`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
 from correlator.terminal import watch
-from tests.docs import dashboard_picture
 from tests.support import page_server
-from tests.support.page_server import Document, document, forecasted, step
+from tests.support.page_server import Document, document, forecasted, line, step
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 NOW = datetime.datetime(2026, 11, 24, 14, 3, 12, tzinfo=datetime.UTC)
@@ -60,8 +58,7 @@ def log_lines() -> list[Document]:
         (3, "INFO", "Snapshot of volume 2 of 3 created", 3004),
     ]
     return [
-        {"event_id": n, "level": level, "message": text, "step_id": step_id, "attrs": None, "at": stamp(ago)}
-        for n, (ago, level, text, step_id) in enumerate(texts, 1)
+        line(n, text, level, at=stamp(ago), step_id=step_id) for n, (ago, level, text, step_id) in enumerate(texts, 1)
     ]
 
 
@@ -96,8 +93,6 @@ async def of_pages() -> None:
 
         await picture("job.png", f"#/jobs/{GUI_ID}", "Snapshot of volume 2", 1000, 800)
         await picture("progress.png", "test.html", "66", 640, 100)
-        fake.html = dashboard_picture.page()
-        await picture("dashboard.png", "test.html", "Lag and gaps", dashboard_picture.WIDTH, dashboard_picture.HEIGHT)
         await browser.close()
 
 
@@ -105,8 +100,8 @@ def of_terminal() -> None:
     page_server.stamp = stamp
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, color_system="truecolor")
     frame = watch.Frame(COLUMNS, 0, NOW.timestamp())
-    for line in watch.tree_lines([watch.Branch(GUI_ID, running(), percent=66.0)], frame):
-        console.print(line)
+    for row in watch.tree_lines([watch.Branch(GUI_ID, running(), percent=66.0)], frame):
+        console.print(row)
     svg = console.export_svg(title=f"correlator watch {GUI_ID}", theme=MONOKAI, unique_id="correlator-watch")
     without_fonts = re.sub(r"\s*@font-face \{[^}]*\}", "", svg)  # they would come from another host
     (FOLDER / "watch.svg").write_text(without_fonts)

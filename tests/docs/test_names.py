@@ -122,8 +122,11 @@ def is_there(dotted: str) -> bool:
 
 @pytest.mark.parametrize("document", documents())
 def test_every_file_that_is_named_is_there(document):
+    modules = {file.name for folder in CODE for file in (REPOSITORY / folder).rglob("*.py")}
     wrong = []
     for line, text in backticks(document):
+        if re.fullmatch(r"\w+\.py", text) and text not in modules:
+            wrong.append(f"{line.place}: no module is {text}")
         path, _, name = text.partition("::")
         if (
             path.startswith(MADE)
@@ -138,13 +141,6 @@ def test_every_file_that_is_named_is_there(document):
         elif name and not re.search(rf"^(?:async )?def {re.escape(name)}\(", file.read_text(), re.MULTILINE):
             wrong.append(f"{line.place}: {path} has no {name}")
     assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("document", documents())
-def test_every_file_that_is_named_without_its_folder_is_there(document):
-    there = {file.name for folder in CODE for file in (REPOSITORY / folder).rglob("*.py")}
-    named = {(line.place, text) for line, text in backticks(document) if re.fullmatch(r"\w+\.py", text)}
-    assert not {(place, text) for place, text in named if text not in there}
 
 
 @pytest.mark.parametrize("document", documents())
