@@ -26,7 +26,7 @@ from tests.support.page_server import PageServer, serving
 from tests.support.servers import program
 
 if TYPE_CHECKING:
-    from tests.support.browser import Browser, BrowserContext, Page
+    from tests.support.browser import Browser, BrowserContext, ConsoleMessage, Page, WebError
 
 ARGUMENTS = [
     "--headless",
@@ -180,13 +180,21 @@ async def fake() -> AsyncIterator[PageServer]:
 
 @pytest.fixture
 async def page(context: BrowserContext) -> AsyncIterator[Page]:
-    """Any error or warning on its console fails the test, except those of a lost connection."""
-    page = await context.new_page()
+    """Any error or warning on the console of a page of this test fails it, except those of a lost connection."""
     errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    wrong = ("error", "warning")
-    page.on("console", lambda m: errors.append(f"{m.text} {m.location['url']}") if m.type in wrong else None)
-    yield page
+
+    def note_error(error: WebError) -> None:
+        errors.append(str(error.error))
+
+    def note_message(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            errors.append(f"{message.text} {message.location['url']}")
+
+    context.on("weberror", note_error)
+    context.on("console", note_message)
+    yield await context.new_page()
+    context.remove_listener("weberror", note_error)
+    context.remove_listener("console", note_message)
     expected = (
         "ERR_CONNECTION_REFUSED",
         "ERR_CONNECTION_RESET",

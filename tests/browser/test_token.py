@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.support import fleet_server
 from tests.support.appliance import Appliance
 from tests.support.browser import BrowserContext, Page, expect, rows
-from tests.support.cluster import connected
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
-from tests.support.gateways import gateway_process
-from tests.support.stream_writer import StreamWriter, job
-
-Shows = Callable[[Page], Any]
-Views = Mapping[str, tuple[str, Shows]]
-"""The address of each view, and what waits until it is shown."""
+from tests.support.page_server import document
 
 
 async def lists(page: Page) -> None:
@@ -40,34 +31,8 @@ async def runs(page: Page) -> None:
     await expect(page.locator(".runs tbody tr")).to_have_count(1)
 
 
-VIEWS = {"list": ("#/?q=gui-1", lists), "line": ("#/jobs/gui-1/log/{line}", logs), "entity": ("#/entities/ctx-1", runs)}
-FLEET_VIEWS = {
-    "fleet": ("", lists),
-    "job of an appliance": ("#/i/dc1/jobs/gui-1", heads),
-    "page of an appliance": ("i/dc1/", lists),
-}
-
-
-class Tokens:
-    """The file of the tokens of a process."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "tokens"
-        self.file.write_text("first\n")
-
-    async def change(self, daemon: Daemon, token: str) -> None:
-        """Replace the only token, and wait until the process applies it."""
-        self.file.write_text(f"{token}\n")
-        daemon.hang_up()
-        headers = {"Authorization": f"Bearer {token}"}
-
-        async def is_applied() -> bool:
-            return (await daemon.get("/api/v1/jobs", headers=headers))[0] == 200
-
-        await eventually(is_applied)
-
-
 async def enter(page: Page, token: str) -> None:
+    await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
     await page.get_by_label("Token").fill(token)
     await page.get_by_role("button", name="Connect").click()
 
@@ -82,85 +47,63 @@ async def refuse(page: Page, token: str) -> None:
         await expect(page.get_by_text(waiting)).to_have_count(0)
 
 
-async def is_live(page: Page, shows: Shows) -> None:
+async def is_live(page: Page, shows: Any) -> None:
     await shows(page)
     await expect(page.locator("form.token")).to_have_count(0)
     await expect(page.locator(".connection-state")).to_contain_text(re.compile("Live.*websocket"))
 
 
-async def check(context: BrowserContext, url: str, views: Views, daemon: Daemon, tokens: Tokens) -> None:
-    """Each view in its tab: a wrong token, the right one, and another after it has been revoked, without a reload."""
-    pages, errors = {view: await context.new_page() for view in views}, []
-    for view, page in pages.items():
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        await page.goto(f"{url}/{views[view][0]}")
-    for view, page in pages.items():
-        await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
-        await refuse(page, "wrong")
-        await page.evaluate("window.same = true")
-        await enter(page, "first")
-        await is_live(page, views[view][1])
-
-    await tokens.change(daemon, "second")
-    for view, page in pages.items():
-        await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
-        await refuse(page, "first")
-        await enter(page, "second")
-        await is_live(page, views[view][1])
-        assert await page.evaluate("window.same")
-
-        await page.reload()
-        await is_live(page, views[view][1])
-        assert await page.evaluate("localStorage.length") == 0
-    assert errors == []
-
-
 async def test_each_view_works_after_the_right_token_also_after_a_wrong_and_a_revoked_one(
     appliance: Appliance, database, context: BrowserContext, page, tmp_path: Path
 ):
-    """One at which the right token is entered at once is followed by live changes."""
+    """Each in a tab of its own, without a reload. One at which the right token is entered at once follows changes."""
     job_id = await appliance.job("gui-1", context_id="ctx-1")
     line = await appliance.log("a secret line", job_id=job_id)
-    tokens = Tokens(tmp_path)
-    daemon = Daemon(tmp_path, database__url=database.url, http__tokens_file=tokens.file)
+    views = {"#/?q=gui-1": lists, f"#/jobs/gui-1/log/{line}": logs, "#/entities/ctx-1": runs}
+    (tmp_path / "tokens").write_text("first\n")
+    daemon = Daemon(tmp_path, database__url=database.url, http__tokens_file=tmp_path / "tokens")
+
+    async def is_applied() -> bool:
+        return (await daemon.get("/api/v1/jobs", headers={"Authorization": "Bearer second"}))[0] == 200
+
     try:
         await daemon.start()
-        views = {view: (address.format(line=line), shows) for view, (address, shows) in VIEWS.items()}
-        await check(context, daemon.url, views, daemon, tokens)
-        pages = [page, await context.new_page()]
-        for each, view in zip(pages, ("list", "line"), strict=True):
-            await each.goto(f"{daemon.url}/{views[view][0]}")
+        pages = [(await context.new_page(), shows) for shows in views.values()]
+        for (each, shows), address in zip(pages, views, strict=True):
+            await each.goto(f"{daemon.url}/{address}")
+            await expect(each.get_by_role("heading", name="A token is needed")).to_be_visible()
+            await refuse(each, "wrong")
+            await each.evaluate("window.same = true")
+            await enter(each, "first")
+            await is_live(each, shows)
+        (tmp_path / "tokens").write_text("second\n")
+        daemon.hang_up()
+        await eventually(is_applied)
+        for each, shows in pages:
+            await expect(each.get_by_role("heading", name="A token is needed")).to_be_visible()
+            await refuse(each, "first")
             await enter(each, "second")
-            await is_live(each, views[view][1])
+            await is_live(each, shows)
+            assert await each.evaluate("window.same")
+            await each.reload()
+            await is_live(each, shows)
+            assert await each.evaluate("localStorage.length") == 0
+        await page.goto(daemon.url)
+        await enter(page, "second")
+        await is_live(page, lists)
         await appliance.end(job_id, "failed", "seen live")
-        for each in pages:
-            await expect(each.locator("main")).to_contain_text("seen live")
+        await expect(page.locator("main")).to_contain_text("seen live")
     finally:
         await daemon.close()
 
 
-@contextlib.asynccontextmanager
-async def alive(writer: StreamWriter) -> AsyncIterator[None]:
-    async def renewed() -> None:
-        while True:
-            await writer.alive()
-            await asyncio.sleep(0.5)
-
-    task = asyncio.create_task(renewed())
-    try:
-        yield
-    finally:
-        task.cancel()
-
-
-async def test_each_view_of_a_gateway_works_after_the_right_token_also_after_a_wrong_one(
-    nats, context: BrowserContext, tmp_path: Path
-):
-    tokens = Tokens(tmp_path)
-    async with connected(nats.url) as connection:
-        writer = StreamWriter(connection, "dc1")
-        await writer.begin()
-        await writer.put(job("a", started_at=time.time_ns() // 1000 - 60_000_000, ids=["gui-1"]))
-        started = gateway_process(tmp_path / "gateway", nats.url, CORRELATOR_HTTP__TOKENS_FILE=str(tokens.file))
-        async with alive(writer), started as gateway:
-            await check(context, gateway.url, FLEET_VIEWS, gateway, tokens)
+async def test_the_page_of_a_fleet_asks_once_for_all_of_its_appliances(page: Page):
+    async with fleet_server.serving_fleet(fleet_server.appliance("dc1"), token="first") as fleet:
+        await fleet.put(document("a", instance="dc1"))
+        await page.goto(fleet.url)
+        await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
+        await refuse(page, "wrong")
+        await enter(page, "first")
+        for address, shows in (("", lists), ("#/i/dc1/jobs/a", heads), ("i/dc1/", lists)):
+            await page.goto(f"{fleet.url}/{address}")
+            await is_live(page, shows)

@@ -16,8 +16,10 @@ if sys.hexversion < 0x030C0000:
 from playwright.async_api import (  # type: ignore[import-not-found, unused-ignore]  # installed from 3.12 on
     Browser,
     BrowserContext,
+    ConsoleMessage,
     Locator,
     Page,
+    WebError,
     async_playwright,
     expect,
 )
@@ -29,7 +31,17 @@ MILLISECONDS = PATIENCE * 1000
 
 expect.set_options(timeout=MILLISECONDS)
 
-__all__ = ["MILLISECONDS", "Browser", "BrowserContext", "Locator", "Page", "async_playwright", "expect"]
+__all__ = [
+    "MILLISECONDS",
+    "Browser",
+    "BrowserContext",
+    "ConsoleMessage",
+    "Locator",
+    "Page",
+    "WebError",
+    "async_playwright",
+    "expect",
+]
 
 
 def rows(page: Page) -> Locator:

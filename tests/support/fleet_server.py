@@ -65,8 +65,8 @@ class FleetServer(PageServer):
 
 
 @contextlib.asynccontextmanager
-async def serving_fleet(*instances: Document) -> AsyncIterator[FleetServer]:
-    fake = FleetServer(*instances)
+async def serving_fleet(*instances: Document, token: str | None = None) -> AsyncIterator[FleetServer]:
+    fake = FleetServer(*instances, token=token)
     await fake.start()
     try:
         yield fake
