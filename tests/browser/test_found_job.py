@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -12,13 +14,15 @@ from tests.support.daemon import Daemon
 from tests.support.mariadb import Database
 
 TABS = 60
+Scheme = Literal["light", "dark"]
+SCREENS: tuple[tuple[int, Scheme], ...] = ((1280, "light"), (360, "dark"))
 
 
-async def opened(browser: Browser, width: int, scheme: str, **options: object) -> Page:
+async def opened(browser: Browser, width: int, scheme: Scheme, permissions: Sequence[str] = ()) -> Page:
     """A page of a browser of its own, as wide as a desktop or a telephone."""
     context = await browser.new_context(
         viewport={"width": width, "height": 740}, color_scheme=scheme, reduced_motion="reduce",
-        timezone_id="UTC", locale="en-GB", **options,
+        timezone_id="UTC", locale="en-GB", permissions=permissions,
     )  # fmt: skip
     context.set_default_timeout(MILLISECONDS)
     return await context.new_page()
@@ -60,9 +64,6 @@ async def check(page: Page, picture: Path) -> None:
     await page.screenshot(path=picture)
 
 
-SCREENS = ((1280, "light"), (360, "dark"))
-
-
 @pytest.mark.parametrize(
     ("jobs", "in_memory", "screens"),
     [(1_000, 100, SCREENS[:1]), pytest.param(100_000, 2_000, SCREENS, marks=pytest.mark.long)],
@@ -73,7 +74,7 @@ async def test_a_job_of_last_month_is_found_by_its_vm_and_one_line_of_it_is_shar
     tmp_path: Path,
     jobs: int,
     in_memory: int,
-    screens: tuple[tuple[int, str], ...],
+    screens: tuple[tuple[int, Scheme], ...],
 ):
     number = jobs * 35 // 365
     job_id = await year_of_jobs(database, jobs, in_memory, number)

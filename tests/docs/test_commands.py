@@ -148,9 +148,6 @@ def runs_here(command: Command) -> bool:
     return elsewhere(command) is None and (command.is_assignment or harmless(command.text))
 
 
-TWICE = {"docs/operations.md", "docs/traces.md", "docs/webhooks.md"}
-"""What somebody follows while something is wrong: every line can be run again."""
-
 HERE = sorted({command.document for command in documented() if runs_here(command)})
 
 
@@ -190,21 +187,22 @@ def test_what_could_change_this_system_is_not_run_here(place: Place, text: str):
 
 @pytest.mark.parametrize("document", HERE)
 def test_every_command_does_what_it_is_there_for(place: Place, document: str):
+    """All documents share a daemon, but for those that start one themselves."""
     mine = [command for command in documented() if command.document == document and runs_here(command)]
     place.prepare(document)
-    if not any(re.search(r"correlator run\b", command.text) for command in mine):
+    has_its_own = any(re.search(r"correlator run\b", command.text) for command in mine)
+    if not has_its_own:
         started = place.start()
         assert started.code == 0, started.said
     given, wrong = list[str](), list[str]()
-    try:
-        for command in mine * (2 if document in TWICE else 1):
-            if command.is_assignment:
-                given.append(command.text)
-                continue
-            ended = place.run(shown_only(command.text), given=given, folder=stands_in(document))
-            if ended.code != 0:
-                wrong.append(f"{command.place}: {command.text}\nended with {ended.code}: {ended.said[-1500:]}")
-    finally:
+    for command in mine:
+        if command.is_assignment:
+            given.append(command.text)
+            continue
+        ended = place.run(shown_only(command.text), given=given, folder=stands_in(document))
+        if ended.code != 0:
+            wrong.append(f"{command.place}: {command.text}\nended with {ended.code}: {ended.said[-1500:]}")
+    if has_its_own:
         assert place.stop() == 0
     assert not wrong, "\n\n".join(wrong)
 
@@ -228,7 +226,8 @@ def test_commands_that_run_elsewhere_still_exist_and_so_do_their_tests():
 
 
 def test_a_command_that_fails_is_noticed(place: Place):
-    assert place.run("curl http://127.0.0.1:8686/api/v1/jobs").code != 0  # nobody listens there now
+    assert place.stop() == 0  # so that nobody listens
+    assert place.run("curl http://127.0.0.1:8686/api/v1/jobs").code != 0
     assert place.run("curl http://127.0.0.1:8686/api/v1/jobs | head -1").code != 0
     assert place.run("correlator jobs --no-such-option").code == 2
 

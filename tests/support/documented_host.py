@@ -148,6 +148,7 @@ class Place:
         text = self.mapped(text)
         bare = text.removeprefix(f"{self.folder}/programs/")
         if bare.startswith("correlator run"):
+            self.stop()
             return self.start(text)
         script = "\n".join([*map(self.mapped, given), text])
         process = subprocess.Popen(
@@ -169,7 +170,9 @@ class Place:
             _end(process)
 
     def start(self, text: str = "correlator run") -> Ended:
-        """Start the daemon, and wait until it is ready; it runs until `stop`."""
+        """Start the daemon unless it runs, and wait until it is ready; it runs until `stop`."""
+        if self._daemon is not None and self._daemon.poll() is None:
+            return Ended(0, "")
         log = (self.folder / "log").open("w")
         with log:
             self._daemon = subprocess.Popen(
