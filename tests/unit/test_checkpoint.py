@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +32,7 @@ from correlator.model.persisted import (
     PersistedJob,
     PersistedLegacy,
 )
-from correlator.model.published import Change, Outcome
+from correlator.model.published import Change
 from correlator.model.rows import JobRecord, LogRow
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.cluster.sink import Position
@@ -71,12 +71,10 @@ def left(path: Path, source: str = "s") -> Saved | None:
         file.close()
 
 
-def restored(
-    index: Index, jobs: Sequence[PersistedJob], legacy: Sequence[PersistedLegacy], memory: IndexState, now: int
-) -> Outcome:
-    """Everything that the steps of a restore did."""
-    steps = list(index.restore(jobs, legacy, memory, now))
-    return Outcome([c for step in steps for c in step.changes], [e for step in steps for e in step.events])
+def stored(index: Index) -> tuple[list[PersistedJob], list[PersistedLegacy]]:
+    """What a checkpoint has of all jobs and rows of `failover_jobs`."""
+    kept = [index.persistence.get(i) for i in index.persistence.all_ids()]
+    return [k for k in kept if isinstance(k, PersistedJob)], [k for k in kept if isinstance(k, PersistedLegacy)]
 
 
 def test_changes_after_a_restart_are_published_and_pending_events_stay_pending():
@@ -86,13 +84,7 @@ def test_changes_after_a_restart_are_published_and_pending_events_stay_pending()
         [Reading("job1", index.advance_clock(), JobRecord("job1", status="completed", started_at=NOW), ())], NOW
     )
     again = Index()
-    restored(
-        again,
-        [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)],
-        (),
-        index.state(),
-        NOW,
-    )
+    list(again.restore(stored(index)[0], (), index.state(), NOW))
     again.loading = False
     assert [e.kind for e in again.expire(NOW + 60_000_000).events] == [Kind.JOB_COMPLETED]
     record = JobRecord("job2", status="failed", started_at=NOW, completed_at=NOW)
@@ -100,19 +92,22 @@ def test_changes_after_a_restart_are_published_and_pending_events_stay_pending()
     assert Kind.JOB_FAILED in {e.kind for e in again.expire(NOW + 120_000_000).events}
 
 
-def test_a_job_stored_before_its_tables_were_read_gets_the_time_of_its_first_publication(monkeypatch):
+def test_what_is_read_between_two_steps_of_a_restore_is_merged(monkeypatch):
     monkeypatch.setattr(indexes, "RESTORED_AT_ONCE", 1)
-    index = filled(1)
+    index, again = filled(3), Index()
     index.apply([Entry(9, NOW, "WARN", "slow", index.advance_clock(), "unread", kind=Kind.JOB_STARTED)], NOW)
     assert index.published.get("unread") is None
-    stored = [k for i in ("job0", "unread") if isinstance(k := index.persistence.get(i), PersistedJob)]
-    again = Index()
-    steps = again.restore(stored, (), index.state(), NOW + 1)
+    jobs, _ = stored(index)
+    steps = again.restore(sorted(jobs, key=lambda one: one.job.job_id), (), index.state(), NOW + 1)
     next(steps)
-    again.apply([Reading("unread", again.advance_clock(), JobRecord("unread", status="running"), ())], NOW + 1)
-    assert len(list(steps)) == 1
+    ended = JobRecord("job2", status="completed", started_at=NOW, completed_at=NOW)
+    now = again.advance_clock()
+    records = [Reading("job2", now, ended, ()), Reading("unread", now, JobRecord("unread", status="running"), ())]
+    again.apply(records, NOW + 1)
+    assert [len(step.changes) <= 1 for step in steps] == [True] * 4
+    assert there(again.published.get("job2")).view.status == "completed"
     shown = there(again.published.get("unread"))
-    assert (shown.view.warnings, shown.updated_at) == (1, NOW + 1)
+    assert (shown.view.warnings, shown.updated_at) == (1, NOW + 1), "the time of its first publication"
 
 
 async def test_a_disk_that_fails_is_a_state_and_the_next_write_has_what_was_lost(tmp_path: Path, caplog):
@@ -293,42 +288,15 @@ async def test_the_end_waits_for_the_cluster_for_some_seconds_only(slow, monkeyp
     assert not stream.written
 
 
-def test_restored_jobs_are_not_published_but_can_be_queried():
-    index = filled()
-    again = Index()
-    hub = LocalHub(again)
-    kept = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)]
-    outcome = restored(again, kept, (), IndexState(), NOW)
-    hub.publish(outcome)
-    assert hub.seq == again.published.seq > 0
-    assert dict(hub.changed()).keys() == {change.job_id for change in outcome.changes}
-
-
-def test_a_restore_works_in_steps_and_merges_what_is_read_between_them(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(indexes, "RESTORED_AT_ONCE", 2)
-    index, again = filled(7), Index()
-    kept = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)]
-    sizes = []
-    for step in again.restore(kept, (), index.state(), NOW):
-        sizes.append(len(step.changes))
-        if len(sizes) == 1:
-            record = JobRecord("job6", status="completed", started_at=NOW, completed_at=NOW)
-            again.apply([Reading("job6", again.advance_clock(), record, ())], NOW)
-    assert max(sizes) <= 2
-    assert len(sizes) > 3
-    assert len(again.published) == 7
-    assert there(again.published.get("job6")).view.status == "completed"
-
-
 def test_what_a_restore_publishes_is_what_is_shown_at_its_end(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(indexes, "RESTORED_AT_ONCE", 1)  # the child of job0 comes a step after it
     index, again = filled(), Index()
     index.expire(NOW + 1)
-    kept = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedJob)]
-    legacy = [k for i in index.persistence.all_ids() if isinstance(k := index.persistence.get(i), PersistedLegacy)]
+    jobs, legacy = stored(index)
     hub = LocalHub(again)
     published: dict[str, bytes] = {}
-    for step in again.restore(kept, legacy, index.state(), NOW + 3600_000_000):
+    for step in again.restore(jobs, legacy, index.state(), NOW + 3600_000_000):
+        assert len(step.changes) <= 1
         hub.publish(step)
         for change in step.changes:
             assert change.new is not None
@@ -337,6 +305,8 @@ def test_what_a_restore_publishes_is_what_is_shown_at_its_end(monkeypatch: pytes
     shown = {s.job_id: document_text(s) for s in again.published.all()}
     assert published == shown == {s.job_id: hub.documents.encoded(s) for s in again.published.all()}
     assert b'"child_job_ids":["job1"]' in published["job0"]
+    assert hub.seq == again.published.seq > 0
+    assert dict(hub.changed()).keys() == published.keys()
 
 
 def test_a_reading_that_says_nothing_new_is_not_worth_keeping_but_one_that_decides_is():
@@ -356,18 +326,14 @@ def test_a_reading_that_says_nothing_new_is_not_worth_keeping_but_one_that_decid
     assert index.persistence.changed() == []
 
 
-def test_a_restart_keeps_the_counts_of_a_job_exactly_also_full_ones(tmp_path: Path):
+def test_a_restart_keeps_the_counts_of_a_job_exactly_also_full_ones():
     index = filled()
     before = there(index.published.get("job0"))
     for level, rows in (("WARN", 12_000), ("ERROR", 7_000)):
         index.apply([Entry(n, NOW + n, level, "text", index.advance_clock(), "job0") for n in range(1, rows + 1)], NOW)  # type: ignore[arg-type]
-    file = Checkpoint(tmp_path / "c", "s")
-    file.open()
-    file.write(changes(index))
-    file.close()
-    saved, again = left(tmp_path / "c"), Index()
-    assert saved is not None
-    restored(again, saved.jobs, saved.legacy, saved.memory, NOW)
+    again = Index()
+    jobs = msgspec.msgpack.decode(msgspec.msgpack.encode(stored(index)[0]), type=list[PersistedJob])
+    list(again.restore(jobs, (), index.state(), NOW))
     for one in (index, again):
         one.apply([Entry(n, NOW + n, "ERROR", "text", index.advance_clock(), "job0") for n in (1, 7_000, 7_001)], NOW)
         one.apply([Entry(90_000, NOW, "WARN", "text", index.advance_clock(), "job0")], NOW)
@@ -429,25 +395,16 @@ def test_a_group_has_no_more_bytes_than_there_is_room_for():
 @pytest.mark.parametrize("size", [10, 1_000, 200_000, MAX_ROW - 80])
 def test_a_group_fits_a_message(size):
     events = dict.fromkeys(range(2 * MAX_ROWS if size <= 1_000 else 5), ("mqtt", b"j" * 64, b"x" * size))
-    found = list(of_events(events).groups())
+    too_large = ("mqtt", b"j", b"x" * MAX_ROW)
+    found = list(of_events({**events, 9_999: too_large}).groups())
     assert sum(name[0] == "event" for group in found for name, _ in group) == len(events)
     for group in found:
         assert len(group) <= MAX_ROWS
         assert len(group) == 1 or sum(len(value) for _, value in group) <= MAX_BYTES
         assert len(msgspec.msgpack.encode(Chunk("m" * 16, group))) + HEADERS < MAX_PAYLOAD
-
-
-def test_a_group_of_small_rows_with_long_names_fits_a_message():
     exports = PersistedExports(1, {f"{n}".ljust(255, "\N{SNOWMAN}"): True for n in range(2 * MAX_ROWS)})
-    written = Changes(1.0, Cursor(1), IndexState(), {}, {}, exports=exports)
-    for group in whole(written).groups():
+    for group in whole(Changes(1.0, Cursor(1), IndexState(), {}, {}, exports=exports)).groups():  # long names
         assert len(msgspec.msgpack.encode(Chunk("m" * 16, group))) + MAX_BYTES + HEADERS < MAX_PAYLOAD
-
-
-def test_a_row_that_is_too_large_is_left_out():
-    events = {1: ("mqtt", b"j", b"x" * MAX_ROW), 2: ("mqtt", b"j", b"y")}
-    (group,) = of_events(events).groups()
-    assert [name for name, _ in group if name[0] == "event"] == [("event", "2")]
 
 
 def test_the_largest_position_fits_a_row():

@@ -79,21 +79,11 @@ def test_a_message_has_the_members_of_a_line():
     ]  # fmt: skip
 
 
-def test_a_line_that_belongs_to_no_job_is_left_out_without_a_number():
-    lines = LineQueue("run")
-    lines.add([row(1), row(2, job_id=None), row(3)])
-    (message,) = map(orjson.loads, messages(lines))
-    assert [line["event_id"] for line in message["lines"]] == [1, 3]
-
-
-def test_a_run_has_a_name_of_its_own():
-    assert LineQueue().run != LineQueue().run
-
-
-@given(st.lists(st.integers(0, 400), max_size=40), st.integers(600, 2_000))
-def test_messages_are_within_their_size_and_their_numbers_follow_each_other(lengths, most):
+@given(st.lists(st.integers(0, 400), max_size=40), st.sets(st.integers(0, 39)), st.integers(600, 2_000))
+def test_messages_are_within_their_size_and_the_lines_of_jobs_are_numbered_without_a_hole(lengths, of_none, most):
     lines = LineQueue("run", max_message=most)
-    assert lines.add([row(n, "x" * length) for n, length in enumerate(lengths)]) == 0
+    rows = [row(n, "x" * length, None if n in of_none else "j") for n, length in enumerate(lengths)]
+    assert lines.add(rows) == 0
     found, follows = [], 1
     for message in messages(lines):
         assert len(message) <= most
@@ -101,7 +91,7 @@ def test_messages_are_within_their_size_and_their_numbers_follow_each_other(leng
         assert decoded["first"] == follows
         follows += len(decoded["lines"])
         found += [line["event_id"] for line in decoded["lines"]]
-    assert found == [*range(len(lengths))]
+    assert found == [n for n in range(len(lengths)) if n not in of_none]
 
 
 def test_dropped_lines_leave_a_hole_in_the_numbers():

@@ -45,7 +45,7 @@ class Servers(Connection):
             self.open -= 1
 
 
-@pytest.mark.parametrize("hanging", [0, 1, 3])
+@pytest.mark.parametrize("hanging", [0, 3])
 def test_another_server_is_asked_soon_and_no_request_is_left(loop, hanging):
     servers = Servers(hanging)
     reading = loop.create_task(servers.last("KV_cor", "key", within=WITHIN))
@@ -54,7 +54,7 @@ def test_another_server_is_asked_soon_and_no_request_is_left(loop, hanging):
     assert (servers.asked, servers.open) == (hanging + 1, 0)
 
 
-@pytest.mark.parametrize("lost", [0, 1, 4])
+@pytest.mark.parametrize("lost", [0, 4])
 def test_the_api_is_called_again_while_no_server_leads_the_stream(loop, lost):
     servers = Servers(lost, data=b'{"config": {}}')
     calling = loop.create_task(servers.api("STREAM.INFO.KV_cor", within=WITHIN))
@@ -63,20 +63,18 @@ def test_the_api_is_called_again_while_no_server_leads_the_stream(loop, lost):
     assert (servers.asked, servers.open) == (lost + 1, 0)
 
 
-def test_if_all_hang_the_deadline_holds_and_the_requests_are_few(loop):
-    servers = Servers(100)
+@pytest.mark.parametrize(
+    ("error", "seconds", "asked", "raised"),
+    [(None, WITHIN, ASKED, NoAnswer), (NoResponder("nobody"), 0, 1, NoResponder)],
+)
+def test_if_all_hang_the_deadline_holds_and_that_nobody_keeps_the_stream_is_known_at_once(
+    loop, error, seconds, asked, raised
+):
+    servers = Servers(100, error)
     reading = loop.create_task(servers.last("KV_cor", "key", within=WITHIN))
-    loop.run(WITHIN + 0.01)
-    assert isinstance(reading.exception(), NoAnswer)
-    assert (servers.asked, servers.open) == (ASKED, 0)
-
-
-def test_that_nobody_keeps_the_stream_is_known_at_once(loop):
-    servers = Servers(0, NoResponder("nobody"))
-    reading = loop.create_task(servers.last("KV_cor", "key", within=WITHIN))
-    loop.run(0.01)
-    assert isinstance(reading.exception(), NoResponder)
-    assert servers.asked == 1
+    loop.run(seconds + 0.01)
+    assert isinstance(reading.exception(), raised)
+    assert (servers.asked, servers.open) == (asked, 0)
 
 
 # -- Bytes under way to NATS: never more than the link takes in a short time, and all that it takes, in virtual time
@@ -163,18 +161,6 @@ def test_a_latency_that_rises_and_falls_again_costs_some_writes(loop, writers):
         link.latency = latency
         loop.run(30 + 20 * latency)
         assert link.window.size > 500_000
-    link.rate = 125_000
-    loop.run(20)
-    link.waits = []
-    loop.run(20)
-    assert max(link.waits) < 2 * WINDOW_GOAL
-
-
-def test_a_link_that_gets_slower_has_less_under_way_within_some_writes(loop):
-    link = Link(loop, 10_000_000)
-    loop.create_task(link.write_on())
-    loop.run(10)
-    assert link.window.size == MAX_WINDOW
     link.rate = 125_000
     loop.run(20)
     link.waits = []

@@ -64,6 +64,14 @@ def test_a_cold_hit_is_emitted_once_and_counted_late():
     assert [w.holes for w in found.open] == [[(2, 2)]], "alive after all: the rest of it is watched again"
 
 
+def test_a_cold_window_is_given_up_by_a_last_probe_and_not_by_time_alone():
+    found, now = settled(4)
+    found.answer(there(found.sweep(now + 599)), [], now + 700)
+    assert len(found.cold) == 1, "the probe began too early to be the last"
+    found.answer(there(found.sweep(now + 5000)), [], now + 5000)
+    assert (found.cold, found.open) == ([], [])
+
+
 def test_silence_backs_off_and_life_brings_the_poll_back():
     found = gaps(3)
     assert found.probe(100.01) is None

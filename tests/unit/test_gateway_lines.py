@@ -47,21 +47,16 @@ def test_lines_of_an_unknown_job_wait_until_it_appears_and_keep_their_order():
     assert ids(lines.read("dc1", message(5, "new"), lambda _: AT)) == {"dc1": [5]}
 
 
-def test_lines_whose_job_does_not_appear_in_time_are_given_up():
-    lines = ReceivedLines()
-    lines.read("dc1", message(1, "new"), known)
-    assert ids(lines.expire(time.monotonic() + log_lines.WAIT_FOR + 1, lambda *_: False)) == {}
-    assert ids(lines.appeared("dc1", [("new", AT)])) == {}
-
-
 def test_a_line_waits_for_the_document_that_includes_it_but_not_for_ever():
     lines = ReceivedLines()
     assert ids(lines.read("dc1", message(1, "j"), lambda _: AT - 1)) == {}
     assert ids(lines.appeared("dc2", [("j", AT)])) == ids(lines.appeared("dc1", [("j", AT - 1)])) == {}
     assert ids(lines.appeared("dc1", [("j", AT)])) == {"dc1": [1]}
     lines.read("dc1", message(2, "j", "gone"), lambda _: AT - 1)
+    lines.read("dc1", message(4, "new"), known)
     late = time.monotonic() + log_lines.WAIT_FOR + 1
     assert ids(lines.expire(late, lambda name, job_id: (name, job_id) == ("dc1", "j"))) == {"dc1": [2]}
+    assert ids(lines.appeared("dc1", [("new", AT)])) == {}, "nobody follows a job that no document names"
     assert lines._size == 0
 
 
@@ -87,18 +82,6 @@ def test_a_job_with_a_line_that_always_waits_does_not_hold_up_the_line_of_anothe
         lines.appeared("dc1", [("busy", AT + n - 1)])
         passed_on += [(event_id, now) for event_id in ids(lines.expire(now, lambda *_: True)).get("dc1", ())]
     assert passed_on == [(2, log_lines.WAIT_FOR)]
-
-
-def test_lines_that_came_at_once_do_not_wait_longer_the_later_a_document_includes_each(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    lines = ReceivedLines()
-    for at in range(3):
-        lines.read("dc1", message(at, "late", at=at), known)
-    now = log_lines.WAIT_FOR / 2
-    lines.read("dc1", message(3, "other"), known)
-    assert ids(lines.appeared("dc1", [("late", AT)])) == {"dc1": [0]}
-    assert ids(lines.expire(log_lines.WAIT_FOR, lambda *_: True)) == {"dc1": [1, 2]}
 
 
 def test_the_oldest_waiting_line_is_dropped_first_although_another_job_began_to_wait_earlier(monkeypatch):

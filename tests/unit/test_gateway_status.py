@@ -24,36 +24,27 @@ def clock(monkeypatch):
 
 
 def test_a_silent_appliance_makes_the_fleet_stale_until_it_has_been_silent_for_a_day(clock):
-    well, silent = appliance("dc1"), appliance("dc2")
+    """Alone it is down then. One that was never alive retires a day after it became known."""
+    well, silent, never = appliance("dc1"), appliance("dc2"), appliance("dc3")
     fleet, own = RemoteStatus(lambda: [well, silent], lambda: None), RemoteStatus(lambda: [silent], lambda: None)
-    for one in (fleet, own):
+    of_new = RemoteStatus(lambda: [well, never], lambda: None)
+    for one in (fleet, own, of_new):
         one.loading = False
     silent.renewed(LIVE, 0, None)
 
-    def after(seconds: float) -> tuple[str, str]:
+    def after(seconds: float) -> tuple[str, str, str]:
         clock[0] += seconds
         well.renewed(LIVE, 0, None)
-        fleet.judge()
-        own.judge()
-        return fleet.database, own.database
+        for one in (fleet, own, of_new):
+            one.judge()
+        return fleet.database, own.database, of_new.database
 
-    assert after(OFFLINE_AFTER / 2) == ("live", "live")
-    assert after(OFFLINE_AFTER) == ("stale", "stale")
-    assert after(RETIRED_AFTER / 2) == ("stale", "down")
-    assert after(RETIRED_AFTER / 2) == ("live", "down")
+    assert after(OFFLINE_AFTER / 2) == ("live", "live", "stale")
+    assert after(OFFLINE_AFTER) == ("stale", "stale", "stale")
+    assert after(RETIRED_AFTER / 2) == ("stale", "down", "stale")
+    assert after(RETIRED_AFTER / 2) == ("live", "down", "live")
     silent.renewed(LIVE, 0, None)
-    assert after(OFFLINE_AFTER) == ("stale", "stale")
-
-
-def test_an_appliance_that_was_never_alive_retires_a_day_after_it_became_known(clock):
-    well, never = appliance("dc1"), appliance("dc2")
-    fleet = RemoteStatus(lambda: [well, never], lambda: None)
-    fleet.loading = False
-    for passed, state in ((0.0, "stale"), (RETIRED_AFTER, "live")):
-        clock[0] += passed
-        well.renewed(LIVE, 0, None)
-        fleet.judge()
-        assert fleet.database == state
+    assert after(OFFLINE_AFTER) == ("stale", "stale", "live")
 
 
 def test_an_appliance_that_is_not_live_is_named_with_the_reason_also_if_it_gives_none(clock):
@@ -67,16 +58,6 @@ def test_an_appliance_that_is_not_live_is_named_with_the_reason_also_if_it_gives
     first.renewed(LIVE, 0, None)
     fleet.judge()
     assert (fleet.database, fleet.public_error) == ("stale", "dc2: job_steps cannot be read")
-
-
-def test_a_fleet_of_retired_appliances_is_down(clock):
-    silent = appliance("dc1")
-    silent.renewed(LIVE, 0, None)
-    fleet = RemoteStatus(lambda: [silent], lambda: None)
-    fleet.loading = False
-    clock[0] += 2 * RETIRED_AFTER
-    fleet.judge()
-    assert fleet.database == "down"
 
 
 def test_a_clock_that_differs_makes_nobody_offline_and_an_old_value_makes_nobody_alive(clock):

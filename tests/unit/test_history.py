@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import Mock, call
+from unittest.mock import Mock
 
 import pytest
 
@@ -26,9 +26,10 @@ from correlator.sources.tables.history import History
 from correlator.sources.tables.reconcile import Reconcile
 from correlator.sources.tail import RECENT, BatchSize, Past, Tail
 from tests.support.earlier_runs import HistoryFeed, ended_job, insert, read_history, read_with
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.eventually import PATIENCE
 from tests.support.pipeline_harness import PipelineHarness
 from tests.support.source_databases import SQLiteOriginal, open_queries
+from tests.support.there import there
 
 
 @pytest.fixture
@@ -65,7 +66,11 @@ class Failing:
 
 
 async def test_a_failure_at_any_query_costs_no_run_and_repeats_none(original):
+    began = time.time_ns() // 1_000_000_000
     whole = await read_history(original)
+    second, after = divmod(there(whole.cutoff) + 1, 1_000_000)
+    assert after == 0
+    assert began <= second <= time.time(), "a job that ends in the present second is left to the tail"
     failures = 0
     async with open_queries(original.source()) as (queries, session):
         for n in range(2, 8):  # the beginning alone needs two queries
@@ -163,37 +168,22 @@ def follower_of(database: Sessions, reading: Reading) -> tuple[Follower, SimpleN
     return Follower(**parts), feed
 
 
-async def test_the_history_is_read_once_the_daemon_is_ready():
+async def test_the_history_is_read_once_and_when_the_daemon_is_ready_and_a_failed_read_is_repeated(monkeypatch, caplog):
+    monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
     database, reading = Sessions(), Reading()
     follower, feed = follower_of(database, reading)
     running = asyncio.create_task(follower._earlier_runs(SimpleNamespace(), feed))  # type: ignore[arg-type]
     await asyncio.sleep(0.15)
     assert database.opened == 0
     feed.status.loading = False
-    await eventually(lambda: database.opened > 0)
-    await running
-
-
-async def test_a_failed_read_is_repeated_on_a_new_session_and_logged_once(monkeypatch, caplog):
-    monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
-    database, reading = Sessions(), Reading()
-    follower, feed = follower_of(database, reading)
-    feed.status.loading = False
     with caplog.at_level(logging.WARNING):
-        await follower._earlier_runs(SimpleNamespace(), feed)  # type: ignore[arg-type]
+        await running
     assert (database.opened, reading.failures) == (3, 2)
     assert [r.message for r in caplog.records] == [
         "the history that forecasts need cannot be read, and is tried again: no answer within 10 s"
     ]
-
-
-async def test_a_history_that_the_checkpoint_has_is_not_read_again():
-    database, reading = Sessions(), Reading()
-    reading.wanted = False
-    follower, feed = follower_of(database, reading)
-    feed.status.loading = False
     await follower._earlier_runs(SimpleNamespace(), feed)  # type: ignore[arg-type]
-    assert database.opened == 0
+    assert database.opened == 3
 
 
 def test_running_jobs_are_known_by_operation():
@@ -202,15 +192,6 @@ def test_running_jobs_are_known_by_operation():
     made.read("b", operation="test", job_type=None)
     made.read("c", "completed", operation="cleanup")
     assert made.index.known.running() == {("failover", "live"): ["a"], ("", "test"): ["b"]}
-
-
-async def test_a_job_that_ends_in_the_present_second_is_left_to_the_tail(original):
-    began = time.time_ns() // 1_000_000_000
-    feed = await read_history(original)
-    assert feed.cutoff is not None
-    second, after = divmod(feed.cutoff + 1, 1_000_000)
-    assert after == 0
-    assert began <= second <= time.time()
 
 
 # -- How the log's past is read: in parts that the database can give within its deadline
@@ -295,24 +276,7 @@ async def test_a_first_start_on_heavy_newest_rows_succeeds_after_a_few_attempts(
     assert (tail.started, tail.gaps.head) == (True, LAST)
 
 
-async def test_a_failed_read_of_the_past_is_repeated_on_a_new_session_and_ends_no_other(monkeypatch):
-    monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
-    database, tail = Sessions(), Tail()
-    tail.past = Past.between(0, LAST)
-
-    async def read_past(*_: Any) -> None:
-        if database.opened < 3:
-            raise SourceUnavailable("no answer within 10 s")
-        tail.past = None
-
-    monkeypatch.setattr(Tail, "read_past", lambda _, *given: read_past(*given))
-    follower, feed = Follower(database, tail, Reconcile(interval=0.1)), Feed()  # type: ignore[arg-type]
-    await follower._past(SimpleNamespace(), feed, lambda: None)  # type: ignore[arg-type]
-    assert (database.opened, database.open_now) == (3, 0)
-    assert feed.status.past_failed.mock_calls == [call("no answer within 10 s")] * 2
-
-
-async def test_a_past_that_no_session_can_be_opened_for_shows_in_readiness_log_and_metric(monkeypatch, caplog):
+async def test_a_past_that_cannot_be_read_shows_in_readiness_log_and_metric_and_is_repeated(monkeypatch, caplog):
     monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
     tail, feed = Tail(), Feed()
     feed.status = status = SourceStatus(Index(), ApplianceClock(lambda: 0))
@@ -320,13 +284,23 @@ async def test_a_past_that_no_session_can_be_opened_for_shows_in_readiness_log_a
     seen, failed = [], metrics.SOURCE_FAILURES._value.get()
 
     class Full(Sessions):
+        """It opens no session at first; then the first reads fail."""
+
         async def open(self) -> Sessions:
             seen.append(status.describe_database()["loading"])
-            if len(seen) == 4:
-                tail.past = None
-            raise SourceUnavailable("too many connections")
+            if len(seen) <= 2:
+                raise SourceUnavailable("too slow")
+            return await super().open()
 
-    await Follower(Full(), tail, Reconcile(interval=0.1))._past(SimpleNamespace(), feed, lambda: None)  # type: ignore[arg-type]
-    assert seen == [{"done": 0, "total": LAST}] * 4
+    async def read_past(*_: Any) -> None:
+        if len(seen) <= 4:
+            raise SourceUnavailable("too slow")
+        tail.past = None
+
+    monkeypatch.setattr(Tail, "read_past", lambda _, *given: read_past(*given))
+    database = Full()
+    await Follower(database, tail, Reconcile(interval=0.1))._past(SimpleNamespace(), feed, lambda: None)  # type: ignore[arg-type]
+    assert seen == [{"done": 0, "total": LAST}] * 5
+    assert (database.opened, database.open_now) == (3, 0)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert metrics.SOURCE_FAILURES._value.get() - failed == 4
