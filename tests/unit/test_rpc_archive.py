@@ -390,13 +390,18 @@ class Appliance:
 def read(
     appliances: dict[str, Appliance], before: Place | None, limit: int, away: frozenset[str] = frozenset()
 ) -> OtherJobs[PublishedJob]:
-    page = MergedPage(appliances, before, limit)
+    page, ended = MergedPage(appliances, before, limit), set[str]()
     while due := page.due():
         for instance, place in due:
+            assert instance not in ended, "an appliance that has ended is asked again"
             if instance in away:
                 page.drop(instance, f"{instance} is away")
-            else:
-                page.add(instance, *appliances[instance].page(place, limit))
+                ended.add(instance)
+                continue
+            jobs, following = appliances[instance].page(place, limit)
+            page.add(instance, jobs, following)
+            if following is None:
+                ended.add(instance)
     return page.result()
 
 
@@ -430,17 +435,6 @@ def test_the_merged_pages_are_one_sorted_list_of_all_jobs_but_those_of_appliance
     assert [place_of(j) for j in read_all(appliances, limit, away)] == sorted(others, reverse=True)
     reason = read(appliances, None, limit, away).reason
     assert reason == ("; ".join(f"{n} is away" for n in sorted(away & appliances.keys())) or None)
-
-
-def test_an_appliance_that_ended_is_not_asked_again():
-    page = MergedPage(("dc1", "dc2"), (9, "z"), 10)
-    assert page.due() == [("dc1", (9, "z")), ("dc2", (9, "z"))]
-    page.add("dc1", [], None)
-    page.add("dc2", [], (8, "y"))
-    assert page.due() == [("dc2", (8, "y"))]
-    page.add("dc2", [], None)
-    assert page.due() == []
-    assert page.result() == OtherJobs([], None, None)
 
 
 def test_of_two_jobs_with_one_place_the_newer_is_listed_and_else_that_of_the_first_name():
