@@ -68,9 +68,11 @@ class Writer(RuleBasedStateMachine):
         self.flight: dict[str, int | None] = {}
         self.reasons: dict[str, str] = {}
         self.compared: tuple[set[str], dict[str, int | None]] | None = None
+        self.found: list[str] | None = None
         self.version = 0
         self.marked_meanwhile: set[str] = set()
-        """The jobs that changed or left since the batch in flight was made."""
+        self.marked_since: set[str] = set()
+        """The jobs that changed or left since the batch in flight was made, and since the comparison began."""
         self.dropped = False
         """True once the reason of a removal may have been forgotten."""
 
@@ -80,6 +82,7 @@ class Writer(RuleBasedStateMachine):
         self.memory[job_id] = self.version
         self.reasons.pop(job_id, None)
         self.marked_meanwhile.add(job_id)
+        self.marked_since.add(job_id)
         self.dirty.mark(job_id)
 
     @rule(job_id=st.sampled_from(JOBS), reason=st.sampled_from(["retention", "merged"]))
@@ -87,6 +90,7 @@ class Writer(RuleBasedStateMachine):
         self.memory.pop(job_id, None)
         self.reasons[job_id] = reason
         self.marked_meanwhile.add(job_id)
+        self.marked_since.add(job_id)
         self.dirty.mark_removed(job_id, reason)  # type: ignore[arg-type]
         self.dropped = self.dropped or self.dirty.incomplete
 
@@ -116,18 +120,25 @@ class Writer(RuleBasedStateMachine):
     def a_comparison_begins(self) -> None:
         self.dirty.incomplete = False
         self.compared = self.dirty.begin_comparison(), dict(self.stream)
+        self.marked_since = {*self.flight}
 
     @precondition(lambda self: self.compared is not None)
     @rule()
-    def a_comparison_ends(self) -> None:
+    def a_comparison_finds_differences(self) -> None:
         """It has read the stream some time ago, and compares with the memory of now."""
         assert self.compared is not None
         touched, read = self.compared
-        found = [i for i in JOBS if i not in touched and read.get(i) != self.memory.get(i)]
-        assert all(self.stream.get(i) != self.memory.get(i) for i in found), "what is written anyway counts as damage"
-        self.dirty.add(found)
+        assert self.marked_since <= touched, "what is written anyway is not compared"
+        self.found = [i for i in JOBS if i not in touched and read.get(i) != self.memory.get(i)]
+        assert all(self.stream.get(i) != self.memory.get(i) for i in self.found)
+
+    @precondition(lambda self: self.found is not None)
+    @rule()
+    def a_comparison_ends(self) -> None:
+        assert self.found is not None
+        self.dirty.add(self.found)
         self.dirty.end_comparison()
-        self.compared = None
+        self.compared = self.found = None
 
     @invariant()
     def a_clean_key_is_equal_in_the_stream(self) -> None:
@@ -144,6 +155,7 @@ class Writer(RuleBasedStateMachine):
         """Everything goes well from here, and the stream ends equal to memory."""
         for _ in range(2):
             if self.compared is not None:
+                self.a_comparison_finds_differences()
                 self.a_comparison_ends()
             for end in ("stored without an answer", "acknowledged"):
                 if self.flight:

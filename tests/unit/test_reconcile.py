@@ -21,7 +21,7 @@ from correlator.sources.db.queries import Queries
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.sources.tables import legacy
 from correlator.sources.tables import reconcile as reconcile_module
-from correlator.sources.tables.reconcile import BEHIND, Cadence, Reconcile
+from correlator.sources.tables.reconcile import BEHIND, READ_TOGETHER, Cadence, Reconcile
 from tests.support.background import in_background
 from tests.support.eventually import eventually
 
@@ -79,8 +79,10 @@ async def following(reconcile: Reconcile, tables: Tables, feed: Any, session: An
 
 
 async def test_the_first_poll_after_an_outage_covers_the_time_since_the_last_one():
+    """Each round reports the time of the database, by no query of its own: the double's clock counts its queries."""
     tables, reconcile = Tables(), Reconcile(interval=0.01)
-    feed = quiet_feed(Heartbeats())
+    feed, reported = quiet_feed(Heartbeats()), list[int]()
+    feed.status.database_time = lambda at, took: reported.append(at)
 
     async def connection(polls: int) -> None:
         wanted = len(tables.marks) + polls
@@ -88,6 +90,7 @@ async def test_the_first_poll_after_an_outage_covers_the_time_since_the_last_one
             await eventually(lambda: len(tables.marks) >= wanted)
 
     await connection(3)
+    assert reported[:3] == [Queries.micros(f"2026-01-01 0{n}:01:01") for n in (1, 2, 3)]
     before = len(tables.marks)
     assert tables.marks == sorted(tables.marks)
     last_began = int(tables.marks[-1][11:13]) + 1  # the mark of this poll is the next hour's
@@ -118,16 +121,6 @@ async def test_after_a_time_without_a_complete_reading_all_active_jobs_are_read_
     assert found == ["j"]
 
 
-async def test_each_round_reports_the_time_of_the_database_without_a_query_of_its_own():
-    reported: list[int] = []
-    tables, feed = Tables(), quiet_feed(Heartbeats())
-    feed.status.database_time = lambda at, took: reported.append(at)
-    async with following(Reconcile(interval=0.01), tables, feed):
-        await eventually(lambda: len(reported) >= 3)
-    # The double's clock counts its queries: the first one is for the mark, and each round has one.
-    assert reported[:3] == [Queries.micros(f"2026-01-01 0{n}:01:01") for n in (1, 2, 3)]
-
-
 async def test_queries_that_use_their_whole_timeout_count_as_progress():
     now = 0.0
     live, stuck = Heartbeats(lambda: now), []
@@ -154,34 +147,6 @@ async def test_queries_that_use_their_whole_timeout_count_as_progress():
     assert not any(stuck)
 
 
-async def test_many_jobs_are_read_and_handed_on_in_parts_of_a_hundred():
-    handed: list[int] = []
-
-    class Many(Tables):
-        async def active_ids(self, session: Any) -> set[str]:
-            return {f"job-{n}" for n in range(1_050)}
-
-        async def jobs_by_id(self, session: Any, job_ids: Sequence[str]) -> dict[str, Any]:
-            return {}
-
-        async def children_of(self, session: Any, job_ids: Sequence[str]) -> dict[str, Any]:
-            return {}
-
-    def readings(found: Sequence[Reading]) -> Outcome:
-        handed.append(len(found))
-        return Outcome()
-
-    tables = Many()
-    tables.schema = SimpleNamespace(has=lambda table, *columns: (table, columns) == ("job_tracking", ("id", "status")))
-    known = SimpleNamespace(joblog_ids=list, reading=lambda _: None)
-    status = SimpleNamespace(
-        tables_read=lambda _: None, database_time=lambda *_: None, restored_jobs=False, read_again=lambda _: None
-    )
-    feed = SimpleNamespace(known=known, advance_clock=lambda: 1, readings=readings, status=status)
-    await Reconcile().load(tables, None, feed)  # type: ignore[arg-type]
-    assert handed == [100] * 10 + [50]
-
-
 async def test_after_a_restart_what_runs_and_is_new_is_read_before_what_had_ended(monkeypatch):
     ended = {f"ended-{n}" for n in range(2 * BEHIND)}
     found: list[set[str]] = []
@@ -195,6 +160,7 @@ async def test_after_a_restart_what_runs_and_is_new_is_read_before_what_had_ende
             return [("ended-6", 1), ("ended meanwhile", 2)]
 
     async def readings(_: Any, session: Any, at: int, ids: Sequence[str], *_more: Any, **_as: Any) -> list[Reading]:
+        assert len(ids) <= READ_TOGETHER
         if "ended-7" in ids and failing:
             raise failing.pop()
         found[-1].update(ids)
