@@ -101,20 +101,6 @@ def test_run_gives_the_daemon_its_configuration_and_ends_with_0(invoke, daemon):
     assert (seen[0].log.level, logging.getLogger().level) == ("warning", logging.WARNING)
 
 
-@pytest.mark.parametrize("installed", [True, False])
-def test_run_uses_uvloop_where_it_is_installed(invoke, daemon, monkeypatch, installed):
-    class FastLoop(asyncio.SelectorEventLoop):
-        pass
-
-    uvloop = ModuleType("uvloop")
-    monkeypatch.setattr(uvloop, "new_event_loop", FastLoop, raising=False)
-    monkeypatch.setitem(sys.modules, "uvloop", uvloop if installed else None)
-    seen: list[str] = []
-    daemon(lambda config: seen.append(type(asyncio.get_running_loop()).__name__))
-    assert invoke("run").exit_code == 0
-    assert (seen == ["FastLoop"]) is installed
-
-
 @pytest.mark.parametrize(
     ("error", "code", "lines"),
     [

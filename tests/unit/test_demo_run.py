@@ -14,10 +14,8 @@ from correlator.config.schema import Config
 from correlator.config.values import SqliteUrl
 from correlator.demo import run as demo
 from correlator.demo import traffic
-from correlator.demo.processes import held_port, mqtt_broker, nats_binary
+from correlator.demo.processes import held_port
 from correlator.errors import CorrelatorError
-
-CONNECT = b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x3c\x00\x01x"  # MQTT 3.1.1, clean session, client id x
 
 
 class Daemon:
@@ -133,16 +131,3 @@ async def test_an_error_of_the_daemon_comes_out_as_itself(monkeypatch):
     play(monkeypatch, Daemon(error=LookupError("no such table")))
     with pytest.raises(LookupError, match="no such table"):
         await demo.demo_main(0, 50.0, None, mqtt=False)
-
-
-async def test_the_broker_speaks_mqtt_and_ends_with_its_context(tmp_path):
-    binary = nats_binary()
-    assert binary, "the extra `demo` is part of the development environment"
-    async with mqtt_broker(binary, tmp_path / "broker") as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(CONNECT)
-        assert await reader.readexactly(4) == b"\x20\x02\x00\x00"
-        writer.close()
-        await writer.wait_closed()
-    with pytest.raises(OSError):
-        await asyncio.open_connection("127.0.0.1", port)

@@ -178,6 +178,11 @@ def test_the_state_of_the_unit_is_judged(said, status, says):
     assert says in " ".join((check.summary, *check.detail, *check.fix))
 
 
+async def test_a_program_that_does_not_end_is_ended():
+    with pytest.raises(TimeoutError):
+        await service.run("sleep", "1000", within=0.05)
+
+
 # -- what the service has and a shell has not
 
 

@@ -239,25 +239,8 @@ class TokenRecorder(FakeDaemon):
         await ws.send_json([{"type": "welcome", "epoch": "e1"}])
 
 
-@pytest.mark.parametrize("explicit", [False, True])
-async def test_no_token_is_shown_where_none_is_asked_for(monkeypatch, explicit):
-    monkeypatch.setenv("CORRELATOR_TOKEN", "secret")
-    async with TokenRecorder().running() as listener:
-        address = f"127.0.0.1:{listener.port}"
-        found = await daemon.inspect(config(http__listen=address), address if explicit else None, "secret")
-    assert listener.tokens == {
-        "/health/ready": None,
-        "/health/live": None,
-        "/metrics": "Bearer secret",
-        "/api/v1/operations": "Bearer secret",
-        "/ws": None,
-    }
-    assert listener.hello["token"] == "secret"
-    assert (found.epoch, found.metrics) == ("e1", METRICS)
-
-
 @pytest.mark.parametrize("own", ["", "my-own"])
-async def test_a_token_of_this_configuration_is_shown_where_that_listens_and_nowhere_else(monkeypatch, tmp_path, own):
+async def test_a_token_is_shown_where_its_configuration_listens_and_one_is_asked_for(monkeypatch, tmp_path, own):
     tokens = tmp_path / "tokens"
     tokens.write_text("secret\n")
     tokens.chmod(0o600)
@@ -276,5 +259,8 @@ async def test_a_token_of_this_configuration_is_shown_where_that_listens_and_now
         assert (elsewhere.metrics is None) == (not own)
         if not own:
             assert "CORRELATOR_TOKEN" in elsewhere.checks[0].detail[0]
-        await found_at(None, http__listen=address)
-        assert listener.tokens["/metrics"] == f"Bearer {own or 'secret'}"
+        here = await found_at(None, http__listen=address)
+        shown = f"Bearer {own or 'secret'}"
+        asking, others = ("/metrics", "/api/v1/operations"), ("/health/ready", "/health/live", "/ws")
+        assert listener.tokens == dict.fromkeys(asking, shown) | dict.fromkeys(others)
+        assert (here.epoch, here.metrics, here.corrections) == ("e1", METRICS, {"job_ended": 3.0})

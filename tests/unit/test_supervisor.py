@@ -32,7 +32,7 @@ def test_while_it_loads_the_status_line_names_what_is_pending(manager, environ, 
     supervisor = Supervisor(hub, environ)
     hub.status.loading = True
     supervisor.serves()
-    assert manager.new_lines() == ["READY=1", "STATUS=reading the tables"]
+    assert manager.new_lines() == ["READY=1", "STATUS=reading the tables"], "READY=1 never comes again"
     hub.status.set_state("down", "MariaDB: refused")
     supervisor.check()
     assert manager.new_lines() == ["WATCHDOG=1", "STATUS=waiting for the database: MariaDB: refused"]
@@ -44,14 +44,6 @@ def test_while_it_loads_the_status_line_names_what_is_pending(manager, environ, 
     supervisor.check()
     assert manager.new_lines()[-1] == "STATUS=reading the log: 25 %"
     assert hub.status.describe_database()["loading"] == {"done": 250, "total": 1000}
-
-
-def test_ready_is_sent_once(manager, environ, hub):
-    supervisor = Supervisor(hub, environ)
-    supervisor.serves()
-    assert manager.new_lines() == ["READY=1", "STATUS=0 jobs running of 0, 0 clients"]
-    supervisor.check()
-    assert manager.new_lines() == ["WATCHDOG=1"]
 
 
 def test_an_unreachable_database_is_reported_and_keeps_the_watchdog_pings(manager, environ, hub):
@@ -93,6 +85,8 @@ def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, e
 
 def test_a_reload_is_announced_at_its_begin_and_its_end(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
+    supervisor.reloads()()
+    assert manager.new_lines() == [], "one before it serves does not end the start"
     supervisor.serves()
     manager.new_lines()
     ended = supervisor.reloads()
@@ -102,12 +96,6 @@ def test_a_reload_is_announced_at_its_begin_and_its_end(manager, environ, hub):
     assert int(began[1].partition("=")[2]) > 0
     ended()
     assert manager.new_lines() == ["READY=1"]
-
-
-def test_a_reload_before_it_serves_does_not_end_the_start(manager, environ, hub):
-    supervisor = Supervisor(hub, environ)
-    supervisor.reloads()()
-    assert manager.new_lines() == []
 
 
 def test_no_task_counts_as_stuck_after_a_pause_of_the_whole_process(manager, environ, hub, caplog):
