@@ -22,9 +22,9 @@ help:
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
 	@echo "make test-clients  200 clients of a busy log, a minute behind a proxy, a job found among 100,000: what takes too long for make test"
 	@echo "make test-storms  thousands of clients that ask, connect or wait at once: none delays another; make test has the short ones"
-	@echo "make test-cluster  both recordings over a takeover, and all that can break in a cluster, with a table of what it cost"
+	@echo "make test-cluster  takeovers, and all that can break in a cluster, with a table of what it cost"
 	@echo "make test-browsers  the page and the element in Chromium, Firefox and WebKitGTK"
-	@echo "make test-replay  two minutes of a slow replay in a terminal and in Chromium: ends settle, bars never go back"
+	@echo "make test-replay  two minutes of a slow replay in Chromium: ends settle, bars never go back"
 	@echo "make test-home-assistant  the devices of VMs in a real Home Assistant, the flow in a real Node-RED (a GB in build/; needs Python 3.13)"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
@@ -75,13 +75,13 @@ test-fuzz: servers $(DEV)
 sbom: $(DEV)
 	@$(BIN)/python -m deploy.sbom build/sbom.cdx.json
 
-# The recordings and the faults of a cluster, one after the other: they measure time, so nothing else should run meanwhile.
+# The takeovers and the faults of a cluster, one after the other: they measure time, so nothing else should run meanwhile.
 test-cluster: servers $(DEV)
-	@$(BIN)/python -m pytest -m "long or not long" tests/acceptance/test_cluster_recordings.py tests/acceptance/test_takeover.py tests/acceptance/cluster_faults $(ARGS)
+	@$(BIN)/python -m pytest -m "long or not long" tests/acceptance/test_takeover.py tests/acceptance/cluster_faults $(ARGS)
 
-# The recording at a thirtieth of its pace, in a terminal and in Chromium: bars never go back, and ends settle. By itself: it reads what time shows.
+# The recording at a thirtieth of its pace, in Chromium: bars never go back, and ends settle. By itself: it reads what time shows.
 test-replay: servers $(DEV)
-	@$(BIN)/python -m pytest -m long tests/acceptance/test_forecast_replay.py tests/browser/test_forecast_replay.py $(ARGS)
+	@$(BIN)/python -m pytest -m long tests/browser/test_forecast_replay.py $(ARGS)
 
 # What is short about the page, in each engine; `make test` has all of it, in Chromium.
 test-browsers: SERVERS += chromedriver:chromium-driver firefox-esr:firefox-esr WebKitWebDriver:webkit2gtk-driver xvfb-run:xvfb xauth:xauth pdftotext:poppler-utils

@@ -6,21 +6,33 @@ import asyncio
 from pathlib import Path
 
 from tests.support.appliance import Appliance, connected
-from tests.support.daemon import Daemon, correlator
+from tests.support.daemon import HELLO, Daemon, correlator
 from tests.support.eventually import eventually
 from tests.support.mariadb import TABLES, Database, MariaDB
 
 
-async def test_jobs_in_memory_are_listed_and_marked_incomplete(own_mariadb: MariaDB, tmp_path: Path):
+async def test_jobs_in_memory_are_listed_and_what_a_frozen_or_stopped_database_has_is_unavailable(
+    own_mariadb: MariaDB, tmp_path: Path
+):
     tables = await own_mariadb.create_schema()
-    daemon = Daemon(tmp_path, database__url=tables.url, database__connect_timeout="1s", database__query_timeout="1s")
-    try:
-        async with connected(tables) as connection:
-            job_id = await Appliance(connection).job("gui-1")
-        await daemon.start()
+    async with connected(tables) as connection:
+        job_id = await Appliance(connection).job("gui-1")
+    timeouts = {"database__connect_timeout": "30s", "database__query_timeout": "30s"}
+    async with Daemon(tmp_path, database__url=tables.url, **timeouts) as daemon:
         _, whole = await daemon.get("/api/v1/jobs")
         assert [j["job_id"] for j in whole["jobs"]] == [job_id]
         assert (whole["complete"], whole["reason"]) == (True, None)
+        async with daemon.socket(HELLO) as socket:
+            own_mariadb.pause()
+            await socket.say({"type": "get", "job_id": "nobody"})
+            await socket.say({"type": "ping"})
+            assert await socket.until("pong")  # it reads on meanwhile
+            error = await socket.until("error")
+            assert (error["code"], error["detail"]) == ("unavailable", "the database did not answer within 5 s")
+            assert error["job_id"] == "nobody"
+            await socket.say({"type": "ping"})
+            assert await socket.until("pong")
+            own_mariadb.resume()
         await asyncio.to_thread(own_mariadb.stop)
 
         async def degraded() -> bool:
@@ -41,30 +53,6 @@ async def test_jobs_in_memory_are_listed_and_marked_incomplete(own_mariadb: Mari
         for private in ("127.0.0.1", "correlator@", "migratekit", str(own_mariadb.port)):
             assert private not in said
         assert str(own_mariadb.port) in daemon.log()
-    finally:
-        await daemon.close()
-
-
-async def test_a_get_while_the_database_is_frozen_is_an_error_and_the_connection_lives(
-    own_mariadb: MariaDB, tmp_path: Path
-):
-    tables = await own_mariadb.create_schema()
-    async with (
-        Daemon(
-            tmp_path, database__url=tables.url, database__connect_timeout="30s", database__query_timeout="30s"
-        ) as daemon,
-        daemon.socket({"type": "hello", "version": 1}) as socket,
-    ):
-        own_mariadb.pause()
-        await socket.say({"type": "get", "job_id": "nobody"})
-        await socket.say({"type": "ping"})
-        assert (await socket.until("pong"))["type"] == "pong"  # it reads on meanwhile
-        error = await socket.until("error")
-        assert (error["code"], error["detail"]) == ("unavailable", "the database did not answer within 5 s")
-        assert error["job_id"] == "nobody"
-        await socket.say({"type": "ping"})
-        assert await socket.until("pong")
-        own_mariadb.resume()
 
 
 async def test_an_account_that_may_have_too_few_connections_is_named_until_it_has_enough(

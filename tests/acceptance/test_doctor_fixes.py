@@ -81,34 +81,26 @@ async def test_the_password_that_a_file_holds_now_is_tried_while_the_service_run
         await daemon.close()
 
 
-@pytest.mark.parametrize("before", ["no account", "one of the host's name"])
+@pytest.mark.parametrize("before", ["no account and no password file", "an account of the host's name"])
 async def test_a_refused_login_is_fixed_for_the_account_of_the_documents(
     named: MariaDB, etc: Path, tmp_path: Path, before: str
 ):
-    if before == "no account":
+    if before.startswith("no"):
         await named.run("DROP USER correlator@'127.0.0.1'")
+        (etc / "db-password").unlink()
     else:
         await named.run("CREATE USER correlator@localhost IDENTIFIED BY 'forgotten'")
     refused = (await checks_of())["database.login"]
     assert "'correlator'@'localhost'" in refused.summary
     await paste(tmp_path, refused.fix, mariadb=named)
     login = (await checks_of())["database.login"]
-    if (
-        "(1044)" in login.summary
-    ):  # the account of the name has no rights: the next run names them, and how to grant them
+    if "(1044)" in login.summary:  # that of the name has no rights: the next run names them, and how to grant them
         await paste(tmp_path, login.fix, mariadb=named)
         login = (await checks_of())["database.login"]
     assert login.status == "ok", login
+    assert (await checks_of())["secrets"].status == "ok"
     hosts = await named.run("SELECT host FROM mysql.user WHERE user = 'correlator'")
     assert ("127.0.0.1",) in hosts, "the account that README makes"
-
-
-async def test_without_a_password_file_one_is_made(named: MariaDB, etc: Path, tmp_path: Path):
-    (etc / "db-password").unlink()
-    await paste(tmp_path, (await checks_of())["database.login"].fix, mariadb=named)
-    checks = await checks_of()
-    assert checks["database.login"].status == "ok"
-    assert checks["secrets"].status == "ok"
 
 
 async def test_a_wrong_zone_is_put_right_in_the_file(named: MariaDB, etc: Path, tmp_path: Path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
-import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from tests.support import slow_replay
 from tests.support.all_transports import TRANSPORTS, AllTransports
 from tests.support.appliance import Appliance, connected
 from tests.support.client_fold import Document
@@ -22,12 +19,8 @@ from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 from tests.support.past_runs import PastRun, in_sequence, write_past_runs
-from tests.support.replay import MariaDBReplayer, Transaction
-from tests.support.terminal import Command, start
 
 RUNS = 24
-SLOWER = 2.0
-"""The recording is replayed so many times slower: in ten seconds."""
 
 STEPS = ("validation", "copy", "start")
 
@@ -89,13 +82,13 @@ async def end_step(appliance: Appliance, job_id: str, seq: int) -> None:
     )
 
 
-async def everywhere(transports: AllTransports, job_id: str, wanted: Any, *, on: tuple[str, ...] = TRANSPORTS) -> Any:
+async def everywhere(transports: AllTransports, job_id: str, wanted: Any) -> Any:
     """The document of a job once each transport has sent the same one, of which `wanted` is true."""
 
     def same() -> Document | None:
         last = transports.last(job_id)
-        assert set(last) >= set(on), set(last)
-        first, *others = (last[transport] for transport in on)
+        assert set(last) == set(TRANSPORTS), set(last)
+        first, *others = last.values()
         assert all(other == first for other in others)
         return first if wanted(first) else None
 
@@ -197,84 +190,6 @@ async def test_a_hung_step_is_announced_late_and_overdue_once_each_though_the_da
         assert history_reads(daemon) == 1
 
 
-async def test_percent_never_falls_while_the_recording_is_replayed(
-    database: Database, own_mosquitto: Mosquitto, recording: list[Transaction], tmp_path: Path
-):
-    # Of the migrations, JobLog reports a percent; the other jobs are forecast alone. Whether ends settle depends on how
-    # much a busy machine delays the jobs: tests/unit/test_settling_ends.py checks it in virtual time, and
-    # `make test-replay` in real time.
-    slow = slow_replay.without_percent(recording, but_of="migration")
-    runs = slow_replay.past_runs(slow, SLOWER, copies=5)
-    async with knowing(runs, database, own_mosquitto, tmp_path) as (daemon, _, transports):
-        async with (
-            transports.following(daemon),
-            followed_table(daemon) as command,
-            MariaDBReplayer.connect(database) as replayer,
-        ):
-            lives = await slow_replay.replay(replayer, slow, SLOWER)
-            completed = [job_id for job_id in lives if transports.of("websocket", job_id)]
-            await eventually(lambda: all(one["terminal"] for i in completed for one in transports.last(i).values()))
-        painted = painted_percents(command.out)
-        assert {i: percents for i, percents in painted.items() if percents != sorted(percents)} == {}
-        assert sum(len(set(percents)) > 1 for percents in painted.values()) >= 3, (painted, command.out[-6000:])
-        assert errors(transports) == []
-        assert {"history", "reported"} <= {basis(job) for _, job in transports.seen["websocket"]}
-
-
-@contextlib.asynccontextmanager
-async def followed_table(daemon: Daemon) -> AsyncIterator[Command]:
-    """`jobs -w` in a terminal that shows every job."""
-    environ = os.environ | {"CORRELATOR_URL": daemon.url, "TERM": "xterm-256color", "PYTHONIOENCODING": "utf-8"}
-    command = await start(("jobs", "-w"), environ, 160, 100)
-    try:
-        await command.until(lambda: "STATUS" in command.out)
-        yield command
-    finally:
-        await command.close()
-
-
-def painted_percents(written: str) -> dict[str, list[int]]:
-    """The percents of each running job whose end was forecast, in the order in which the table was painted."""
-    percents: dict[str, list[int]] = {}
-    text = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", written)
-    for line in re.finditer(r"(\d+)% +(?:~\d|soon|\?).* ([0-9a-f]{8})\b", text):
-        percents.setdefault(line[2], []).append(int(line[1]))
-    return percents
-
-
 def state(job: Document) -> str | None:
     forecast = job.get("forecast")
     return forecast["state"] if forecast is not None else None
-
-
-async def test_a_restart_keeps_percent_and_forecast_and_does_not_read_the_history_again(
-    database: Database, mosquitto: Mosquitto, tmp_path: Path
-):
-    async with knowing(usual(), database, mosquitto, tmp_path) as (daemon, appliance, transports):
-        async with transports.following(daemon):
-            job_id = await begin(appliance, "gui-1", ("validation", 60), ("copy", 50))
-            before = await everywhere(transports, job_id, lambda job: basis(job) == "history")
-        assert await daemon.stop() == 0
-        await appliance.run("DELETE FROM job_tracking WHERE status = 'completed'")
-        await daemon.start()
-        after = await daemon.job(job_id)
-        assert percent(after) >= percent(before) > 40
-        assert after["forecast"]["runs"] == RUNS
-        for quantile, at in before["forecast"]["ends_at"].items():
-            assert abs(seconds_until(at) - seconds_until(after["forecast"]["ends_at"][quantile])) < 5
-        async with transports.following(daemon):
-            await end_step(appliance, job_id, 2)
-            await appliance.step(job_id, 3, "start")
-            before = await everywhere(transports, job_id, lambda job: job["progress"]["steps_seen"] == 3)
-            await daemon.saved()
-        assert await daemon.kill() != 0
-        await daemon.start()
-        after = await daemon.job(job_id)
-        assert percent(after) >= percent(before) > 70
-        assert [step["name"] for step in before["forecast"]["steps_ahead"]] == after["forecast"]["steps_ahead"] == []
-        async with transports.following(daemon):
-            await appliance.end(job_id)
-            job = await everywhere(transports, job_id, lambda job: job["terminal"])
-            assert job["compared_with"]["runs"] == RUNS
-        assert errors(transports) == []
-        assert history_reads(daemon) == 1

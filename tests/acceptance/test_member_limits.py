@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import aiomqtt
 import pytest
 
 from tests.support.appliance import Appliance, now
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.eventually import eventually
+from tests.support.listener import Listener
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 
@@ -54,32 +53,24 @@ def is_cut(document: dict[str, Any]) -> bool:
     return True
 
 
-async def test_a_job_of_the_tables_and_one_of_the_archive_are_cut_at_the_configured_sizes(
-    limited: Daemon, appliance: Appliance
-):
-    job_id = await failed_job(appliance, now(), now())
-
-    async def published() -> bool:
-        async with limited.socket(HELLO) as socket:
-            jobs, _ = await socket.snapshot()
-        return job_id in jobs and is_cut(jobs[job_id])
-
-    await eventually(published)
-    old = await failed_job(appliance, "2026-01-02 10:00:00", "2026-01-02 10:05:00")
-    assert is_cut(await limited.job(old))
-
-
-async def test_the_error_of_an_event_is_cut_at_the_configured_size(
+async def test_a_job_of_the_tables_one_of_the_archive_and_an_event_are_cut_at_the_configured_sizes(
     limited: Daemon, appliance: Appliance, mosquitto: Mosquitto
 ):
-    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as client:
-        await client.subscribe(f"correlator/v1/{INSTANCE}/job/+/event", qos=1)
-        job_id = await appliance.job()
+    listener = Listener()
+    async with listener.listening(mosquitto, INSTANCE):
+        job_id = await failed_job(appliance, now(), now())
+
+        async def published() -> bool:
+            async with limited.socket(HELLO) as socket:
+                jobs, _ = await socket.snapshot()
+            return job_id in jobs and is_cut(jobs[job_id])
+
+        await eventually(published)
         failed = await appliance.log("Job failed", level="ERROR", attrs={"job_id": job_id, "error": ERROR})
-        async with asyncio.timeout(PATIENCE):
-            event = json.loads((await anext(client.messages)).payload)
-    assert event["event_id"] == failed
-    assert {k: event.get(k) for k in CUT_ERROR} == CUT_ERROR
+        await eventually(lambda: [event for event in listener.events if event["event_id"] == failed])
+    assert {k: listener.events[-1].get(k) for k in CUT_ERROR} == CUT_ERROR
+    old = await failed_job(appliance, "2026-01-02 10:00:00", "2026-01-02 10:05:00")
+    assert is_cut(await limited.job(old))
 
 
 async def test_of_thousands_of_external_ids_the_newest_are_known_and_each_leads_to_the_job(
@@ -103,8 +94,3 @@ async def test_of_thousands_of_external_ids_the_newest_are_known_and_each_leads_
         document = await limited.job(name)
         assert document["job_id"] == job_id
         assert set(document["external_ids"]) == set(names[-100:])
-    await limited.saved()
-    await limited.kill()
-    await limited.start()
-    document = await limited.job(names[-1])
-    assert (document["job_id"], document["external_ids_cut"]) == (job_id, len(names))

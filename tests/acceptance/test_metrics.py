@@ -70,132 +70,76 @@ async def test_every_metric_of_alerts_dashboard_and_documents_exists(database, t
                 assert (await response.text()).endswith(end)
 
 
-async def test_a_failed_job_is_measured_with_its_duration_and_the_delay_of_its_rows(
-    database, appliance, own_mosquitto, tmp_path
-):
-    daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url)
-    try:
+async def has(daemon, name, wanted, **labels):
+    """Wait until a metric has a value, or one of which `wanted` is true."""
+    is_wanted = wanted if callable(wanted) else lambda found: found == wanted
+
+    async def is_so():
+        return is_wanted(await value(daemon, name, **labels))
+
+    await eventually(is_so)
+
+
+async def test_jobs_gaps_a_new_log_and_servers_that_are_away_are_measured(own_mariadb, own_mosquitto, tmp_path):
+    database = await own_mariadb.create_schema()
+    async with connected(database) as connection:
+        appliance = Appliance(connection)
         old = await appliance.job("before")
         await appliance.end(old, "failed", "long ago")
         await appliance.log("Job failed", attrs={"job_id": old, "status": "failed"}, job_id=old)
-        await daemon.start()
-        job_id = await appliance.job("gui-1")
-        await appliance.log("Job started", attrs={"job_id": job_id}, job_id=job_id)
-        await appliance.end(job_id, "failed", "no space")
-        await appliance.log(
-            "Job failed", attrs={"job_id": job_id, "status": "failed", "error": "no space"}, job_id=job_id
-        )
-
-        async def counted():
+        async with Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url) as daemon:
+            job_id = await appliance.job("gui-1")
+            await appliance.log("Job started", attrs={"job_id": job_id}, job_id=job_id)
+            await appliance.end(job_id, "failed", "no space")
+            await appliance.log("Job failed", attrs={"job_id": job_id, "status": "failed"}, job_id=job_id)
             kind = {"job_type": "failover", "operation": "unified-live-failover"}
-            assert await value(daemon, "correlator_jobs_ended_total", status="failed", **kind) == 1
-            assert await value(daemon, "correlator_jobs_ended_total") == 1
-            assert await value(daemon, "correlator_job_duration_seconds_count", **kind) == 1
-            assert await value(daemon, "correlator_jobs", status="failed") == 2
-            assert await value(daemon, "correlator_end_to_end_seconds_count") == 2
-            assert await value(daemon, "correlator_rows_total") == 3
-            return await value(daemon, "correlator_mqtt_queue_age_seconds") == 0
+            await has(daemon, "correlator_jobs_ended_total", 1, status="failed", **kind)
+            await has(daemon, "correlator_jobs_ended_total", 1)
+            await has(daemon, "correlator_job_duration_seconds_count", 1, **kind)
+            await has(daemon, "correlator_jobs", 2, status="failed")
+            await has(daemon, "correlator_end_to_end_seconds_count", 2)
+            await has(daemon, "correlator_end_to_end_seconds_bucket", 2, le="60.0")
+            await has(daemon, "correlator_rows_total", 3)
+            await has(daemon, "correlator_mqtt_queue_age_seconds", 0)
+            for part in ("ready", "database_up", "mqtt_configured", "mqtt_connected"):
+                assert await value(daemon, f"correlator_{part}") == 1, part
+            assert await value(daemon, "correlator_source_lag_seconds") == 0
+            assert await value(daemon, "process_resident_memory_bytes") > 10e6
+            assert await value(daemon, "correlator_config_last_reload_successful") == 1
+            assert 0 < await value(daemon, "correlator_checkpoint_age_seconds") < PATIENCE
+            text = await daemon.text("/metrics")
+            assert not [found for found in (job_id, "gui-1", "_created") if found in text]
+            async with daemon.socket(HELLO):
+                assert await value(daemon, "correlator_readers", transport="websocket") == 1
+            assert await value(daemon, "correlator_readers_lagging") == 0
 
-        await eventually(counted)
-        assert await value(daemon, "correlator_end_to_end_seconds_bucket", le="60.0") == 2
-        assert await value(daemon, "correlator_ready") == 1
-        assert await value(daemon, "correlator_database_up") == 1
-        assert (
-            await value(daemon, "correlator_mqtt_configured") == await value(daemon, "correlator_mqtt_connected") == 1
-        )
-        assert await value(daemon, "correlator_source_lag_seconds") == 0
-        assert await value(daemon, "process_resident_memory_bytes") > 10e6
-        assert await value(daemon, "correlator_config_last_reload_successful") == 1
-        assert 0 < await value(daemon, "correlator_checkpoint_age_seconds") < PATIENCE
-        text = await daemon.text("/metrics")
-        assert job_id not in text
-        assert "gui-1" not in text
-        assert "_created" not in text
-    finally:
-        await daemon.close()
+            async with connected(database) as other:
+                await other.begin()
+                await Appliance(other).log("not yet committed")
+                await appliance.log("committed")
+                await has(daemon, "correlator_gaps_open", 1)
+                await has(daemon, "correlator_gap_oldest_seconds", lambda seconds: seconds > 0.5)
+                await other.commit()
+            await has(daemon, "correlator_gaps_open", 0)
+            assert await value(daemon, "correlator_end_to_end_seconds_count") == 4
+            assert await value(daemon, "correlator_end_to_end_seconds_sum") > 0.5
+            await appliance.run("TRUNCATE log_events")
+            await has(daemon, "correlator_log_resets_total", lambda count: count >= 1)
 
+            await asyncio.to_thread(own_mosquitto.pause)
+            await appliance.log("Job started", attrs={"job_id": await appliance.job("gui-2")})
+            await has(daemon, "correlator_mqtt_pending", lambda count: count > 0)
+            await has(daemon, "correlator_mqtt_queue_age_seconds", lambda seconds: seconds > 1)
+            await asyncio.to_thread(own_mosquitto.resume)
+            await has(daemon, "correlator_mqtt_queue_age_seconds", 0)
 
-async def test_an_unreachable_database_shows_as_lag_and_delays_no_row_afterwards(own_mariadb, tmp_path):
-    database = await own_mariadb.create_schema()
-    async with Daemon(tmp_path, database__url=database.url) as daemon:
-        await asyncio.to_thread(own_mariadb.kill)
-
-        async def away():
-            assert await value(daemon, "correlator_database_up") == 0
-            assert await value(daemon, "correlator_source_lag_seconds") > 1
-            return await value(daemon, "correlator_source_failures_total") >= 1
-
-        await eventually(away)
-        await asyncio.to_thread(own_mariadb.start)
-        async with connected(database) as connection:
-            appliance = Appliance(connection)
-            for n in range(3):
-                await appliance.log(f"row {n}", ts="2026-01-01 00:00:00")
-
-            async def back():
-                assert await value(daemon, "correlator_rows_total") == 3
-                assert await value(daemon, "correlator_database_up") == 1
-                return await value(daemon, "correlator_source_lag_seconds") == 0
-
-            await eventually(back)
-
-
-async def test_an_open_transaction_is_a_gap_that_grows_old_and_a_new_log_is_counted(database, appliance, tmp_path):
-    async with Daemon(tmp_path, database__url=database.url) as daemon:
-        await appliance.log("so that there is a head")
-        async with connected(database) as connection:
-            await connection.begin()
-            await Appliance(connection).log("not yet committed")
-            await appliance.log("committed")
-
-            async def held():
-                assert await value(daemon, "correlator_gaps_open") == 1
-                return await value(daemon, "correlator_gap_oldest_seconds") > 0.5
-
-            await eventually(held)
-            await connection.commit()
-
-            async def over():
-                return await value(daemon, "correlator_gaps_open") == 0
-
-            await eventually(over)
-        assert await value(daemon, "correlator_end_to_end_seconds_count") == 3
-        assert await value(daemon, "correlator_end_to_end_seconds_sum") > 0.5
-        await appliance.run("TRUNCATE log_events")
-
-        async def counted():
-            return await value(daemon, "correlator_log_resets_total") >= 1
-
-        await eventually(counted)
-
-
-async def test_the_age_of_pending_messages_grows_while_the_broker_does_not_answer(
-    database, appliance, own_mosquitto, tmp_path
-):
-    async with Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url) as daemon:
-
-        async def connected():
-            return await value(daemon, "correlator_mqtt_connected") == 1
-
-        await eventually(connected)
-        async with daemon.socket(HELLO):
-            assert await value(daemon, "correlator_readers", transport="websocket") == 1
-        assert await value(daemon, "correlator_readers_lagging") == 0
-        await asyncio.to_thread(own_mosquitto.pause)
-        job_id = await appliance.job("gui-1")
-        await appliance.log("Job started", attrs={"job_id": job_id}, job_id=job_id)
-
-        async def pending():
-            assert await value(daemon, "correlator_mqtt_pending") > 0
-            return await value(daemon, "correlator_mqtt_queue_age_seconds") > 1
-
-        await eventually(pending)
-        await asyncio.to_thread(own_mosquitto.resume)
-
-        async def over():
-            return await value(daemon, "correlator_mqtt_queue_age_seconds") == 0
-
-        await eventually(over)
+            await asyncio.to_thread(own_mariadb.kill)
+            await has(daemon, "correlator_database_up", 0)
+            await has(daemon, "correlator_source_lag_seconds", lambda seconds: seconds > 1)
+            assert await value(daemon, "correlator_source_failures_total") >= 1
+            await asyncio.to_thread(own_mariadb.start)
+            await has(daemon, "correlator_database_up", 1)
+            await has(daemon, "correlator_source_lag_seconds", 0)
 
 
 async def shown(daemon: Daemon, target: dict[str, Any]) -> list[dict[str, Any]]:

@@ -148,49 +148,32 @@ async def test_the_old_gui_gets_the_status_from_the_daemon_and_all_else_from_the
 
 @pytest.mark.parametrize("kind", PROXIES.values(), ids=PROXIES)
 async def test_a_proxy_passes_the_address_of_its_client_on_behind_what_the_client_wrote(kind: type[Proxy]):
-    async def answer(request: web.Request) -> web.Response:
-        return web.Response(text=",".join(request.headers.getall("X-Forwarded-For", ())))
-
-    runner, port = await serving(answer)
-    proxy = kind(port, port, port)
-    connector = aiohttp.TCPConnector(ssl=False, resolver=Loopback())
-    async with aiohttp.ClientSession(connector=connector) as session:
-        try:
-            await asyncio.to_thread(proxy.start)
-
-            async def shown() -> str:
-                url = URL(f"{proxy.origin}/correlator/health/live")
-                async with session.get(url, headers={"X-Forwarded-For": "198.51.100.1"}) as response:
-                    return await response.text()
-
-            assert (await eventually(shown)).rpartition(",")[2].strip() == "127.0.0.1"
-        finally:
-            await asyncio.to_thread(proxy.close)
-            await runner.cleanup()
-
-
-@pytest.mark.parametrize("kind", PROXIES.values(), ids=PROXIES)
-async def test_the_token_of_the_old_gui_is_replaced_by_one_of_the_daemon(kind: type[Proxy]):
-    """The daemon is one that says what it was shown."""
+    """And the token of the daemon in place of the old GUI's. The daemon is one that says what it was shown."""
 
     async def answer(request: web.Request) -> web.Response:
-        return web.Response(text=f"{name} {request.headers.get('Authorization')}")
+        return web.json_response({name: ",".join(request.headers.getall(name, ())) for name in shown})
 
-    name = "upstream"
+    shown = ("Authorization", "X-Forwarded-For")
     runner, port = await serving(answer)
     proxy = kind(port, port, port, token="of/the+daemon==")
-    async with aiohttp.ClientSession(headers={"Authorization": "Bearer of-the-gui"}) as session:
+    headers = {"Authorization": "Bearer of-the-gui", "X-Forwarded-For": "198.51.100.1"}
+    connector = aiohttp.TCPConnector(ssl=False, resolver=Loopback())
+    async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
         try:
             await asyncio.to_thread(proxy.start)
 
-            async def shown(path: str) -> str:
-                url = f"http://127.0.0.1:{proxy.polled}{path}"
-                async with session.get(url, headers={"Host": f"localhost:{proxy.polled}"}) as response:
-                    return await response.text()
+            async def passed(url: str, **more: str) -> list[str]:
+                async with session.get(URL(url), headers=more) as response:
+                    found = await response.json()
+                return [found[name] for name in shown]
 
-            await eventually(lambda: shown("/"))
-            assert await shown("/api/v1/failover/gui-1/status") == "upstream Bearer of/the+daemon=="
-            assert await shown("/api/v1/vm/contexts") == "upstream Bearer of-the-gui"
+            async def polled(path: str) -> str:
+                return (await passed(f"http://127.0.0.1:{proxy.polled}{path}", Host=f"localhost:{proxy.polled}"))[0]
+
+            _, address = await eventually(lambda: passed(f"{proxy.origin}/correlator/health/live"))
+            assert address.rpartition(",")[2].strip() == "127.0.0.1"
+            assert await polled("/api/v1/failover/gui-1/status") == "Bearer of/the+daemon=="
+            assert await polled("/api/v1/vm/contexts") == "Bearer of-the-gui"
         finally:
             await asyncio.to_thread(proxy.close)
             await runner.cleanup()

@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from urllib.parse import quote
-
-import aiomqtt
 
 from tests.support import replay
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import PATIENCE, eventually
-from tests.support.expected_jobs import differences, owners, stamp
+from tests.support.eventually import eventually
+from tests.support.expected_jobs import owners, stamp
+from tests.support.listener import Listener
 from tests.support.replay import MariaDBReplayer, SQLiteReplayer
-from tests.support.subscriptions import Truth, documents, lines_of
+from tests.support.subscriptions import Truth, documents, lines_of, settled
 
 LOGS_READ = 30
 """Jobs whose logs are read."""
-
-
-async def settled(daemon: Daemon, tables: dict[str, Any], within: float = PATIENCE) -> dict[str, Any]:
-    """The documents once they equal the tables; the assertion names what differs."""
-    shown: dict[str, Any] = {}
-
-    async def equal() -> bool:
-        nonlocal shown
-        shown = await documents(daemon)
-        found = differences(tables, shown)
-        assert not found, found[:5]
-        return True
-
-    await eventually(equal, within=within, every=0.2)
-    return shown
-
-
-async def retained(url: str, root: str) -> dict[str, dict[str, Any]]:
-    """All retained messages below `root`, once none has come for a moment."""
-    host, _, port = url.removeprefix("mqtt://").partition(":")
-    found: dict[str, dict[str, Any]] = {}
-    async with aiomqtt.Client(host, int(port), protocol=aiomqtt.ProtocolVersion.V5) as client:
-        await client.subscribe(f"{root}/#", qos=1)
-        messages = client.messages
-        with contextlib.suppress(TimeoutError):
-            while True:
-                async with asyncio.timeout(0.7):
-                    message = await anext(messages)
-                if message.retain and message.payload:
-                    found[str(message.topic)] = json.loads(message.payload)
-    return found
 
 
 async def has_each_line(daemon: Daemon, truth: Truth) -> None:
@@ -79,8 +44,8 @@ async def test_the_recording_ends_equal_to_its_tables_everywhere(either_database
     async with Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url) as daemon:
         async with MariaDBReplayer.connect(database) as replayer:
             await replayer.replay(transactions, speed=speed)
-        shown = await settled(daemon, tables)
-        await has_each_line(daemon, Truth(tables, shown))
+        truth = await settled(daemon, tables)
+        await has_each_line(daemon, truth)
         newest = owners(tables)
         assert len(newest) > 50
         for name, job_id in newest.items():
@@ -94,10 +59,10 @@ async def test_the_recording_ends_equal_to_its_tables_everywhere(either_database
                 assert [j["job_id"] for j in snapshot["jobs"]] == [job_id], name
                 assert (await socket.until("synced"))["unknown"] == []
 
-        root = "correlator/v1/test"
+        listener = Listener()
 
         async def everything_retained() -> bool:
-            topics = await retained(own_mosquitto.url, root)
+            topics = listener.topics
             states = {t["job_id"]: t for name, t in topics.items() if name.endswith("/state")}
             now_shown = await documents(daemon)
             assert set(states) == set(now_shown)
@@ -107,13 +72,14 @@ async def test_the_recording_ends_equal_to_its_tables_everywhere(either_database
             assert ids == newest
             return True
 
-        await eventually(everything_retained, every=0.3)
-        assert shown.keys() >= tables["job_tracking"].keys()
+        async with listener.listening(own_mosquitto, "test"):
+            await eventually(everything_retained, every=0.3)
+        assert truth.documents.keys() >= tables["job_tracking"].keys()
         assert await daemon.stop() == 0
         if speed is None:
             (tmp_path / "state" / "checkpoint.sqlite").unlink()
             await daemon.start()
-            shown = await settled(daemon, tables)
+            shown = (await settled(daemon, tables)).documents
             assert sum(d["warnings"] for d in shown.values()) > 400
             assert all(d["last_message"] for d in shown.values() if d["source"] == "joblog")
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import signal
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,7 +22,6 @@ from tests.support.mariadb import Database, MariaDB
 from tests.support.servers import free_port
 from tests.support.service_manager import ServiceManager
 from tests.support.stream_clients import CheckedEventStream
-from tests.support.terminal import ended
 
 
 class Service(Daemon):
@@ -129,80 +126,23 @@ async def test_the_start_of_a_gateway_without_a_cluster_is_complete_and_says_wha
         await gateway.close()
 
 
-async def test_a_reload_changes_the_access_rules_and_disconnects_no_admitted_client(
+async def test_a_reload_changes_the_access_rules_and_a_revoked_token_alone_loses_its_connections(
     service: Service, manager: ServiceManager, appliance: Appliance, tmp_path: Path
 ):
-    tokens = tmp_path / "tokens"
-    tokens.write_text("first\nkept\n")
-    service.file.write_text(f"[http]\ntokens_file = '{tokens}'\n[log]\nlevel = 'warning'\n")
-    await service.start(ready=False)
-    await eventually(lambda: "READY=1" in manager.lines)
-    assert (await ask(service, "first"), await ask(service, "second")) == (200, 401)
-    async with service.socket({**HELLO, "token": "kept"}) as reader:
-        await reader.snapshot()
-        tokens.write_text("second\nkept\n")
-        page = "https://gui.example"
-        service.file.write_text(
-            f"[http]\ntokens_file = '{tokens}'\nallowed_origins = ['{page}']\n[jobs]\nretention = '1h'\n"
-        )
+    tokens, page = tmp_path / "tokens", "https://gui.example"
+
+    async def reload(text: str) -> None:
+        service.file.write_text(text)
         manager.clear()
         service.hang_up()
         await eventually(lambda: "READY=1" in manager.lines)
         assert manager.lines.index("RELOADING=1") < manager.lines.index("READY=1")
-        assert (await ask(service, "first"), await ask(service, "second")) == (401, 200)
-        assert await ask(service, "second", Origin=page) == 200
-        assert await service.metric("correlator_config_last_reload_successful", "second") == 1
-        assert "the configuration was reloaded" in service.log()
-        assert "applied only by a restart: jobs.retention" in service.log()
-        job_id = await appliance.job()
-        assert (await reader.shown())["job_id"] == job_id
-        service.file.write_text(f"[http]\ntokens_file = '{tokens}'\n[jobs]\nstalled_after = '1s'\n")
-        service.hang_up()
-        await eventually(lambda: service.log().count("the configuration was reloaded") == 2)
-        while not reader.jobs[job_id]["stalled"]:
-            await reader.shown()
-    assert "first" not in service.log()
-    assert "second" not in service.log()
 
-
-async def test_a_set_key_is_applied_by_the_way_that_the_command_names(service: Service, manager: ServiceManager):
-    drop_in = service.folder / "conf.d/90-ours.toml"
-    drop_in.parent.mkdir()
-    drop_in.write_text("[jobs]\nstalled_after = '9m'\n[log]\nlevel = 'info'\n")
-    await service.start()
-    warning = f"log.level is set in {service.file}:2 and in {drop_in}:4: the last one is used"
-    assert warning in service.log()
-    said = await set_key(service, "log.level", "debug")
-    assert said == f'{drop_in}: log.level = "debug"\nA reload applies it: send SIGHUP to the process.\n'
-    assert "A restart applies it." in await set_key(service, "jobs.retention", "1h")
-    manager.clear()
-    service.hang_up()
-    await eventually(lambda: "READY=1" in manager.lines)
-    log = service.log().partition("the configuration was reloaded")[2]
-    assert "applied only by a restart: jobs.retention" in log
-    assert service.log().count(warning) == 2
-    drop_in.write_text("[jobs]\nmax_jobs = 0\n")
-    service.hang_up()
-    await eventually(lambda: f"{drop_in}:2: jobs.max_jobs = 0: expected a whole number" in service.log())
-    await eventually(lambda: "the configuration was not changed" in service.log())
-
-
-async def set_key(service: Service, key: str, value: str) -> str:
-    """What `correlator config set` says."""
-    arguments = ("config", "set", "--config", str(service.file), key, value)
-    code, out, err = await ended(arguments, {"PATH": os.environ["PATH"]})
-    assert code == 0, err
-    return out
-
-
-async def test_a_revoked_token_loses_its_connections_at_the_reload_and_no_other_does(
-    service: Service, appliance: Appliance, tmp_path: Path
-):
-    tokens = tmp_path / "tokens"
-    tokens.write_text("kept\nrevoked\n")
-    service.file.write_text(f"[http]\ntokens_file = '{tokens}'\n")
+    tokens.write_text("revoked\nkept\n")
+    service.file.write_text(f"[http]\ntokens_file = '{tokens}'\n[log]\nlevel = 'warning'\n")
     await service.start(ready=False)
-    await eventually(lambda: "ready:" in service.log())
+    await eventually(lambda: "READY=1" in manager.lines)
+    assert [await ask(service, token) for token in ("revoked", "kept", "new")] == [200, 200, 401]
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
         kept = await enter(service.socket({**HELLO, "token": "kept"}))
@@ -216,8 +156,14 @@ async def test_a_revoked_token_loses_its_connections_at_the_reload_and_no_other_
         for stream in (kept_stream, revoked_stream):
             await stream.until("synced")
         unused = {token: await ticket(service, token) for token in ("kept", "revoked")}
-        tokens.write_text("kept\n")
-        service.hang_up()
+
+        tokens.write_text("kept\nnew\n")
+        await reload("[log]\nlevle = 'debug'\n")
+        assert "log.levle: unknown key; did you mean log.level?" in service.log()
+        assert await service.metric("correlator_config_last_reload_successful", "revoked") == 0
+        await reload(f"[http]\ntokens_file = '{tokens}'\nallowed_origins = ['{page}']\n[jobs]\nretention = '1h'\n")
+        assert "applied only by a restart: jobs.retention" in service.log()
+        assert [await ask(service, token, Origin=page) for token in ("revoked", "kept", "new")] == [401, 200, 200]
         for reader in revoked:
             with pytest.raises(EOFError, match="4401"):
                 await reader.until("nothing more")
@@ -229,6 +175,10 @@ async def test_a_revoked_token_loses_its_connections_at_the_reload_and_no_other_
         assert (await kept.shown())["job_id"] == job_id
         assert (await kept_stream.until("put"))[-1][1]["job_id"] == job_id
         assert await service.metric('correlator_readers_closed_total{reason="4401"}', "kept") == 3
+        await reload(f"[http]\ntokens_file = '{tokens}'\n[jobs]\nstalled_after = '1s'\n")
+        while not kept.jobs[job_id]["stalled"]:
+            await kept.shown()
+    assert not [token for token in ("revoked", "kept") if token in service.log()]
 
 
 async def ticket(service: Service, token: str) -> str:
@@ -247,40 +197,6 @@ async def events(service: Service, token: str) -> AsyncIterator[CheckedEventStre
 async def ask(service: Service, token: str, **headers: str) -> int:
     status, _ = await service.get("/api/v1/jobs", headers={"Authorization": f"Bearer {token}", **headers})
     return status
-
-
-async def test_a_file_that_is_wrong_leaves_everything_as_it_was(service: Service, manager: ServiceManager):
-    await service.start()
-    for text, why in (
-        ("[log]\nlevle = 'debug'\n", "log.levle: unknown key; did you mean log.level?"),
-        ("[log\n", "not TOML"),
-        ("[http]\ntokens_file = '/nope/tokens'\n", "/nope/tokens cannot be read"),
-        ("[log]\nlevel = 'error'\n", None),
-    ):
-        await eventually(lambda: "READY=1" in manager.lines)
-        manager.clear()
-        service.file.write_text(text)
-        service.hang_up()
-        await eventually(lambda: "READY=1" in manager.lines)
-        assert await service.metric("correlator_config_last_reload_successful") == (why is None)
-        assert why is None or why in service.log()
-    assert service.log().count("the configuration was not changed") == 3
-    assert "was reloaded" not in service.log()
-
-
-async def test_a_loop_that_is_frozen_gives_no_sign_of_life(service: Service, manager: ServiceManager):
-    await service.start()
-    await eventually(lambda: "WATCHDOG=1" in manager.lines)
-    os.kill(service.pid, signal.SIGSTOP)
-    try:
-        state = Path(f"/proc/{service.pid}/status")
-        await eventually(lambda: "T (stopped)" in state.read_text())  # it goes on for a moment after the signal
-        manager.clear()
-        with pytest.raises(AssertionError):
-            await eventually(lambda: "WATCHDOG=1" in manager.lines, within=1.5)
-    finally:
-        os.kill(service.pid, signal.SIGCONT)
-    await eventually(lambda: "WATCHDOG=1" in manager.lines)
 
 
 async def test_a_certificate_that_was_renewed_is_shown_after_a_reload(

@@ -1,4 +1,7 @@
-"""The sizes of `make test-sizes`, a tenth of them and less, on a daemon with the unit's memory limit (as root)."""
+"""The sizes of `make test-sizes`, a tenth of them and less, on a daemon with the unit's memory limit (as root).
+
+What silent jobs cost is not among them: `integration/test_silent_jobs.py` counts what is read of them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ import pytest
 from tests.support.confined import LimitedGroup, memory_limit
 from tests.support.daemon import Daemon
 from tests.support.mariadb import Database, MariaDB
-from tests.support.sizes import SCENARIOS, SHORT, STALL, Rig
+from tests.support.sizes import SCENARIOS, SHORT, STALL, Rig, silent_jobs
 
 LIMIT = 2 << 30
 """Bytes: `MemoryMax=` of deploy/correlator.service."""
@@ -91,7 +94,7 @@ async def rig(server: MariaDB, tmp_path: Path) -> AsyncIterator[Direct]:
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.__name__)
+@pytest.mark.parametrize("scenario", [s for s in SCENARIOS if s is not silent_jobs], ids=lambda s: s.__name__)
 async def test_no_call_of_the_loop_is_long_whatever_the_sizes(scenario: Any, rig: Direct, record_property: Any):
     for figures in await scenario(rig):
         record_property(figures.name, figures.line())

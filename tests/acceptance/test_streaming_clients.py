@@ -1,4 +1,4 @@
-"""Streaming clients of the whole program: one through the life of a job, many over recordings of the real JobLog.
+"""Streaming clients of the whole program over recordings of the real JobLog.
 
 What each message promises is in `tests/contract/test_streaming.py`.
 """
@@ -13,14 +13,13 @@ from typing import Any
 import pytest
 
 from tests.support import replay
-from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.expected_jobs import external_ids
 from tests.support.mariadb import Database
 from tests.support.replay import BUSY, MariaDBReplayer, Tables, Transaction
-from tests.support.stream_clients import READERS, CheckedReader, CheckedStream, CheckedWebsocket, closing
-from tests.support.subscriptions import LEVELS, Truth, Wanted, plain, settled
+from tests.support.stream_clients import CheckedReader, CheckedStream, CheckedWebsocket, closing
+from tests.support.subscriptions import LEVELS, Truth, Wanted, settled
 
 PACE = 1.5
 STATUSES = ("pending", "running", "completed", "failed", "cancelled")
@@ -160,76 +159,3 @@ async def test_every_client_ends_equal_to_the_tables_under_its_filter(
     finally:
         await daemon.close()
     assert "Traceback" not in daemon.log()
-
-
-@pytest.mark.parametrize("kind", READERS)
-async def test_a_client_sees_the_life_of_a_job_and_what_it_missed_over_a_cut_and_a_restart(
-    daemon: Daemon, appliance: Appliance, kind: str
-):
-    deleted = await appliance.job("gui-deleted")
-    assert (await daemon.get("/api/v1/jobs/gui-deleted?wait=5"))[0] == 200
-    reader = READERS[kind](daemon.url, Wanted(jobs=("gui-7", "gui-deleted"), status=("running",), logs="INFO"))
-
-    def left(job_id: str, reason: str) -> bool:
-        reader.check()
-        return [m["reason"] for m in reader.messages if m["type"] == "delete" and m["job_id"] == job_id] == [reason]
-
-    async with closing([reader]):
-        await reader.connect()
-        await eventually(lambda: reader.fold.synced)
-        assert (set(reader.jobs), reader.last("synced")["unknown"]) == ({deleted}, ["gui-7"])
-        job_id = await appliance.job("gui-7")
-        await eventually(lambda: job_id in reader.jobs)
-        step = await appliance.step(job_id, 1, "validation")
-        line = await appliance.log("Step started", attrs={"job_id": job_id, "step_id": step, "step_name": "validation"})
-        await eventually(lambda: reader.jobs[job_id]["current_step"] == "validation")
-        await eventually(lambda: list(reader.fold.lines) == [line])
-        assert plain(reader.jobs[job_id]) == plain(await daemon.job("gui-7"))
-        await appliance.run("DELETE FROM job_tracking WHERE id = %s", deleted)
-        await eventually(lambda: left(deleted, "gone"))
-
-        reader.drop()
-        missed = await appliance.log("missed", attrs={"job_id": job_id})
-        while ((await daemon.job("gui-7"))["last_message"] or {})["text"] != "missed":
-            pass
-        await reader.connect()
-        await eventually(lambda: reader.fold.synced)
-        assert {m["type"] for m in reader.about_jobs()} == {"welcome", "put", "synced"}
-        assert reader.jobs[job_id]["last_message"]["text"] == "missed"
-        assert missed not in reader.fold.lines
-        await appliance.end(job_id, "failed", "no space left")
-        await eventually(lambda: left(job_id, "filter"))
-        ended = next(m for m in reader.messages if m["type"] == "put" and m["job"]["terminal"])["job"]
-        assert (ended["status"], ended["error"]) == ("failed", "no space left")
-
-        assert await daemon.stop() == 0
-        await eventually(lambda: reader.closed == 1012)
-        last = await appliance.job("gui-7")
-        await daemon.start()
-        await reader.connect()
-        await eventually(lambda: reader.jobs.keys() == {last})
-        assert (reader.resumed, reader.fold.resyncs) == ([True, False], ["epoch"])
-
-
-async def test_curl_shows_an_event_stream_as_it_happens(daemon: Daemon, appliance: Appliance):
-    job_id = await appliance.job("gui-1")
-    curl = await asyncio.create_subprocess_exec(
-        "curl",
-        "--silent",
-        "--no-buffer",
-        f"{daemon.url}/api/v1/stream?id=gui-1&logs=INFO",
-        stdout=asyncio.subprocess.PIPE,
-    )
-    assert curl.stdout is not None
-    try:
-        async with asyncio.timeout(60):
-            await curl.stdout.readuntil(job_id.encode())
-            await appliance.log("seen by curl", attrs={"job_id": job_id})
-            await curl.stdout.readuntil(b"seen by curl")
-            assert await daemon.stop() == 0
-            await curl.stdout.readuntil(b'"type":"bye"')
-            assert await curl.wait() == 0
-    finally:
-        if curl.returncode is None:
-            curl.kill()
-            await curl.wait()

@@ -1,11 +1,9 @@
-"""Webhooks of the installed program: through an outage of the receiver, a kill, and a reload."""
+"""Webhooks of the installed program: through an outage of the receiver and a kill."""
 
 from __future__ import annotations
 
 import base64
 import json
-import os
-import signal
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -88,33 +86,3 @@ async def test_after_an_outage_and_a_kill_every_event_arrives_signed_and_in_orde
 
 async def is_pending(daemon: Daemon, count: int) -> bool:
     return bool((await state(daemon))["pending"] == count)
-
-
-async def test_a_reload_adds_a_webhook_and_a_wrong_one_changes_nothing(
-    configured: Daemon, appliance: Appliance, tmp_path: Path
-):
-    file = tmp_path / "correlator.toml"
-    file.write_text("")
-    await configured.start()
-    assert "webhooks" not in (await configured.get("/health/ready"))[1]["parts"]
-    async with Receiver() as receiver:
-        file.write_text(table(receiver))
-        os.kill(configured.pid, signal.SIGHUP)
-        await eventually(lambda: is_pending(configured, 0))
-        await run_job(appliance, "completed")
-        await receiver.requests(2)
-        file.write_text(table(receiver).replace("[[webhooks]]", "[[webhooks]]\ntimout = 1"))
-        os.kill(configured.pid, signal.SIGHUP)
-        await eventually(lambda: "did you mean webhooks[1].timeout?" in configured.log())
-        await run_job(appliance, "completed")
-        await receiver.requests(4)
-        file.write_text(
-            f"[http]\npublic_url = 'https://correlator.example/'\n{table(receiver)}body = '[\"{{{{url}}}}\"]'\n"
-        )
-        os.kill(configured.pid, signal.SIGHUP)
-        await eventually(lambda: configured.log().count("was reloaded") == 2)
-        job_id = await run_job(appliance, "completed")
-        requests = await receiver.requests(6)
-        assert [json.loads(one.body) for one in requests[4:]] == [[f"https://correlator.example/#/jobs/{job_id}"]] * 2
-    sample = 'correlator_webhook_requests_total{result="delivered",webhook="tickets"} 6.0'
-    assert sample in await configured.text("/metrics")

@@ -55,7 +55,7 @@ ELSEWHERE = (
         r"docs/cluster\.md",
         "Try it",
         r"make demo ARGS='--fleet 3'",
-        ("tests/acceptance/test_demo_fleet.py::test_both_gateways_serve_every_appliance_and_each_line_works",),
+        ("tests/acceptance/test_demo.py::test_both_gateways_of_a_fleet_serve_every_appliance_and_each_line_works",),
     ),
     Elsewhere(
         r"docs/cluster\.md",

@@ -77,26 +77,6 @@ class Nginx(Proxy):
         return nginx(self.folder)
 
 
-class SharingNginx(Server):
-    """nginx whose clients share its connections to the daemon, one after the other."""
-
-    def __init__(self, daemon: int) -> None:
-        super().__init__()
-        self._daemon = daemon
-
-    def _prepare(self) -> Sequence[str]:
-        (self.folder / "site.conf").write_text(
-            f"upstream daemon {{ server 127.0.0.1:{self._daemon}; keepalive 1; }}\n"
-            f"server {{ listen 127.0.0.1:{self.port}; location / {{ proxy_pass http://daemon;\n"
-            '    proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host 127.0.0.1; }\n}\n'
-        )
-        return nginx(self.folder)
-
-    def _answers(self) -> bool:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=1.0):
-            return True
-
-
 def nginx(folder: Path) -> Sequence[str]:
     """The command that starts nginx with the servers of `folder`/site.conf and all of its files in `folder`."""
     main = folder / "nginx.conf"

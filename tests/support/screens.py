@@ -6,7 +6,6 @@ import io
 import re
 
 PARTS = re.compile(r"\x1b\[[?\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+")
-UNFINISHED = re.compile(r"\x1b(?:\[[?\d;]*)?$")
 
 
 class Screen:
@@ -15,7 +14,6 @@ class Screen:
     def __init__(self) -> None:
         self._lines = [""]
         self._row = self._column = 0
-        self._unfinished = ""
 
     @property
     def lines(self) -> list[str]:
@@ -23,11 +21,7 @@ class Screen:
         return [line.rstrip() for line in self._lines if line.strip()]
 
     def feed(self, written: str) -> None:
-        """Write something. It may end within a control sequence."""
-        written = self._unfinished + written
-        cut = UNFINISHED.search(written)
-        self._unfinished = cut[0] if cut is not None else ""
-        for part in PARTS.findall(written.removesuffix(self._unfinished)):
+        for part in PARTS.findall(written):
             self._apply(part)
 
     def _apply(self, part: str) -> None:

@@ -36,11 +36,6 @@ SYNCED = 10.0
 SILENT_SHARE = 0.01
 """Of a core: what `FULL.silent` silent jobs may cost."""
 
-RESTARTED = 2.0
-"""Seconds in which a restart is over beside `FULL.old_jobs` jobs and `FAILOVERS` rows of failover_jobs."""
-
-FAILOVERS = 300
-"""Rows of failover_jobs that will never end. Every tenth is of no JobLog job, the others have the ID of one."""
 
 FIRST_FORECASTS = 10.0
 """Seconds from readiness at a first start to the forecasts of the jobs that run."""
@@ -62,7 +57,6 @@ class Scale:
     blobs: int
     silent: int
     silent_seconds: float
-    children: int
     old_jobs: int
 
 
@@ -76,7 +70,6 @@ FULL = Scale(
     blobs=20,
     silent=4_000,
     silent_seconds=60,
-    children=20_000,
     old_jobs=100_000,
 )
 SHORT = Scale(
@@ -89,7 +82,6 @@ SHORT = Scale(
     blobs=3,
     silent=400,
     silent_seconds=5,
-    children=2_000,
     old_jobs=10_000,
 )
 
@@ -417,25 +409,6 @@ async def silent_jobs(rig: Rig) -> list[Figures]:
     return [silent]
 
 
-async def many_children(rig: Rig) -> list[Figures]:
-    """One parent, and children that appear in bulk, and then one after another."""
-    scale = rig.scale
-    await rig.clear()
-    await fill_jobs(rig, 1, kind=6, status="running", began="300")
-    parent = job_id(1, 6)
-    await fill_jobs(rig, scale.children, kind=7, steps=1)
-    await rig.run("UPDATE job_tracking SET parent_job_id = %s WHERE id <> %s", parent, parent)
-    ready = await rig.start()
-    async with rig.measured(f"a parent of {scale.children} children") as figures:
-        await eventually(lambda: _jobs(rig, min(scale.children, 19_000)), within=60)
-        await fill_jobs(rig, 50, kind=8, status="running", steps=1, began="1")
-        await rig.run("UPDATE job_tracking SET parent_job_id = %s WHERE id <> %s", parent, parent)
-        assert await rig.daemon.job(parent) is not None
-        await asyncio.sleep(5)
-    figures.extra["ready after"] = f"{ready:.1f} s"
-    return [figures]
-
-
 async def old_jobs(rig: Rig) -> list[Figures]:
     """A first start beside the jobs of months: two jobs run, one of a common operation, one of a rare and old one."""
     scale, jobs = rig.scale, {"common": job_id(1, 10), "rare": job_id(1, 11)}
@@ -458,42 +431,6 @@ async def old_jobs(rig: Rig) -> list[Figures]:
     return [figures]
 
 
-async def failover_rows(rig: Rig) -> list[Figures]:
-    """Rows of failover_jobs whose owners are searched for among the jobs of months, at a start and at a restart."""
-    scale = rig.scale
-    await rig.clear()
-    every = 150 * 86_400 // scale.old_jobs
-    await fill_jobs(rig, scale.old_jobs, kind=12, steps=1, began=f"200000 + seq * {every}")
-    await rig.run(
-        "INSERT INTO failover_jobs (job_id, vm_id, job_type, status, source_vm_name, created_at, updated_at)"
-        f" SELECT IF(seq % 10 = 0, CONCAT('legacy-', seq), {_JOB.format(n='seq', k=12)}), 'vm', 'live', 'pending',"
-        f" 'pgtest', UTC_TIMESTAMP() - INTERVAL 2 DAY, UTC_TIMESTAMP() - INTERVAL 2 DAY FROM seq_1_to_{FAILOVERS}"
-    )
-    first, _ = await _searched(rig, "first start")
-    again, seconds = await _searched(rig, "restart")
-    if seconds > RESTARTED:
-        again.exceeded.append(f"restart over after {seconds:.1f} s")
-    return [first, again]
-
-
-async def _searched(rig: Rig, start: str) -> tuple[Figures, float]:
-    """Start the daemon, and wait until it shows the rows without an owner alone. Returns the seconds that it took."""
-    await rig.stop()
-    began = time.monotonic()
-    await rig.start()
-    async with rig.measured(f"{FAILOVERS} failover_jobs, {rig.scale.old_jobs} jobs") as figures:
-        await eventually(partial(_is_live, rig, FAILOVERS // 10), within=60)
-    seconds = time.monotonic() - began
-    figures.extra[f"{start} over after"] = f"{seconds:.1f} s"
-    return figures, seconds
-
-
-async def _is_live(rig: Rig, jobs: int) -> bool:
-    status, health = await rig.daemon.get("/health/ready")
-    live = health["parts"]["database"]["state"] == "live" and not health["degraded"]
-    return status == 200 and live and await rig.metric("correlator_jobs") == jobs
-
-
 async def _has_forecast(rig: Rig, job: str) -> bool:
     document = await rig.daemon.job(job)
     return document is not None and document["forecast"] is not None
@@ -505,7 +442,5 @@ SCENARIOS: tuple[Callable[[Rig], Awaitable[list[Figures]]], ...] = (
     large_rows,
     large_members,
     silent_jobs,
-    many_children,
     old_jobs,
-    failover_rows,
 )

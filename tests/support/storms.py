@@ -37,6 +37,7 @@ from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import Database
 from tests.support.paths import REPOSITORY
+from tests.support.verdicts import Table
 from tests.support.yardstick import processor_seconds
 
 ROUNDS = 3
@@ -64,8 +65,7 @@ RUNNING = 50
 ON_ONE_DAEMON = pytest.mark.asyncio(loop_scope="session")
 """Of tests that take the fixture `run`, which lives in that loop."""
 
-VERDICTS: list[str] = []
-"""A line for each storm, for the terminal."""
+VERDICTS = Table("storms", "storm", "what it did")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,16 +147,16 @@ class Storms:
                 await asyncio.sleep(settle)
                 during = await self.measure(seconds)
             quiet = await self.measure(seconds / 2)
-            text = f"{name}: {during.text()}; quiet: {quiet.text()}; {crowd.counts}"
+            text = f"{during.text()}; quiet: {quiet.text()}; {crowd.counts}"
             check(crowd.counts)
             assert during.lost == quiet.lost == 0, text
             least = max(LEAST_ROWS, of(quiet.rows, 0.99))
             in_time = ends_within is None or crowd.counts["last_ms"] <= ends_within * 1000
             if in_time and of(during.rows, 0.99) <= ROWS_RATIO * least and of(during.live, 0.95) <= LIVE_P95:
-                VERDICTS.append(text)
+                VERDICTS.add(name, text)
                 return crowd.counts
             failures.append(text)
-        raise AssertionError("\n".join(failures))
+        raise AssertionError("\n".join([name, *failures]))
 
     async def memory_returns(self, name: str, storm: str, **options: Any) -> dict[str, int]:
         """As `verdict`, and check that a minute later the daemon's memory is what it was, and a fifth at most."""
@@ -168,7 +168,7 @@ class Storms:
     async def memory_is(self, before: float, name: str) -> None:
         """Wait until the daemon's memory is what it was before the storm `name`, and a fifth at most."""
         await eventually(lambda: self.daemon.memory() <= MEMORY_RATIO * before, within=MEMORY_WITHIN, every=1.0)
-        VERDICTS.append(f"{name}: {before:.0f} MB before, {self.daemon.memory():.0f} MB after")
+        VERDICTS.add(name, f"{before:.0f} MB before, {self.daemon.memory():.0f} MB after")
 
 
 class Crowd:

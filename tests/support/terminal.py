@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import codecs
 import contextlib
 import fcntl
 import os
@@ -11,17 +10,13 @@ import pty
 import struct
 import sys
 import termios
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 from tests.support import fork_server
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.fork_server import ForkedProcess
 from tests.support.paths import REPOSITORY
-from tests.support.screens import Screen, screen
-
-PAINTED = b"\x1b[J"
-"""What a command writes last when it paints: before that, a row may be at its old place and at its new one."""
+from tests.support.screens import screen
 
 
 class Command:
@@ -33,8 +28,6 @@ class Command:
         self.process = process
         self._terminal = terminal
         self._output = {"out": bytearray(), "err": bytearray()}
-        self._read_at: list[tuple[float, int]] = []
-        """When the terminal was read, in seconds since 1970, and how many bytes had been read by then."""
         self._reading = [asyncio.create_task(self._read(name, pipe)) for name, pipe in pipes.items()]
         if terminal is not None:
             asyncio.get_running_loop().add_reader(terminal, self._read_terminal, terminal)
@@ -49,16 +42,6 @@ class Command:
 
     def screen(self) -> list[str]:
         return screen(self.out)
-
-    def frames(self) -> Iterator[tuple[float, list[str]]]:
-        """What the terminal showed after each time that the command had painted, with the time."""
-        shown, decoder, begin = Screen(), codecs.getincrementaldecoder("utf-8")(), 0
-        for at, end in self._read_at:
-            written = bytes(self._output["out"][begin:end])
-            shown.feed(decoder.decode(written))
-            begin = end
-            if written.endswith(PAINTED):
-                yield at, shown.lines
 
     async def until(self, condition: Callable[[], object]) -> None:
         try:
@@ -101,7 +84,6 @@ class Command:
         try:
             while chunk := os.read(terminal, 65536):
                 self._output["out"] += chunk
-                self._read_at.append((time.time(), len(self._output["out"])))
         except BlockingIOError:
             pass
         except OSError:  # how a terminal says that its last program has gone

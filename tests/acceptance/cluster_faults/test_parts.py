@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import re
 import signal
@@ -12,11 +11,8 @@ from typing import Any
 
 import pytest
 
-from correlator.cluster import keys, streams
 from correlator.state.checkpoint import VERSION
-from tests.support import garbage
 from tests.support.bulk_rows import jobs_without_rows
-from tests.support.cluster import connected
 from tests.support.collectors import has_role, is_active
 from tests.support.earlier_build import earlier_build
 from tests.support.eventually import eventually
@@ -24,7 +20,7 @@ from tests.support.faketime import environment, needs_faketime
 from tests.support.faults.cluster_run import ClusterRun, cluster_run
 from tests.support.faults.watchers import WebsocketWatcher
 from tests.support.gateways import gateway_process
-from tests.support.mariadb import Database, MariaDB
+from tests.support.mariadb import Database
 from tests.support.nats import Nats, NatsCluster
 from tests.support.subscriptions import documents, plain
 from tests.support.yardstick import interpreter
@@ -35,10 +31,6 @@ SILENCE = 3.5
 """Seconds after which a standby takes the lease of a collector that was killed."""
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
-
-
-async def database_state(run: ClusterRun) -> Any:
-    return (await run.gateway.get("/api/v1/instances"))[1]["instances"][0]["database"]
 
 
 @pytest.mark.timeout(900)
@@ -54,86 +46,6 @@ async def test_active_killed_with_twenty_thousand_jobs(database: Database, nats:
             await run.goes_on()
         await run.verdict(f"collector: killed, {JOBS:,} jobs", recovery, within=400.0)
         assert recovery < SILENCE + 10 * await asyncio.to_thread(interpreter)
-
-
-async def test_database_away(own_mariadb: MariaDB, nats_cluster: NatsCluster, tmp_path: Path):
-    database = await own_mariadb.create_schema()
-    async with cluster_run(tmp_path, database, nats_cluster) as run:
-        async with run.traffic.running():
-            await run.goes_on()
-            well = await database_state(run)
-            await asyncio.to_thread(own_mariadb.kill)
-
-            async def is_reported() -> bool:
-                return bool(await database_state(run) != well)
-
-            await eventually(is_reported)
-            await asyncio.sleep(5)  # longer than a lease: the active keeps it
-            await asyncio.to_thread(own_mariadb.start)
-            recovery = await run.recovered()
-            await run.goes_on()
-        await run.verdict("MariaDB: killed and away", recovery)
-        assert (await run.active.get("/health/ready"))[1]["parts"]["cluster"]["role"] == "active"
-
-
-async def test_streams_of_documents_and_of_checkpoints_full(
-    database: Database, nats_cluster: NatsCluster, tmp_path: Path
-):
-    async with (
-        cluster_run(tmp_path, database, nats_cluster) as run,
-        connected(nats_cluster.url, role="doctor") as connection,
-    ):
-        before = await streams.config(connection, keys.STATE)
-        assert before is not None
-        async with run.traffic.running():
-            await run.goes_on()
-            await connection.api(f"STREAM.UPDATE.{keys.STATE}", before | {"max_bytes": 1})
-
-            async def is_reported() -> bool:
-                ((one,), part) = await appliances(run), (await run.active.get("/health/ready"))[1]["parts"]["cluster"]
-                assert "are not in the cluster: maximum bytes exceeded" in str(one["error"])
-                assert not part["ok"]
-                return bool(part["unwritten_seconds"] > 5 and one["unwritten_seconds"] > 5)
-
-            await eventually(is_reported)
-            await connection.api(f"STREAM.UPDATE.{keys.STATE}", before)
-            recovery = await run.recovered()
-            await run.goes_on()
-            before = await streams.config(connection, keys.CHECKPOINT)
-            assert before is not None
-            await connection.api(f"STREAM.UPDATE.{keys.CHECKPOINT}", before | {"max_bytes": 1})
-
-            async def says(words: str) -> bool:
-                return str((await appliances(run))[0]["error"]).startswith(words)
-
-            await eventually(lambda: says("the checkpoint cannot be written to the cluster: maximum bytes exceeded"))
-            await connection.api(f"STREAM.UPDATE.{keys.CHECKPOINT}", before)
-            await eventually(lambda: says("None"))
-        await run.verdict("NATS: streams of documents and of checkpoints full", recovery)
-
-
-@needs_faketime
-async def test_clocks_of_gateways_five_minutes_wrong(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
-    async with contextlib.AsyncExitStack() as stack:
-        run = await stack.enter_async_context(cluster_run(tmp_path, database, nats_cluster))
-        wrong = [
-            await stack.enter_async_context(
-                gateway_process(tmp_path / offset, nats_cluster.url, **environment(tmp_path / f"stamp{offset}", offset))
-            )
-            for offset in ("+300", "-300")
-        ]
-        async with run.traffic.running():
-            await run.goes_on()
-
-            async def are_live() -> bool:
-                found = [(await one.get("/api/v1/instances"))[1]["instances"][0] for one in wrong]
-                return all((one["online"], one["database"], one["error"]) == (True, "live", None) for one in found)
-
-            await eventually(are_live)
-            for one in wrong:
-                assert (await one.get("/health/ready"))[1]["parts"]["database"]["state"] == "live"
-            recovery = await run.recovered()
-        await run.verdict("gateways: clocks 5 min wrong", recovery)
 
 
 @needs_faketime
@@ -223,20 +135,3 @@ async def test_collectors_and_gateways_of_this_version_and_an_earlier_one(
 
 async def appliances(run: ClusterRun) -> Any:
     return (await run.gateway.get("/api/v1/instances"))[1]["instances"]
-
-
-async def test_garbage_on_every_subject(database: Database, nats_cluster: NatsCluster, tmp_path: Path):
-    own = {name: more for name, more in garbage.of_collector("dc1").items() if "checkpoint" not in name}
-    async with cluster_run(tmp_path, database, nats_cluster) as run:
-        recoveries = []
-        async with run.traffic.running():
-            for subjects in (garbage.of_collector("dc2"), garbage.of_gateway("dc1", "dc2"), own):
-                await run.goes_on()
-                await garbage.send(nats_cluster.servers[0].port, garbage.messages(subjects), reply=b"_INBOX.nobody")
-                recoveries.append(await run.recovered())
-            await run.gateway.kill()
-            await run.gateway.start()
-            recoveries.append(await run.recovered())
-        await run.verdict("NATS: garbage on every subject of every role", max(recoveries))
-        part = (await run.gateway.get("/health/ready"))[1]["parts"]["cluster"]
-        assert "passed over, as unreadable" in part["error"]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import Any
 
 import aiomqtt
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.faults.fault_run import SLOW_TRAFFIC, FaultRun, fault_run, for_a_while
+from tests.support.faults.fault_run import SLOW_TRAFFIC, FaultRun, fault_run
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 
@@ -46,7 +45,7 @@ async def test_frozen(database: Database, own_mosquitto: Mosquitto, tmp_path: Pa
         await asyncio.to_thread(own_mosquitto.pause)
         try:
             await run.degraded("mqtt")
-            await for_a_while(5)
+            await asyncio.sleep(5)
         finally:
             await asyncio.to_thread(own_mosquitto.resume)
         await watched_again(run)
@@ -67,18 +66,6 @@ async def test_too_slow(database: Database, mosquitto: Mosquitto, tmp_path: Path
 
 
 @pytest.mark.long
-async def test_black_hole(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with (
-        fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run,
-        run.fault("broker: black hole"),
-    ):
-        run.to_broker.black_hole()
-        await run.degraded("mqtt")
-        await run.goes_on()
-        await watched_again(run)
-
-
-@pytest.mark.long
 async def test_cut_and_reset(database: Database, mosquitto: Mosquitto, tmp_path: Path):
     async with (
         fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run,
@@ -91,41 +78,6 @@ async def test_cut_and_reset(database: Database, mosquitto: Mosquitto, tmp_path:
             await run.arrives()
             run.to_broker.reset()
         await watched_again(run)
-
-
-@pytest.mark.long
-async def test_slow(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with (
-        fault_run(tmp_path, database, mosquitto) as run,
-        run.fault("broker: slow (300 ms each way, 50 kB/s)"),
-    ):
-        run.to_broker.delay, run.to_broker.rate = 0.3, 50_000.0
-        await run.arrives(400, within=60)
-        await watched_again(run)
-
-
-@pytest.mark.long
-async def test_login_refused(database: Database, tmp_path: Path):
-    users = {"correlator": "right"}
-    with Mosquitto(users=users) as broker:
-        login: dict[str, Any] = {"mqtt__username": "correlator", "mqtt__password": "right"}
-        async with (
-            fault_run(tmp_path, database, broker, login=("correlator", "right"), **login, traffic=SLOW_TRAFFIC) as run,
-            run.fault("broker: login refused"),
-        ):
-            run.to_broker.refuse()
-            await asyncio.to_thread(broker.stop)
-            broker.users = {"correlator": "another"}
-            await asyncio.to_thread(broker.start)
-            run.to_broker.heal()
-            await run.degraded("mqtt")
-            await eventually(lambda: "ot authori" in run.daemon.log())
-            await run.goes_on()
-            run.to_broker.refuse()
-            await asyncio.to_thread(broker.stop)
-            broker.users = users
-            await asyncio.to_thread(broker.start)
-            await watched_again(run)
 
 
 @pytest.mark.long

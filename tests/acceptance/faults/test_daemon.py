@@ -18,7 +18,7 @@ from correlator.state.checkpoint import VERSION
 from tests.support.earlier_build import earlier_build
 from tests.support.eventually import eventually
 from tests.support.faketime import environment, needs_faketime, set_clock
-from tests.support.faults.fault_run import SLOW_TRAFFIC, fault_run, for_a_while
+from tests.support.faults.fault_run import SLOW_TRAFFIC, fault_run
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 
@@ -61,23 +61,6 @@ async def test_killed_while_events_are_pending_and_a_transaction_is_open(
 
 
 @pytest.mark.long
-async def test_restarted(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto) as run:
-        recoveries = []
-        async with run.traffic.running():
-            for _ in range(5):
-                await run.arrives()
-                assert await run.daemon.stop() == 0
-                await eventually(lambda: run.listener.state() == "offline")
-                await run.goes_on()
-                await run.daemon.start()
-                recoveries.append(await run.recovered())
-        await run.verdict("daemon: SIGTERM and start, 5 times", max(recoveries))
-        repeated = sum(count - 1 for (row, _, _), count in run.listener.events.items() if row is not None)
-        assert repeated == 0, "an orderly stop leaves nothing to send again"
-
-
-@pytest.mark.long
 @pytest.mark.timeout(600)
 async def test_upgraded_and_back_and_upgraded_again(database: Database, mosquitto: Mosquitto, tmp_path: Path):
     """Each version goes on from the checkpoint of the other one; so both have the same form."""
@@ -98,21 +81,6 @@ async def test_upgraded_and_back_and_upgraded_again(database: Database, mosquitt
         assert repeated == 0, "an orderly stop leaves nothing to send again, whichever version follows"
         starts = re.findall(r"correlator (\S+) follows", run.daemon.log())
         assert (len(starts), starts[0] == starts[2], starts[1] == starts[3]) == (4, True, True)
-
-
-@pytest.mark.long
-async def test_frozen(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    # Not more rows than fit the 1 MiB of lines that wait for a reader: beyond it they are dropped and counted.
-    async with (
-        fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run,
-        run.fault("daemon: frozen (SIGSTOP) for 30 s"),
-    ):
-        run.daemon.signal(signal.SIGSTOP)
-        try:
-            await eventually(lambda: run.listener.state() == "offline")
-            await for_a_while(20)
-        finally:
-            run.daemon.signal(signal.SIGCONT)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.support.eventually import eventually
-from tests.support.faults.fault_run import SLOW_TRAFFIC, burn, fault_run, for_a_while
+from tests.support.faults.fault_run import SLOW_TRAFFIC, burn, fault_run
 from tests.support.faults.oracle import WITH_ROW
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
@@ -84,42 +83,6 @@ async def test_a_crash_of_the_server_uses_ids_again(mosquitto: Mosquitto, tmp_pa
 
 
 @pytest.mark.long
-async def test_restored_from_a_dump(own_mariadb: MariaDB, mosquitto: Mosquitto, tmp_path: Path):
-    database = await own_mariadb.create_schema()
-    async with fault_run(tmp_path, database, mosquitto) as run:
-        async with run.traffic.running():
-            await run.arrives(60)
-        await run.quiet()
-        dump = await asyncio.to_thread(client, "mariadb-dump", database)
-        async with run.traffic.running():
-            await run.arrives(60)
-        await run.quiet()
-        await run.oracle.remember()
-        await asyncio.to_thread(client, "mariadb", database, dump)
-        await run.oracle.forgive()
-        async with run.traffic.running():
-            recovery = await run.recovered()
-        await run.verdict("MariaDB: restored from an older dump", recovery)
-
-
-@pytest.mark.long
-async def test_retention_deletes_under_the_head(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
-        async with run.traffic.running():
-            for _ in range(5):
-                await run.arrives()
-                received = ",".join(str(i) for i, _ in run.reader.lines)
-                await run.oracle.remember()
-                await writer.run(f"DELETE FROM log_events WHERE id IN ({received})")
-        await run.quiet()
-        await run.oracle.remember()
-        await writer.run("DELETE FROM log_events")
-        async with run.traffic.running():
-            recovery = await run.recovered()
-        await run.verdict("MariaDB: retention deletes up to the last row", recovery)
-
-
-@pytest.mark.long
 async def test_columns_are_added_and_removed(database: Database, mosquitto: Mosquitto, tmp_path: Path):
     async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
         async with run.traffic.running():
@@ -141,7 +104,7 @@ async def test_attrs_is_away_for_four_seconds(database: Database, mosquitto: Mos
         async with run.fault("MariaDB: log_events.attrs away for 4 s"):
             await writer.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
             await run.degraded("tables")
-            await for_a_while(4)
+            await asyncio.sleep(4)
             await writer.run("ALTER TABLE log_events RENAME COLUMN away TO attrs")
             await run.goes_on()
         # That a job is late or overdue has no row: those that the run itself begins never end.
@@ -177,9 +140,3 @@ async def test_the_server_leaves_daylight_saving_time(mosquitto: Mosquitto, tmp_
 async def last_id(database: Database) -> int:
     """The highest id of the log."""
     return int((await database.run("SELECT MAX(id) FROM log_events"))[0][0])
-
-
-def client(program: str, database: Database, given: bytes = b"") -> bytes:
-    """What one of MariaDB's own programs says."""
-    command = [program, "--no-defaults", f"--socket={database.server.socket}", "--user=root", database.name]
-    return subprocess.run(command, input=given, capture_output=True, timeout=60, check=True).stdout

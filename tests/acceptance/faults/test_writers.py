@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults.fault_run import SLOW_TRAFFIC, burn, fault_run
+from tests.support.faults.fault_run import burn, fault_run
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 
@@ -31,20 +31,6 @@ async def test_commits_in_any_order(
             recovery = await run.recovered()
         name = f"{writers} writers, commits up to 2 s late, 5 % rolled back ({driver})"
         await run.verdict(name, recovery)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(300)
-async def test_a_transaction_stays_open_for_90_seconds(database: Database, mosquitto: Mosquitto, tmp_path: Path):
-    async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run, run.traffic.writer() as writer:
-        async with run.traffic.running():
-            await run.arrives()
-            job_id = await run.traffic.job(writer)
-            lines = [run.traffic.line("WARN", "at last", job_id=job_id) for _ in range(20)]
-            await run.traffic.commit(writer, lines, hold=90.0)
-            recovery = await run.recovered()
-            await run.receives(lines[-1])
-        await run.verdict("writers: one transaction open for 90 s", recovery)
 
 
 @pytest.mark.long

@@ -1,4 +1,4 @@
-"""One daemon for the storms that need no other, and the table of what was measured at the end of a run."""
+"""One daemon for the storms that need no other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import pytest_asyncio
 
 from tests.support.mariadb import MariaDB
-from tests.support.storms import VERDICTS, Storms, storms
+from tests.support.storms import Storms, storms
 
 JOBS = 600
 
@@ -20,11 +20,3 @@ async def run(mariadb: MariaDB, tmp_path_factory: pytest.TempPathFactory) -> Asy
     async with storms(tmp_path_factory.mktemp("storms"), database, jobs=JOBS) as found:
         yield found
     await database.drop()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print what each storm did."""
-    if VERDICTS:
-        terminalreporter.section("storms")
-        for line in VERDICTS:
-            terminalreporter.write_line(line)

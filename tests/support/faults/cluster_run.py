@@ -28,37 +28,23 @@ from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.expected_jobs import differences
 from tests.support.faults.fault_run import SLOW_TRAFFIC
+from tests.support.faults.oracle import KINDS
 from tests.support.faults.traffic import Traffic
 from tests.support.faults.watchers import WebsocketWatcher
 from tests.support.gateways import gateway_process
 from tests.support.mariadb import Database
 from tests.support.nats import Nats, NatsCluster
-from tests.support.replay import MariaDBReplayer
-from tests.support.subscriptions import documents, plain
-from tests.support.whole_jobs import lifecycle_rows
+from tests.support.replay import MariaDBReplayer, Tables
+from tests.support.subscriptions import Truth, documents, plain
+from tests.support.verdicts import Table
 
 SETTLES_WITHIN = 120.0
 """Seconds after the last commit until all is equal, including the second reading of ended jobs."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One line of the table. `recovery`: seconds until the gateway shows a new job; `rows`: lifecycle rows.
-
-    `false`: events without a row. JobLog loses none here. `lines`: log lines that a client of the gateway got twice.
-    """
-
-    fault: str
-    recovery: float
-    rows: int
-    lost: int
-    twice: int
-    false: int
-    lines: int
-
-
-VERDICTS: list[Verdict] = []
-"""Of all faults that have been judged in this run of pytest."""
+VERDICTS = Table("faults of a cluster", "fault", "recovery, s", "rows", "lost", "twice", "false", "lines twice")
+"""Recovery: until the gateway shows a new job; rows: lifecycle rows, of which each is to be one event; false: events
+without a row, as JobLog loses none here; lines twice: log lines that a client of the gateway got again."""
 
 
 @dataclass
@@ -109,7 +95,7 @@ class ClusterRun:
         """
         async with MariaDBReplayer.connect(self.database) as replayer:
             tables = await replayer.tables()
-        due = set(lifecycle_rows(tables)) - (without or set())
+        due = lifecycle_rows(tables) - (without or set())
 
         async def settled() -> bool:
             shown = await documents(self.gateway)
@@ -130,9 +116,7 @@ class ClusterRun:
             events = await self.events()
             false = events.pop(None, 0)
             twice = sum(count - 1 for count in events.values())
-            VERDICTS.append(
-                Verdict(fault, recovery, len(due), len(due - set(events)), twice, false, self.watcher.twice)
-            )
+            VERDICTS.add(fault, recovery, len(due), len(due - set(events)), twice, false, self.watcher.twice)
         assert (twice, false, self.watcher.twice) == (0, 0, 0), self.false
         logs = [await asyncio.to_thread(one.log) for one in (self.active, self.standby, self.gateway)]
         assert not [log[-4000:] for log in logs if "Traceback" in log]
@@ -161,6 +145,12 @@ class ClusterRun:
         return Counter([e["event_id"] for e in found if e["event_id"] is not None] + [None] * len(self.false))
 
 
+def lifecycle_rows(tables: Tables) -> set[int]:
+    """The rows that are events."""
+    rows = tables["log_events"]
+    return {i for i in Truth(tables, {}).lines() if str(rows[i]["message"]).lower() in KINDS}
+
+
 async def takeovers(run: ClusterRun) -> int:
     """How often a collector took the lease."""
     logs = [await asyncio.to_thread(daemon.log) for daemon in (run.active, run.standby)]
@@ -182,12 +172,3 @@ async def cluster_run(
         yield ClusterRun(
             nats, database, active, standby, gateway, watcher, Traffic(database, pause=SLOW_TRAFFIC["pause"])
         )
-
-
-def table(verdicts: list[Verdict]) -> str:
-    """The verdicts in Markdown."""
-    lines = ["| fault | recovery, s | rows | lost | twice | false | lines twice |", "|---|--:|--:|--:|--:|--:|--:|"]
-    rows = [
-        f"| {v.fault} | {v.recovery:.1f} | {v.rows} | {v.lost} | {v.twice} | {v.false} | {v.lines} |" for v in verdicts
-    ]
-    return "\n".join(lines + rows)

