@@ -385,13 +385,24 @@ class IndexMachine(RuleBasedStateMachine):
         gone=st.sets(st.sampled_from(NAMES), max_size=1),
         apart=st.sets(st.sampled_from(NAMES)),
         owned=st.sets(st.sampled_from(NAMES), max_size=1),
+        context=st.none() | st.just("c"),
     )
     def failover_jobs_are_read(
-        self, name: str, status: str, began: Micros, moved: Micros, gone: set[str], apart: set[str], owned: set[str]
+        self,
+        name: str,
+        status: str,
+        began: Micros,
+        moved: Micros,
+        gone: set[str],
+        apart: set[str],
+        owned: set[str],
+        context: str | None,
     ) -> None:
         at = self.now - moved
         ended = at if status == "completed" else None
-        row = LegacyRecord(1, name, status, created_at=self.now - began, updated_at=at, completed_at=ended)
+        row = LegacyRecord(
+            1, name, status, vm_context_id=context, created_at=self.now - began, updated_at=at, completed_at=ended
+        )
         self.naive.apply_legacy([row], gone - {name}, self.now)
         self._published(self.index.apply_legacy([row], gone - {name}, self.now))
         self.naive.decide_legacy(owned - apart, sorted(apart), self.now)

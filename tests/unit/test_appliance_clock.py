@@ -8,14 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.jobs.horizon import Horizon, Part
-from correlator.model.facts import Kind
+from correlator.jobs.index import Index
 from correlator.pipeline.source_status import ApplianceClock, SourceStatus
-from tests.support.forecast_index import kinds, knowing, read, step, usual
 from tests.support.forecasts import BASE, SECOND
-from tests.support.there import there
-
-LATENESS = {Kind.JOB_LATE, Kind.JOB_OVERDUE}
 
 
 class Clocks:
@@ -35,12 +30,6 @@ class Clocks:
     @property
     def error(self) -> int:
         return self.clock() - self.now
-
-
-def test_before_the_first_query_time_is_that_of_the_host():
-    clocks = Clocks(ahead=7)
-    clocks.now += 5
-    assert clocks.clock() == BASE + 5 + 7
 
 
 @pytest.mark.parametrize("ahead", [7200 * SECOND, -7200 * SECOND, 3 * SECOND, -3 * SECOND])
@@ -102,48 +91,12 @@ def test_that_the_clocks_differ_and_that_they_agree_again_is_logged_once(caplog)
     assert "this host is 7200 s ahead of the database's" in caplog.messages[0]
 
 
-class Daemon:
-    """A daemon that reads an appliance all the time, and whose clock is `ahead`."""
-
-    def __init__(self, ahead: int) -> None:
-        self.clocks = Clocks(ahead)
-        self.index = knowing(*usual(), horizon=Horizon(read_to=0))
-        self.status = SourceStatus(self.index, self.clocks.clock)
-        self.events: list[Kind] = []
-
-    def pass_time(self, seconds: int) -> None:
-        for _ in range(seconds):
-            self.clocks.now += SECOND
-            self.clocks.query()
-            for part in Part:
-                self.index.horizon.report(part, self.clocks.clock(), self.clocks.now)
-            now = self.clocks.clock()
-            self.events += kinds([self.index.expire(now), self.index.renew_forecasts(now, learn=True)])
-
-
-@pytest.mark.parametrize("ahead", [7200, 0, -7200])
-def test_a_job_is_late_by_the_clock_of_its_rows_whatever_the_clock_of_the_host_says(ahead):
-    daemon = Daemon(ahead * SECOND)
-    daemon.pass_time(12)
-    read(daemon.index, (daemon.clocks.clock() - BASE) / SECOND, step(1, "snapshot", 0, 10), step(2, "copy", 10))
-    daemon.pass_time(60)
-    assert LATENESS.isdisjoint(daemon.events)
-    daemon.pass_time(300)
-    assert daemon.events.count(Kind.JOB_OVERDUE) == 1
-
-
-@pytest.mark.parametrize("ahead", [7200, -7200])
-def test_when_the_reading_of_the_past_began_is_by_the_clock_of_the_database(ahead):
-    daemon = Daemon(ahead * SECOND)
-    daemon.status.past_begins()
-    daemon.clocks.now += SECOND
-    daemon.status.database_time(daemon.clocks.now, 0.0)
-    assert there(daemon.index.published.past_unread) == BASE
-
-
-@pytest.mark.parametrize("ahead", [7200, -7200])
-def test_what_ended_since_the_last_run_is_by_the_clock_of_the_database(ahead):
-    daemon = Daemon(ahead * SECOND)
-    daemon.status.restored(daemon.clocks.clock(), 60.0)
-    daemon.status.database_time(daemon.clocks.now, 0.0)
-    assert daemon.status.since == BASE - 60 * SECOND
+@pytest.mark.parametrize("ahead", [7200 * SECOND, -7200 * SECOND])
+def test_what_a_start_reads_back_to_is_by_the_clock_of_the_database(ahead):
+    clocks, index = Clocks(ahead), Index()
+    status = SourceStatus(index, clocks.clock)
+    status.past_begins()
+    status.restored(clocks.clock(), 60.0)
+    clocks.now += SECOND
+    status.database_time(clocks.now, 0.0)
+    assert (index.published.past_unread, status.since) == (BASE, BASE - 60 * SECOND)

@@ -2,7 +2,7 @@
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from msgspec.structs import replace
 
 from correlator.cluster.received import Unreadable
@@ -28,6 +28,7 @@ def test_the_document_of_a_job_that_was_read_is_the_one_that_was_read(shown):
     assert encoder.encode(encoding.document(read)) == document_text(read) == document_text(shown)
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(facts())
 def test_all_that_filters_and_lookups_use_is_read_back(made):
     index = Index()

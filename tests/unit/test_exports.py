@@ -57,14 +57,6 @@ def test_a_job_is_due_once_after_the_delay():
     assert due(exports, 99.0) == []
 
 
-def test_jobs_are_due_in_the_order_of_their_ends():
-    exports = made()
-    for n, job_id in enumerate("cab"):
-        end(exports, job_id, now=float(n))
-    assert due(exports, 11.0) == ["c", "a"]
-    assert due(exports, 12.0) == ["b"]
-
-
 @pytest.mark.parametrize(
     ("ended_at", "is_news"),
     [(NOW - SECOND, False), (NOW, False), (NOW + 1, True)],
@@ -179,14 +171,3 @@ def test_what_left_memory_while_the_daemon_was_stopped_is_forgotten():
     exports.prune(exports.all_ids(), lambda job_id: job_id == "kept")
     assert (exports.all_ids(), exports.pending, exports.dropped) == (["kept"], 0, 1)
     assert exports.changed().jobs == {"gone": None, "unsent": None}
-
-
-def test_no_state_grows_while_the_receiver_is_away():
-    exports = made()
-    for n in range(3_000):
-        end(exports, f"j{n}", now=float(n))
-        if n >= 100:
-            old = f"j{n - 100}"
-            changed(exports, shown(Status.COMPLETED, NOW), None, reason="retention", job_id=old)
-    assert (exports.pending, len(exports.all_ids()), exports.dropped) == (100, 100, 2_900)
-    assert len(exports._due) == 100

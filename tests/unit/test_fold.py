@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from msgspec.structs import replace
 
 from correlator.jobs import encoding, fold, joblog
@@ -20,6 +20,7 @@ def joined(found):
     return jobs
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(shuffled_with_repeats(facts()))
 def test_the_same_facts_in_any_order_and_repeated_end_in_the_same_job(both):
     once, again = map(joined, both)

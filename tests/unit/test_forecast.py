@@ -79,13 +79,6 @@ def test_a_job_without_steps_is_compared_by_its_duration():
     assert left(found) == pytest.approx(30, abs=1)
 
 
-def test_a_step_that_was_renamed_is_compared_by_the_time_since_the_start():
-    renamed = job()
-    step_started(renamed.place, "take-snapshot", BASE)
-    found = forecast(renamed, learned(usual(20)), BASE + 10 * SECOND)
-    assert left(found) == pytest.approx(80, abs=3)
-
-
 def test_a_renamed_step_is_known_after_three_runs():
     forecaster = learned(usual(20))
     for n in range(3):

@@ -96,31 +96,6 @@ def test_a_forecast_that_time_or_a_child_changed_survives_a_restart_and_is_annou
     assert Kind.JOB_OVERDUE not in kinds(pass_time(new, 300, since=200))
 
 
-def test_lateness_that_a_check_announces_is_stored_though_the_document_stays():
-    index = Index()
-    index.forecasts.restore(knowing(*usual()).forecasts.forecaster, index.forecasts.accuracy, BASE)
-    read(index, 300, step(1, "snapshot", 0, 10), step(2, "copy", 10))  # While it is loaded, a job causes no events.
-    index.loading = False
-    index.forecasts.changed[OPERATION] = None
-    disk = Disk(index)
-    disk.write()
-    index.forecasts.check_next(["j"])
-    checked = index.renew_forecasts(BASE + 302 * SECOND, learn=True)
-    assert (kinds([checked]), checked.changes) == ([Kind.JOB_OVERDUE], [])
-    disk.write()
-    assert kinds(pass_time(disk.restarted(BASE + 303 * SECOND), 400, since=303)) == []
-
-
-def test_a_reported_percent_of_a_job_without_an_operation_does_not_fall_across_a_restart():
-    index = knowing(*usual())
-    read(index, 1, operation=None, percent_complete=40)
-    read(index, 2, operation=None, percent_complete=30)
-    new = restarted(index, BASE + 3 * SECOND)
-    for one in index, new:
-        read(one, 4, operation=None, percent_complete=35)
-        assert document(one)["progress"]["percent"] == 40
-
-
 def test_percents_that_a_clock_reported_that_was_set_back_are_restored_in_their_order():
     def reporting(run: EndedRun) -> EndedRun:
         percents = ((run.start + 20 * SECOND, 30.0), (run.start + 60 * SECOND, 52.0))

@@ -11,13 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correlator.client.documents import remaining
-from correlator.forecast.points import EndedRun, StepTimes
 from correlator.jobs import forecasts as forecasts_module
 from correlator.jobs.forecasts import CHECK_AFTER, MAX_JUDGED, Accuracy
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind
-from correlator.model.persisted import PersistedForecast, PersistedJob
-from correlator.model.rows import LegacyRecord, StepRecord
+from correlator.model.rows import StepRecord
 from tests.support.documents import document_of
 from tests.support.fact_strategies import facts
 from tests.support.forecast_index import (
@@ -29,7 +27,6 @@ from tests.support.forecast_index import (
     kinds,
     knowing,
     learned,
-    long_ago,
     of_operation,
     pass_time,
     read,
@@ -58,15 +55,6 @@ def test_a_running_job_has_percent_end_and_steps_ahead_from_earlier_runs():
     assert forecast(index)["steps_ahead"] == [{"name": "attach", "share": 1.0, "typical_seconds": 15.0}]
 
 
-def test_without_three_earlier_runs_steps_are_counted_as_before():
-    index = knowing(*usual(2))
-    read(index, 12, step(1, "snapshot", 0, 10), step(2, "copy", 10))
-    shown = document(index)
-    assert (shown["progress"]["percent"], shown["progress"]["basis"]) == (50.0, "steps")
-    assert shown["progress"]["steps_expected"] is None
-    assert shown["forecast"] is None
-
-
 def test_a_silent_job_gets_its_first_forecast_when_the_runs_of_its_operation_have_been_read():
     index = Index()
     index.loading = False
@@ -78,37 +66,6 @@ def test_a_silent_job_gets_its_first_forecast_when_the_runs_of_its_operation_hav
     (outcome,) = pass_time(index, 1)
     assert [change.job_id for change in outcome.changes] == ["j"]
     assert forecast(index)["runs"] == 20
-
-
-def test_a_step_that_runs_is_not_ahead_whatever_the_order_in_which_parallel_steps_begin():
-    def parallel(n: int) -> EndedRun:
-        start, end = long_ago(n), long_ago(n) + 80 * SECOND
-        first, second = ("disk-a", "disk-b") if n % 2 else ("disk-b", "disk-a")
-        steps = StepTimes(first, start, end), StepTimes(second, start + SECOND, end)
-        return EndedRun(OPERATION, "", start, end, True, steps)
-
-    index = knowing(*(parallel(n) for n in range(12)))
-    read(index, 1, step(1, "disk-a", 0))
-    assert [ahead["name"] for ahead in forecast(index)["steps_ahead"]] == ["disk-b"]
-    read(index, 3, step(1, "disk-a", 0), step(2, "disk-b", 1))
-    assert forecast(index)["steps_ahead"] == []
-    assert document(index)["progress"]["steps_expected"] == 2
-
-
-def test_a_legacy_job_has_no_forecast():
-    index = knowing(*usual(operation=("failover", "live-failover")))
-    index.apply_legacy([LegacyRecord(1, "old", "snapshotting", job_type="live", created_at=BASE, apart=True)], (), BASE)
-    shown = document(index, "old")
-    assert (shown["progress"]["basis"], shown["forecast"], shown["compared_with"]) == ("legacy", None, None)
-
-
-def test_a_job_without_a_known_operation_has_no_forecast():
-    index = knowing(*usual())
-    read(index, 5, operation=None)
-    assert document(index)["forecast"] is None
-    read(index, 90, operation=None, status="completed", completed_at=BASE + 90 * SECOND)
-    pass_time(index, 95, since=90)
-    assert len(index.forecasts.forecaster) == 1
 
 
 # -- percent
@@ -227,7 +184,7 @@ def test_a_percent_is_held_after_a_restart_until_a_step_begins_or_begins_again(b
     assert document(index)["progress"]["percent"] == 7.0
 
 
-@pytest.mark.parametrize(("copied", "end"), [(75, None), (60, "failed"), (400, "failed")])
+@pytest.mark.parametrize(("copied", "end"), [(60, None), (75, "failed"), (400, "failed")])
 def test_a_bar_that_clients_move_by_the_clock_is_never_put_back_by_the_next_document(copied, end):
     index = knowing(*usual())
     percents: list[float] = []
@@ -290,16 +247,6 @@ def test_a_hung_step_is_late_then_overdue_and_each_is_announced_once():
     assert document(index)["progress"]["percent"] >= stands
 
 
-def test_a_forecast_that_passes_soon_is_checked_soon_whatever_was_planned_before():
-    index = knowing(*usual())
-    read(index, 40, operation=None)  # Without a forecast, the next check is a minute away.
-    read(index, 41, step(1, "snapshot", 0, 10), step(2, "copy", 10, 40), step(3, "attach", 28))
-    end, left = forecast(index)["ends_at"]["p50"], seconds_left(index, 41)
-    assert left < 20
-    pass_time(index, 41 + round(left) + CHECK_AFTER[0] // SECOND + 2, since=41)
-    assert forecast(index)["ends_at"]["p50"] != end
-
-
 def test_a_forecast_is_renewed_at_most_every_five_seconds_between_events():
     index = knowing(*usual())
     read(index, 12, step(1, "snapshot", 0, 10), step(2, "copy", 10))
@@ -322,15 +269,6 @@ def test_a_run_is_learned_after_its_end_and_once():
     read(index, 61, job_id="a", status="completed", completed_at=BASE + 51 * SECOND)
     pass_time(index, 70, since=61)
     assert operation.completed == 1
-
-
-def test_a_run_whose_end_nobody_knows_teaches_nothing():
-    index = knowing(*usual(6))
-    read(index, 0, job_id="a")
-    read(index, 90, job_id="a", status="completed")
-    assert document(index, "a")["compared_with"] is None
-    pass_time(index, 100, since=90)
-    assert learned(index) == 6
 
 
 def test_a_run_ended_when_the_log_says_so_if_the_table_does_not():
@@ -389,15 +327,6 @@ def test_runs_that_end_while_the_history_is_read_are_learned_after_it():
     assert learned(index) == 4
 
 
-def test_a_history_that_begins_again_counts_no_run_twice():
-    index = Index()
-    index.forecasts.begin_history(BASE)
-    index.forecasts.learn_history(usual(5))
-    index.forecasts.begin_history(BASE)
-    index.forecasts.learn_history(usual(5))
-    assert learned(index) == 5
-
-
 def test_runs_that_wait_to_be_learned_are_bounded(monkeypatch):
     monkeypatch.setattr(forecasts_module, "MAX_UNLEARNED", 5)
     index = knowing()
@@ -405,32 +334,6 @@ def test_runs_that_wait_to_be_learned_are_bounded(monkeypatch):
         complete(index, f"j{n}", n, 50)
     pass_time(index, 200, since=100)
     assert learned(index) == 5
-
-
-def test_a_job_that_runs_again_is_no_run_that_waits_to_be_learned(monkeypatch):
-    monkeypatch.setattr(forecasts_module, "MAX_UNLEARNED", 1)
-    index = knowing(*usual())
-    for at, status in enumerate(("running", "failed", "running")):
-        read(index, 12 + at, step(1, "snapshot", 0, 10), step(2, "copy", 10), status=status)
-    for n in range(2):
-        complete(index, f"other{n}", n, 50)
-    assert remembered(index).tracked
-
-
-def test_nothing_is_remembered_of_a_run_that_was_learned():
-    index = knowing(*usual())
-    complete(index, "j", 0, 90)
-    assert (remembered(index).tracked, remembered(index).unlearned) == (True, True)
-    pass_time(index, 100, since=90)
-    assert (remembered(index).tracked, remembered(index).unlearned) == (False, False)
-
-
-def remembered(index: Index) -> PersistedForecast:
-    """What a checkpoint contains of the forecast of the job."""
-    stored = index.persistence.get("j")
-    assert isinstance(stored, PersistedJob)
-    assert stored.forecast is not None
-    return stored.forecast
 
 
 def test_one_call_learns_and_renews_a_bounded_number():

@@ -10,11 +10,9 @@ import pytest
 from benchmarks import facts
 from correlator.jobs.index import MAX_DUE, Index
 from correlator.jobs.missing_rows import MAX_PENDING_TRANSITIONS
-from correlator.model.facts import MAX_CHILDREN, Entry, Kind, Reading
+from correlator.model.facts import MAX_CHILDREN, Entry, Reading
 from correlator.model.rows import JobRecord, Level, LogRow, StepRecord
 from correlator.pipeline.pipeline import LocalHub, Pipeline
-from correlator.sinks.streaming.fanout import Backlog, LineBuffer
-from correlator.sinks.streaming.limits import DEFAULT
 from tests.support.there import there
 from tests.support.yardstick import quickest
 
@@ -96,27 +94,6 @@ def logging_of_all(jobs: int, running: int = 100, rows: int = 500) -> Callable[[
 def test_a_row_costs_the_same_however_many_jobs_are_in_memory():
     few, many = quickest(logging_of_all(500), logging_of_all(10_000))
     assert many < 1.6 * few, f"{many / few:.2f} times as much with twenty times as many jobs"
-
-
-def stepping(size: int) -> Callable[[], None]:
-    """So many steps of a job of 10,000 end, in one batch."""
-    index, ids = live(), count(1)
-
-    def apply(kind: Kind, number: int) -> None:
-        rows = [
-            Entry(i, BASE + i, "INFO", kind, i + 1, "j", 1 + i % 10_000, kind=kind, sequence=1)
-            for i, _ in zip(ids, range(number), strict=False)
-        ]
-        index.apply(rows, NOW)
-
-    index.apply([read("j", *(StepRecord(i, "step", i, started_at=BASE) for i in range(1, 10_001)))], NOW)
-    apply(Kind.STEP_STARTED, 10_000)
-    return lambda: apply(Kind.STEP_FAILED, size)
-
-
-def test_a_job_of_ten_thousand_steps_costs_once_a_batch_and_not_once_a_row():
-    one, thousand = quickest(stepping(1), stepping(1000))
-    assert thousand < 3 * one, f"1,000 rows cost {thousand / one:.1f} times as much as one"
 
 
 def ending(jobs: int) -> Callable[[], None]:
@@ -216,22 +193,3 @@ def test_what_falls_due_at_once_is_spread_over_several_calls():
     assert sizes == [2 * MAX_DUE, 2 * MAX_DUE]
     assert all(shown.stalled for shown in index.published.all())
     assert len(index.published) == 2 * MAX_DUE
-
-
-def lagging(jobs: int) -> Callable[[], None]:
-    """A client catches up with the states of many jobs."""
-    hub = LocalHub(live())
-
-    def catch_up() -> None:
-        backlog = Backlog(0, LineBuffer(DEFAULT.line_buffer))
-        for n in range(jobs):
-            backlog.add(f"j{n}", n + 1, 1, "gone", entering=False)
-        while backlog:
-            backlog.pop_next(hub.published, hub.documents, 0, DEFAULT.backlog_part)
-
-    return catch_up
-
-
-def test_a_state_that_waited_costs_the_same_however_many_waited_with_it():
-    few, many = quickest(lagging(500), lagging(5_000))
-    assert many < 2 * 10 * few, f"10 times as many cost {many / few:.1f} times as much"

@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -16,7 +16,6 @@ from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
 from correlator.model.facts import AttributedRow, Entry, Job, Kind, Reading, Status
 from correlator.model.published import PublishedJob
-from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from tests.support.documents import document_of, document_text
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
@@ -74,6 +73,7 @@ def applied(batches):
     return index
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(shuffled_with_repeats(facts(lasting=True)), st.randoms(use_true_random=False))
 def test_the_same_facts_in_any_order_and_any_batches_show_the_same_and_lead_to_the_same(both, chance):
     once, again = both
@@ -102,15 +102,6 @@ def test_a_job_goes_on_with_a_row_that_brings_only_a_message_and_a_count(row, go
     index.apply([logged(event_id=2, at=NOW + 1)], NOW + 1)  # This one also schedules its forecast.
     (change,) = index.apply([logged(event_id=3, at=NOW + 2, **row)], NOW + 2).changes
     assert change.goes_on is goes_on
-
-
-def test_a_row_of_a_job_with_unpublished_rows_of_the_past_shows_that_it_is_incomplete():
-    index = live()
-    index.apply([read(), logged()], NOW)
-    index.apply([logged(event_id=2, at=NOW + 1)], NOW + 1)
-    index.apply_past([logged(event_id=0, at=BASE, observed_at=0)], NOW + 2)
-    (change,) = index.apply([logged(event_id=3, at=NOW + 3)], NOW + 3).changes
-    assert not change.new.complete
 
 
 def test_the_recording_in_any_order_and_any_batches_ends_as_its_tables(recording):
@@ -443,46 +434,9 @@ def test_jobs_that_are_stalled_are_no_reason_to_poll_often_until_one_of_them_spe
     assert index.known.lively
 
 
-# -- IDs that change hands, jobs that end twice, children that move: what the index publishes of them
-
-
-AT = 10**15
-
-
-def reading(job_id: str, observed_at: int, status: str, steps: tuple[StepRecord, ...] = (), **columns: Any) -> Reading:
-    return Reading(job_id, observed_at, JobRecord(job_id, status=status, **({"started_at": AT} | columns)), steps)
-
-
-def test_a_joblog_job_that_replaces_a_legacy_job_with_its_id_is_found_by_its_context_id():
-    index = Index()
-    row = LegacyRecord(1, "j", "creating_vm", vm_context_id="c", started_at=AT, apart=True)
-    index.apply_legacy([row], [], AT)
-    index.apply([reading("j", 1, "running", context_id="c")], AT)
-    assert index.published.resolve("c") == Resolved("j", "context_id", ())
-
-
-def test_a_legacy_job_that_the_log_names_leaves_with_its_row():
-    index = Index()
-    row = LegacyRecord(1, "ext", "creating_vm", created_at=AT, apart=True)
-    index.apply_legacy([row], [], AT)
-    assert index.apply([Entry(1, AT, "INFO", "x", 1, "ext")], AT).unread == {"ext"}
-    assert [c.reason for c in index.apply_legacy([], ["ext"], AT).changes] == ["gone"]
-
-
 def test_what_is_nested_too_deep_to_be_written_harms_nothing():
     deep = "[" * 300 + "]" * 300
     entry, _ = joblog.read(LogRow(1, "Job failed", 1, attrs=f'{{"job_id":"j","error":{deep}}}'), 1)
     assert entry.error == "(nested too deep to be shown)"
     job = fold.fold(Job("j"), Reading("j", 1, JobRecord("j", metadata=f'{{"a":{deep},"vm_name":"x"}}'), ()))
     assert b'"vm_name":"x"' in document_text(PublishedJob(fold.view(job), 1, 1))
-
-
-def test_rows_of_an_unread_job_stay_known_when_a_legacy_job_with_its_id_leaves_memory():
-    index = Index(retention=60)
-    index.loading = False
-    ended = LegacyRecord(1, "j", "failed", created_at=AT, completed_at=AT, apart=True)
-    index.apply_legacy([ended], [], AT)
-    index.apply([Entry(1, AT, "WARN", "x", 1, "j")], AT)
-    assert [c.reason for c in index.expire(AT + 61 * SECOND).changes] == ["retention"]
-    index.apply([reading("j", 2, "running")], AT + 62 * SECOND)
-    assert there(index.published.get("j")).view.warnings == 1

@@ -24,12 +24,10 @@ from correlator.sinks.http.rest import JobPages, Rest
 from correlator.sinks.turns import Work
 from tests.support import raw_http
 from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, reading
-from tests.support.documents import document_text
 from tests.support.eventually import eventually
 from tests.support.http_listener import served
 from tests.support.pipeline_harness import PipelineHarness
 from tests.support.virtual_time import VirtualTimeLoop
-from tests.support.yardstick import quickest
 
 NOW = BASE + 1_000 * SECOND
 
@@ -122,24 +120,6 @@ async def test_lists_that_are_asked_for_at_once_are_made_in_different_rounds_of_
     assert max(b - a for a, b in itertools.pairwise([*made, done])) == 1
 
 
-def test_lists_with_filters_that_differ_cost_less_than_two_thirds_of_encoding_their_jobs():
-    hub = _with_jobs(2_000).hub
-    pages, count = JobPages(hub, Work()), 50
-
-    async def listed() -> web.Response:
-        queries = [JobQuery(job_type=frozenset({"failover", str(n)})) for n in range(count)]
-        return [await pages.respond(query, None, 100, "192.0.2.1") for query in queries][-1]
-
-    def encoded() -> None:
-        for _ in range(count):
-            for shown in hub.published.newest(None, 100):
-                document_text(shown, steps=False)
-
-    assert len(_listed(asyncio.run(listed()))) == 100
-    lists, encoding = quickest(lambda: asyncio.run(listed()), encoded)
-    assert lists < encoding / 1.5
-
-
 async def test_a_client_that_reads_no_list_uses_up_its_own_share_of_memory_and_nothing_of_others():
     """100 jobs of 80 kB are a page of 8 MB; the kernel's buffers take a part of each."""
     work_of_client = 0
@@ -177,36 +157,6 @@ async def test_a_client_that_reads_no_list_uses_up_its_own_share_of_memory_and_n
         finally:
             for client in slow:
                 client.close()
-
-
-async def test_clients_that_leave_before_they_have_their_lists_leave_no_traceback_in_the_log(monkeypatch, caplog):
-    """All leave while the second list is made: the third is written in the round that has seen its client's end."""
-    hub, loop = _with_jobs(120).hub, asyncio.get_running_loop()
-    newest, made = hub.published.newest, 0
-    clients: list[socket.socket] = []
-
-    def all_leave_at_the_second(*place: Any) -> Any:
-        nonlocal made
-        made += 1
-        if made == 2:
-            for client in clients:
-                client.close()
-        return newest(*place)
-
-    async with served(hub) as url, aiohttp.ClientSession(url) as session:
-        for _ in range(5):
-            clients.append(socket.socket())
-            clients[-1].setblocking(False)
-            await loop.sock_connect(clients[-1], ("127.0.0.1", int(url.rpartition(":")[2])))
-            await loop.sock_sendall(clients[-1], raw_http.get("/health/live", "Connection: keep-alive"))
-            await loop.sock_recv(clients[-1], 4096)
-        monkeypatch.setattr(hub.published, "newest", all_leave_at_the_second)
-        for client in clients:
-            client.send(raw_http.get("/api/v1/jobs", "Connection: keep-alive"))
-        await eventually(lambda: made >= 2)
-        async with session.get("/health/live"):  # Once it is answered, the listener has seen the ends.
-            pass
-    assert caplog.messages == []
 
 
 class Churn(ArchiveInMemory):

@@ -133,13 +133,6 @@ def test_a_request_that_ends_asks_no_more(waiting):
     assert waiting.work.waited_ids.waiting == 0
 
 
-def test_a_wait_shorter_than_an_answer_gets_the_answer_of_the_database(waiting):
-    waited = waiting.loop.create_task(waiting.waits.wait("id", "a", waiting.loop.time()))
-    waiting.loop.run(0.1)
-    assert waited.result() is None
-    assert waiting.archive.asked == {"id": 1}
-
-
 @pytest.mark.parametrize(("wait", "ends"), [(0.2, 1.0), (3.0, 3.0), (20.0, 20.0)])
 def test_a_database_that_hangs_holds_no_request_longer_than_it_waits_or_a_second(waiting, wait, ends):
     waiting.archive.takes = 100.0

@@ -65,13 +65,6 @@ def test_counts_are_incomplete_until_the_past_is_shown_by_one_change_a_job():
     assert (shown["warnings"], shown["last_message"]["text"], "counts_complete" in shown) == (5, "row 5", False)
 
 
-def test_a_job_that_begins_later_is_complete_from_its_first_document_on():
-    index = first_start()
-    index.apply([reading(index, "new", started_at=NOW)], NOW)
-    assert "counts_complete" not in document(index, "new")
-    assert document(index)["counts_complete"] is False
-
-
 @pytest.mark.parametrize("status", ["running", "failed"])
 def test_a_row_of_the_past_announces_nothing_and_changes_no_status(status):
     index = first_start(reading(Index(), status=status, completed_at=NOW - 60 * SECOND))
@@ -81,16 +74,6 @@ def test_a_row_of_the_past_announces_nothing_and_changes_no_status(status):
     assert [e for out in outcomes for e in out.events] == []
     assert (document(index)["status"], document(index)["steps"]) == (status, {})
     assert index.expire(NOW + HOUR // 60).events == [], "nor does the table, later"
-
-
-def test_a_transition_after_the_start_is_announced_once_by_its_row():
-    index = first_start()
-    index.apply_past([entry(0, 1, Kind.JOB_STARTED)], NOW)
-    ended = index.apply([reading(index, status="completed", completed_at=NOW)], NOW)
-    row = index.apply([entry(index.advance_clock(), 9, Kind.JOB_COMPLETED, at=NOW)], NOW + SECOND)
-    later = [index.expire(NOW + 20 * SECOND), *shown_past(index), index.expire(NOW + 40 * SECOND)]
-    announced = [(e.kind, e.event_id) for out in (ended, row, *later) for e in out.events]
-    assert announced == [(Kind.JOB_COMPLETED, 9)]
 
 
 def test_a_row_of_the_past_that_waits_for_its_step_is_not_announced_when_the_step_is_read():
@@ -180,11 +163,3 @@ async def test_readiness_says_that_the_past_is_unread_before_the_source_has_begu
     assert status.describe_database()["loading"] == {"done": 5, "total": 10}
     assert not found.pipeline.show_past()
     assert "loading" not in status.describe_database()
-
-
-def test_a_document_has_all_that_a_row_of_the_past_says_or_nothing_of_it():
-    index = first_start()
-    index.apply_past([entry(0, level="WARN", external_ids=("e",))], NOW)
-    index.apply([entry(9, 2, at=NOW)], NOW)
-    view = index.published.get("j").view
-    assert (view.warnings, view.external_ids) in [(0, ()), (1, ("e",))]

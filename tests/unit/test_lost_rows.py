@@ -114,12 +114,6 @@ def test_a_percentage_is_lost_only_where_the_log_has_percentages():
     assert read(index, NOW + 9 * GRACE, percent_complete=70) == []
 
 
-def test_a_pending_job_has_no_corrections_yet():
-    index = live()
-    read(index, NOW, "pending")
-    assert read(index, NOW + GRACE, "pending") == []
-
-
 def test_changes_before_the_first_reading_are_no_loss_but_later_ones_are():
     index = live()
     index.loading = True
@@ -137,14 +131,6 @@ def test_a_job_that_ended_before_the_first_reading_is_never_checked():
     index.loading = False
     assert read(index, NOW + GRACE, "failed", step("failed")) == []
     assert index._records["j"].observed is None
-
-
-def test_a_job_that_leaves_memory_is_forgotten():
-    index = Index(retention=60)
-    index.loading = False
-    assert read(index, NOW + 61_000_000, "failed", completed_at=NOW) == []
-    assert index.published.get("j") is None
-    assert index._records == {}
 
 
 def losses(tables, dropped=()):

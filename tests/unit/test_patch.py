@@ -5,7 +5,7 @@ import json
 
 import orjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -46,6 +46,7 @@ def test_what_is_equal_in_python_and_not_in_json_is_patched(old, new):
     assert merge_patch({"a": old}, {"a": new}) == {"a": new}
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(st.lists(published_jobs(), min_size=2, max_size=4), st.data())
 def test_a_document_that_shares_what_has_not_changed_is_the_one_made_anew(jobs, data):
     documents, last = Documents(), jobs[0]
@@ -63,6 +64,7 @@ def test_a_document_that_shares_what_has_not_changed_is_the_one_made_anew(jobs, 
         last = new
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(published_jobs(), published_jobs(), st.booleans())
 def test_the_patch_of_a_job_that_goes_on_is_that_of_its_documents(old, other, keeps_time):
     view = replace(old.view, last=other.view.last, warnings=other.view.warnings, errors=other.view.errors)

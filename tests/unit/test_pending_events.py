@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.msgpack import encode
 
@@ -157,6 +157,7 @@ def drained(queue: Any) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("kind", QUEUES.values(), ids=QUEUES)
+@settings(max_examples=settings().max_examples // 2)
 @given(data=st.data())
 def test_events_of_a_job_keep_their_order_and_none_goes_but_by_an_acknowledgement_or_a_bound(kind, data):
     most, most_bytes = data.draw(st.sampled_from([(4, 1 << 20), (1 << 20, 4 * kind.overhead + 900)]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections import Counter
 from typing import Any
 
@@ -20,13 +19,6 @@ from tests.support.eventually import eventually
 from tests.support.streams_harness import ALL, NOW, DaemonStreams, GatewayStreams, StreamClient
 
 FAILED = Filter(JobQuery(status=frozenset({"failed"})))
-
-
-class FullClient(StreamClient):
-    """One that takes nothing."""
-
-    def waiting(self) -> int:
-        return DEFAULT.lagging_over + 1
 
 
 def filled(jobs: int, limits: Limits = DEFAULT, of: type[DaemonStreams] = DaemonStreams) -> DaemonStreams:
@@ -147,28 +139,6 @@ async def test_jobs_of_a_snapshot_come_newest_first_those_that_are_new_since_the
     await synced(first, second)
     assert listed(first) == [f"job{n}" for n in range(50)]
     assert listed(second) == ["newer", "new", *listed(first)]
-
-
-async def test_a_page_that_waits_for_its_snapshot_holds_no_list_of_all_jobs():
-    world = filled(3000)
-
-    async def held(count: int) -> int:
-        pages = [FullClient() for _ in range(count)]
-        before = tracemalloc.get_traced_memory()[0]
-        for page in pages:
-            await world.subscribe(client=page)
-        grown = tracemalloc.get_traced_memory()[0] - before
-        for page in pages:
-            world.streams.remove(page)
-        return grown
-
-    tracemalloc.start()
-    try:
-        await held(1)
-        each = await held(50) / 50
-    finally:
-        tracemalloc.stop()
-    assert each < 3000 * 8, "less than a pointer a job"
 
 
 async def test_a_step_of_a_snapshot_visits_a_bounded_number_of_jobs_though_few_match(monkeypatch):

@@ -74,14 +74,6 @@ def test_the_reason_of_a_failed_query_is_the_state_of_its_table(status: SourceSt
     assert (status.database, status.describe_database()["error"]) == ("stale", part["error"])
 
 
-def test_the_success_of_another_part_makes_no_table_well(status: SourceStatus):
-    status.part_failed(SourcePart.LEGACY, failed(Away.FAILED, "failover_jobs"))
-    status.answered()
-    for part in set(SourcePart) - {SourcePart.LEGACY}:
-        status.part_answered(part)
-    assert (status.database, states(status)) == ("stale", {"failover_jobs": "failing"})
-
-
 def test_a_table_that_had_an_error_is_well_once_it_has_had_none_for_a_while(status: SourceStatus, clock: Clock):
     status.part_failed(SourcePart.JOBS, failed(Away.FAILED, "job_tracking"))
     clock.passed += source_status.STEADY - 0.1
@@ -165,14 +157,6 @@ def test_a_state_lasts_since_its_first_failure_and_is_logged_once(
     assert "new rows are read again, after 250 s" in caplog.messages[-1]
 
 
-def test_the_error_of_a_silent_database_names_the_table_at_once(status: SourceStatus, clock: Clock):
-    clock.passed += source_status.STALE_AFTER + 1
-    status.judge()
-    assert status.describe_database()["error"] == "the database does not answer"
-    status.part_failed(SourcePart.LOG, failed(Away.LOCKED, "log_events"))
-    assert "LOCK TABLES" in status.describe_database()["error"]
-
-
 def test_a_database_whose_table_fails_is_not_down_while_the_log_is_read(status: SourceStatus, clock: Clock):
     for _ in range(20):
         status.part_failed(SourcePart.STEPS, failed(Away.FAILED))
@@ -181,11 +165,3 @@ def test_a_database_whose_table_fails_is_not_down_while_the_log_is_read(status: 
         status.judge()
         assert status.database == "stale"
     assert status.lag_seconds == 100
-
-
-def test_a_database_that_is_back_with_a_damaged_table_is_not_called_unreachable(status: SourceStatus, clock: Clock):
-    status.failed("refused", "the database cannot be reached")
-    clock.passed += 5
-    status.part_failed(SourcePart.LOG, failed(Away.FAILED, "log_events"))
-    assert status.describe_database()["error"] == status.describe_tables()["error"]
-    assert "unreachable" not in status.problem

@@ -4,7 +4,7 @@ from msgspec.structs import replace
 
 from correlator.jobs import missing_rows
 from correlator.jobs.index import Index
-from correlator.jobs.missing_rows import GRACE, Transitions, legacy_events
+from correlator.jobs.missing_rows import GRACE, Transitions
 from correlator.model.facts import Job, Kind, LifecycleEvent, Status, StepEvents
 from correlator.model.published import Event, JobView
 from correlator.model.rows import StepRecord
@@ -53,15 +53,6 @@ def test_a_job_first_seen_at_work_began():
     assert pending_after(None, replace(RUNNING, status=Status.PENDING)).due(NOW + GRACE) == []
 
 
-def test_a_pending_job_that_is_at_work_began_and_one_that_ended_began_and_ended():
-    pending = replace(RUNNING, status=Status.PENDING)
-    assert [e.kind for e in pending_after(pending, RUNNING).due(NOW + GRACE)] == [Kind.JOB_STARTED]
-    assert [e.kind for e in pending_after(None, FAILED).due(NOW + GRACE)] == [
-        Kind.JOB_STARTED,
-        Kind.JOB_FAILED,
-    ]
-
-
 def test_steps_begin_and_end():
     one = StepRecord(1, "s", 1, "running", NOW - 5)
     done = replace(one, status="completed", completed_at=NOW - 2)
@@ -81,17 +72,6 @@ def test_steps_that_the_log_has_are_not_pending():
     assert pending_after(RUNNING, steps(one), Job("j", steps={1: logged})).due(NOW + GRACE) == []
 
 
-def test_a_document_that_changes_without_a_transition_has_no_pending_event():
-    named = steps(StepRecord(1, "s", 1))
-    assert pending_after(named, replace(steps(StepRecord(1, "t", 1)), owner="x")).due(NOW + GRACE) == []
-
-
-def test_a_pending_transition_keeps_its_first_time():
-    found = pending_after(RUNNING, FAILED)
-    found.changed(RUNNING, FAILED, SILENT, NOW + GRACE - 1, -1)
-    assert len(found.due(NOW + GRACE)) == 1
-
-
 def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeypatch):
     monkeypatch.setattr(missing_rows, "MAX_PENDING_TRANSITIONS", 2)
     found = Transitions()
@@ -100,10 +80,6 @@ def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeyp
     ]
     assert [e.job_id for e in found.due(NOW + GRACE)] == ["b", "c"]
     assert dropped == [0, 0, 1]
-
-
-def test_a_legacy_job_has_no_rows_to_wait_for():
-    assert [e.kind for e in legacy_events(RUNNING, FAILED, -1)] == [Kind.JOB_FAILED]
 
 
 def test_many_that_fall_due_together_are_announced_in_parts(monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +15,6 @@ from correlator.cluster.received import Unreadable
 from correlator.gateway.archive import WaitingIdsSender
 from correlator.pipeline import hub as hub_module
 from correlator.pipeline.hub import WaitingIds
-from tests.support.eventually import eventually
 
 
 def test_the_form_of_the_message_is_that_of_earlier_versions():
@@ -118,18 +116,3 @@ def test_many_ids_are_several_messages_the_newest_first(monkeypatch):
     found = gateway.messages()
     assert [len(m["ids"]) for m in found] == [100, 100, 50]
     assert [name for m in found for name in m["ids"]] == [str(n) for n in reversed(range(250))]
-
-
-async def test_the_task_publishes_what_somebody_begins_to_wait_for_later(monkeypatch):
-    gateway = Gateway(monkeypatch)
-    task = asyncio.create_task(gateway.wanting.run())
-    await asyncio.sleep(0)
-    gateway.hubs[None].watch_id("a")
-    gateway.wanting.wake()
-    try:
-        await eventually(lambda: gateway.sent == [{"ids": ["a"]}])
-        gateway.hubs[None].watch_id("b")
-        gateway.wanting.wake()
-        await eventually(lambda: gateway.sent[1:] == [{"ids": ["b"]}])
-    finally:
-        task.cancel()
