@@ -68,12 +68,6 @@ def test_a_job_that_is_first_published_ended_is_news_if_it_ended_after_the_first
     assert due(exports, 10.0) == (["j"] if is_news else [])
 
 
-def test_a_job_that_was_running_is_news_whatever_its_clock_says():
-    exports = made()
-    end(exports, ended_at=NOW - 3_600 * SECOND)
-    assert due(exports, 10.0) == ["j"]
-
-
 def test_a_restart_exports_what_is_pending_and_nothing_that_was_exported():
     exports = made()
     for job_id in ("sent", "sending", "waiting"):
@@ -94,14 +88,6 @@ def test_nothing_that_a_first_start_loads_is_exported_however_wrong_the_clock_of
     exports.begin(NOW)
     changed(exports, None, shown(Status.COMPLETED, NOW + SECOND), job_id="short")
     assert due(exports, 10.0) == ["short"]
-
-
-def test_jobs_that_ended_while_the_daemon_was_stopped_are_exported():
-    exports = restarted(made())
-    end(exports, "was-running")
-    changed(exports, None, shown(Status.COMPLETED, NOW + 5 * SECOND), job_id="new")
-    changed(exports, None, shown(Status.COMPLETED, NOW - 5 * SECOND), job_id="old")
-    assert due(exports, 10.0) == ["was-running", "new"]
 
 
 def test_a_job_that_was_exported_and_left_memory_does_not_return_when_a_client_asks_for_it():

@@ -141,12 +141,6 @@ def test_an_event_is_not_compared_by_its_ts_with_the_tables_whole_seconds():
     assert (view.status, view.ended_at) == (Status.COMPLETED, BASE)
 
 
-def test_of_several_readings_the_latest_holds():
-    old = Reading("j", 3, JobRecord("j", status="running"), ())
-    new = Reading("j", 4, JobRecord("j", status="failed", completed_at=BASE), ())
-    assert seen(new, old) == seen(old, new) == seen(new)
-
-
 def test_the_error_is_the_events_until_the_tables_is_read():
     failed = event(Kind.JOB_FAILED, error="logged")
     assert seen(read("running"), failed).error == "logged"
@@ -199,13 +193,6 @@ def test_reported_progress_holds_from_wherever_it_was_seen_last():
     assert [(v.percent, v.basis) for v in shown] == [(40.0, "reported"), (7.0, "reported")]
     alone = seen(read("running", steps, StepRecord(2, "t", 2)))
     assert (alone.percent, alone.basis) == (50.0, "steps")
-
-
-@pytest.mark.parametrize("status", ["running", "failed"])
-def test_a_percent_of_the_log_stays_reported_where_the_table_has_none(status):
-    reported = Entry(1, BASE, "DEBUG", "", 9, "j", percent=40)
-    found = seen(read(status, StepRecord(1, "s", 1, "completed")), reported)
-    assert (found.percent, found.basis) == (40.0, "reported")
 
 
 def test_late_rows_of_the_log_do_not_take_back_the_percent_of_a_job_that_has_ended():

@@ -73,12 +73,6 @@ def test_there_is_no_forecast_before_three_runs_have_completed():
     assert states == [ForecastState.ROUGH, ForecastState.ON_TRACK]
 
 
-def test_a_job_without_steps_is_compared_by_its_duration():
-    runs = [EndedRun(OPERATION, "", BASE, BASE + (50 + n) * SECOND, True) for n in range(20)]
-    found = forecast(job(), learned(runs), BASE + 30 * SECOND)
-    assert left(found) == pytest.approx(30, abs=1)
-
-
 def test_a_renamed_step_is_known_after_three_runs():
     forecaster = learned(usual(20))
     for n in range(3):
@@ -162,14 +156,6 @@ def test_equal_runs_are_no_change_of_regime_whatever_rounding_does():
     assert forecast(started, learned(runs), BASE).runs == 60
 
 
-def test_only_completed_runs_teach_durations():
-    failed = [ended(("snapshot", 1.0), start=BASE + n * SECOND, completed=False) for n in range(5)]
-    forecaster = learned([*usual(15), *failed])
-    assert operation(forecaster).failure_rate == 0.25
-    assert operation(forecaster).durations.quantile(0.5) == pytest.approx(90, rel=0.1)
-    assert forecast(in_copy(), forecaster, BASE + 10 * SECOND).runs == 15
-
-
 # Hung and late jobs
 
 
@@ -194,12 +180,6 @@ def test_steps_ahead_have_their_share_and_their_typical_time():
     assert drivers.share == pytest.approx(1 / 3)
     assert steps.ahead("attach") == ()
     assert [step.name for step in steps.ahead(None)] == ["snapshot", "copy", "drivers", "attach"]
-
-
-def test_a_step_of_fewer_than_a_tenth_of_the_runs_is_not_announced():
-    runs = [*usual(30), ended(("copy", 60), ("rare", 5))]
-    steps = operation(learned(runs)).steps
-    assert "rare" not in [step.name for step in steps.ahead("copy")]
 
 
 def test_a_retry_of_a_step_is_followed_by_what_followed_its_last_execution():

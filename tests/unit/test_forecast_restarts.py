@@ -161,14 +161,6 @@ def test_a_file_that_lacks_operations_is_no_history_and_one_that_had_them_all_st
     assert len(there(decode_forecasts(file)).forecaster) == 40
 
 
-def test_an_operation_that_was_forgotten_leaves_the_checkpoint():
-    index = knowing(*usual(3, operation=("failover", "first")))
-    stored = StoredForecasts(index.forecasts)
-    stored.changed()
-    index.forecasts.learn_history(run for n in range(256) for run in usual(1, operation=("failover", f"o{n}")))
-    assert stored.changed(1000)['["failover","first"]'] is None
-
-
 @pytest.mark.parametrize("damage", [b"", b"\x00", b"\xff" * 40])
 def test_a_damaged_operation_begins_anew_and_the_others_stay(damage: bytes):
     index = knowing(*usual(3), *usual(3, operation=("failover", "other")))

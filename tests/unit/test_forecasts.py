@@ -71,14 +71,6 @@ def test_a_silent_job_gets_its_first_forecast_when_the_runs_of_its_operation_hav
 # -- percent
 
 
-def test_a_reported_percent_stays_reported_and_does_not_fall():
-    index = knowing(*usual())
-    for at, percent, shown in (5, 30, 30.0), (6, 20, 30.0), (7, 55, 55.0), (8, None, 55.0):
-        read(index, at, percent_complete=percent)
-        assert (document(index)["progress"]["percent"], document(index)["progress"]["basis"]) == (shown, "reported")
-    assert forecast(index)["runs"] == 20
-
-
 def test_a_failed_job_keeps_its_percent_and_a_completed_one_has_all():
     for status, expected in ("failed", None), ("cancelled", None), ("completed", 100.0):
         index = knowing(*usual())

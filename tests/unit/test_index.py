@@ -278,14 +278,6 @@ def test_a_legacy_row_of_the_past_that_is_decided_after_the_start_is_no_event():
     assert kinds(ended) == [(Kind.JOB_FAILED, "ext", None)]
 
 
-def test_an_expired_legacy_row_is_not_kept_and_not_written_again_and_again():
-    index, row = live(retention=100), replace(LEGACY, status="failed", completed_at=NOW)
-    for _ in range(3):
-        assert index.apply_legacy([row], [], NOW + 100 * SECOND).changes == []
-        assert index.persistence.changed() == []
-    assert index.known.legacy("ext") is None
-
-
 def test_a_number_of_legacy_rows_that_are_not_shown_is_remembered():
     index, old = live(retention=100), replace(LEGACY, status="failed", completed_at=NOW)
     rows = [replace(old, job_id=f"r{n}") for n in range(10_001)]

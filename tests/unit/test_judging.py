@@ -36,23 +36,6 @@ def test_everything_is_known_up_to_the_earlier_of_both_parts_and_nothing_before_
     assert horizon.judged_at(BASE + JUDGED_WITHIN - 6) is None
 
 
-def test_a_clock_that_was_set_back_is_the_latest_time_at_which_jobs_are_judged():
-    horizon = Horizon(read_to=0)
-    for part in Part:
-        horizon.report(part, BASE, 5)
-    assert horizon.judged_at(BASE - 3600 * SECOND) == BASE - 3600 * SECOND
-
-
-@pytest.mark.parametrize("part", list(Part))
-def test_a_report_on_an_earlier_time_than_the_last_takes_nothing_back(part):
-    horizon = Horizon(read_to=0)
-    for one in Part:
-        horizon.report(one, BASE + 20 * SECOND, 20 * SECOND)
-    before = horizon.watched(BASE)
-    horizon.report(part, BASE + 3 * SECOND, 3 * SECOND)
-    assert (horizon.read_to, horizon.watched(BASE)) == (BASE + 20 * SECOND, before)
-
-
 @given(st.lists(st.tuples(st.integers(-7200, 7200), st.integers(0, 100)), max_size=20))
 def test_watched_time_grows_by_what_was_seen_and_no_clock_that_is_set_moves_it(steps):
     horizon, now, uptime, seen = Horizon(read_to=0), BASE, 0, 0
@@ -97,23 +80,6 @@ def test_a_job_that_writes_all_the_time_is_announced_as_overdue_as_soon_as_it_is
     assert overdue_at is not None
     assert announced_at is not None
     assert announced_at - overdue_at <= 2
-
-
-def test_a_job_that_became_overdue_during_a_stop_is_announced_once_all_has_been_read():
-    daemon = WatchingDaemon()
-    daemon.begins("j")
-    daemon.passes(80)
-    daemon.at += 100
-    daemon.restarts()
-    daemon.sees = False
-    daemon.passes(20)
-    assert daemon.announced(*LATENESS) == []
-    daemon.sees = True
-    daemon.passes(2)
-    assert [kind for _, kind in daemon.announced(*LATENESS)] == [Kind.JOB_OVERDUE]
-    daemon.restarts()
-    daemon.passes(60)
-    assert len(daemon.announced(*LATENESS)) == 1
 
 
 def test_a_forecast_is_as_of_the_time_up_to_which_its_job_is_known():

@@ -105,13 +105,6 @@ def test_a_job_is_not_stalled_before_its_last_rows_have_been_read():
     assert [e.kind for e in late.events] == [Kind.JOB_STALLED]
 
 
-def test_a_job_that_was_silent_before_the_start_is_stalled_then_and_no_event_says_so():
-    index = first_start()
-    outcomes = [*shown_past(index), index.expire(NOW + SECOND)]
-    assert document(index)["stalled"]
-    assert [e for out in outcomes for e in out.events] == []
-
-
 def test_the_past_is_shown_in_parts_of_a_bounded_number_of_jobs():
     made = Index()
     index = first_start(*(reading(made, f"j{n}") for n in range(1000)))

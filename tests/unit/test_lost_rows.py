@@ -53,18 +53,6 @@ def test_a_job_that_no_row_names_is_lost_after_the_grace_once():
     assert index._records["j"].observed is None
 
 
-def test_rows_that_come_within_the_grace_are_no_loss():
-    index = live()
-    read(index, NOW, "running", step())
-    log(index, NOW + 1, Kind.JOB_STARTED)
-    log(index, NOW + 1, Kind.STEP_STARTED, step_id=1)
-    assert read(index, NOW + GRACE, "completed", step("completed")) == []
-    log(index, NOW + GRACE + 1, Kind.STEP_COMPLETED, step_id=1)
-    log(index, NOW + GRACE + 1, Kind.JOB_COMPLETED)
-    assert read(index, NOW + 2 * GRACE, "completed", step("completed")) == []
-    assert index._records["j"].observed is None
-
-
 @pytest.mark.parametrize(
     ("missing", "lost"),
     [
@@ -122,15 +110,6 @@ def test_changes_before_the_first_reading_are_no_loss_but_later_ones_are():
     assert read(index, NOW + GRACE, "running", step("completed")) == []
     read(index, NOW + GRACE, "running", step("completed"), step(step_id=2))
     assert read(index, NOW + 2 * GRACE, "running", step("completed"), step(step_id=2)) == ["step_started"]
-
-
-def test_a_job_that_ended_before_the_first_reading_is_never_checked():
-    index = live()
-    index.loading = True
-    read(index, NOW, "failed", step("failed"))
-    index.loading = False
-    assert read(index, NOW + GRACE, "failed", step("failed")) == []
-    assert index._records["j"].observed is None
 
 
 def losses(tables, dropped=()):

@@ -156,21 +156,6 @@ def test_the_current_position_can_be_resumed_and_one_ahead_cannot():
     assert not jobs.reaches(8, 0)
 
 
-def test_a_gateway_that_has_run_for_long_resumes_positions_whose_messages_were_replaced():
-    gateway = Gateway()
-    for seq in range(1, 100):
-        gateway.read("a", seq, seq * HOUR // 60)
-    assert all(gateway.jobs.reaches(seq, 100 * HOUR // 60) for seq in range(1, 100))
-
-
-def test_positions_of_a_server_whose_clock_went_back_do_not_count_for_longer():
-    gateway = Gateway()
-    for seq, hour in enumerate([10, 90, 11, 12], start=1):
-        gateway.read("a", seq, hour * HOUR)
-    assert [gateway.jobs.reaches(seq, 34 * HOUR) for seq in range(1, 5)] == [False, False, True, True]
-    assert [gateway.jobs.reaches(seq, 40 * HOUR) for seq in range(1, 5)] == [False, False, False, True]
-
-
 def test_a_message_that_comes_twice_changes_nothing():
     jobs = RemoteJobs(Marks())
     assert len(jobs.put(job("a", 5))) == 1

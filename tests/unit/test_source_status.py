@@ -155,13 +155,3 @@ def test_a_state_lasts_since_its_first_failure_and_is_logged_once(
     status.answered()
     assert (status.database, status.lag_seconds) == ("live", 0.0)
     assert "new rows are read again, after 250 s" in caplog.messages[-1]
-
-
-def test_a_database_whose_table_fails_is_not_down_while_the_log_is_read(status: SourceStatus, clock: Clock):
-    for _ in range(20):
-        status.part_failed(SourcePart.STEPS, failed(Away.FAILED))
-        clock.passed += 5
-        status.answered()
-        status.judge()
-        assert status.database == "stale"
-    assert status.lag_seconds == 100

@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from correlator.jobs import missing_rows
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE, Transitions
-from correlator.model.facts import Job, Kind, LifecycleEvent, Status, StepEvents
+from correlator.model.facts import Job, Kind, Status
 from correlator.model.published import Event, JobView
 from correlator.model.rows import StepRecord
 from tests.support.forecast_index import kinds, read, step
@@ -36,17 +36,6 @@ def test_an_end_of_the_tables_alone_is_published_once_after_the_grace():
     assert found.due(NOW + 9 * GRACE) == []
 
 
-def test_its_own_row_pays_it_off_and_no_other_does():
-    others = [(None, Kind.JOB_COMPLETED), (1, Kind.STEP_FAILED), (None, Kind.JOB_STARTED)]
-    assert pending_after(RUNNING, FAILED, SILENT, (None, Kind.JOB_FAILED)).due(NOW + GRACE) == []
-    assert len(pending_after(RUNNING, FAILED, SILENT, *others).due(NOW + GRACE)) == 1
-
-
-def test_a_transition_that_the_log_has_is_not_pending():
-    job = Job("j", event=LifecycleEvent(Status.FAILED, NOW, 1, 1))
-    assert pending_after(RUNNING, FAILED, job).due(NOW + GRACE) == []
-
-
 def test_a_job_first_seen_at_work_began():
     assert pending_after(None, RUNNING).due(NOW + GRACE) == [Event(Kind.JOB_STARTED, "j", NOW - 9)]
     assert pending_after(None, RUNNING, Job("j", started_at=NOW)).due(NOW + GRACE) == []
@@ -64,12 +53,6 @@ def test_steps_begin_and_end():
         Kind.STEP_STARTED,
         Kind.STEP_COMPLETED,
     ]
-
-
-def test_steps_that_the_log_has_are_not_pending():
-    one = StepRecord(1, "s", 1, "failed", NOW - 5, NOW - 2)
-    logged = StepEvents(1, LifecycleEvent(Status.FAILED, NOW, 1, 1), NOW - 5)
-    assert pending_after(RUNNING, steps(one), Job("j", steps={1: logged})).due(NOW + GRACE) == []
 
 
 def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeypatch):
