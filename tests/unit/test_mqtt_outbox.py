@@ -25,6 +25,7 @@ from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics
 from tests.support.documents import document_of
 from tests.support.mqtt_harness import NOW, reading, retained_topics
 from tests.support.there import there
+from tests.support.yardstick import quickest
 
 A, B = TopicKey("state", "a"), TopicKey("state", "b")
 
@@ -454,3 +455,22 @@ def test_events_and_states_alternate_until_states_are_late_and_go_before_all_but
     assert retained(6) in ([True, False] * 3, [False, True] * 3)
     now += STATES_WITHIN
     assert retained(16).count(False) == 2
+
+
+def test_the_age_of_what_waits_costs_no_more_after_thousands_of_acknowledgements():
+    def with_acknowledged(count: int) -> DirtyTopics:
+        box = DirtyTopics()
+        box.add(TopicKey("state", str(n)) for n in range(count + 20))
+        sent = [there(box.pop_next(0.0)) for _ in range(count + 20)]
+        for key in sent[:count]:
+            box.acknowledged(key)
+        return box
+
+    def ask(box: DirtyTopics) -> None:
+        for _ in range(200):
+            box.oldest()
+            box.oldest_change()
+
+    few, many = with_acknowledged(10), with_acknowledged(5_000)
+    least, most = quickest(lambda: ask(few), lambda: ask(many))
+    assert most < 5 * least

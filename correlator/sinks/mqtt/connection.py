@@ -349,20 +349,21 @@ class MqttClient(aiomqtt.Client):
         would be written then until a deadline, so the connection ends at once.
         """
 
-        def attempt(call: Callable[[], object]) -> None:
-            try:
-                call()
-            except Exception as error:  # noqa: BLE001 - any error ends the connection
-                if not self._disconnected.done():
-                    self._disconnected.set_exception(error)
-
         def register() -> None:
             number = sock.fileno()
             if client.socket() is sock:
-                attempt(lambda: self._loop.add_writer(number, lambda: attempt(client.loop_write)))
+                self._attempt(self._loop.add_writer, number, self._attempt, client.loop_write)
 
         del userdata
         self._loop.call_soon_threadsafe(register)
+
+    def _attempt(self, call: Callable[..., object], *arguments: object) -> None:
+        """Make a call. Any error of it ends the connection."""
+        try:
+            call(*arguments)
+        except Exception as error:  # noqa: BLE001
+            if not self._disconnected.done():
+                self._disconnected.set_exception(error)
 
 
 # -- reason codes

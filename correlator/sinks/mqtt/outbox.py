@@ -412,6 +412,8 @@ class DirtyTopics:
         self._republish: OrderedDict[TopicKey, None] = OrderedDict()
         self._turn = 0
         self._in_flight: dict[TopicKey, _InFlight] = {}
+        self._dirty: dict[TopicKey, _InFlight] = {}
+        """Those in flight that are not clean: few, while thousands that are acknowledged wait for their spacing."""
         self._spacings: deque[tuple[float, TopicKey]] = deque()
 
     def mark(self, key: TopicKey) -> None:
@@ -420,6 +422,7 @@ class DirtyTopics:
         if (in_flight := self._in_flight.get(key)) is not None:
             in_flight.since = in_flight.since if in_flight.marked else self._clock()
             in_flight.marked = True
+            self._dirty[key] = in_flight
         else:
             self._republish.pop(key, None)
             self._changed[key] = None
@@ -427,6 +430,7 @@ class DirtyTopics:
     def restart(self) -> None:
         """Start a new connection: nothing is in flight, and nothing is pending until `add`."""
         self._in_flight.clear()
+        self._dirty.clear()
         self._spacings.clear()
         self._changed.clear()
         self._republish.clear()
@@ -457,7 +461,7 @@ class DirtyTopics:
         if not queue:
             return None
         key = queue.popitem(last=False)[0]
-        self._in_flight[key] = _InFlight(queue is self._changed)
+        self._in_flight[key] = self._dirty[key] = _InFlight(queue is self._changed)
         self._spacings.append((now + self._spacing, key))
         return key
 
@@ -469,6 +473,7 @@ class DirtyTopics:
             self._since[key] = in_flight.since
         else:
             self._since.pop(key, None)
+            del self._dirty[key]
         self._release(key)
         return not in_flight.marked
 
@@ -484,9 +489,8 @@ class DirtyTopics:
     def oldest_change(self) -> float | None:
         """As `oldest`, without topics that are published again."""
         first = next(iter(self._changed), None)
-        keys = [key for key, in_flight in self._in_flight.items() if in_flight.changed]
-        times = [self._since[key] for key in ([first, *keys] if first is not None else keys) if key in self._since]
-        return min(times, default=None)
+        keys = [key for key, in_flight in self._dirty.items() if in_flight.changed]
+        return min((self._since[key] for key in ([first, *keys] if first is not None else keys)), default=None)
 
     def oldest(self) -> float | None:
         """Return the clock time since which the oldest pending topic is not clean. None if all are clean.
@@ -494,8 +498,8 @@ class DirtyTopics:
         A topic that is published again and has changed since counts from its place in the queue of changes.
         """
         firsts = (next(iter(queue), None) for queue in (self._changed, self._republish))
-        keys = [*(key for key in firsts if key is not None), *self._in_flight]
-        return min((self._since[key] for key in keys if key in self._since), default=None)
+        keys = [*(key for key in firsts if key is not None), *self._dirty]
+        return min((self._since[key] for key in keys), default=None)
 
     @property
     def pending(self) -> int:
@@ -507,6 +511,7 @@ class DirtyTopics:
         if in_flight.acknowledged and in_flight.spaced:
             del self._in_flight[key]
             if in_flight.marked:
+                del self._dirty[key]
                 self._changed[key] = None
 
 
