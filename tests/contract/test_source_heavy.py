@@ -63,7 +63,7 @@ async def test_rows_in_are_read_light_too(original):
         assert max(weighed.answers) <= len(expected) * 2 * HEAVY
 
 
-async def test_heavy_rows_are_read_with_their_jobs_live_and_from_the_past_and_the_position_at_one_is_small(original):
+async def test_heavy_rows_are_read_with_their_jobs_live_and_from_the_past_at_a_small_position(original):
     """The position is one row of the checkpoint in the cluster, where a message has 1 MiB at most."""
     for number in range(3):
         await original.job(f"j{number}")

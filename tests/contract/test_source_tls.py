@@ -61,9 +61,7 @@ async def cipher(database: MariaDBDatabase) -> str:
     return str(name)
 
 
-async def test_all_is_encrypted_with_the_right_ca_or_without_verification_and_no_other_ca_is_trusted(
-    secured, authority, driver
-):
+async def test_all_is_encrypted_with_the_right_ca_or_unverified_and_no_other_ca_is_trusted(secured, authority, driver):
     async with schema(secured) as database:
         for trusting in (Tls(ca=authority.ca), Tls(verify=False)):
             assert (await cipher(source(database, driver, trusting))).startswith("TLS_")

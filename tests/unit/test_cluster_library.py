@@ -21,7 +21,7 @@ for module in pkgutil.walk_packages(correlator.__path__, "correlator."):
 """
 
 
-def test_a_daemon_without_a_cluster_loads_nothing_of_it_and_every_module_does_without_the_library():
+def test_a_daemon_without_a_cluster_loads_nothing_of_it_and_no_module_needs_the_library():
     done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.returncode) == ("[]\n", 0), done.stderr
 

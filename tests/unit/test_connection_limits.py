@@ -90,7 +90,7 @@ class ManyClients:
 
 
 @given(st.data())
-def test_whatever_clients_do_only_idle_connections_end_and_only_where_the_limits_leave_no_room(data):
+def test_whatever_clients_do_only_idle_connections_end_and_only_above_the_limits(data):
     clients = ManyClients()
     for _ in range(data.draw(st.integers(0, 60))):
         act = data.draw(st.sampled_from(["comes", "comes", "comes", "begins", "asks", "has its answer", "leaves"]))

@@ -148,7 +148,7 @@ def test_events_of_ended_jobs_go_first_and_one_of_eight_is_of_a_running_job():
     assert [n for n, e in enumerate(first) if e.job_id == "r"] == list(range(TURNS - 1, len(first), TURNS))
 
 
-def test_what_the_queues_remember_of_events_is_bounded_whether_they_are_sent_once_or_again_and_again():
+def test_what_the_queues_remember_of_events_is_bounded_also_if_they_are_sent_again():
     events = pending(*(event(f"j{n}", b"step.started", n) for n in range(10)))  # running jobs, which wait long
     for n in range(20_000):
         events.add(event(f"e{n}", b"step.started", n))

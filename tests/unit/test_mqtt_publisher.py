@@ -59,7 +59,7 @@ async def never(*_: Any, **__: Any) -> None:
     await asyncio.Event().wait()
 
 
-def test_the_largest_message_is_left_out_until_it_changes_is_acknowledged_or_has_another_chance():
+def test_the_largest_message_is_left_out_until_it_changes_or_has_another_chance():
     oversized = OversizedMessages()
     assert [oversized.closed([SMALL_ONE, LARGE_ONE], 0) for _ in range(CLOSES)] == [None] * (CLOSES - 1) + ["a"]
     assert oversized.is_left_out(*LARGE_ONE, now=1)

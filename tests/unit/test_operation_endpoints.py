@@ -36,7 +36,7 @@ async def asked(url: str, path: str) -> tuple[int, str, Any]:
         return response.status, response.content_type, orjson.loads(await response.read())
 
 
-async def test_the_operations_are_listed_in_order_with_what_their_runs_took_once_the_tables_have_been_read():
+async def test_the_operations_are_listed_in_order_with_what_their_runs_took():
     runs = [ended(("copy", float(n)), start=BASE + n * SECOND) for n in range(1, 11)]
     runs += [ended(("copy", 1.0), operation=("", "live"), completed=False)]
     runs += [ended(("copy", 2.5), operation=("failover", "a"))]

@@ -371,7 +371,7 @@ async def test_a_request_waits_a_little_longer_than_its_collector_may_take():
         (rpc.encode_result(b'"yes"'), "dc1: not a message of this program"),
     ],
 )
-async def test_every_failure_is_a_reason_for_clients_that_names_the_appliance_and_a_silent_one_rests(reply, reason):
+async def test_every_failure_is_a_reason_that_names_the_appliance_and_a_silent_one_rests(reply, reason):
     collectors = Collectors()
     collectors.replies["dc1"] = reply
     with pytest.raises(SourceUnavailable) as raised:

@@ -428,9 +428,7 @@ APPLIANCES = st.dictionaries(
 
 
 @given(APPLIANCES, st.integers(1, 6), st.frozensets(st.sampled_from(("dc1", "dc2"))))
-def test_the_merged_pages_are_one_sorted_list_of_all_jobs_but_those_of_appliances_that_are_away(
-    appliances, limit, away
-):
+def test_the_merged_pages_are_one_sorted_list_of_all_jobs_of_appliances_that_answer(appliances, limit, away):
     others = {place_of(j) for name, a in appliances.items() if name not in away for j in a.jobs}
     assert [place_of(j) for j in read_all(appliances, limit, away)] == sorted(others, reverse=True)
     reason = read(appliances, None, limit, away).reason

@@ -34,7 +34,7 @@ def made(event=FAILED, shown: PublishedJob | None = SHOWN, body=None):
     return json.loads(encoded)
 
 
-def test_the_signature_is_that_of_the_published_example_and_both_sign_while_a_secret_is_rotated():
+def test_the_signature_is_that_of_the_published_example_and_both_sign_during_a_rotation():
     body = b'{"test": 2432232314}'
     other = f"whsec_{base64.b64encode(bytes([1]) * 32).decode()}"
     keys = SigningSecrets(f"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw  # of today\n{other}\n").keys
