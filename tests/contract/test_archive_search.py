@@ -65,12 +65,11 @@ async def test_a_context_of_few_jobs_is_read_by_its_index_and_not_slice_by_slice
         asked.append(sql)
         return await query(self, sql, args)
 
-    either_original = one_mariadb
-    await either_original.run(
+    await one_mariadb.run(
         "INSERT INTO job_tracking (id, operation, status, started_at, context_id) SELECT CONCAT('job-', seq), 'op',"
         " 'completed', UTC_TIMESTAMP() - INTERVAL seq MINUTE, IF(seq % 500 = 0, 'ctx', 'many') FROM seq_1_to_3000"
     )
-    async with archive_of(either_original, jobs_within=0.0) as archive:
+    async with archive_of(one_mariadb, jobs_within=0.0) as archive:
         archive._job_slices.size = archive._job_slices._least = archive._job_slices._most = 10
         monkeypatch.setattr(MariaDBSession, "query", counted)
         due = [f"job-{n}" for n in range(500, 3001, 500)]

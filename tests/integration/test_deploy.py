@@ -89,21 +89,15 @@ def password(text: str, account: str = HERE) -> str:
     return line[1].replace(HERE, account).replace("%s", text)
 
 
-@pytest.fixture(scope="module")
-def appliance_server() -> Iterator[MariaDB]:
-    with MariaDB() as server:
-        yield server
-
-
 @pytest.fixture
-async def granted(appliance_server: MariaDB) -> AsyncIterator[Database]:
-    """The appliance's own database on a server where nobody has made an account for the correlator."""
-    database = await appliance_server.create_schema("migratekit_oma")
-    await appliance_server.run(*statements("DROP USER correlator@'%'"))
+async def granted(mariadb: MariaDB) -> AsyncIterator[Database]:
+    """The appliance's own database, while the shared server has no account for the correlator."""
+    database = await mariadb.create_schema("migratekit_oma")
+    await mariadb.run(*statements("DROP USER correlator@'%'"))
     yield database
-    users = await appliance_server.run("SELECT user, host FROM mysql.user WHERE user = 'correlator'")
+    users = await mariadb.run("SELECT user, host FROM mysql.user WHERE user = 'correlator'")
     gone = [f"DROP USER '{user}'@'{host}'" for user, host in users]
-    await appliance_server.run(*gone, "CREATE USER correlator@'%'", "DROP DATABASE migratekit_oma")
+    await mariadb.run(*gone, "CREATE USER correlator@'%'", "DROP DATABASE migratekit_oma")
 
 
 async def grants(server: MariaDB, account: str) -> list[str]:

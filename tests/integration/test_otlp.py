@@ -136,13 +136,16 @@ async def test_a_job_of_many_steps_is_split_and_no_request_exceeds_its_bound(har
     assert all(int(headers["Content-Length"]) < sinks.MAX_BYTES + 10_000 for headers, _ in otlp.requests)
 
 
-@pytest.mark.parametrize(("encoding", "name"), [("json", "JSON"), ("protobuf", "protobuf")])
-async def test_the_doctor_tries_the_receiver_without_a_span(otlp, encoding, name):
-    check = await receivers.inspect_traces(configured(otlp.url, encoding=encoding))
-    assert (check.name, check.status) == ("otlp.receiver", "ok")
-    assert f"{otlp.url}/v1/traces takes traces as {name}" in check.summary
-    assert (len(otlp.requests), otlp.spans) == (1, [])
+async def test_the_doctor_tries_the_receiver_without_a_span_and_finds_one_that_cannot_be_reached(otlp):
+    for encoding, name in (("json", "JSON"), ("protobuf", "protobuf")):
+        check = await receivers.inspect_traces(configured(otlp.url, encoding=encoding))
+        assert (check.name, check.status) == ("otlp.receiver", "ok")
+        assert f"{otlp.url}/v1/traces takes traces as {name}" in check.summary
+    assert (len(otlp.requests), otlp.spans) == (2, [])
     assert (await receivers.inspect_traces(Config())).status == "ok"
+    port = free_port()
+    check = await receivers.inspect_traces(configured(f"http://127.0.0.1:{port}"))
+    assert (check.status, check.fix) == ("failure", (f"nc -vz 127.0.0.1 {port}",))
 
 
 @pytest.mark.parametrize(
@@ -160,9 +163,3 @@ async def test_the_doctor_says_what_to_change_where_the_receiver_refuses(otlp, s
     assert check.status == "failure"
     assert words in " ".join([check.summary, *check.detail])
     assert check.fix[-1] == fix
-
-
-async def test_the_doctor_finds_a_receiver_that_cannot_be_reached():
-    port = free_port()
-    check = await receivers.inspect_traces(configured(f"http://127.0.0.1:{port}"))
-    assert (check.status, check.fix) == ("failure", (f"nc -vz 127.0.0.1 {port}",))
