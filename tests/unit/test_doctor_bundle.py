@@ -44,6 +44,7 @@ def test_a_short_secret_is_hidden_where_it_is_a_value_and_leaves_the_rest_readab
     shown = 'job 1 of 11 ended, step 1: password=*** "token": "***" Bearer *** mysql://me:***@db/1 *** hunter23 12/e3'
     assert hide(log) == shown
     assert Hidden(["token", "token-long"])("x token-long y token z") == "x *** y *** z"
+    assert Hidden([])(log) == log
 
 
 def test_a_secret_of_any_text_leaves_a_document_one():

@@ -117,3 +117,11 @@ def test_a_password_reaches_the_server_as_it_stands_in_its_file(tmp_path, passwo
     literal = password.replace("\\", "\\\\").replace("'", "\\'")
     statements = (tmp_path / "input.sql").read_text()
     assert statements == f"CREATE USER IF NOT EXISTS 'c'@'h'; ALTER USER 'c'@'h' IDENTIFIED BY '{literal}';\n"
+
+
+def test_a_password_that_is_missing_is_made_first_and_for_root_alone(tmp_path):
+    found = Setting(setting().config, None, OTHER | {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    make, _ = new_password(found, "'c'@'h'", None)
+    paste(make)
+    assert (tmp_path / "db-password").stat().st_mode & 0o777 == 0o600
+    assert len((tmp_path / "db-password").read_text().strip()) == 32
