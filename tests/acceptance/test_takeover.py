@@ -6,14 +6,15 @@ import asyncio
 import os
 import platform
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from correlator.cluster import keys
-from correlator.cluster.connection import seq_of
+from correlator.cluster import keys, streams
+from correlator.cluster.connection import Connection, seq_of
 from correlator.cluster.fence import put
 from correlator.cluster.lease import Lease
 from tests.support.appliance import Appliance, connected
@@ -113,7 +114,7 @@ async def test_a_reload_of_a_standby_is_checked_at_once_and_outlasts_each_loss_o
             await eventually(posts)
 
 
-async def test_a_stopped_active_hands_over_at_once_and_events_reach_the_broker_once_also_over_a_kill(
+async def test_a_stopped_active_hands_over_at_once_and_events_reach_the_broker_once_over_a_kill(
     tmp_path: Path, database: Database, appliance: Appliance, nats: Nats, mosquitto: Mosquitto
 ):
     options: dict[str, Any] = {"mqtt__url": mosquitto.url, "mqtt__instance": "takeover-1"}
@@ -150,6 +151,48 @@ async def test_a_stopped_active_hands_over_at_once_and_events_reach_the_broker_o
         await eventually(lambda: set(wanted) <= set(arrived()))
         await asyncio.sleep(1)
         assert sorted(event for event in arrived() if event in wanted) == sorted(wanted)
+
+
+async def test_a_suspended_active_that_continues_gets_nothing_stored(
+    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats
+):
+    """Its successor is suspended meanwhile, so that whatever were stored would be its own."""
+    async with (
+        to_nats(nats.url, role="doctor") as connection,
+        pair(tmp_path, database, nats.url) as (active, standby),
+    ):
+        job_id = await appliance.job()
+        await eventually(lambda: shows(active, job_id, "running"))
+        os.kill(active.pid, signal.SIGSTOP)
+        for n in range(20):  # The former active finds all of this to write when it continues.
+            await appliance.job(f"ext-{n}")
+        await eventually(lambda: is_active(standby))
+        await eventually(lambda: shows(standby, "ext-19", "running"))
+        await asyncio.sleep(2)
+        os.kill(standby.pid, signal.SIGSTOP)
+        try:
+            before = await positions(connection)
+            os.kill(active.pid, signal.SIGCONT)
+            await eventually(lambda: _was_superseded(active))
+            await asyncio.sleep(0.5)
+            assert await positions(connection) == before
+        finally:
+            os.kill(standby.pid, signal.SIGCONT)
+            os.kill(active.pid, signal.SIGCONT)
+
+
+async def _was_superseded(daemon: Daemon) -> bool:
+    return "another collector is active" in await asyncio.to_thread(daemon.log)
+
+
+async def positions(connection: Connection) -> dict[str, int]:
+    """The last sequence of each stream that is kept."""
+    found: dict[str, int] = {}
+    for name in (keys.STATE, keys.CHECKPOINT, keys.EVENTS):
+        info = await streams.info(connection, name)
+        assert info is not None
+        found[name] = info["state"]["last_seq"]
+    return found
 
 
 async def test_a_collector_without_nats_waits_and_stops_when_it_is_asked(
@@ -268,3 +311,24 @@ async def test_a_takeover_by_a_collector_with_other_limits_publishes_no_event_ag
             await eventually(lambda: is_active(standby))  # noqa: B023
             await happen(standby, 1)
             await active.start(ready=False)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(400)
+async def test_the_takeover_takes_less_than_five_seconds(tmp_path: Path, database: Database, nats: Nats):
+    """Ten times in turn: the active is killed, and becomes the standby of its successor."""
+    took: list[float] = []
+    async with connected(database) as raw, pair(tmp_path, database, nats.url) as both:
+        appliance: Any = Appliance(raw)
+        active, standby = both
+        for _ in range(10):
+            await active.saved()
+            await active.kill()
+            began = time.monotonic()
+            job_id = await appliance.job()
+            await eventually(lambda: shows(standby, job_id, "running"), every=0.02)  # noqa: B023
+            took.append(round(time.monotonic() - began, 2))
+            await active.start(ready=False)
+            await eventually(lambda: has_role(active, "standby"))  # noqa: B023
+            active, standby = standby, active
+    assert max(took) < 5.0, sorted(took)

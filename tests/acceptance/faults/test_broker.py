@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import aiomqtt
 import pytest
@@ -78,6 +79,30 @@ async def test_cut_and_reset(database: Database, mosquitto: Mosquitto, tmp_path:
             await run.arrives()
             run.to_broker.reset()
         await watched_again(run)
+
+
+@pytest.mark.long
+async def test_login_refused(database: Database, tmp_path: Path):
+    users = {"correlator": "right"}
+    with Mosquitto(users=users) as broker:
+        login: dict[str, Any] = {"mqtt__username": "correlator", "mqtt__password": "right"}
+        async with (
+            fault_run(tmp_path, database, broker, login=("correlator", "right"), **login, traffic=SLOW_TRAFFIC) as run,
+            run.fault("broker: login refused"),
+        ):
+            run.to_broker.refuse()
+            await asyncio.to_thread(broker.stop)
+            broker.users = {"correlator": "another"}
+            await asyncio.to_thread(broker.start)
+            run.to_broker.heal()
+            await run.degraded("mqtt")
+            await eventually(lambda: "ot authori" in run.daemon.log())
+            await run.goes_on()
+            run.to_broker.refuse()
+            await asyncio.to_thread(broker.stop)
+            broker.users = users
+            await asyncio.to_thread(broker.start)
+            await watched_again(run)
 
 
 @pytest.mark.long

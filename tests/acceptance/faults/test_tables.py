@@ -83,6 +83,23 @@ async def test_a_crash_of_the_server_uses_ids_again(mosquitto: Mosquitto, tmp_pa
 
 
 @pytest.mark.long
+async def test_retention_deletes_under_the_head(database: Database, mosquitto: Mosquitto, tmp_path: Path):
+    async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
+        async with run.traffic.running():
+            for _ in range(5):
+                await run.arrives()
+                received = ",".join(str(i) for i, _ in run.reader.lines)
+                await run.oracle.remember()
+                await writer.run(f"DELETE FROM log_events WHERE id IN ({received})")
+        await run.quiet()
+        await run.oracle.remember()
+        await writer.run("DELETE FROM log_events")
+        async with run.traffic.running():
+            recovery = await run.recovered()
+        await run.verdict("MariaDB: retention deletes up to the last row", recovery)
+
+
+@pytest.mark.long
 async def test_columns_are_added_and_removed(database: Database, mosquitto: Mosquitto, tmp_path: Path):
     async with fault_run(tmp_path, database, mosquitto) as run, run.traffic.writer() as writer:
         async with run.traffic.running():

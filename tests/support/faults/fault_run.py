@@ -187,12 +187,13 @@ async def fault_run(
     broker: Mosquitto,
     *,
     traffic: dict[str, Any] | None = None,
+    login: tuple[str, str] | None = None,
     environment: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> AsyncIterator[FaultRun]:
     """A daemon over an empty schema, ready and watched.
 
-    `settings` and `environment` are the daemon's, `traffic` is the writers'.
+    `settings` and `environment` are the daemon's, `traffic` is the writers', `login` is the MQTT client's.
     """
     instance = f"faults-{next(_numbers)}"
     async with Proxy(database.server.port) as to_database, Proxy(broker.port) as to_broker:
@@ -206,7 +207,7 @@ async def fault_run(
         async with (
             Process(folder, environment or {}, **(defaults | settings)) as daemon,
             WebsocketWatcher(daemon.url) as reader,
-            MqttWatcher(broker.port, instance) as listener,
+            MqttWatcher(broker.port, instance, login) as listener,
         ):
             writers = Traffic(database, **(traffic or {}))
             oracle = Oracle(database, daemon, reader, listener, writers)

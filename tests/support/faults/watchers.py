@@ -121,8 +121,10 @@ class WebsocketWatcher(Watcher):
 class MqttWatcher(Watcher):
     """A client of the broker at `port` that has subscribed to all topics of `instance`."""
 
-    def __init__(self, port: int, instance: str) -> None:
+    def __init__(self, port: int, instance: str, login: tuple[str, str] | None = None) -> None:
         super().__init__()
+        self._user = login[0] if login is not None else None
+        self._password = login[1] if login is not None else None
         self._port = port
         self.instance = instance
         self.root = f"correlator/v1/{instance}/"
@@ -142,7 +144,9 @@ class MqttWatcher(Watcher):
 
     async def _listen(self) -> None:
         name = f"listener-{self.instance}-{random.randrange(1 << 30)}"
-        async with aiomqtt.Client("127.0.0.1", self._port, identifier=name, timeout=5) as client:
+        async with aiomqtt.Client(
+            "127.0.0.1", self._port, identifier=name, timeout=5, username=self._user, password=self._password
+        ) as client:
             self._client = client
             self.retained = {}
             await client.subscribe(f"{self.root}#", qos=1)
