@@ -211,8 +211,10 @@ def _with_external_ids(job: Job, entries: Sequence[Entry]) -> Job:
     """
     places = dict(zip(job.external_ids, job.external_at, strict=False))
     for entry in entries:
+        place = _place(entry)
         for name in entry.external_ids:
-            places[name] = max(places.get(name, _OLDEST), _place(entry))
+            if place > places.setdefault(name, _OLDEST):
+                places[name] = place
     floor = _floor(places, job.external_floor)
     kept = places if floor is None else {name: at for name, at in places.items() if (at, name) > floor}
     counted = job.all_external_ids
@@ -232,8 +234,10 @@ def _with_external_ids(job: Job, entries: Sequence[Entry]) -> Job:
 
 def _floor(places: Mapping[str, LogPlace], floor: tuple[LogPlace, str] | None) -> tuple[LogPlace, str] | None:
     """The newest ID that does not fit the bounds, or `floor` if all above it fit."""
-    if len(places) <= MAX_EXTERNAL_IDS and sum(map(_size, places)) <= MAX_EXTERNAL_BYTES:
-        return floor
+    if len(places) <= MAX_EXTERNAL_IDS:
+        most = 4 * sum(map(len, places))  # A character has at most four bytes: usually they need not be counted.
+        if most <= MAX_EXTERNAL_BYTES or sum(map(_size, places)) <= MAX_EXTERNAL_BYTES:
+            return floor
     room = MAX_EXTERNAL_BYTES
     newest = sorted(((at, name) for name, at in places.items() if floor is None or (at, name) > floor), reverse=True)
     for n, (at, name) in enumerate(newest):

@@ -49,6 +49,9 @@ MAX_CARRIED = 1 << 16
 _HALVES = re.compile("[\ud800-\udfff]")
 """Surrogates that stand alone."""
 
+_DAMAGED = "\ufffd"
+"""Replaces what was no character. A text with it is no ID, nor is one that is too long: two IDs might be equal."""
+
 _LEVELS: dict[str, Level] = {**{level: level for level in LEVELS}, "WARNING": "WARN"}
 
 
@@ -157,7 +160,7 @@ def parsed(text: str) -> Any:
         return orjson.loads(text)
     except ValueError:
         value = json.loads(text, strict=False, parse_float=_number, parse_int=_number, parse_constant=_no_constant)
-        return json.loads(_HALVES.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
+        return json.loads(_HALVES.sub(_DAMAGED, json.dumps(value, ensure_ascii=False)))
 
 
 def _number(text: str) -> float | int | str:
@@ -178,8 +181,8 @@ def external_ids(column: str | None, metadata: str | None, id_keys: Sequence[str
     members = metadata_object(metadata)
     if members is not None:
         for key in id_keys:
-            value = members.get(key)
-            if isinstance(value, str) and value and _is_id(value) and value not in found:
+            value = _identifier(members.get(key), key, [])
+            if value is not None and value not in found:
                 found.append(value)
     return found
 
@@ -218,15 +221,10 @@ def _value(text: str | None, bad: list[str]) -> Any:
 def _identifier(value: object, key: str, bad: list[str]) -> str | None:
     if value is None or value == "":
         return None
-    if isinstance(value, str) and _is_id(value):
+    if isinstance(value, str) and len(value) <= MAX_ID and _DAMAGED not in value:
         return value
     bad.append(f"{key}_invalid")
     return None
-
-
-def _is_id(text: str) -> bool:
-    """False for a text that is too long or damaged: different ones would be the same ID."""
-    return len(text) <= MAX_ID and "\ufffd" not in text
 
 
 def _step_id(value: object, bad: list[str]) -> int | None:

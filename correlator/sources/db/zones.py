@@ -40,9 +40,10 @@ class Zone:
 
         `near`: a UTC time close to it. `since`: one that it is not before, but for `_EARLY`.
         """
-        first, second = self.readings(local)
+        first, second = self._known.get(quarter := local // _QUARTER) or self._offsets_in(quarter)
         if first == second:
-            return first
+            return local - first
+        first, second = local - first, local - second
         if near is not None and abs(second - near) < abs(first - near):
             return second
         if since is not None and first < since - _EARLY:
