@@ -140,8 +140,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
         version, application = (
             connection.execute(f"PRAGMA {p}").fetchone()[0] for p in ("user_version", "application_id")
         )
-        empty = not connection.execute("SELECT 1 FROM sqlite_master").fetchone()
-        if empty:
+        tables = connection.execute("SELECT sql FROM sqlite_master WHERE type = 'table'").fetchall()
+        if not tables:
             connection.execute(SCHEMA)
             connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version = {VERSION}")
@@ -149,6 +149,8 @@ def _prepare(connection: sqlite3.Connection) -> None:
             raise Unusable("it is another program's file")
         elif version != VERSION:
             raise Unusable(f"it is of version {version}; this program writes version {VERSION}")
+        elif tables != [(SCHEMA,)]:  # A column of another type would store other keys than those that are written.
+            raise Unusable("its table is not the one that this program creates")
 
 
 @contextlib.contextmanager

@@ -366,6 +366,7 @@ def checkpoint() -> bytes:
     )
 )
 @example([(checkpoint().index(b"CREATE TABLE rows"), b"\x80", "over")])  # SQLite's own words are no UTF-8 then
+@example([(checkpoint().index(b"TEXT NOT NULL, value"), b"N", "over")])  # a column of numbers stores other keys
 def test_a_damaged_checkpoint_is_used_or_set_aside(changes: list[tuple[int, bytes, str]]) -> None:
     raw = bytearray(checkpoint())
     for at, new, how in changes:
