@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from correlator.sinks.http.connections import RESERVED, Connections, Peer
 from tests.support.there import there
 
-LIMIT, EACH, SURPLUS = 8, 6, 4
+LIMIT, EACH, SURPLUS = 12, 9, 6
 """Connections of all, of an address, and beyond both."""
 
 ADDRESSES = {"a": "a", "b": "b", "2001:db8:0:1::1": "network", "2001:db8:0:1:ffff::2": "network", "proxy": "proxy"}
@@ -40,8 +40,9 @@ def test_an_address_that_opens_many_idle_connections_ends_its_own_and_others_sta
 class ManyClients:
     """Clients that connect, ask and leave. A connection is idle unless its request has come or is being answered."""
 
-    def __init__(self) -> None:
-        self.connections = of_limit(LIMIT)
+    def __init__(self, *, proxies: bool) -> None:
+        self.connections = of_limit(LIMIT) if proxies else Connections(lambda: 2 * LIMIT)
+        self.most = {share: LIMIT if share == "proxy" and proxies else EACH for share in ADDRESSES.values()}
         self.is_idle: dict[Peer, bool] = {}
         self.share_of: dict[Peer, str] = {}
         self.ended: list[Peer] = []
@@ -50,9 +51,9 @@ class ManyClients:
         of_share = [peer for peer in self.is_idle if share in (None, self.share_of[peer])]
         return sum(peer.surplus == surplus and (self.is_idle[peer] or not idle) for peer in of_share)
 
-    def accept(self, address: str) -> None:
-        share, most = ADDRESSES[address], LIMIT if address == "proxy" else EACH
-        is_full, has_its_part = self.open(surplus=False) == LIMIT, self.open(share, surplus=False) == most
+    def accept(self, address: str) -> Peer | None:
+        share = ADDRESSES[address]
+        is_full, has_its_part = self.open(surplus=False) == LIMIT, self.open(share, surplus=False) == self.most[share]
         surplus = (is_full and not self.open(surplus=False, idle=True)) or (
             has_its_part and not self.open(share, surplus=False, idle=True)
         )
@@ -67,6 +68,7 @@ class ManyClients:
             assert peer.surplus == surplus
             peer.end = functools.partial(self.ended.append, peer)
             self.is_idle[peer], self.share_of[peer] = True, share
+        return peer
 
     def lose(self, peer: Peer) -> None:
         for _ in range(2):
@@ -91,17 +93,19 @@ class ManyClients:
 
 @given(st.data())
 def test_whatever_clients_do_only_idle_connections_end_and_only_above_the_limits(data):
-    clients = ManyClients()
-    for _ in range(data.draw(st.integers(0, 60))):
-        act = data.draw(st.sampled_from(["comes", "comes", "comes", "begins", "asks", "has its answer", "leaves"]))
-        if act == "comes":
-            clients.accept(data.draw(st.sampled_from([*ADDRESSES])))
+    clients = ManyClients(proxies=data.draw(st.booleans()))
+    acts = ["comes", *["comes and begins"] * 4, "begins", "asks", "has its answer", "leaves"]
+    for _ in range(data.draw(st.integers(0, 80))):
+        act = data.draw(st.sampled_from(acts))
+        if act.startswith("comes"):
+            peer = clients.accept(data.draw(st.sampled_from([*ADDRESSES])))
+            if peer is not None and act == "comes and begins":
+                clients.act(peer, "begins")
         elif clients.is_idle:
             clients.act(data.draw(st.sampled_from([*clients.is_idle])), act)
         assert len(clients.connections) == len(clients.is_idle) <= LIMIT + SURPLUS
         assert clients.open(surplus=False) <= LIMIT
-        for share in {*ADDRESSES.values()} - {"proxy"}:
-            assert clients.open(share, surplus=False) <= EACH
+        assert all(clients.open(share, surplus=False) <= most for share, most in clients.most.items())
     for peer in [*clients.is_idle]:
         clients.lose(peer)
     assert clients.connections._idle == {False: {}, True: {}}

@@ -32,21 +32,20 @@ async def test_so_many_requests_of_an_address_are_held_until_one_ends_or_its_cli
     harness = PipelineHarness()
     held: dict[str, asyncio.Task[tuple[int, Any]]] = {}
 
-    async def status(name: str, address: str = "192.0.2.1") -> tuple[int, Any]:
+    async def status(name: str, address: str) -> tuple[int, Any]:
         path, headers = f"{url}/api/v1/failover/{name}/status", {"X-Forwarded-For": address}
         async with session.get(path, headers=headers) as response:
             return response.status, await response.json()
 
-    async def refused(name: str) -> None:
+    async def hold(name: str, address: str = "192.0.2.1", *, waiting: int = EACH) -> None:
+        held[name] = tasks.create_task(status(name, address))
+        await eventually(lambda: harness.hub.waiting_ids.waiters == waiting)
+
+    async def no_more_are_held() -> None:
         async with asyncio.timeout(PATIENCE):
-            code, problem = await status(name)
+            code, problem = await status("one-too-many", "192.0.2.1")
         assert (code, problem["status"]) == (429, 429)
-
-    def is_full() -> bool:
-        return harness.hub.waiting_ids.waiters == EACH
-
-    def hold(name: str, *address: str) -> None:
-        held[name] = tasks.create_task(status(name, *address))
+        assert not any(task.done() for task in held.values())
 
     async with (
         served(harness.hub, unknown_id_wait=LONGER_THAN_THE_TEST, proxies=("127.0.0.1",)) as url,
@@ -54,26 +53,20 @@ async def test_so_many_requests_of_an_address_are_held_until_one_ends_or_its_cli
         asyncio.TaskGroup() as tasks,
     ):
         for number in range(EACH):
-            hold(f"gui-{number}")
-        await eventually(is_full)
-        await refused("one-too-many")
-        assert not any(task.done() for task in held.values())
+            await hold(f"gui-{number}", waiting=number + 1)
+        await no_more_are_held()
 
         harness.read(external_job_id="gui-3")
         code, body = await held.pop("gui-3")
         assert (code, body["job_details"]["external_job_id"]) == (200, "gui-3")
-        hold("after-an-answer")
-        await eventually(is_full)
-        await refused("one-too-many")
+        await hold("after-an-answer")
+        await no_more_are_held()
 
         held.pop("gui-4").cancel()  # the client closes its connection
         await eventually(lambda: harness.hub.waiting_ids.waiters == EACH - 1)
-        hold("after-a-client-has-gone")
-        await eventually(is_full)
-        await refused("one-too-many")
-        hold("of-another-address", "192.0.2.2")
-        await eventually(lambda: harness.hub.waiting_ids.waiters == EACH + 1)
-        assert not any(task.done() for task in held.values())
+        await hold("after-a-client-has-gone")
+        await hold("of-another-address", "192.0.2.2", waiting=EACH + 1)
+        await no_more_are_held()
 
         harness.hub.close()
     assert {task.result()[0] for task in held.values()} == {503}

@@ -11,19 +11,7 @@ from correlator.sinks.mqtt.connection import TimedOut
 from correlator.sinks.mqtt.publisher import CLOSES, MAX_OVERSIZED, TRY_AGAIN_AFTER, OversizedMessages, Publisher
 from correlator.sinks.mqtt.topics import MqttMessage
 
-BROKER: Any = SimpleNamespace(maximum_packet_size=1_000, receive_maximum=20)
-LARGE = b"x" * 2_000
 LARGE_ONE, SMALL_ONE = ("a", b"x" * 9_000), ("b", b"x")
-
-
-async def test_only_retained_topics_count_as_skipped_because_an_event_has_no_newer_message():
-    refused: list[str] = []
-    publisher = Publisher(60.0, "mqtt://broker", 5.0, refused.append)
-    publisher.begin(BROKER, mqtt5=True)
-    await publisher.send(BROKER, MqttMessage("job/a/event", LARGE, retain=False))
-    assert (publisher.skipped, len(refused)) == (0, 1)
-    await publisher.send(BROKER, MqttMessage("job/a/state", LARGE))
-    assert (publisher.skipped, len(refused)) == (1, 2)
 
 
 async def test_a_broker_that_sends_what_it_retains_before_an_acknowledgement_does_not_time_out(monkeypatch):

@@ -52,27 +52,18 @@ async def test_a_change_is_one_message_a_put_for_clients_without_the_job_and_a_p
     assert "owner" not in delta["set"]
 
 
-async def test_each_log_line_is_sent_once_to_the_subscriptions_of_its_level():
+async def test_each_log_line_goes_once_to_the_subscriptions_of_its_level_after_its_job():
     harness = DaemonStreams()
     await harness.subscribe(1, level="WARN")
     await harness.subscribe(2, level="DEBUG")
     await harness.subscribe(3)
+    harness.publish(harness.row(1, "INFO"))
+    assert [m for m in harness.flush() if m["type"] == "log"] == [], "its tables have not been read"
     harness.job()
-    harness.publish(harness.row(1, "INFO"), harness.row(2, "ERROR"))
-    lines = [m for m in harness.flush() if m["type"] == "log"]
-    assert [(line["event_id"], line["sub"]) for line in lines] == [(1, [2]), (2, [1, 2])]
-
-
-async def test_the_first_lines_of_a_job_are_sent_when_its_tables_have_been_read():
-    harness = DaemonStreams()
-    await harness.subscribe(1, level="DEBUG")
-    harness.publish(harness.row(1))
-    assert [m for m in harness.flush() if m["type"] == "log"] == []
-    harness.job()
-    harness.publish(harness.row(2))
-    messages = harness.flush()
-    assert [m["event_id"] for m in messages if m["type"] == "log"] == [1, 2]
-    assert messages[0]["type"] == "put"
+    harness.publish(harness.row(2, "ERROR"))
+    put, *lines = harness.flush()
+    assert put["type"] == "put"
+    assert [(line["event_id"], line["sub"]) for line in lines if line["type"] == "log"] == [(1, [2]), (2, [1, 2])]
 
 
 @pytest.mark.parametrize(("batches", "rows", "size"), [(3000, 1, 1000), (1, 120, 60_000)], ids=["time", "one batch"])

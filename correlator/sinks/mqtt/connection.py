@@ -5,8 +5,8 @@ retained messages. A DISCONNECT of the broker is `Closed`, no answer is `TimedOu
 
 `MqttClient` is one connection, and is used once: a reused client would send again what it could not send before. It
 overrides or calls private hooks of aiomqtt and paho for what they lack: the limits of CONNACK, the reason of a
-DISCONNECT, refused messages, and closing the socket at any moment. `tests/unit/test_mqtt_hooks.py` names each hook, and
-fails when a version no longer has it.
+DISCONNECT, refused messages, and closing the socket at any moment. `tests/unit/test_mqtt_hooks.py` fails when a version
+no longer has one of them.
 
 aiomqtt's own timeouts are off: `asyncio.wait_for` may lose a cancellation (Python 3.11), `asyncio.timeout` does not.
 """
