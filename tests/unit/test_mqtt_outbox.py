@@ -1,5 +1,6 @@
 """The outbox of MQTT topics and the pending events: order, spacing, and what is sent again after a lost connection."""
 
+import gc
 import itertools
 import json
 from itertools import pairwise
@@ -416,6 +417,14 @@ def test_a_step_of_begin_adds_a_bounded_number_of_topics_however_many_ids_a_job_
     pending = [0, *(world.tree.pending for _ in world.tree.begin())]
     assert pending[-1] == 31
     assert max(b - a for a, b in pairwise(pending)) == 5
+
+
+def test_the_topics_of_a_new_connection_are_no_work_for_the_garbage_collector():
+    world = TreeHarness(*(reading(f"j{n}", f"x{n}", started=n) for n in range(1000)))
+    before = len(gc.get_objects())
+    world.begin()
+    assert world.tree.pending == 2000
+    assert len(gc.get_objects()) - before < 100
 
 
 def test_jobs_that_leave_while_the_broker_is_away_are_bounded(monkeypatch):

@@ -375,3 +375,14 @@ def test_streams_without_clients_rest_and_wake_at_once_for_the_first_and_often_w
     loop.run(100.0)
     assert len(sweeps) <= 13
     assert not running.done()
+
+
+def test_every_step_of_a_long_sweep_is_a_sign_of_life(loop, monkeypatch):
+    beats: list[float] = []
+    monkeypatch.setattr("correlator.ops.stalls._Heartbeat.beat", lambda _: beats.append(now()))
+    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.sweep", lambda *_: iter([None] * 50))
+    streams = Streams(LocalHub(Index()))
+    loop.create_task(streams.run())
+    streams.add(StreamClient())
+    loop.run(SWEEP_EVERY * 1.5)
+    assert len(beats) >= 50
