@@ -189,6 +189,17 @@ def test_a_retry_of_a_step_is_followed_by_what_followed_its_last_execution():
     assert steps.typical_seconds("copy") == 40
 
 
+def test_an_ended_run_is_compared_with_earlier_ones():
+    forecaster = learned(usual(22))
+    slow, fast = forecaster.compare(OPERATION, 500), forecaster.compare(OPERATION, 1)
+    assert slow is not None
+    assert fast is not None
+    assert (slow.percentile, slow.runs) == (100, 22)
+    assert slow.typical_seconds == pytest.approx(90, rel=0.05)
+    assert fast.percentile == 0
+    assert learned(usual(2)).compare(OPERATION, 1) is None
+
+
 # Ended runs
 
 

@@ -15,7 +15,7 @@ from correlator.jobs import index as indexes
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
 from correlator.model.facts import AttributedRow, Entry, Job, Kind, Reading, Status
-from correlator.model.published import PublishedJob
+from correlator.model.published import Event, PublishedJob
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from tests.support.documents import document_of, document_text
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
@@ -187,6 +187,22 @@ def test_nothing_is_announced_of_what_happened_before_the_start():
 
 
 # -- silence
+
+
+def test_a_running_job_that_falls_silent_is_stalled_and_recovers_with_its_next_row():
+    index = live(stalled_after=lambda: 100)
+    index.apply([read(), logged(Kind.JOB_STARTED)], NOW)
+    index.expire(NOW + GRACE)
+    assert index.expire(NOW + 100 * SECOND).changes == []
+    later = NOW + 100 * SECOND + 1
+    outcome = index.expire(later)
+    assert outcome.events == [Event(Kind.JOB_STALLED, "j", later)]
+    shown = there(index.published.get("j"))
+    assert (shown.stalled, shown.rev, outcome.changes[0].seq) == (True, index.published.seq, index.published.seq)
+    assert index.expire(later + 1).changes == []
+    outcome = index.apply([logged(event_id=9, at=later)], later + 2)
+    assert outcome.events == [Event(Kind.JOB_RECOVERED, "j", later + 2)]
+    assert not there(index.published.get("j")).stalled
 
 
 def test_a_stalled_job_that_ends_has_ended_and_not_recovered():
