@@ -64,6 +64,17 @@ def test_a_cold_hit_is_emitted_once_and_counted_late():
     assert [w.holes for w in found.open] == [[(2, 2)]], "alive after all: the rest of it is watched again"
 
 
+def test_a_window_is_settled_only_by_a_probe_that_began_a_grace_after_its_last_sign_of_life():
+    found = gaps(4, 6)
+    found.answer(probe(found, 104.99), [], 120.0)
+    assert found.missing() == 3, "the probe began too early"
+    assert found.answer(probe(found, 120.5), [5], 120.5) == [5]
+    found.answer(probe(found, 125.4), [], 130.0)
+    assert found.missing() == 3, "life in one hole keeps the whole window"
+    found.answer(probe(found, 130.5), [], 130.5)
+    assert (found.missing(), len(found.cold), found.late) == (0, 1, 0)
+
+
 def test_a_cold_window_is_given_up_by_a_last_probe_and_not_by_time_alone():
     found, now = settled(4)
     found.answer(there(found.sweep(now + 599)), [], now + 700)
