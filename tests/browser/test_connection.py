@@ -69,7 +69,7 @@ async def round_trips(fake, browser) -> tuple[int, int]:
         return first, link.round_trips
 
 
-async def test_an_outage_shows_its_time_stops_the_clocks_and_ends_without_a_reload_or_a_missing_line(fake, page):
+async def test_an_outage_stops_the_clocks_and_ends_without_a_reload_or_a_missing_line(fake, page):
     fake.jobs[UUID] = document(UUID, ago=30)
     fake.events[UUID] = [line(1, "before")]
     await page.goto(f"{fake.url}/#/jobs/{UUID}")

@@ -39,7 +39,7 @@ async def test_a_search_goes_on_in_the_database_and_says_how_far_it_has_come(fak
     await expect(page.locator(".beyond")).to_have_count(0)
 
 
-async def test_enter_opens_an_exact_or_unknown_id_waits_for_the_search_and_else_goes_to_the_first_row(fake, page):
+async def test_enter_opens_an_exact_or_unknown_id_and_else_goes_to_the_first_row(fake, page):
     await fake.put(document("a", external_ids=[GUI_ID]), document("b", "failed", external_ids=[f"{GUI_ID}0"]))
     fake.archive = [[], [document("old", "failed", ago=40 * DAY)]]
     await page.goto(fake.url)
@@ -197,9 +197,7 @@ async def test_the_heads_of_the_columns_choose_an_order_that_the_address_keeps(f
     assert page.url == f"{fake.url}/#/"
 
 
-async def test_equal_failures_are_one_row_and_seen_ones_neither_come_first_nor_are_counted_also_after_a_reload(
-    fake, page
-):
+async def test_equal_failures_are_one_row_and_seen_ones_are_last_also_after_a_reload(fake, page):
     """As many failures are stored as a daemon has jobs."""
     marked = [f"{number:036}" for number in range(19_989)]
     storage = f"localStorage['correlator.seen'] ??= JSON.stringify({json.dumps(marked)})"

@@ -40,7 +40,7 @@ def steps(page):
     return page.locator(".steps").get_by_role("listitem")
 
 
-async def test_errors_of_a_job_and_of_its_steps_are_shown_in_full_or_marked_as_cut_until_it_leaves_memory(fake, page):
+async def test_errors_of_a_job_and_its_steps_are_shown_in_full_or_marked_as_cut(fake, page):
     error = "rpc error: connection refused\n" + "very long " * 60
     cut = step(1, "validation", "failed", error="panic", error_cut=20_000)
     fake.jobs[UUID] = document(
@@ -211,7 +211,7 @@ async def test_the_level_can_be_chosen_and_dropped_lines_are_counted(fake, page)
     await expect(lines(page)).to_have_count(3)
 
 
-async def test_a_notification_is_asked_for_by_a_click_and_comes_in_any_view_and_while_the_page_is_hidden(fake, browser):
+async def test_a_notification_is_asked_for_by_a_click_and_comes_in_any_view(fake, browser):
     context = await browser.new_context()
     page = await context.new_page()
     await page.clock.install()
@@ -242,7 +242,7 @@ async def test_a_notification_is_asked_for_by_a_click_and_comes_in_any_view_and_
     await eventually(lambda: fake.connections == 0)
 
 
-async def test_with_a_token_a_notification_comes_after_it_was_replaced_and_a_link_to_the_api_carries_a_ticket(page):
+async def test_a_notification_outlasts_a_new_token_and_a_link_to_the_api_carries_a_ticket(page):
     await page.add_init_script(NOTIFICATIONS)
     async with serving(token="first") as fake:
         fake.jobs["a"] = document("a")
@@ -290,7 +290,7 @@ def of_many_steps(count: int, **more: Any) -> dict[str, Any]:
     return document("many", steps=steps, ago=count + 10.0, **more)
 
 
-async def test_of_thousands_of_steps_a_few_are_in_the_document_all_can_be_reached_and_a_thousand_printed(fake, page):
+async def test_of_thousands_of_steps_a_few_are_drawn_and_all_can_be_reached(fake, page):
     fake.jobs["many"] = of_many_steps(2000)
     await page.goto(f"{fake.url}/#/jobs/many")
     drawn = page.locator(".step-list > .step")

@@ -75,7 +75,7 @@ async def test_characters_that_hide_or_reorder_texts_are_shown_as_in_a_terminal(
         assert set(written).isdisjoint("\u202e\u2066\x1b\ufeff")
 
 
-async def test_a_name_from_right_to_left_reorders_nothing_beside_it_and_one_that_nobody_can_see_is_blank(fake, page):
+async def test_a_name_from_right_to_left_reorders_nothing_and_one_that_is_invisible_is_blank(fake, page):
     name = "\u05d0\u05d1\u05d2"
     fake.jobs["a"] = document("a", "failed", operation=name, job_type="12", owner=name, metadata={"vm_name": "vm"})
     await page.goto(f"{fake.url}/#/jobs/a")

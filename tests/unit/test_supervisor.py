@@ -174,9 +174,9 @@ def test_without_a_listener_notify_returns_false_and_does_not_raise(name):
     ("watchdog", "interval"),
     [
         ("", None), ("0", None), ("soon", None), ("30000000", 15.0), ("30000000 1", None), ("30000000 me", None),
-        (f"30000000 {os.getpid()}", 15.0),
+        ("30000000 {pid}", 15.0),
     ],
 )  # fmt: skip
 def test_the_watchdog_of_this_process_is_fed_twice_in_the_time_allowed(watchdog, interval):
-    given = dict(zip(("WATCHDOG_USEC", "WATCHDOG_PID"), watchdog.split(), strict=False))
+    given = dict(zip(("WATCHDOG_USEC", "WATCHDOG_PID"), watchdog.format(pid=os.getpid()).split(), strict=False))
     assert watchdog_interval(given) == interval
