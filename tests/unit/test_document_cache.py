@@ -49,6 +49,17 @@ def test_what_is_kept_is_bounded_in_bytes_and_a_changed_job_gives_its_room_back(
     assert (len(documents._cached), documents.size) == (0, 0)
 
 
+def test_a_walk_over_more_jobs_than_fit_finds_as_many_again_as_fit(made):
+    room = len(Documents().encoded(shown("00"))) + OVERHEAD
+    documents = Documents(10 * room)
+    jobs = [shown(f"{n:02}") for n in range(30)]
+    for _ in range(2):
+        made.clear()
+        for job in jobs:
+            documents.encoded(job, all_jobs=True)
+    assert len(made) == 20
+
+
 def test_documents_to_compare_with_are_bounded_in_bytes_and_only_of_running_jobs_in_memory():
     documents, steps = Documents(max_followed=200_000), (StepRecord(1, "s", 1, "failed", error_message="x" * 8_000),)
     jobs = [read_document(document_text(shown(f"{number:02}", steps=steps))) for number in range(40)]
