@@ -31,7 +31,7 @@ class LogRow(Struct, frozen=True, gc=False):
 class JobColumns(Struct, frozen=True, gc=False, kw_only=True):
     """Texts that a job document has as ``job_tracking`` has them, under the same names. Empty ones count as missing.
 
-    A new one is added here and to the document (`model.document`), nowhere else.
+    A new one is added here and to `model.document`, with a new `VERSION` of the checkpoint.
     """
 
     operation: str | None = None

@@ -1,9 +1,10 @@
 """Webhooks: events of the hub are sent to HTTP receivers, signed, in order per job, and at least once.
 
 Making a body takes longer than the hub may be delayed, so `on_batch` only notes its events with the jobs as they are
-then (`NotedEvents`). One task makes the bodies, one at a time, and queues them for each webhook that wants the event.
-An event of a job that is not published yet waits for the job, and so do the later events of this job; after
-`PUBLISHED_WITHIN` they are sent without a document, but not while the daemon loads.
+then (`NotedEvents`). One task makes the bodies, one at a time (`config/webhooks.py` has the placeholders), and queues
+them for each webhook that wants the event. An event of a job that is not published yet waits for the job, and so do
+the later events of this job; after `PUBLISHED_WITHIN` they are sent without a document, but not while the daemon
+loads.
 
 Each webhook (`WebhookEndpoint`) has a task, connections and bounds of its own, so a receiver that is slow delays no
 other one. A failure of a receiver is a state: it is logged once until it changes, counted, and described in readiness.
