@@ -2,16 +2,20 @@
 
 import asyncio
 
+import orjson
 import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import seq_of
 from correlator.cluster.fence import put
+from correlator.model.facts import Kind
+from correlator.model.published import Event, Outcome
 from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
 from correlator.sinks.cluster import sink as cluster_sink
-from tests.support.cluster_harness import collector, documents, epoch_of, events, last_seq, read_stream, reading
+from correlator.sinks.cluster.documents import DirtyKeys, Repair
+from tests.support.cluster_harness import NOW, collector, documents, epoch_of, events, last_seq, read_stream, reading
 from tests.support.eventually import eventually
 
 
@@ -276,6 +280,27 @@ async def test_what_somebody_else_wrote_is_repaired_and_counted_and_nothing_else
             await one.equal()
             await asyncio.sleep(0.5)
             assert value(cluster_metrics.REPAIRED) == repaired + 3
+
+
+async def test_a_server_that_takes_small_messages_only_gets_smaller_documents(nats):
+    nats.settings = ("max_payload: 40000",)
+    await asyncio.to_thread(nats.stop)
+    await asyncio.to_thread(nats.start)
+    async with collector(nats) as one:
+        one.learn(reading("many steps", steps=1_000), reading("small"))
+        async with one.writing():
+            await eventually(lambda: one.sink.describe()["pending"] == 0 and position(one).acknowledged > 2)
+            found = await documents(one.connection, "dc1")
+            assert found["small"] == one.due()["small"]
+            assert orjson.loads(found["many steps"])["steps_cut"] == 1_000
+            repair = Repair(one.connection, "dc1", one.hub.published, DirtyKeys(lambda: 0.0), one.timings)
+            assert await repair.run(periodic=True, beat=lambda: None) == 0
+            large = Event(Kind.STEP_FAILED, "a", NOW, event_id=1, error="x" * 100_000)
+            one.hub.publish(Outcome(events=[large]))
+            one.happen(2)
+            await eventually(lambda: one.sink.describe()["pending"] == 0)
+            assert await events(one.connection, "dc1") == [1, 2]
+        assert not one.connection._subscriptions  # None is left of the term.
 
 
 async def test_the_owner_keys_are_written_again_now_and_then_also_while_nothing_happens(nats):

@@ -59,6 +59,14 @@ def test_the_settings_in_both_files_are_keys_of_the_configuration():
     assert len(named) >= 6
 
 
+def test_the_composed_daemon_can_write_to_its_state_alone():
+    service = compose()["services"]["correlator"]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["volumes"] == ["state:/var/lib/correlator"]
+    assert service["ports"] == ["127.0.0.1:8686:8686"]
+
+
 def test_every_file_that_compose_names_is_there():
     services = compose()
     for config in services["configs"].values():

@@ -26,6 +26,13 @@ def job(job_id: str, rev: int, *names: str, started_at: int = 0) -> PublishedJob
     return PublishedJob(JobView(job_id, Status.COMPLETED, external_ids=names, started_at=started_at), rev, 0)
 
 
+def test_jobs_are_all_there_from_the_time_that_the_appliance_says_and_until_then_none():
+    jobs = RemoteJobs(Marks())
+    assert jobs.complete_since(5) == 5
+    jobs.complete_from = 3
+    assert jobs.complete_since(5) == 3
+
+
 def test_another_stream_finds_its_own_jobs_by_their_ids_in_any_case_and_none_of_the_last_one():
     jobs = RemoteJobs(Marks())
     jobs.put(job("JOB-1", 1))
@@ -33,7 +40,6 @@ def test_another_stream_finds_its_own_jobs_by_their_ids_in_any_case_and_none_of_
     assert jobs.in_its_case("job-1") == "job-1"
     jobs.put(job("job-2", 1))
     assert (jobs.in_its_case("JOB-2"), jobs.get("job-2")) == ("job-2", job("job-2", 1))
-    assert jobs.complete_since(5) == 5, "none are all there before the appliance says from when on they are"
 
 
 @dataclass
@@ -156,6 +162,21 @@ def test_the_current_position_can_be_resumed_and_one_ahead_cannot():
     assert not jobs.reaches(8, 0)
 
 
+def test_a_gateway_that_has_run_for_long_resumes_positions_whose_messages_were_replaced():
+    gateway = Gateway()
+    for seq in range(1, 100):
+        gateway.read("a", seq, seq * HOUR // 60)
+    assert all(gateway.jobs.reaches(seq, 100 * HOUR // 60) for seq in range(1, 100))
+
+
+def test_positions_of_a_server_whose_clock_went_back_do_not_count_for_longer():
+    gateway = Gateway()
+    for seq, hour in enumerate([10, 90, 11, 12], start=1):
+        gateway.read("a", seq, hour * HOUR)
+    assert [gateway.jobs.reaches(seq, 34 * HOUR) for seq in range(1, 5)] == [False, False, True, True]
+    assert [gateway.jobs.reaches(seq, 40 * HOUR) for seq in range(1, 5)] == [False, False, False, True]
+
+
 def test_a_message_that_comes_twice_changes_nothing():
     jobs = RemoteJobs(Marks())
     assert len(jobs.put(job("a", 5))) == 1
@@ -171,6 +192,21 @@ def test_an_id_that_moves_to_a_newer_job_is_a_change_of_the_older_one_too():
     assert [(c.job_id, c.moved) for c in changes] == [("new", False), ("old", True)]
     changes = jobs.remove("new", 3, "retention")
     assert [(c.job_id, c.moved, c.seq) for c in changes] == [("new", False, 3), ("old", True, 3)]
+
+
+def test_three_days_of_jobs_that_come_and_leave_take_no_more_memory_than_one():
+    jobs, sizes = Gateway(), []
+    for hour in range(72):
+        for n in range(50):
+            number = 50 * hour + n
+            now = hour * HOUR + n * HOUR // 50
+            jobs.read(f"{number}", 2 * number + 1, now, (f"ext-{number}",))
+            if number >= 100:  # Each stays for two hours.
+                jobs.read(f"{number - 100}", 2 * number + 2, now, None)
+        sizes.append(sum(1 for _ in jobs.jobs.changed()))
+    assert max(sizes[30:]) == sizes[30] <= 26 * 50
+    assert len(jobs.jobs) == 100
+    assert jobs.jobs.owner("ext-0") is None
 
 
 async def test_a_position_waits_while_a_gateway_reads_what_it_missed():
