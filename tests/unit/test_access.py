@@ -5,6 +5,8 @@ from unittest.mock import Mock
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from hypothesis import given
+from hypothesis import strategies as st
 
 from correlator.config.schema import Config, Http
 from correlator.model.messages import CloseCode
@@ -15,6 +17,7 @@ from correlator.sinks.http.access import (
     TICKET_SECONDS,
     Access,
     Floods,
+    Pace,
     TrustedProxies,
     share_of,
 )
@@ -226,3 +229,15 @@ def test_every_suite_of_tls_authenticates_what_it_encrypts(tmp_path):
     names = [suite["name"] for suite in context.get_ciphers()]
     assert names
     assert all("GCM" in name or "CHACHA20" in name or "CCM" in name for name in names), names
+
+
+@given(st.integers(1, 50), st.lists(st.integers(1, 60), max_size=10))
+def test_a_client_may_send_its_burst_at_once_and_then_what_its_rate_has_given_back(burst, pauses):
+    clock = Clock()
+    pace, left = Pace(burst, 2.0, clock), burst
+    for pause in [0, *pauses]:
+        clock.now += pause
+        left = min(burst, left + 2 * pause)
+        sent = [pace.allows() for _ in range(burst + 1)]
+        assert sent == [True] * left + [False] * (burst + 1 - left)
+        left = 0
