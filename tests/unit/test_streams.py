@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,6 +18,8 @@ from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
+from correlator.sinks.http.access import Access
+from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.sessions import LAGGING_SWEEP_EVERY, SWEEP_EVERY, Streams
 from correlator.sinks.streaming.subscriptions import Filter
@@ -134,6 +138,17 @@ async def test_a_lagging_client_gets_no_position_that_it_has_not_reached():
         ("c", before + 1),
         ("b", before + 2),
     ]
+
+
+async def test_a_document_that_is_asked_for_has_the_position_of_its_client():
+    """One beyond it would lose a change at the next resume."""
+    harness = DaemonStreams()
+    await harness.subscribe()
+    for error in ("x", "y"):
+        harness.job(error_message=error)
+        harness.flush()
+        assert await harness.streams.put(harness.client, "j", within=60.0)
+        assert [(m["type"], m["seq"]) for m in harness.flush()] == [("put", harness.hub.seq)]
 
 
 async def test_log_lines_are_buffered_for_a_bounded_number_of_clients_and_counted_for_others():
@@ -386,3 +401,24 @@ def test_every_step_of_a_long_sweep_is_a_sign_of_life(loop, monkeypatch):
     streams.add(StreamClient())
     loop.run(SWEEP_EVERY * 1.5)
     assert len(beats) >= 50
+
+
+def test_an_idle_client_gets_few_bookmarks_and_none_later_than_ten_seconds_after_the_last(loop, monkeypatch):
+    monkeypatch.setattr("correlator.sinks.streaming.sessions.time", SimpleNamespace(monotonic=loop.time))
+    world, at = DaemonStreams(), list[float]()
+    monkeypatch.setattr(world.streams, "_bookmark", lambda: at.append(now()))
+    loop.create_task(world.streams.run())
+    world.streams.add(world.client)
+    began = loop.time()
+    loop.run(100.0)
+    gaps = [b - a for a, b in itertools.pairwise([began, *at])]
+    assert min(gaps) > 5.0
+    assert max(gaps) <= 10.0
+
+
+def test_websockets_without_connections_wake_every_five_seconds(loop, monkeypatch):
+    hub, beats = LocalHub(Index()), list[float]()
+    monkeypatch.setattr("correlator.ops.stalls._Heartbeat.beat", lambda _: beats.append(now()))
+    loop.create_task(Websockets(hub, Access(listen_host="127.0.0.1", clock=now), Streams(hub)).run())
+    loop.run(100.0)
+    assert 19 <= len(beats) <= 21
