@@ -24,6 +24,7 @@ from correlator.sources.tables import reconcile as reconcile_module
 from correlator.sources.tables.reconcile import BEHIND, READ_TOGETHER, Cadence, Reconcile
 from tests.support.background import in_background
 from tests.support.eventually import eventually
+from tests.support.source_databases import RecordingPipeline, RecordingSession, SQLiteOriginal, open_queries
 
 
 class Tables:
@@ -119,6 +120,29 @@ async def test_after_a_time_without_a_complete_reading_all_active_jobs_are_read_
     async with following(reconcile, tables, feed):
         await eventually(lambda: tables.marks)
     assert found == ["j"]
+
+
+async def test_an_idle_poll_asks_for_no_stamps_and_of_failover_jobs_for_ids_alone(tmp_path):
+    recorded, feed, reconcile, follower = (
+        RecordingSession(),
+        RecordingPipeline(),
+        Reconcile(interval=0.01),
+        legacy.Legacy(),
+    )
+    asked = recorded.queries
+    with contextlib.closing(SQLiteOriginal(tmp_path / "appliance.db", rolled_back=False)) as original:
+        async with open_queries(original.source()) as (queries, session):
+            async with in_background(reconcile.follow(queries, recorded(session), feed)):
+                await eventually(lambda: len(asked) >= 4)
+                asked.clear()
+                await eventually(lambda: len(asked) >= 10)
+                assert len({sql for sql, _ in asked}) == 2, "the clock with a number, and new times"
+                await original.job("j")
+                await eventually(lambda: any("updated_at >=" in sql for sql, _ in asked))
+            for _ in range(2):  # The first poll of a round reads a part of all rows too.
+                asked.clear()
+                await follower.poll(queries, recorded, feed, "2026-01-01 00:00:00")
+            assert [sql.partition(" WHERE")[0] for sql, _ in asked] == ["SELECT id FROM failover_jobs"]
 
 
 async def test_queries_that_use_their_whole_timeout_count_as_progress():
