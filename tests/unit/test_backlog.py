@@ -1,6 +1,7 @@
 """The backlog of a lagging client: log lines in a ring buffer."""
 
 from collections import Counter, deque
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from correlator.sinks.streaming.fanout import Backlog, LineBuffer
 from correlator.sinks.streaming.limits import DEFAULT
 from tests.support.streams_harness import DaemonStreams, StreamClient
+from tests.support.yardstick import quickest
 
 
 @given(st.integers(20, 200), st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=80))
@@ -46,6 +48,23 @@ def test_the_lines_of_a_subscription_that_ended_are_discarded():
     backlog.remove_subscription(1)
     assert [backlog.lines.pop_oldest() for _ in range(3)] == [((2,), b"x"), ((2,), b"x"), None]
     assert backlog.dropped == {(2,): 2}
+
+
+def filling(capacity: int) -> Callable[[], None]:
+    """Lines for a buffer that is full of others."""
+    lines = LineBuffer(capacity)
+
+    def fill(count: int = 1000) -> None:
+        for _ in range(count):
+            lines.add((1,), b"x" * 300, {})
+
+    fill(capacity // 300)
+    return fill
+
+
+def test_a_line_for_a_full_buffer_costs_the_same_however_large_it_is():
+    small, large = quickest(filling(DEFAULT.line_buffer // 50), filling(DEFAULT.line_buffer))
+    assert large < 3 * small, f"{large / small:.1f} times as much in one fifty times as large"
 
 
 async def test_unsubscribing_writes_what_is_pending_for_that_client_alone(monkeypatch: pytest.MonkeyPatch):

@@ -60,6 +60,18 @@ def test_a_walk_over_more_jobs_than_fit_finds_as_many_again_as_fit(made):
     assert len(made) == 20
 
 
+def test_a_document_asked_for_by_itself_is_kept_in_a_full_cache_and_one_too_large_evicts_none(made):
+    room = len(Documents().encoded(shown("00"))) + OVERHEAD
+    documents, hot = Documents(10 * room), shown("hh")
+    for n in range(10):
+        documents.encoded(shown(f"{n:02}"), all_jobs=True)
+    documents.encoded(hot)
+    documents.encoded(shown("large", error="x" * 10 * room))
+    made.clear()
+    documents.encoded(hot)
+    assert made == []
+
+
 def test_documents_to_compare_with_are_bounded_in_bytes_and_only_of_running_jobs_in_memory():
     documents, steps = Documents(max_followed=200_000), (StepRecord(1, "s", 1, "failed", error_message="x" * 8_000),)
     jobs = [read_document(document_text(shown(f"{number:02}", steps=steps))) for number in range(40)]

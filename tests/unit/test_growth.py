@@ -10,7 +10,7 @@ import pytest
 from benchmarks import facts
 from correlator.jobs.index import MAX_DUE, Index
 from correlator.jobs.missing_rows import MAX_PENDING_TRANSITIONS
-from correlator.model.facts import MAX_CHILDREN, Entry, Reading
+from correlator.model.facts import MAX_CHILDREN, Entry, Kind, Reading
 from correlator.model.rows import JobRecord, Level, LogRow, StepRecord
 from correlator.pipeline.pipeline import LocalHub, Pipeline
 from tests.support.there import there
@@ -73,6 +73,27 @@ def test_the_counts_of_warnings_and_errors_stay_at_ten_thousand():
 def test_a_batch_copies_the_counted_rows_once_and_not_once_a_row():
     few, many = quickest(logging("WARN", 0, batch=200), logging("WARN", 8_000, batch=200))
     assert many < 3 * few, f"{many / few:.1f} times as much after 8,000 rows"
+
+
+def stepping(size: int, steps: int = 5_000) -> Callable[[], None]:
+    """So many steps of a large job end, in one batch."""
+    index, ids = live(), count(1)
+
+    def apply(kind: Kind, number: int) -> None:
+        rows = [
+            Entry(i, BASE + i, "INFO", kind, i + 1, "j", 1 + i % steps, kind=kind, sequence=1)
+            for i, _ in zip(ids, range(number), strict=False)
+        ]
+        index.apply(rows, NOW)
+
+    index.apply([read("j", *(StepRecord(i, "step", i, started_at=BASE) for i in range(1, steps + 1)))], NOW)
+    apply(Kind.STEP_STARTED, steps)
+    return lambda: apply(Kind.STEP_FAILED, size)
+
+
+def test_a_job_of_thousands_of_steps_costs_once_a_batch_and_not_once_a_row():
+    one, many = quickest(stepping(1), stepping(1000))
+    assert many < 3 * one, f"1,000 rows cost {many / one:.1f} times as much as one"
 
 
 def logging_of_all(jobs: int, running: int = 100, rows: int = 500) -> Callable[[], None]:

@@ -12,8 +12,9 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord
 from correlator.pipeline import hub as hub_module
-from correlator.pipeline.hub import Batch
+from correlator.pipeline.hub import Batch, WaitingIds
 from correlator.pipeline.pipeline import LocalHub
+from tests.support.yardstick import quickest
 
 
 def test_a_subscriber_that_raises_takes_the_batch_from_no_other():
@@ -52,6 +53,20 @@ async def test_a_second_client_that_waits_for_an_id_restarts_the_fast_polls(now)
     assert hub.waiting_ids.has_waiting_ids()
     hub.waiting_ids.unwatch_id("x")
     assert not hub.waiting_ids.has_waiting_ids()
+
+
+def test_ids_whose_wait_is_over_cost_nothing_at_a_poll(now):
+    few, many = LocalHub(Index()).waiting_ids, LocalHub(Index()).waiting_ids
+    for ids, size in ((few, 10), (many, 5_000)):
+        for n in range(size):
+            ids.watch_id(f"id{n}")
+    now[0] += hub_module.WATCHED_FOR + 1
+
+    def asked(ids: WaitingIds) -> None:
+        assert not any(ids.has_waiting_ids() for _ in range(500))
+
+    one, other = quickest(lambda: asked(few), lambda: asked(many))
+    assert other < 3 * one, f"{other / one:.1f} times as much with 5,000 IDs"
 
 
 async def test_ids_of_other_processes_come_after_those_of_own_clients_and_for_their_time(now):

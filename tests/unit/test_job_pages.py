@@ -159,6 +159,36 @@ async def test_a_client_that_reads_no_list_uses_up_its_own_share_of_memory_and_n
                 client.close()
 
 
+async def test_clients_that_leave_before_they_have_their_lists_leave_no_traceback_in_the_log(monkeypatch, caplog):
+    """All leave while the second list is made: the third is written in the round that has seen its client's end."""
+    hub, loop = _with_jobs(120).hub, asyncio.get_running_loop()
+    newest, made = hub.published.newest, 0
+    clients: list[socket.socket] = []
+
+    def all_leave_at_the_second(*place: Any) -> Any:
+        nonlocal made
+        made += 1
+        if made == 2:
+            for client in clients:
+                client.close()
+        return newest(*place)
+
+    async with served(hub) as url, aiohttp.ClientSession(url) as session:
+        for _ in range(5):
+            clients.append(socket.socket())
+            clients[-1].setblocking(False)
+            await loop.sock_connect(clients[-1], ("127.0.0.1", int(url.rpartition(":")[2])))
+            await loop.sock_sendall(clients[-1], raw_http.get("/health/live", "Connection: keep-alive"))
+            await loop.sock_recv(clients[-1], 4096)
+        monkeypatch.setattr(hub.published, "newest", all_leave_at_the_second)
+        for client in clients:
+            client.send(raw_http.get("/api/v1/jobs", "Connection: keep-alive"))
+        await eventually(lambda: made >= 2)
+        async with session.get("/health/live"):  # Once it is answered, the listener has seen the ends.
+            pass
+    assert caplog.messages == []
+
+
 class Churn(ArchiveInMemory):
     """A database; before each of its answers some of its jobs enter memory, and others leave it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from typing import Any
 
@@ -14,11 +15,18 @@ from correlator.model.published import PublishedJob
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Resume
-from correlator.sinks.streaming.subscriptions import Filter
+from correlator.sinks.streaming.subscriptions import Filter, Orders
 from tests.support.eventually import eventually
 from tests.support.streams_harness import ALL, NOW, DaemonStreams, GatewayStreams, StreamClient
 
 FAILED = Filter(JobQuery(status=frozenset({"failed"})))
+
+
+class FullClient(StreamClient):
+    """One that takes nothing."""
+
+    def waiting(self) -> int:
+        return DEFAULT.lagging_over + 1
 
 
 def filled(jobs: int, limits: Limits = DEFAULT, of: type[DaemonStreams] = DaemonStreams) -> DaemonStreams:
@@ -139,6 +147,29 @@ async def test_jobs_of_a_snapshot_come_newest_first_those_that_are_new_since_the
     await synced(first, second)
     assert listed(first) == [f"job{n}" for n in range(50)]
     assert listed(second) == ["newer", "new", *listed(first)]
+
+
+async def test_a_page_that_waits_for_its_snapshot_holds_no_list_of_all_jobs():
+    world = filled(2000)
+    await world.subscribe(client=FullClient())
+    tracemalloc.start()
+    try:
+        for _ in range(20):
+            await world.subscribe(client=FullClient())
+        grown = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert grown / 20 < 2000 * 8, "less than a pointer a job"
+
+
+def test_an_unused_snapshot_order_is_discarded_when_many_jobs_are_new():
+    orders = Orders(max_added=10)
+    orders.todo([], 0)
+    for n in range(100):
+        orders.add(str(n))
+    assert len(orders._added) <= 11
+    found = orders.todo(filled(3).hub.published.all(), 3)
+    assert [found.pop_next() for _ in range(4)] == ["job0", "job1", "job2", None]
 
 
 async def test_a_step_of_a_snapshot_visits_a_bounded_number_of_jobs_though_few_match(monkeypatch):
