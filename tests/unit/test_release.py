@@ -116,6 +116,6 @@ def _built(sources: Path, folder: Path, *, umask: int, **environ: str) -> tuple[
     """The source archive and the wheel."""
     command = [sys.executable, "-m", "hatchling", "build", "--directory", str(folder)]
     given = os.environ | {"SOURCE_DATE_EPOCH": "1796000000"} | environ
-    subprocess.run(command, cwd=sources, env=given, umask=umask, capture_output=True, check=True, timeout=120)
+    subprocess.run(command, cwd=sources, env=given, umask=umask, check=True, timeout=120)
     (archive,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
     return archive, wheel
