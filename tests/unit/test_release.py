@@ -104,6 +104,8 @@ def test_wheel_and_source_archive_are_equal_wherever_they_are_built(tmp_path: Pa
     with tarfile.open(archive) as packed:
         packed.extractall(tmp_path / "elsewhere", filter="data")
     (sources,) = (tmp_path / "elsewhere").iterdir()
+    (sources / "build").mkdir()
+    (sources / "build/link").symlink_to(sources / "deploy")  # what is no source takes no place of a source
     again = _built(sources, tmp_path / "other", umask=0o077, TZ="Asia/Tokyo")
     assert [file.name for file in again] == [archive.name, wheel.name]
     assert [file.read_bytes() for file in again] == [archive.read_bytes(), wheel.read_bytes()]
