@@ -37,6 +37,12 @@ def test_a_document_is_made_once_per_revision(made):
     assert bodies == [document_text(s) for s in (old, old, new, new)]
 
 
+def test_two_readings_of_a_job_outside_memory_are_two_documents_though_their_rev_is_equal():
+    documents = Documents()
+    one, other = shown(rev=7, error="one"), shown(rev=7, error="other")
+    assert documents.encoded(one) != documents.encoded(other)
+
+
 def test_what_is_kept_is_bounded_in_bytes_and_a_changed_job_gives_its_room_back():
     room = len(Documents().encoded(shown("00"))) + OVERHEAD
     documents = Documents(10 * room)

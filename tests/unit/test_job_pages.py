@@ -17,6 +17,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 
 from correlator.errors import SourceUnavailable
+from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import ArchivePage, JobQuery, LinesFound
@@ -100,6 +101,25 @@ def _listed(response: web.Response) -> list[dict[str, Any]]:
     assert isinstance(response.body, bytes)
     jobs: list[dict[str, Any]] = json.loads(response.body)["jobs"]
     return jobs
+
+
+async def test_a_document_in_lists_is_encoded_once_for_each_revision(monkeypatch):
+    harness = _with_jobs(3)
+    rest, made = Rest(harness.hub, Work()), list[str]()
+    document = encoding.document
+
+    def counted(shown, *args, **options):
+        made.append(shown.job_id)
+        return document(shown, *args, **options)
+
+    monkeypatch.setattr(encoding, "document", counted)
+    bodies = [(await rest.jobs(make_mocked_request("GET", "/api/v1/jobs"))).body for _ in range(3)]
+    assert bodies[0] == bodies[1] == bodies[2]
+    assert sorted(made) == ["u000", "u001", "u002"]
+    harness.read("u001", status="failed")
+    changed = _listed(await rest.jobs(make_mocked_request("GET", "/api/v1/jobs")))
+    assert {job["job_id"]: job["status"] for job in changed}["u001"] == "failed"
+    assert sorted(made[3:]) == ["u001"]
 
 
 async def test_lists_that_are_asked_for_at_once_are_made_in_different_rounds_of_the_loop():

@@ -16,6 +16,7 @@ from correlator.jobs.encoding import document, encode
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
+from tests.support.eventually import PATIENCE
 
 HOUR = 3_600_000_000
 TTL = 24 * HOUR
@@ -224,9 +225,9 @@ async def test_a_position_waits_while_a_gateway_reads_what_it_missed():
     assert await hub.reached(1, 0)
     fleet.read([stored("b", 4)])
     assert (hub.seq, await hub.reached(4, 0), await hub.reached(1, 0)) == (4, False, True)
-    waiting = asyncio.create_task(hub.reached(3, 60))
+    waiting = asyncio.create_task(hub.reached(3, 3_600))
     await asyncio.sleep(0)
     fleet.read([stored("a", 5)])
     fleet.synced()
-    assert await waiting
+    assert await asyncio.wait_for(waiting, PATIENCE), "it goes on when the position is reached, not after its time"
     assert await hub.reached(5, 0)

@@ -155,3 +155,29 @@ def test_a_state_lasts_since_its_first_failure_and_is_logged_once(
     status.answered()
     assert (status.database, status.lag_seconds) == ("live", 0.0)
     assert "new rows are read again, after 250 s" in caplog.messages[-1]
+
+
+def test_the_error_of_a_silent_database_names_the_table_at_once(status: SourceStatus, clock: Clock):
+    clock.passed += source_status.STALE_AFTER + 1
+    status.judge()
+    assert status.describe_database()["error"] == "the database does not answer"
+    status.part_failed(SourcePart.LOG, failed(Away.LOCKED, "log_events"))
+    assert "LOCK TABLES" in status.describe_database()["error"]
+
+
+def test_a_database_whose_table_fails_is_not_down_while_the_log_is_read(status: SourceStatus, clock: Clock):
+    for _ in range(20):
+        status.part_failed(SourcePart.STEPS, failed(Away.FAILED))
+        clock.passed += 5
+        status.answered()
+        status.judge()
+        assert status.database == "stale"
+    assert status.lag_seconds == 100
+
+
+def test_a_database_that_is_back_with_a_damaged_table_is_not_called_unreachable(status: SourceStatus, clock: Clock):
+    status.failed("refused", "the database cannot be reached")
+    clock.passed += 5
+    status.part_failed(SourcePart.LOG, failed(Away.FAILED, "log_events"))
+    assert status.describe_database()["error"] == status.describe_tables()["error"]
+    assert "unreachable" not in status.problem

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 import pytest
@@ -21,11 +21,12 @@ from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.messages import Message
 from correlator.sinks.streaming.sessions import LAGGING_SWEEP_EVERY, SWEEP_EVERY, Streams
 from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.eventually import eventually
 from tests.support.pipeline_harness import samples
-from tests.support.streams_harness import NOW, DaemonStreams, StreamClient, settle
+from tests.support.streams_harness import NOW, DaemonStreams, StreamClient, frame, settle
 
 LIMITS = Limits()
 RUNNING, FAILED = (Filter(JobQuery(status=frozenset({status}))) for status in ("running", "failed"))
@@ -193,6 +194,24 @@ async def test_the_ids_of_all_filters_together_are_bounded_and_released_with_the
     assert [of.has_room(f) for f in (two, other, Filter())] == [True, False, True]
     harness.streams.unsubscribe(harness.client, 1)
     assert of.has_room(other)
+
+
+async def test_clients_with_equal_subscriptions_share_the_frames_of_changes_and_events(monkeypatch):
+    world, clients = DaemonStreams(), [StreamClient() for _ in range(4)]
+    frames: list[int] = []
+
+    def other(messages: Sequence[Message], /) -> bytes:
+        return frame(messages) + b"\n"
+
+    for n, client in enumerate(clients):
+        client.framing = (frame, other)[n % 2]
+        await world.subscribe(client=client)
+        monkeypatch.setattr(client, "write", lambda framed: frames.append(id(framed)))
+    for shared in (world.job, lambda: world.publish(events=[(Kind.JOB_LATE, "j")])):
+        frames.clear()
+        shared()
+        world.streams.fanout.flush()
+        assert (len(frames), len(set(frames))) == (4, 2)
 
 
 @pytest.mark.parametrize(("takes", "revisions"), [(0.0, [[1], [2], [3], [4]]), (0.005, [[1], [2, 3, 4]])])
