@@ -40,6 +40,16 @@ def test_ids_that_no_job_can_have_are_dropped_and_a_message_has_a_bounded_number
     assert len(found) == rpc.MAX_WANTED_IDS - 2
 
 
+def test_what_the_collectors_own_clients_wait_for_stays_watched(monkeypatch):
+    gateway = Gateway(monkeypatch)
+    waiting = gateway.hubs[None]
+    with waiting.watched_id("a"):
+        waiting.watch_for(["a", "b"], 30.0)
+        gateway.now += 31.0
+        assert waiting.unknown_ids(10) == ["a"]
+    assert waiting.unknown_ids(10) == []
+
+
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 20))))
 def test_the_number_of_wanted_ids_is_bounded_and_each_is_watched_once(steps):
     with pytest.MonkeyPatch.context() as patch:
