@@ -86,6 +86,17 @@ def test_the_configuration_that_comes_along_is_every_default(installed: Installe
     assert 'http.listen = "127.0.0.1:8686"' in said.splitlines()
 
 
+def test_a_removal_keeps_the_configuration_the_password_and_the_state(trixie: Root, tmp_path: Path):
+    root = trixie.copy(tmp_path)
+    root.run(
+        "printf secret >/etc/correlator/db-password; mkdir -p /var/lib/correlator;"
+        " printf state >/var/lib/correlator/checkpoint; dpkg --remove correlator"
+    )
+    kept = root.run("cat /etc/correlator/db-password /var/lib/correlator/checkpoint; ls /etc/correlator").stdout
+    assert kept == "secretstatecorrelator.toml\ndb-password\ngateway.toml\n"
+    assert root.run("ls /usr/lib/correlator", check=False).returncode == 2
+
+
 def test_an_upgrade_that_fails_leaves_the_version_before_at_work(trixie: Root, package: Path, tmp_path: Path):
     root = trixie.copy(tmp_path)
     ended = root.run(
