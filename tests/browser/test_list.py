@@ -63,6 +63,7 @@ async def test_no_row_moves_while_the_pointer_moves_over_the_rows_but_for_what_t
     await page.keyboard.press("/")
     await page.keyboard.type("vm")
     await expect(rows(page).first).to_contain_text("vm-j4")
+    await expect(page.locator(".beyond")).to_contain_text("All jobs are searched")  # what is found renews the rows
     await page.get_by_role("link", name="vm-j3").hover()
     await fake.put(document("j5", "failed", ago=2, error="no space left"))
     await expect(page.get_by_role("button", name="Failed")).to_contain_text("2")
