@@ -182,6 +182,11 @@ def test_steps_ahead_have_their_share_and_their_typical_time():
     assert [step.name for step in steps.ahead(None)] == ["snapshot", "copy", "drivers", "attach"]
 
 
+def test_a_step_typically_takes_the_median_of_the_earlier_runs():
+    steps = operation(learned([ended(("copy", seconds)) for seconds in (40.0, 20.0, 60.0)])).steps
+    assert steps.typical_seconds("copy") == 40
+
+
 def test_a_retry_of_a_step_is_followed_by_what_followed_its_last_execution():
     runs = [ended(("copy", 10), ("wait", 5), ("copy", 30), ("attach", 9), start=BASE + n) for n in range(10)]
     steps = operation(learned(runs)).steps
