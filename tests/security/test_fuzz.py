@@ -367,6 +367,7 @@ def checkpoint() -> bytes:
 )
 @example([(checkpoint().index(b"CREATE TABLE rows"), b"\x80", "over")])  # SQLite's own words are no UTF-8 then
 @example([(checkpoint().index(b"TEXT NOT NULL, value"), b"N", "over")])  # a column of numbers stores other keys
+@example([(4096 + 8 + 2 * 4, b"\0", "over")])  # where the fifth row begins in its page: it is missing then
 def test_a_damaged_checkpoint_is_used_or_set_aside(changes: list[tuple[int, bytes, str]]) -> None:
     raw = bytearray(checkpoint())
     for at, new, how in changes:
