@@ -421,6 +421,7 @@ async def test_a_support_bundle_holds_what_helps_and_no_secret(installation, dat
 async def bundle_of(tmp_path: Path, *arguments: str) -> tuple[str, dict[str, str]]:
     """What the command says without a daemon, and what the bundle holds."""
     target, environ = tmp_path / "b.tar.gz", {"PATH": str(tmp_path / "programs"), "HOME": str(tmp_path)}
+    environ["CORRELATOR_HTTP__LISTEN"] = "127.0.0.1:1"  # a demo may serve the default port
     code, out, err = await ended(("support-bundle", *arguments, "-o", str(target)), environ)
     assert code == 0, err
     return out + err, contents(target)
