@@ -38,7 +38,9 @@ class RunningGateway:
             return answer.status, orjson.loads(await answer.read() or b"null")
 
     async def job(self, name: str, base: str = "") -> Any:
-        return (await self.get(f"{base}/api/v1/jobs/{name}"))[1]
+        """The document of a job, by any ID; None for any other answer."""
+        status, body = await self.get(f"{base}/api/v1/jobs/{name}")
+        return body if status == 200 else None
 
 
 @contextlib.asynccontextmanager
