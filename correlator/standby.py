@@ -68,11 +68,8 @@ class Standbys:
     async def run(self, hub: Hub) -> None:
         """Receive the reports until cancelled."""
         del hub
-        unsubscribe = await self._connection.subscribe(keys.standby(self._instance), self._on_report)
-        try:
+        async with self._connection.subscribed(keys.standby(self._instance), self._on_report):
             await asyncio.Event().wait()
-        finally:
-            await unsubscribe()
 
     def describe(self) -> dict[str, Any]:
         """Return members of the cluster's part of readiness: an error if a standby follows another database."""

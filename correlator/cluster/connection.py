@@ -9,7 +9,7 @@ a publisher may have as headers or in a subject, and then reads nothing more fro
 
 Model. `Connection.run` keeps one client open: it opens another as soon as one closed, or has not been connected for
 `replace_after` seconds. `generation` changes with every connection and reconnection, so that a caller knows whether
-what it set up is still there. Subscriptions made with `subscribe` are made again on a new client. A request or message
+what it set up is still there. Subscriptions (`subscribed`) are made again on a new client. A request or message
 while disconnected raises `ClusterUnavailable` at once, and is not kept. `SendWindow` bounds what is under way.
 
 Invariants. Every wait has a deadline. At most `MAX_PENDING` bytes wait for the socket. Event loop's thread only.
@@ -281,28 +281,25 @@ class Connection:
                 if not task.cancelled():
                     task.exception()
 
-    async def subscribe(
-        self, subject: str, on_message: OnMessage, *, pending: int = 8_000_000
-    ) -> Callable[[], Awaitable[None]]:
-        """Call `on_message` with every message of `subject`, also after reconnections. Returns what unsubscribes.
+    @contextlib.asynccontextmanager
+    async def subscribed(self, subject: str, on_message: OnMessage, *, pending: int = 8_000_000) -> AsyncIterator[None]:
+        """Call `on_message` with every message of `subject` during the block, also after reconnections.
 
         `pending`: bytes of messages that wait for `on_message`; more are dropped, and logged.
         """
         subscription = Subscription(subject, on_message, pending)
         self._subscriptions[subscription] = None
-        if self.connected:
-            await self._subscribe(self.client, subscription)
-
-        async def unsubscribe() -> None:
-            self._subscriptions.pop(subscription, None)
-            made, subscription.made = subscription.made, None
-            if made is not None and self.connected:
+        try:
+            if self.connected:
+                await self._subscribe(self.client, subscription)
+            yield
+        finally:
+            del self._subscriptions[subscription]
+            if subscription.made is not None and self.connected:
                 try:
-                    await keeping_cancellation(made.unsubscribe())
+                    await keeping_cancellation(subscription.made.unsubscribe())
                 except Exception as error:  # noqa: BLE001 - it ends with its client at the latest
                     log.debug("ending a subscription: %s", error)
-
-        return unsubscribe
 
     # -- the client
 
@@ -332,7 +329,7 @@ class Connection:
         if (version.major, version.minor) < OLDEST:
             wanted = ".".join(map(str, OLDEST))
             raise ValueError(f"the NATS server has version {version!r}; a cluster needs {wanted} or newer")
-        for subscription in self._subscriptions:
+        for subscription in list(self._subscriptions):
             await self._subscribe(client, subscription)
         self._connected("connected to NATS at")
 
@@ -388,7 +385,7 @@ class Connection:
 
 
 class Subscription:
-    """A subscription that outlives the client it was made on. `unsubscribe` ends it."""
+    """A subscription that outlives the client it was made on."""
 
     def __init__(self, subject: str, on_message: OnMessage, pending: int) -> None:
         self.subject = subject

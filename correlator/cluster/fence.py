@@ -39,6 +39,7 @@ from correlator.cluster.connection import (
     answer_of,
     seq_of,
 )
+from correlator.errors import CorrelatorError
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -94,7 +95,7 @@ class Fence:
         """
         for _ in range(BEHIND_READS):
             before = seq_of(await self.connection.last(stream, subject, within=within))
-            if await self._is_newest(within):
+            if await self.is_newest(within):
                 with contextlib.suppress(Fenced):  # Another process wrote it meanwhile, or the answer was old.
                     seq = await put(self.connection, subject, self.value, expected=before, within=within)
                     return Fence(self.connection, stream, subject, self.value, seq)
@@ -129,16 +130,20 @@ class Fence:
         Raises: `Fenced` if another process did; `Unacknowledged` if the answer is older than the key's sequence, as a
         server is behind or the key is gone; `ClusterUnavailable`, `Refused`.
         """
-        if not await self._is_newest(within):
+        if not await self.is_newest(within):
             raise Unacknowledged(f"a server is behind, or {self.subject} is gone")
 
-    async def _is_newest(self, within: float) -> bool:
-        """Read the owner key. False if the answer is older than the key's sequence. Raises: as `verify`."""
+    async def is_newest(self, within: float) -> bool:
+        """Read the owner key, and its sequence: it is greater if an earlier rewrite was stored without an answer.
+
+        False if the answer is older than the key's sequence. Raises: as `verify`.
+        """
         found = await self.connection.last(self.stream, self.subject, within=within)
         if found is None or seq_of(found) < self.seq:
             return False
         if found.data != self.value:
             raise Fenced(f"another process owns {self.subject}")
+        self.seq = seq_of(found)
         return True
 
     async def rewrite(self, *, within: float = ANSWER_WITHIN) -> int:
@@ -198,13 +203,18 @@ async def _send(connection: Connection, message: StreamMessage, within: float) -
     """Publish a message and return the sequence that its acknowledgement has."""
     try:
         answer = await connection.request(message.subject, message.payload, headers=message.headers, within=within)
-        found = answer_of(answer.data)
+        return _stored_seq(answer.data, message.subject)
     except ClusterUnavailable as error:
         raise Unacknowledged(str(error)) from error
-    if refusal := found.get("error"):
+
+
+def _stored_seq(acknowledgement: bytes, what: str) -> int:
+    """Return the sequence that `what` got. Raises: `Fenced`, `Refused`; `ClusterUnavailable` for any other bytes."""
+    answer = answer_of(acknowledgement)
+    if refusal := answer.get("error"):
         code, text = refusal.get("err_code", 0), refusal.get("description", "refused")
-        raise (Fenced if code in STALE else Refused)(f"{text} ({message.subject})", code)
-    return int(found["seq"])
+        raise (Fenced if code in STALE else Refused)(f"{text} ({what})", code)
+    return int(answer["seq"])
 
 
 def _with(message: StreamMessage, headers: Mapping[str, str]) -> StreamMessage:
@@ -235,7 +245,6 @@ class OwnedStream:
         self._rewrite_every = rewrite_every
         self._written_at = time.monotonic()
         """When this process last wrote the owner key."""
-        self._pipelined = Pipelined(fence.connection)
         self.replicated = True
         """False if one server keeps the stream alone. Then messages are pipelined, which is faster than a batch."""
         self._message_seconds = 0.0
@@ -264,7 +273,7 @@ class OwnedStream:
     async def _write_pipelined(self, messages: Sequence[StreamMessage], within: float) -> int:
         began = time.monotonic()
         try:
-            seq = await self._pipelined.write(messages, self._fence.headers, within)
+            seq = await write_pipelined(self._fence.connection, messages, self._fence.headers, within)
         except Fenced as error:
             if error.code != NOT_READY:
                 raise
@@ -283,15 +292,9 @@ class OwnedStream:
         """Write the owner key again if this process still owns it."""
         fence = self._fence
         try:
-            found = await fence.connection.last(fence.stream, fence.subject, within=within)
+            self._behind = 0 if await fence.is_newest(within) else self._behind + 1
         except ClusterUnavailable as error:
             raise Unacknowledged(str(error)) from error
-        if found is not None and seq_of(found) >= fence.seq:
-            if found.data != fence.value:
-                raise Fenced(f"another process owns {fence.subject}")
-            fence.seq, self._behind = seq_of(found), 0  # Greater if an earlier rewrite was stored without an answer.
-        else:
-            self._behind += 1
         self._lost_batch = True
         try:
             await fence.rewrite(within=within)
@@ -303,72 +306,46 @@ class OwnedStream:
         self._written_at, self._lost_batch, self._behind = time.monotonic(), False, 0
 
 
-class Pipelined:
-    """Publishes fenced messages one after the other, without waiting for each acknowledgement.
+async def write_pipelined(
+    connection: Connection, messages: Sequence[StreamMessage], fence: Mapping[str, str], within: float
+) -> int:
+    """Publish fenced messages one after the other, without waiting for each acknowledgement.
 
     A server that keeps a stream alone checks the fence of each message against what it has stored, so many may be under
     way at once. There this takes a tenth of the time of an atomic batch, which such a server first writes to a folder
     of its own. Servers that replicate a stream refuse all but the first (error 10164). Unlike a batch, some may be
-    stored and others not. Only one task may call `write`.
+    stored and others not.
+
+    Returns the stream's sequence of the last one. `fence`: the headers of each. Raises: `Fenced` if the fence refused
+    one, `Refused` for another error, `Unacknowledged`; some may be stored.
     """
+    stored: list[int] = []
+    errors: list[CorrelatorError] = []
+    complete = asyncio.Event()
 
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._inbox = ""
-        """Where the acknowledgements of the last write come: one that is late for an earlier write is ignored."""
-        self._missing = 0
-        self._seq = 0
-        self._error: tuple[int, str] | None = None
-        self._complete = asyncio.Event()
-
-    async def write(self, messages: Sequence[StreamMessage], fence: Mapping[str, str], within: float) -> int:
-        """Store `messages` in order. Returns the stream's sequence of the last one. `fence`: the headers of each.
-
-        Raises: `Fenced` if the fence refused one, `Refused` for another error, `Unacknowledged`; some may be stored.
-        """
-        self._missing, self._seq, self._error = len(messages), 0, None
-        self._complete.clear()
-        size, window = size_of(messages), self._connection.window
-        self._inbox = self._connection.client.new_inbox()
-        unsubscribe = await self._connection.subscribe(self._inbox, self._on_answer)
+    async def on_answer(message: Msg) -> None:
         try:
-            async with window.passing(size):
-                await self._send(messages, fence, window.deadline(size, within))
-        except ClusterUnavailable as error:
-            raise Unacknowledged(str(error)) from error
-        except TimeoutError:
-            raise Unacknowledged(f"{self._missing} of {len(messages)} acknowledgements are missing") from None
-        finally:
-            await unsubscribe()
-        self._raise_error()
-        return self._seq
+            if (message.headers or {}).get("Status"):
+                raise Unacknowledged("no server responds")
+            stored.append(_stored_seq(message.data, f"one of {len(messages)} messages"))
+        except CorrelatorError as error:
+            errors.append(error)
+        if len(stored) + len(errors) == len(messages):
+            complete.set()
 
-    async def _send(self, messages: Sequence[StreamMessage], fence: Mapping[str, str], within: float) -> None:
-        for message in messages:
-            headers = {**message.headers, **fence}
-            await self._connection.publish(message.subject, message.payload, reply=self._inbox, headers=headers)
-        async with asyncio.timeout(within):
-            await self._complete.wait()
-
-    def _raise_error(self) -> None:
-        if self._error is None:
-            return
-        code, text = self._error
-        if code == 0:
-            raise Unacknowledged(text)
-        raise (Fenced if code in STALE else Refused)(text, code)
-
-    async def _on_answer(self, message: Msg) -> None:
-        if message.subject != self._inbox:
-            return
-        if (message.headers or {}).get("Status"):  # No server has the stream.
-            self._error = 0, "no server responds"
-        else:
-            answer = answer_of(message.data)
-            if refusal := answer.get("error"):
-                self._error = self._error or (refusal.get("err_code", 0), refusal.get("description", "refused"))
-            else:
-                self._seq = max(self._seq, int(answer["seq"]))
-        self._missing -= 1
-        if self._missing == 0:
-            self._complete.set()
+    size, window, inbox = size_of(messages), connection.window, connection.client.new_inbox()
+    try:
+        async with connection.subscribed(inbox, on_answer), window.passing(size):
+            for message in messages:
+                headers = {**message.headers, **fence}
+                await connection.publish(message.subject, message.payload, reply=inbox, headers=headers)
+            async with asyncio.timeout(window.deadline(size, within)):
+                await complete.wait()
+    except ClusterUnavailable as error:
+        raise Unacknowledged(str(error)) from error
+    except TimeoutError:
+        missing = len(messages) - len(stored) - len(errors)
+        raise Unacknowledged(f"{missing} of {len(messages)} acknowledgements are missing") from None
+    if errors:
+        raise errors[0]
+    return max(stored)

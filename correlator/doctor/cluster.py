@@ -282,14 +282,11 @@ async def _consume(connection: Prober, stream: str, subject: str) -> None:
 
 async def _subscribe(connection: Prober, subject: str) -> None:
     """Subscribe for a moment. A refusal arrives before the answer to a ping that follows it."""
-    unsubscribe = await connection.subscribe(subject, _ignore)
-    try:
+    async with connection.subscribed(subject, _ignore):
         await connection.client.flush(int(ANSWER_WITHIN))
         refused = f'subscription to "{subject}"'.lower()
         if any(refused in line.lower() for line in connection.refusals):
             raise ClusterUnavailable(f"not allowed: {subject}")
-    finally:
-        await unsubscribe()
 
 
 async def _ignore(_: object) -> None:

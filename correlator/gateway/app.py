@@ -208,9 +208,9 @@ class Gateway:
         async def event(message: Msg) -> None:
             self.fleet.read_event(message.subject, message.data)
 
-        await self.connection.subscribe(keys.line("*"), lines)
-        await self.connection.subscribe("cor.v1.*.event.*", event)
-        await asyncio.Event().wait()
+        subscribed = self.connection.subscribed
+        async with subscribed(keys.line("*"), lines), subscribed("cor.v1.*.event.*", event):
+            await asyncio.Event().wait()
 
     async def _announce(self, on_ready: Callable[[str], None] | None) -> None:
         """Call `on_ready` once the stream has been read and the listener listens."""

@@ -29,7 +29,7 @@ from msgspec import Struct
 from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.model.rows import Micros
-from correlator.tasks import Backoff, keeping_cancellation, set_within
+from correlator.tasks import Backoff, set_within
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -124,33 +124,27 @@ class OrderedConsumer:
         self._broken = broken = asyncio.Event()
         watching = asyncio.create_task(self._connection.changed())
         watching.add_done_callback(lambda _: broken.set())
-        subscription = None
         try:
             await self._verify()
             inbox = self._connection.client.new_inbox()
             self._expected = 1
-            subscribing = self._connection.client.subscribe(
-                inbox, cb=self._receiver(broken), pending_msgs_limit=1_000_000, pending_bytes_limit=MAX_PENDING
-            )
-            subscription = await keeping_cancellation(subscribing)
-            await self._create(inbox)
-            self._received_at = time.monotonic()
-            self.error = None
-            self._settle()
-            while (left := self._received_at + SILENT_AFTER - time.monotonic()) > 0:
-                if await set_within(broken, left):
-                    self.error = "the consumer was lost"
-                    return
-                await asyncio.sleep(0.05)  # What has arrived while the event loop was busy counts.
-            self.error = f"no heartbeat for {SILENT_AFTER:g} s"
-            log.info("the consumer of the stream %s is silent: another one is created", self._stream)
+            async with self._connection.subscribed(inbox, self._receiver(broken), pending=MAX_PENDING):
+                await self._create(inbox)
+                self._received_at = time.monotonic()
+                self.error = None
+                self._settle()
+                while (left := self._received_at + SILENT_AFTER - time.monotonic()) > 0:
+                    if await set_within(broken, left):
+                        self.error = "the consumer was lost"
+                        return
+                    await asyncio.sleep(0.05)  # What has arrived while the event loop was busy counts.
+                self.error = f"no heartbeat for {SILENT_AFTER:g} s"
+                log.info("the consumer of the stream %s is silent: another one is created", self._stream)
         finally:
             if self.synced:
                 backoff.reset()
             broken.set()
             watching.cancel()
-            if subscription is not None:
-                await self._end_subscription(subscription)
 
     async def _verify(self) -> None:
         """Check that the stream is the one that was read, or begin again."""
@@ -191,12 +185,6 @@ class OrderedConsumer:
         found = await self._connection.api(f"CONSUMER.CREATE.{self._stream}.{name}.{self._subject}", request)
         if not int(found.get("num_pending", 0)) and not found["delivered"]["consumer_seq"]:
             self._end = min(self._end, self.seq)  # Nothing is there to read, whatever the last sequence was.
-
-    async def _end_subscription(self, subscription: Any) -> None:
-        try:
-            await keeping_cancellation(subscription.unsubscribe())
-        except Exception as error:  # noqa: BLE001 - it ends with its client at the latest
-            log.debug("ending a subscription: %s", error)
 
     # -- messages
 

@@ -60,7 +60,6 @@ from correlator.state.checkpoint import (
     rows_of,
     saved_of,
 )
-from correlator.tasks import keeping_cancellation
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -398,12 +397,9 @@ class StreamCopy:
         A server that hangs may get a request: without an answer, another one follows, and only its answers count.
         """
         rows = keys.checkpoint_rows(self._instance)
-        client, asked, within = self._connection.client, 0, FIRST_WITHIN
+        asked, within, inbox = 0, FIRST_WITHIN, self._connection.client.new_inbox()
         queue: asyncio.Queue[Msg] = asyncio.Queue()
-        inbox = client.new_inbox()
-        subscribing = client.subscribe(f"{inbox}.*", cb=queue.put, pending_bytes_limit=4 * MOST_BYTES)
-        subscription = await keeping_cancellation(subscribing)
-        try:
+        async with self._connection.subscribed(f"{inbox}.*", queue.put, pending=4 * MOST_BYTES):
             while True:
                 asked += 1
                 request = {
@@ -440,9 +436,6 @@ class StreamCopy:
                     if left >= READ_WITHIN:
                         raise ClusterUnavailable("the checkpoint cannot be read: no answer")
                     within = min(READ_WITHIN, 2 * within)
-        finally:
-            with contextlib.suppress(Exception):
-                await keeping_cancellation(subscription.unsubscribe())
 
 
 class Redo(Struct, frozen=True):

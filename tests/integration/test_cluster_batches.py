@@ -6,7 +6,7 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Fenced, Refused, Unacknowledged, seq_of
-from correlator.cluster.fence import MAX_MESSAGES, Fence, Pipelined, StreamMessage, put
+from correlator.cluster.fence import MAX_MESSAGES, Fence, StreamMessage, put, write_pipelined
 from tests.support.cluster import connected
 
 OWNER = keys.owner("dc1")
@@ -59,11 +59,11 @@ async def test_messages_that_do_not_wait_for_each_other_are_stored_for_the_owner
     async with connected(nats.url) as connection, connected(nats.url) as successor:
         former = await owned(connection)
         names = [str(n) for n in range(200)]
-        assert await Pipelined(connection).write(batch(*names), former.headers, 20) == former.seq + 200
-        assert await Pipelined(connection).write(batch("a"), former.headers, 20) == former.seq + 201
+        assert await write_pipelined(connection, batch(*names), former.headers, 20) == former.seq + 200
+        assert await write_pipelined(connection, batch("a"), former.headers, 20) == former.seq + 201
         await owned(successor, b"second", expected=former.seq)
         with pytest.raises(Fenced):
-            await Pipelined(connection).write(batch("b", "c"), former.headers, 20)
+            await write_pipelined(connection, batch("b", "c"), former.headers, 20)
         assert await stored(connection, names[-1], "a", "b", "c") == [former.seq + 200, former.seq + 201, None, None]
 
 

@@ -61,18 +61,18 @@ async def test_a_server_that_comes_late_or_again_is_connected_and_subscriptions_
         with pytest.raises(ClusterUnavailable):
             await connection.connect(0.5)
         assert connection.describe()["ok"] is False
-        await connection.subscribe("cor.v1.want", on_message)
-        for generation in (1, 2):
-            await asyncio.to_thread(nats.start)
-            await connection.connect(10)
-            assert connection.generation == generation
-            received.clear()
-            await connection.publish("cor.v1.want", b"id")
-            await eventually(lambda: received == [b"id"])
-            await asyncio.to_thread(nats.kill)
-            await eventually(lambda: not connection.connected)
-            with pytest.raises(ClusterUnavailable):
-                await connection.publish("cor.v1.want", b"lost")
+        async with connection.subscribed("cor.v1.want", on_message):
+            for generation in (1, 2):
+                await asyncio.to_thread(nats.start)
+                await connection.connect(10)
+                assert connection.generation == generation
+                received.clear()
+                await connection.publish("cor.v1.want", b"id")
+                await eventually(lambda: received == [b"id"])
+                await asyncio.to_thread(nats.kill)
+                await eventually(lambda: not connection.connected)
+                with pytest.raises(ClusterUnavailable):
+                    await connection.publish("cor.v1.want", b"lost")
 
 
 async def test_a_server_that_stops_reading_is_left_although_messages_wait_for_it(nats):

@@ -161,11 +161,10 @@ async def read_stream(connection, stream, subject):
             arrived.set()
 
     generation, inbox = connection.generation, connection.client.new_inbox()
-    unsubscribe = await connection.subscribe(inbox, on_message, pending=1 << 30)
     settings = {"filter_subject": subject, "deliver_subject": inbox, "deliver_policy": "all", "ack_policy": "none"}
     request = {"stream_name": stream, "config": settings}
-    count = (await connection.api(f"CONSUMER.CREATE.{stream}", request))["num_pending"]
-    try:
+    async with connection.subscribed(inbox, on_message, pending=1 << 30):
+        count = (await connection.api(f"CONSUMER.CREATE.{stream}", request))["num_pending"]
         async with asyncio.timeout(PATIENCE):
             while len(found) < count:
                 arrived.clear()
@@ -174,8 +173,6 @@ async def read_stream(connection, stream, subject):
                         await arrived.wait()
                 if connection.generation != generation:
                     raise ClusterUnavailable("the connection was lost")
-    finally:
-        await unsubscribe()
     return found
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from correlator.cluster import fence
 from correlator.cluster.connection import Fenced, Unacknowledged
-from correlator.cluster.fence import NOT_READY, OwnedStream, StreamMessage
+from correlator.cluster.fence import NOT_READY, Fence, OwnedStream, StreamMessage
 
 OWNER = b"this one"
 
@@ -19,21 +19,18 @@ class Server:
         self.seq, self.now, self.seconds = 1, 1000.0, 0.0
         self.refusal: Exception | None = None
         self.writes: list[tuple[str, int]] = []
-        self.headers = {"fence": "1"}
         monkeypatch.setattr(fence, "time", SimpleNamespace(monotonic=lambda: self.now))
-        self.stream = OwnedStream(cast(Any, SimpleNamespace(**self.fence())), rewrite_every=3600)
+        monkeypatch.setattr(fence, "write_pipelined", self.pipeline)
+        monkeypatch.setattr(Fence, "write", self.batch)
+        monkeypatch.setattr(Fence, "rewrite", self.rewrite)
+        self.stream = OwnedStream(Fence(cast(Any, self), "KV_cor", "owner", OWNER, 1), rewrite_every=3600)
         self.stream.replicated = False
-        self.stream._pipelined = cast(Any, SimpleNamespace(write=self.pipeline))
-
-    def fence(self) -> dict[str, Any]:
-        key = {"connection": self, "stream": "KV_cor", "subject": "owner", "value": OWNER, "seq": 1}
-        return key | {"headers": {}, "write": self.batch, "rewrite": self.rewrite}
 
     async def batch(self, messages, *, within):
         self.writes.append(("batch", len(messages)))
         return len(messages)
 
-    async def pipeline(self, messages, fence, within):
+    async def pipeline(self, connection, messages, headers, within):
         self.writes.append(("pipelined", len(messages)))
         if self.refusal is not None:
             raise self.refusal

@@ -484,8 +484,7 @@ async def slices(connection: Connection, instance: str, within: float) -> AsyncI
     await connection.api(f"CONSUMER.CREATE.{keys.STATE}.{name}.{subject}", request, within=within)
     messages: asyncio.Queue[Msg] = asyncio.Queue()
     inbox = connection.client.new_inbox()
-    unsubscribe = await connection.subscribe(inbox, messages.put)
-    try:
+    async with connection.subscribed(inbox, messages.put):
         wanted = json.dumps({"batch": SLICE, "max_bytes": SLICE_BYTES, "no_wait": True}).encode()
         while True:
             await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{keys.STATE}.{name}", wanted, reply=inbox)
@@ -493,8 +492,6 @@ async def slices(connection: Connection, instance: str, within: float) -> AsyncI
             if not stored:
                 return
             yield stored
-    finally:
-        await unsubscribe()
 
 
 async def _slice(messages: asyncio.Queue[Msg], within: float) -> list[StoredValue]:

@@ -77,16 +77,15 @@ class GatewayRequests:
     async def run(self, hub: Hub) -> None:
         """Answer until cancelled. Subscriptions outlive a connection that is lost."""
         responder = Responder(Answers(hub).to)
-        end_requests = await self._connection.subscribe(
-            keys.rpc(self._instance, "*"), partial(self._on_request, responder), pending=MAX_PENDING
-        )
-        end_wants = await self._connection.subscribe(keys.WANT, partial(self._on_want, hub), pending=MAX_PENDING)
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await responder.close()
-            await end_requests()
-            await end_wants()
+        on_request, on_want = partial(self._on_request, responder), partial(self._on_want, hub)
+        async with (
+            self._connection.subscribed(keys.rpc(self._instance, "*"), on_request, pending=MAX_PENDING),
+            self._connection.subscribed(keys.WANT, on_want, pending=MAX_PENDING),
+        ):
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await responder.close()
 
     async def _on_request(self, responder: Responder, message: Msg) -> None:
         async def reply(answer: bytes) -> None:
