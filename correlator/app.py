@@ -20,13 +20,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from correlator import __version__
 from correlator.config import rendering
 from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl, titles
-from correlator.daemon import Prepare, Reload, Supervisor, reloaded, report_build
+from correlator.daemon import DRAIN_WITHIN, Prepare, Process, Supervisor, process_of, reloads, report_build
 from correlator.jobs import sizes
 from correlator.jobs.exports import Exports
 from correlator.jobs.horizon import Horizon
@@ -64,9 +65,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DRAIN_WITHIN = 10.0
-"""Seconds that the sinks have to close their connections after a stop."""
-
 RENEWALS_PING_EVERY = 1.0
 """Seconds between two pings of the connection for the lease: it has little to send, and leaves a server that hangs."""
 
@@ -77,27 +75,12 @@ async def run(
     load: Callable[[], Config] | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Run the daemon until SIGTERM, SIGINT or cancellation.
-
-    `load`: reads the configuration again; called on SIGHUP. Without it SIGHUP ends the process, as a closed terminal
-    should. `on_ready`: called once with the base URL, when everything is loaded.
+    """Run the daemon until SIGTERM, SIGINT or cancellation. See `Process` for the arguments.
 
     Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use or a missing token file.
     """
-    reload_signals = (signal.SIGHUP,) if load is not None else ()
-    with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop, set_by_signals(*reload_signals) as reload_requested:
-        await _run(Process(config, load, on_ready, stop, reload_requested))
-
-
-@dataclass(slots=True)
-class Process:
-    """What the process was started with, and its signals. See `run`. `config` has what a reload has applied since."""
-
-    config: Config
-    load: Callable[[], Config] | None
-    on_ready: Callable[[str], None] | None
-    stop: asyncio.Event
-    reload_requested: asyncio.Event
+    with process_of(config, load, on_ready) as process:
+        await _run(process)
 
 
 async def _run(process: Process) -> None:
@@ -162,7 +145,8 @@ async def _term(process: Process, lease: Lease | None) -> None:
             from correlator.state.checkpoint_stream import newest  # noqa: PLC0415
 
             waiting = outer.create_task(standby(lease, core.database, core.hub, config, served, outer), name="standby")
-            reloading = outer.create_task(_reloads(process, daemon, _checks(config)), name="reload")
+            checks: list[Prepare] = [listener.prepare, partial(_reloadable, core, None), *_checks(config)]
+            reloading = outer.create_task(reloads(process, supervisor, checks), name="reload")
             if not await ends_before(waiting, process.stop):
                 supervisor.stops()
                 await abandon(waiting)
@@ -247,8 +231,9 @@ async def _follow(
             inner.create_task(saver.run(), name="saver"),
             inner.create_task(_announce(pipeline, daemon.served, process.on_ready), name="announce"),
         ]
-        parts = [webhooks.prepare, *([otlp.prepare] if otlp is not None else [])]
-        reading.append(inner.create_task(_reloads(process, daemon, parts, mqtt), name="reload"))
+        parts: list[Prepare] = [daemon.listener.prepare, partial(_reloadable, core, mqtt), webhooks.prepare]
+        parts += [otlp.prepare] if otlp is not None else []
+        reading.append(inner.create_task(reloads(process, supervisor, parts), name="reload"))
         lost = active is not None and await ends_before(active.holding, process.stop)
         if active is None:
             await process.stop.wait()
@@ -445,42 +430,19 @@ def _checks(config: Config) -> list[Prepare]:
     return [WebhookSink(config, EventLog()).prepare, traces]
 
 
-async def _reloads(process: Process, daemon: Daemon, parts: Sequence[Prepare], mqtt: MqttSink | None = None) -> None:
-    """Reload the configuration each time that is requested, until cancelled. `parts`: what applies it besides."""
-    if process.load is None:
-        return
-    own = [daemon.listener.prepare, _reloadable(daemon.core, mqtt)]
-    reload = Reload(process.config, process.load, [*own, *parts])
-    while True:
-        await process.reload_requested.wait()
-        process.reload_requested.clear()
-        ended = daemon.supervisor.reloads()
-        try:
-            new = await reload.run()
-        except asyncio.CancelledError:
-            process.reload_requested.set()  # The standby has become active: its next task of this kind reloads.
-            raise
-        if new is not None:
-            process.config = reloaded(process.config, new)  # What is built later has the new values too.
-        ended()
+def _reloadable(core: Core, mqtt: MqttSink | None, new: Config) -> Callable[[], None]:
+    """Return what applies those keys in `daemon.LIVE` of a new configuration that no other object applies."""
 
+    def apply() -> None:
+        logs.configure(new.log.level, new.log.format, os.environ)
+        if isinstance(core.database, MariaDBDatabase):
+            core.database.log_in_with(new.database.password.reveal())
+        if core.source.doorbell is not None:
+            core.source.doorbell.database.log_in_with(new.database.password.reveal())
+        if mqtt is not None:
+            mqtt.set_credentials(new.mqtt)
 
-def _reloadable(core: Core, mqtt: MqttSink | None) -> Prepare:
-    """Return what applies those keys in `reload.LIVE` of a new configuration that no other object applies."""
-
-    def values(new: Config) -> Callable[[], None]:
-        def apply() -> None:
-            logs.configure(new.log.level, new.log.format, os.environ)
-            if isinstance(core.database, MariaDBDatabase):
-                core.database.log_in_with(new.database.password.reveal())
-            if core.source.doorbell is not None:
-                core.source.doorbell.database.log_in_with(new.database.password.reveal())
-            if mqtt is not None:
-                mqtt.set_credentials(new.mqtt)
-
-        return apply
-
-    return values
+    return apply
 
 
 async def tap(config: Config, sink: Sink) -> None:

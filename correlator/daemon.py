@@ -1,4 +1,4 @@
-"""What the service manager and the operator have of the process: its liveness, and the reload of its configuration.
+"""What daemon and gateway share as processes: their signals, their liveness, and the reload of their configuration.
 
 The service manager gets watchdog pings, and one status line for `systemctl status`, without libsystemd. A watchdog ping
 is sent only while no task is stuck. An unreachable database or broker does not make a task stuck: a task that waits for
@@ -13,13 +13,15 @@ and are named in the log. Token and certificate files are read again even if no 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import platform
+import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from correlator import __version__
@@ -28,10 +30,12 @@ from correlator.config.values import Section
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.tasks import until_next
+from correlator.tasks import set_by_signals, until_next
 
 log = logging.getLogger(__name__)
 
+DRAIN_WITHIN = 10.0
+"""Seconds that the sinks have to close their connections after a stop."""
 
 EVERY = 1.0
 """Seconds between two checks, if the watchdog does not require shorter ones."""
@@ -45,6 +49,31 @@ LONGEST = 500
 
 # Seconds. Without it, a full socket would block the event loop for as long as the service manager is stuck.
 _SEND_TIMEOUT = 1.0
+
+
+@dataclass(slots=True)
+class Process:
+    """What the process was started with, and its signals. `config` has what a reload has applied since.
+
+    `load`: reads the configuration again; called on SIGHUP. None: SIGHUP ends the process, as a closed terminal should.
+    `on_ready`: called once with the base URL, when everything is loaded.
+    """
+
+    config: Config
+    load: Callable[[], Config] | None
+    on_ready: Callable[[str], None] | None
+    stop: asyncio.Event
+    reload_requested: asyncio.Event
+
+
+@contextlib.contextmanager
+def process_of(
+    config: Config, load: Callable[[], Config] | None, on_ready: Callable[[str], None] | None
+) -> Iterator[Process]:
+    """Yield this process, which SIGTERM and SIGINT stop. See `Process` for the arguments."""
+    reload_signals = (signal.SIGHUP,) if load is not None else ()
+    with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop, set_by_signals(*reload_signals) as reload_requested:
+        yield Process(config, load, on_ready, stop, reload_requested)
 
 
 def report_build(driver: str) -> None:
@@ -203,40 +232,52 @@ Prepare = Callable[[Config], Callable[[], None]]
 """Prepares a configuration and returns what applies it, which must not fail. Raises `CorrelatorError` on a problem."""
 
 
-class Reload:
-    """`started`: the configuration at the start. `load` reads it again, and raises `ConfigError`. `parts` apply it."""
-
-    def __init__(self, started: Config, load: Callable[[], Config], parts: Sequence[Prepare]) -> None:
-        self._started = started
-        self._load = load
-        self._parts = parts
-
-    async def run(self) -> Config | None:
-        """Read and apply the configuration. Returns it.
-
-        A problem is logged, sets the metric to 0, and changes nothing: then None is returned.
-        """
+async def reloads(process: Process, supervisor: Supervisor, parts: Sequence[Prepare]) -> None:
+    """Reload the configuration each time that is requested, until cancelled."""
+    if process.load is None:
+        return
+    started = process.config
+    while True:
+        await process.reload_requested.wait()
+        process.reload_requested.clear()
+        ended = supervisor.reloads()
         try:
-            config = await asyncio.to_thread(self._load)
-            prepared = [prepare(config) for prepare in self._parts]
-        except CorrelatorError as error:
-            for line in str(error).splitlines():
-                log.error("%s", line)  # noqa: TRY400 - a problem that an operator can fix needs no traceback
-            log.error("the configuration was not changed")  # noqa: TRY400
-            metrics.RELOADED.set(0)
-            return None
-        except Exception:
-            log.exception("the configuration was not changed")
-            metrics.RELOADED.set(0)
-            return None
-        for apply in prepared:
-            apply()
-        metrics.RELOADED.set(1)
-        metrics.RELOADED_AT.set_to_current_time()
-        log.info("the configuration was reloaded")
-        if waiting := needs_restart(self._started, config):
-            log.warning("changed, but applied only by a restart: %s", ", ".join(waiting))
-        return config
+            new = await reload(started, process.load, parts)
+        except asyncio.CancelledError:
+            process.reload_requested.set()  # The standby has become active: its next task of this kind reloads.
+            raise
+        if new is not None:
+            process.config = reloaded(process.config, new)  # What is built later has the new values too.
+        ended()
+
+
+async def reload(started: Config, load: Callable[[], Config], parts: Sequence[Prepare]) -> Config | None:
+    """Read the configuration again, and have `parts` apply it. Returns it.
+
+    A problem is logged, sets the metric to 0, and changes nothing: then None is returned. `started`: the configuration
+    at the start. `load` raises `ConfigError`.
+    """
+    try:
+        config = await asyncio.to_thread(load)
+        prepared = [prepare(config) for prepare in parts]
+    except CorrelatorError as error:
+        for line in str(error).splitlines():
+            log.error("%s", line)  # noqa: TRY400 - a problem that an operator can fix needs no traceback
+        log.error("the configuration was not changed")  # noqa: TRY400
+        metrics.RELOADED.set(0)
+        return None
+    except Exception:
+        log.exception("the configuration was not changed")
+        metrics.RELOADED.set(0)
+        return None
+    for apply in prepared:
+        apply()
+    metrics.RELOADED.set(1)
+    metrics.RELOADED_AT.set_to_current_time()
+    log.info("the configuration was reloaded")
+    if waiting := needs_restart(started, config):
+        log.warning("changed, but applied only by a restart: %s", ", ".join(waiting))
+    return config
 
 
 def needs_restart(started: Config, new: Config) -> list[str]:

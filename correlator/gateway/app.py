@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +20,7 @@ from correlator.cluster import keys, received
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.rpc import Caller
 from correlator.config.schema import Config
-from correlator.daemon import Reload, Supervisor, report_build
+from correlator.daemon import DRAIN_WITHIN, Process, Supervisor, process_of, reloads, report_build
 from correlator.gateway.archive import RpcArchive, WaitingIdsSender
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import OrderedConsumer, StreamEnd
@@ -31,15 +30,12 @@ from correlator.ops import cluster_metrics, logs, memory, metrics, stalls
 from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.job_metrics import STATUSES
 from correlator.sinks.http.server import ListenerConfig
-from correlator.tasks import end_tasks, set_by_signals
+from correlator.tasks import end_tasks
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
 
 log = logging.getLogger(__name__)
-
-DRAIN_WITHIN = 10.0
-"""Seconds that the listener has to close its connections after a stop."""
 
 JUDGE_EVERY = 0.5
 """Seconds between two checks of the appliances."""
@@ -51,15 +47,14 @@ async def run(
     load: Callable[[], Config] | None = None,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Run the gateway until SIGTERM, SIGINT or cancellation. See `app.run` for the arguments.
+    """Run the gateway until SIGTERM, SIGINT or cancellation. See `Process` for the arguments.
 
     `config` has the URL of a cluster, as `loading.load` with `gateway` checks.
 
     Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use.
     """
-    reload_signals = (signal.SIGHUP,) if load is not None else ()
-    with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop, set_by_signals(*reload_signals) as reload_requested:
-        await Gateway(config).run(stop, reload_requested, load, on_ready)
+    with process_of(config, load, on_ready) as process:
+        await Gateway(config).run(process)
 
 
 class Gateway:
@@ -92,14 +87,8 @@ class Gateway:
         self._synced = asyncio.Event()
         self._current_at: float | None = None
 
-    async def run(
-        self,
-        stop: asyncio.Event,
-        reload_requested: asyncio.Event,
-        load: Callable[[], Config] | None,
-        on_ready: Callable[[str], None] | None,
-    ) -> None:
-        """Serve until `stop` is set."""
+    async def run(self, process: Process) -> None:
+        """Serve until `process` is stopped."""
         report_build("nats")
         _count_jobs(self.fleet.hub.published)
         cluster_metrics.BEHIND.set_function(lambda: self._jobs.behind)
@@ -122,12 +111,11 @@ class Gateway:
                         ("supervisor", self._supervisor.run()),
                         ("heartbeat", stalls.heartbeat()),
                         ("memory", memory.return_free_memory()),
-                        ("announce", self._announce(on_ready)),
+                        ("announce", self._announce(process.on_ready)),
+                        ("reload", reloads(process, self._supervisor, [self._listener.prepare, _log_level])),
                     )
                 }
-                if load is not None:
-                    reading.add(inner.create_task(self._reload(reload_requested, load), name="reload"))
-                await stop.wait()
+                await process.stop.wait()
                 # Stop, 1: Notify the service manager.
                 log.info("stopping")
                 self._supervisor.stops()
@@ -221,16 +209,6 @@ class Gateway:
         log.info("the stream has been read: %d jobs of %d appliances", jobs, appliances)
         if on_ready is not None:
             on_ready(url)
-
-    async def _reload(self, requested: asyncio.Event, load: Callable[[], Config]) -> None:
-        """Reload the configuration each time `requested` is set, until cancelled."""
-        reload = Reload(self._config, load, [self._listener.prepare, _log_level])
-        while True:
-            await requested.wait()
-            requested.clear()
-            ended = self._supervisor.reloads()
-            await reload.run()
-            ended()
 
 
 def _count_jobs(published: RemoteJobs) -> None:

@@ -14,6 +14,7 @@ import orjson
 
 from correlator.config import loading
 from correlator.config.schema import Cluster, Config
+from correlator.daemon import Process
 from correlator.gateway.app import Gateway
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE
@@ -55,7 +56,7 @@ async def running(
     settings = config(url)
     settings = replace(settings, cluster=cluster or settings.cluster, http=replace(settings.http, **http))
     gateway = Gateway(settings)
-    task = asyncio.create_task(gateway.run(stop, asyncio.Event(), None, ready.set_result))
+    task = asyncio.create_task(gateway.run(Process(settings, None, ready.set_result, stop, asyncio.Event())))
     try:
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
             served = ready if read else gateway.served

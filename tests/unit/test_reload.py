@@ -4,7 +4,7 @@ import pytest
 
 from correlator.config.loading import load
 from correlator.config.schema import Config, keys, leaves
-from correlator.daemon import LIVE, Reload, needs_restart, reloaded
+from correlator.daemon import LIVE, needs_restart, reload, reloaded
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 
@@ -27,9 +27,8 @@ async def test_every_part_applies_the_new_settings(configured):
     taken = []
     new = configured("[log]\nlevel = 'debug'")
     parts = [lambda c: lambda: taken.append((1, c)), lambda c: lambda: taken.append((2, c))]
-    reload = Reload(configured(""), lambda: new, parts)
     metrics.RELOADED.set(0)
-    await reload.run()
+    await reload(configured(""), lambda: new, parts)
     assert taken == [(1, new), (2, new)]
     assert value(metrics.RELOADED) == 1
 
@@ -58,10 +57,9 @@ def fail(config):
 async def test_what_is_wrong_is_logged_and_nothing_is_applied(configured, caplog, tmp_path, text, part, said):
     taken = []
     parts = [lambda _: lambda: taken.append(1), *([part] if part is not None else [])]
-    reload = Reload(configured(""), lambda: configured(text), parts)
     metrics.RELOADED.set(1)
     before = value(metrics.RELOADED_AT)
-    await reload.run()
+    await reload(configured(""), lambda: configured(text), parts)
     assert (taken, value(metrics.RELOADED), value(metrics.RELOADED_AT)) == ([], 0, before)
     file = str(tmp_path / "correlator.toml")
     assert [r.message.replace(file, "FILE") for r in caplog.records] == [*said, "the configuration was not changed"]
@@ -86,11 +84,11 @@ async def test_switching_https_needs_a_restart_and_a_renewed_certificate_does_no
 async def test_keys_that_need_a_restart_are_named_by_what_the_daemon_was_started_with(configured, caplog):
     started = configured("[jobs]\nretention = '1h'\n[log]\nlevel = 'info'\n")
     new = configured("[jobs]\nretention = '2h'\n[mqtt]\nurl = 'mqtt://b'\n[log]\nlevel = 'error'\n")
-    await Reload(started, lambda: new, []).run()
+    await reload(started, lambda: new, [])
     warning = "changed, but applied only by a restart: jobs.retention, mqtt.url"
     assert [r.message for r in caplog.records if r.levelname == "WARNING"] == [warning]
     caplog.clear()
-    await Reload(started, lambda: started, []).run()
+    await reload(started, lambda: started, [])
     assert [r.levelname for r in caplog.records if r.levelname == "WARNING"] == []
 
 
