@@ -38,6 +38,7 @@ class Answer:
     `headers`: (name, description).
     """
 
+    status: HTTPStatus
     description: str
     bodies: tuple[Any, ...] = ()
     content_type: str = JSON
@@ -45,67 +46,79 @@ class Answer:
     title: str = ""
 
 
+def _ok(description: str, body: Any, content_type: str = JSON) -> Answer:
+    return Answer(HTTPStatus.OK, description, (body,), content_type)
+
+
+def _problem(status: HTTPStatus, description: str, *headers: tuple[str, str]) -> Answer:
+    """A response that is a problem document."""
+    return Answer(status, description, (replies.Problem,), PROBLEM, headers)
+
+
+RETRY: Final = ("Retry-After", "Seconds.")
+
+BAD: Final = _problem(HTTPStatus.BAD_REQUEST, "A parameter is unknown or has an invalid value.")
+AWAY: Final = _problem(
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    "The answer needs the database, which is not available or has not finished a search. Repeat the request.",
+    RETRY,
+)
+BUSY: Final = _problem(
+    HTTPStatus.TOO_MANY_REQUESTS,
+    "The client's address has too many requests that wait, or replies that it has not read. Repeat the request.",
+    RETRY,
+)
+UNKNOWN: Final = _problem(HTTPStatus.NOT_FOUND, "No job is known by this ID.")
+
+FORBIDDEN: Final = _problem(HTTPStatus.FORBIDDEN, "The Host or the Origin is not allowed.")
+UNAUTHORIZED: Final = _problem(
+    HTTPStatus.UNAUTHORIZED,
+    "Tokens are configured, and the request has no valid one.",
+    ("WWW-Authenticate", "`Bearer`"),
+)
+OPEN, HOST, TOKEN = (), (FORBIDDEN,), (FORBIDDEN, UNAUTHORIZED)
+"""How a request is refused before it reaches its endpoint: never, by its Host, by Host and token."""
+
+TOO_LONG: Final = (
+    Answer(HTTPStatus.REQUEST_URI_TOO_LONG, f"The address has more than {MAX_TARGET} bytes.", (str,), "text/plain"),
+    Answer(
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A header has more than {MAX_FIELD} bytes.", (str,), "text/plain"
+    ),
+)
+
+ETAG: Final = (("ETag", 'The revision: `"{epoch}-{rev}"`.'),)
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An endpoint. `gate`: what is checked before it. `token`: Host and token; `host`: only Host; `open`: nothing.
+    """An endpoint. `parameters`: of the path and of the query. `headers`: (name, description) of those that it reads.
 
-    `parameters`: of the path and of the query. `headers`: (name, description) of those that it reads.
+    `answers`: its own, besides those of `gate` and `TOO_LONG`.
     """
 
     path: str
     name: str
     summary: str
-    answers: dict[HTTPStatus, Answer]
+    answers: tuple[Answer, ...]
     parameters: type[Struct] = parameters.NoParameters
     headers: tuple[tuple[str, str], ...] = ()
     method: Literal["get", "post"] = "get"
-    gate: Literal["token", "host", "open"] = "token"
+    gate: tuple[Answer, ...] = TOKEN
 
-
-def _problem(description: str, *headers: tuple[str, str]) -> Answer:
-    """A response that is a problem document."""
-    return Answer(description, (replies.Problem,), PROBLEM, headers)
-
-
-RETRY: Final = ("Retry-After", "Seconds.")
-
-BAD: Final = {HTTPStatus.BAD_REQUEST: _problem("A parameter is unknown or has an invalid value.")}
-AWAY: Final = {
-    HTTPStatus.SERVICE_UNAVAILABLE: _problem(
-        "The answer needs the database, which is not available or has not finished a search. Repeat the request.", RETRY
-    )
-}
-BUSY: Final = {
-    HTTPStatus.TOO_MANY_REQUESTS: _problem(
-        "The client's address has too many requests that wait, or replies that it has not read. Repeat the request.",
-        RETRY,
-    )
-}
-UNKNOWN: Final = {HTTPStatus.NOT_FOUND: _problem("No job is known by this ID.")}
-
-ETAG: Final = (("ETag", 'The revision: `"{epoch}-{rev}"`.'),)
-
-_LAST_EVENT: Final = (
-    "Last-Event-ID",
-    (
-        "The `id` from which to go on: without a snapshot, if it is of this epoch and among the last"
-        f" {MAX_CHANGES:,} changes, or fewer where these carry very long IDs."
-    ),
-)
 
 _JOB: Final = Endpoint(
     "/api/v1/jobs/{id}",
     "getJob",
     "One job",
-    {
-        HTTPStatus.OK: Answer("The job.", (JobDocument,), headers=ETAG),
-        HTTPStatus.NOT_MODIFIED: Answer(
-            "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.", headers=ETAG
+    (
+        Answer(HTTPStatus.OK, "The job.", (JobDocument,), headers=ETAG),
+        Answer(
+            HTTPStatus.NOT_MODIFIED,
+            "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.",
+            headers=ETAG,
         ),
-        **BAD,
-        **UNKNOWN,
-        **AWAY,
-    },
+        *(BAD, UNKNOWN, AWAY),
+    ),
     parameters.GetJob,
     (("If-None-Match", "The `ETag` that the client has."),),
 )
@@ -114,13 +127,7 @@ _EVENTS: Final = Endpoint(
     "/api/v1/jobs/{id}/events",
     "listJobEvents",
     "The log rows of a job, oldest first; from the database, complete once all pages have been read",
-    {
-        HTTPStatus.OK: Answer("A page of log rows.", (replies.EventsPage,)),
-        **BAD,
-        **UNKNOWN,
-        **BUSY,
-        **AWAY,
-    },
+    (_ok("A page of log rows.", replies.EventsPage), BAD, UNKNOWN, BUSY, AWAY),
     parameters.ListJobEvents,
 )
 
@@ -128,13 +135,7 @@ _LOG: Final = Endpoint(
     "/api/v1/jobs/{id}/log",
     "getJobLog",
     "The whole log of a job as a text file, one line each; complete if the body is",
-    {
-        HTTPStatus.OK: Answer("The log.", (str,), "text/plain"),
-        **BAD,
-        **UNKNOWN,
-        **BUSY,
-        **AWAY,
-    },
+    (_ok("The log.", str, "text/plain"), BAD, UNKNOWN, BUSY, AWAY),
     parameters.GetJobLog,
 )
 
@@ -154,7 +155,7 @@ ENDPOINTS: Final = (
         "/api/v1/jobs",
         "listJobs",
         "Jobs, the newest first; those that left memory come from the database",
-        {HTTPStatus.OK: Answer("A page of jobs.", (replies.JobsPage,)), **BAD, **BUSY, **AWAY},
+        (_ok("A page of jobs.", replies.JobsPage), BAD, BUSY, AWAY),
         parameters.ListJobs,
     ),
     _JOB,
@@ -163,7 +164,7 @@ ENDPOINTS: Final = (
         "/api/v1/events",
         "findEvents",
         "The log rows of any job that contain a text, the newest first; from the database, a part of it for each page",
-        {HTTPStatus.OK: Answer("A page of log rows.", (replies.FoundEventsPage,)), **BAD, **BUSY, **AWAY},
+        (_ok("A page of log rows.", replies.FoundEventsPage), BAD, BUSY, AWAY),
         parameters.FindEvents,
     ),
     _EVENTS,
@@ -174,152 +175,144 @@ ENDPOINTS: Final = (
         "/api/v1/resolve/{id}",
         "resolveId",
         "Where an ID leads, and by which of its kinds",
-        {HTTPStatus.OK: Answer("The job.", (replies.Resolved,)), **BAD, **UNKNOWN, **AWAY},
+        (_ok("The job.", replies.Resolved), BAD, UNKNOWN, AWAY),
         parameters.OfJob,
     ),
     Endpoint(
         "/api/v1/entities/{name}",
         "getEntity",
         "The jobs of one VM or context over time, the newest first, with the trend of each operation",
-        {
-            HTTPStatus.OK: Answer("A page of its jobs; none if there are none.", (replies.EntityPage,)),
-            **BAD,
-            **BUSY,
-            **AWAY,
-        },
+        (_ok("A page of its jobs; none if there are none.", replies.EntityPage), BAD, BUSY, AWAY),
         parameters.GetEntity,
     ),
     Endpoint(
         "/api/v1/operations",
         "listOperations",
         "What earlier runs took, by operation: what forecasts rest on",
-        {HTTPStatus.OK: Answer("All operations that a run of has ended.", (replies.OperationsList,)), **BAD},
+        (_ok("All operations that a run of has ended.", replies.OperationsList), BAD),
     ),
     Endpoint(
         "/api/v1/operations/{job_type}/{operation}",
         "getOperation",
         "What earlier runs of one operation took, with its usual steps",
-        {
-            HTTPStatus.OK: Answer("The operation.", (replies.OperationWithSteps,)),
-            **BAD,
-            HTTPStatus.NOT_FOUND: _problem("No run of this operation is known."),
-        },
+        (
+            _ok("The operation.", replies.OperationWithSteps),
+            BAD,
+            _problem(HTTPStatus.NOT_FOUND, "No run of this operation is known."),
+        ),
         parameters.GetOperation,
     ),
     Endpoint(
         "/api/v1/instances",
         "listInstances",
         "The appliances of a fleet, and the health of each; at a gateway only",
-        {
-            HTTPStatus.OK: Answer("All appliances, by name.", (replies.InstancesList,)),
-            **BAD,
-            HTTPStatus.NOT_FOUND: _problem("This is not a gateway."),
-        },
+        (
+            _ok("All appliances, by name.", replies.InstancesList),
+            BAD,
+            _problem(HTTPStatus.NOT_FOUND, "This is not a gateway."),
+        ),
     ),
     Endpoint(
         "/api/v1/failover/{id}/status",
         "getFailoverStatus",
         "The appliance's own status reply, for a GUI that polls it",
-        {
-            HTTPStatus.OK: Answer(
+        (
+            Answer(
+                HTTPStatus.OK,
                 "As the job was found.",
                 (replies.DirectReply, replies.EnhancedReply, replies.LegacyReply),
                 title="FailoverStatus",
             ),
-            HTTPStatus.NOT_FOUND: Answer(
+            Answer(
+                HTTPStatus.NOT_FOUND,
                 "The appliance's own words for it; after `http.unknown_id_wait`, in which the job may appear.",
                 (replies.UnknownReply,),
             ),
-            **AWAY,
-        },
+            AWAY,
+        ),
         parameters.OfJob,
     ),
     Endpoint(
         "/api/v1/stream",
         "streamMessages",
         "The messages of the websocket as server-sent events",
-        {
-            HTTPStatus.OK: Answer(
-                "Each `data` is a message, each `id` is `{epoch}:{seq}`; see asyncapi.json.", (str,), EVENT_STREAM
-            ),
-            **BAD,
-            HTTPStatus.TOO_MANY_REQUESTS: _problem("The limit of streaming connections is reached."),
-            HTTPStatus.SERVICE_UNAVAILABLE: _problem("The daemon is shutting down.", RETRY),
-            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED: _problem("HTTP/1.0 has no streams."),
-        },
+        (
+            _ok("Each `data` is a message, each `id` is `{epoch}:{seq}`; see asyncapi.json.", str, EVENT_STREAM),
+            BAD,
+            _problem(HTTPStatus.TOO_MANY_REQUESTS, "The limit of streaming connections is reached."),
+            _problem(HTTPStatus.SERVICE_UNAVAILABLE, "The daemon is shutting down.", RETRY),
+            _problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.0 has no streams."),
+        ),
         parameters.StreamMessages,
-        (_LAST_EVENT,),
+        (
+            (
+                "Last-Event-ID",
+                (
+                    "The `id` from which to go on: without a snapshot, if it is of this epoch and among the last"
+                    f" {MAX_CHANGES:,} changes, or fewer where these carry very long IDs."
+                ),
+            ),
+        ),
     ),
-    Endpoint(
-        "/api/v1/openapi.json",
-        "getOpenapi",
-        "This document",
-        {HTTPStatus.OK: Answer("OpenAPI 3.1.", (replies.Description,)), **BAD},
-    ),
+    Endpoint("/api/v1/openapi.json", "getOpenapi", "This document", (_ok("OpenAPI 3.1.", replies.Description), BAD)),
     Endpoint(
         "/api/v1/asyncapi.json",
         "getAsyncapi",
         "Websocket, event stream and MQTT",
-        {HTTPStatus.OK: Answer("AsyncAPI 3.0.", (replies.Description,)), **BAD},
+        (_ok("AsyncAPI 3.0.", replies.Description), BAD),
     ),
     Endpoint(
         "/api/v1/ticket",
         "createTicket",
         f"A ticket, which admits one request within {TICKET_SECONDS:g} s where a header cannot be set",
-        {HTTPStatus.OK: Answer("The ticket.", (replies.Ticket,))},
+        (_ok("The ticket.", replies.Ticket),),
         method="post",
     ),
     Endpoint(
         "/health/live",
         "getLiveness",
         "Liveness: the process answers",
-        {
-            HTTPStatus.OK: Answer("The process answers, and works.", (replies.Liveness,)),
-            HTTPStatus.SERVICE_UNAVAILABLE: Answer("A task makes no progress. Restart the process.", (replies.Stuck,)),
-        },
-        gate="open",
+        (
+            _ok("The process answers, and works.", replies.Liveness),
+            Answer(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "A task makes no progress. Restart the process.",
+                (replies.Stuck,),
+            ),
+        ),
+        gate=OPEN,
     ),
     Endpoint(
         "/health/ready",
         "getReadiness",
         "Readiness",
-        {
-            HTTPStatus.OK: Answer(
-                "Ready, possibly with a part that is not available (`degraded`).", (replies.Readiness,)
+        (
+            _ok("Ready, possibly with a part that is not available (`degraded`).", replies.Readiness),
+            Answer(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                "The daemon is still loading, or is shutting down.",
+                (replies.Readiness,),
             ),
-            HTTPStatus.SERVICE_UNAVAILABLE: Answer(
-                "The daemon is still loading, or is shutting down.", (replies.Readiness,)
-            ),
-        },
-        gate="open",
+        ),
+        gate=OPEN,
     ),
     Endpoint(
         "/metrics",
         "getMetrics",
         "Metrics for Prometheus",
-        {
-            HTTPStatus.OK: Answer(
-                "The Prometheus text format; that of OpenMetrics if `Accept` prefers it.", (str,), "text/plain"
-            )
-        },
+        (_ok("The Prometheus text format; that of OpenMetrics if `Accept` prefers it.", str, "text/plain"),),
     ),
-    Endpoint("/", "getPage", "The live page", {HTTPStatus.OK: Answer("The page.", (str,), "text/html")}, gate="host"),
-    Endpoint(
-        "/client.js",
-        "getClient",
-        "The browser client",
-        {HTTPStatus.OK: Answer("A module.", (str,), "text/javascript")},
-        gate="host",
-    ),
+    Endpoint("/", "getPage", "The live page", (_ok("The page.", str, "text/html"),), gate=HOST),
+    Endpoint("/client.js", "getClient", "The browser client", (_ok("A module.", str, "text/javascript"),), gate=HOST),
     Endpoint(
         "/ws",
         "openWebsocket",
         "The websocket; its messages are in asyncapi.json",
-        {
-            HTTPStatus.SWITCHING_PROTOCOLS: Answer("Continue with `hello`. A refusal is a close code."),
-            HTTPStatus.BAD_REQUEST: _problem("Not a websocket handshake."),
-        },
-        gate="host",
+        (
+            Answer(HTTPStatus.SWITCHING_PROTOCOLS, "Continue with `hello`. A refusal is a close code."),
+            _problem(HTTPStatus.BAD_REQUEST, "Not a websocket handshake."),
+        ),
+        gate=HOST,
     ),
 )
 
@@ -333,7 +326,7 @@ Schema = dict[str, Any]
 
 def openapi() -> Schema:
     """The OpenAPI document."""
-    bodies = [b for e in ENDPOINTS for a in e.answers.values() for b in a.bodies]
+    bodies = [b for e in ENDPOINTS for a in e.answers for b in a.bodies]
     refs, schemas = schemas_of([*bodies, replies.Problem, messages.CloudEvent])
     paths: Schema = {}
     for endpoint in ENDPOINTS:
@@ -378,33 +371,13 @@ _SECURITY: Final = {
     },
 }
 
-_REFUSED: Final = {
-    HTTPStatus.UNAUTHORIZED: _problem(
-        "Tokens are configured, and the request has no valid one.", ("WWW-Authenticate", "`Bearer`")
-    ),
-    HTTPStatus.FORBIDDEN: _problem("The Host or the Origin is not allowed."),
-}
-
-_TOO_LONG: Final = {
-    HTTPStatus.REQUEST_URI_TOO_LONG: Answer(f"The address has more than {MAX_TARGET} bytes.", (str,), "text/plain"),
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: Answer(
-        f"A header has more than {MAX_FIELD} bytes.", (str,), "text/plain"
-    ),
-}
-
 
 def _operation(endpoint: Endpoint, refs: dict[Any, Schema], schemas: Schema) -> Schema:
-    answers = endpoint.answers | _TOO_LONG
-    security: list[Schema] = [{}]
-    if endpoint.gate != "open":
-        answers[HTTPStatus.FORBIDDEN] = _REFUSED[HTTPStatus.FORBIDDEN]
-    if endpoint.gate == "token":
-        answers[HTTPStatus.UNAUTHORIZED] = _REFUSED[HTTPStatus.UNAUTHORIZED]
-        security += [{name: []} for name in _SECURITY]
+    answers = {answer.status: answer for answer in (*endpoint.answers, *TOO_LONG, *endpoint.gate)}
     return {
         "operationId": endpoint.name,
         "summary": endpoint.summary,
-        "security": security,
+        "security": [{}, *({name: []} for name in _SECURITY if endpoint.gate is TOKEN)],
         "parameters": list(_parameters(endpoint, schemas)),
         "responses": {str(status.value): _response(a, refs, schemas) for status, a in sorted(answers.items())},
     }
