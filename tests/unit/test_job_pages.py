@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
 import json
 import random
@@ -11,7 +10,6 @@ import socket
 from typing import Any
 
 import aiohttp
-import msgspec
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
@@ -21,7 +19,7 @@ from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import ArchivePage, JobQuery, LinesFound
-from correlator.sinks.http.rest import JobPages, Rest
+from correlator.sinks.http.rest import JobPages, Rest, encode_cursor
 from correlator.sinks.turns import Work
 from tests.support import raw_http
 from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, reading
@@ -31,6 +29,12 @@ from tests.support.pipeline_harness import PipelineHarness
 from tests.support.virtual_time import VirtualTimeLoop
 
 NOW = BASE + 1_000 * SECOND
+
+
+async def _page(pages: JobPages, cursor: str | None, limit: int) -> dict[str, Any]:
+    body: Any = (await pages.respond(JobQuery(), cursor, limit, "192.0.2.1")).body
+    page: dict[str, Any] = json.loads(body)
+    return page
 
 
 class FailsLater(ArchiveInMemory):
@@ -47,20 +51,19 @@ class FailsLater(ArchiveInMemory):
 async def test_what_was_read_before_the_database_went_away_is_a_page_and_the_next_one_fails():
     archive = FailsLater([reading(f"u{n}", n) for n in range(9)], page_size=2)
     archive.answers = 2
-    pages = JobPages(LocalHub(Index(), archive), Work())
-    page = await pages.read(JobQuery(), None, 8)
-    assert [job.job_id for job in page.jobs] == ["u8", "u7", "u6", "u5"]
-    assert page.following == (archive.place(archive.jobs[3]))
-    assert page.reason is None
+    page = await _page(JobPages(LocalHub(Index(), archive), Work()), None, 8)
+    assert [job["job_id"] for job in page["jobs"]] == ["u8", "u7", "u6", "u5"]
+    assert page["next_cursor"] == encode_cursor(archive.place(archive.jobs[3]))
+    assert page["reason"] is None
 
 
 async def test_a_first_page_without_the_database_has_the_jobs_in_memory_and_the_reason():
     archive = FailsLater([reading("u1", 1)])
     pages = JobPages(LocalHub(Index(), archive), Work())
-    page = await pages.read(JobQuery(), None, 8)
-    assert (page.jobs, page.following, page.reason) == ([], None, "it went away")
+    page = await _page(pages, None, 8)
+    assert (page["jobs"], page["next_cursor"], page["reason"]) == ([], None, "it went away")
     with pytest.raises(SourceUnavailable):
-        await pages.read(JobQuery(), "WzEsInUxIl0", 8)
+        await _page(pages, "WzEsInUxIl0", 8)
 
 
 class Slow(ArchiveInMemory):
@@ -80,13 +83,13 @@ class Slow(ArchiveInMemory):
 def test_a_page_with_a_job_is_returned_at_once_and_an_empty_one_after_half_a_second(match, seconds):
     loop = VirtualTimeLoop()
     pages = JobPages(LocalHub(Index(), Slow([reading(f"u{n}", n) for n in range(100)], {match})), Work())
-    read = loop.create_task(pages.read(JobQuery(), None, 50))
+    read = loop.create_task(_page(pages, None, 50))
     began = loop.time()
     read.add_done_callback(lambda _: loop.stop())
     loop.run(10)
     assert loop.time() - began == pytest.approx(seconds, abs=0.05)
-    assert [job.job_id for job in read.result().jobs] == ([match] if match != "u5" else [])
-    assert read.result().following is not None
+    assert [job["job_id"] for job in read.result()["jobs"]] == ([match] if match != "u5" else [])
+    assert read.result()["next_cursor"] is not None
     loop.close()
 
 
@@ -239,11 +242,11 @@ async def test_a_whole_listing_has_each_job_once_while_jobs_enter_and_leave_memo
         archive.change()
     pages, listed, cursor = JobPages(LocalHub(archive.index, archive, clock=lambda: NOW), Work()), [], None
     while True:
-        page = await pages.read(JobQuery(), cursor, 9)
-        listed += [shown.job_id for shown in page.jobs]
-        if page.following is None:
+        page = await _page(pages, cursor, 9)
+        listed += [job["job_id"] for job in page["jobs"]]
+        cursor = page["next_cursor"]
+        if cursor is None:
             break
-        cursor = base64.urlsafe_b64encode(msgspec.json.encode(page.following)).decode().rstrip("=")
     assert listed == [one.job_id for one in archive.jobs]
 
 

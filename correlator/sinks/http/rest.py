@@ -16,13 +16,13 @@ import binascii
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct, UnsetType
+from msgspec.structs import replace
 
 from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
 from correlator.forecast import trends
@@ -119,48 +119,33 @@ class JobPages:
         more: Callable[[JobPage], dict[str, Any]] = lambda _: {},
         steps: bool = False,
     ) -> web.Response:
-        """The page as a response to `address`, with the members `more`. See `read`; raises `Refused` besides."""
-        before = decode_cursor(cursor, tuple[int, str]) if cursor is not None else None
-        async with self._work.lists.turn(address):
-            self._work.replies.check(address)
-            found = await self._in_memory(query, before, limit + 1)
-            if not self._needs_archive(found, limit):
-                page = _page(found, limit, None, None)
-                return await self._response(page, more(page), steps=steps)
-        async with self._work.queries.turn(address):
-            page = await self._completed(found, query, before, limit)
-        async with self._work.lists.turn(address):
-            self._work.replies.check(address)
-            return await self._response(page, more(page), steps=steps)
-
-    async def read(self, query: JobQuery, cursor: str | None, limit: int) -> JobPage:
-        """At most `limit` jobs from the place of `cursor` on.
+        """At most `limit` jobs from the place of `cursor` on, as a response to `address`, with the members `more`.
 
         Raises:
             BadRequest: `cursor` is not the `next_cursor` of a page.
+            Refused: The turn of the request did not come, or its address has not read earlier replies.
             SourceUnavailable: The database cannot be queried, and no job beyond `cursor` is in memory: an empty page
                 would mean the end of the list.
         """
         before = decode_cursor(cursor, tuple[int, str]) if cursor is not None else None
-        found = await self._in_memory(query, before, limit + 1)
-        return await self._completed(found, query, before, limit)
-
-    def _needs_archive(self, found: Sequence[PublishedJob], limit: int) -> bool:
-        kept_since = self._hub.published.complete_since(self._hub.clock())
-        return self._hub.archive is not None and (len(found) <= limit or place_of(found[-1])[0] < kept_since)
-
-    async def _completed(self, found: list[PublishedJob], query: JobQuery, before: Place | None, limit: int) -> JobPage:
-        """The page that begins with the jobs in memory, with those of the database if it needs them."""
-        following: Place | None = None
-        reason: str | None = None
-        if self._needs_archive(found, limit):
+        async with self._work.lists.turn(address):
+            self._work.replies.check(address)
+            found = await self._in_memory(query, before, limit + 1)
+            kept_since = self._hub.published.complete_since(self._hub.clock())
+            whole = len(found) > limit and place_of(found[-1])[0] >= kept_since
+            if whole or self._hub.archive is None:
+                page = _page(found, limit, None, None)
+                return await self._response(page, more(page), steps=steps)
+        async with self._work.queries.turn(address):
             try:
-                found, following, reason = await self._with_archive(found, query, before, limit + 1)
+                page = await self._with_archive(found, query, before, limit)
             except SourceUnavailable as error:
                 if not found and before is not None:
                     raise
-                reason = error.public
-        return _page(found, limit, following, reason)
+                page = _page(found, limit, None, error.public)
+        async with self._work.lists.turn(address):
+            self._work.replies.check(address)
+            return await self._response(page, more(page), steps=steps)
 
     async def _in_memory(self, query: JobQuery, before: Place | None, limit: int) -> list[PublishedJob]:
         """The newest `limit` jobs in memory that match `query`, newest first."""
@@ -210,23 +195,21 @@ class JobPages:
         return paged("jobs", parts, members | more)
 
     async def _with_archive(
-        self, page: list[PublishedJob], query: JobQuery, before: Place | None, limit: int
-    ) -> tuple[list[PublishedJob], Place | None, str | None]:
-        """Merge jobs of the database into a page.
-
-        Returns it, where the next page begins if this one is not full, and why jobs of some databases are missing.
+        self, in_memory: Sequence[PublishedJob], query: JobQuery, before: Place | None, limit: int
+    ) -> JobPage:
+        """The page of the jobs that were found in memory, and of those of the database.
 
         Raises:
             SourceUnavailable: The database cannot be queried, or did not answer within `ARCHIVE_WITHIN` seconds.
         """
-        known = {s.job_id for s in page}
+        known = {s.job_id for s in in_memory}
         matches = query.matcher()
 
         def is_known(job_id: str) -> bool:
             # A job that has come into memory since its place was searched there is one of the database.
             return job_id in known or ((shown := self._hub.published.get(job_id)) is not None and not matches(shown))
 
-        merged = list(page)
+        merged = list(in_memory)
         loop = asyncio.get_running_loop()
         began = loop.time()
         reason: str | None = None
@@ -234,10 +217,10 @@ class JobPages:
         while True:
             try:
                 async with asyncio.timeout(ARCHIVE_WITHIN):
-                    found = await self._hub.page(query, before, limit, is_known)
+                    found = await self._hub.page(query, before, limit + 1, is_known)
             except (SourceUnavailable, TimeoutError) as error:
                 if certain is not None:  # The next page begins here, and says whether the database is still away.
-                    return certain[:limit], before, reason
+                    return _page(certain, limit, before, reason)
                 if isinstance(error, TimeoutError):
                     raise SourceUnavailable(f"no answer within {ARCHIVE_WITHIN:g} s", Away.NO_ANSWER) from None
                 raise
@@ -249,12 +232,12 @@ class JobPages:
             merged.sort(key=place_of, reverse=True)
             before, reason = found.next_before, found.reason or reason
             if before is None:
-                return merged[:limit], None, reason
+                return _page(merged, limit, None, reason)
             # Jobs before this position are complete; after it, the database may have further ones.
             certain = [s for s in merged if place_of(s) >= before]
             within = FIRST_WITHIN if certain else GATHER_WITHIN
-            if len(certain) >= limit or loop.time() - began >= within:
-                return certain[:limit], before, reason
+            if len(certain) > limit or loop.time() - began >= within:
+                return _page(certain, limit, before, reason)
 
 
 def paged(name: str, parts: Iterable[bytes], more: dict[str, Any]) -> web.Response:
@@ -399,7 +382,7 @@ class Rest:
         return await respond(request, found[0], read(request, kind))
 
     async def _text(self, request: web.Request, shown: PublishedJob, asked: GetJobLog) -> web.StreamResponse:
-        return await self._log_text.send(request, shown, _names(shown), _line_query(asked))
+        return await self._log_text.send(request, shown, _line_query(asked))
 
     async def _events(self, request: web.Request, shown: PublishedJob, asked: ListJobEvents) -> web.Response:
         after, first, before = given(asked.after), given(asked.first), given(asked.before)
@@ -633,9 +616,7 @@ class LogText:
         self._hub = hub
         self._sent = work.downloads
 
-    async def send(
-        self, request: web.Request, shown: PublishedJob, names: JobNames, query: LineQuery
-    ) -> web.StreamResponse:
+    async def send(self, request: web.Request, shown: PublishedJob, query: LineQuery) -> web.StreamResponse:
         """Send the lines of a job that match `query`, the oldest first.
 
         Raises:
@@ -645,7 +626,7 @@ class LogText:
         address = request.remote or ""
         self._sent.check(address)
         with self._sent.holding(address):
-            pages = self._pages(lambda after: self._hub.ask(LogLines(names, after, LOG_PAGE, query)))
+            pages = self._pages(LogLines(_names(shown), None, LOG_PAGE, query))
             first = await anext(pages)
             response = StreamedResponse(
                 headers={"Content-Disposition": f'attachment; filename="{_file_name(shown.view)}"'}
@@ -664,10 +645,10 @@ class LogText:
                     request.transport.abort()
         return response
 
-    async def _pages(self, read: Any) -> AsyncIterator[list[LogLine]]:
+    async def _pages(self, asked: LogLines) -> AsyncIterator[list[LogLine]]:
         """The lines in the order of time. Pages follow the IDs, so as many lines as the last one had are held back."""
         held: list[LogLine] = []
-        page = await read(None)
+        page = await self._hub.ask(asked)
         while True:
             merged = sorted([*held, *page.lines], key=lambda line: (line.at, line.event_id))
             ready = len(merged) - (len(page.lines) if page.lines else len(held)) if page.more else len(merged)
@@ -675,18 +656,16 @@ class LogText:
             yield merged[:ready]
             if not page.more:
                 return
-            page = await self._persist(partial(read, page.next_after))
+            page = await self._persist(replace(asked, after=page.next_after))
 
-    async def _persist(self, read: Any) -> LinesPage:
+    async def _persist(self, asked: LogLines) -> LinesPage:
         for _ in range(ATTEMPTS):
             if self._hub.draining:
                 raise SourceUnavailable("the correlator restarts")
             try:
-                page: LinesPage = await read()
+                return await self._hub.ask(asked)
             except SourceUnavailable:
                 await asyncio.sleep(1)
-            else:
-                return page
         raise SourceUnavailable("the log was not read to its end", Away.NO_ANSWER)
 
 
