@@ -105,18 +105,18 @@ class Turns:
         """Pieces that wait."""
         return self._count
 
-    def turn(self, address: str, within: float | None = None) -> Turn:
+    def turn(self, address: str) -> Turn:
         """Run a block as a piece of work for `address`, once its turn has come: ``async with turns.turn(address):``.
 
         Raises:
-            Refused: Too many wait, or the turn did not come within `within` seconds (default: those of the class).
+            Refused: Too many wait, or the turn did not come within the seconds of the class.
         """
-        return Turn(self, address, self._within if within is None else within)
+        return Turn(self, address)
 
     async def round(self, address: str) -> None:
         """Wait for a turn that lasts until the caller's next `await`. For the errors see `turn`."""
         if not self.start_now(address):
-            await self.wait(address, self._within)
+            await self.wait(address)
         self.end(address)
 
     def start_now(self, address: str) -> bool:
@@ -126,7 +126,7 @@ class Turns:
         self._occupy(address)
         return True
 
-    async def wait(self, address: str, within: float) -> None:
+    async def wait(self, address: str) -> None:
         """Begin a piece of work once its turn has come. For the errors see `turn`."""
         mine = self._waiting.get(address, {})
         if len(mine) >= self._most_each or self._count >= self._most:
@@ -135,7 +135,7 @@ class Turns:
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.setdefault(address, {})[turn] = None
         self._count += 1
-        timer = loop.call_later(within, self._expire, address, turn)
+        timer = loop.call_later(self._within, self._expire, address, turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -203,16 +203,15 @@ class Turns:
 class Turn:
     """One piece of work, as a context manager: see `Turns.turn`."""
 
-    __slots__ = ("_address", "_turns", "_within")
+    __slots__ = ("_address", "_turns")
 
-    def __init__(self, turns: Turns, address: str, within: float) -> None:
+    def __init__(self, turns: Turns, address: str) -> None:
         self._turns = turns
         self._address = address
-        self._within = within
 
     async def __aenter__(self) -> None:
         if not self._turns.start_now(self._address):
-            await self._turns.wait(self._address, self._within)
+            await self._turns.wait(self._address)
 
     async def __aexit__(self, *_: object) -> None:
         self._turns.end(self._address)

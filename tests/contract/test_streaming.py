@@ -418,7 +418,7 @@ CLOSES: dict[str, tuple[list[Any], int]] = {
 @pytest.mark.parametrize("name", CLOSES)
 async def test_a_websocket_that_cannot_go_on_is_closed_with_its_code_and_no_other(jobs, name):
     frames, code = CLOSES[name]
-    async with served(jobs.hub, max_subscriptions=3) as url, connected(CheckedWebsocket(url)) as good:
+    async with served(jobs.hub, limits=Limits(max_subscriptions=3)) as url, connected(CheckedWebsocket(url)) as good:
         async with aiohttp.ClientSession() as session, session.ws_connect(f"{url}/ws") as ws:
             if name != "another version":
                 await ws.send_json(HELLO)
@@ -434,7 +434,7 @@ async def test_a_websocket_that_cannot_go_on_is_closed_with_its_code_and_no_othe
 
 async def test_a_burst_of_messages_two_bad_frames_and_replaced_subscriptions_are_no_reason_to_close(jobs):
     jobs.job()
-    async with served(jobs.hub, max_subscriptions=3) as url, connected(CheckedWebsocket(url)) as reader:
+    async with served(jobs.hub, limits=Limits(max_subscriptions=3)) as url, connected(CheckedWebsocket(url)) as reader:
         await reader.send(*[{"type": "ping"}] * 900)
         await eventually(lambda: types(reader.messages).count("pong") == 900)
         for bad in ({"type": "shout"}, {"type": "subscribe", "id": 9, "resume": "yes"}):

@@ -19,7 +19,7 @@ from yarl import URL
 
 from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
-from correlator.sinks.http.access import Access
+from correlator.sinks.http.access import Access, Rules
 from correlator.sinks.http.server import Listener
 from correlator.sinks.http.websocket import MAX_FRAME
 from tests.support.appliance import Appliance
@@ -265,7 +265,7 @@ def test_each_token_is_compared_whole_whichever_it_is(monkeypatch):
         return a == b
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    access = Access(listen_host="x", clock=time.monotonic, tokens=["one", "two", "three"])
+    access = Access(listen_host="x", clock=time.monotonic, rules=Rules(["one", "two", "three"]))
     for given in ("one", "three", "none"):
         compared.clear()
         access.known(given)

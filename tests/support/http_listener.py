@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.access import Access
+from correlator.sinks.http.access import Access, Rules
 from correlator.sinks.http.server import HttpSink, Listener
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from tests.support.background import in_background
@@ -24,26 +24,23 @@ async def served(
     proxies: tuple[str, ...] = (),
     max_readers: int = 10_000,
     max_per_address: int = 10_000,
-    max_subscriptions: int = 100,
     limits: Limits = DEFAULT,
     unknown_id_wait: float = 3.0,
     **listener: Any,
 ) -> AsyncIterator[str]:
     """The listener's base URL. `listener`: further settings of `Listener`."""
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-    access = Access(
-        listen_host="127.0.0.1",
-        clock=time.monotonic,
+    rules = Rules(
         tokens=tokens,
         origins=origins,
         proxies=proxies,
         max_readers=max_readers,
         max_per_address=max_per_address,
     )
+    access = Access(listen_host="127.0.0.1", clock=time.monotonic, rules=rules)
     sink = HttpSink(
         Listener("127.0.0.1", 0, **listener),
         access,
-        max_subscriptions=max_subscriptions,
         limits=limits,
         unknown_id_wait=unknown_id_wait,
         on_ready=ready.set_result,

@@ -18,6 +18,7 @@ from correlator.sinks.http.access import (
     Access,
     Floods,
     Pace,
+    Rules,
     TrustedProxies,
     share_of,
 )
@@ -39,7 +40,7 @@ def clock():
 
 
 def access(clock=None, **settings):
-    return Access(listen_host="box.example", clock=clock or Clock(), **settings)
+    return Access(listen_host="box.example", clock=clock or Clock(), rules=Rules(**settings))
 
 
 def request(path="/", address="10.0.0.1", **headers):
@@ -130,14 +131,15 @@ def test_tickets_are_bounded_and_the_oldest_goes_first():
 def test_a_ticket_of_a_revoked_token_is_refused():
     at = access(tokens=["kept", "revoked"])
     kept, revoked = at.ticket(b"kept"), at.ticket(b"revoked")
-    changed = []
-    at.on_change.append(lambda: changed.append((at.holds(b"kept"), at.holds(b"revoked"), at.holds(NO_TOKEN))))
-    at.change(["kept"], (), (), 10, 10)
-    assert changed == [(True, False, False)]
+    at.changed.clear()
+    at.change(Rules(["kept"]))
+    assert at.changed.is_set()
+    assert [at.holds(token) for token in (b"kept", b"revoked", NO_TOKEN)] == [True, False, False]
     assert at.authorised(request(f"/?ticket={revoked}")) is None
     assert at.authorised(request(f"/?ticket={kept}")) == b"kept"
-    at.change([], (), (), 10, 10)
-    assert changed[1] == (True, True, True), "where no token is configured any more every connection stays"
+    at.change(Rules())
+    still = [at.holds(token) for token in (b"kept", b"revoked", NO_TOKEN)]
+    assert still == [True, True, True], "where no token is configured any more every connection stays"
 
 
 def test_one_address_cannot_use_all_connections_which_are_counted_while_they_are_open():

@@ -17,7 +17,7 @@ from correlator.jobs.index import Index
 from correlator.model.messages import CloseCode, Get
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.access import NO_TOKEN, Access
+from correlator.sinks.http.access import NO_TOKEN, Access, Rules
 from correlator.sinks.http.sse import EventStreamClient, EventStreams, _wanted
 from correlator.sinks.http.websocket import PING, WebsocketConnection, Websockets
 from correlator.sinks.streaming.limits import Limits
@@ -47,7 +47,7 @@ class Transport:
 
 
 def access(*tokens: str) -> Access:
-    return Access(listen_host="here", clock=time.monotonic, tokens=tokens)
+    return Access(listen_host="here", clock=time.monotonic, rules=Rules(tokens))
 
 
 async def test_a_token_revoked_while_an_event_stream_begins_ends_it():
@@ -59,7 +59,7 @@ async def test_a_token_revoked_while_an_event_stream_begins_ends_it():
         return b"".join(b"data: %b\n\n" % one.body for one in messages)
 
     reader = EventStreamClient(transport, "1.2.3.4", framing, b"revoked")  # type: ignore[arg-type]
-    rules.change(["other"], (), (), 10, 10)  # after the token was checked, before the stream has joined
+    rules.change(Rules(["other"]))  # after the token was checked, before the stream has joined
     await events._begin(reader, Filter(JobQuery(), None), None, "")
     assert reader.over.is_set()
     data = [orjson.loads(line[6:]) for line in transport.written.splitlines() if line.startswith(b"data: ")]
@@ -115,7 +115,7 @@ async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
         streams.add(client)
     for reader in readers:
         streams.add(reader)
-    rules.change(["kept"], (), (), 10, 10)
+    rules.change(Rules(["kept"]))
 
     def closed() -> list[bool]:
         return [c.closing for c in clients] + [r.over.is_set() for r in readers]
@@ -139,7 +139,7 @@ def streams() -> EventStreams:
 
 def test_a_position_is_sent_with_the_last_message_that_it_covers_and_an_event_has_a_name():
     framing = streams()._framing
-    reader = EventStreamClient(None, "1.2.3.4", framing, NO_TOKEN)
+    reader = EventStreamClient(Transport(), "1.2.3.4", framing, NO_TOKEN)  # type: ignore[arg-type]
     late = Message(b"2", 7, is_event=True)
     assert reader.framing([Message(b"1", 7), late]) == b"data: 1\n\nevent: event\ndata: 2\n\n"  # no position is true
     reader.synced()

@@ -7,6 +7,7 @@ a foreign origin is refused for every request that streams or changes something.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import ipaddress
@@ -18,6 +19,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from msgspec import Struct
 
 from correlator.bounded import BoundedDict
 from correlator.model.messages import CloseCode
@@ -48,51 +50,41 @@ TOKEN: Final = web.RequestKey("token", bytes)
 _NO_TICKET: Final = (0.0, NO_TOKEN)
 
 
+class Rules(Struct, frozen=True):
+    """What `Access` enforces. Without `tokens` every request is admitted. The limits are of streaming connections."""
+
+    tokens: Iterable[str] = ()
+    origins: Iterable[str] = ()
+    hosts: Iterable[str] = ()
+    max_readers: int = 10_000
+    max_per_address: int = 10_000
+    proxies: Iterable[str] = ()
+
+
+DEFAULT: Final = Rules()
+
+
 class Access:
-    """The access rules of one listener, replaceable at run time by `change`. Without tokens, every request is admitted.
+    """The access rules of one listener, replaceable at run time by `change`. `clock`: monotonic seconds."""
 
-    `clock`: monotonic seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        listen_host: str,
-        clock: Callable[[], float],
-        tokens: Iterable[str] = (),
-        origins: Iterable[str] = (),
-        hosts: Iterable[str] = (),
-        max_readers: int = 10_000,
-        max_per_address: int = 10_000,
-        proxies: Iterable[str] = (),
-    ) -> None:
+    def __init__(self, *, listen_host: str, clock: Callable[[], float], rules: Rules = DEFAULT) -> None:
         self._clock = clock
         self._own_hosts = frozenset({"localhost", listen_host.lower()})
         self._tickets: BoundedDict[str, tuple[float, bytes]] = BoundedDict(MAX_TICKETS)
         """For each ticket: when it expires, and the token that requested it."""
-        self.on_change: list[Callable[[], None]] = []
-        """Called after `change`. Connections whose token is not valid any more (see `holds`) must be closed then."""
+        self.changed = asyncio.Event()
+        """Set by `change`. Connections whose token is not valid any more (see `holds`) must be closed then."""
         self._connections: Counter[str] = Counter()
-        self.change(tokens, origins, hosts, max_readers, max_per_address, proxies)
+        self.change(rules)
 
-    def change(
-        self,
-        tokens: Iterable[str],
-        origins: Iterable[str],
-        hosts: Iterable[str],
-        max_readers: int,
-        max_per_address: int,
-        proxies: Iterable[str] = (),
-    ) -> None:
-        """Replace the rules. A token that is not among `tokens` is revoked, as are the tickets it requested."""
-        self._tokens = tuple(t.encode() for t in tokens)
-        self._origins = frozenset(o.lower().rstrip("/") for o in origins)
-        self._hosts = self._own_hosts | {h.lower() for h in hosts}
-        self._max_readers = max_readers
-        self._max_per_address = max_per_address
-        self._proxies = TrustedProxies(proxies)
-        for changed in self.on_change:
-            changed()
+    def change(self, rules: Rules) -> None:
+        """Replace the rules. A token that is not among its tokens is revoked, as are the tickets it requested."""
+        self._rules = rules
+        self._tokens = tuple(t.encode() for t in rules.tokens)
+        self._origins = frozenset(o.lower().rstrip("/") for o in rules.origins)
+        self._hosts = self._own_hosts | {h.lower() for h in rules.hosts}
+        self._proxies = TrustedProxies(rules.proxies)
+        self.changed.set()
 
     @property
     def connections(self) -> int:
@@ -190,7 +182,8 @@ class Access:
         if not self.origin_allowed(request):
             yield CloseCode.FORBIDDEN, "this origin is not in http.allowed_origins"
             return
-        if self.connections >= self._max_readers or self._connections[address] >= self._max_per_address:
+        rules = self._rules
+        if self.connections >= rules.max_readers or self._connections[address] >= rules.max_per_address:
             yield CloseCode.TOO_MANY, "too many connections"
             return
         self._connections[address] += 1
@@ -305,26 +298,24 @@ def _address(text: str) -> str | None:
 
     An IPv4 address that is written as one of IPv6 is the IPv4 address.
     """
-    name = text.strip().strip('"')
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.partition(":")[0]
     try:
-        found = ipaddress.ip_address(name)
+        found = ipaddress.ip_address(_without_port(text.strip().strip('"')))
     except ValueError:
         return None
     return str(getattr(found, "ipv4_mapped", None) or found)
 
 
+def _without_port(name: str) -> str:
+    """A name or an address without the port and the brackets that it may have."""
+    if name.startswith("["):
+        return name[1:].partition("]")[0]
+    return name.partition(":")[0] if name.count(":") == 1 else name
+
+
 @lru_cache(100)
 def _host_name(host: str) -> tuple[str, bool]:
     """The Host header without its port and brackets, in lower case, and whether that is an IP literal."""
-    name = host.strip().lower()
-    if name.startswith("["):
-        name = name[1:].partition("]")[0]
-    elif name.count(":") == 1:
-        name = name.rpartition(":")[0]
+    name = _without_port(host.strip().lower())
     try:
         ipaddress.ip_address(name)
     except ValueError:

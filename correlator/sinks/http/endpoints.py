@@ -40,12 +40,10 @@ from correlator.sinks.turns import Work
 class HubEndpoints:
     """The endpoints of one hub. `run` serves its streaming clients. For the other arguments see `HttpSink`."""
 
-    def __init__(
-        self, hub: Hub, access: Access, limits: Limits, work: Work, *, max_subscriptions: int, unknown_id_wait: float
-    ) -> None:
+    def __init__(self, hub: Hub, access: Access, limits: Limits, work: Work, unknown_id_wait: float) -> None:
         self.hub = hub
         self.streams = Streams(hub, limits, work)
-        self._sockets = Websockets(hub, access, self.streams, max_subscriptions=max_subscriptions)
+        self._sockets = Websockets(hub, access, self.streams)
         self._events = EventStreams(hub, access, self.streams)
         rest = Rest(hub, work)
         failover = FailoverStatus(hub, work, unknown_id_wait=unknown_id_wait)

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -30,7 +31,7 @@ from correlator.config.schema import Config
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.access import TOKEN, Access
+from correlator.sinks.http.access import TOKEN, Access, Rules
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
 from correlator.sinks.http.requests import RETRY_AFTER, as_problem, json_response, matches, problem, server_log
@@ -154,7 +155,6 @@ class HttpSink:
         listener: Listener,
         access: Access,
         *,
-        max_subscriptions: int = 100,
         unknown_id_wait: float = 3.0,
         limits: Limits = DEFAULT,
         on_ready: Callable[[str], None] = lambda _: None,
@@ -162,10 +162,10 @@ class HttpSink:
     ) -> None:
         self._listener = listener
         self._access = access
-        self._max_subscriptions = max_subscriptions
-        self._unknown_id_wait = unknown_id_wait
-        self._limits = limits
         self._work = Work()
+        self._endpoints_of = partial(
+            HubEndpoints, access=access, limits=limits, work=self._work, unknown_id_wait=unknown_id_wait
+        )
         self._connections = Connections(is_proxy=access.is_proxy)
         self._on_ready = on_ready
         self._fleet = fleet
@@ -226,16 +226,6 @@ class HttpSink:
     def _endpoints(self) -> list[HubEndpoints]:
         return [self._main, *self._instances.all]
 
-    def _endpoints_of(self, hub: Hub) -> HubEndpoints:
-        return HubEndpoints(
-            hub,
-            self._access,
-            self._limits,
-            self._work,
-            max_subscriptions=self._max_subscriptions,
-            unknown_id_wait=self._unknown_id_wait,
-        )
-
     async def _disconnect_all(self) -> None:
         while True:
             await self._disconnect.wait()
@@ -245,11 +235,9 @@ class HttpSink:
 
     async def _close_revoked(self) -> None:
         """Close the connections of revoked tokens each time the access rules have changed, until cancelled."""
-        changed = asyncio.Event()
-        self._access.on_change.append(changed.set)
         while True:
-            await changed.wait()
-            changed.clear()
+            await self._access.changed.wait()
+            self._access.changed.clear()
             for one in self._endpoints:
                 for _ in one.close_revoked():
                     await asyncio.sleep(0)
@@ -400,7 +388,7 @@ class ListenerConfig:
         return HttpSink(
             Listener(http.listen.host, http.listen.port, self.tls),
             self.access,
-            max_subscriptions=http.max_subscriptions,
+            limits=Limits(max_subscriptions=http.max_subscriptions),
             unknown_id_wait=http.unknown_id_wait,
             on_ready=on_ready,
             fleet=fleet,
@@ -411,8 +399,16 @@ class ListenerConfig:
 
         A change between http and https needs a restart.
         """
-        http, tokens = config.http, read_tokens(config)
+        http = config.http
         own = urlsplit(http.public_url or "").hostname
+        rules = Rules(
+            tokens=read_tokens(config),
+            origins=http.allowed_origins,
+            hosts=(*http.allowed_hosts, *filter(None, (own,))),
+            max_readers=http.max_readers,
+            max_per_address=http.max_readers_per_address,
+            proxies=http.trusted_proxies,
+        )
         chain = _Chain(http.tls_cert, http.tls_key) if self.tls is not None and http.tls_cert is not None else None
         if chain is not None:
             try:
@@ -424,14 +420,7 @@ class ListenerConfig:
         def apply() -> None:
             if self.tls is not None and chain is not None:
                 chain.load(self.tls)
-            self.access.change(
-                tokens,
-                http.allowed_origins,
-                (*http.allowed_hosts, *filter(None, (own,))),
-                http.max_readers,
-                http.max_readers_per_address,
-                http.trusted_proxies,
-            )
+            self.access.change(rules)
 
         return apply
 

@@ -42,7 +42,7 @@ class EventStreamClient:
 
     transport: ClassVar[str] = "sse"
 
-    def __init__(self, transport: asyncio.Transport | None, address: str, positions: Framing, token: bytes) -> None:
+    def __init__(self, transport: asyncio.Transport, address: str, positions: Framing, token: bytes) -> None:
         self._transport = transport
         self.address = address
         self.token = token
@@ -51,21 +51,18 @@ class EventStreamClient:
         self.over = asyncio.Event()
 
     def write(self, framed: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if not self._transport.is_closing():
             self._transport.write(b"%x\r\n%b\r\n" % (len(framed), framed))  # RFC 9112, 7.1: a chunk
 
     def waiting(self) -> int:
-        if self._transport is None or self._transport.is_closing():
-            return 0
-        return self._transport.get_write_buffer_size()
+        return 0 if self._transport.is_closing() else self._transport.get_write_buffer_size()
 
     def synced(self) -> None:
         self.framing = self._positions
 
     def give_up(self) -> None:
         metrics.CLIENTS_CLOSED.labels("slow").inc()
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
         self.over.set()
 
 
@@ -111,7 +108,9 @@ class EventStreams:
             if (refusal := await self._streams.refusal(_position(last))) is not None:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, refusal, RETRY_AFTER)
             await response.prepare(request)
-            client = EventStreamClient(request.transport, request.remote or "", self._framing, request[TOKEN])
+            if (transport := request.transport) is None:  # The client has gone.
+                return response
+            client = EventStreamClient(transport, request.remote or "", self._framing, request[TOKEN])
             try:
                 await self._begin(client, wanted, level, last)
                 await client.over.wait()

@@ -147,11 +147,10 @@ FRAMES: Final = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PON
 class Websockets:
     """All websocket connections of one listener."""
 
-    def __init__(self, hub: Hub, access: Access, streams: Streams, *, max_subscriptions: int = 100) -> None:
+    def __init__(self, hub: Hub, access: Access, streams: Streams) -> None:
         self._hub = hub
         self._access = access
         self._streams = streams
-        self._max_subscriptions = max_subscriptions
         self._open: dict[WebsocketConnection, None] = {}
         """Includes connections that have not sent `hello` yet."""
         self._floods = Floods(time.monotonic)
@@ -210,7 +209,9 @@ class Websockets:
         except ValueError as error:  # for a key that is not ASCII; aiohttp refuses other invalid keys itself
             raise BadRequest("Sec-WebSocket-Key: expected 16 bytes in base64") from error
         ws.headers.clear()  # They have been sent, and would stay in memory.
-        client = WebsocketConnection(request.transport, address, ws, self._streams.limits)
+        if (transport := request.transport) is None:  # The client has gone.
+            return ws
+        client = WebsocketConnection(transport, address, ws, self._streams.limits)
         self._open[client] = None
         try:
             with self._access.admitted(request) as admitted:
@@ -340,8 +341,9 @@ class Websockets:
 
     async def _subscribe(self, client: WebsocketConnection, message: Subscribe) -> None:
         known = self._streams.fanout.subs(client)
-        if message.id not in known and len(known) >= self._max_subscriptions:
-            raise Close(CloseCode.TOO_MANY, f"at most {self._max_subscriptions} subscriptions")
+        most = self._streams.limits.max_subscriptions
+        if message.id not in known and len(known) >= most:
+            raise Close(CloseCode.TOO_MANY, f"at most {most} subscriptions")
         wanted = Filter(
             JobQuery(
                 status=frozenset(message.status or ()),
@@ -419,9 +421,7 @@ class WebsocketConnection:
 
     transport: ClassVar[str] = "websocket"
 
-    def __init__(
-        self, transport: asyncio.Transport | None, address: str, ws: web.WebSocketResponse, limits: Limits
-    ) -> None:
+    def __init__(self, transport: asyncio.Transport, address: str, ws: web.WebSocketResponse, limits: Limits) -> None:
         self._transport = transport
         self._limits = limits
         self.address = address
@@ -443,12 +443,12 @@ class WebsocketConnection:
         self.resume: Resume | None = None
 
     def write(self, framed: bytes) -> None:
-        if not self.closing and self._transport is not None and not self._transport.is_closing():
+        if not self.closing and not self._transport.is_closing():
             self._transport.write(framed)
 
     def waiting(self) -> int:
-        size = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return size if size and self._transport is not None and not self._transport.is_closing() else 0
+        size = self._transport.get_write_buffer_size()
+        return size if size and not self._transport.is_closing() else 0
 
     def give_up(self) -> None:
         """Write a close frame behind what the client has not read, and abort the transport if it never reads that."""
@@ -476,8 +476,7 @@ class WebsocketConnection:
 
     def abort(self) -> None:
         """Close the transport without a close frame."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
     def end(self, code: int, reason: bytes) -> None:
         """Write the close frame. Without an answer, abort the transport after `CLOSE_WITHIN` seconds."""
@@ -489,8 +488,7 @@ class WebsocketConnection:
         """Close the transport, once its buffer has been sent."""
         if self._ended is not None:
             self._ended.set()
-        if self._transport is not None:
-            self._transport.close()
+        self._transport.close()
 
     async def ignore(self) -> None:
         """Read until the peer answers the close frame or goes, and ignore what it sends.
@@ -501,7 +499,7 @@ class WebsocketConnection:
             if (await self.ws.receive()).type not in FRAMES:
                 return
             await asyncio.sleep(0)
-        if self._transport is not None and not self._transport.is_closing():
+        if not self._transport.is_closing():
             self._transport.pause_reading()
         for task in list(self.tasks):
             await task

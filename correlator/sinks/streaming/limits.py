@@ -65,6 +65,9 @@ class Limits:
     max_missed: int = 20_000
     """Jobs that changed since the position of a client that resumes. For more of them a snapshot costs less."""
 
+    max_subscriptions: int = 100
+    """Subscriptions of one websocket."""
+
     max_ids: int = 500_000
     """IDs in the filters of all subscriptions together, about 400 bytes each."""
 
