@@ -14,8 +14,8 @@ from tests.support.background import in_background
 from tests.support.cluster import connected, running, settings
 from tests.support.deployed_nats import DeployedNats
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.faults.proxy import Proxy
 from tests.support.nats import Nats
-from tests.support.stuck_proxy import StuckProxy
 
 
 async def test_streams_are_created_once_and_updated_when_settings_differ(nats):
@@ -76,10 +76,11 @@ async def test_a_server_that_comes_late_or_again_is_connected_and_subscriptions_
 
 
 async def test_a_server_that_stops_reading_is_left_although_messages_wait_for_it(nats):
-    async with StuckProxy(nats.port).running() as proxy:
+    async with Proxy(nats.port, receive_buffer=4096) as proxy:
         url = f"nats://127.0.0.1:{proxy.port}"
         async with running(Connection(settings(url), "collector", ping_every=0.2, replace_after=0.5)) as connection:
-            proxy.freeze()
+            proxy.black_hole()
+            proxy.heal()  # for new connections
             for _ in range(38):  # More than the buffers of both sockets.
                 await connection.publish("cor.v1.want", bytes(100_000))
             await eventually(lambda: not connection.connected)
@@ -89,12 +90,13 @@ async def test_a_server_that_stops_reading_is_left_although_messages_wait_for_it
 async def test_a_tls_connection_into_a_black_hole_is_replaced():
     """Its end hangs: the client waits for the other side to close, and cancels that wait."""
     with DeployedNats() as server:
-        async with StuckProxy(server.port).running() as proxy:
+        async with Proxy(server.port) as proxy:
             section = server.section("collector-dc1")
             section = replace(section, url=NatsUrl.parse(f"tls://127.0.0.1:{proxy.port}"))
             async with running(Connection(section, "collector", ping_every=0.2, replace_after=0.5)) as connection:
                 generation = connection.generation
-                proxy.freeze()
+                proxy.black_hole()
+                proxy.heal()  # for new connections
                 await eventually(lambda: connection.generation > generation and connection.connected)
 
 

@@ -16,11 +16,11 @@ from correlator.sinks.streaming.sessions import BEHIND
 from tests.support.cluster import connected
 from tests.support.documents import document_of
 from tests.support.eventually import eventually
+from tests.support.faults.proxy import Proxy
 from tests.support.gateways import running
 from tests.support.markdown import read
 from tests.support.stream_clients import CheckedWebsocket, Refused
 from tests.support.stream_writer import StreamWriter, job
-from tests.support.stuck_proxy import StuckProxy
 
 
 def served(shown, rev, instance="dc1"):
@@ -149,13 +149,14 @@ async def test_the_steps_of_a_removal_leave_nothing_of_an_appliance_which_may_co
 
 
 async def test_a_client_ahead_of_a_gateway_that_lost_its_server_is_refused_until_it_can_resume(nats):
-    async with connected(nats.url) as connection, StuckProxy(nats.port).running() as proxy:
+    async with connected(nats.url) as connection, Proxy(nats.port) as proxy:
         dc1 = await writer(connection)
         await dc1.put(job("a"))
         client = CheckedWebsocket()
         async with running(nats.url) as gateway, running(f"nats://127.0.0.1:{proxy.port}") as behind:
             async with client.connected(gateway.url):
-                proxy.freeze()
+                proxy.black_hole()
+                proxy.heal()  # for new connections
                 await dc1.put(job("b"))
                 await eventually(lambda: "b" in client.jobs)
             assert behind.gateway.fleet.hub.serves

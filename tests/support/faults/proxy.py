@@ -21,8 +21,8 @@ WAY = 256
 """Pieces on their way in one direction of a connection."""
 
 
-@dataclass
-class _Link:
+@dataclass(eq=False)
+class Link:
     """One connection, to the client and, once there is one, to the server."""
 
     writers: list[asyncio.StreamWriter]
@@ -32,9 +32,11 @@ class _Link:
 class Proxy:
     """In front of the server at `target`, a port of 127.0.0.1; clients connect to `port`."""
 
-    def __init__(self, target: int) -> None:
+    def __init__(self, target: int, *, receive_buffer: int | None = None) -> None:
+        """`receive_buffer`: bytes that the kernel takes from a client while the proxy does not read."""
         self.target = target
         self.port = free_port()
+        self._receive_buffer = receive_buffer
         self.delay = 0.0
         """Seconds that each piece is on its way, in both directions."""
         self.rate: float | None = None
@@ -49,7 +51,7 @@ class Proxy:
         self._passing = asyncio.Event()
         self._passing.set()
         self._server: asyncio.Server | None = None
-        self._links: dict[asyncio.Task[None], _Link] = {}
+        self._links: dict[asyncio.Task[None], Link] = {}
 
     @property
     def cutting(self) -> bool:
@@ -66,9 +68,10 @@ class Proxy:
         self._hole_from = sent
 
     def black_hole(self) -> None:
-        """Nothing passes any more and nothing is closed. A new connection gets no answer.
+        """Nothing passes any more, nothing is read and nothing is closed. A new connection gets no answer.
 
-        Connections of before stay in it for ever, as behind a gateway that has forgotten them.
+        Connections of before stay in it for ever, as behind a gateway that has forgotten them. After `heal`, which may
+        follow at once, new ones pass.
         """
         self._passing.clear()
         for link in self._links.values():
@@ -96,7 +99,10 @@ class Proxy:
         self._passing.set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port)
+        listener = socket.create_server(("127.0.0.1", self.port))
+        if self._receive_buffer is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
+        self._server = await asyncio.start_server(self._accept, sock=listener)
         return self
 
     async def __aexit__(
@@ -113,12 +119,12 @@ class Proxy:
         if self._refusing:
             _abort(writer)
             return
-        link = _Link([writer])
+        link = Link([writer])
         task = asyncio.get_running_loop().create_task(self._link(reader, link))
         self._links[task] = link
         task.add_done_callback(self._links.pop)
 
-    async def _link(self, reader: asyncio.StreamReader, link: _Link) -> None:
+    async def _link(self, reader: asyncio.StreamReader, link: Link) -> None:
         try:
             await self._passing.wait()
             first = await reader.read(CHUNK) if self.answer is not None else b""
@@ -129,8 +135,8 @@ class Proxy:
             link.writers.append(writer)
             writer.write(first)
             link.passing.set()
-            up = asyncio.create_task(self._pump(reader, writer, link.passing, down=False))
-            down = asyncio.create_task(self._pump(upstream, link.writers[0], link.passing, down=True))
+            up = asyncio.create_task(self._pump(reader, link, down=False))
+            down = asyncio.create_task(self._pump(upstream, link, down=True))
             try:
                 await asyncio.wait((up, down), return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -143,13 +149,12 @@ class Proxy:
             for each in link.writers:
                 each.close()
 
-    async def _pump(
-        self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, passing: asyncio.Event, *, down: bool
-    ) -> None:
+    async def _pump(self, source: asyncio.StreamReader, link: Link, *, down: bool) -> None:
         """`delay` holds each piece back and lets others follow it closely; `rate` spaces them."""
         clock = asyncio.get_running_loop().time
         way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(WAY)
-        taking = asyncio.create_task(self._read(source, way, down))
+        sink = link.writers[0 if down else 1]
+        taking = asyncio.create_task(self._read(source, link, way, down))
         try:
             while (piece := await way.get())[1]:
                 arrives, data = piece
@@ -157,24 +162,30 @@ class Proxy:
                 if not down and self._hole_from is not None and self._hole_from in data:
                     self._hole_from = None
                     self.black_hole()
-                await passing.wait()
+                await link.passing.wait()
                 if down and self._cut_after is not None:
                     data, self._cut_after = data[: self._cut_after], self._cut_after - len(data)
                     if self._cut_after <= 0:
                         self._cut_after = None
                         sink.write(data)
                         return
-                sink.write(data)
+                self._send(link, data, down=down)
                 await sink.drain()
         finally:
             taking.cancel()
             await asyncio.wait([taking])
 
-    async def _read(self, source: asyncio.StreamReader, way: asyncio.Queue[tuple[float, bytes]], down: bool) -> None:
+    def _send(self, link: Link, data: bytes, *, down: bool) -> None:
+        link.writers[0 if down else 1].write(data)
+
+    async def _read(
+        self, source: asyncio.StreamReader, link: Link, way: asyncio.Queue[tuple[float, bytes]], down: bool
+    ) -> None:
         """What comes from `source`, with the time at which it arrives; no bytes at its end."""
         clock = asyncio.get_running_loop().time
         data = b"-"
         while data:
+            await link.passing.wait()
             try:
                 data = await source.read(CHUNK if self.rate is None else max(1, int(self.rate / 20)))
             except OSError:
