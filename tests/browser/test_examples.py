@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,8 +21,63 @@ from tests.support.mariadb import Database
 from tests.support.markdown import blocks
 from tests.support.past_runs import in_sequence, write_past_runs
 from tests.support.paths import REPOSITORY
-from tests.support.react_modules import FILES, module
-from tests.support.typescript import EXAMPLE, compiled
+from tests.support.servers import program
+
+EXAMPLE = REPOSITORY / "docs/examples/nextjs"
+_REACT = REPOSITORY / "tests/support/react"
+_WEB = REPOSITORY / "correlator/web"
+
+
+def compiled(folder: Path, *more: Path) -> str:
+    """Write the JavaScript of the example and of `more` below `folder`, by their whole paths. Returns all errors."""
+    paths = {"correlator-client": _WEB / "client"}
+    paths |= {f"correlator-client/{name}": _WEB / name for name in ("progress", "react")}
+    paths |= {"react": _REACT / "index", "react/jsx-runtime": _REACT / "jsx-runtime"}
+    options = {
+        "strict": True,
+        "noUncheckedIndexedAccess": True,
+        "jsx": "react-jsx",
+        "target": "es2021",
+        "module": "esnext",
+        "moduleResolution": "node",
+        "lib": ["es2021", "dom", "dom.iterable"],
+        "types": [],
+        "baseUrl": "/",
+        "paths": {name: [f"{path}.d.ts"] for name, path in paths.items()},
+        "rootDir": "/",
+        "outDir": str(folder),
+        "newLine": "lf",
+    }
+    files = [*EXAMPLE.rglob("*.tsx"), *more]
+    (folder / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "files": [str(f) for f in files]}))
+    command = [program("tsc"), "--project", str(folder / "tsconfig.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return done.stdout + done.stderr
+
+
+_FOLDER = REPOSITORY / "tests/browser/vendor/react"
+FILES = {
+    "react": "react.production.js",
+    "react/jsx-runtime": "react-jsx-runtime.production.js",
+    "react-dom": "react-dom.production.js",
+    "react-dom/client": "react-dom-client.production.js",
+    "scheduler": "scheduler.production.js",
+}
+
+
+def module(name: str) -> str:
+    """The text of a module that exports what the package exports."""
+    text = (_FOLDER / FILES[name]).read_text()
+    required = sorted(set(re.findall(r'require\("([^"]+)"\)', text)))
+    imports = "".join(f"import m{n} from {json.dumps(package)};\n" for n, package in enumerate(required))
+    modules = ", ".join(f"{json.dumps(package)}: m{n}" for n, package in enumerate(required))
+    exported = sorted(set(re.findall(r"^ *exports\.(\w+) =", text, re.MULTILINE)) - {"unstable_now"})
+    return (
+        f"{imports}const modules = {{ {modules} }};\nconst module = {{ exports: {{}} }};\n"
+        f"((module, exports, require) => {{{text}\n}})(module, module.exports, (name) => modules[name]);\n"
+        f"export default module.exports;\nexport const {{ {', '.join(exported)} }} = module.exports;\n"
+    )
+
 
 NAME = "unified-live-failover-pgtest2-1758553933"
 EXAMPLES = REPOSITORY / "docs/examples"

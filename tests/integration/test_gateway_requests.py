@@ -11,12 +11,35 @@ import aiohttp
 import orjson
 
 from correlator.cluster.connection import Connection
-from tests.support.archive_queries import at, unix
+from correlator.jobs.index import Index
+from correlator.pipeline.pipeline import LocalHub
+from correlator.sinks.cluster.gateway_requests import GatewayRequests
+from tests.support.archive_queries import archive_of, at, unix
+from tests.support.background import in_background
 from tests.support.cluster import connected
-from tests.support.cluster_collectors import appliances, collector
 from tests.support.eventually import eventually
 from tests.support.gateways import RunningGateway, running
+from tests.support.mariadb import MariaDB
+from tests.support.source_databases import MariaDBOriginal, Original
 from tests.support.stream_writer import StreamWriter, job
+
+
+@contextlib.asynccontextmanager
+async def collector(url: str, instance: str, appliance: Original) -> AsyncIterator[LocalHub]:
+    """A collector without jobs in memory: everything has left it."""
+    async with archive_of(appliance) as archive, connected(url, instance) as connection:
+        hub = LocalHub(Index(), archive)
+        async with in_background(GatewayRequests(connection, instance).run(hub)):
+            yield hub
+
+
+@contextlib.asynccontextmanager
+async def appliances(mariadb: MariaDB, count: int) -> AsyncIterator[list[Original]]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield [
+            await stack.enter_async_context(MariaDBOriginal.make(mariadb, "aiomysql", rolled_back=False))
+            for _ in range(count)
+        ]
 
 
 async def write(connection: Connection, instance: str) -> StreamWriter:
