@@ -431,7 +431,7 @@ class Fleet:
             "error": away or appliance.error() or appliance.warning(),
             "lag_seconds": round(appliance.behind(), 3),
             "unwritten_seconds": round(alive.unwritten_seconds, 3),
-            "last_seen": encoding.rfc3339(appliance.last_seen),
+            "last_seen": encoding.rfc3339(appliance.last_seen) if appliance.last_seen is not None else None,
             "version": alive.version or None,
             "jobs": len(self._hubs[appliance.name].published),
         }

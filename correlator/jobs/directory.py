@@ -94,7 +94,7 @@ class JobDirectory(ABC):
         return self._own_ids.of(name)
 
     def names_lead_to(self, name: str, job_id: str) -> bool:
-        """True if `name` resolves to `job_id`. Cheaper than `resolve`."""
+        """True if `name` resolves to `job_id`. Unlike `resolve`, it costs the same however many jobs carry that ID."""
         found = self._jobs.get(name)
         if found is not None and found.view.source == "joblog":
             return name == job_id

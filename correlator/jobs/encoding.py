@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import msgspec
 import orjson
@@ -54,20 +54,12 @@ _NO_FORECAST = JobForecast()
 _STATUSES = {status.value: status for status in Status}
 
 
-@overload
-def rfc3339(at: Micros) -> str: ...
-@overload
-def rfc3339(at: None) -> None: ...
-@overload
-def rfc3339(at: Micros | None) -> str | None: ...
-def rfc3339(at: Micros | None) -> str | None:
-    """Format a time as ``2025-09-22T10:00:00.000000Z``. Times outside the years 1 to 9999 are clamped."""
-    return None if at is None else _formatted(at)
-
-
 @lru_cache(maxsize=32_768)
-def _formatted(at: Micros) -> str:
-    """Cached, because the times of a document are encoded again with each of its changes."""
+def rfc3339(at: Micros) -> str:
+    """Format a time as ``2025-09-22T10:00:00.000000Z``. Times outside the years 1 to 9999 are clamped.
+
+    Cached, because the times of a document are encoded again with each of its changes.
+    """
     if not MIN_MICROS <= at <= MAX_MICROS:
         at = max(MIN_MICROS, min(at, MAX_MICROS))
     whole, micro = divmod(at, 1_000_000)
@@ -139,9 +131,9 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
         view.status,
         terminal,
         view.error,
-        None if start is None else _formatted(start),
-        None if end is None else _formatted(end),
-        _formatted(now),
+        None if start is None else rfc3339(start),
+        None if end is None else rfc3339(end),
+        rfc3339(now),
         seconds(start, end if terminal else now),
         model.Progress(
             view.percent if made.percent is None else made.percent,
@@ -189,7 +181,7 @@ def growth(old: PublishedJob, new: PublishedJob) -> bytes:
     """The merge patch of a job that goes on (`published.goes_on`), as JSON: that of most changes, without documents."""
     was, view, before, now = old.view, new.view, old.updated_at, new.updated_at
     changed: dict[str, Any] = {}
-    if (updated_at := _formatted(now)) != _formatted(before):
+    if (updated_at := rfc3339(now)) != rfc3339(before):
         changed["updated_at"] = updated_at
     if not view.status.ended and (took := seconds(view.started_at, now)) != seconds(view.started_at, before):
         changed["duration_seconds"] = took
@@ -203,7 +195,7 @@ def growth(old: PublishedJob, new: PublishedJob) -> bytes:
                 message["level"] = last.level
             if last.text != first.text:
                 message["text"] = last.text
-            if (at := _formatted(last.at)) != _formatted(first.at):
+            if (at := rfc3339(last.at)) != rfc3339(first.at):
                 message["at"] = changed["last_event_at"] = at
             if message:
                 changed["last_message"] = message
@@ -246,8 +238,8 @@ def _step(step: StepRecord, now: Micros, titles: Titles) -> model.Step:
         step.seq,
         step.name,
         step.status,
-        None if (start := step.started_at) is None else _formatted(start),
-        None if (end := step.completed_at) is None else _formatted(end),
+        None if (start := step.started_at) is None else rfc3339(start),
+        None if (end := step.completed_at) is None else rfc3339(end),
         seconds(start, now if step.status == "running" else end),
         step.error_message or None,
         UNSET if step.error_cut is None else step.error_cut,
@@ -256,7 +248,7 @@ def _step(step: StepRecord, now: Micros, titles: Titles) -> model.Step:
 
 
 def _last_message(last: Line | None) -> model.LastMessage | None:
-    return None if last is None else model.LastMessage(last.level, last.text, _formatted(last.at))
+    return None if last is None else model.LastMessage(last.level, last.text, rfc3339(last.at))
 
 
 def _forecast(shown: PublishedJob, base: Revision | None) -> model.Forecast | None:
@@ -267,8 +259,8 @@ def _forecast(shown: PublishedJob, base: Revision | None) -> model.Forecast | No
         return None
     ahead, titles = _rounded(found.steps_ahead), shown.titles.steps
     return model.Forecast(
-        ends_at=model.ForecastEnd(_formatted(found.p50), _formatted(found.p90)),
-        as_of=_formatted(found.as_of),
+        ends_at=model.ForecastEnd(rfc3339(found.p50), rfc3339(found.p90)),
+        as_of=rfc3339(found.as_of),
         runs=found.runs,
         state=found.state.value,
         typical_seconds=round(found.typical_seconds, 3),
@@ -426,7 +418,7 @@ def log_line(entry: Entry | LogLine) -> messages.LogEvent:
         "step_id": entry.step_id,
         "message": entry.message,
         "attrs": entry.attrs,
-        "at": _formatted(entry.at),
+        "at": rfc3339(entry.at),
     }
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
+from msgspec.structs import replace
 
 from correlator.jobs import sizes
 from correlator.model.document import MAX_ID, MAX_STEP_ID
@@ -86,33 +87,26 @@ def read(
     if kind is not None and (job_id is None or (kind.of_step and step_id is None)):
         bad.append("lifecycle_without_id")
         kind = None
-    if kind is None:
-        percent = _percent(attrs.get("percent"), bad) if message == PROGRESS_MESSAGE else None
-        entry = Entry(
-            row.id,
-            row.ts,
-            level,
-            row.message,
-            observed_at,
-            job_id,
-            step_id,
-            external,
-            percent=percent,
-            by=by,
-            attrs=carried,
-        )
-    else:
+    percent = _percent(attrs.get("percent"), bad) if message == PROGRESS_MESSAGE else None
+    entry = Entry(
+        row.id,
+        row.ts,
+        level,
+        row.message,
+        observed_at,
+        job_id,
+        step_id,
+        external,
+        percent=percent,
+        by=by,
+        attrs=carried,
+    )
+    if kind is not None:
         error = text_or_json(attrs.get("error"))
         error, error_cut = sizes.cut_text(error, max_error) if error is not None else (None, None)
-        entry = Entry(
-            event_id=row.id,
-            at=row.ts,
-            level=level,
-            message=row.message,
-            observed_at=observed_at,
-            job_id=job_id,
+        entry = replace(
+            entry,
             step_id=step_id if kind.of_step else None,
-            external_ids=external,
             kind=kind,
             error=error,
             error_cut=error_cut,
@@ -122,8 +116,6 @@ def read(
             operation=_text(attrs.get("operation")),
             owner=_text(attrs.get("owner")),
             parent_job_id=_text(attrs.get("parent_job_id")),
-            by=by,
-            attrs=carried,
         )
     return entry, tuple(bad)
 

@@ -116,8 +116,9 @@ def _between(old: JobView | None, new: JobView, job: Job, announced_until: Micro
 def _transitions(old: JobView | None, new: JobView, job: Job) -> Iterator[Event]:
     """The transitions in the order in which they happened: the end of the job is the last."""
     moved = old is None or old.status is not new.status
-    if moved:
-        yield from _begin(old, new, job)
+    began = new.status is not Status.PENDING and (old is None or old.status is Status.PENDING)
+    if began and job.started_at is None:
+        yield Event(Kind.JOB_STARTED, new.job_id, new.started_at or 0)
     if old is None or old.steps != new.steps:
         before = {s.id: s for s in old.steps} if old is not None else {}
         for step in new.steps:
@@ -126,12 +127,6 @@ def _transitions(old: JobView | None, new: JobView, job: Job) -> Iterator[Event]
     if moved and new.terminal and not _is_confirmed(new.status, job.event):
         at = new.ended_at or new.started_at or 0
         yield Event(_JOB_KIND[new.status], new.job_id, at, error=new.error, error_cut=new.error_cut)
-
-
-def _begin(old: JobView | None, new: JobView, job: Job) -> Iterator[Event]:
-    begun = old is not None and old.status is not Status.PENDING
-    if not begun and new.status is not Status.PENDING and job.started_at is None:
-        yield Event(Kind.JOB_STARTED, new.job_id, new.started_at or 0)
 
 
 def _of_step(job_id: str, old: StepRecord | None, new: StepRecord, events: StepEvents) -> Iterator[Event]:

@@ -150,8 +150,7 @@ def legacy_reply(record: LegacyRecord, now: Micros) -> dict[str, Any]:
 
 def go_time(at: Micros | None) -> str | None:
     """RFC 3339 as Go writes it: without trailing zeros in the fraction of a second."""
-    text = rfc3339(at)
-    return text.rstrip("Z").rstrip("0").rstrip(".") + "Z" if text is not None else None
+    return rfc3339(at).rstrip("Z").rstrip("0").rstrip(".") + "Z" if at is not None else None
 
 
 def _nanoseconds(start: Micros | None, end: Micros | None) -> int:
