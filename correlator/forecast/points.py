@@ -48,18 +48,6 @@ class PlaceEvent(NamedTuple):
     percent: float = 0.0
 
 
-def start_of(step: StepTimes) -> PlaceEvent:
-    """The event of a step's start."""
-    return PlaceEvent(step.started_at, _STARTED, step.name)
-
-
-def end_of(step: StepTimes) -> PlaceEvent | None:
-    """The event of a step's end. None if it runs."""
-    if step.ended_at is None:
-        return None
-    return PlaceEvent(step.ended_at, _ENDED if step.ended_at > step.started_at else _ENDED_AT_ONCE, step.name)
-
-
 class Moment(NamedTuple):
     """An event of a job, at which it is compared with earlier runs.
 
@@ -204,10 +192,10 @@ def place_of(start: Micros, steps: Iterable[StepTimes] = (), percents: Iterable[
 def events_of(steps: Iterable[StepTimes], percents: Iterable[tuple[Micros, float]] = ()) -> list[PlaceEvent]:
     """The events of these steps and reported percents, in order."""
     events: list[PlaceEvent] = []
-    for step in steps:
-        events.append(start_of(step))
-        if (end := end_of(step)) is not None:
-            events.append(end)
+    for name, start, end in steps:
+        events.append(PlaceEvent(start, _STARTED, name))
+        if end is not None:
+            events.append(PlaceEvent(end, _ENDED if end > start else _ENDED_AT_ONCE, name))
     events += [PlaceEvent(at, _REPORTED, percent=percent) for at, percent in percents]
     events.sort()
     return events

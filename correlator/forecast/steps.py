@@ -19,15 +19,8 @@ LEAST_SHARE = 0.1
 """A step that came next in a smaller share of the runs is not announced."""
 
 
-class Variant(Struct):
-    """Equal runs: the names of their steps in the order of their starts, with repetitions; and the number of runs."""
-
-    names: tuple[str, ...]
-    runs: int = 0
-
-
 class StepsState(Struct, frozen=True):
-    """`StepHistory` as stored. `runs` has the index of each run's variant, the oldest first."""
+    """`StepHistory` as stored. `variants`: different runs. `runs` has the index of each run's variant, oldest first."""
 
     variants: tuple[tuple[str, ...], ...]
     runs: bytes
@@ -35,11 +28,11 @@ class StepsState(Struct, frozen=True):
 
 
 class StepHistory:
-    """The steps of the newest `KEEP` runs. Runs with equal steps are one variant, so that most are stored once."""
+    """The steps of the newest `KEEP` runs. Runs with equal steps are one object, so that most are stored once."""
 
     def __init__(self, state: StepsState | None = None) -> None:
-        self._runs: deque[Variant] = deque()
-        self._variants: dict[tuple[str, ...], Variant] = {}
+        self._runs: deque[tuple[str, ...]] = deque(maxlen=KEEP)
+        """For each run, the names of its steps in the order of their starts, with repetitions."""
         self._durations: BoundedDict[str, Window] = BoundedDict(MAX_NAMES)
         """Seconds that a run spent in all executions of a step, by its name."""
         self._typical: dict[str, float] = {}
@@ -54,8 +47,8 @@ class StepHistory:
 
     @property
     def state(self) -> StepsState:
-        variants = {variant: i for i, variant in enumerate(self._variants)}
-        return StepsState(tuple(variants), bytes(variants[run.names] for run in self._runs), dict(self._durations))
+        variants = {names: i for i, names in enumerate(dict.fromkeys(self._runs))}
+        return StepsState(tuple(variants), bytes(variants[names] for names in self._runs), dict(self._durations))
 
     def learn(self, steps: Iterable[StepTimes]) -> None:
         """Add a completed run. `steps`: its first ones (`EndedRun.first_steps`)."""
@@ -98,24 +91,17 @@ class StepHistory:
     def _find_ahead(self, last_step: str | None) -> Iterable[StepAhead]:
         """A step that ran again counts from its last execution on: what followed that is what follows now."""
         runs, counts, positions = 0, Counter[str](), Counter[str]()
-        for names, variant in self._variants.items():
+        for names, count in Counter(self._runs).items():
             if last_step is not None and last_step not in names:
                 continue
-            runs += variant.runs
+            runs += count
             first = 0 if last_step is None else len(names) - names[::-1].index(last_step)
             for position, name in enumerate(dict.fromkeys(names[first:])):
-                counts[name] += variant.runs
-                positions[name] += position * variant.runs
+                counts[name] += count
+                positions[name] += position * count
         for name in sorted(counts, key=lambda name: (positions[name] / counts[name], name)):
             if counts[name] >= LEAST_SHARE * runs:
                 yield StepAhead(name, counts[name] / runs, self.typical_seconds(name))
 
     def _remember(self, names: tuple[str, ...]) -> None:
-        variant = self._variants.setdefault(names, Variant(names))
-        variant.runs += 1
-        self._runs.append(variant)
-        if len(self._runs) > KEEP:
-            oldest = self._runs.popleft()
-            oldest.runs -= 1
-            if not oldest.runs:
-                del self._variants[oldest.names]
+        self._runs.append(next((known for known in self._runs if known == names), names))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
+
+from msgspec import Struct
 
 from correlator.forecast.forecaster import OperationKey
 from correlator.forecast.percent import percent_by_clock
@@ -10,9 +13,7 @@ from correlator.forecast.points import (
     MAX_STEPS,
     EndedRun,
     JobPlace,
-    PlaceEvent,
     StepTimes,
-    end_of,
     events_of,
     place_of,
     seconds,
@@ -37,6 +38,16 @@ def operation_key(view: JobView) -> OperationKey:
 def can_be_forecast(view: JobView) -> bool:
     """True for a JobLog job whose operation and start are known. Legacy jobs have no history."""
     return view.source == "joblog" and bool(view.operation) and view.started_at is not None
+
+
+class JudgedForecast(Struct, frozen=True, array_like=True):
+    """One ended job. `kept`: the share of the ends named by p90 that it did not exceed, 0 to 1.
+
+    `relative_error`: how far its first p50 was from its end, divided by its duration. None if that is not known.
+    """
+
+    kept: float
+    relative_error: float | None
 
 
 class TrackedJob:
@@ -81,11 +92,12 @@ class TrackedJob:
         if view.metadata is not self._metadata:
             self._metadata, running.entity = view.metadata, vm_name(view)
         if view.steps is not self._steps or running.place.start != start:
-            events = self._new_events(view.steps) if running.place.start == start else None
-            if events is None:
+            before, events = (Counter(events_of(_times(steps))) for steps in (self._steps, view.steps))
+            if running.place.start != start or before - events:
                 running.place = place_of(start, _times(view.steps), self._percents)
-            for event in events or ():
-                running.place.apply(event)
+            else:
+                for event in sorted((events - before).elements()):
+                    running.place.apply(event)
             self._steps = view.steps
         if view.basis == "reported" and not view.terminal:
             running.report(view.percent)
@@ -107,40 +119,20 @@ class TrackedJob:
             )
             running.percent = max(running.percent, shown)
 
-    def _new_events(self, steps: Sequence[StepRecord]) -> list[PlaceEvent] | None:
-        """The steps that started or ended since the last view. None if another difference was found."""
-        before = {step.id: step for step in self._steps[:MAX_STEPS]}
-        events: list[PlaceEvent] = []
-        for step in steps[:MAX_STEPS]:
-            was = before.pop(step.id, None)
-            if step is was or (was is None and step.started_at is None):
-                continue
-            if was is None:
-                events += events_of(_times((step,)))
-            elif (was.name, was.started_at) != (step.name, step.started_at):
-                return None
-            elif was.completed_at != step.completed_at:
-                if was.completed_at is not None:
-                    return None
-                events += filter(None, map(end_of, _times((step,))))
-        return None if before else sorted(events)
-
     def ended(self, view: JobView) -> EndedRun:
         """The run to learn from, given the view of the ended job."""
         return ended_run(view, self.running.entity, self._percents)
 
-    def judged(self, run: EndedRun) -> tuple[int, int, float | None]:
-        """How good the forecasts were: ends that p90 named and that were kept, all named ends, error of the first p50.
-
-        The error is relative to the duration of `run`, whose start may have been corrected after the job's last step;
-        None if there was no forecast.
-        """
+    def judged(self, run: EndedRun) -> JudgedForecast | None:
+        """How good the forecasts were; None if there was none. The start of `run` may have been corrected meanwhile."""
         predicted_ends = self.running.predicted_ends
-        kept = sum(run.end <= predicted for predicted in predicted_ends)
+        if not predicted_ends:
+            return None
+        kept = sum(run.end <= predicted for predicted in predicted_ends) / len(predicted_ends)
         if self.first_p50 is None:
-            return kept, len(predicted_ends), None
+            return JudgedForecast(kept, None)
         duration = max(LEAST_ELAPSED, seconds(run.start, run.end))
-        return kept, len(predicted_ends), abs(self.first_p50 - run.end) / 1_000_000 / duration
+        return JudgedForecast(kept, abs(self.first_p50 - run.end) / 1_000_000 / duration)
 
     def persisted(self, published: JobForecast | None, *, unlearned: bool) -> PersistedForecast:
         running = self.running

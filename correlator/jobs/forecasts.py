@@ -6,8 +6,7 @@ delay the rows, and a document must not change every second.
 Model: `PublishedJobs` asks `of` for the forecast of a job each time the job changes. Between changes, `due` names the
 jobs whose forecast has to be checked again, and `renewed` gives a new one only if it differs enough. A job that has
 ended waits in `unlearned` until its end is `LEARN_AFTER` old, so that the tables have confirmed it; then `learn` adds
-its run to the `Forecaster`. The runs that ended before the daemon first started are read from the tables
-(`HistoryState`).
+its run to the `Forecaster`. The runs that ended before the daemon first started are read from the tables, as history.
 
 A forecast is made as of the time up to which its job is known (`Horizon.known_to`), and checked while jobs can be
 judged: what has not been read yet makes no job late.
@@ -23,7 +22,6 @@ How good the forecasts of the jobs that ended last were: what an operator compar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
 from statistics import fmean, median
 from typing import Literal
 
@@ -34,7 +32,7 @@ from correlator.bounded import Schedule
 from correlator.forecast.forecaster import Forecaster, OperationKey
 from correlator.forecast.points import EndedRun, seconds
 from correlator.jobs.fold import ended_at, vm_name
-from correlator.jobs.forecasted_job import TrackedJob, can_be_forecast, ended_run, operation_key
+from correlator.jobs.forecasted_job import JudgedForecast, TrackedJob, can_be_forecast, ended_run, operation_key
 from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.record import Record
 from correlator.model.document import Comparison, ForecastState
@@ -75,14 +73,6 @@ MOVED = 0.1
 _KINDS = {ForecastState.LATE: Kind.JOB_LATE, ForecastState.OVERDUE: Kind.JOB_OVERDUE}
 
 
-class HistoryState(Enum):
-    """Whether the runs of the time before the daemon first started are known."""
-
-    WANTED = "wanted"
-    READING = "reading"
-    READ = "read"
-
-
 class Forecasts:
     """See the module's docstring. Event loop's thread only. Every `now` is in microseconds since 1970.
 
@@ -94,7 +84,8 @@ class Forecasts:
         self._records = records
         self.forecaster = Forecaster()
         self.accuracy = Accuracy()
-        self.history = HistoryState.WANTED
+        self.history_read = False
+        """True once the runs of the time before the daemon first started are known."""
         self.learned_to: Micros = FOR_EVER
         """The latest end that was learned or that the history covers. Nothing is learned while it is `FOR_EVER`."""
         self._history_to: Micros = 0
@@ -171,7 +162,7 @@ class Forecasts:
         """True if `due` would return jobs now; with `learn` also if `ended` would."""
         if self._horizon.judged_at(now) is not None and _is_due(self._checks, now):
             return True
-        return learn and self.history is HistoryState.READ and _is_due(self._unlearned, now - LEARN_AFTER)
+        return learn and self.history_read and _is_due(self._unlearned, now - LEARN_AFTER)
 
     def due(self, now: Micros, most: int) -> list[str]:
         """Remove and return up to `most` running jobs whose forecast has to be checked. None while none is judged."""
@@ -212,7 +203,7 @@ class Forecasts:
 
     def begin_history(self, cutoff: Micros) -> None:
         """Begin to learn the runs that ended at or before `cutoff` from the tables. Later ones wait until the end."""
-        self.history, self.learned_to, self._history_to = HistoryState.READING, cutoff, cutoff
+        self.history_read, self.learned_to, self._history_to = False, cutoff, cutoff
         self.forecaster = Forecaster()  # Reading may begin again after a failure.
         for job_id in self._unlearned.pop_until(cutoff, MAX_UNLEARNED):
             self._records[job_id].tracked = None
@@ -230,18 +221,18 @@ class Forecasts:
 
     def end_history(self) -> None:
         """End the history. From now on the jobs that end are learned."""
-        self.history = HistoryState.READ
+        self.history_read = True
 
     def restore(self, forecaster: Forecaster, accuracy: Accuracy, learned_to: Micros) -> None:
         """Go on with the runs that an earlier daemon had learned."""
         self.forecaster, self.accuracy, self.learned_to = forecaster, accuracy, learned_to
-        self.history = HistoryState.READ
+        self.history_read = True
 
     # -- learning
 
     def ended(self, now: Micros, most: int) -> list[str]:
         """Remove and return up to `most` ended jobs whose runs have to be learned, in the order of their ends."""
-        if self.history is not HistoryState.READ:
+        if not self.history_read:
             return []
         return list(self._unlearned.pop_until(now - LEARN_AFTER, most))
 
@@ -262,8 +253,8 @@ class Forecasts:
         self.forecaster.learn(run, predicted)
         self.changed[run.operation] = None
         self.learned_to = max(self.learned_to, run.end)
-        if tracked is not None and run.completed:
-            self.accuracy.add(*tracked.judged(run))
+        if tracked is not None and run.completed and (judged := tracked.judged(run)) is not None:
+            self.accuracy.add(judged)
 
     # -- the checkpoint
 
@@ -347,29 +338,15 @@ class Forecasts:
         self._checks.put_earlier(job_id, now + min(max(remaining // 20, shortest), longest))
 
 
-class JudgedForecast(Struct, frozen=True, array_like=True):
-    """One ended job. `kept`: the share of the ends named by p90 that it did not exceed, 0 to 1.
-
-    `relative_error`: how far its first p50 was from its end, divided by its duration. None if that is not known.
-    """
-
-    kept: float
-    relative_error: float | None
-
-
 class Accuracy(Struct):
     """The newest `MAX_JUDGED` ended jobs that had a forecast, the oldest first. A checkpoint stores it whole."""
 
     jobs: list[JudgedForecast] = []
 
-    def add(self, kept: int, named: int, relative_error: float | None) -> None:
-        """Add a job that ended. A job without a forecast (`named` is 0) does not count.
-
-        `named`: the number of ends that p90 gave while the job ran. `kept`: how many of them it did not exceed.
-        """
-        if named > 0:
-            self.jobs.append(JudgedForecast(kept / named, relative_error))
-            del self.jobs[:-MAX_JUDGED]
+    def add(self, judged: JudgedForecast) -> None:
+        """Add a job that ended."""
+        self.jobs.append(judged)
+        del self.jobs[:-MAX_JUDGED]
 
     def coverage(self) -> float | None:
         """The share of ends within their p90, 0 to 1; each job has the same weight. None before the first job."""

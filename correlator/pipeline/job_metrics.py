@@ -14,7 +14,7 @@ from operator import attrgetter
 
 from correlator.bounded import BoundedDict
 from correlator.forecast.points import MIN_RUNS
-from correlator.jobs.forecasts import Forecasts, HistoryState
+from correlator.jobs.forecasts import Forecasts
 from correlator.model.document import ForecastState
 from correlator.model.facts import Status
 from correlator.model.published import Change, PublishedJob
@@ -43,7 +43,7 @@ class JobMetrics:
         metrics.JOBS_STALLED.set_function(lambda: self._stalled)
         metrics.JOBS_LATE.set_function(lambda: self._states[ForecastState.LATE])
         metrics.JOBS_OVERDUE.set_function(lambda: self._states[ForecastState.OVERDUE])
-        metrics.FORECAST_HISTORY_READ.set_function(lambda: forecasts.history is HistoryState.READ)
+        metrics.FORECAST_HISTORY_READ.set_function(lambda: forecasts.history_read)
         # A restart replaces `forecasts.accuracy`.
         metrics.FORECAST_COVERAGE.set_function(lambda: forecasts.accuracy.coverage())  # noqa: PLW0108
         metrics.FORECAST_ERROR.set_function(lambda: forecasts.accuracy.median_error())  # noqa: PLW0108

@@ -29,7 +29,6 @@ from correlator.forecast.forecaster import Operation, OperationKey
 from correlator.forecast.points import EndedRun
 from correlator.jobs import fold, joblog, sizes
 from correlator.jobs.directory import PublishedJobs, family
-from correlator.jobs.forecasts import HistoryState
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Fact, Job, Reading
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
@@ -401,7 +400,7 @@ class Pipeline:
         return self._publish(self._index.decide_legacy(owned, apart, self._clock()))
 
     def history_wanted(self) -> bool:
-        return self._index.forecasts.history is not HistoryState.READ
+        return not self._index.forecasts.history_read
 
     def history_begins(self, cutoff: Micros) -> None:
         self._index.forecasts.begin_history(cutoff)

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from correlator.forecast.forecaster import Forecaster, Operation, OperationKey, OperationState
 from correlator.forecast.window import Tails, floats
-from correlator.jobs.forecasts import Accuracy, Forecasts, HistoryState
+from correlator.jobs.forecasts import Accuracy, Forecasts
 from correlator.model.persisted import (
     Cursor,
     IndexState,
@@ -122,7 +122,7 @@ class StoredForecasts:
     def changed(self, most: int = AT_ONCE) -> dict[str, bytes | None]:
         """Encode up to `most` operations that have changed. None: the value is to be deleted."""
         forecasts = self._forecasts
-        if forecasts.history is not HistoryState.READ or not forecasts.changed:
+        if not forecasts.history_read or not forecasts.changed:
             return {}
         values: dict[str, bytes | None] = {}
         for key in list(islice(forecasts.changed, most)):

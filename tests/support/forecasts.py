@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hypothesis import strategies as st
 
 from correlator.forecast.forecaster import Forecaster, Operation
-from correlator.forecast.points import EndedRun, JobPlace, StepTimes, end_of, start_of
+from correlator.forecast.points import EndedRun, JobPlace, StepTimes, events_of
 from correlator.forecast.running import RunningJob
 from correlator.model.published import Forecast
 from correlator.model.rows import Micros
@@ -41,12 +41,13 @@ def job(*, start: Micros = BASE, vm: str = "", operation=OPERATION) -> RunningJo
 
 
 def step_started(place: JobPlace, name: str, at: Micros) -> None:
-    place.apply(start_of(StepTimes(name, at, None)))
+    (start,) = events_of([StepTimes(name, at, None)])
+    place.apply(start)
 
 
 def step_ended(place: JobPlace, name: str, started_at: Micros, at: Micros) -> None:
-    end = end_of(StepTimes(name, started_at, at))
-    assert end is not None
+    runs, ended = (set(events_of([StepTimes(name, started_at, end)])) for end in (None, at))
+    (end,) = ended - runs
     place.apply(end)
 
 

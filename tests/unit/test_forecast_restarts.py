@@ -9,7 +9,6 @@ from msgspec.structs import replace
 
 from correlator.forecast.points import EndedRun
 from correlator.jobs import index as index_module
-from correlator.jobs.forecasts import HistoryState
 from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Reading
 from correlator.model.persisted import PersistedJob
@@ -136,7 +135,7 @@ def test_a_history_that_was_not_read_to_its_end_is_not_stored():
     index.forecasts.begin_history(BASE)
     index.forecasts.learn_history(usual())
     assert StoredForecasts(index.forecasts).changed() == {}
-    assert index.forecasts.history is HistoryState.READING
+    assert not index.forecasts.history_read
 
 
 def test_a_write_stores_a_bounded_number_of_operations_and_those_that_changed():

@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correlator.client.documents import remaining
+from correlator.forecast.points import StepTimes, place_of
 from correlator.jobs import forecasts as forecasts_module
+from correlator.jobs.forecasted_job import JudgedForecast, TrackedJob
 from correlator.jobs.forecasts import CHECK_AFTER, MAX_JUDGED, Accuracy
 from correlator.jobs.index import Index
-from correlator.model.facts import Entry, Kind
+from correlator.model.facts import Entry, Kind, Status
+from correlator.model.published import JobView
 from correlator.model.rows import StepRecord
 from tests.support.documents import document_of
 from tests.support.fact_strategies import facts
@@ -341,28 +344,50 @@ def test_one_call_learns_and_renews_a_bounded_number():
     assert calls == 3
 
 
+second = st.integers(0, 9)
+tables = st.dictionaries(st.integers(1, 3), st.tuples(st.sampled_from("ab"), second, st.none() | second))
+"""The steps of a job, as its table has them at one time: by ID, its name, start and end."""
+
+
+@given(st.lists(tables, max_size=4))
+def test_a_place_is_that_of_the_current_steps_however_the_tables_were_corrected_before(read_one_by_one):
+    tracked, place = TrackedJob(JobView("j", Status.RUNNING, started_at=BASE)), place_of(BASE)
+    for table in read_one_by_one:
+        steps = tuple(step(number, *columns) for number, columns in table.items())
+        tracked.follow(JobView("j", Status.RUNNING, started_at=BASE, steps=steps), BASE)
+        place = place_of(BASE, [StepTimes(one.name, there(one.started_at), one.completed_at) for one in steps])
+    assert tracked.running.place == place
+
+
 # -- How good forecasts were: coverage of p90 and the error of p50, over the newest ended jobs
 
 
 def test_each_job_has_the_same_weight_and_one_without_an_error_counts_for_coverage_only():
     accuracy = Accuracy()
-    accuracy.add(0, 0, None)
     assert (accuracy.coverage(), accuracy.median_error()) == (None, None)
-    accuracy.add(0, 1, None)
+    accuracy.add(JudgedForecast(0.0, None))
     assert accuracy.median_error() is None
     for error in (0.1, 7.0, 0.3):
-        accuracy.add(30, 30, error)
+        accuracy.add(JudgedForecast(1.0, error))
     assert (accuracy.coverage(), accuracy.median_error()) == (0.75, 0.3)
     assert Accuracy().coverage() is None, "two of them share nothing"
+
+
+def test_a_job_that_reported_its_percent_and_had_no_forecast_is_learned_and_does_not_count():
+    index = knowing()
+    read(index, 0, percent_complete=10)
+    read(index, 50, status="completed", completed_at=BASE + 50 * SECOND, percent_complete=100)
+    pass_time(index, 60, since=50)
+    assert (learned(index), index.forecasts.accuracy) == (1, Accuracy())
 
 
 def test_only_the_newest_jobs_count():
     accuracy = Accuracy()
     for _ in range(1_000):
-        accuracy.add(0, 2, 9.0)
+        accuracy.add(JudgedForecast(0.0, 9.0))
     for n in range(MAX_JUDGED):
         assert len(accuracy.jobs) == MAX_JUDGED
         assert math.isclose(there(accuracy.coverage()), n / MAX_JUDGED)
-        accuracy.add(2, 2, 0.2)
+        accuracy.add(JudgedForecast(1.0, 0.2))
     assert accuracy.coverage() == 1.0
     assert accuracy.median_error() == pytest.approx(0.2)
