@@ -434,7 +434,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             check()
         except ConfigError as error:
             yield involved, str(error)
-    if not (http.tokens_file or http.listen.is_loopback or http.insecure):
+    if not (http.tokens_file or values.is_loopback(http.listen.host) or http.insecure):
         safe = "a loopback address, or http.tokens_file (or the credential api-token), or http.insecure = true"
         line = f'http.listen = "{http.listen}": anybody could connect, without a token; expected {safe}'
         yield ("http.listen", "http.tokens_file", "http.insecure"), line

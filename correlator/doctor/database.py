@@ -37,6 +37,7 @@ from correlator.errors import SourceUnavailable
 from correlator.pipeline.source_status import CONNECTIONS as NEEDED
 from correlator.pipeline.source_status import few_connections
 from correlator.sources.databases import database_of
+from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import (
     INDISPENSABLE,
@@ -459,12 +460,7 @@ def judge_schema(schema: Schema, *, legacy: bool) -> Check:
 
 async def time_zone(config: Config, database: Database, queries: Queries, session: Session) -> Check:
     zone = await database.zone(session)
-    offset: int | None = None
-    if not isinstance(config.database.url, SqliteUrl):
-        rows = await session.query(
-            "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone))"
-        )
-        offset = round(int(rows[0][0] or 0) / QUARTER) * QUARTER
+    offset = await database.offset(session) if isinstance(database, MariaDBDatabase) else None
     errors = await _zone_errors(queries, session)
     return judge_zone(config.database.timezone, zone, offset, errors, time.time(), host=_zone_of_host())
 

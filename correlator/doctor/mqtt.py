@@ -19,7 +19,8 @@ import msgspec
 from msgspec import Struct
 
 from correlator.config.schema import Mqtt
-from correlator.doctor.report import Check, failure, is_this_host, ok, some, warning
+from correlator.config.values import is_loopback
+from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.connection import DEFAULT, LOST, Closed, Connector, MqttClient, code_of, describe_reason
 from correlator.sinks.mqtt.topics import Topics
@@ -157,7 +158,7 @@ def judge_login(settings: Mqtt, error: BaseException) -> Check:
     if settings.url and settings.url.tls and "certificate" in str(error).lower():
         fix = [f"openssl s_client -connect {host}:{port} -showcerts </dev/null"]
         return failure(LOGIN, words, ["Its certificate is not trusted by mqtt.tls.ca, or is for another name."], fix)
-    if is_this_host(host):
+    if is_loopback(host):
         return failure(LOGIN, words, fix=["systemctl start mosquitto", "systemctl status mosquitto"])
     lines = [f"On {host}: is the broker running, and may this host connect to port {port}?"]
     return failure(LOGIN, words, lines, [f"nc -vz {quote(host)} {port}"])

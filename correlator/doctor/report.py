@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from correlator.config import loading as configuration
 from correlator.config.schema import Config
-from correlator.config.values import MysqlUrl
+from correlator.config.values import MysqlUrl, is_loopback
 from correlator.doctor import service
 from correlator.doctor.service import Setting
 from correlator.errors import CorrelatorError
@@ -75,11 +75,6 @@ def warning(name: str, summary: str, detail: Sequence[str] = (), fix: Sequence[s
 
 def failure(name: str, summary: str, detail: Sequence[str] = (), fix: Sequence[str] = ()) -> Check:
     return Check(name, "failure", summary, tuple(detail), tuple(fix))
-
-
-def is_this_host(host: str) -> bool:
-    """Whether a name or an address is that of this host."""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def share(part: int, whole: int) -> str:
@@ -167,7 +162,7 @@ def database_is_here(config: Config) -> bool:
     url = config.database.url
     if config.database.unix_socket is not None or not isinstance(url, MysqlUrl):
         return True
-    return is_this_host(url.host)
+    return is_loopback(url.host)
 
 
 def new_password(setting: Setting, account: str, resolved: str | None) -> list[str]:

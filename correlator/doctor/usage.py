@@ -8,10 +8,10 @@ The day is read in ranges of the primary key and under a bound, however large lo
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from shlex import quote
 
 from msgspec import Struct
@@ -28,7 +28,7 @@ from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepR
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session
-from correlator.sources.search import Lookup
+from correlator.sources.search import Lookup, directly, owned
 
 ROWS, IDS, UNRESOLVED, LEGACY, DROPS, OPERATIONS = (
     "joblog.rows",
@@ -60,14 +60,14 @@ METADATA_SPAN = 6 * 3_600
 
 async def inspect(config: Config, queries: Queries, session: Session, of_daemon: DaemonFindings) -> list[Check]:
     """Run the checks of one day of log and tables. `of_daemon`: what the running daemon has counted and knows."""
-    now = await time_of_database(queries, session)
+    now = await queries.now(session) // 1_000_000
     log = await read_log(config, queries, session, now)
     tables = await read_tables(queries, session, now)
     checks = [judge_rows(log, tables)]
     if not queries.schema.has("job_tracking", "id"):
         return checks
     nowhere, unsure = await look_up(config, queries, session, candidates(log, tables))
-    without_job, undecided = await unowned(config, queries, session, now, unclaimed(log, tables))
+    without_job, undecided = await unowned(config, queries, session, unclaimed(log, tables))
     checks += [
         judge_ids(log, tables),
         judge_unresolved(log, tables, nowhere, unsure),
@@ -77,12 +77,6 @@ async def inspect(config: Config, queries: Queries, session: Session, of_daemon:
     if of_daemon.operations is not None:
         checks.append(judge_operations(tables, of_daemon.operations))
     return checks
-
-
-async def time_of_database(queries: Queries, session: Session) -> int:
-    """Return the time of the database's clock in Unix seconds."""
-    said = datetime.fromisoformat(await queries.clock(session, 0))
-    return int(said.replace(tzinfo=UTC).timestamp())
 
 
 async def read_log(config: Config, queries: Queries, session: Session, now: int) -> LogOfDay:
@@ -138,37 +132,25 @@ async def _legacy(queries: Queries, session: Session, since: Micros) -> list[Leg
 
 
 async def unowned(
-    config: Config, queries: Queries, session: Session, now: int, names: list[str]
+    config: Config, queries: Queries, session: Session, rows: Mapping[str, LegacyRecord]
 ) -> tuple[list[str], int]:
-    """Return the IDs of failover_jobs that no JobLog job has, queried in batches as the daemon does.
+    """Return those of `rows`, by job ID, that no JobLog job has, searched for as the daemon does.
 
-    The number counts the IDs that may be in metadata, which took too long to search.
+    The number counts the rows whose IDs may be in metadata, which took too long to search.
     """
-    if not queries.schema.has("job_tracking", "id"):
-        return [], len(names)
-    owned = await searches.owned_by_index(queries, session, names)
-    rest = [name for name in names if name not in owned]
+    by_index = await searches.owned_by_index(queries, session, rows)
+    rest = {name: row for name, row in rows.items() if name not in by_index}
     try:
-        owned = await searches.owned_by_log(queries, session, rest)
-        rest = [name for name in rest if name not in owned]
-        since, until = now - 2 * DAY, time.monotonic() + LOOK_UP_WITHIN
-        while rest and since < now + DAY:
-            if time.monotonic() > until:
-                return [], len(rest)
-            end = since + METADATA_SPAN
-            owned = await searches.owned_in_metadata(queries, session, rest, config.jobs.external_id_keys, since, end)
-            rest = [name for name in rest if name not in owned]
-            since = end
-    except SourceUnavailable:
+        async with asyncio.timeout(LOOK_UP_WITHIN):
+            found = await owned(directly(queries, session), rest, config.jobs.external_id_keys, METADATA_SPAN)
+    except (SourceUnavailable, TimeoutError):
         return [], len(rest)
-    return rest, 0
+    return [name for name in rest if name not in found], 0
 
 
 async def look_up(config: Config, queries: Queries, session: Session, names: list[str]) -> tuple[list[str], int]:
     """Return which of `names` the daemon's lookup does not find either, and how many were not looked up."""
-    if not queries.schema.has("job_tracking", "id"):
-        return [], len(names)
-    lookup = Lookup(config.jobs.external_id_keys)
+    lookup = Lookup(config.jobs.external_id_keys, search_within=LOOK_UP_WITHIN)
     until = time.monotonic() + LOOK_UP_WITHIN
     nowhere: list[str] = []
     asked = 0
@@ -176,7 +158,7 @@ async def look_up(config: Config, queries: Queries, session: Session, names: lis
         if time.monotonic() > until:
             break
         try:
-            found = await lookup.by_external_id(queries, session, name)
+            found = await lookup.find(directly(queries, session), name)
         except SourceUnavailable:  # the search of metadata takes too long on some appliances
             break
         asked += 1
@@ -311,11 +293,11 @@ def judge_legacy(
     return warning(LEGACY, words, [f"e.g. {some(unclaimed)}", *detail], fix)
 
 
-def unclaimed(log: LogOfDay, tables: TablesOfDay) -> list[str]:
-    """Return IDs of failover_jobs that no job of the last two days has."""
+def unclaimed(log: LogOfDay, tables: TablesOfDay) -> dict[str, LegacyRecord]:
+    """Return the rows of failover_jobs, by job ID, that no job of the last two days has."""
     known = _known_ids(log, tables) | {job.job_id for job in (*tables.jobs, *tables.older)}
     known |= {name for name, jobs in log.ids.items() if jobs}
-    return [row.job_id for row in tables.legacy if row.job_id not in known]
+    return {row.job_id: row for row in tables.legacy if row.job_id not in known}
 
 
 def judge_drops(log: LogOfDay, tables: TablesOfDay, now: Micros, counted: Mapping[str, float] | None) -> Check:

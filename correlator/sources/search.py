@@ -252,15 +252,6 @@ class Lookup:
         self._searches: BoundedDict[str, Search] = BoundedDict(MAX_REMEMBERED)
         self._slices = Slices(first=1_000, least=200, most=20_000)
 
-    async def by_external_id(self, queries: Queries, session: Session, name: str) -> list[str]:
-        """As `find`, over a session of the caller, until the search has ended. Raises `SourceUnavailable`."""
-        while True:
-            try:
-                return await self.find(directly(queries, session), name)
-            except SourceUnavailable as error:
-                if error.reason is not Away.UNFINISHED:
-                    raise
-
     async def find(self, ask: Ask, name: str) -> list[str]:
         """The jobs that carry `name`: by the indexed column, by the log's column, then by metadata; not ordered.
 

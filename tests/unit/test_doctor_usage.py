@@ -90,7 +90,7 @@ def test_ids_that_lead_nowhere_are_given_as_examples():
 
 def test_legacy_rows_without_a_joblog_job_are_named():
     found = TablesOfDay((job("j", failover_job_id="gui-1"),), legacy=(legacy("gui-1"), legacy("alone")))
-    assert usage.unclaimed(log(), found) == ["alone"]
+    assert list(usage.unclaimed(log(), found)) == ["alone"]
     check = usage.judge_legacy(log(), found, ["alone"], legacy=True)
     assert (check.status, check.detail[0]) == ("warning", "e.g. alone")
     assert usage.judge_legacy(log(), found, [], legacy=True).status == "ok"

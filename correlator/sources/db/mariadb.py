@@ -14,9 +14,9 @@ import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
-from ipaddress import ip_address
 from typing import Any, Literal
 
+from correlator.config.values import is_loopback
 from correlator.errors import Away, SourceUnavailable, drop_frames
 from correlator.sources.db import zones
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, query_failed
@@ -48,12 +48,7 @@ class Address:
     @property
     def here(self) -> bool:
         """True if the server runs on this machine."""
-        if self.unix_socket or self.host == "localhost":
-            return True
-        try:
-            return ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return bool(self.unix_socket) or is_loopback(self.host)
 
 
 _SUM = "CRC32(CONCAT_WS(' ', table_name, column_name, data_type))"
@@ -259,14 +254,18 @@ class MariaDBDatabase:
         """The configured zone; else this host's if the server runs here with its offset; else the server's offset."""
         if self._zone is not None:
             return self._zone
+        offset = await self.offset(session)
+        if self._address.here and offset == zones.host_offset():
+            return zones.host()
+        return zones.fixed(offset)
+
+    async def offset(self, session: Session) -> int:
+        """Seconds east of UTC of the server's own zone, now: quarters of an hour."""
         # In one statement: other queries rely on the time zone of the session.
         rows = await session.query(
             "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone))"
         )
-        offset = round(int(rows[0][0] or 0) / 900) * 900
-        if self._address.here and offset == zones.host_offset():
-            return zones.host()
-        return zones.fixed(offset)
+        return round(int(rows[0][0] or 0) / 900) * 900
 
     async def next_id(self, session: Session) -> int:
         rows = await session.query(

@@ -356,17 +356,13 @@ class Queries:
         return int(found[0][0] or 0)
 
     async def first_since(self, session: Session, since: Micros) -> int:
-        """The id at which rows from `since` on begin. A binary search: ts has no index, but grows with the id."""
-        low, high = 0, await self.last_id(session)
-        ts = self._time("log_events", "ts")
-        while low < high:
-            middle = (low + high) // 2
-            found = await session.query(f"SELECT id, {ts} FROM log_events WHERE id > {middle} ORDER BY id LIMIT 1")
-            if found and (self.utc("log_events", "ts", found[0][1]) or 0) < since:
-                low = int(found[0][0])
-            else:
-                high = middle
-        return low + 1
+        """The id at which rows from `since` on begin."""
+
+        def is_before(ts: Micros | None) -> bool:
+            return (self.utc("log_events", "ts", ts) or 0) < since
+
+        high = await self.last_id(session)
+        return 1 + await _last_before(session, high, self._time("log_events", "ts"), is_before)
 
     def log_row(self, row: Row, near: Micros | None = None, since: Micros | None = None) -> LogRow:
         """Convert a row. `near` and `since` as in `Zone.utc`, for local times that a DST change repeats."""
@@ -493,7 +489,7 @@ class Queries:
         return str(found[0][0])
 
     async def now(self, session: Session) -> Micros:
-        """The database's time."""
+        """The database's time, in whole seconds."""
         found = await session.query(f"SELECT {self.dialect.utc_micros.format('CURRENT_TIMESTAMP')}")
         return int(found[0][0])
 
@@ -787,6 +783,23 @@ def _one(text: str) -> str:
     return _texts.setdefault(text, text)
 
 
+async def _last_before(session: Session, high: int, ts: str, is_before: Callable[[Micros | None], bool]) -> int:
+    """An id up to `high` such that the times of all rows up to it are before, and those of later rows are not.
+
+    A binary search: no index has `ts`, the expression of the time, but it grows with the id.
+    """
+    low = 0
+    while low < high:
+        middle = (low + high) // 2
+        where = f"id > {middle} AND ts IS NOT NULL ORDER BY id LIMIT 1"
+        found = await session.query(f"SELECT id, {ts} FROM log_events WHERE {where}")
+        if found and is_before(found[0][1]):
+            low = int(found[0][0])
+        else:
+            high = middle
+    return low
+
+
 class RepeatedHours:
     """Which of its two readings a local time of `log_events` has, in an hour that comes twice.
 
@@ -812,7 +825,11 @@ class RepeatedHours:
     async def second(self, session: Session, zone: Zone, hour: Range, ids: Sequence[int]) -> set[int]:
         """Those of `ids`, ascending, whose local time in `hour` has the second reading."""
         if hour != self._hour:
-            self._read_to = await self._before(session, hour[0], ids[-1])
+
+            def is_before(local: Micros | None) -> bool:
+                return (local or 0) < hour[0]  # times before the hour are lower, others are not
+
+            self._read_to = await _last_before(session, ids[-1], self._ts, is_before)
             self._hour, self._last, self._turns, self._settled = hour, 0, [], False
         while not self._settled and self._read_to < ids[-1]:
             where = f"id > {self._read_to} ORDER BY id LIMIT {ROWS_AT_ONCE}"
@@ -822,19 +839,6 @@ class RepeatedHours:
                 break
             self._read_to = int(rows[-1][0])
         return {event_id for event_id in ids if bisect_right(self._turns, event_id) % 2}
-
-    async def _before(self, session: Session, begin: Micros, high: int) -> int:
-        """An id before the first row of the hour. A binary search: times before the hour are lower, others are not."""
-        low = 0
-        while low < high:
-            middle = (low + high) // 2
-            where = f"id > {middle} AND ts IS NOT NULL ORDER BY id LIMIT 1"
-            found = await session.query(f"SELECT id, {self._ts} FROM log_events WHERE {where}")
-            if found and int(found[0][1] or 0) < begin:
-                low = int(found[0][0])
-            else:
-                high = middle
-        return low
 
     def _follow(self, zone: Zone, hour: Range, rows: Sequence[tuple[int, Micros]]) -> None:
         for event_id, local in rows:

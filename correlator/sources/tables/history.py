@@ -129,7 +129,7 @@ class History:
         feed.history_read()
 
     async def _begin(self, queries: Queries, session: Session, feed: Feed) -> None:
-        cutoff = await _database_time(queries, session) - 1  # Jobs may still end in the present second.
+        cutoff = await queries.now(session) - 1  # Jobs may still end in the present second.
         self._since = await queries.clock(session, self.days * 86_400)
         # Operations that have a running job count among the `MAX_OPERATIONS` even if they last ran long ago.
         self._operations = {key: Runs() for key in sorted(feed.known.running())[:MAX_OPERATIONS]}
@@ -228,11 +228,6 @@ def _are_readable(schema: Schema) -> bool:
     """True if the appliance has the columns without which nothing is known of an ended job."""
     began = schema.has("job_tracking", "started_at") or schema.has("job_tracking", "created_at")
     return began and schema.has("job_tracking", "id", "status", "completed_at")
-
-
-async def _database_time(queries: Queries, session: Session) -> Micros:
-    """The database's time, in whole seconds."""
-    return int((await session.query(f"SELECT {queries.dialect.utc_micros.format('CURRENT_TIMESTAMP')}"))[0][0])
 
 
 async def _nth_ended(queries: Queries, session: Session, since: str, before: Place | None, n: int) -> Place | None:
