@@ -310,34 +310,22 @@ _NO_TLS = "database.tls is set, but the server offers no TLS"
 def _reason(error: BaseException) -> Away:
     """The kind of failure by the server's error number."""
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-    if number in _LOGIN:
-        return Away.LOGIN_REFUSED
-    if number in _GRANTS:
-        return Away.MISSING_GRANTS
-    if number in _LIMITED:
-        return Away.NO_CONNECTION
-    if number == _LOCK_WAIT_TIMEOUT:
-        return Away.LOCKED
-    if number == _STATEMENT_TIMEOUT:
-        return Away.SLOW
-    return Away.FAILED if _FIRST_OF_QUERIES <= number < _FIRST_OF_CLIENTS and number not in _GONE else Away.UNREACHABLE
+    return _REASONS.get(number, Away.FAILED if 1000 <= number < 2000 else Away.UNREACHABLE)
 
 
-_LOGIN = frozenset({1044, 1045, 1049, 1130, 1698, 1862, 4151})
-"""Error numbers: the account, password, database or host is refused."""
-
-_GRANTS = frozenset({1142, 1143, 1227, 1370})
-_LIMITED = frozenset({1203, 1226})
-"""The account has as many connections as it may have."""
-
-_GONE = frozenset({1040, 1053, 1077, 1079, 1152, 1184, 1927})
-"""Error numbers: too many connections, a server that shuts down, a connection that the server has closed."""
-
-_LOCK_WAIT_TIMEOUT, _STATEMENT_TIMEOUT = 1205, 1969
-"""Our queries lock no rows, so the lock is one of the whole table: LOCK TABLES, ALTER TABLE, or one that waits."""
-
-_FIRST_OF_QUERIES, _FIRST_OF_CLIENTS = 1000, 2000
-"""Errors of the server begin at 1000 (a few are 4xxx); 2000 to 2999 are errors of the client library."""
+_REASONS = {
+    # The account, the password, the database or the host is refused.
+    **dict.fromkeys((1044, 1045, 1049, 1130, 1698, 1862, 4151), Away.LOGIN_REFUSED),
+    **dict.fromkeys((1142, 1143, 1227, 1370), Away.MISSING_GRANTS),
+    # The account has as many connections as it may have.
+    **dict.fromkeys((1203, 1226), Away.NO_CONNECTION),
+    # Too many connections, a server that shuts down, a connection that the server has closed.
+    **dict.fromkeys((1040, 1053, 1077, 1079, 1152, 1184, 1927), Away.UNREACHABLE),
+    # Our queries lock no rows, so the lock is one of the whole table: LOCK TABLES, ALTER TABLE, or one that waits.
+    1205: Away.LOCKED,
+    1969: Away.SLOW,
+}
+"""By error number. The others of the server are 1000 to 1999 (a few 4xxx); 2000 to 2999 are the client library's."""
 
 
 def _message(error: BaseException) -> str:
