@@ -103,7 +103,6 @@ class Client:
         self._ssl = ssl
         self._silent_after = silent_after
         self._search_within = search_within
-        self._failures = Failures(self.url, token)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -146,13 +145,13 @@ class Client:
                 page["cursor"] = cursor
             body = await self._get(path, page)
             if body is None or "jobs" not in body:
-                raise self._failures.not_a_correlator("its answer has no member `jobs`")
+                raise self._not_a_correlator("its answer has no member `jobs`")
             found += body["jobs"]
             cursor = body.get("next_cursor")
             if "kind" in body:
                 query = {**query, "kind": str(body["kind"])}  # a name is read in the same way on every page
             if body.get("complete") is False:
-                incomplete = str(body.get("incomplete_reason") or body.get("reason") or "the daemon gave no reason")
+                incomplete = str(body.get("reason") or "the daemon gave no reason")
                 break
             if cursor is None:
                 break
@@ -194,22 +193,19 @@ class Client:
         if body is None:
             return None
         try:
-            # A page before the last may be empty. Without a member `more`, all pages before the last are full.
-            more = body.get("next_after") is not None and body.get("more", bool(body.get("events")))
             events = [{"type": "log", "job_id": name, **line} for line in body.get("events", ())]
-            return msgspec.convert({**body, "events": events, "more": more}, type=Page)
+            page = msgspec.convert({**body, "events": events}, type=Page)
         except (msgspec.ValidationError, TypeError) as error:
-            raise self._failures.not_a_correlator(f"a page of log lines is invalid: {error}") from error
+            raise self._not_a_correlator(f"a page of log lines is invalid: {error}") from error
+        return page
 
     async def found_lines(self, query: Query) -> AsyncGenerator[Document, None]:
         """Yield the pages of ``GET /api/v1/events``, whose parameters `query` has. It raises as `jobs` does."""
         cursor: dict[str, str] = {}
         while True:
             body = await self._get("/api/v1/events", {**query, **cursor})
-            if body is None:
-                raise NotFound("this correlator is older than this program: it does not search log lines")
-            if "events" not in body:
-                raise self._failures.not_a_correlator("its answer has no member `events`")
+            if body is None or "events" not in body:
+                raise self._not_a_correlator("its answer has no member `events`")
             yield body
             away = body.get("complete") is False and body.get("searched_to") is None
             if body.get("next_cursor") is None or away:  # only appliances that do not answer are left
@@ -233,18 +229,18 @@ class Client:
         wanted = what if isinstance(what, Wanted) else Wanted(jobs=(what,) if isinstance(what, str) else tuple(what))
         wanted = wanted if logs is None else msgspec.structs.replace(wanted, logs=logs)
         replica, backoff, reached = Replica(split_wanted(wanted)), Backoff(0.25, 2.0, 10.0), patient
-        exchange = Exchange(replica, self._token, self._silent_after)
+        exchange = Exchange(replica, self._silent_after)
         while True:
             error = f"{self.url} ended the connection"
             try:
-                async with connected(self._open_session(), self.url, self._failures) as ws:
-                    await exchange.open(ws)
+                async with self._connected() as ws:
+                    await ws.send_str(_frame(replica.hello(self._token)))
                     while await exchange.next(ws):
                         reached = True
                         if replica.synced:
                             backoff.reset()
                         yield replica.drain(ConnectionState("live"), exchange.ahead)
-                    if (final := self._failures.of_close_code(ws.close_code)) is not None:
+                    if (final := self._of_close_code(ws.close_code)) is not None:
                         raise final
             except Unreachable as failure:
                 if not reached:
@@ -252,10 +248,10 @@ class Client:
                 error = str(failure)
             except (aiohttp.ClientError, OSError) as failure:  # TimeoutError is an OSError
                 if not reached:
-                    raise self._failures.unreachable(failure) from failure
+                    raise self._unreachable(failure) from failure
                 error = str(failure) or f"{self.url} does not answer"
             except ValueError as failure:
-                raise self._failures.not_a_correlator(f"its message is invalid: {failure}") from failure
+                raise self._not_a_correlator(f"its message is invalid: {failure}") from failure
             if (delay := exchange.pop_retry_delay()) is None:
                 delay = backoff.next()
             yield replica.drain(ConnectionState("offline", error), exchange.ahead)
@@ -274,7 +270,7 @@ class Client:
             async with asyncio.timeout(within), session.get(url, allow_redirects=False) as response:
                 raw, status, kind = await response.read(), response.status, response.content_type
         except (aiohttp.ClientError, OSError) as error:
-            raise self._failures.unreachable(error) from error
+            raise self._unreachable(error) from error
         try:
             body = msgspec.json.decode(raw) if kind in ("application/json", "application/problem+json") else None
         except msgspec.DecodeError:
@@ -286,7 +282,80 @@ class Client:
             return None
         if status == HTTPStatus.BAD_REQUEST and detail is not None:
             raise BadRequest(str(detail))
-        raise self._failures.of_response(status, kind, detail)
+        raise self._of_status(status, detail, f"HTTP {status}, {kind}")
+
+    @contextlib.asynccontextmanager
+    async def _connected(self) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Open the websocket, and close it at the end.
+
+        Raises:
+            Unreachable, AccessRefused, NotACorrelator: the handshake failed.
+        """
+        timeout = aiohttp.ClientWSTimeout(ws_close=1.0)
+        try:
+            async with asyncio.timeout(CONNECT_WITHIN):
+                ws = await self._open_session().ws_connect(self.url + "/ws", timeout=timeout, max_msg_size=MAX_MESSAGE)
+        except aiohttp.WSServerHandshakeError as error:
+            is_forbidden = error.status == HTTPStatus.FORBIDDEN
+            detail = "this host name or origin is not allowed there" if is_forbidden else None
+            words = f"it answered a websocket with HTTP {error.status}"
+            raise self._of_status(error.status, detail, words) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from error
+        try:
+            yield ws
+        finally:
+            await ws.close()
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        cause = getattr(error, "os_error", None) or error
+        match cause:
+            case TimeoutError():
+                reason = "no answer in time"
+            case OSError(errno=int(number)) if number > 0 and not isinstance(cause, tls.SSLError):
+                reason = os.strerror(number)  # asyncio replaces its text
+            case _:
+                reason = getattr(cause, "strerror", None) or str(cause)
+        return Unreachable(
+            f"{self.url} cannot be reached: {reason}\n"
+            "start it with `correlator run`, or say where it is: with --url or CORRELATOR_URL in a terminal"
+        )
+
+    def _not_a_correlator(self, why: str) -> NotACorrelator:
+        return NotACorrelator(f"{self.url} answers, but not as a correlator of a compatible version: {why}")
+
+    def _of_status(self, status: int, detail: object, words: str) -> CorrelatorError:
+        """The error for a response with this status.
+
+        `detail`: why, by the daemon; None if its problem+json did not say it. `words`: the response in words.
+        """
+        if status == HTTPStatus.UNAUTHORIZED:
+            return self._token_refused()
+        if status == HTTPStatus.FORBIDDEN and detail is not None:
+            return AccessRefused(f"{self.url} refuses: {detail}")
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
+            return Unreachable(f"{self.url} cannot answer: {detail or f'HTTP {status}'}")
+        return self._not_a_correlator(words)
+
+    def _of_close_code(self, code: int | None) -> CorrelatorError | None:
+        """The error for a close code that a retry cannot fix, else None. See docs/protocol.md."""
+        match code:
+            case CloseCode.UNAUTHORISED:
+                return self._token_refused()
+            case CloseCode.FORBIDDEN:
+                return AccessRefused(
+                    f"{self.url} refuses: it does not know this token, or this host is not allowed there"
+                )
+            case 1009:
+                return self._not_a_correlator(f"one of its messages is larger than {MAX_MESSAGE >> 20} MiB")
+            case CloseCode.BAD_PROTOCOL:
+                return self._not_a_correlator("it rejected our message, so it may be another version")
+            case _:
+                return None
+
+    def _token_refused(self) -> AccessRefused:
+        what = "does not know this token" if self._token else "asks for a token"
+        return AccessRefused(f"{self.url} {what}: give one, with --token-file or CORRELATOR_TOKEN in a terminal")
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None or self._session.closed:
@@ -322,16 +391,12 @@ class Exchange:
     `silent_after`: seconds without a message after which a connection is given up.
     """
 
-    def __init__(self, replica: Replica, token: str, silent_after: float) -> None:
+    def __init__(self, replica: Replica, silent_after: float) -> None:
         self._replica = replica
-        self._token = token
         self._silent_after = silent_after
         self._retry_in: float | None = None
         self.ahead = 0.0
         """Seconds that the daemon's clock is ahead of the local clock."""
-
-    async def open(self, ws: aiohttp.ClientWebSocketResponse) -> None:
-        await ws.send_str(_frame(self._replica.hello(self._token)))
 
     async def next(self, ws: aiohttp.ClientWebSocketResponse) -> bool:
         """Receive one frame and send the answers; False if the connection has ended.
@@ -360,29 +425,6 @@ class Exchange:
         return delay
 
 
-@contextlib.asynccontextmanager
-async def connected(
-    session: aiohttp.ClientSession, url: str, failures: Failures
-) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-    """Open the websocket, and close it at the end.
-
-    Raises:
-        Unreachable, AccessRefused, NotACorrelator: the handshake failed.
-    """
-    timeout = aiohttp.ClientWSTimeout(ws_close=1.0)
-    try:
-        async with asyncio.timeout(CONNECT_WITHIN):
-            ws = await session.ws_connect(url + "/ws", timeout=timeout, max_msg_size=MAX_MESSAGE)
-    except aiohttp.WSServerHandshakeError as error:
-        raise failures.of_handshake(error.status) from error
-    except (aiohttp.ClientError, OSError) as error:
-        raise failures.unreachable(error) from error
-    try:
-        yield ws
-    finally:
-        await ws.close()
-
-
 def split_wanted(wanted: Wanted) -> list[Wanted]:
     """Split a subscription into parts of at most `IDS_IN_ONE` IDs."""
     if wanted.jobs is None or len(wanted.jobs) <= IDS_IN_ONE:
@@ -408,68 +450,3 @@ class AccessRefused(CorrelatorError):
 
 class NotACorrelator(CorrelatorError):
     """The server at this URL is no correlator, or has an incompatible version."""
-
-
-class Failures:
-    """Makes the errors of the daemon at `url`. `token`: empty if the client has none."""
-
-    def __init__(self, url: str, token: str) -> None:
-        self._url = url
-        self._token = token
-
-    def unreachable(self, error: Exception) -> Unreachable:
-        cause = getattr(error, "os_error", None) or error
-        match cause:
-            case TimeoutError():
-                reason = "no answer in time"
-            case OSError(errno=int(number)) if number > 0 and not isinstance(cause, tls.SSLError):
-                reason = os.strerror(number)  # asyncio replaces its text
-            case _:
-                reason = getattr(cause, "strerror", None) or str(cause)
-        return Unreachable(
-            f"{self._url} cannot be reached: {reason}\n"
-            "start it with `correlator run`, or say where it is: with --url or CORRELATOR_URL in a terminal"
-        )
-
-    def not_a_correlator(self, why: str) -> NotACorrelator:
-        return NotACorrelator(f"{self._url} answers, but not as a correlator of a compatible version: {why}")
-
-    def of_handshake(self, status: int) -> CorrelatorError:
-        """The error for a websocket handshake that was answered with this HTTP status."""
-        if status == HTTPStatus.UNAUTHORIZED:
-            return self._token_refused()
-        if status == HTTPStatus.FORBIDDEN:
-            return AccessRefused(f"{self._url} refuses: this host name or origin is not allowed there")
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status == HTTPStatus.TOO_MANY_REQUESTS:
-            return Unreachable(f"{self._url} cannot serve now (HTTP {status})")
-        return self.not_a_correlator(f"it answered a websocket with HTTP {status}")
-
-    def of_close_code(self, code: int | None) -> CorrelatorError | None:
-        """The error for a close code that a retry cannot fix, else None. See docs/protocol.md."""
-        match code:
-            case CloseCode.UNAUTHORISED:
-                return self._token_refused()
-            case CloseCode.FORBIDDEN:
-                return AccessRefused(
-                    f"{self._url} refuses: it does not know this token, or this host is not allowed there"
-                )
-            case 1009:
-                return self.not_a_correlator(f"one of its messages is larger than {MAX_MESSAGE >> 20} MiB")
-            case CloseCode.BAD_PROTOCOL:
-                return self.not_a_correlator("it rejected our message, so it may be another version")
-            case _:
-                return None
-
-    def of_response(self, status: int, content_type: str, detail: object) -> CorrelatorError:
-        """The error for a REST response. `detail`: that of problem+json; None for any other body."""
-        if status == HTTPStatus.UNAUTHORIZED:
-            return self._token_refused()
-        if status == HTTPStatus.FORBIDDEN and detail is not None:
-            return AccessRefused(f"{self._url} refuses: {detail}")
-        if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return Unreachable(f"{self._url} cannot answer: {detail or f'HTTP {status}'}")
-        return self.not_a_correlator(f"HTTP {status}, {content_type}")
-
-    def _token_refused(self) -> AccessRefused:
-        what = "does not know this token" if self._token else "asks for a token"
-        return AccessRefused(f"{self._url} {what}: give one, with --token-file or CORRELATOR_TOKEN in a terminal")

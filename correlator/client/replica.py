@@ -284,54 +284,44 @@ class DocumentRequests:
     """Job IDs whose document is missing, in the order of the requests. False while there are none."""
 
     def __init__(self) -> None:
-        self._pending: dict[str, None] = {}
-        self._retry_later: dict[str, None] = {}
-        """Job IDs to request again with the next bookmark, because the daemon could not answer."""
         self._tries: dict[str, int] = {}
+        """The number of requests for each job."""
+        self._failed: dict[str, None] = {}
+        """Job IDs to request again with the next bookmark, because the daemon could not answer."""
 
     def __bool__(self) -> bool:
-        return bool(self._pending or self._retry_later)
+        return bool(self._tries)
 
     def add(self, job_id: str) -> bool:
         """False if the document is requested already."""
-        if job_id in self._pending or job_id in self._retry_later:
+        if job_id in self._tries:
             return False
-        self._pending[job_id] = None
+        self._tries[job_id] = 1
         return True
 
     def failed(self, code: str, job_id: str | None) -> bool:
-        """Note that a request failed; True if it was the last of `MAX_TRIES`, so that the document stays missing.
-
-        A daemon that omits the job's ID answers in the order of the requests.
-        """
-        if job_id is None:
-            job_id = next(iter(self._pending), None)
-        if job_id is None or job_id not in self._pending:
+        """Note that a request failed; True if it was the last of `MAX_TRIES`, so that the document stays missing."""
+        if job_id is None or job_id not in self._tries:
             return False
-        tries = self._tries.get(job_id, 0) + 1
-        self.discard(job_id)
-        if code == "not_found":
-            return False
-        if tries == MAX_TRIES:
-            return True
-        self._tries[job_id] = tries
-        self._retry_later[job_id] = None
+        is_last = self._tries[job_id] == MAX_TRIES
+        if is_last or code == "not_found":
+            self.discard(job_id)
+            return is_last and code != "not_found"
+        self._failed[job_id] = None
         return False
 
     def retry(self) -> list[str]:
         """Return the job IDs to request again now, at most `REQUESTS_AT_ONCE`."""
-        job_ids = list(self._retry_later)[:REQUESTS_AT_ONCE]
+        job_ids = list(self._failed)[:REQUESTS_AT_ONCE]
         for job_id in job_ids:
-            del self._retry_later[job_id]
-            self._pending[job_id] = None
+            del self._failed[job_id]
+            self._tries[job_id] += 1
         return job_ids
 
     def discard(self, job_id: str) -> None:
-        self._pending.pop(job_id, None)
-        self._retry_later.pop(job_id, None)
         self._tries.pop(job_id, None)
+        self._failed.pop(job_id, None)
 
     def clear(self) -> None:
-        self._pending.clear()
-        self._retry_later.clear()
         self._tries.clear()
+        self._failed.clear()

@@ -75,14 +75,14 @@ class DaemonModel:
 
     def answer(self, request: dict[str, Any]) -> None:
         if request["type"] == "get":
+            error = {"type": "error", "sub": None, "detail": "", "job_id": request["job_id"]}
             if self.busy:
                 self.busy -= 1
-                error = {"type": "error", "sub": None, "code": "unavailable", "detail": ""}
-                self.send({**error, "job_id": request["job_id"]})
+                self.send({**error, "code": "unavailable"})
             elif (document := self.jobs.get(request["job_id"])) is not None:
                 self.send(put(document, self.seq, [n for n, m in self.subs.items() if request["job_id"] in m]))
             else:
-                self.send({"type": "error", "sub": None, "code": "not_found", "detail": ""})
+                self.send({**error, "code": "not_found"})
             return
         number = request["id"]
         members = self.subs[number] = {j for j, d in self.jobs.items() if self.matches(number, d)}
@@ -188,7 +188,7 @@ def test_a_delta_on_another_base_is_not_merged_and_requests_the_document_once(li
     assert receive(live, delta("a", 10, 11)) == [{"type": "get", "job_id": "a"}]
 
 
-UNAVAILABLE = {"type": "error", "sub": None, "code": "unavailable", "detail": ""}
+UNAVAILABLE = {"type": "error", "sub": None, "code": "unavailable", "detail": "", "job_id": "a"}
 
 
 def bookmark(seq):
@@ -212,7 +212,7 @@ def test_an_error_is_matched_to_its_request_by_the_jobs_id(live):
 
 def test_no_more_documents_are_requested_at_once_than_the_daemon_accepts(live):
     for number in range(200):
-        receive(live, delta(f"j{number}", 6, 7), UNAVAILABLE)
+        receive(live, delta(f"j{number}", 6, 7), {**UNAVAILABLE, "job_id": f"j{number}"})
     assert [len(receive(live, bookmark(8))) for _ in range(5)] == [50, 50, 50, 50, 0]
 
 
