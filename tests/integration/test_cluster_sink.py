@@ -14,7 +14,7 @@ from correlator.model.published import Event, Outcome
 from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
 from correlator.sinks.cluster import sink as cluster_sink
-from correlator.sinks.cluster.documents import DirtyKeys, Repair
+from correlator.sinks.cluster.documents import DirtyKeys, repair
 from tests.support.cluster_harness import NOW, collector, documents, epoch_of, events, last_seq, read_stream, reading
 from tests.support.eventually import eventually
 
@@ -293,8 +293,11 @@ async def test_a_server_that_takes_small_messages_only_gets_smaller_documents(na
             found = await documents(one.connection, "dc1")
             assert found["small"] == one.due()["small"]
             assert orjson.loads(found["many steps"])["steps_cut"] == 1_000
-            repair = Repair(one.connection, "dc1", one.hub.published, DirtyKeys(lambda: 0.0), one.timings)
-            assert await repair.run(periodic=True, beat=lambda: None) == 0
+            dirty = DirtyKeys(lambda: 0.0)
+            comparing = repair(
+                one.connection, "dc1", one.hub.published, dirty, one.timings, periodic=True, beat=lambda: None
+            )
+            assert await comparing == 0
             large = Event(Kind.STEP_FAILED, "a", NOW, event_id=1, error="x" * 100_000)
             one.hub.publish(Outcome(events=[large]))
             one.happen(2)

@@ -2,7 +2,7 @@
 
 A document is state: only the newest one counts. So `DirtyKeys` has the IDs of the jobs whose newest document the stream
 may not have, and no document: a cluster that is away for a day costs one set of IDs, and a job that changed a thousand
-times meanwhile is written once. `DocumentWriter.next_batch` makes a batch from the keys that are dirty, with each
+times meanwhile is written once. `next_batch` makes a batch from the keys that are dirty, with each
 document as it is at that moment. Making one takes several steps of the event loop, so that no call blocks it for long.
 
 Invariant: a key is clean only after the stream has acknowledged a document that was made after the last mark. One
@@ -15,7 +15,7 @@ document in memory, so a larger document is cut: first its metadata, then its er
 steps. Each cut shows in the document, as docs/protocol.md describes. A cut document is still one that `encoding` makes,
 so that a gateway can read it back.
 
-Memory follows the database, so it is right where memory and stream differ. `Repair` reads the stream in slices while
+Memory follows the database, so it is right where memory and stream differ. `repair` reads the stream in slices while
 both change: a job that is marked while the comparison runs is written anyway, and is not compared
 (`DirtyKeys.begin_comparison`). What differs is written again, and is counted.
 """
@@ -195,47 +195,32 @@ MAX_REMOVED = 20_000
 """Maximum number of jobs that left memory and that the stream still has. The next comparison finds the others."""
 
 
-class DocumentWriter:
-    """Makes batches of the keys in `dirty` for `connection`."""
-
-    def __init__(self, connection: Connection, instance: str, published: JobDirectory, dirty: DirtyKeys) -> None:
-        self._connection = connection
-        self._instance = instance
-        self._published = published
-        self._dirty = dirty
-
-    async def next_batch(self) -> list[StreamMessage]:
-        """Return the next batch, whose keys are in flight from now on. Empty if no key is dirty."""
-        batch: list[StreamMessage] = []
-        size, limit = 0, value_limit(self._connection.client.max_payload)
-        full_at = min(FULL_AT, self._connection.window.share)
-        while len(batch) < MAX_KEYS and size < full_at:
-            with timed("cluster batch"):
-                for _ in range(min(AT_ONCE, MAX_KEYS - len(batch))):
-                    job_id = self._dirty.pop_next()
-                    if job_id is None:
-                        return batch
-                    message = self._message(job_id, limit)
-                    if message is not None:
-                        batch.append(message)
-                        size += len(message.payload)
-                    if size >= full_at:
-                        break
-            await asyncio.sleep(0)
-        return batch
-
-    def _message(self, job_id: str, limit: int) -> StreamMessage | None:
-        subject = keys.job(self._instance, job_id)
-        shown = self._published.get(job_id)
-        if shown is None:
-            reason = {REASON_HEADER: self._dirty.removal(job_id)}
-            return StreamMessage(subject, b"", {**PURGE, **reason})
-        try:
-            return StreamMessage(subject, encode(shown, limit))
-        except ValueError as error:
-            cluster_metrics.REFUSED.inc()
-            log.warning("the job %s is not in the cluster: %s", job_id, error)
-            return None
+async def next_batch(
+    connection: Connection, instance: str, published: JobDirectory, dirty: DirtyKeys
+) -> list[StreamMessage]:
+    """Return the next batch, whose keys are in flight from now on. Empty if no key is dirty."""
+    batch: list[StreamMessage] = []
+    size, limit = 0, value_limit(connection.client.max_payload)
+    full_at = min(FULL_AT, connection.window.share)
+    while len(batch) < MAX_KEYS and size < full_at:
+        with timed("cluster batch"):
+            for _ in range(min(AT_ONCE, MAX_KEYS - len(batch))):
+                if (job_id := dirty.pop_next()) is None:
+                    return batch
+                subject, shown = keys.job(instance, job_id), published.get(job_id)
+                try:
+                    value = encode(shown, limit) if shown is not None else b""
+                except ValueError as error:
+                    cluster_metrics.REFUSED.inc()
+                    log.warning("the job %s is not in the cluster: %s", job_id, error)
+                    continue
+                headers = {**PURGE, REASON_HEADER: dirty.removal(job_id)} if shown is None else {}
+                batch.append(StreamMessage(subject, value, headers))
+                size += len(value)
+                if size >= full_at:
+                    break
+        await asyncio.sleep(0)
+    return batch
 
 
 class DirtyKeys:
@@ -354,62 +339,52 @@ COMPARED_AT_ONCE = 100
 """Documents that are made and compared in one step: a few milliseconds."""
 
 
-class Repair:
-    """Compares the jobs of `instance` in memory with the stream."""
+async def repair(
+    connection: Connection,
+    instance: str,
+    published: JobDirectory,
+    dirty: DirtyKeys,
+    timings: ClusterTimings,
+    *,
+    periodic: bool,
+    beat: Callable[[], None],
+) -> int:
+    """Compare all jobs in memory with the stream once, and add what differs to the dirty keys.
 
-    def __init__(
-        self, connection: Connection, instance: str, published: JobDirectory, dirty: DirtyKeys, timings: ClusterTimings
-    ) -> None:
-        self._connection = connection
-        self._instance = instance
-        self._published = published
-        self._dirty = dirty
-        self._timings = timings
-
-    async def run(self, *, periodic: bool, beat: Callable[[], None]) -> int:
-        """Compare all jobs once, and add what differs to the dirty keys. Returns the number of differences.
-
-        `periodic`: there should be none, so take time, and read each difference again before it counts: a server
-        that is behind may have answered. Raises: `ClusterUnavailable`, `Refused`.
-        """
-        limit = value_limit(self._connection.client.max_payload)
-        self._dirty.incomplete = False
-        comparison = StreamComparison(self._published, self._dirty.begin_comparison(), limit)
-        differing: list[str] = []
-        found: list[str] = []
-        try:
-            async for stored in slices(self._connection, self._instance, self._timings.answer_within):
-                for part in chunks(stored, COMPARED_AT_ONCE):
-                    with timed("cluster comparison"):
-                        differing += comparison.differing(part)
-                    await asyncio.sleep(0)
-                beat()
-                await asyncio.sleep(self._timings.slice_pause if periodic else 0)
-            for some in comparison.to_write(differing):
-                found += some
+    Returns the number of differences. `periodic`: there should be none, so take time, and read each difference again
+    before it counts: a server that is behind may have answered. Raises: `ClusterUnavailable`, `Refused`.
+    """
+    limit = value_limit(connection.client.max_payload)
+    dirty.incomplete = False
+    comparison = StreamComparison(published, dirty.begin_comparison(), limit)
+    differing: list[str] = []
+    found: list[str] = []
+    try:
+        async for stored in slices(connection, instance, timings.answer_within):
+            for part in chunks(stored, COMPARED_AT_ONCE):
+                with timed("cluster comparison"):
+                    differing += comparison.differing(part)
                 await asyncio.sleep(0)
-            if periodic and found:
-                await asyncio.sleep(self._timings.behind_within)
-                found = await self._confirmed(comparison, found, beat)
-            self._dirty.add(found)
-        except BaseException:
-            self._dirty.incomplete = True
-            raise
-        finally:
-            self._dirty.end_comparison()
-        return len(found)
-
-    async def _confirmed(
-        self, comparison: StreamComparison, found: Sequence[str], beat: Callable[[], None]
-    ) -> list[str]:
-        confirmed = []
-        for job_id in found:
-            subject = keys.job(self._instance, job_id)
-            last = await self._connection.last(keys.STATE, subject, within=self._timings.answer_within)
-            stored = StoredValue(job_id, None) if last is None else _stored(job_id, last.data, last.headers)
-            confirmed += comparison.differing([stored])
             beat()
-        return confirmed
+            await asyncio.sleep(timings.slice_pause if periodic else 0)
+        for some in comparison.to_write(differing):
+            found += some
+            await asyncio.sleep(0)
+        if periodic and found:
+            await asyncio.sleep(timings.behind_within)
+            suspected, found = found, []
+            for job_id in suspected:
+                last = await connection.last(keys.STATE, keys.job(instance, job_id), within=timings.answer_within)
+                again = StoredValue(job_id, None) if last is None else _stored(job_id, last.data, last.headers)
+                found += comparison.differing([again])
+                beat()
+        dirty.add(found)
+    except BaseException:
+        dirty.incomplete = True
+        raise
+    finally:
+        dirty.end_comparison()
+    return len(found)
 
 
 class StoredValue(NamedTuple):

@@ -6,7 +6,7 @@ meantime, and then nothing of this one may be stored.
 Model. `on_batch` only marks what has changed (`DirtyKeys`, `EventQueue`, `LineQueue`). Each of three tasks writes one
 of them, one batch at a time: documents and events in batches that NATS refuses unless this process owns the instance
 (`OwnedStream`), lines without an acknowledgement. A fourth task compares memory with the stream, once the database has
-been read and then every ten minutes, and marks what differs (`Repair`).
+been read and then every ten minutes, and marks what differs (`repair`).
 
 Invariants. What the stream has not acknowledged counts as not written. After the first refusal by the fence the sink
 writes nothing more and calls `on_lost` once. Every wait has a deadline.
@@ -40,11 +40,12 @@ from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced
 from correlator.cluster.fence import Fence, OwnedStream, StreamMessage, put
 from correlator.cluster.received import UNWRITTEN_AFTER
 from correlator.jobs import encoding
+from correlator.jobs.directory import JobDirectory
 from correlator.model.rows import Micros
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, DocumentWriter, Repair
+from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, next_batch, repair
 from correlator.sinks.cluster.events import EventQueue, EventWriter, stream_event
 from correlator.sinks.cluster.log_lines import LineQueue
 from correlator.sinks.event_log import EventLog
@@ -258,12 +259,10 @@ class ClusterSink:
 
     def _start(self, hub: Hub) -> set[asyncio.Task[None]]:
         began = hub.clock()
-        documents = DocumentWriter(self._connection, self._instance, hub.published, self._dirty)
-        repair = Repair(self._connection, self._instance, hub.published, self._dirty, self._timings)
         steps: dict[str, Step] = {
-            "documents": lambda _: self._write_documents(documents),
+            "documents": lambda _: self._write_documents(hub.published),
             "events": lambda _: self._write_events(),
-            "comparison": lambda beat: self._compare(repair, began, beat),
+            "comparison": lambda beat: self._compare(hub.published, began, beat),
             "lines": lambda _: self._send_lines(),
         }
         return {
@@ -319,13 +318,13 @@ class ClusterSink:
             return False
         return False
 
-    async def _write_documents(self, documents: DocumentWriter) -> None:
+    async def _write_documents(self, published: JobDirectory) -> None:
         """Write one batch of documents, after checking the epoch: on a new connection, and every few seconds."""
         if self._checked != self._connection.generation or time.monotonic() >= self._check_at:
             await self._check_epoch()
         await self._wait(self._work, lambda: len(self._dirty) > 0)
         try:
-            messages = await documents.next_batch()
+            messages = await next_batch(self._connection, self._instance, published, self._dirty)
             if messages:
                 self._written(await self._stream.write(messages, self._timings.answer_within), messages)
         except BaseException:
@@ -365,7 +364,7 @@ class ClusterSink:
         else:
             await self._event_writer.settle()
 
-    async def _compare(self, repair: Repair, began: Micros, beat: Callable[[], None]) -> None:
+    async def _compare(self, published: JobDirectory, began: Micros, beat: Callable[[], None]) -> None:
         """Compare memory with the stream if it is time to. `began`: when the jobs in memory had been loaded."""
         planned, now = self._compare_at, time.monotonic()
         if planned is None:  # The jobs of a checkpoint may be older than the stream.
@@ -376,7 +375,9 @@ class ClusterSink:
             await asyncio.sleep(0.05 if planned is None else self._timings.due_every)
             return
         periodic = bool(planned)
-        count = await repair.run(periodic=periodic, beat=beat)
+        count = await repair(
+            self._connection, self._instance, published, self._dirty, self._timings, periodic=periodic, beat=beat
+        )
         if self._compare_at == planned:
             self._compare_at = time.monotonic() + self._timings.compare_every
         (cluster_metrics.REPAIRED if periodic else cluster_metrics.TAKEOVER_WRITES).inc(count)
