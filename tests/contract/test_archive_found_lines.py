@@ -12,7 +12,7 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.model.published import FoundLine
 from correlator.pipeline.queries import FindLines, LineQuery, LogLines
-from correlator.sources.archive.archive import REST_SHARE
+from correlator.sources.archive.lines import REST_SHARE
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.zones import fixed

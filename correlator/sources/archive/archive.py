@@ -13,8 +13,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from msgspec import Struct
-
 from correlator.bounded import BoundedDict
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import fold, joblog
@@ -46,9 +44,6 @@ MAX_REMEMBERED = 10_000
 
 PAGE_BYTES = 4 << 20
 """Most bytes of metadata and error texts that are read for one page; a single job may exceed it."""
-
-REST_SHARE = 0.25
-"""Seconds of rest after each second of a search for text in the log: it uses four fifths of a core of the server."""
 
 PLACES = 500
 """Most jobs that one slice returns: more than a page, as most of them may be in memory."""
@@ -122,60 +117,71 @@ class DatabaseArchive:
             before = end if before is None else min(before, end)
         start = before
         while budget.allows():
-            ask = _Slice(self._job_slices, query, self._keys, before, limit - len(readings), room, known)
-            some, before, used = await self._jobs.ask(partial(ask.read, advance_clock))
+            slice_of = partial(self._slice, advance_clock, query, before, room=room, known=known)
+            some, before, used = await self._jobs.ask(partial(slice_of, limit=limit - len(readings)))
             readings += some
             room -= used
             if before is None or room <= 0 or len(readings) >= limit:
                 break
         if not self._legacy or query.parent_job_id:
             return ArchivePage(readings, before)
-        part = await self._legacy_pages.read(
+        legacy, down_to = await self._legacy_pages.read(
             self._jobs.ask, query, start, before, limit, Budget(self._jobs_within), known
         )
-        if part.down_to is not None and part.down_to != before:
-            readings = [r for r in readings if _place(r) >= part.down_to]
-        return ArchivePage(readings, part.down_to, part.rows)
+        if down_to is not None and down_to != before:
+            readings = [r for r in readings if _place(r) >= down_to]
+        return ArchivePage(readings, down_to, legacy)
+
+    async def _slice(
+        self,
+        advance_clock: Callable[[], int],
+        query: JobQuery,
+        before: Place | None,
+        queries: Queries,
+        session: Session,
+        *,
+        limit: int,
+        room: int,
+        known: Callable[[str], bool],
+    ) -> tuple[list[Reading], Place | None, int]:
+        """Read one slice of a page of jobs, of which `limit` jobs and `room` bytes still fit into the page.
+
+        Returns the jobs, the place where the next slice begins, and the bytes of the jobs.
+        """
+        if not queries.schema.has("job_tracking", "id", "started_at"):
+            return [], None, 0
+        most, down_to = max(PLACES, limit), None
+        with self._job_slices.timed():
+            if not (narrow := await searches.is_narrow(queries, session, query)):
+                down_to = await searches.nth_job(queries, session, before, self._job_slices.size)
+            found = await searches.matching(queries, session, query, self._keys, before, down_to, most, sort=narrow)
+        over = down_to is not None and query.since is not None and down_to[0] < query.since
+        following = found[-1][0] if len(found) >= most else None if over else down_to
+        ids, used = list[str](), 0
+        for place, size in found:
+            if known(place[1]):
+                continue
+            ids.append(place[1])
+            used += size
+            if used >= room or len(ids) >= limit:
+                following = place
+                break
+        return await read_readings(queries, session, advance_clock(), ids), following, used
 
     async def lines(self, asked: LogLines) -> LinesPage:
-        """At most `limit` lines; fewer if they are large or finding them takes too long.
-
-        Each page that is read forward has some new ids: what was missing is read again whether there is time or not, as
-        it comes first.
-        """
+        """At most `limit` lines; fewer if they are large or finding them takes too long."""
         matching = MatchingLines(asked.names, asked.limit, asked.query, self._keys)
         budget = Budget(self._page_within)
         if asked.before is not None:
-            back = lines.BackwardPage(matching, self._log_slices)
-            before = await self._log.ask(partial(back.begin, asked.before))
-            while not back.full and budget.allows():
-                before = await self._log.ask(partial(back.step, before))
-            return back.page(before)
+            return await lines.backward_page(self._log.ask, matching, self._log_slices, asked.before, budget)
         start = lines.decode_place(asked.after) if isinstance(asked.after, str) else asked.after
-        reader = lines.ForwardPage(matching, self._log_slices)
-        place = await self._log.ask(partial(reader.begin, start))
-        while not reader.full and (reader.revisits or budget.allows()):
-            place = await self._log.ask(partial(reader.step, place))
-        return reader.page(place)
+        return await lines.ForwardPage(matching, self._log_slices).read(self._log.ask, start, budget)
 
     async def find_lines(self, asked: FindLines) -> LinesFound:
-        """Some `limit` lines, or those that were found in time. All searches share one time: others go on meanwhile.
-
-        A slice that the server has ended as it took too long is searched again in smaller ones.
-        """
+        """Some `limit` lines, or those that were found in time."""
         page = lines.FoundPage(asked.query, asked.limit, self._text_slices, self._keys)
         budget = Budget(self._page_within)
-        before = await self._log.ask(partial(page.begin, asked.places.get("")))
-        while not page.full and budget.allows():
-            async with self._searching:
-                began, size = time.monotonic(), self._text_slices.size
-                try:
-                    before = await self._log.ask(partial(page.step, before))
-                except SourceUnavailable as error:
-                    if error.reason is not Away.SLOW or self._text_slices.size >= size:
-                        raise
-                await asyncio.sleep((time.monotonic() - began) * REST_SHARE)
-        return await self._log.ask(partial(page.page, before))
+        return await page.read(self._log.ask, asked.places.get(""), budget, self._searching)
 
     async def close(self) -> None:
         await self._jobs.close()
@@ -212,13 +218,6 @@ class DatabaseArchive:
         return Found(Resolved(views[0].job_id, by, also), reading=readings[views[0].job_id])  # type: ignore[arg-type]
 
 
-class LegacyPart(Struct, frozen=True):
-    """Rows, newest first, and the place down to which there are no others; None: the end of the list."""
-
-    rows: Sequence[LegacyRecord]
-    down_to: Place | None
-
-
 class LegacyPages:
     """Finds the legacy jobs of a page. `id_keys`: the keys under which metadata holds external IDs."""
 
@@ -235,11 +234,10 @@ class LegacyPages:
         limit: int,
         budget: Budget,
         known: Callable[[str], bool],
-    ) -> LegacyPart:
-        """The legacy jobs that match between two places, but for those that are `known`; some `limit` of them.
+    ) -> tuple[list[LegacyRecord], Place | None]:
+        """The legacy jobs that match between two places, newest first, but for those that are `known`; some `limit`.
 
-        Raises:
-            SourceUnavailable: The database failed.
+        The second: the place down to which there are no others; None: the end of the list. Raises: `SourceUnavailable`.
         """
         found: list[LegacyRecord] = []
         matches = query.matcher()
@@ -254,10 +252,10 @@ class LegacyPages:
             taken = await self._owned_of(ask, some)
             found += [row for row in some if row.job_id not in taken]
             if len(places) < AT_ONCE:
-                return LegacyPart(found, down_to)
+                return found, down_to
             before = places[-1][1]
             if len(found) >= limit or not budget.allows():
-                return LegacyPart(found, before)
+                return found, before
 
     async def _owned_of(self, ask: Ask, rows: Sequence[LegacyRecord]) -> set[str]:
         """The IDs of those rows that a JobLog job owns."""
@@ -278,44 +276,6 @@ class LegacyPages:
 
 async def _rows(queries: Queries, session: Session, ids: Sequence[int]) -> Mapping[int, LegacyRecord]:
     return {row.id: row for row in await queries.legacy_where(session, f"id IN ({','.join(map(str, ids))})")}
-
-
-class _Slice(Struct, frozen=True):
-    """The question for one slice of a page of jobs. `limit`, `room`: jobs and bytes that still fit into the page."""
-
-    slices: Slices
-    query: JobQuery
-    id_keys: Sequence[str]
-    before: Place | None
-    limit: int
-    room: int
-    known: Callable[[str], bool]
-
-    async def read(
-        self, advance_clock: Callable[[], int], queries: Queries, session: Session
-    ) -> tuple[list[Reading], Place | None, int]:
-        """The jobs, the place where the next slice begins, and the bytes of the jobs."""
-        if not queries.schema.has("job_tracking", "id", "started_at"):
-            return [], None, 0
-        most, down_to = max(PLACES, self.limit), None
-        with self.slices.timed():
-            if not (narrow := await searches.is_narrow(queries, session, self.query)):
-                down_to = await searches.nth_job(queries, session, self.before, self.slices.size)
-            found = await searches.matching(
-                queries, session, self.query, self.id_keys, self.before, down_to, most, sort=narrow
-            )
-        over = down_to is not None and self.query.since is not None and down_to[0] < self.query.since
-        following = found[-1][0] if len(found) >= most else None if over else down_to
-        ids, used = list[str](), 0
-        for place, size in found:
-            if self.known(place[1]):
-                continue
-            ids.append(place[1])
-            used += size
-            if used >= self.room or len(ids) >= self.limit:
-                following = place
-                break
-        return await read_readings(queries, session, advance_clock(), ids), following, used
 
 
 def _place(reading: Reading) -> Place:

@@ -6,7 +6,7 @@ millions of rows: one step reads one slice of ids, and the caller decides how ma
 
 `ForwardPage` reads forward. Ids become visible out of order, so its place is not only an id: it has the ids below that
 were not visible, and every later page reads those again, for as long as a transaction may live. So pages miss and
-repeat nothing. `BackwardPage` reads back from an id, for a client that shows the end of a log or the lines around one.
+repeat nothing. `backward_page` reads back from an id, for a client that shows the end of a log or the lines around one.
 
 `FoundPage` reads back through the rows of all jobs, for those that contain a text: no index leads to any of them.
 """
@@ -19,13 +19,14 @@ import binascii
 import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from correlator.errors import BadRequest
+from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.jobs import encoding, fold, joblog
 from correlator.jobs.directory import OwnIds
 from correlator.model.facts import Entry
@@ -35,7 +36,7 @@ from correlator.pipeline.queries import JobNames, LineQuery, LinesFound, LinesPa
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import IN_ONE, Session
-from correlator.sources.search import AIM, Slices
+from correlator.sources.search import AIM, Ask, Budget, Slices
 
 MAX_SPAN = 50_000
 """Ids below the newest among which missing ones are still read again."""
@@ -63,6 +64,9 @@ REPEATED = 3_600_000_000
 
 LATE_FOR = 600_000_000
 """Microseconds for which a missing id may still appear."""
+
+REST_SHARE = 0.25
+"""Seconds of rest after each second of a search for text in the log: it uses four fifths of a core of the server."""
 
 SPAN = 2_000
 """Ids in one slice near the head of the log, where the place stores each missing id."""
@@ -95,29 +99,30 @@ class LinePlace(Struct, frozen=True):
 
 
 class ForwardPage:
-    """Reads one page: `begin` once, `step` until `full`, then `page`. `begin` and `step` are one question each."""
+    """Reads one page, by one question for each slice of ids."""
 
-    def __init__(self, lines: MatchingLines, slices: Slices) -> None:
-        self._matching = lines
+    def __init__(self, matching: MatchingLines, slices: Slices) -> None:
+        self._matching = matching
         self._slices = slices
         self._floor = 0
         self._last = 0
         self._to_revisit: list[int] = []
         """Ids that were not visible at an earlier page and may be now; ascending."""
 
-    @property
-    def full(self) -> bool:
-        """True if the page is full, or there is nothing more to read now."""
-        return self._matching.full
+    async def read(self, ask: Ask, start: LinePlace | int | None, budget: Budget) -> LinesPage:
+        """Read from `start` on; a number is the first id. What was missing is read whether there is time or not."""
+        place = await ask(partial(self._begin, start))
+        while not self._matching.full and (self._to_revisit or (place.upto < self._last and budget.allows())):
+            place = await ask(partial(self._step, place))
+        over = not self._to_revisit and place.upto >= self._last
+        lines = self._matching.in_order()
+        names = self._matching.names
+        ended = over and names is not None and names.ended is not None and not lines
+        return LinesPage(lines, None if ended else place.encode(), more=not over)
 
-    @property
-    def revisits(self) -> bool:
-        """True if the next step reads ids that were missing before. At most `MAX_SPAN` of them are read."""
-        return bool(self._to_revisit)
-
-    async def begin(self, place: LinePlace | int | None, queries: Queries, session: Session) -> LinePlace:
-        """Find the range of ids to read, and return the place to start from. `place`: a number is the first id."""
-        names, head = await _prepared(self._matching, queries, session)
+    async def _begin(self, place: LinePlace | int | None, queries: Queries, session: Session) -> LinePlace:
+        """Find the range of ids to read, and return the place to start from."""
+        names, head = await self._matching.prepare(queries, session)
         if isinstance(place, int):
             first = await _first(queries, session, names, self._matching.query.since)
             place = LinePlace(min(max(place, first) - 1, head))
@@ -132,7 +137,7 @@ class ForwardPage:
         self._to_revisit = sorted(place.holes)
         return place
 
-    async def step(self, place: LinePlace, queries: Queries, session: Session) -> LinePlace:
+    async def _step(self, place: LinePlace, queries: Queries, session: Session) -> LinePlace:
         """Read one slice of ids: first those that were missing before, then new ones."""
         if self._to_revisit:
             return await self._revisit(place, queries, session)
@@ -141,24 +146,12 @@ class ForwardPage:
         last = min(self._last, first + size - 1)
         if first <= self._floor < last:
             last = self._floor
-        if first > last:
-            self._matching.full = True
-            return place
         with self._slices.timed():
             # The ids first: a row that becomes visible between the two queries is read and is not a hole.
             visible = await queries.ids_in(session, [(first, last)]) if last > self._floor else []
             seen_to, read_ids = await self._matching.read(queries, session, searches.within(first, last), last)
-        self._matching.full = self.full or seen_to >= self._last
         missing = set(range(max(first, self._floor + 1), seen_to + 1)).difference(visible, read_ids)
         return place.advance(seen_to, missing)
-
-    def page(self, place: LinePlace) -> LinesPage:
-        """The page, with `place` encoded for the next one."""
-        over = not self._to_revisit and place.upto >= self._last
-        lines = self._matching.in_order()
-        names = self._matching.names
-        ended = over and names is not None and names.ended is not None and not lines
-        return LinesPage(lines, None if ended else place.encode(), more=not over)
 
     async def _revisit(self, place: LinePlace, queries: Queries, session: Session) -> LinePlace:
         first = self._to_revisit[0]
@@ -172,45 +165,30 @@ class ForwardPage:
         return place.settle(i for i in there if i <= seen_to)
 
 
-class BackwardPage:
-    """Reads one page back from an id: `begin` once, `step` until `full`, then `result`."""
+async def backward_page(ask: Ask, matching: MatchingLines, slices: Slices, before: int, budget: Budget) -> LinesPage:
+    """Read one page back from the id `before`, by one question for each slice of ids."""
 
-    def __init__(self, lines: MatchingLines, slices: Slices) -> None:
-        self._matching = lines
-        self._slices = slices
-        self._first = 1
+    async def begin(queries: Queries, session: Session) -> tuple[int, int]:
+        names, head = await matching.prepare(queries, session)
+        first = await _first(queries, session, names, matching.query.since)
+        return first, min(before, await _last(queries, session, names, head) + 1)
 
-    @property
-    def full(self) -> bool:
-        """True if the page is full, or the begin of the log is reached."""
-        return self._matching.full
-
-    async def begin(self, before: int, queries: Queries, session: Session) -> int:
-        """Find the range of ids to read, and return the id below which to start."""
-        names, head = await _prepared(self._matching, queries, session)
-        self._first = await _first(queries, session, names, self._matching.query.since)
-        return min(before, await _last(queries, session, names, head) + 1)
-
-    async def step(self, before: int, queries: Queries, session: Session) -> int:
-        """Read one slice of the ids below `before`, and return the id from which on all has been read."""
-        first = max(self._first, before - self._slices.size)
-        if first >= before:
-            self._matching.full = True
-            return before
-        with self._slices.timed():
-            where = searches.within(first, before - 1)
-            reached, _ = await self._matching.read(queries, session, where, first, back=True)
-        self._matching.full = self.full or reached <= self._first
+    async def step(place: int, queries: Queries, session: Session) -> int:
+        lowest = max(first, place - slices.size)
+        with slices.timed():
+            where = searches.within(lowest, place - 1)
+            reached, _ = await matching.read(queries, session, where, lowest, back=True)
         return reached
 
-    def page(self, before: int) -> LinesPage:
-        """The page. `before`: what the last step returned."""
-        more = before > self._first
-        return LinesPage(self._matching.in_order(), None, more, before if more else None)
+    first, place = await ask(begin)
+    while place > first and not matching.full and budget.allows():
+        place = await ask(partial(step, place))
+    more = place > first
+    return LinesPage(matching.in_order(), None, more, place if more else None)
 
 
 class FoundPage:
-    """Reads lines of any job, the newest first: `begin` once, `step` until `full`, then `page`."""
+    """Reads lines of any job, the newest first, by one question for each slice of ids."""
 
     def __init__(self, query: LineQuery, limit: int, slices: Slices, id_keys: Sequence[str]) -> None:
         self._query = query
@@ -222,12 +200,24 @@ class FoundPage:
         self._maybe_empty = True
         """True if the next ids may be many that no row has: the slice before them took little time."""
 
-    @property
-    def full(self) -> bool:
-        """True if the page is full, or the begin of the log is reached."""
-        return self._matching.full
+    async def read(self, ask: Ask, before: int | None, budget: Budget, searching: asyncio.Lock) -> LinesFound:
+        """Read the lines below the id `before`. All searches share one time by a lock: others go on meanwhile.
 
-    async def begin(self, before: int | None, queries: Queries, session: Session) -> int:
+        A slice that the server has ended as it took too long is searched again in smaller ones.
+        """
+        reached = await ask(partial(self._begin, before))
+        while reached > self._first and not self._matching.full and budget.allows():
+            async with searching:
+                began, size = time.monotonic(), self._slices.size
+                try:
+                    reached = await ask(partial(self._step, reached))
+                except SourceUnavailable as error:
+                    if error.reason is not Away.SLOW or self._slices.size >= size:
+                        raise
+                await asyncio.sleep((time.monotonic() - began) * REST_SHARE)
+        return await ask(partial(self._page, reached))
+
+    async def _begin(self, before: int | None, queries: Queries, session: Session) -> int:
         """Find the range of ids to read, and return the id below which to start."""
         since, until = self._query.since, self._query.until
         self._first = 1 if since is None else await queries.first_since(session, since - _before(queries))
@@ -236,11 +226,10 @@ class FoundPage:
             self._last = min(self._last, await queries.first_since(session, until + AFTER + _before(queries)))
         return self._last + 1 if before is None else min(before, self._last + 1)
 
-    async def step(self, before: int, queries: Queries, session: Session) -> int:
+    async def _step(self, before: int, queries: Queries, session: Session) -> int:
         """Search one slice of the ids below `before`, and return the id from which on all has been searched."""
         last = await self._last_below(before, queries, session) if self._maybe_empty else before - 1
         if last < self._first:
-            self._matching.full = True
             return self._first
         began = time.monotonic()
         with self._slices.timed():
@@ -250,7 +239,6 @@ class FoundPage:
         self._maybe_empty = time.monotonic() - began < max(AIM / 2, 2 * self._round_trip)
         if reached > first:  # more rows match than one step reads: the next slice would be searched in vain as well
             self._slices.shrink(last + 1 - reached)
-        self._matching.full = self.full or reached <= self._first
         return reached
 
     async def _last_below(self, before: int, queries: Queries, session: Session) -> int:
@@ -260,7 +248,7 @@ class FoundPage:
         self._round_trip = time.monotonic() - asked
         return last
 
-    async def page(self, before: int, queries: Queries, session: Session) -> LinesFound:
+    async def _page(self, before: int, queries: Queries, session: Session) -> LinesFound:
         """The page. `before`: what the last step returned."""
         lines = await self._named(queries, session)
         if before <= self._first:
@@ -284,16 +272,6 @@ class FoundPage:
             else:
                 found.append(replace(line, job_id=self._matching.external.get(line.event_id)))
         return found[::-1]
-
-
-async def _prepared(lines: MatchingLines, queries: Queries, session: Session) -> tuple[JobNames, int]:
-    """The names of the job with its steps as of now, which the collector gets too, and the newest id of the log."""
-    names, head = lines.names, await queries.last_id(session)
-    assert names is not None
-    if queries.schema.has("job_steps", "id", "job_id"):  # a step may be newer than what is in memory
-        steps = (await queries.steps_of(session, {names.job_id: None})).get(names.job_id, ())
-        lines.names = names = replace(names, step_ids=names.step_ids | {s.id for s in steps})
-    return names, head
 
 
 async def _first(queries: Queries, session: Session, names: JobNames, since: Micros | None) -> int:
@@ -328,8 +306,8 @@ async def _recent(queries: Queries, session: Session, head: int) -> int:
 class MatchingLines:
     """Collects at most `limit` lines of the job with `names`; None: of any job, as `FoundLine` with its own ID.
 
-    `full`: the page has no room, or its reader has nothing more to read. `external`: by event ID, the external ID by
-    which a row of any job names it, where it does not otherwise.
+    `full`: the page has no room. `external`: by event ID, the external ID by which a row of any job names it, where it
+    does not otherwise.
     """
 
     def __init__(self, names: JobNames | None, limit: int, query: LineQuery, id_keys: Sequence[str]) -> None:
@@ -342,6 +320,15 @@ class MatchingLines:
         self._lines: list[LogLine] = []
         self._bytes = 0
         self._fewest = CANDIDATES if query.texts else 1
+
+    async def prepare(self, queries: Queries, session: Session) -> tuple[JobNames, int]:
+        """Read the steps of the job as they are now. Returns its names with these, and the newest id of the log."""
+        assert self.names is not None
+        head = await queries.last_id(session)
+        if queries.schema.has("job_steps", "id", "job_id"):  # a step may be newer than what is in memory
+            steps = (await queries.steps_of(session, {self.names.job_id: None})).get(self.names.job_id, ())
+            self.names = replace(self.names, step_ids=self.names.step_ids | {s.id for s in steps})
+        return self.names, head
 
     def in_order(self) -> list[LogLine]:
         """The lines in the order of time."""
