@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from correlator import __version__
 from correlator.config import rendering
@@ -141,7 +141,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
         # Start, 4: In a cluster, wait as the standby until this process holds the lease. Nothing asks the database.
         active = None
         if lease is not None:
-            from correlator.standby import abandon, standby  # noqa: PLC0415 - only in a cluster
+            from correlator.standby import standby  # noqa: PLC0415 - only in a cluster
             from correlator.state.checkpoint_stream import newest  # noqa: PLC0415
 
             waiting = outer.create_task(standby(lease, core.database, core.hub, config, served, outer), name="standby")
@@ -149,7 +149,8 @@ async def _term(process: Process, lease: Lease | None) -> None:
             reloading = outer.create_task(reloads(process, supervisor, checks), name="reload")
             if not await ends_before(waiting, process.stop):
                 supervisor.stops()
-                await abandon(waiting)
+                await end_tasks({waiting})
+                await lease.release()  # It may have been taken just now.
                 await end_tasks({reloading, *watching, *serving})
                 await asyncio.to_thread(checkpoint.close)
                 return
@@ -199,7 +200,7 @@ async def _follow(
     mqtt = _mqtt_sink(config, hub, event_log)
     otlp = _otlp_sink(config, hub, saved)
     webhooks = WebhookSink(config, event_log)
-    of_cluster = _cluster_sinks(config, core, active, saved, event_log) if active is not None else ()
+    of_cluster = _cluster_sinks(core, active, saved, event_log) if active is not None else ()
     sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, *of_cluster) if s is not None)]
     stored = StoredForecasts(hub.forecasts)
     exports = otlp.exports if otlp is not None else None
@@ -216,6 +217,9 @@ async def _follow(
     )
     hub.readiness["checkpoint"] = saver.describe
     publishing = {group.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks}
+    report = _report(config, hub, of_cluster[0]) if of_cluster else dict
+    held = active.lease.hold(report) if active is not None else asyncio.Event().wait()
+    holding = group.create_task(held, name="lease")
     # Start, 6: Publish what the last run knew, marked stale, before the database answers.
     if saved is not None:
         if saved.forecasts is not None and time.time() - saved.at <= config.jobs.retention:
@@ -234,9 +238,7 @@ async def _follow(
         parts: list[Prepare] = [daemon.listener.prepare, partial(_reloadable, core, mqtt), webhooks.prepare]
         parts += [otlp.prepare] if otlp is not None else []
         reading.append(inner.create_task(reloads(process, supervisor, parts), name="reload"))
-        lost = active is not None and await ends_before(active.holding, process.stop)
-        if active is None:
-            await process.stop.wait()
+        lost = await ends_before(holding, process.stop)
         # Stop, 1: Notify the service manager.
         log.info("becoming the standby" if lost else "stopping")
         if not lost:
@@ -249,9 +251,9 @@ async def _follow(
     await end_tasks(publishing | serving, again=DRAIN_WITHIN)
     # Stop, 4: Write the checkpoint, as the peers may have acknowledged events, and hand the lease over.
     await saver.finish()
+    await end_tasks({holding})
     if active is not None:
-        await active.lease.release()
-        await end_tasks({active.holding})
+        await active.lease.release(report())
 
 
 async def _open(checkpoint: Checkpoint) -> Saved | None:
@@ -380,16 +382,16 @@ def _otlp_sink(config: Config, hub: Hub, saved: Saved | None) -> OtlpSink | None
 
 
 def _cluster_sinks(
-    config: Config, core: Core, active: Active, saved: Saved | None, event_log: EventLog
+    core: Core, active: Active, saved: Saved | None, event_log: EventLog
 ) -> tuple[ClusterSink, GatewayRequests, Standbys]:
     """Build what writes documents, with the state of the last run, what answers gateways, and what reads of standbys.
 
-    Readiness and the alive key describe it from now on.
+    Readiness describes it from now on.
     """
     # A daemon without a cluster has no metrics of one.
     from correlator.ops import cluster_metrics  # noqa: PLC0415
     from correlator.sinks.cluster.gateway_requests import GatewayRequests  # noqa: PLC0415
-    from correlator.sinks.cluster.sink import ClusterSink, alive_report  # noqa: PLC0415
+    from correlator.sinks.cluster.sink import ClusterSink  # noqa: PLC0415
     from correlator.standby import Standbys  # noqa: PLC0415
 
     def lost(_: str) -> None:
@@ -397,7 +399,7 @@ def _cluster_sinks(
         lease.lose()
 
     cluster_metrics.TAKEOVERS.inc()
-    hub, lease, started_at = core.hub, active.lease, wall_clock()
+    hub, lease = core.hub, active.lease
     sink = ClusterSink(
         lease.instance,
         active.fence,
@@ -407,14 +409,15 @@ def _cluster_sinks(
         position=saved.position if saved is not None else None,
     )
     standbys = Standbys(lease.connection, lease.instance)
-    settings = rendering.of_instance(config)
     hub.readiness["cluster"] = lambda: lease.describe() | sink.describe() | standbys.describe()
-    lease.report = lambda: {
-        **alive_report(hub, started_at, config.jobs.external_id_keys, settings),
-        **sink.unwritten(),
-        "warning": next(filter(None, (hub.readiness[part]().get("error") for part in ("cluster", "checkpoint"))), None),
-    }
     return sink, GatewayRequests(lease.connection, lease.instance), standbys
+
+
+def _report(config: Config, hub: Hub, sink: ClusterSink) -> Callable[[], dict[str, Any]]:
+    """Return what makes the report of this process in the alive key."""
+    from correlator.sinks.cluster.sink import alive_report  # noqa: PLC0415 - see _cluster_sinks
+
+    return partial(alive_report, hub, sink, wall_clock(), config.jobs.external_id_keys, rendering.of_instance(config))
 
 
 def _checks(config: Config) -> list[Prepare]:

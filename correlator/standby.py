@@ -110,11 +110,10 @@ RESTORE_WITHIN = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Active:
-    """What the active has. `holding` ends when the lease is lost; `saved`: what the last active saved in NATS."""
+    """What the active has. `saved`: what the last active saved in NATS."""
 
     lease: Lease
     fence: Fence
-    holding: asyncio.Task[None]
     stream: StreamCheckpoint
     saved: Saved | None
 
@@ -234,7 +233,8 @@ async def standby(
 ) -> Active:
     """Wait for the lease, and keep up with the checkpoint in the cluster. Until then no request reaches the database.
 
-    `group`: runs the renewals of the lease from then on.
+    The caller holds the lease from then on. If it ends this instead, the lease may be held already. `group`: runs the
+    tasks of this function.
     """
     counterpart = Counterpart(lease, database, rendering.of_instance(config))
     hub.readiness["cluster"] = lambda: lease.describe() | counterpart.describe()
@@ -253,26 +253,12 @@ async def standby(
         stream = StreamCheckpoint(lease.instance, fence, lease.lose, copy=copy)
         try:
             saved = await _restored(stream)
+            if lease.active:
+                return Active(lease, fence, stream, saved)
         except Fenced as error:
             log.warning("the lease was lost again: %s", error)
-            holding.cancel()
-            await asyncio.wait({holding})
-            continue
-        except BaseException:
-            holding.cancel()
-            raise
-        return Active(lease, fence, holding, stream, saved)
-
-
-async def abandon(waiting: asyncio.Task[Active]) -> None:
-    """End a task that runs `standby`. If it has the lease already, release it."""
-    waiting.cancel()
-    await asyncio.wait({waiting})
-    if not waiting.cancelled() and waiting.exception() is None:
-        active = waiting.result()
-        await active.lease.release()
-        active.holding.cancel()
-        await asyncio.wait({active.holding})
+        finally:
+            await end_tasks({holding})
 
 
 async def _restored(stream: StreamCheckpoint) -> Saved | None:

@@ -31,7 +31,7 @@ import logging
 import platform
 import secrets
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -86,7 +86,6 @@ class Lease:
 
     `connection`: for the keys of the lease alone, so that nothing that is written waits in front of a renewal.
     `writes`: for all that the holder writes.
-    `report`: what the alive key says of the active besides the holder, e.g. the state of the database.
     """
 
     def __init__(self, connection: Connection, writes: Connection, settings: Cluster) -> None:
@@ -105,7 +104,6 @@ class Lease:
         self._lost = asyncio.Event()
         self._owner: Seen | None = None
         self._fence: Fence | None = None
-        self.report: Callable[[], dict[str, Any]] = dict
         self.holder = ""
         self.owner = b""
         """The value of the owner key while this process holds the lease; no other process writes the same."""
@@ -147,7 +145,7 @@ class Lease:
 
         `is_barred`: asked before the lease is taken; it is not while that returns True.
         """
-        self.active, self.report = False, dict
+        self.active = False
         self._lost.clear()
         self.holder = f"{self._connection.name}-{secrets.token_hex(4)}"
         self.owner = json.dumps({"holder": self.holder, "at": int(time.time()), "host": platform.node()}).encode()
@@ -180,13 +178,16 @@ class Lease:
                 return self._fence
             await asyncio.sleep(POLL_EVERY)
 
-    async def hold(self) -> None:
-        """Renew the lease until it is lost, or until cancelled."""
+    async def hold(self, report: Callable[[], Mapping[str, Any]] = dict) -> None:
+        """Renew the lease until it is lost, or until cancelled. After the latter it may be called again.
+
+        `report`: returns what the alive key says of the active besides the holder, e.g. the state of the database.
+        """
         loop = asyncio.get_running_loop()
         checked = loop.time()
         while not self._lost.is_set():
             began = loop.time()
-            if not await self._renew(released=False):
+            if not await self._renew(report(), released=False):
                 break
             if began - checked >= OWNER_CHECKED_EVERY:
                 checked = began
@@ -200,11 +201,14 @@ class Lease:
         """End `hold`: a fenced write of this process was refused."""
         self._lost.set()
 
-    async def release(self) -> None:
-        """Hand the lease over: a standby takes it at its next poll. Does nothing if it is lost or NATS is away."""
+    async def release(self, report: Mapping[str, Any] = {}) -> None:
+        """Hand the lease over: a standby takes it at its next poll. Does nothing if it is lost or NATS is away.
+
+        Call it when no `hold` runs. `report`: the last one.
+        """
         if self.active:
             self.active = False
-            await self._renew(released=True)
+            await self._renew(report, released=True)
             log.info("the lease of %s was released", self.instance)
 
     async def _ensure(self) -> None:
@@ -257,9 +261,9 @@ class Lease:
             self._failed(error)
             return None
 
-    async def _renew(self, *, released: bool) -> bool:
+    async def _renew(self, report: Mapping[str, Any], *, released: bool) -> bool:
         """Write the alive key. Returns False if the lease is lost."""
-        value = json.dumps(self.report() | {"holder": self.holder, "released": released}).encode()
+        value = json.dumps({**report, "holder": self.holder, "released": released}).encode()
         for _ in range(2):
             try:
                 self._alive_seq = await put(

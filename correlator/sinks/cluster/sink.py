@@ -441,12 +441,15 @@ async def _end(tasks: set[asyncio.Task[None]]) -> None:
             task.exception()
 
 
-def alive_report(hub: Hub, started_at: Micros, id_keys: Sequence[str], settings: Mapping[str, str]) -> dict[str, Any]:
+def alive_report(
+    hub: Hub, sink: ClusterSink, started_at: Micros, id_keys: Sequence[str], settings: Mapping[str, str]
+) -> dict[str, Any]:
     """Return what the alive key says of the collector to gateways, besides the members of the lease.
 
     `id_keys`: the members of metadata that hold external IDs; `settings`: those that a standby has to have too.
     """
     database = hub.status.describe_database()
+    errors = (hub.readiness[part]().get("error") for part in ("cluster", "checkpoint"))
     return {
         "version": __version__,
         "database": database["state"],
@@ -457,4 +460,6 @@ def alive_report(hub: Hub, started_at: Micros, id_keys: Sequence[str], settings:
         "started_at": encoding.rfc3339(started_at),
         "id_keys": list(id_keys),
         "settings": settings,
+        **sink.unwritten(),
+        "warning": next(filter(None, errors), None),
     }
