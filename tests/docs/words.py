@@ -74,7 +74,6 @@ ALLOWED = (
     Allowed("tests/web/*", r"mock\.timers\.tick\b", "a function of Node"),
     Allowed("correlator/demo/*", r"-(deck|weather)\b", "seeds of random generators: other texts give another demo"),
     Allowed("*", r"(?<=[\"`/])readers\.svg", "the name of a picture that a program has written"),
-    Allowed("correlator/sources/archive/*", r"\b[Rr]eader\b", "code that reads a table"),
     Allowed("correlator/*", r"(add|remove)_reader", "asyncio: functions of an event loop"),
     Allowed("*", r"(?i)max_readers(_per_address)?", "contract: keys of the configuration"),
     Allowed("*", r"correlator_(readers\w*|doorbell_rings\w*)", "contract: names of metrics"),
