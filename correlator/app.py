@@ -321,25 +321,19 @@ def core_of(
         titles=Titles(titles(config.labels.operations), titles(config.labels.steps)),
         horizon=Horizon(read_to=0),
     )
-    # Seconds without progress before a source is stuck: a query may wait for two others on its session.
-    patience = config.database.connect_timeout + 3 * config.database.query_timeout + 30
     reconcile = Reconcile(
         interval=config.database.reconcile_interval,
         retention=config.jobs.retention,
         max_jobs=config.jobs.max_jobs,
-        patience=patience,
     )
     hub = LocalHub(index, archive, on_watch=reconcile.on_watch, refusal=refusal)
     pipeline = Pipeline(hub, max_error=limits.error)
     tail = Tail(
         poll=config.database.poll_interval,
         idle_poll=config.database.idle_poll_interval,
-        patience=patience,
     )
     interval, keys = config.database.reconcile_interval, config.jobs.external_id_keys
-    legacy = (
-        Legacy(config.jobs.retention, keys, interval, patience, config.jobs.max_jobs) if config.jobs.legacy else None
-    )
+    legacy = Legacy(config.jobs.retention, keys, interval, config.jobs.max_jobs) if config.jobs.legacy else None
     doorbell = None
     if config.database.doorbell and isinstance(url := config.database.url, MysqlUrl):
         doorbell = Doorbell(mariadb_of(config, url, "aiomysql"), url.database)
@@ -349,7 +343,8 @@ def core_of(
         tail,
         reconcile,
         history=config.jobs.history,
-        patience=patience,
+        # A query may wait for two others on its session.
+        patience=config.database.connect_timeout + 3 * config.database.query_timeout + 30,
         legacy=legacy,
         doorbell=doorbell,
         limits=limits,

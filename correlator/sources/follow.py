@@ -173,10 +173,8 @@ class Follower:
             feed.status.loaded()
             async with asyncio.TaskGroup() as tasks:
 
-                def follow(
-                    part: SourcePart, run: Callable[[Queries, Feed, Callable[[], None]], Awaitable[None]]
-                ) -> None:
-                    tasks.create_task(self._retried(part, partial(run, queries, feed, beat), feed), name=part.name)
+                def follow(part: SourcePart, run: Callable[[Queries, Feed], Awaitable[None]]) -> None:
+                    tasks.create_task(self._retried(part, partial(run, queries, feed), feed), name=part.name)
 
                 follow(SourcePart.LOG, self._log)
                 follow(SourcePart.LATE_ROWS, self._late_rows)
@@ -187,7 +185,7 @@ class Follower:
                     tasks.create_task(self.legacy.search(self.database, queries, feed), name="owners")
                 else:
                     self._loaded.discard(SourcePart.LEGACY)
-                tasks.create_task(self._past(queries, feed, beat), name="past")
+                tasks.create_task(self._past(queries, feed), name="past")
                 tasks.create_task(self._earlier_runs(queries, feed), name="history")
                 tasks.create_task(self.tail.watch_for_reset(self.database, session), name="resets")
                 tasks.create_task(self._watch_schema(queries, session, feed), name="schema")
@@ -243,12 +241,13 @@ class Follower:
                     raise
                 self._part_failed(part, error, feed)
 
-    async def _log(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+    async def _log(self, queries: Queries, feed: Feed) -> None:
         """Follow new rows. While a column is lost, they wait for it first."""
         if await self._columns_are_lost():
             self.tail.read_without_columns()
-        async with self._session(beat) as rows:
-            await self.tail.follow(queries, rows, feed, self.reconcile.note)
+        with feed.live.heartbeat("tail", self.patience) as beat:
+            async with self._session(beat) as rows:
+                await self.tail.follow(queries, rows, feed, self.reconcile.note)
 
     async def _columns_are_lost(self) -> bool:
         """True if columns of the log are lost, and still are after the longest wait. Once back, the connection ends."""
@@ -257,22 +256,24 @@ class Follower:
         await asyncio.sleep(self._columns_lost_at + self.wait_for_columns - time.monotonic())
         return True
 
-    async def _late_rows(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+    async def _late_rows(self, queries: Queries, feed: Feed) -> None:
         await self._columns_are_lost()
-        async with self._session(beat) as rows, self._session(beat, dirty=True) as dirty:
-            await self.tail.watch(queries, rows, dirty, feed, self.reconcile.note)
+        with feed.live.heartbeat("gaps", self.patience) as beat:
+            async with self._session(beat) as rows, self._session(beat, dirty=True) as dirty:
+                await self.tail.watch(queries, rows, dirty, feed, self.reconcile.note, beat)
 
-    async def _jobs(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+    async def _jobs(self, queries: Queries, feed: Feed) -> None:
         """Follow the jobs and their steps. Once a query of the steps has failed, the jobs are followed without them."""
-        async with self._session(beat) as session:
-            try:
-                if SourcePart.JOBS not in self._loaded:
-                    await self._load_jobs(queries, session, feed)
-                await self.reconcile.follow(queries, session, feed)
-            except SourceUnavailable as error:
-                if error.table != SourcePart.STEPS.table:
-                    raise
-                self._pause_steps(error, feed)
+        with feed.live.heartbeat("reconcile", self.patience) as beat:
+            async with self._session(beat) as session:
+                try:
+                    if SourcePart.JOBS not in self._loaded:
+                        await self._load_jobs(queries, session, feed)
+                    await self.reconcile.follow(queries, session, feed)
+                except SourceUnavailable as error:
+                    if error.table != SourcePart.STEPS.table:
+                        raise
+                    self._pause_steps(error, feed)
 
     def _pause_steps(self, error: SourceUnavailable, feed: Feed) -> None:
         self.reconcile.pause_steps()
@@ -285,18 +286,20 @@ class Follower:
         if not self.reconcile.steps_paused.is_set():
             feed.status.read_again(SourcePart.STEPS)
 
-    async def _steps(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+    async def _steps(self, queries: Queries, feed: Feed) -> None:
         """Once the steps have failed, read everything again with its steps, on a session of its own."""
         await self.reconcile.steps_paused.wait()
-        async with self._session(beat) as session:
-            await self.reconcile.load_steps(queries, session, feed)
+        with feed.live.heartbeat("steps", self.patience) as beat:
+            async with self._session(beat) as session:
+                await self.reconcile.load_steps(queries, session, feed)
         feed.status.read_again(SourcePart.STEPS)
 
-    async def _legacy(self, legacy: Legacy, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
-        async with self._session(beat) as session:
-            if SourcePart.LEGACY not in self._loaded:
-                await self._load_legacy(queries, session, feed)
-            await legacy.follow(queries, session, feed)
+    async def _legacy(self, legacy: Legacy, queries: Queries, feed: Feed) -> None:
+        with feed.live.heartbeat("legacy", self.patience) as beat:
+            async with self._session(beat) as session:
+                if SourcePart.LEGACY not in self._loaded:
+                    await self._load_legacy(queries, session, feed)
+                await legacy.follow(queries, session, feed, beat)
 
     async def _load_legacy(self, queries: Queries, session: Session, feed: Feed) -> None:
         if self.legacy is not None and self.legacy.is_there(queries):
@@ -305,7 +308,7 @@ class Follower:
             self._loaded.add(SourcePart.LEGACY)
             feed.status.read_again(SourcePart.LEGACY)
 
-    async def _past(self, queries: Queries, feed: Feed, beat: Callable[[], None]) -> None:
+    async def _past(self, queries: Queries, feed: Feed) -> None:
         """Read the log's past on a session of its own."""
 
         def position() -> int | None:
@@ -317,7 +320,8 @@ class Follower:
         await self._columns_are_lost()
 
         async def read(session: Session) -> None:
-            await self.tail.read_past(queries, MonitoredSession(session, beat), feed, self.reconcile.note)
+            with feed.live.heartbeat("past", self.patience) as beat:
+                await self.tail.read_past(queries, MonitoredSession(session, beat), feed, self.reconcile.note, beat)
 
         await self._read_beside(read, position, feed.status.past_failed)
 

@@ -41,7 +41,7 @@ from correlator.ops import metrics
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db.queries import HEAVY, MESSAGE_COMPARED, Queries
-from correlator.sources.db.session import Database, MonitoredSession, Range, Session, chunks
+from correlator.sources.db.session import Database, Range, Session, chunks
 from correlator.sources.doorbell import DoorbellRetry
 from correlator.sources.gaps import Gaps, Probe, Window
 from correlator.tasks import set_within, until_next
@@ -169,15 +169,12 @@ SLICE_ROWS = 250
 ReadWhole: TypeAlias = Callable[[Session, Sequence[int]], Awaitable[Sequence[LogRow]]]
 """Reads the rows of these ids as a whole, as `Queries.rows_in` does."""
 
-Slice: TypeAlias = tuple[Sequence[LogRow], Sequence[LogRow]]
-"""The same rows twice: as the light reading returned them, and as a whole."""
-
 SMALLEST = 2
 """Fewest rows per read. For the tail, the row at the head is one of them."""
 
 
-async def slices(read_whole: ReadWhole, session: Session, rows: Sequence[LogRow]) -> AsyncIterator[Slice]:
-    """Split the `rows` of a light reading into parts, each small enough for one call of the feed.
+async def slices(read_whole: ReadWhole, session: Session, rows: Sequence[LogRow]) -> AsyncIterator[Sequence[LogRow]]:
+    """Read the `rows` of a light reading as a whole, in parts that are each small enough for one call of the feed.
 
     A row may hold 1 MB, and its size is not known before it is read. So the statement that reads a thousand rows omits
     long texts and returns their sizes: a light reading, in which a message or attrs has at most `HEAVY` bytes. Here the
@@ -205,13 +202,13 @@ async def slices(read_whole: ReadWhole, session: Session, rows: Sequence[LogRow]
         yield await _whole(read_whole, session, part, heavy)
 
 
-async def _whole(read_whole: ReadWhole, session: Session, part: list[LogRow], heavy: list[int]) -> Slice:
+async def _whole(read_whole: ReadWhole, session: Session, part: list[LogRow], heavy: list[int]) -> list[LogRow]:
     if not heavy:
-        return part, part
+        return part
     found = {row.id: row for row in await read_whole(session, heavy)}
     # A row that has been deleted meanwhile stays as the light reading returned it.
     gone = {i: replace(row, attrs=None) for row in part if (i := row.id) in heavy and i not in found}
-    return part, [replace(found[r.id], ts=r.ts) if r.id in found else gone.get(r.id, r) for r in part]
+    return [replace(found[r.id], ts=r.ts) if r.id in found else gone.get(r.id, r) for r in part]
 
 
 def _marked(attrs: str) -> int:
@@ -221,25 +218,27 @@ def _marked(attrs: str) -> int:
 
 @dataclass(slots=True)
 class BatchSize:
-    """`rows` per read, at most `most`: what the database can send before its deadline.
+    """`rows` per read, at most `most`: what the database can send before its deadline. Rows may have 1 MB each.
 
-    A read of less than `quick` seconds doubles the next, a failed one halves it.
+    A read is a `with` block. One of less than `quick` seconds doubles the next, one that the database fails halves it.
     """
 
     most: int = 1000
     quick: float = 1.0
     rows: int = field(init=False)
+    _began: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.rows = self.most
 
-    def succeeded(self, seconds: float) -> None:
-        if seconds < self.quick:
-            self.rows = min(self.most, self.rows * 2)
+    def __enter__(self) -> None:
+        self._began = time.monotonic()
 
-    def failed(self) -> None:
-        """Rows of 1 MB each may not arrive within the deadline."""
-        self.rows = max(SMALLEST, self.rows // 2)
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, SourceUnavailable):
+            self.rows = max(SMALLEST, self.rows // 2)
+        elif time.monotonic() - self._began < self.quick:
+            self.rows = min(self.most, self.rows * 2)
 
 
 # -- the past
@@ -314,14 +313,10 @@ class Past:
         while self.at < self.last:
             feed.status.past_progress(self.at - self.before, self.last - self.before)
             await turn()
-            last, limit, began = self.last, batch.rows, time.monotonic()
-            try:
+            last, limit = self.last, batch.rows
+            with batch:
                 found = await queries.light_rows_from(session, self.at + 1, limit, last=last, after=self._newest)
-            except SourceUnavailable:
-                batch.failed()
-                raise
-            batch.succeeded(time.monotonic() - began)
-            async for _, rows in slices(queries.rows_in, session, found):
+            async for rows in slices(queries.rows_in, session, found):
                 note(feed.past(rows))
                 self._passed([r.id for r in rows], rows[-1].id, miss)
                 self._newest = rows[-1].ts
@@ -377,7 +372,6 @@ class Tail:
         poll: Seconds between two reads while windows are open or `Feed.wants_fast_poll` is true.
         idle_poll: Seconds between two reads otherwise.
         grace: Seconds without evidence after which missing ids are settled (`Gaps`).
-        patience: Seconds without a finished query after which a task counts as stuck.
         cold_for, sweep_every: Seconds (`Gaps`).
         batch: Rows per read. A full batch is followed by the next without a pause.
         past_batch: The same for the past.
@@ -388,7 +382,6 @@ class Tail:
     poll: float = 0.02
     idle_poll: float = 0.25
     grace: float = 5.0
-    patience: float = 60.0
     cold_for: float = 600.0
     sweep_every: float = 10.0
     batch: BatchSize = field(default_factory=BatchSize)
@@ -459,11 +452,8 @@ class Tail:
         if self._begun:
             read_to = await self._read_to(queries, rows)
             last = await queries.first_since(rows, max(since, read_to)) - 1
-        try:
+        with self.batch:
             newest = await queries.light_rows_upto(rows, last, min(RECENT, self.batch.rows))
-        except SourceUnavailable:
-            self.batch.failed()
-            raise
         self._clear_gaps()
         self._complete_to = None
         self._reset_markers = ResetMarkers()
@@ -530,13 +520,8 @@ class Tail:
         self._behind = self.busy = True
         metrics.GAPS_OPEN.set_function(lambda: len(self.gaps.open))
         metrics.GAP_OLDEST.set_function(lambda: self.gaps.oldest(self.clock()))
-        with feed.live.heartbeat("tail", self.patience) as beat:
-            await self._follow(queries, MonitoredSession(rows, beat), feed, note, beat)
-
-    async def _follow(self, queries: Queries, rows: Session, feed: Feed, note: Note, beat: Callable[[], None]) -> None:
         idle, verified = False, -math.inf
         while True:
-            beat()
             began = self.clock()
             asked = self.batch.rows
             found: Sequence[LogRow] = ()
@@ -582,30 +567,24 @@ class Tail:
         if head is not None:
             _check_head(next((row for row in read if row.id == head.id), None), head)
             read = [row for row in read if row.id != head.id]
-        async for light, found in slices(queries.rows_in, rows, read):
+        async for found in slices(queries.rows_in, rows, read):
             by_id = {r.id: r for r in found}
             late = self.gaps.late
             new = self.gaps.fill(by_id)
             metrics.LATE_ROWS.inc(self.gaps.late - late)
             if new:
-                emits = set(new)
-                self._reset_markers.add_late(row for row in light if row.id in emits)
-                note(feed.rows([by_id[i] for i in new]))
+                late_rows = [by_id[i] for i in new]
+                self._reset_markers.add_late(late_rows)
+                note(feed.rows(late_rows))
             emitted += len(new)
             await asyncio.sleep(0)
         return emitted
 
     async def _read_on(self, queries: Queries, rows: Session, limit: int) -> Sequence[LogRow]:
-        """The next rows, beginning with the row at the head. A read that fails halves the number of the next one."""
-        began = self.clock()
-        try:
-            after = self._head_row.ts if self._behind and self._head_row is not None else None
-            found = await queries.light_rows_from(rows, max(self.gaps.head, 1), limit, after=after)
-        except SourceUnavailable:
-            self.batch.failed()
-            raise
-        self.batch.succeeded(self.clock() - began)
-        return found
+        """The next rows, beginning with the row at the head."""
+        after = self._head_row.ts if self._behind and self._head_row is not None else None
+        with self.batch:
+            return await queries.light_rows_from(rows, max(self.gaps.head, 1), limit, after=after)
 
     async def _wait_until_loaded(self, feed: Feed) -> None:
         """In a catch-up, wait until the jobs of most pending rows have been loaded from the tables."""
@@ -614,15 +593,14 @@ class Tail:
         while feed.known.unloaded_rows > MAX_UNLOADED and self.clock() < deadline:  # noqa: ASYNC110 - no worse than the tail itself
             await asyncio.sleep(self.poll)
 
-    async def read_past(self, queries: Queries, session: Session, feed: Feed, note: Note) -> None:
-        """Read the rest of the past, and publish it. Raises `SourceUnavailable`."""
+    async def read_past(
+        self, queries: Queries, session: Session, feed: Feed, note: Note, beat: Callable[[], None]
+    ) -> None:
+        """Read the rest of the past, and publish it. Calls `beat` while it waits. Raises `SourceUnavailable`."""
         if self.past is None:
             return
-        with feed.live.heartbeat("past", self.patience) as beat:
-            turn = partial(self.wait_while_busy, beat)
-            await self.past.read(
-                queries, MonitoredSession(session, beat), feed, note, self._miss, turn, self.past_batch
-            )
+        turn = partial(self.wait_while_busy, beat)
+        await self.past.read(queries, session, feed, note, self._miss, turn, self.past_batch)
         self.past = None
         log.info("the past of the log has been read")
 
@@ -639,14 +617,10 @@ class Tail:
         if self.gaps.open:
             self._new_holes.set()
 
-    async def watch(self, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note) -> None:
-        """Probe the windows until cancelled. Raises `SourceUnavailable`."""
-        with feed.live.heartbeat("gaps", self.patience) as beat:
-            await self._watch(queries, MonitoredSession(rows, beat), MonitoredSession(dirty, beat), feed, note, beat)
-
-    async def _watch(
+    async def watch(
         self, queries: Queries, rows: Session, dirty: Session, feed: Feed, note: Note, beat: Callable[[], None]
     ) -> None:
+        """Probe the windows until cancelled. Calls `beat` at least once a second. Raises `SourceUnavailable`."""
         while True:
             beat()
             now = self.clock()
@@ -691,14 +665,14 @@ class Tail:
         self, new: Sequence[LogRow], asked: float, queries: Queries, session: Session, feed: Feed, note: Note
     ) -> None:
         """Apply `new`, asked for at that time, in parts, so that a checkpoint between two parts is consistent."""
-        async for light, whole in slices(queries.rows_in, session, new):
-            self.gaps.advance([r.id for r in light], self.clock(), asked)
+        async for part in slices(queries.rows_in, session, new):
+            self.gaps.advance([r.id for r in part], self.clock(), asked)
             if self.gaps.open:
                 self._new_holes.set()
-            self._head_row = light[-1]
-            self._reset_markers.add(light)
-            note(feed.rows(whole))
-            if light[-1] is not new[-1]:
+            self._head_row = _without_bulk(part[-1])
+            self._reset_markers.add(part)
+            note(feed.rows(part))
+            if part[-1].id != new[-1].id:
                 await asyncio.sleep(0)
 
     def _report_progress(self, feed: Feed) -> None:
@@ -708,6 +682,11 @@ class Tail:
             self._reported_at = now
             self._target = max(self._target, self.gaps.head)
             feed.status.progress(self.gaps.head, self._target)
+
+
+def _without_bulk(row: LogRow) -> LogRow:
+    """What `same` compares of a row: every checkpoint has it."""
+    return replace(row, message=row.message[:MESSAGE_COMPARED], attrs=None)
 
 
 def _check_head(found: LogRow | None, head: LogRow) -> None:

@@ -18,7 +18,7 @@ from correlator.errors import SourceUnavailable
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
 from correlator.ops.stalls import Heartbeats
-from correlator.sources.db.session import MonitoredSession, Range
+from correlator.sources.db.session import Range
 from correlator.sources.tail import LogReset, Tail
 
 
@@ -180,8 +180,8 @@ class SimulatedFollower:
                     await self.tail.begin(me, rows, 0)
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self.tail.follow(me, rows, me, lambda _: None))
-                    tasks.create_task(self.tail.watch(me, rows, dirty, me, lambda _: None))
-                    tasks.create_task(self.tail.read_past(me, me.old, me, lambda _: None))
+                    tasks.create_task(self.tail.watch(me, rows, dirty, me, lambda _: None, lambda: None))
+                    tasks.create_task(self.tail.read_past(me, me.old, me, lambda _: None, lambda: None))
                     tasks.create_task(self.tail.watch_for_reset(me, dirty))
             except* SourceUnavailable:
                 pass
@@ -204,16 +204,16 @@ class SimulatedFollower:
         return int(asyncio.get_running_loop().time() * 1_000_000)
 
     async def last_id(self, session: Session) -> int:
-        return max(await bare(session).ask(lambda _: True), default=0)
+        return max(await session.ask(lambda _: True), default=0)
 
     async def rows_from(self, session: Session, first: int, limit: int) -> list[LogRow]:
-        return list((await bare(session).ask(lambda i: i >= first)).values())[:limit]
+        return list((await session.ask(lambda i: i >= first)).values())[:limit]
 
     async def rows_in(self, session: Session, ids: list[int]) -> list[LogRow]:
-        return list((await bare(session).ask(lambda i: i in ids)).values())
+        return list((await session.ask(lambda i: i in ids)).values())
 
     async def ids_in(self, session: Session, ranges: list[Range]) -> list[int]:
-        return list(await bare(session).ask(inside(ranges)))
+        return list(await session.ask(inside(ranges)))
 
     async def light_rows_from(
         self, session: Session, first: int, limit: int, *, last: int | None = None, after: int | None = None
@@ -222,7 +222,7 @@ class SimulatedFollower:
         return [r for r in found if last is None or r.id <= last]
 
     async def light_rows_upto(self, session: Session, last: int, limit: int) -> list[LogRow]:
-        return list((await bare(session).ask(lambda i: i <= last)).values())[::-1][:limit]
+        return list((await session.ask(lambda i: i <= last)).values())[::-1][:limit]
 
     async def light_rows_in(self, session: Session, ids: list[int]) -> list[LogRow]:
         return await self.rows_in(session, ids)
@@ -252,11 +252,6 @@ class SimulatedFollower:
 
     def wants_fast_poll(self) -> bool:
         return False
-
-
-def bare(session: Any) -> Any:
-    """The session inside the wrapper by which the tail measures queries."""
-    return session.session if isinstance(session, MonitoredSession) else session
 
 
 def inside(ranges: Iterable[Range]) -> Callable[[int], bool]:

@@ -17,7 +17,7 @@ from correlator.model.rows import LogRow
 from correlator.sources.db.session import Range
 from correlator.sources.gaps import MAX_RANGES, Gaps, Window
 from correlator.sources.tail import BatchSize, Tail
-from tests.support.simulated_innodb import InnoDB, Session, SimulatedFollower, Transaction, bare, inside
+from tests.support.simulated_innodb import InnoDB, Session, SimulatedFollower, Transaction, inside
 from tests.support.virtual_time import VirtualTimeLoop
 
 POLL, IDLE_POLL, GRACE, COLD_FOR, SWEEP_EVERY = 0.09, 0.25, 2.0, 10.0, 3.0
@@ -111,7 +111,7 @@ class TailOracle(SimulatedFollower):
 
     async def ids_in(self, session: Session, ranges: list[Range]) -> list[int]:
         assert len(ranges) <= MAX_RANGES
-        assert bare(session) is self.dirty, "only a dirty read is evidence"
+        assert session is self.dirty, "only a dirty read is evidence"
         self.check()
         began = self._loop.now
         seen = await super().ids_in(session, ranges)

@@ -224,6 +224,7 @@ class Feed:
     def __init__(self) -> None:
         self.ids: list[int] = []
         self.status: Any = Mock(spec=SourceStatus)
+        self.live = Heartbeats()
 
     def past(self, rows: list[LogRow]) -> Outcome:
         self.ids += [row.id for row in rows]
@@ -299,7 +300,7 @@ async def test_a_past_that_cannot_be_read_shows_in_readiness_log_and_metric_and_
 
     monkeypatch.setattr(Tail, "read_past", lambda _, *given: read_past(*given))
     database = Full()
-    await Follower(database, tail, Reconcile(interval=0.1))._past(SimpleNamespace(), feed, lambda: None)  # type: ignore[arg-type]
+    await Follower(database, tail, Reconcile(interval=0.1))._past(SimpleNamespace(), feed)  # type: ignore[arg-type]
     assert seen == [{"done": 0, "total": LAST}] * 5
     assert (database.opened, database.open_now) == (3, 0)
     assert [record.levelname for record in caplog.records] == ["WARNING"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,11 @@ from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.sqlite import SQLiteDatabase
+from correlator.sources.follow import Follower
 from correlator.sources.tables import legacy
 from correlator.sources.tables import reconcile as reconcile_module
 from correlator.sources.tables.reconcile import BEHIND, READ_TOGETHER, Cadence, Reconcile
+from correlator.sources.tail import Tail
 from tests.support.background import in_background
 from tests.support.eventually import eventually
 from tests.support.source_databases import RecordingPipeline, RecordingSession, SQLiteOriginal, open_queries
@@ -165,10 +168,33 @@ async def test_queries_that_use_their_whole_timeout_count_as_progress():
         stuck.append(live.stuck())
         return []
 
-    reconcile, session = Reconcile(interval=0.01, patience=35.0), SimpleNamespace(query=query)
-    async with following(reconcile, Slow(), quiet_feed(live), session):
+    async def nothing() -> None: ...
+
+    async def opened(*, dirty: bool = False) -> Any:
+        return SimpleNamespace(query=query, close=nothing)
+
+    database, tables = SimpleNamespace(open=opened), Slow()
+    follower: Any = Follower(database, Tail(), Reconcile(interval=0.01), patience=35.0)
+    follower._loaded = {SourcePart.JOBS}
+    async with in_background(follower._jobs(tables, quiet_feed(live))):
         await eventually(lambda: len(stuck) > 20)
     assert not any(stuck)
+
+
+async def test_the_rest_after_a_slow_poll_of_failover_jobs_counts_as_progress():
+    """A poll of four seconds is followed by a rest that is longer than the patience with a task."""
+    polls, beats = list[None](), list[None]()
+
+    class Resting(legacy.Legacy):
+        async def poll(self, *_: object) -> None:
+            polls.append(None)
+            self._next = time.monotonic() + 60.0
+
+    queries, feed = Tables(), quiet_feed(Heartbeats())
+    resting: Any = Resting(interval=0.01).follow(queries, None, feed, lambda: beats.append(None))  # type: ignore[arg-type]
+    async with in_background(resting):
+        await eventually(lambda: len(beats) >= 5)
+    assert len(polls) == 1
 
 
 async def test_after_a_restart_what_runs_and_is_new_is_read_before_what_had_ended(monkeypatch):

@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from correlator.errors import SourceUnavailable
@@ -32,7 +32,7 @@ from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries, with_lost
-from correlator.sources.db.session import IN_ONE, Database, MonitoredSession, Session, chunks
+from correlator.sources.db.session import IN_ONE, Database, Session, chunks
 from correlator.sources.search import directly, owned
 from correlator.sources.tables.reconcile import LATE_COMMIT
 from correlator.tasks import until_next
@@ -80,14 +80,12 @@ class Legacy:
         retention: Seconds back for which ended rows are loaded.
         id_keys: The keys under which metadata holds external IDs.
         interval: Seconds between two polls; more if one takes long.
-        patience: Seconds without a finished query after which the task counts as stuck.
         max_jobs: Jobs that memory holds: of the ended rows, only the newest are loaded.
     """
 
     retention: float = 86_400.0
     id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS
     interval: float = 1.0
-    patience: float = 60.0
     max_jobs: int = 20_000
     _mark: str | None = None
     """The database's time from which the next poll reads. It outlives connections: rows also change between two."""
@@ -143,23 +141,26 @@ class Legacy:
         feed.left_out(began)
         return read
 
-    async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
-        """Poll until cancelled. Raises `SourceUnavailable`; the next call continues at the last successful poll."""
-        with feed.live.heartbeat("legacy", self.patience) as beat:
-            polled = MonitoredSession(session, beat)
-            if self._mark is None:
-                self._mark = await queries.clock(polled, LATE_COMMIT)
-            while True:
+    async def follow(self, queries: Queries, session: Session, feed: Feed, beat: Callable[[], None]) -> None:
+        """Poll until cancelled. Raises `SourceUnavailable`; the next call continues at the last successful poll.
+
+        Calls `beat` while it rests, which is long after a slow poll.
+        """
+        if self._mark is None:
+            self._mark = await queries.clock(session, LATE_COMMIT)
+        while True:
+            following = None
+            if time.monotonic() >= self._next_mark:
+                following = await queries.clock(session, LATE_COMMIT)
+            await self.poll(queries, session, feed, self._mark)
+            if following is not None:
+                self._mark, self._next_mark = following, time.monotonic() + MARK_EVERY
+            feed.status.part_answered(SourcePart.LEGACY)
+            while (left := self._next - time.monotonic()) > self.interval:
                 beat()
-                following = None
-                if time.monotonic() >= self._next_mark:
-                    following = await queries.clock(polled, LATE_COMMIT)
-                await self.poll(queries, polled, feed, self._mark)
-                if following is not None:
-                    self._mark, self._next_mark = following, time.monotonic() + MARK_EVERY
-                feed.status.part_answered(SourcePart.LEGACY)
-                now = time.monotonic()
-                await asyncio.sleep(max(until_next(self.interval, now), self._next - now))
+                await asyncio.sleep(min(left, self.interval))
+            now = time.monotonic()
+            await asyncio.sleep(max(until_next(self.interval, now), self._next - now))
 
     async def poll(self, queries: Queries, session: Session, feed: Feed, mark: str) -> None:
         """Read new rows, rows that have changed since `mark` by the database's clock, and a part of the others."""

@@ -31,7 +31,7 @@ from correlator.ops import metrics
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, read_readings
-from correlator.sources.db.session import MonitoredSession, Session, chunks
+from correlator.sources.db.session import Session, chunks
 from correlator.tasks import set_within, until_next
 
 GROWTH = 10
@@ -86,13 +86,11 @@ class Reconcile:
         interval: Seconds between two readings of an active job.
         retention: Seconds back for which ended jobs are loaded.
         max_jobs: Jobs that memory holds: of those that have ended, only the newest are loaded.
-        patience: Seconds without a finished query after which the task counts as stuck.
     """
 
     interval: float = 1.0
     retention: float = 86_400.0
     max_jobs: int = 20_000
-    patience: float = 60.0
     _urgent: set[str] = field(default_factory=set)
     _steps: set[int] = field(default_factory=set)
     _later: list[tuple[float, str]] = field(default_factory=list)
@@ -194,19 +192,12 @@ class Reconcile:
     async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Read the jobs that are due until cancelled. Raises `SourceUnavailable`."""
         tracking = queries.schema.has("job_tracking", "id", "status")
-        with feed.live.heartbeat("reconcile", self.patience) as beat:
-            await self._follow(queries, MonitoredSession(session, beat), feed, beat, tracking=tracking)
-
-    async def _follow(
-        self, queries: Queries, session: Session, feed: Feed, beat: Callable[[], None], *, tracking: bool
-    ) -> None:
         regular_due, doorbell_due, watched_due = 0.0, 0.0, 0.0
         self._stamps, self._compared = {}, -math.inf  # the end of the last connection may have interrupted a query
         everything = time.monotonic() - self._round_at > UNSEEN
         if self._mark is None:
             self._mark = await queries.clock(session, LATE_COMMIT)
         while True:
-            beat()
             now = time.monotonic()
             if now >= regular_due:
                 self._doorbell_rang = False
