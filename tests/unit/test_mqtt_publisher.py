@@ -47,6 +47,17 @@ async def never(*_: Any, **__: Any) -> None:
     await asyncio.Event().wait()
 
 
+async def test_other_tasks_run_between_two_messages_that_are_left_out():
+    publisher = Publisher(60.0, "mqtt://broker", 5.0, lambda _: None)
+    turns: list[int] = []
+    strict: Any = SimpleNamespace(maximum_packet_size=1, receive_maximum=20, publish=never)
+    publisher.begin(strict, mqtt5=True)
+    for number in (1, 2):
+        asyncio.get_running_loop().call_soon(turns.append, number)
+        await publisher.send(strict, MqttMessage("job/a/state", b"x"))
+        assert turns == [*range(1, number + 1)]
+
+
 def test_the_largest_message_is_left_out_until_it_changes_or_has_another_chance():
     oversized = OversizedMessages()
     assert [oversized.closed([SMALL_ONE, LARGE_ONE], 0) for _ in range(CLOSES)] == [None] * (CLOSES - 1) + ["a"]

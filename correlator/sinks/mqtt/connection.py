@@ -172,7 +172,7 @@ class Connector:
         settings = self._settings
         # A new context for each connection, as certificates are renewed; in a thread, as it reads files.
         tls = await asyncio.to_thread(client_context, settings.tls) if self.url.tls else None
-        client = MqttClient(
+        return MqttClient(
             self.url.host,
             self.url.port,
             username=settings.username or None,
@@ -188,8 +188,6 @@ class Connector:
             max_inflight_messages=WINDOW,
             on_refused=self._on_refused,
         )
-        client.pending_calls_threshold = WINDOW * 2
-        return client
 
     def _will(self, message: MqttMessage) -> aiomqtt.Will:
         properties = json_properties(PacketTypes.WILLMESSAGE) if self.mqtt5 else None
@@ -279,7 +277,25 @@ class MqttClient(aiomqtt.Client):
     def __init__(self, *args: Any, on_refused: Callable[[str], None] = lambda _: None, **kwargs: Any) -> None:
         self.on_refused = on_refused
         self.on_message: Callable[[str, bytes, bool], None] | None = None
+        self._acknowledgements: dict[int, asyncio.Future[None]] = {}
+        """Of the messages in flight, by packet identifier."""
         super().__init__(*args, **kwargs)
+
+    async def publish(  # type: ignore[override]
+        self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Properties | None = None
+    ) -> None:
+        """Publish a message, and return when the broker has acknowledged or refused it; with QoS 0 when it is written.
+
+        aiomqtt's own method goes through all messages in flight for each one. Raises: aiomqtt.MqttError.
+        """
+        info = self._client.publish(topic, payload, qos, retain, properties)
+        if info.rc != paho.MQTT_ERR_SUCCESS:
+            raise MqttCodeError(info.rc, "the message cannot be published")
+        acknowledgement = self._acknowledgements[info.mid] = self._loop.create_future()
+        try:
+            await acknowledgement
+        finally:
+            del self._acknowledgements[info.mid]
 
     async def read(self, on_message: Callable[[str, bytes, bool], None]) -> None:
         """Call `on_message` with each message that is not empty until the connection has ended.
@@ -338,9 +354,12 @@ class MqttClient(aiomqtt.Client):
             self.on_message(message.topic, bytes(message.payload), message.retain)
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
+        del client, userdata, properties
         if reason_code.is_failure:
             self.on_refused(describe_reason(reason_code))
-        super()._on_publish(client, userdata, mid, reason_code, properties)
+        acknowledgement = self._acknowledgements.get(mid)
+        if acknowledgement is not None and not acknowledgement.done():
+            acknowledgement.set_result(None)
 
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         """Do as aiomqtt does, but check the socket first: it may be closed by then and its number reused.

@@ -84,12 +84,13 @@ class Publisher:
         self._mqtt5 = True
         self._window = asyncio.Semaphore(WINDOW)
         """The number of messages that this connection's broker accepts at once."""
-        self._in_flight: dict[object, float] = {}
-        """Monotonic time at which each message was sent, the oldest first."""
+        self._in_flight: dict[object, tuple[float, MqttMessage]] = {}
+        """The messages in flight, the oldest first, each with the monotonic time at which it was sent.
+
+        Those of a connection that has ended stay until `connection_lost`.
+        """
         self._received_at = -math.inf
         """Monotonic time of the last message from the broker. Acknowledgements follow those that it sent before."""
-        self._unacknowledged: list[tuple[str, bytes]] = []
-        """Messages that were in flight when the connection ended."""
         self._oversized = OversizedMessages()
         self._skipped: BoundedDict[str, None] = BoundedDict(MAX_SKIPPED)
         """The retained topics whose newest message was left out."""
@@ -102,7 +103,6 @@ class Publisher:
     def begin(self, client: MqttClient, *, mqtt5: bool) -> None:
         """Start a new connection."""
         self._mqtt5 = mqtt5
-        self._unacknowledged.clear()
         self._window = asyncio.Semaphore(window(client.receive_maximum))
 
     async def send(self, client: MqttClient, message: MqttMessage) -> None:
@@ -110,14 +110,9 @@ class Publisher:
 
         A message for which the broker would close the connection is left out.
         """
-        if len(message.topic) > LONGEST_TOPIC:
-            self._on_refused(f"a topic over {LONGEST_TOPIC} bytes")
-            return
-        if len(message.topic) + len(message.payload) + PACKET_HEAD > client.maximum_packet_size:
-            self._skip(message, f"over {client.maximum_packet_size} bytes")
-            return
-        if self._oversized.is_left_out(message.topic, message.payload, time.monotonic()):
-            self._skip(message, f"the broker closes the connection at one of {len(message.payload)} bytes")
+        if (why := self._reason_to_skip(client, message)) is not None:
+            self._on_refused(why)
+            await asyncio.sleep(0)  # Thousands may follow each other.
             return
         properties = None
         if self._mqtt5:
@@ -125,14 +120,9 @@ class Publisher:
         retain, qos = message.retain and client.retain_available, min(1, client.maximum_qos)
         async with self._window:
             token = object()
-            self._in_flight[token] = time.monotonic()
-            try:
-                await client.publish(message.topic, message.payload, qos=qos, retain=retain, properties=properties)
-            except BaseException:
-                self._unacknowledged.append((message.topic, message.payload))
-                raise
-            finally:
-                del self._in_flight[token]
+            self._in_flight[token] = time.monotonic(), message
+            await client.publish(message.topic, message.payload, qos=qos, retain=retain, properties=properties)
+            del self._in_flight[token]
         self._oversized.acknowledged(message.topic)
         self._skipped.pop(message.topic, None)
         metrics.MQTT_PUBLISHED.inc()
@@ -149,12 +139,13 @@ class Publisher:
         while True:
             await asyncio.sleep(DEADLINE_INTERVAL)
             oldest = next(iter(self._in_flight.values()), None)
-            if oldest is not None and time.monotonic() - max(oldest, self._received_at) > self._timeout:
+            if oldest is not None and time.monotonic() - max(oldest[0], self._received_at) > self._timeout:
                 raise TimedOut(self._timeout)
 
     def connection_lost(self, error: BaseException) -> None:
         """Suspect the largest message in flight if the broker closed the connection without another reason."""
-        lost, self._unacknowledged = self._unacknowledged, []
+        lost = [(message.topic, message.payload) for _, message in self._in_flight.values()]
+        self._in_flight.clear()
         certain = isinstance(error, Closed) and error.reason.value == PACKET_TOO_LARGE
         if isinstance(error, TimedOut) or (isinstance(error, Closed) and not certain):
             return
@@ -167,11 +158,20 @@ class Publisher:
                 topic,
             )
 
-    def _skip(self, message: MqttMessage, why: str) -> None:
-        """Leave a message out. The broker keeps an older one of a retained topic, or none."""
+    def _reason_to_skip(self, client: MqttClient, message: MqttMessage) -> str | None:
+        """Return why a message is left out, or None. The broker keeps an older one of a retained topic, or none."""
+        topic, payload = message.topic, message.payload
+        if len(topic) > LONGEST_TOPIC:
+            return f"a topic over {LONGEST_TOPIC} bytes"
+        if len(topic) + len(payload) + PACKET_HEAD > client.maximum_packet_size:
+            why = f"over {client.maximum_packet_size} bytes"
+        elif self._oversized.is_left_out(topic, payload, time.monotonic()):
+            why = f"the broker closes the connection at one of {len(payload)} bytes"
+        else:
+            return None
         if message.retain:  # an event has no newer message that could end this
-            self._skipped[message.topic] = None
-        self._on_refused(why)
+            self._skipped[topic] = None
+        return why
 
 
 class _Oversized(Struct):

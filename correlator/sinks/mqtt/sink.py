@@ -197,15 +197,11 @@ class MqttSink:
         for _ in outbox.begin():
             await asyncio.sleep(0)
         self._pumping_since = time.monotonic()
-        # One place in the window is reserved for the status and the index.
-        room = asyncio.Semaphore(max(1, window(client.receive_maximum) - 1))
+        turn = asyncio.Lock()
         try:
-            async with asyncio.TaskGroup() as deliveries:
-                while True:
-                    await room.acquire()
-                    parcel = await self._next(outbox)
-                    delivery = deliveries.create_task(self._deliver(client, outbox, parcel))
-                    delivery.add_done_callback(lambda _: room.release())
+            async with asyncio.TaskGroup() as group:
+                for _ in range(max(1, window(client.receive_maximum) - 1)):  # one place is for the status and the index
+                    group.create_task(self._deliver(client, outbox, turn), name="mqtt-deliver")
         except BaseExceptionGroup as group:
             _, unexpected = group.split(LOST)
             raise unexpected or group.exceptions[0] from None
@@ -221,11 +217,15 @@ class MqttSink:
             due = outbox.due()
             await set_within(self._wake, max(0.0, due - now) if due is not None else None)
 
-    async def _deliver(self, client: MqttClient, outbox: MqttOutbox, parcel: Parcel) -> None:
-        for message in parcel.messages:
-            await self._publisher.send(client, message)
-        outbox.acknowledged(parcel.tag)
-        self._wake.set()  # The topic may have changed meanwhile, and be due at once.
+    async def _deliver(self, client: MqttClient, outbox: MqttOutbox, turn: asyncio.Lock) -> None:
+        """Publish one parcel after the other, until cancelled. `turn`: one task at a time waits for the next one."""
+        while True:
+            async with turn:
+                parcel = await self._next(outbox)
+            for message in parcel.messages:
+                await self._publisher.send(client, message)
+            outbox.acknowledged(parcel.tag)
+            self._wake.set()  # The topic may have changed meanwhile, and be due at once.
 
     async def _report(self, client: MqttClient, hub: Hub, outbox: MqttOutbox, turn: asyncio.Lock) -> None:
         """Publish the state of the daemon, and every 10 s the position in the index.
