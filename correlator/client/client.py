@@ -34,17 +34,14 @@ from yarl import URL
 from correlator.client.line_merge import Page
 from correlator.client.messages import (
     MAX_MESSAGE,
-    BookmarkMessage,
-    ByeMessage,
     Document,
     Job,
     LogMessage,
-    WelcomeMessage,
     decode,
 )
 from correlator.client.replica import ConnectionState, Replica, Update
 from correlator.errors import BadRequest, CorrelatorError, NotFound
-from correlator.model.messages import ClientMessage, CloseCode, Wanted
+from correlator.model.messages import Bookmark, Bye, ClientMessage, CloseCode, Wanted, Welcome
 from correlator.model.rows import Level
 from correlator.tasks import Backoff
 
@@ -413,9 +410,9 @@ class Exchange:
                 for answer in self._replica.receive(message):
                     await ws.send_str(_frame(answer))
                 match message:
-                    case ByeMessage(retry_ms=(low, high)):
+                    case Bye(retry_ms=(low, high)):
                         self._retry_in = random.uniform(low, high) / 1000
-                    case WelcomeMessage(at=str(at)) | BookmarkMessage(at=str(at)):
+                    case Welcome(at=at) | Bookmark(at=at):
                         self.ahead = datetime.fromisoformat(at).timestamp() - time.time()
         return True
 

@@ -1,8 +1,9 @@
-"""The messages of the daemon's websocket as types (docs/protocol.md), for a client that may be older than the daemon.
+"""The messages of the daemon's websocket (docs/protocol.md), for a client that may be older than the daemon.
 
-Unknown types and members are ignored, missing ones have a default, and no set of values is closed: so these are not the
-types of `correlator.model.messages`, by which a daemon says what it sends. The types of a job are below the messages: a
-member without a value is None or missing; later versions may add members, and values of those that are texts.
+They are those of `correlator.model.messages`, where unknown members are ignored and no set of values is closed. Those
+with a job or a log line have types of their own here: a job is a mapping, as it may have members that are not known.
+Messages of unknown types are ignored. The types of a job are below: a member without a value is None or missing; later
+versions may add members, and values of those that are texts.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, get_args
 
 import msgspec
 from msgspec import Struct
+
+from correlator.model.messages import Bookmark, Bye, Delete, Delta, Error, Resync, SourceStatus, Synced, Welcome
 
 MAX_MESSAGE = 64 << 20
 """Bytes of one frame; the daemon sends a snapshot in chunks of far less."""
@@ -33,21 +36,9 @@ class LogMessage(Struct, frozen=True, tag_field="type", tag="log"):
     dropped: int = 0
 
 
-class WelcomeMessage(Struct, frozen=True, tag_field="type", tag="welcome"):
-    epoch: str
-    seq: int
-    resumed: bool = False
-    at: str | None = None
-
-
 class SnapshotMessage(Struct, frozen=True, tag_field="type", tag="snapshot"):
     sub: int
     jobs: list[Document]
-
-
-class SyncedMessage(Struct, frozen=True, tag_field="type", tag="synced"):
-    sub: int
-    seq: int
 
 
 class PutMessage(Struct, frozen=True, tag_field="type", tag="put"):
@@ -58,62 +49,19 @@ class PutMessage(Struct, frozen=True, tag_field="type", tag="put"):
     job: Document
 
 
-class DeltaMessage(Struct, frozen=True, tag_field="type", tag="delta"):
-    sub: list[int]
-    seq: int
-    job_id: str
-    base: int
-    rev: int
-    set: Document
-
-
-class DeleteMessage(Struct, frozen=True, tag_field="type", tag="delete"):
-    sub: list[int]
-    seq: int
-    job_id: str
-    reason: str
-
-
-class BookmarkMessage(Struct, frozen=True, tag_field="type", tag="bookmark"):
-    seq: int
-    at: str | None = None
-
-
-class StatusMessage(Struct, frozen=True, tag_field="type", tag="status"):
-    """`error`: why the database is not live, in a sentence for people."""
-
-    source: str
-    error: str | None = None
-
-
-class ResyncMessage(Struct, frozen=True, tag_field="type", tag="resync"):
-    reason: str = ""
-
-
-class ErrorMessage(Struct, frozen=True, tag_field="type", tag="error"):
-    code: str
-    detail: str = ""
-    job_id: str | None = None
-
-
-class ByeMessage(Struct, frozen=True, tag_field="type", tag="bye"):
-    code: int = 1012
-    retry_ms: tuple[float, float] = (0.0, 5000.0)
-
-
 Message: TypeAlias = (
-    WelcomeMessage
+    Welcome
     | SnapshotMessage
-    | SyncedMessage
+    | Synced
     | PutMessage
-    | DeltaMessage
-    | DeleteMessage
+    | Delta
+    | Delete
     | LogMessage
-    | BookmarkMessage
-    | StatusMessage
-    | ResyncMessage
-    | ErrorMessage
-    | ByeMessage
+    | Bookmark
+    | SourceStatus
+    | Resync
+    | Error
+    | Bye
 )
 
 _KINDS: dict[str, type[Message]] = {str(kind.__struct_config__.tag): kind for kind in get_args(Message)}

@@ -17,29 +17,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, assert_never, cast
 
-from msgspec import Struct
+from msgspec import Struct, UnsetType
 from msgspec.structs import asdict
 
 from correlator.client.documents import age_key, merge
-from correlator.client.messages import (
-    BookmarkMessage,
-    ByeMessage,
-    DeleteMessage,
-    DeltaMessage,
-    Document,
-    ErrorMessage,
-    Job,
-    LogMessage,
-    Message,
-    PutMessage,
-    ResyncMessage,
-    SnapshotMessage,
-    StatusMessage,
-    SyncedMessage,
-    WelcomeMessage,
-)
+from correlator.client.messages import Document, Job, LogMessage, Message, PutMessage, SnapshotMessage
 from correlator.errors import BadRequest
-from correlator.model.messages import ClientMessage, Get, Hello, Subscribe, Wanted
+from correlator.model.messages import (
+    Bookmark,
+    Bye,
+    ClientMessage,
+    Delete,
+    Delta,
+    Error,
+    Get,
+    Hello,
+    Resync,
+    SourceStatus,
+    Subscribe,
+    Synced,
+    Wanted,
+    Welcome,
+)
 
 
 class ConnectionState(Struct, frozen=True):
@@ -65,7 +64,7 @@ class Update(Struct, frozen=True):
     gone: Mapping[str, str] = {}
     logs: tuple[LogMessage, ...] = ()
     synced: bool = False
-    database: StatusMessage | None = None
+    database: SourceStatus | None = None
     connection: ConnectionState = ConnectionState()
     ahead: float = 0.0
 
@@ -89,7 +88,7 @@ class Replica:
         self._changed: set[str] = set()
         self._gone: dict[str, str] = {}
         self._logs: list[LogMessage] = []
-        self._database: StatusMessage | None = None
+        self._database: SourceStatus | None = None
 
     @property
     def synced(self) -> bool:
@@ -109,39 +108,39 @@ class Replica:
         """
         answers: list[ClientMessage] = []
         match message:
-            case WelcomeMessage():
+            case Welcome():
                 answers = self._welcome(message)
             case SnapshotMessage():
                 self._snapshot(message)
-            case SyncedMessage():
+            case Synced():
                 self._synced(message)
             case PutMessage():
                 self._requests.discard(message.job_id)
                 if self._join(message.sub, message.job_id) or message.job_id in self._jobs:
                     self._set(message.job, message.job_id, message.rev)
-            case DeltaMessage():
+            case Delta():
                 answers = self._delta(message)
-            case DeleteMessage():
+            case Delete():
                 self._delete(message)
             case LogMessage():
                 self._logs.append(message)
-            case BookmarkMessage():
+            case Bookmark():
                 answers = [Get(job_id) for job_id in self._requests.retry()]
-            case StatusMessage():
+            case SourceStatus():
                 self._database = message
-            case ResyncMessage():
+            case Resync():
                 self._start_over()
-            case ErrorMessage():
+            case Error():
                 if message.code == "bad_request":
                     raise BadRequest(f"the correlator refused: {message.detail}")
                 if self._requests.failed(message.code, message.job_id):
                     self._resume, self._resumable = None, False  # only a fresh snapshot is complete now
-            case ByeMessage():
+            case Bye():
                 pass  # handled by `Exchange`
             case _:
                 assert_never(message)
         whole = self.synced and self._resumable and not self._requests
-        if isinstance(message, SyncedMessage | PutMessage | DeltaMessage | DeleteMessage | BookmarkMessage) and whole:
+        if isinstance(message, Synced | PutMessage | Delta | Delete | Bookmark) and whole:
             # Not earlier: missed messages arrive before `synced`. A connection lost before that resumes before them.
             self._resume = (self._epoch, message.seq)
         return answers
@@ -163,7 +162,7 @@ class Replica:
         self._logs.clear()
         return update
 
-    def _welcome(self, welcome: WelcomeMessage) -> list[ClientMessage]:
+    def _welcome(self, welcome: Welcome) -> list[ClientMessage]:
         self._requests.clear()
         self._resumable = True
         resumed = welcome.resumed and self._resume is not None and self._resume[0] == welcome.epoch
@@ -198,7 +197,7 @@ class Replica:
             sub.add(job_id)
             self._set(job, job_id, rev)
 
-    def _synced(self, synced: SyncedMessage) -> None:
+    def _synced(self, synced: Synced) -> None:
         sub = self._subs.get(synced.sub)
         if sub is None:
             return
@@ -213,7 +212,7 @@ class Replica:
             sub.add(job_id)
         return bool(subs)
 
-    def _delta(self, delta: DeltaMessage) -> list[ClientMessage]:
+    def _delta(self, delta: Delta) -> list[ClientMessage]:
         rev = self._revs.get(delta.job_id)
         if rev is not None and rev >= delta.rev:
             return []
@@ -224,7 +223,7 @@ class Replica:
             return []
         return [Get(delta.job_id)] if self._requests.add(delta.job_id) else []
 
-    def _delete(self, delete: DeleteMessage) -> None:
+    def _delete(self, delete: Delete) -> None:
         for number in delete.sub:
             if number in self._subs:
                 self._subs[number].discard(delete.job_id)
@@ -299,9 +298,9 @@ class DocumentRequests:
         self._tries[job_id] = 1
         return True
 
-    def failed(self, code: str, job_id: str | None) -> bool:
+    def failed(self, code: str, job_id: str | UnsetType) -> bool:
         """Note that a request failed; True if it was the last of `MAX_TRIES`, so that the document stays missing."""
-        if job_id is None or job_id not in self._tries:
+        if isinstance(job_id, UnsetType) or job_id not in self._tries:
             return False
         is_last = self._tries[job_id] == MAX_TRIES
         if is_last or code == "not_found":

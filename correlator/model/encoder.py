@@ -45,7 +45,9 @@ def clean(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Raw):
         return orjson.Fragment(bytes(value))
     if isinstance(value, Struct):
-        value = {name: member for name, member in asdict(value).items() if member is not UNSET}
+        config = value.__struct_config__
+        tag = {config.tag_field: config.tag} if config.tag_field is not None else {}
+        value = tag | {name: member for name, member in asdict(value).items() if member is not UNSET}
     if isinstance(value, dict):
         return {clean(k if isinstance(k, str) else str(k)): clean(v, depth + 1) for k, v in value.items()}
     if isinstance(value, list | tuple):

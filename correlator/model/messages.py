@@ -7,9 +7,9 @@ describes a member.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Annotated, Any, Final, Literal, NotRequired, Self, TypeAlias, TypedDict
+from typing import Annotated, Any, Final, Literal, NotRequired, Self, TypeAlias, TypedDict, get_args
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from correlator.model.document import (
     EXACT,
@@ -24,11 +24,18 @@ from correlator.model.document import (
     Time,
 )
 from correlator.model.facts import Kind
+from correlator.model.published import Reason
 from correlator.model.rows import Level
 
 DaemonState: TypeAlias = Annotated[Literal["starting", "online", "stopping", "offline"], Meta(title="DaemonState")]
-DatabaseState: TypeAlias = Annotated[
-    Literal["live", "stale", "down"], Meta(title="DatabaseState", description="The database behind it.")
+DatabaseState: TypeAlias = Literal["live", "stale", "down"]
+Database: TypeAlias = Annotated[
+    str,
+    Meta(
+        title="DatabaseState",
+        description="The database behind it.",
+        extra_json_schema={"enum": sorted(get_args(DatabaseState))},
+    ),
 ]
 Epoch: TypeAlias = Annotated[str, Meta(description="Names one run of the daemon.")]
 Seq: TypeAlias = Annotated[
@@ -36,9 +43,10 @@ Seq: TypeAlias = Annotated[
 ]
 EventKind: TypeAlias = Annotated[str, Meta(examples=[*Kind])]
 DeleteReason: TypeAlias = Annotated[
-    Literal["retention", "filter", "gone", "merged"],
+    str,
     Meta(
         title="DeleteReason",
+        extra_json_schema={"enum": sorted((*get_args(Reason), "filter"))},
         description="It left memory; it left this filter, after one last put; its row was deleted; it was a legacy job"
         " and is a JobLog job now.",
     ),
@@ -124,10 +132,9 @@ ClientMessage: TypeAlias = Hello | Subscribe | Unsubscribe | Get | Ping
 # -- websocket and event stream, server → client
 
 
-class Welcome(TypedDict):
+class Welcome(Struct, tag_field="type", tag="welcome", frozen=True):
     """The answer to `hello`. `resumed`: a subscription with `resume` gets no snapshot. `at`: the daemon's time."""
 
-    type: Literal["welcome"]
     epoch: Epoch
     seq: Seq
     resumed: bool
@@ -135,30 +142,27 @@ class Welcome(TypedDict):
     at: Time
 
 
-class Snapshot(TypedDict):
+class Snapshot(Struct, tag_field="type", tag="snapshot", frozen=True):
     """Jobs that match a subscription, the newest first; `more`: another chunk follows."""
 
-    type: Literal["snapshot"]
     sub: SubId
     seq: Seq
     more: bool
     jobs: list[JobDocument]
 
 
-class Synced(TypedDict):
+class Synced(Struct, tag_field="type", tag="synced", frozen=True):
     """The end of a snapshot, or of what a resumed subscription missed. `unknown`: IDs that no job has yet."""
 
-    type: Literal["synced"]
     sub: SubId
     seq: Seq
     count: Count
     unknown: list[str]
 
 
-class Put(TypedDict):
+class Put(Struct, tag_field="type", tag="put", frozen=True):
     """The whole document. Applying it twice is harmless."""
 
-    type: Literal["put"]
     sub: Subs
     seq: Seq
     job_id: JobId
@@ -166,13 +170,12 @@ class Put(TypedDict):
     job: JobDocument
 
 
-class Delta(TypedDict):
+class Delta(Struct, tag_field="type", tag="delta", frozen=True):
     """A change to the document at revision `base`. A client without that revision sends `get`.
 
     set: A merge patch (RFC 7386) of the document at `base`.
     """
 
-    type: Literal["delta"]
     sub: Subs
     seq: Seq
     job_id: JobId
@@ -181,10 +184,9 @@ class Delta(TypedDict):
     set: Annotated[dict[str, Any], Meta(title="MergePatch")]
 
 
-class Delete(TypedDict):
+class Delete(Struct, tag_field="type", tag="delete", frozen=True):
     """A job no longer belongs to these subscriptions."""
 
-    type: Literal["delete"]
     sub: Subs
     seq: Seq
     job_id: JobId
@@ -242,59 +244,54 @@ class EventMessage(Transition):
     kind: Annotated[str, Meta(examples=["job.late", "job.overdue"])]
 
 
-class Bookmark(TypedDict):
+class Bookmark(Struct, tag_field="type", tag="bookmark", frozen=True):
     """All changes up to `seq` were sent."""
 
-    type: Literal["bookmark"]
     seq: Seq
     at: Time
 
 
-class SourceStatus(TypedDict):
+class SourceStatus(Struct, tag_field="type", tag="status", frozen=True):
     """The state of the database. `lag_seconds`: the age of its newest complete answer, 0 while it is live.
 
     error: Why it is not live, in a sentence for people; null while it is.
     """
 
-    type: Literal["status"]
-    source: DatabaseState
+    source: Database
     lag_seconds: Seconds
     error: str | None
 
 
-class Resync(TypedDict):
+class Resync(Struct, tag_field="type", tag="resync", frozen=True):
     """The client's state is too old to be updated. A fresh snapshot follows."""
 
-    type: Literal["resync"]
-    reason: Annotated[Literal["epoch", "gap", "slow"], Meta(title="ResyncReason")]
+    reason: Annotated[str, Meta(title="ResyncReason", extra_json_schema={"enum": ["epoch", "gap", "slow"]})]
 
 
-class Error(TypedDict):
+class Error(Struct, tag_field="type", tag="error", frozen=True):
     """A message was invalid or could not be served. `job_id`: that of the `get`. The third bad frame closes."""
 
-    type: Literal["error"]
     sub: SubId | None
-    code: Annotated[Literal["bad_request", "not_found", "unavailable"], Meta(title="ErrorCode")]
+    code: Annotated[
+        str, Meta(title="ErrorCode", extra_json_schema={"enum": ["bad_request", "not_found", "unavailable"]})
+    ]
     detail: str
-    job_id: NotRequired[str]
+    job_id: str | UnsetType = UNSET
 
 
-class Bye(TypedDict):
+class Bye(Struct, tag_field="type", tag="bye", frozen=True):
     """The daemon is closing the connection. Reconnect after a random time in this range.
 
     code: The close code that follows (RFC 6455, 7.4).
     retry_ms: At least, at most; milliseconds.
     """
 
-    type: Literal["bye"]
     code: int
     retry_ms: Annotated[list[Count], Meta(min_length=2, max_length=2)]
 
 
-class Pong(TypedDict):
+class Pong(Struct, tag_field="type", tag="pong", frozen=True):
     """The answer to `ping`."""
-
-    type: Literal["pong"]
 
 
 SERVER_MESSAGES: Final = (

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
 from msgspec import Meta, Struct
 
 from correlator.model.document import Count, ErrorCut, JobDocument, JobId, Percent, Seconds, Share, Time
-from correlator.model.messages import DatabaseState, LogEvent
+from correlator.model.messages import Database, LogEvent
 
 TableState: TypeAlias = Annotated[
     Literal["missing", "refused", "locked", "slow", "failing", "reading"], Meta(title="TableState")
@@ -174,7 +174,7 @@ class DatabasePart(TypedDict):
     """
 
     ok: bool
-    state: DatabaseState
+    state: Database
     lag_seconds: Seconds
     error: str | None
     judged_at: NotRequired[Time | None]
@@ -326,7 +326,7 @@ class InstanceHealth(TypedDict):
 
     instance: str
     online: bool | None
-    database: DatabaseState
+    database: Database
     error: str | None
     lag_seconds: Seconds
     unwritten_seconds: Seconds

@@ -13,7 +13,8 @@ def job(job_id: str, rev: int, **members: Any) -> Document:
 
 
 def welcome(epoch: str = "e", *, resumed: bool = False, seq: int = 0) -> Document:
-    return {"type": "welcome", "epoch": epoch, "seq": seq, "resumed": resumed, "ping_seconds": 25}
+    return {"type": "welcome", "epoch": epoch, "seq": seq, "resumed": resumed, "ping_seconds": 25,
+            "at": "2025-09-22T10:00:00.000000Z"}  # fmt: skip
 
 
 def snapshot(sub: int, *jobs: Document, seq: int = 10) -> Document:

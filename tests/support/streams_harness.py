@@ -205,12 +205,9 @@ class DaemonStreams:
     def connect(self, client: StreamClient) -> Resume | None:
         """Send `welcome`, as the websocket endpoint does. Returns the client's position if it can be resumed."""
         resume = Resume(*client.fold.position) if client.fold.position is not None else None
-        self.streams.add(client)
-        resumed = self.streams.can_resume(resume)
         client.fold.connect()
-        welcome = {"type": "welcome", "epoch": self.hub.epoch, "seq": self.hub.seq, "resumed": resumed}
-        self.streams.send(client, welcome)
-        return resume if resumed else None
+        self.streams.welcome(client, resume)
+        return resume if self.streams.can_resume(resume) else None
 
     async def subscribe(
         self,

@@ -12,6 +12,7 @@ from correlator.jobs import encoding
 from correlator.model.document import Comparison, ForecastState, StepAhead
 from correlator.model.encoder import merge_patch
 from correlator.model.facts import Kind, Line, Status
+from correlator.model.messages import Synced
 from correlator.model.published import Event, Forecast, JobForecast, JobView, PublishedJob
 from correlator.model.rows import StepRecord
 from tests.support.documents import document_of
@@ -164,6 +165,8 @@ def test_any_text_leaves_as_json(text):
 
 
 def test_half_a_surrogate_costs_only_itself():
+    answer = {"type": "synced", "sub": 1, "seq": 2, "count": 0, "unknown": ["?"]}
+    assert json.loads(encoding.encode(Synced(1, 2, 0, ["\ud800"]))) == answer
     assert json.loads(encoding.encode({"a\ud800": ["b\udfff", ("c",), {"d": 1}]})) == {"a?": ["b?", ["c"], {"d": 1}]}
 
 

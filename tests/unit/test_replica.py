@@ -130,7 +130,7 @@ class DaemonModel:
             case ("busy",) if self.may_fail:
                 self.busy, self.may_fail = self.busy + 1, self.may_fail - 1
             case ("bookmark",):
-                self.send({"type": "bookmark", "seq": self.seq, "at": None})
+                self.send({"type": "bookmark", "seq": self.seq, "at": "2025-09-22T10:00:00.000000Z"})
             case ("lose",) if self.wire:
                 self.wire = deque(message for message in self.wire if message["type"] != "delta")
 

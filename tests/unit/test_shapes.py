@@ -18,7 +18,7 @@ from correlator.model import document as model
 from correlator.model import messages, replies
 from correlator.model.document import Comparison, ForecastState, StepAhead
 from correlator.model.facts import Job, Kind, Line, Reading, Status
-from correlator.model.published import Change, Event, Forecast, JobForecast, JobView, LogLine, PublishedJob, Reason
+from correlator.model.published import Change, Event, Forecast, JobForecast, JobView, LogLine, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.pipeline import hub
@@ -67,10 +67,9 @@ FORECAST = Forecast(AT, AT + 1, AT + 2, 41.7, 37, ForecastState.ROUGH, 96.0, 0.0
     ("shape", "core"),
     [
         (model.JobStatus, {s.value for s in Status if s is not Status.SKIPPED}),
-        (messages.DeleteReason, literal(Reason) | {"filter"}),
         (replies.ResolvedBy, literal(get_type_hints(Resolved)["resolved_by"])),
     ],
-    ids=["job", "left", "resolved_by"],
+    ids=["job", "resolved_by"],
 )
 def test_a_closed_set_is_that_of_the_core(shape, core):
     assert literal(shape) == core

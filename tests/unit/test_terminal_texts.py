@@ -15,10 +15,11 @@ import pytest
 from rich.cells import cell_len
 
 from correlator.client.client import JobList
-from correlator.client.messages import LogMessage, StatusMessage
+from correlator.client.messages import LogMessage
 from correlator.client.replica import ConnectionState
 from correlator.doctor.report import CheckReport, failure, ok, warning
 from correlator.model.facts import AttributedRow, Entry
+from correlator.model.messages import SourceStatus
 from correlator.sinks.tap import Dropped, TapRow
 from correlator.terminal import tap
 from correlator.terminal.doctor import print_report
@@ -151,8 +152,9 @@ async def _watch(out: Any, err: Any, width: int) -> None:
     ends_otherwise = FAILED | {"status": "completed", "error": None, "rev": 18}
     for one in (
         update(*JOBS.values(), connection=live), away, away, update(late, logs=LOGS, connection=live),
-        update(database=StatusMessage("stale", "job_steps cannot be read: gone")),
-        update(ends_otherwise, JOBS["overdue"] | {"stalled": False, "rev": 18}, database=StatusMessage("live")),
+        update(database=SourceStatus("stale", 1.0, "job_steps cannot be read: gone")),
+        update(ends_otherwise, JOBS["overdue"] | {"stalled": False, "rev": 18},
+               database=SourceStatus("live", 0.0, None)),
     ):  # fmt: skip
         lines.handle(watch.apply(one), one)
 

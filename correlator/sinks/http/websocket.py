@@ -15,11 +15,11 @@ from typing import Any, ClassVar, Final, assert_never
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from correlator.errors import BadRequest, SourceUnavailable, drop_frames
 from correlator.jobs import encoding
-from correlator.model.messages import ClientMessage, CloseCode, Get, Hello, Ping, Subscribe, Unsubscribe
+from correlator.model.messages import ClientMessage, CloseCode, Error, Get, Hello, Ping, Pong, Subscribe, Unsubscribe
 from correlator.ops import metrics
 from correlator.ops.stalls import STUCK_AFTER
 from correlator.pipeline.hub import Hub
@@ -318,7 +318,7 @@ class Websockets:
             client.received_at = time.monotonic()  # pongs were not read while this waited
             self._streams.start(client, self._get(client, message.job_id))
         elif isinstance(message, Ping):
-            self._streams.send(client, {"type": "pong"})
+            self._streams.send(client, Pong())
         else:
             assert_never(message)
 
@@ -376,13 +376,16 @@ class Websockets:
             client.gets.release()
 
     def _error(
-        self, client: WebsocketConnection, code: str, detail: str, sub: int | None = None, *, job_id: str | None = None
+        self,
+        client: WebsocketConnection,
+        code: str,
+        detail: str,
+        sub: int | None = None,
+        *,
+        job_id: str | UnsetType = UNSET,
     ) -> None:
         """Send an `error` message, which is possible even before `hello`. `job_id`: the ID of a `get` that failed."""
-        error: dict[str, Any] = {"type": "error", "sub": sub, "code": code, "detail": detail}
-        if job_id is not None:
-            error["job_id"] = job_id
-        self._streams.fanout.send(client, [Message(encoding.encode(error))])
+        self._streams.fanout.send(client, [Message(encoding.encode(Error(sub, code, detail, job_id)))])
 
 
 def _has_token(frame: str) -> bool:

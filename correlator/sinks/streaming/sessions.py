@@ -17,8 +17,11 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from correlator.errors import SourceUnavailable
 from correlator.jobs import encoding
+from correlator.model.messages import Bookmark, Bye, Resync, SourceStatus, Synced, Welcome
 from correlator.model.published import PublishedJob
 from correlator.model.rows import Level
 from correlator.ops.stalls import STUCK_AFTER, timed
@@ -109,7 +112,7 @@ class Streams:
         for task in self._tasks.pop(client, ()):
             task.cancel()
 
-    def send(self, client: Client, message: dict[str, Any], seq: int | None = None) -> None:
+    def send(self, client: Client, message: Struct, seq: int | None = None) -> None:
         self.fanout.send(client, [Message(encoding.encode(message), seq)])
 
     async def refusal(self, resume: Resume | None) -> str | None:
@@ -126,21 +129,12 @@ class Streams:
     def welcome(self, client: Client, resume: Resume | None) -> None:
         """Register a connection and send `welcome`. `resume`: the position that the client wants to continue from."""
         self.add(client)
-        self.send(
-            client,
-            {
-                "type": "welcome",
-                "epoch": self._hub.epoch,
-                "seq": self._hub.seq,
-                "resumed": self.can_resume(resume),
-                "ping_seconds": self.limits.ping_seconds,
-                "at": self._daemon_time(),
-            },
-        )
+        epoch, seq, resumed = self._hub.epoch, self._hub.seq, self.can_resume(resume)
+        self.send(client, Welcome(epoch, seq, resumed, int(self.limits.ping_seconds), self._daemon_time()))
 
     def bye(self, client: Client, code: int) -> None:
         """Send `bye`: the connection ends with this close code, and the client may reconnect within 5 s."""
-        self.send(client, {"type": "bye", "code": code, "retry_ms": [0, 5000]})
+        self.send(client, Bye(code, [0, 5000]))
 
     def can_resume(self, resume: Resume | None) -> bool:
         """True if every change since that position is still known."""
@@ -174,7 +168,7 @@ class Streams:
         if sub.after is None:
             if resuming:
                 other = resume is not None and resume.epoch != self._hub.epoch
-                self.send(client, {"type": "resync", "reason": "epoch" if other else "gap"})
+                self.send(client, Resync("epoch" if other else "gap"))
             extra = [s for n, s in archived.items() if published.resolve(n) is None and wanted.query.matches(s)]
         self._watched[client][sub_id] = unknown
         for name in unknown:
@@ -294,7 +288,7 @@ class Streams:
         sub.todo = EMPTY  # which keeps no order alive
         self.fanout.flush()
         client.synced()
-        self.send(client, {"type": "synced", "sub": sub.id, "seq": seq, "count": count, "unknown": waiting_ids}, seq)
+        self.send(client, Synced(sub.id, seq, count, waiting_ids), seq)
         self.fanout.send(client, [self._status()])
 
     def _is_current(self, client: Client, sub: Sub) -> bool:
@@ -329,7 +323,7 @@ class Streams:
         self._parts.clear()  # what idle pages have no use for
         self.fanout.groups.forget_missed()
         seq = self._hub.seq
-        message = Message(encoding.encode({"type": "bookmark", "seq": seq, "at": self._daemon_time()}), seq)
+        message = Message(encoding.encode(Bookmark(seq, self._daemon_time())), seq)
         messages = [message] if self._hub.status.database == "live" else [message, self._status()]
         self.fanout.flush()
         for client in list(self.fanout.clients):
@@ -343,9 +337,7 @@ class Streams:
 
     def _status(self) -> Message:
         status = self._hub.status
-        state, lag = status.database, status.lag_seconds
-        body = {"type": "status", "source": state, "lag_seconds": lag, "error": status.public_error}
-        return Message(encoding.encode(body))
+        return Message(encoding.encode(SourceStatus(status.database, status.lag_seconds, status.public_error)))
 
     def _daemon_time(self) -> str:
         """The daemon's current time (RFC 3339). A client computes the offset of its own clock from it."""
