@@ -146,7 +146,6 @@ def test_metadata_that_is_no_object_is_an_empty_one(metadata):
 @pytest.mark.parametrize(
     ("at", "text"),
     [
-        (None, None),
         (0, "1970-01-01T00:00:00.000000Z"),
         (-1, "1969-12-31T23:59:59.999999Z"),
         (encoding.MAX_MICROS, "9999-12-31T23:59:59.999999Z"),
