@@ -39,7 +39,8 @@ def filled(jobs: int) -> LocalHub:
 
 def messages(hub: LocalHub, instance: str) -> list[MqttMessage]:
     """All that the sink would publish of it."""
-    tree = MqttOutbox(Topics(f"correlator/v1/{instance}"), hub.published, hub.epoch, MqttEvents(EventLog()))
+    events = MqttEvents(EventLog(), time.monotonic)
+    tree = MqttOutbox(Topics(f"correlator/v1/{instance}"), hub.published, hub.epoch, events, time.monotonic)
     for _ in tree.begin():
         pass
     found: list[MqttMessage] = []

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Generic, TypeVar
@@ -133,14 +132,13 @@ TENFOLD = 10
 class Notice(Enum):
     """What is worth a line in the log."""
 
-    BEGINS = "begins"
-    WORSE = "worse"
-    """The age, or the number of those that were dropped, is ten times what the last line said."""
+    LATE = "late"
+    """From now on, or the age or the number of those that were dropped is ten times what the last line said."""
     ENDS = "ends"
 
 
 class Lateness:
-    """The judgement on one receiver. Nothing here reads a clock.
+    """The judgement on one receiver. Times are arguments, in seconds.
 
     `after`, `below`: see `LATE_AFTER`. Between the two it stays as it is, so that it does not flicker.
     """
@@ -148,25 +146,37 @@ class Lateness:
     def __init__(self, after: float = LATE_AFTER, below: float = ON_TIME_BELOW) -> None:
         self._after, self._below = after, below
         self.is_late = False
+        self._accepting_since: float | None = None
+        """Time since which the receiver accepts everything. None: the last attempt failed, or there was none."""
         self._noted_age = 0.0
         self._noted_dropped = 0
 
-    def judge(self, age: float, dropped: int = 0, *, accepting_for: float = math.inf) -> Notice | None:
+    def accepts(self, now: float) -> None:
+        """The receiver has accepted something at `now`."""
+        if self._accepting_since is None:
+            self._accepting_since = now
+
+    def fails(self) -> None:
+        """The receiver accepts nothing: it is judged again once it does."""
+        self._accepting_since = None
+
+    def judge(self, now: float, age: float, dropped: int = 0) -> Notice | None:
         """Judge by the seconds that the oldest has waited, and by how many were dropped since the start.
 
-        `accepting_for`: seconds since the receiver accepts something. After an outage it has `after` for the backlog.
+        After an outage the receiver has `after` for the backlog.
         """
+        if self._accepting_since is None:
+            return None
         if self.is_late and age < self._below:
             self.is_late = False
             return Notice.ENDS
-        if not self.is_late and (age <= self._after or accepting_for < self._after):
+        if not self.is_late and (age <= self._after or now - self._accepting_since < self._after):
             self._noted_dropped = dropped
             return None
-        is_new, self.is_late = not self.is_late, True
         is_worse = age >= TENFOLD * self._noted_age or (
             dropped > self._noted_dropped and dropped >= TENFOLD * self._noted_dropped
         )
-        if not is_new and not is_worse:
+        if self.is_late and not is_worse:
             return None
-        self._noted_age, self._noted_dropped = age, dropped
-        return Notice.BEGINS if is_new else Notice.WORSE
+        self.is_late, self._noted_age, self._noted_dropped = True, age, dropped
+        return Notice.LATE

@@ -38,7 +38,6 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import heapq
 import hmac
 import html
 import logging
@@ -61,6 +60,7 @@ from msgspec.structs import replace
 from yarl import URL
 
 from correlator import web
+from correlator.bounded import Schedule
 from correlator.config.schema import Config, Tls
 from correlator.config.webhooks import Template, Webhook
 from correlator.jobs import encoding
@@ -149,8 +149,8 @@ class Deliveries(PendingEvents[Delivery]):
         self._queues: dict[str, _JobQueue] = {}
         self._ready: OrderedDict[str, None] = OrderedDict()
         """The jobs whose first event may be sent now."""
-        self._resting: list[tuple[float, int, str]] = []
-        """A heap of jobs whose first event failed: when it may be sent again, its number, the job."""
+        self._resting = Schedule[str]()
+        """When the first event of a job may be sent again, of the jobs whose first event failed."""
         self._in_flight: set[int] = set()
         self._backoff = Backoff(timings.retry_base, timings.retry_factor, timings.retry_cap, uniform=uniform)
         self._paused_until = 0.0
@@ -167,31 +167,23 @@ class Deliveries(PendingEvents[Delivery]):
 
     def pop_next(self, now: float) -> Delivery | None:
         """Return the next event to send, which is in flight from now on. None if nothing may be sent at `now`."""
-        while self._resting and self._resting[0][0] <= now:
-            _, number, job_id = heapq.heappop(self._resting)
-            queue = self._queues.get(job_id)
-            if queue is not None and queue.waiting[0].number == number:
-                self._ready[job_id] = None
-        if now < max(self._paused_until, self._asked_until) or len(self._in_flight) >= (
-            1 if self._is_away else MAX_IN_FLIGHT
-        ):
+        for job_id in self._resting.pop_until(now, len(self._resting)):
+            self._ready[job_id] = None
+        if self._is_busy or now < max(self._paused_until, self._asked_until) or not self._ready:
             return None
-        while self._ready:
-            queue = self._queues.get(self._ready.popitem(last=False)[0])
-            if queue is not None:
-                delivery = queue.waiting[0]
-                self._in_flight.add(delivery.number)
-                return delivery
-        return None
+        delivery = self._queues[self._ready.popitem(last=False)[0]].waiting[0]
+        self._in_flight.add(delivery.number)
+        return delivery
 
     def due(self, now: float) -> float | None:
         """Return the time at which `pop_next` may return an event. None: only after `add` or the end of an attempt."""
-        if len(self._in_flight) >= (1 if self._is_away else MAX_IN_FLIGHT):
+        if self._is_busy:
             return None
         paused_until = max(self._paused_until, self._asked_until)
         if self._ready:
             return max(now, paused_until)
-        return max(self._resting[0][0], paused_until) if self._resting else None
+        first = self._resting.first()
+        return max(first[0], paused_until) if first is not None else None
 
     def delivered(self, delivery: Delivery) -> None:
         """The receiver has acknowledged the event."""
@@ -216,8 +208,7 @@ class Deliveries(PendingEvents[Delivery]):
         timings = self._timings
         limit = min(timings.retry_cap, timings.retry_base * timings.retry_factor ** min(queue.failures, 16))
         queue.failures += 1
-        retry_at = now + max(self._uniform() * limit, wait)
-        heapq.heappush(self._resting, (retry_at, delivery.number, delivery.job_id))
+        self._resting.put(delivery.job_id, now + max(self._uniform() * limit, wait))
         tried = map(self.__getitem__, self) if away else iter((delivery,))
         old = takewhile(lambda one: now - one.added_at >= timings.give_up_after, tried)
         expired = [one for one in old if one.number not in self._in_flight]
@@ -242,6 +233,11 @@ class Deliveries(PendingEvents[Delivery]):
         for number in self:
             self._enqueue(self[number])
 
+    @property
+    def _is_busy(self) -> bool:
+        """True if as many requests are in flight as the receiver may get at a time."""
+        return len(self._in_flight) >= (1 if self._is_away else MAX_IN_FLIGHT)
+
     def _enqueue(self, delivery: Delivery) -> None:
         queue = self._queues.get(delivery.job_id)
         if queue is None:
@@ -265,14 +261,16 @@ class Deliveries(PendingEvents[Delivery]):
             return
         self._forget(delivery.number)
         self._in_flight.discard(delivery.number)
-        queue = self._queues[delivery.job_id]
+        job_id = delivery.job_id
+        queue = self._queues[job_id]
         was_first = queue.waiting[0] is delivery
         queue.waiting.remove(delivery)
-        if not queue.waiting:
-            del self._queues[delivery.job_id]
-        elif was_first:
+        if was_first:
             queue.failures = 0
-            self._ready[delivery.job_id] = None
+            self._resting.discard(job_id)
+            self._ready[job_id] = None
+        if not queue.waiting:
+            del self._queues[job_id], self._ready[job_id]
 
 
 class _JobQueue(Struct):
@@ -762,8 +760,6 @@ class WebhookEndpoint:
         self._timings = timings
         self._deliveries = Deliveries(event_log, timings)
         self._lateness = Lateness(timings.late_after, timings.on_time_below)
-        self._accepting_since: float | None = None
-        """Monotonic time since which every attempt succeeds. None: the last one failed, or there was none."""
         self._full = 0
         """Events that were dropped because too many waited."""
         self._disabled = False
@@ -871,11 +867,10 @@ class WebhookEndpoint:
             return  # Another response ended all events (410), or the next `run` sends them to the receiver of today.
         now = time.monotonic()
         if verdict is not Verdict.ACCEPTED:
-            self._accepting_since = None
-        elif self._accepting_since is None:
-            self._accepting_since = now
+            self._lateness.fails()
         match verdict:
             case Verdict.ACCEPTED:
+                self._lateness.accepts(now)
                 self._is_back()
                 self._deliveries.delivered(delivery)
                 self._refused.pop(delivery.number, None)
@@ -892,10 +887,10 @@ class WebhookEndpoint:
 
     def _judge_age(self, now: float) -> None:
         """Log when the receiver becomes too slow, and when it keeps up again. What it refuses may wait for long."""
-        if self._accepting_since is None or self._refused:
+        if self._refused:
             return
-        match self._lateness.judge(self._age(), self._full, accepting_for=now - self._accepting_since):
-            case Notice.BEGINS | Notice.WORSE:
+        match self._lateness.judge(now, self._age(), self._full):
+            case Notice.LATE:
                 log.warning("webhook %s: %s", self.webhook.name, self._late())
             case Notice.ENDS:
                 log.info("webhook %s: the receiver at %s keeps up again", self.webhook.name, self.webhook.url)

@@ -166,7 +166,7 @@ async def test_only_rows_that_come_after_their_window_was_given_up_count_as_late
 def test_a_topic_is_pending_from_its_first_change_until_the_last_is_acknowledged():
     now = 0.0
     a, b = TopicKey("state", "a"), TopicKey("state", "b")
-    box = DirtyTopics(spacing=0.25, clock=lambda: now)
+    box = DirtyTopics(lambda: now)
     for now, key in ((1.0, a), (2.0, b), (3.0, a)):  # noqa: B007 - the clock reads it
         box.mark(key)
     assert (box.oldest(), box.pop_next(3.0)) == (1, a)

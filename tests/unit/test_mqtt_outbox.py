@@ -35,7 +35,7 @@ class TwoTopics:
     """Two topics in versions, and a broker that has the last one of each that was sent over this connection."""
 
     def __init__(self) -> None:
-        self.box, self.now = DirtyTopics(), 0.0
+        self.box, self.now = DirtyTopics(lambda: self.now), 0.0
         self.versions = dict.fromkeys((A, B), 0)
         self.broker: dict[TopicKey, int] = {}
         self.flying: dict[TopicKey, int] = {}
@@ -100,7 +100,7 @@ def test_the_broker_ends_with_the_newest_version_of_every_topic_and_gets_none_tw
 
 def test_changes_and_republished_topics_alternate_until_a_change_has_waited_for_a_second():
     now = 0.0
-    box = DirtyTopics(clock=lambda: now)
+    box = DirtyTopics(lambda: now)
     old, new = ([TopicKey("state", f"{age} {n}") for n in range(50)] for age in ("old", "new"))
     box.restart()
     box.add(old)
@@ -117,7 +117,7 @@ def test_changes_and_republished_topics_alternate_until_a_change_has_waited_for_
 
 
 def pending(*events):
-    made = MqttEvents(EventLog())
+    made = MqttEvents(EventLog(), lambda: 0.0)
     for each in events:
         made.add(each)
     return made
@@ -220,8 +220,8 @@ class TreeHarness:
         self.index = index or Index()
         self.index.loading = False
         self.event_log = EventLog()
-        self.events = MqttEvents(self.event_log)
-        self.tree = MqttOutbox(NAMES, self.index.published, "e1", self.events, devices=devices)
+        self.events = MqttEvents(self.event_log, lambda: 0.0)
+        self.tree = MqttOutbox(NAMES, self.index.published, "e1", self.events, lambda: 0.0, devices=devices)
         self.now = 0.0
         self.learn(*readings)
 
@@ -468,7 +468,7 @@ def test_events_and_states_alternate_until_states_are_late_and_go_before_all_but
 
 def test_the_age_of_what_waits_costs_no_more_after_thousands_of_acknowledgements():
     def with_acknowledged(count: int) -> DirtyTopics:
-        box = DirtyTopics()
+        box = DirtyTopics(lambda: 0.0)
         box.add(TopicKey("state", str(n)) for n in range(count + 20))
         sent = [there(box.pop_next(0.0)) for _ in range(count + 20)]
         for key in sent[:count]:

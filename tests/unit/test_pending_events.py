@@ -234,7 +234,7 @@ def test_pending_events_take_no_more_bytes_than_are_counted(kind):
 @pytest.mark.parametrize("head", [b"", b"\xc1", b"\xa1\xff", encode(["j"]), encode(5)])
 def test_an_event_that_cannot_be_read_again_is_left_out(caplog, head):
     event_log = EventLog([("mqtt", head, b"1"), ("cluster", head, b""), ("mqtt", encode("b"), b"3")])
-    events, others = MqttEvents(event_log), EventQueue(event_log, lambda: 0.0)
+    events, others = MqttEvents(event_log, lambda: 0.0), EventQueue(event_log, lambda: 0.0)
     assert ([events[number] for number in events], len(others)) == ([MqttEvent("b", b"3")], 0)
     assert len(caplog.messages) == 2
 

@@ -203,7 +203,8 @@ def tree(record: JobRecord) -> tuple[MqttOutbox, Index]:
     index = Index()
     index.loading = False
     index.apply([Reading(record.job_id, 1, record, STEPS)], AT)
-    built = MqttOutbox(topics.Topics("p/i"), index.published, "e", MqttEvents(EventLog()), devices=True)
+    events = MqttEvents(EventLog(), lambda: 0.0)
+    built = MqttOutbox(topics.Topics("p/i"), index.published, "e", events, lambda: 0.0, devices=True)
     for _ in built.begin():
         pass
     return built, index

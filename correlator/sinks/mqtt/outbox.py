@@ -20,17 +20,18 @@ or does I/O: times are arguments.
 
 from __future__ import annotations
 
+from bisect import insort
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from heapq import merge
 from itertools import chain, islice
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from msgspec import Struct
 from msgspec.msgpack import Decoder
 
-from correlator.bounded import BoundedDict
+from correlator.bounded import BoundedDict, chunks
 from correlator.jobs import encoding
 from correlator.jobs.directory import NO_AGE, JobDirectory, Names
 from correlator.jobs.fold import vm_name
@@ -43,9 +44,6 @@ from correlator.pipeline.hub import Batch
 from correlator.sinks.event_log import EventLog, PendingEvents
 from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.topics import SPACING, MqttMessage, TopicKey, Topics, parse_state
-
-T = TypeVar("T")
-
 
 BEGIN_BATCH = 500
 """Maximum number of jobs that one step of `MqttOutbox.begin` sorts, and of topics that one adds."""
@@ -72,11 +70,6 @@ TURNS = 8
 """Each eighth message is one of those that others go before."""
 
 
-def no_clock() -> float:
-    """The clock where nobody measures ages."""
-    return 0.0
-
-
 class Parcel(NamedTuple):
     """Messages to send one after the other. `tag` identifies them for `MqttOutbox.acknowledged`."""
 
@@ -98,7 +91,7 @@ class MqttOutbox:
         published: JobDirectory,
         epoch: str,
         events: MqttEvents,
-        clock: Callable[[], float] = no_clock,
+        clock: Callable[[], float],
         *,
         devices: bool = False,
     ) -> None:
@@ -106,7 +99,7 @@ class MqttOutbox:
         self._published = published
         self._epoch = epoch
         self._events = events
-        self._outbox = DirtyTopics(clock=clock)
+        self._outbox = DirtyTopics(clock)
         self._tombstones: BoundedDict[str, tuple[PublishedJob | dict[str, Any], int]] = BoundedDict(MAX_TOMBSTONES)
         self._vms = VmJobs()
         self._devices = devices
@@ -148,7 +141,7 @@ class MqttOutbox:
         published = list(self._published.all())
         left = [name if isinstance(last, dict) else last for name, (last, _) in self._tombstones.items()]
         by_age: list[list[tuple[AgeKey, PublishedJob]]] = []
-        for batch in _batches(published):
+        for batch in chunks(published, BEGIN_BATCH):
             with timed("mqtt begin"):
                 by_age.append(sorted(((job.view.age_key, job) for job in batch), key=itemgetter(0), reverse=True))
                 for job in batch:
@@ -195,7 +188,7 @@ class MqttOutbox:
 
     def announce(self) -> Iterator[None]:
         """Publish all devices again, in steps as `begin`."""
-        for names in _batches(self._vms.names()):
+        for names in chunks(self._vms.names(), BEGIN_BATCH):
             self._outbox.add(TopicKey("discovery", name) for name in names)
             yield
 
@@ -319,10 +312,6 @@ class MqttOutbox:
         return Parcel(key, self.messages(key)) if key is not None else None
 
 
-def _batches(jobs: Sequence[T]) -> Iterator[Sequence[T]]:
-    return (jobs[at : at + BEGIN_BATCH] for at in range(0, len(jobs), BEGIN_BATCH))
-
-
 def _affected_external_ids(change: Change) -> Iterable[str]:
     """The external IDs whose owner may have changed: the jobs with that ID, or which of them is the newest, changed."""
     old, new = (shown.view if shown is not None else None for shown in (change.old, change.new))
@@ -399,12 +388,10 @@ class DirtyTopics:
 
     Two queues are served alternately: a change does not wait behind thousands of topics that are published again, and
     changes that never end do not starve those. While changes are late, they have all turns but one of `TURNS`.
-    `spacing`: minimum seconds between two messages of one topic. `clock`: returns seconds, as the argument of
-    `pop_next`.
+    `clock`: returns seconds, as the argument of `pop_next`.
     """
 
-    def __init__(self, spacing: float = SPACING, clock: Callable[[], float] = no_clock) -> None:
-        self._spacing = spacing
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._since: dict[TopicKey, float] = {}
         """Clock time since which each topic is not clean."""
@@ -462,7 +449,7 @@ class DirtyTopics:
             return None
         key = queue.popitem(last=False)[0]
         self._in_flight[key] = self._dirty[key] = _InFlight(queue is self._changed)
-        self._spacings.append((now + self._spacing, key))
+        self._spacings.append((now + SPACING, key))
         return key
 
     def acknowledged(self, key: TopicKey) -> bool:
@@ -527,18 +514,10 @@ class MqttEvent(Struct, frozen=True, gc=False):
         return self.payload.partition(b'"kind":"')[2].partition(b'"')[0]
 
 
-class _Link(Struct, gc=False):
-    """The waiting events of the same job before and after a waiting one; 0 if there is none."""
-
-    before: int
-    after: int
-
-
 class _JobEvents(Struct, gc=False):
-    """The first and the last waiting event of a job. `ended`: one of them is its end, or was."""
+    """The waiting events of a job, in order. `ended`: one of them is its end, or was."""
 
-    first: int
-    last: int
+    waiting: list[int]
     ended: bool = False
 
 
@@ -557,7 +536,7 @@ class MqttEvents(PendingEvents[MqttEvent]):
     def __init__(
         self,
         event_log: EventLog,
-        clock: Callable[[], float] = no_clock,
+        clock: Callable[[], float],
         *,
         max_events: int = MAX_EVENTS,
         max_bytes: int = MAX_BYTES,
@@ -565,8 +544,6 @@ class MqttEvents(PendingEvents[MqttEvent]):
         super().__init__(event_log, max_events=max_events, max_bytes=max_bytes, overhead=OVERHEAD)
         self._clock = clock
         self._in_flight: dict[int, None] = {}
-        self._links: dict[int, _Link] = {}
-        """The events that wait: they are pending and not in flight."""
         self._queues: dict[str, _JobEvents] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         """The jobs whose queue has ended, in this order."""
@@ -586,7 +563,7 @@ class MqttEvents(PendingEvents[MqttEvent]):
         self._append(number, event, event.payload, self._clock())
         self._enqueue(number)
         dropped = 0
-        while self.is_full and self._links:
+        while self.is_full and self._waiting:
             self._drop()
             dropped += 1
         return dropped
@@ -600,7 +577,7 @@ class MqttEvents(PendingEvents[MqttEvent]):
             number = self._first_running() or self._first_ended()
         if number is None:
             return None
-        self._unlink(number)
+        self._dequeue(number)
         self._in_flight[number] = None
         return number, self[number]
 
@@ -612,25 +589,25 @@ class MqttEvents(PendingEvents[MqttEvent]):
     def restart(self) -> None:
         """Start a new connection: events that were sent and not acknowledged are sent again, in the old order."""
         for number in sorted(self._in_flight, reverse=True):
+            del self._in_flight[number]
             self._enqueue(number, again=True)
-        self._in_flight.clear()
+
+    @property
+    def _waiting(self) -> int:
+        """Number of events that wait: they are pending and not in flight."""
+        return len(self) - len(self._in_flight)
+
+    def _waits(self, number: int) -> bool:
+        return number in self and number not in self._in_flight
 
     def _enqueue(self, number: int, *, again: bool = False) -> None:
-        """Make an event the last one of its job; `again`: the first one, as it was sent before."""
+        """Have an event wait. `again`: it was sent before, so that it goes before all others of its job."""
         event = self[number]
         job_id, kind = event.job_id, event.kind
         queue = self._queues.get(job_id)
         if queue is None:
-            self._links[number] = _Link(0, 0)
-            queue = self._queues[job_id] = _JobEvents(number, number)
-        elif again:
-            self._links[number] = _Link(0, queue.first)
-            self._links[queue.first].before = number
-            queue.first = number
-        else:
-            self._links[number] = _Link(queue.last, 0)
-            self._links[queue.last].after = number
-            queue.last = number
+            queue = self._queues[job_id] = _JobEvents([])
+        insort(queue.waiting, number)
         if kind in _ENDS and not queue.ended:
             queue.ended = True
             self._ended[job_id] = None
@@ -640,25 +617,17 @@ class MqttEvents(PendingEvents[MqttEvent]):
             _append(self._ended_steps if again and queue.ended else self._steps, number, again=again)
         self._compact()
 
-    def _unlink(self, number: int) -> None:
-        link = self._links.pop(number)
+    def _dequeue(self, number: int) -> None:
         job_id = self[number].job_id
-        queue = self._queues[job_id]
-        if link.before:
-            self._links[link.before].after = link.after
-        else:
-            queue.first = link.after
-        if link.after:
-            self._links[link.after].before = link.before
-        else:
-            queue.last = link.before
-        if not queue.first:
+        waiting = self._queues[job_id].waiting
+        waiting.remove(number)
+        if not waiting:
             del self._queues[job_id]
             self._ended.pop(job_id, None)
 
     def _first_ended(self) -> int | None:
         job_id = next(iter(self._ended), None)
-        return self._queues[job_id].first if job_id is not None else None
+        return self._queues[job_id].waiting[0] if job_id is not None else None
 
     def _first_running(self) -> int | None:
         while self._running and not self._runs(self._running[0]):
@@ -667,11 +636,11 @@ class MqttEvents(PendingEvents[MqttEvent]):
 
     def _runs(self, number: int) -> bool:
         """Return True if the event waits, and its job has not ended."""
-        return number in self._links and not self._queues[self[number].job_id].ended
+        return self._waits(number) and not self._queues[self[number].job_id].ended
 
     def _drop(self) -> None:
-        number = self._step_of_running() or self._step_of_ended() or next(n for n in self if n in self._links)
-        self._unlink(number)
+        number = self._step_of_running() or self._step_of_ended() or next(filter(self._waits, self))
+        self._dequeue(number)
         self._forget(number)
 
     def _step_of_running(self) -> int | None:
@@ -679,21 +648,21 @@ class MqttEvents(PendingEvents[MqttEvent]):
             number = self._steps.popleft()
             if self._runs(number):
                 return number
-            if number in self._links:
+            if self._waits(number):
                 self._ended_steps.append(number)
         return None
 
     def _step_of_ended(self) -> int | None:
         while self._ended_steps:
-            if (number := self._ended_steps.popleft()) in self._links:
+            if self._waits(number := self._ended_steps.popleft()):
                 return number
         return None
 
     def _compact(self) -> None:
         """Remove from the queues what waits no more, and repetitions, once that is the larger part."""
         for numbers in (self._running, self._steps, self._ended_steps):
-            if len(numbers) > 2 * len(self._links) + 1000:
-                waiting = [number for number in dict.fromkeys(numbers) if number in self._links]
+            if len(numbers) > 2 * self._waiting + 1000:
+                waiting = [*filter(self._waits, dict.fromkeys(numbers))]
                 numbers.clear()
                 numbers.extend(waiting)
 

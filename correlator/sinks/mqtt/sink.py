@@ -82,8 +82,6 @@ class MqttSink:
         self.connected = False
         self._superseded = False
         self._lateness = Lateness(timings.late_after, timings.on_time_below)
-        self._pumping_since: float | None = None
-        """Monotonic time at which this connection began to publish jobs and events."""
         self._dropped = 0
 
     def set_credentials(self, settings: Mqtt) -> None:
@@ -171,7 +169,8 @@ class MqttSink:
                     await self._goodbye(client, self._last_messages(client, hub, outbox, pump, turn))
                 raise
             finally:
-                self.connected, self._pumping_since = False, None
+                self.connected = False
+                self._lateness.fails()
                 metrics.MQTT_CONNECTED.set(0)
                 for task in tasks:
                     task.cancel()
@@ -196,7 +195,7 @@ class MqttSink:
         await _loaded(hub)
         for _ in outbox.begin():
             await asyncio.sleep(0)
-        self._pumping_since = time.monotonic()
+        self._lateness.accepts(time.monotonic())
         turn = asyncio.Lock()
         try:
             async with asyncio.TaskGroup() as group:
@@ -349,16 +348,14 @@ class MqttSink:
         timings = self._timings
         while True:
             await asyncio.sleep(timings.late_check_interval)
-            since, now = self._pumping_since, time.monotonic()
-            if since is None:
-                continue
+            now = time.monotonic()
             change, oldest = outbox.oldest_change(), outbox.oldest()
             age = max(
                 now - change if change is not None else 0.0,
                 now - oldest - timings.republish_within + timings.late_after if oldest is not None else 0.0,
             )
-            match self._lateness.judge(age, self._dropped, accepting_for=now - since):
-                case Notice.BEGINS | Notice.WORSE:
+            match self._lateness.judge(now, age, self._dropped):
+                case Notice.LATE:
                     log.warning("%s", self._late())
                 case Notice.ENDS:
                     log.info("the broker at %s keeps up again", self._url)

@@ -87,8 +87,6 @@ class OtlpSink:
         self._error: str | None = None
         self._public = ""
         self._lateness = Lateness(late_after, late_after / 2)
-        self._accepting_since: float | None = None
-        """Monotonic time since which every request is accepted. None: the last one was not, or there was none."""
         self._traces = 0
         self._dropped = 0
         self._wake = asyncio.Event()
@@ -260,12 +258,11 @@ class OtlpSink:
         """Log when the receiver becomes too slow, and when it keeps up again."""
         now = time.monotonic()
         if self._error is not None:
-            self._accepting_since = None
-            return
-        if self._accepting_since is None:
-            self._accepting_since = now
-        match self._lateness.judge(self._age(), self._dropped, accepting_for=now - self._accepting_since):
-            case Notice.BEGINS | Notice.WORSE:
+            self._lateness.fails()
+        else:
+            self._lateness.accepts(now)
+        match self._lateness.judge(now, self._age(), self._dropped):
+            case Notice.LATE:
                 log.warning("%s", self._late())
             case Notice.ENDS:
                 log.info("the receiver of traces keeps up again")
