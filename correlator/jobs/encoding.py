@@ -16,9 +16,8 @@ from functools import lru_cache
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
-import msgspec
 import orjson
-from msgspec import UNSET, Raw, Struct
+from msgspec import UNSET, Raw, Struct, to_builtins
 from msgspec.structs import replace
 
 from correlator.jobs import joblog
@@ -366,7 +365,7 @@ def steps_of(shown: PublishedJob) -> Iterable[StepRecord]:
 def encode(value: Any) -> bytes:
     """Encode `value` as JSON. Invalid Unicode and values nested deeper than `MAX_DEPTH` are replaced."""
     try:
-        return orjson.dumps(value, default=msgspec.to_builtins)
+        return orjson.dumps(value, default=to_builtins)
     except TypeError:
         return orjson.dumps(encoder.clean(value))
 
@@ -386,10 +385,10 @@ def frame(messages: Sequence[bytes]) -> bytes:
     return messages[0] if len(messages) == 1 else b"[" + b",".join(messages) + b"]"
 
 
-def put(sub: Iterable[int], seq: int, shown: PublishedJob, job: bytes) -> bytes:
+def put(sub: Sequence[int], seq: int, shown: PublishedJob, job: bytes) -> bytes:
     """Build a ``put`` for the subscriptions `sub`. `job` is the encoded document."""
-    head = {"type": "put", "sub": list(sub), "seq": seq, "job_id": shown.job_id, "rev": shown.rev}
-    return encode({**head, "job": orjson.Fragment(job)})
+    body = orjson.Fragment(job)
+    return encode({"type": "put", "sub": sub, "seq": seq, "job_id": shown.job_id, "rev": shown.rev, "job": body})
 
 
 def snapshot(sub: int, seq: int, jobs: Iterable[bytes], *, more: bool) -> bytes:
@@ -398,16 +397,15 @@ def snapshot(sub: int, seq: int, jobs: Iterable[bytes], *, more: bool) -> bytes:
     return b"%b%b]}" % (head, b",".join(jobs))
 
 
-def delta(sub: Iterable[int], seq: int, shown: PublishedJob, base: int, patch: bytes) -> bytes:
+def delta(sub: Sequence[int], seq: int, shown: PublishedJob, base: int, patch: bytes) -> bytes:
     """Build a ``delta`` on revision `base`. `patch` is the encoded merge patch."""
-    head = {"type": "delta", "sub": list(sub), "seq": seq, "job_id": shown.view.job_id, "base": base, "rev": shown.rev}
-    return encode({**head, "set": orjson.Fragment(patch)})
+    job_id, rev, changed = shown.view.job_id, shown.rev, orjson.Fragment(patch)
+    return encode({"type": "delta", "sub": sub, "seq": seq, "job_id": job_id, "base": base, "rev": rev, "set": changed})
 
 
-def log(sub: Iterable[int], line: AttributedRow) -> bytes:
+def log(sub: Sequence[int], line: AttributedRow) -> bytes:
     """Build a ``log`` message: a new log row of the job that it is attributed to."""
-    entry = line.entry
-    return encode({"type": "log", "sub": list(sub), "job_id": line.job_id, **log_line(entry)})
+    return encode({"type": "log", "sub": sub, "job_id": line.job_id, **log_line(line.entry)})
 
 
 def log_line(entry: Entry | LogLine) -> messages.LogEvent:
@@ -422,13 +420,13 @@ def log_line(entry: Entry | LogLine) -> messages.LogEvent:
     }
 
 
-def dropped(sub: Iterable[int], count: int) -> bytes:
+def dropped(sub: Sequence[int], count: int) -> bytes:
     """Build the message that replaces `count` log lines which a slow client did not get."""
-    return encode({"type": "log", "sub": list(sub), "dropped": count})
+    return encode({"type": "log", "sub": sub, "dropped": count})
 
 
-def delete(sub: Iterable[int], seq: int, job_id: str, reason: str) -> bytes:
-    return encode({"type": "delete", "sub": list(sub), "seq": seq, "job_id": job_id, "reason": reason})
+def delete(sub: Sequence[int], seq: int, job_id: str, reason: str) -> bytes:
+    return encode({"type": "delete", "sub": sub, "seq": seq, "job_id": job_id, "reason": reason})
 
 
 def event(found: Event, epoch: str, seq: int) -> messages.JobEvent:
@@ -436,9 +434,9 @@ def event(found: Event, epoch: str, seq: int) -> messages.JobEvent:
     return {**transition(found), "kind": found.kind, "epoch": epoch, "seq": seq}
 
 
-def stream_event(sub: Iterable[int], seq: int, found: Event) -> bytes:
+def stream_event(sub: Sequence[int], seq: int, found: Event) -> bytes:
     """Build an ``event`` message for the subscriptions `sub`."""
-    return encode({"type": "event", "sub": list(sub), "seq": seq, "kind": found.kind, **transition(found)})
+    return encode({"type": "event", "sub": sub, "seq": seq, "kind": found.kind, **transition(found)})
 
 
 def transition(found: Event) -> messages.Transition:

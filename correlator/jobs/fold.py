@@ -195,8 +195,8 @@ _place = attrgetter("at", "event_id")
 
 
 def _last(known: Line | None, entries: Sequence[Entry]) -> Line | None:
-    newest = max(entries, key=_place)
-    if known is not None and _place(newest) <= _place(known):
+    newest = entries[0] if len(entries) == 1 else max(entries, key=_place)
+    if known is not None and (newest.at, newest.event_id) <= (known.at, known.event_id):
         return known
     return Line(newest.at, newest.event_id, newest.level, newest.message[:MAX_LINE])
 
