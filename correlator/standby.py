@@ -30,7 +30,7 @@ from correlator.config.schema import Config
 from correlator.errors import OtherDatabase, SourceUnavailable
 from correlator.pipeline.hub import Hub
 from correlator.sources.db import identity
-from correlator.sources.db.session import Database
+from correlator.sources.db.session import Database, closing
 from correlator.state.checkpoint import MOMENT, Saved
 from correlator.state.checkpoint_stream import StreamCheckpoint, StreamCopy
 from correlator.tasks import end_tasks
@@ -198,11 +198,8 @@ class Counterpart:
             return
         try:
             async with asyncio.timeout(COMPARE_WITHIN):
-                session = await self._database.open()
-                try:
+                async with closing(self._database.open()) as session:
                     other = await identity.is_other(session, self._database.dialect, sample)
-                finally:
-                    await session.close()
         except (SourceUnavailable, TimeoutError) as error:
             log.debug("whether the database is that of %s is not known: %s", self._lease.instance, error)
             return

@@ -82,7 +82,9 @@ def set_keys(
         _make(main.parent)
     with _locked(main):
         read = Files({}, {}) if may_be_missing and not (main.exists() or folder.exists()) else files.read(main)
-        before = _loaded(main, environ, gateway=gateway)
+        before: Config | None = None
+        with contextlib.suppress(ConfigError):
+            before = loading.load(main, environ, gateway=gateway)
         texts: dict[Path, str] = {}
         changes = []
         for dotted, value in parsed.items():
@@ -238,13 +240,6 @@ def _secret_way(key: Key, dotted: str, text: str) -> tuple[str, str] | None:
         file = f"{dotted.partition('.')[0]}.password_file"
         return dict(leaves())[file].credential, file
     return None
-
-
-def _loaded(main: Path, environ: Mapping[str, str], *, gateway: bool) -> Config | None:
-    try:
-        return loading.load(main, environ, gateway=gateway)
-    except ConfigError:
-        return None
 
 
 @contextlib.contextmanager

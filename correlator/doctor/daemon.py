@@ -23,6 +23,7 @@ from correlator.config.schema import Config
 from correlator.doctor import service
 from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.forecast.forecaster import OperationKey
+from correlator.model.replies import OperationsList
 
 PORT, READY = "http.port", "daemon"
 
@@ -69,18 +70,6 @@ class DaemonFindings(Struct, frozen=True):
             labels.get("kind", ""): value
             for labels, value in samples(self.metrics, "correlator_reconcile_corrections_total")
         }
-
-
-class _Operation(Struct, frozen=True):
-    runs: int
-    job_type: str | None = None
-    operation: str | None = None
-
-
-class _Operations(Struct, frozen=True):
-    """The members of /api/v1/operations that the doctor uses."""
-
-    operations: tuple[_Operation, ...]
 
 
 def samples(text: str, name: str) -> list[tuple[Mapping[str, str], float]]:
@@ -255,10 +244,10 @@ async def _json(session: aiohttp.ClientSession, url: str, token: str = "") -> tu
 def _runs(body: Mapping[str, Any] | None) -> dict[OperationKey, int] | None:
     """Return the completed runs by operation of a reply of /api/v1/operations, None if it is of another form."""
     try:
-        found = msgspec.convert(body, _Operations).operations
+        found = msgspec.convert(body, OperationsList)["operations"]
     except msgspec.ValidationError:
         return None
-    return {(one.job_type or "", one.operation or ""): one.runs for one in found}
+    return {(one.job_type or "", one.operation): one.runs for one in found}
 
 
 async def _epoch(session: aiohttp.ClientSession, where: str, token: str) -> str:

@@ -459,10 +459,9 @@ def judge_schema(schema: Schema, *, legacy: bool) -> Check:
 
 
 async def time_zone(config: Config, database: Database, queries: Queries, session: Session) -> Check:
-    zone = await database.zone(session)
     offset = await database.offset(session) if isinstance(database, MariaDBDatabase) else None
     errors = await _zone_errors(queries, session)
-    return judge_zone(config.database.timezone, zone, offset, errors, time.time(), host=_zone_of_host())
+    return judge_zone(config.database.timezone, queries.zone, offset, errors, time.time(), host=_zone_of_host())
 
 
 async def _zone_errors(queries: Queries, session: Session) -> list[float]:

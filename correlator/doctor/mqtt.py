@@ -121,7 +121,8 @@ async def _try(
             await set_within(received, QUIET_AFTER if refusals else ECHO_WITHIN)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(QUIET_WITHIN):
-                    await _quiet(arrived)
+                    while await set_within(arrived, QUIET_AFTER):
+                        arrived.clear()
     except TimeoutError:
         raise aiomqtt.MqttError("the broker stopped answering") from None
     finally:
@@ -131,13 +132,6 @@ async def _try(
     ours = any(topic.startswith(f"{topics.root}/") for topic in retained)
     refused = refusals[-1] if refusals else ""
     return Tried(protocol, refused, received.is_set(), denied, client.retain_available, ours), retained
-
-
-async def _quiet(arrived: asyncio.Event) -> None:
-    while True:
-        arrived.clear()
-        async with asyncio.timeout(QUIET_AFTER):
-            await arrived.wait()
 
 
 def judge_login(settings: Mqtt, error: BaseException) -> Check:

@@ -54,9 +54,6 @@ READ_WITHIN = 8.0
 MAX_LOOKED_UP = 10
 LOOK_UP_WITHIN = 4.0
 
-METADATA_SPAN = 6 * 3_600
-"""Seconds of job_tracking.started_at in one search of metadata."""
-
 
 async def inspect(config: Config, queries: Queries, session: Session, of_daemon: DaemonFindings) -> list[Check]:
     """Run the checks of one day of log and tables. `of_daemon`: what the running daemon has counted and knows."""
@@ -142,7 +139,7 @@ async def unowned(
     rest = {name: row for name, row in rows.items() if name not in by_index}
     try:
         async with asyncio.timeout(LOOK_UP_WITHIN):
-            found = await owned(directly(queries, session), rest, config.jobs.external_id_keys, METADATA_SPAN)
+            found = await owned(directly(queries, session), rest, config.jobs.external_id_keys)
     except (SourceUnavailable, TimeoutError):
         return [], len(rest)
     return [name for name in rest if name not in found], 0

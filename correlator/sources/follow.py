@@ -43,6 +43,7 @@ from correlator.sources.db.session import (
     MonitoredSession,
     Schema,
     Session,
+    closing,
 )
 from correlator.sources.doorbell import Doorbell
 from correlator.sources.tables.history import History
@@ -194,12 +195,9 @@ class Follower:
 
     @contextlib.asynccontextmanager
     async def _session(self, beat: Callable[[], None], *, dirty: bool = False) -> AsyncIterator[Session]:
-        opened = await self.database.open(dirty=dirty)
-        try:
+        async with closing(self.database.open(dirty=dirty)) as session:
             beat()
-            yield MonitoredSession(opened, beat)
-        finally:
-            await opened.close()
+            yield MonitoredSession(session, beat)
 
     async def _retried(self, part: SourcePart, run: Callable[[], Awaitable[None]], feed: Feed) -> None:
         """Run a part until the connection ends, again after each failed query of a table."""
@@ -354,11 +352,8 @@ class Follower:
                 backoff.reset()
             read_to = at
             try:
-                session = await self.database.open()
-                try:
+                async with closing(self.database.open()) as session:
                     await read(session)
-                finally:
-                    await session.close()
             except SourceUnavailable as error:
                 failed(str(error))
                 await asyncio.sleep(backoff.next())
@@ -426,11 +421,8 @@ class Follower:
     async def _count_connections(self, feed: Feed) -> None:
         """Ask on a session of its own: one that is open keeps the limit that it began with."""
         with contextlib.suppress(SourceUnavailable):
-            session = await self.database.open()
-            try:
+            async with closing(self.database.open()) as session:
                 feed.status.connections(await self.database.connections(session))
-            finally:
-                await session.close()
 
     async def _give_up_columns(self, queries: Queries) -> None:
         """Follow a table without columns that were dropped long ago. Raises `SchemaChanged` if there are any.
@@ -451,13 +443,11 @@ class Follower:
 
     async def _is_dropped(self, table: str, column: str) -> bool:
         """True if a column does not exist, though its table can be read: an account without the right learns less."""
-        session = await self.database.open()
-        try:
-            await session.query(f"SELECT {column} FROM {table} WHERE 1 = 0")
-        except SourceUnavailable as error:
-            return error.reason is Away.FAILED
-        finally:
-            await session.close()
+        async with closing(self.database.open()) as session:
+            try:
+                await session.query(f"SELECT {column} FROM {table} WHERE 1 = 0")
+            except SourceUnavailable as error:
+                return error.reason is Away.FAILED
         return False
 
 

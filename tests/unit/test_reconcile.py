@@ -300,7 +300,7 @@ def test_a_touched_job_is_read_at_the_next_poll_and_then_every_second_for_a_whil
     cadence.touch(["job-7", "unknown"], 130.5)
     assert all("job-7" in found for found in polls(cadence, JOBS, 131, 141))
     polls(cadence, set(), 141, 300)
-    assert len(cadence) == 0, "nothing is kept of jobs that have ended"
+    assert cadence._alive == cadence._due == {}, "nothing is kept of jobs that have ended"
     assert not cadence.lively(300.0)
 
 

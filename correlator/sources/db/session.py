@@ -5,8 +5,9 @@ Every query has a deadline. A session whose query failed or was cancelled is nev
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -166,6 +167,9 @@ class Session(Protocol):
     async def close(self) -> None: ...
 
 
+S = TypeVar("S", bound=Session)
+
+
 @dataclass(frozen=True, slots=True)
 class MonitoredSession:
     """A session that calls `beat` after every query, successful or not. Satisfies `Session`."""
@@ -204,3 +208,13 @@ class Database(Protocol):
 
     async def next_id(self, session: Session) -> int:
         """The next AUTO_INCREMENT id of log_events; 0 if unknown."""
+
+
+@contextlib.asynccontextmanager
+async def closing(opening: Awaitable[S]) -> AsyncIterator[S]:
+    """The session of a call of `Database.open`, until it is closed at the end of the block."""
+    session = await opening
+    try:
+        yield session
+    finally:
+        await session.close()

@@ -32,7 +32,7 @@ from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries, with_lost
-from correlator.sources.db.session import IN_ONE, Database, Session, chunks
+from correlator.sources.db.session import IN_ONE, Database, Session, chunks, closing
 from correlator.sources.search import directly, owned
 from correlator.sources.tables.reconcile import LATE_COMMIT
 from correlator.tasks import until_next
@@ -260,11 +260,8 @@ class Legacy:
         while True:
             await self._wanted.wait()
             try:
-                session = await database.open()
-                try:
+                async with closing(database.open()) as session:
                     await self._search(queries, session, feed)
-                finally:
-                    await session.close()
             except SourceUnavailable as error:
                 log.info(
                     "the owners of %d rows of failover_jobs cannot be searched for (%s): trying again in %g s",

@@ -136,17 +136,12 @@ class Reconcile:
                 heapq.heappush(self._later, (now + after, job_id))
             self._wake.set()
 
-    async def load(self, queries: Queries, session: Session, feed: Feed) -> None:
+    async def load(self, queries: Queries, session: Session, feed: Feed, *, all_steps: bool = False) -> None:
         """Read every job that belongs in memory: not ended, or among the newest of the retention.
 
-        After a restart, `follow` reads those that had ended in the checkpoint (`behind`). Raises `SourceUnavailable`.
+        After a restart, `follow` reads those that had ended in the checkpoint (`behind`). `all_steps`: read all of them
+        now, with their steps though these are paused. Raises `SourceUnavailable`.
         """
-        steps = not self.steps_paused.is_set()
-        await self._load(queries, session, feed, with_steps=steps, behind=feed.status.restored_jobs)
-
-    async def _load(
-        self, queries: Queries, session: Session, feed: Feed, *, with_steps: bool, behind: bool = False
-    ) -> None:
         began, self.behind = time.monotonic(), False
         if queries.schema.has("job_tracking", "id", "status"):
             since = await queries.clock(session, self.retention)
@@ -157,11 +152,11 @@ class Reconcile:
             if len(begun) == self.max_jobs:
                 feed.left_out(begun[-1][1] or 0)
             ids = active.union(feed.known.joblog_ids(), (i for i, _ in ended), (i for i, _ in begun))
-            if behind:
+            if feed.status.restored_jobs and not all_steps:
                 self._round, self._share = [i for i in ids - active if feed.known.has_ended(i)], BEHIND
                 self.behind = bool(self._round)
                 ids.difference_update(self._round)
-            await self._read(queries, session, feed, ids, with_steps=with_steps)
+            await self._read(queries, session, feed, ids, with_steps=all_steps)
         self._read_all(queries, feed, began)
         if not self.behind:
             feed.status.read_again(SourcePart.JOBS)
@@ -186,7 +181,7 @@ class Reconcile:
     async def load_steps(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Load all jobs with their steps, and read them from then on. Raises `SourceUnavailable`, and stays paused."""
         self._without_steps.clear()
-        await self._load(queries, session, feed, with_steps=True)
+        await self.load(queries, session, feed, all_steps=True)
         self.resume_steps()
 
     async def follow(self, queries: Queries, session: Session, feed: Feed) -> None:
@@ -329,11 +324,11 @@ class Reconcile:
         feed: Feed,
         job_ids: Iterable[str],
         *,
-        with_steps: bool | None = None,
+        with_steps: bool = False,
     ) -> None:
-        wanted = sorted(job_ids)
-        for part in chunks(wanted, READ_TOGETHER):
-            steps = not self.steps_paused.is_set() if with_steps is None else with_steps
+        """Read jobs. `with_steps`: with their steps though these are paused."""
+        for part in chunks(sorted(job_ids), READ_TOGETHER):
+            steps = with_steps or not self.steps_paused.is_set()
             if not steps:
                 self._without_steps.update(part)
             readings = await read_readings(
@@ -361,9 +356,6 @@ class Cadence:
         self._due: dict[str, float] = {}
         self._heap: list[tuple[float, str]] = []
         """Ordered by due time; entries that differ from `_due` are stale and skipped."""
-
-    def __len__(self) -> int:
-        return len(self._alive)
 
     def touch(self, job_ids: Iterable[str], now: float) -> None:
         """Record activity of these jobs. Unknown ones are ignored: `due` adds them."""
