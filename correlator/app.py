@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from correlator import __version__
 from correlator.config import rendering
 from correlator.config.schema import Config
-from correlator.config.values import MysqlUrl, titles
+from correlator.config.values import titles
 from correlator.daemon import DRAIN_WITHIN, Prepare, Process, Supervisor, process_of, reloads, report_build
 from correlator.jobs import sizes
 from correlator.jobs.exports import Exports
@@ -41,7 +41,7 @@ from correlator.sinks.event_log import EventLog
 from correlator.sinks.http.server import ListenerConfig
 from correlator.sinks.webhooks import WebhookSink
 from correlator.sources.archive.archive import DatabaseArchive
-from correlator.sources.databases import database_of, mariadb_of
+from correlator.sources.databases import database_of
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database
 from correlator.sources.doorbell import Doorbell
@@ -335,8 +335,8 @@ def core_of(
     interval, keys = config.database.reconcile_interval, config.jobs.external_id_keys
     legacy = Legacy(config.jobs.retention, keys, interval, config.jobs.max_jobs) if config.jobs.legacy else None
     doorbell = None
-    if config.database.doorbell and isinstance(url := config.database.url, MysqlUrl):
-        doorbell = Doorbell(mariadb_of(config, url, "aiomysql"), url.database)
+    if config.database.doorbell and isinstance(database, MariaDBDatabase):
+        doorbell = Doorbell(database)
         hub.readiness["doorbell"] = doorbell.describe
     source = Follower(
         database,
@@ -435,8 +435,6 @@ def _reloadable(core: Core, mqtt: MqttSink | None, new: Config) -> Callable[[], 
         logs.configure(new.log.level, new.log.format, os.environ)
         if isinstance(core.database, MariaDBDatabase):
             core.database.log_in_with(new.database.password.reveal())
-        if core.source.doorbell is not None:
-            core.source.doorbell.database.log_in_with(new.database.password.reveal())
         if mqtt is not None:
             mqtt.set_credentials(new.mqtt)
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from correlator.config.schema import Config, client_context
-from correlator.config.values import MysqlUrl, SqliteUrl
+from correlator.config.values import SqliteUrl
 from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.db.session import Database
@@ -15,20 +13,9 @@ from correlator.sources.db.sqlite import SQLiteDatabase
 def database_of(config: Config) -> Database:
     """Build the `Database` that `config.database.url` names. Does not connect."""
     url, settings = config.database.url, config.database
+    zone = None if settings.timezone == "auto" else zones.named(settings.timezone)
     if isinstance(url, SqliteUrl):
-        return SQLiteDatabase(url.path, zone=_zone(config), timeout=settings.query_timeout)
-    return mariadb_of(config, url, settings.driver)
-
-
-def _zone(config: Config) -> zones.Zone | None:
-    """The configured time zone of the DATETIME columns; None: determined from the server."""
-    name = config.database.timezone
-    return None if name == "auto" else zones.named(name)
-
-
-def mariadb_of(config: Config, url: MysqlUrl, driver: Literal["auto", "aiomysql", "asyncmy"]) -> MariaDBDatabase:
-    """Build the MariaDB server at `url`, whose sessions use this driver. Does not connect."""
-    settings = config.database
+        return SQLiteDatabase(url.path, zone=zone, timeout=settings.query_timeout)
     address = Address(
         host=url.host,
         port=url.port,
@@ -40,8 +27,8 @@ def mariadb_of(config: Config, url: MysqlUrl, driver: Literal["auto", "aiomysql"
     )
     return MariaDBDatabase(
         address,
-        zone=_zone(config),
+        zone=zone,
         connect_timeout=settings.connect_timeout,
         query_timeout=settings.query_timeout,
-        driver=driver,
+        driver=settings.driver,
     )

@@ -54,8 +54,7 @@ class Doorbell:
     """Calls back when a table changes. `run` is its only task.
 
     Args:
-        database: The server; its driver has to be aiomysql.
-        name: The database that holds the tables.
+        database: The server.
         heartbeat: Seconds between the server's heartbeats.
         silent_after: Seconds without an event or a heartbeat after which the connection counts as lost.
         clock: Monotonic seconds.
@@ -64,15 +63,13 @@ class Doorbell:
     def __init__(
         self,
         database: MariaDBDatabase,
-        name: str,
         *,
         backoff: Backoff | None = None,
         heartbeat: float = HEARTBEAT,
         silent_after: float = SILENT_AFTER,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.database = database
-        self._name = name
+        self._database = database
         self._backoff = backoff or Backoff(0.5, 2.0, 30.0)
         self._heartbeat, self._silent_after = heartbeat, silent_after
         self._clock = clock
@@ -99,7 +96,7 @@ class Doorbell:
 
     async def _run_connection(self, on_change: OnChange) -> None:
         """Run one connection until it fails. Raises `SourceUnavailable`."""
-        session = await self.database.open()
+        session = await self._database.open_with_aiomysql()
         transport: asyncio.Transport | None = None
         try:
             file, position = await _end_of_log(session)
@@ -108,7 +105,7 @@ class Doorbell:
                 " @master_binlog_checksum = @@global.binlog_checksum, max_statement_time = 0"
             )
             transport = transport_of(session.connection)
-            changes = binlog.ChangedTables(self._name, TABLES)
+            changes = binlog.ChangedTables(self._database.address.database, TABLES)
             protocol = _BinlogProtocol(transport, changes, on_change, self._found, self._clock)
             transport.set_protocol(protocol)
             # A server disconnects the older of two replicas with one ID: this one is far above IDs that people assign.

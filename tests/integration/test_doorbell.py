@@ -51,11 +51,9 @@ async def listening(
     **address: object,
 ) -> AsyncIterator[RunningDoorbell]:
     where = Address(**{"port": database.server.port, "database": database.name, **address})  # type: ignore[arg-type]
-    source = MariaDBDatabase(where, driver="aiomysql", connect_timeout=1.0)
+    source = MariaDBDatabase(where, connect_timeout=1.0)
     backoff = Backoff(0.05, 1.0, 0.05)
-    running = RunningDoorbell(
-        Doorbell(source, database.name, backoff=backoff, heartbeat=0.3, silent_after=silent_after, clock=clock)
-    )
+    running = RunningDoorbell(Doorbell(source, backoff=backoff, heartbeat=0.3, silent_after=silent_after, clock=clock))
     async with in_background(running.bell.run(running.notifications.update)) as task:
         if up:
             await eventually(lambda: running.up)

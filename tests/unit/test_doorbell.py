@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from correlator.errors import SourceUnavailable
 from correlator.sources import binlog
 from correlator.sources.binlog import ChangedTables, Ended
+from correlator.sources.db.mariadb import Address
 from correlator.sources.db.session import TABLES
 from correlator.sources.doorbell import WARN_EVERY, Doorbell
 from correlator.tasks import Backoff
@@ -127,10 +128,12 @@ def test_an_error_of_the_server_and_its_goodbye_end_the_stream(last, words, code
 class Away:
     """A database that cannot be reached."""
 
+    address = Address()
+
     def __init__(self) -> None:
         self.asked = 0
 
-    async def open(self) -> None:
+    async def open_with_aiomysql(self) -> None:
         self.asked += 1
         raise SourceUnavailable(f"no route, for the {self.asked}. time")
 
@@ -138,7 +141,7 @@ class Away:
 async def test_a_doorbell_that_stays_away_is_warned_of_once_in_ten_minutes_and_shown_meanwhile(caplog):
     caplog.set_level(logging.INFO)
     database, now = Away(), 1000.0
-    bell = Doorbell(database, "x", backoff=Backoff(0.001, 1, 0.001), clock=lambda: now)  # type: ignore[arg-type]
+    bell = Doorbell(database, backoff=Backoff(0.001, 1, 0.001), clock=lambda: now)  # type: ignore[arg-type]
     async with in_background(bell.run(lambda changed: None)):
         await eventually(lambda: database.asked > 20)
         assert [r.levelname for r in caplog.records] == ["WARNING"]

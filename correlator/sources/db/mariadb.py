@@ -133,7 +133,7 @@ class MariaDBDatabase:
         query_timeout: float = 10.0,
         driver: Literal["auto", "aiomysql", "asyncmy"] = "auto",
     ) -> None:
-        self._address = address
+        self.address = address
         self._zone = zone
         self._connect_timeout = connect_timeout
         self._query_timeout = query_timeout
@@ -143,11 +143,18 @@ class MariaDBDatabase:
 
     def log_in_with(self, password: str) -> None:
         """Use this password from the next connection on."""
-        self._address = replace(self._address, password=password)
+        self.address = replace(self.address, password=password)
 
     async def open(self, *, dirty: bool = False) -> MariaDBSession:
-        session = MariaDBSession(await self._connect(), self._query_timeout, self._abandon)
-        await self._prepare(session, "READ UNCOMMITTED" if dirty else "READ COMMITTED")
+        return await self._open(self._driver, "READ UNCOMMITTED" if dirty else "READ COMMITTED")
+
+    async def open_with_aiomysql(self) -> MariaDBSession:
+        """A session whose connection is aiomysql's, whatever the driver is."""
+        return await self._open(load_driver("aiomysql")[0], "READ COMMITTED")
+
+    async def _open(self, driver: Any, level: str) -> MariaDBSession:
+        session = MariaDBSession(await self._connect(driver), self._query_timeout, self._abandon)
+        await self._prepare(session, level)
         return session
 
     def _abandon(self, thread_id: int) -> None:
@@ -161,7 +168,7 @@ class MariaDBDatabase:
         """Kill all abandoned connections over a new one. An account may always kill its own connections."""
         try:
             async with asyncio.timeout(KILL_WITHIN):
-                connection = await self._connect()
+                connection = await self._connect(self._driver)
                 try:
                     while self._to_kill:
                         thread_id = self._to_kill.pop()  # before anything can fail: each turn makes one less
@@ -173,12 +180,12 @@ class MariaDBDatabase:
         except (TimeoutError, SourceUnavailable):
             self._to_kill.clear()
 
-    async def _connect(self) -> Any:
-        a = self._address
+    async def _connect(self, driver: Any) -> Any:
+        a = self.address
         where: dict[str, Any] = {"unix_socket": a.unix_socket} if a.unix_socket else {"host": a.host, "port": a.port}
         try:
             async with asyncio.timeout(self._connect_timeout):
-                connecting = self._driver.connect(
+                connecting = driver.connect(
                     **where,
                     user=a.user,
                     password=a.password,
@@ -223,14 +230,14 @@ class MariaDBDatabase:
         wrong = {k: v for k, v in found.items() if v not in ("ON", "1", level.replace(" ", "-"))}
         if wrong or not found:
             await session.close()
-            detail = f"MariaDB at {self._address}: sessions do not stay as they are set: {wrong}"
+            detail = f"MariaDB at {self.address}: sessions do not stay as they are set: {wrong}"
             raise SourceUnavailable(detail, Away.FAILED)
-        if self._address.tls is not None:
+        if self.address.tls is not None:
             # If a server offers no TLS, aiomysql continues in plain text without an error.
             cipher = await session.query("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
             if not cipher or not cipher[0][1]:
                 await session.close()
-                raise SourceUnavailable(f"MariaDB at {self._address}: {_NO_TLS}", Away.UNREACHABLE)
+                raise SourceUnavailable(f"MariaDB at {self.address}: {_NO_TLS}", Away.UNREACHABLE)
 
     async def schema(self, session: Session) -> Schema:
         rows = await session.query(
@@ -255,7 +262,7 @@ class MariaDBDatabase:
         if self._zone is not None:
             return self._zone
         offset = await self.offset(session)
-        if self._address.here and offset == zones.host_offset():
+        if self.address.here and offset == zones.host_offset():
             return zones.host()
         return zones.fixed(offset)
 
