@@ -21,7 +21,6 @@ from pathlib import Path
 from shlex import quote
 from typing import BinaryIO
 
-import msgspec
 from msgspec import Struct
 
 from correlator import __version__
@@ -30,8 +29,7 @@ from correlator.config.schema import Config, settings
 from correlator.doctor import service
 from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
-from correlator.state.checkpoint import MOMENT, VERSION, SavedMoment
-from correlator.state.checkpoint_file import APPLICATION_ID, SOURCE
+from correlator.state.checkpoint_file import Checkpoint
 
 CONFIGURATION, SECRETS, VERSIONS, UNIT_CHECK = "configuration", "secrets", "versions", "unit"
 DIRECTORY, CHECKPOINT = "state.directory", "state.checkpoint"
@@ -233,10 +231,6 @@ def judge_unit(properties: Mapping[str, str], name: str = service.UNIT) -> Check
     return ok(UNIT_CHECK, words, detail)
 
 
-_MAGIC = b"SQLite format 3\0"
-_HEAD = 100
-"""Bytes of SQLite's header: user_version is at offset 60, application_id at 68."""
-
 _ANEW = ("The next start sets it aside and reads everything from the tables. Events since then are not published.",)
 
 
@@ -246,7 +240,6 @@ class CheckpointFigures(Struct, frozen=True):
     bytes: int
     version: int
     at: float | None = None
-    source: str = ""
     head: int | None = None
     jobs: int | None = None
     events: int | None = None
@@ -258,8 +251,9 @@ def checkpoint(config: Config) -> tuple[Check, CheckpointFigures | None]:
     try:
         with file.open("rb") as opened:
             holder = _lock_holder(opened)
-            head = opened.read(_HEAD)
-        figures = CheckpointFigures(file.stat().st_size, int.from_bytes(head[60:64], "big"))
+            head = opened.read(64)
+        version = int.from_bytes(head[60:], "big")  # SQLite's header has the user_version there.
+        figures = CheckpointFigures(file.stat().st_size, version)
     except FileNotFoundError:
         return ok(CHECKPOINT, "none yet: the first start reads the tables, and the log of database.history"), None
     except OSError as error:
@@ -268,7 +262,7 @@ def checkpoint(config: Config) -> tuple[Check, CheckpointFigures | None]:
         return ok(
             CHECKPOINT, f"{figures.bytes / 1e6:.1f} MB, kept by the daemon that runs as process {holder}"
         ), figures
-    return _judge_at_rest(config, file, head, figures)
+    return _judge_at_rest(config, file, figures)
 
 
 def _lock_holder(opened: BinaryIO) -> int | None:
@@ -279,44 +273,22 @@ def _lock_holder(opened: BinaryIO) -> int | None:
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 
-def _judge_at_rest(
-    config: Config, file: Path, head: bytes, figures: CheckpointFigures
-) -> tuple[Check, CheckpointFigures | None]:
-    try:
-        if head[:16] != _MAGIC or int.from_bytes(head[68:72], "big") not in (APPLICATION_ID, 0):
-            return warning(CHECKPOINT, f"{file} is no checkpoint", _ANEW), figures
-        figures = _read_checkpoint(file, figures)
-        if figures.version != VERSION:
-            words = f"it has version {figures.version}, but this program needs version {VERSION}"
-            return warning(CHECKPOINT, words, _ANEW), figures
-    except (sqlite3.Error, OSError, LookupError, TypeError, ValueError) as error:
-        return warning(CHECKPOINT, f"{file} is damaged: {error}", _ANEW), figures
-    if figures.source and figures.source != str(config.database.url):
-        return warning(CHECKPOINT, f"it belongs to another database: {figures.source}", _ANEW), figures
-    return ok(
-        CHECKPOINT, f"{figures.jobs} jobs and {figures.events} events, up to row {figures.head} of the log"
-    ), figures
-
-
-def _read_checkpoint(file: Path, figures: CheckpointFigures) -> CheckpointFigures:
-    """Read the table of the checkpoint. Of a file of another version, return that version only."""
+def _judge_at_rest(config: Config, file: Path, figures: CheckpointFigures) -> tuple[Check, CheckpointFigures | None]:
+    """Read a copy, as the next start of the daemon will read the file."""
     with tempfile.TemporaryDirectory(prefix="correlator-doctor-") as folder:
         copy = Path(folder, file.name)
-        for suffix in ("", "-wal"):
-            if (part := file.with_name(file.name + suffix)).exists():
-                shutil.copyfile(part, copy.with_name(copy.name + suffix))
-        connection = sqlite3.connect(copy, isolation_level=None)
+        store = Checkpoint(copy, str(config.database.url))
         try:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version != VERSION:
-                return CheckpointFigures(figures.bytes, version)
-            state = dict(connection.execute("SELECT key, value FROM rows WHERE kind = 'state'"))
-            counts = dict(connection.execute("SELECT kind, COUNT(*) FROM rows GROUP BY kind"))
+            for suffix in ("", "-wal"):
+                if (part := file.with_name(file.name + suffix)).exists():
+                    shutil.copyfile(part, copy.with_name(copy.name + suffix))
+            saved = store.read()
+        except (sqlite3.Error, OSError, LookupError, TypeError, ValueError) as error:
+            return warning(CHECKPOINT, f"{file} cannot be used: {error}", _ANEW), figures
         finally:
-            connection.close()
-    jobs, events = counts.get("job", 0), counts.get("event", 0)
-    if not state:
-        return CheckpointFigures(figures.bytes, version, head=0, jobs=jobs, events=events)
-    moment = msgspec.msgpack.decode(state[MOMENT[1]], type=SavedMoment)
-    source = msgspec.msgpack.decode(state[SOURCE[1]], type=str)
-    return CheckpointFigures(figures.bytes, version, moment.at, source, moment.cursor.head, jobs, events)
+            store.close()
+    if saved is None:
+        return ok(CHECKPOINT, "nothing has been written to it yet"), figures
+    jobs, events, head = len(saved.jobs) + len(saved.legacy), len(saved.events), saved.cursor.head
+    figures = CheckpointFigures(figures.bytes, figures.version, saved.at, head, jobs, events)
+    return ok(CHECKPOINT, f"{jobs} jobs and {events} events, up to row {head} of the log"), figures

@@ -48,7 +48,7 @@ class Checkpoint:
         """Lock the file and return what the last run saved; None if there is nothing usable."""
         self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            return self._read(self._connect())
+            return self.read()
         except sqlite3.OperationalError as error:
             code = getattr(error, "sqlite_errorcode", None)
             if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -61,6 +61,10 @@ class Checkpoint:
             why = str(error)
         self.set_aside(why)
         return None
+
+    def read(self) -> Saved | None:
+        """As `open`. Raises also `Unusable`, `LookupError`, `TypeError` or `ValueError` if the file cannot be used."""
+        return self._read(self._connect())
 
     def set_aside(self, why: str) -> None:
         """Rename the file, so that it can be examined, and create an empty one."""

@@ -16,7 +16,7 @@ from correlator.doctor import database, host, service
 from correlator.doctor.report import copyable, ok
 from correlator.doctor.service import Setting
 from correlator.model.persisted import Cursor, IndexState
-from correlator.state.checkpoint import Changes
+from correlator.state.checkpoint import VERSION, Changes
 from correlator.state.checkpoint_file import Checkpoint
 
 
@@ -97,9 +97,9 @@ def test_a_checkpoint_is_reported_in_numbers_and_not_changed(tmp_path, checkpoin
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
     check, figures = inspect_checkpoint(tmp_path)
     assert check == ok(host.CHECKPOINT, "0 jobs and 1 events, up to row 77 of the log")
-    assert (figures.head, figures.events, figures.source) == (77, 1, URL)
+    assert (figures.head, figures.events, figures.version) == (77, 1, VERSION)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
-    assert "another database" in inspect_checkpoint(tmp_path, "mysql://u@other/d")[0].summary
+    assert f"it is of {URL}" in inspect_checkpoint(tmp_path, "mysql://u@other/d")[0].summary
     assert inspect_checkpoint(tmp_path / "new")[0].status == "ok", "before the first start there is none"
 
 
@@ -133,12 +133,12 @@ def renumber(file):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (damage, "is damaged"),
-        (set_state("source", b"\xa2\xff\xff"), "is damaged"),  # no UTF-8: UnicodeDecodeError
-        (set_state("moment", 5), "is damaged"),  # no bytes: TypeError
-        (set_state("moment", b"\xc1"), "is damaged"),
+        (damage, "cannot be used"),
+        (set_state("source", b"\xa2\xff\xff"), "cannot be used"),  # no UTF-8: UnicodeDecodeError
+        (set_state("moment", 5), "cannot be used"),  # no bytes: TypeError
+        (set_state("moment", b"\xc1"), "cannot be used"),
         (renumber, "version 99"),
-        (lambda file: file.write_bytes(b"something else" * 100), "is no checkpoint"),
+        (lambda file: file.write_bytes(b"something else" * 100), "not a database"),
     ],
 )
 def test_a_checkpoint_that_the_next_start_would_set_aside_is_warned_of(tmp_path, checkpoint, change, says):

@@ -6,7 +6,7 @@ import asyncio
 import json
 import shlex
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiomqtt
@@ -77,23 +77,47 @@ def test_the_rights_that_home_assistant_needs_are_part_of_the_fix():
 
 
 class ObligingBroker:
-    """One connection to a broker that allows everything and retains nothing."""
+    """One connection to a broker that allows everything, and sends `messages_of` of each topic that is published."""
 
     retain_available = True
 
-    def __init__(self) -> None:
+    def __init__(self, messages_of: Callable[[str], list[aiomqtt.Message]] = lambda _: []) -> None:
         self.published: list[str] = []
+        self.settings: list[dict[str, Any]] = []
+        self._messages_of = messages_of
+        self._sent: asyncio.Queue[aiomqtt.Message] = asyncio.Queue()
 
     async def subscribe(self, filters: list[tuple[str, int]]) -> list[int]:
         return [0] * len(filters)
 
-    async def publish(self, topic: str, _: bytes, **__: Any) -> None:
+    async def publish(self, topic: str, _: bytes, **settings: Any) -> None:
         self.published.append(topic)
+        self.settings.append(settings)
+        for message in self._messages_of(topic):
+            self._sent.put_nowait(message)
 
     @property
     async def messages(self) -> AsyncIterator[aiomqtt.Message]:
-        await asyncio.Event().wait()
-        yield aiomqtt.Message("", b"", 0, False, 0, None)
+        while True:
+            yield await self._sent.get()
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_the_message_that_comes_back_and_those_that_are_retained_are_distinguished(loop, comes_back):
+    ours, other = f"{SETTINGS.root}/status", f"{SETTINGS.prefix}/other/status"
+
+    def sent(probe: str) -> list[aiomqtt.Message]:
+        found = [(ours, True), (other, True), (f"{SETTINGS.root}/index", False), *([(probe, False)] * comes_back)]
+        return [aiomqtt.Message(topic, b"{}", 1, retain, n, None) for n, (topic, retain) in enumerate(found)]
+
+    broker = ObligingBroker(sent)
+    client: Any = broker
+    task = loop.create_task(mqtt._try(SETTINGS, client, "5", []))
+    loop.run(60)
+    tried, retained = task.result()
+    assert tried == Tried("5", received=comes_back)
+    assert retained == {ours: b"{}", other: b"{}"}
+    assert broker.settings == [{"qos": 1, "retain": False}]
 
 
 def test_the_permission_to_publish_devices_is_tried_without_a_topic_of_any_vm(loop):
@@ -132,6 +156,7 @@ def test_orphaned_topics_are_named_with_the_command_that_clears_them():
         "correlator/v1/old/status": status("offline"),
         "correlator/v1/other/status": status("online"),
         "correlator/v1/odd/status": b"no json",
+        "correlator/v1/list/status": b"[]",
         "correlator/v1/here/job/j1/state": b"{}",
         "correlator/v1/here/job/a%2Fb/state": b"{}",
         "correlator/v1/here/ext/e1": b"{}",
@@ -248,7 +273,7 @@ async def test_a_token_is_shown_where_its_configuration_listens_and_one_is_asked
 
     async def found_at(url: str | None, **settings: object) -> daemon.DaemonFindings:
         given = {"mqtt__url": "", "database__url": f"sqlite://{tmp_path}/none.db", "state__directory": tmp_path}
-        chosen = config(**given, http__tokens_file=tokens, **settings)
+        chosen = config(**given | {"http__tokens_file": tokens} | settings)
         return (await examine(Setting(chosen, None, {}), url, own)).daemon
 
     async with TokenRecorder().running() as listener:
@@ -259,6 +284,8 @@ async def test_a_token_is_shown_where_its_configuration_listens_and_one_is_asked
         assert (elsewhere.metrics is None) == (not own)
         if not own:
             assert "CORRELATOR_TOKEN" in elsewhere.checks[0].detail[0]
+            refused = await found_at(None, http__listen=address, http__tokens_file="")
+            assert refused.checks[0].fix == ("systemctl restart correlator",)
         here = await found_at(None, http__listen=address)
         shown = f"Bearer {own or 'secret'}"
         asking, others = ("/metrics", "/api/v1/operations"), ("/health/ready", "/health/live", "/ws")

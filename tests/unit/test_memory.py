@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 from correlator.ops.memory import FreeMemory
 from tests.support.paths import REPOSITORY
 
@@ -51,13 +53,25 @@ def test_memory_is_returned_after_it_grew_and_not_while_it_grows():
     assert trims == [300, 290], "little growth is worth nothing"
 
 
-def test_memory_is_returned_though_live_rows_make_it_grow_a_little():
-    sizes, trims = iter([100 * MB, 300 * MB, 300 * MB + 8192, 120 * MB]), list[int]()
-    memory = FreeMemory(lambda: next(sizes), lambda: trims.append(1))
+@pytest.mark.parametrize(
+    ("settled", "grown", "last", "returned"),
+    [
+        (100 * MB, 300 * MB, 300 * MB + 8192, True),  # live rows make it grow a little
+        (100 * MB, 300 * MB, 301 * MB, True),
+        (100 * MB, 300 * MB, 301 * MB + 1, False),  # it still grows
+        (50 * MB, 66 * MB, 66 * MB, True),
+        (50 * MB, 66 * MB - 1, 66 * MB - 1, False),  # 16 MiB are missing
+        (200 * MB, 230 * MB, 230 * MB, True),
+        (200 * MB, 230 * MB - 1, 230 * MB - 1, False),  # 15 % are missing
+    ],
+)
+def test_memory_is_returned_once_it_has_grown_enough_and_hardly_grows_any_more(settled, grown, last, returned):
+    sizes, trims = iter([settled, grown, last, settled]), list[int]()
+    memory = FreeMemory(sizes.__next__, lambda: trims.append(1))
     memory.check()
     assert not trims
     memory.check()
-    assert trims
+    assert bool(trims) is returned
 
 
 def test_what_thousands_of_buffers_leave_free_goes_back_to_the_system():
