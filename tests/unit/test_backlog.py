@@ -75,7 +75,7 @@ async def test_unsubscribing_writes_what_is_pending_for_that_client_alone(monkey
     monkeypatch.setattr(fanout._outboxes, "flush_soon", lambda: None)
     while not (fanout._outboxes.size(first) and fanout._outboxes.size(second)):
         world.change()
-    world.streams.unsubscribe(first, 1)
+    world.streams.fanout.unsubscribe(first, 1)
     assert not fanout._outboxes.size(first)
     assert first.messages[-1]["type"] in ("put", "delta")
     assert fanout._outboxes.size(second), "the others are written together, at their time"

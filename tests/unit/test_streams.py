@@ -192,7 +192,7 @@ async def test_the_ids_of_all_filters_together_are_bounded_and_released_with_the
     two, other = (Filter(jobs=frozenset(names)) for names in ("ab", "cd"))
     await harness.subscribe(1, two)
     assert [of.has_room(f) for f in (two, other, Filter())] == [True, False, True]
-    harness.streams.unsubscribe(harness.client, 1)
+    harness.streams.fanout.unsubscribe(harness.client, 1)
     assert of.has_room(other)
 
 

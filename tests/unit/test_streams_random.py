@@ -48,7 +48,7 @@ class RandomClients:
             client, sub = self.random.choice(self.clients), self.random.choice((1, 2))
             client.thaw()
             self.world.streams.fanout.flush()
-            self.world.streams.unsubscribe(client, sub)
+            self.world.streams.fanout.unsubscribe(client, sub)
             client.fold.unsubscribe(sub)
             self.filters[client][sub] = self.world.filter()
             await self._subscribe(client, sub, None)

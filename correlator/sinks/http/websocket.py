@@ -311,7 +311,7 @@ class Websockets:
         elif isinstance(message, Subscribe):
             await self._subscribe(client, message)
         elif isinstance(message, Unsubscribe):
-            if not self._streams.unsubscribe(client, message.id):
+            if not self._streams.fanout.unsubscribe(client, message.id):
                 raise BadRequest(f"there is no subscription {message.id}", message.id)
         elif isinstance(message, Get):
             await client.gets.acquire()

@@ -26,11 +26,11 @@ from __future__ import annotations
 
 import mmap
 import struct
-from collections import OrderedDict, defaultdict, deque
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from msgspec import Struct
 
@@ -38,23 +38,14 @@ from correlator.jobs import encoding
 from correlator.jobs.directory import JobDirectory
 from correlator.jobs.encoding import Documents
 from correlator.model.facts import AttributedRow, Kind
-from correlator.model.published import Change, Event
+from correlator.model.published import Change, Event, PublishedJob
 from correlator.model.rows import LEVELS, Level
 from correlator.ops import metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Client, Framing, Message
-from correlator.sinks.streaming.subscriptions import (
-    EMPTY,
-    Filter,
-    Group,
-    Groups,
-    LineClients,
-    LogGroups,
-    Sub,
-    line_clients,
-)
+from correlator.sinks.streaming.subscriptions import EMPTY, Filter, Group, Groups, Sub
 
 _HEAD = struct.Struct(">II")
 """Stored before each line: its length, and the number of its tuple of subscriptions."""
@@ -280,7 +271,8 @@ class Fanout:
         self._limits = limits
         self._clock = clock
         self.groups = Groups(hub, limits)
-        self._log_groups = LogGroups(hub.published)
+        self._log_groups: Counter[Group] = Counter()
+        """How many subscriptions of a group get log lines. Those of which none does are not here."""
         self._subs: dict[Client, dict[int, Sub]] = {}
         self._backlogs: dict[Client, Backlog] = {}
         self._outboxes = Outboxes(clock, call_later)
@@ -320,9 +312,17 @@ class Fanout:
         return self._subs.get(client, {})
 
     def subscribe(
-        self, client: Client, sub_id: int, wanted: Filter, level: Level | None = None, after: int | None = None
+        self,
+        client: Client,
+        sub_id: int,
+        wanted: Filter,
+        level: Level | None = None,
+        after: int | None = None,
+        waiting_ids: Sequence[str] = (),
     ) -> Sub:
         """Register a subscription. Its `todo` lists the jobs of its snapshot as of this moment.
+
+        The source queries often for `waiting_ids`, until the subscription ends.
 
         `after`: the client has every change up to this position, so `todo` lists the jobs that changed since. If these
         are too many, it gets a snapshot, and `Sub.after` is None.
@@ -330,17 +330,20 @@ class Fanout:
         self.unsubscribe(client, sub_id)
         with timed("subscribe" if after is None else "resume"):
             group = self.groups.of(wanted)
-            sub = Sub(client, sub_id, group, LEVELS.index(level) if level else None)
+            sub = Sub(client, sub_id, group, LEVELS.index(level) if level else None, waiting_ids)
             todo = self.groups.missed(group, after) if after is not None else None
             sub.todo, sub.after = (todo, after) if todo is not None else (self.groups.snapshot(group), None)
         group.subs[sub] = None
         if sub.level is not None:
-            self._log_groups.add(group)
+            self._log_groups[group] += 1
+        for name in waiting_ids:
+            self._hub.waiting_ids.watch_id(name)
         self._subs[client][sub_id] = sub
         self._update_alone(client)
         return sub
 
     def unsubscribe(self, client: Client, sub_id: int) -> bool:
+        """End a subscription. Returns False if there is none with this ID."""
         sub = self._subs.get(client, {}).pop(sub_id, None)
         if sub is None:
             return False
@@ -351,7 +354,11 @@ class Fanout:
         group = sub.group
         del group.subs[sub]
         if sub.level is not None:
-            self._log_groups.remove(group)
+            self._log_groups[group] -= 1
+            if not self._log_groups[group]:
+                del self._log_groups[group]
+        for name in sub.waiting_ids:
+            self._hub.waiting_ids.unwatch_id(name)
         if not group.subs:
             self.groups.remove(group)
         return True
@@ -369,18 +376,18 @@ class Fanout:
             self._spread_batch(batch)
 
     def _spread_batch(self, batch: Batch) -> None:
-        lines = batch.lines if self._log_groups.subscriptions else ()
+        lines = batch.lines if self._log_groups else ()
         # A line goes to groups that match before or after the batch: its end may take a job out of a filter, and its
         # start may bring it in.
         before = {c.job_id: c.old for c in reversed(batch.changes) if not c.goes_on} if lines else {}
-        wrote = {line.job_id for line in lines}.intersection(before)
-        groups = {job_id: self._log_groups.of(job_id, before) for job_id in wrote}
+        wrote = before.keys() & {line.job_id for line in lines}
+        groups = {job_id: self._line_groups(job_id, before[job_id]) for job_id in wrote}
         audiences: dict[Group, _Audience] = {}
         for change in batch.changes:
             self._spread(change, audiences)
         self._put(audiences)
         for job_id, found in groups.items():
-            found.update(self._log_groups.of(job_id, {}))
+            found.update(self._line_groups(job_id, self._published.get(job_id)))
         if lines:
             self._send_lines(lines, groups, batch.seq)
         if batch.dropped:
@@ -390,28 +397,34 @@ class Fanout:
                 self._send_event(event, batch.seq)
         self._outboxes.flush_soon()
 
-    def _send_lines(
-        self, lines: Sequence[AttributedRow], groups: dict[str | None, dict[Group, None]], seq: int
-    ) -> None:
+    def _line_groups(self, job_id: str, shown: PublishedJob | None) -> dict[Group, None]:
+        """The groups that have the job and get log lines. `shown`: the job at the moment in question."""
+        return {group: None for group in self._log_groups if group.has(job_id, shown)}
+
+    def _send_lines(self, lines: Sequence[AttributedRow], groups: dict[str, dict[Group, None]], seq: int) -> None:
         """Send log lines. `groups`: for some jobs, the groups that get theirs.
 
         The clients of a line are computed once for each job and level. Lines with the same clients, one after the
         other, are put together.
         """
-        keys: dict[tuple[str | None, Level], LineClients] = {}
-        found: dict[tuple[Group | Level, ...], LineClients] = {}
-        last: LineClients = {}
+        keys: dict[tuple[str, Level], _LineClients] = {}
+        found: dict[tuple[Group | Level, ...], _LineClients] = {}
+        last: _LineClients = {}
         messages: dict[tuple[int, ...], list[Message]] = {}
         size = dropped = 0
         for line in lines:
-            key = line.job_id, line.entry.level
-            clients = keys.get(key)
+            job_id, level = line.job_id, line.entry.level
+            if job_id is None:
+                continue
+            clients = keys.get((job_id, level))
             if clients is None:
-                concerned = groups[line.job_id] if line.job_id in groups else self._log_groups.of(line.job_id, {})
-                clients = found.get((line.entry.level, *concerned))
+                concerned = groups.get(job_id)
+                if concerned is None:
+                    concerned = self._line_groups(job_id, self._published.get(job_id))
+                clients = found.get((level, *concerned))
                 if clients is None:
-                    clients = found[line.entry.level, *concerned] = line_clients(line.entry.level, concerned)
-                keys[key] = clients
+                    clients = found[level, *concerned] = _line_clients(level, concerned)
+                keys[job_id, level] = clients
             if clients is not last or size > TOGETHER_BYTES:
                 dropped += self._put_lines(last, messages, seq)
                 last, messages, size = clients, {subs: [] for subs in clients}, 0
@@ -423,7 +436,7 @@ class Fanout:
         if dropped:
             metrics.DROPPED_LINES.inc(dropped)
 
-    def _put_lines(self, clients: LineClients, messages: Mapping[tuple[int, ...], list[Message]], seq: int) -> int:
+    def _put_lines(self, clients: _LineClients, messages: Mapping[tuple[int, ...], list[Message]], seq: int) -> int:
         """Returns the number of lines for which a backlog has no room."""
         dropped = 0
         for subs, some in clients.items():
@@ -635,6 +648,24 @@ class Fanout:
                     if parts >= limits.backlog_parts_at_once:
                         break
             yield
+
+
+_LineClients: TypeAlias = Mapping[tuple[int, ...], Sequence[Client]]
+"""Clients by the IDs of their subscriptions that get a line."""
+
+
+def _line_clients(level: Level, groups: Iterable[Group]) -> _LineClients:
+    """The clients with subscriptions in these groups that get lines of this level."""
+    rank = LEVELS.index(level)
+    subs: defaultdict[Client, list[int]] = defaultdict(list)
+    for group in groups:
+        for sub in group.subs:
+            if sub.level is not None and rank >= sub.level:
+                subs[sub.client].append(sub.id)
+    found: defaultdict[tuple[int, ...], list[Client]] = defaultdict(list)
+    for client, ids in subs.items():
+        found[tuple(sorted(ids))].append(client)
+    return found
 
 
 @dataclass(slots=True, eq=False)

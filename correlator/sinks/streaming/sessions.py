@@ -62,7 +62,6 @@ class Streams:
         self.work = work or Work()
         self.fanout = Fanout(hub, limits, time.monotonic, lambda s, f: asyncio.get_running_loop().call_later(s, f))
         self._parts = SnapshotParts(hub, self.fanout.groups, limits)
-        self._watched: dict[Client, dict[int, list[str]]] = {}
         self._tasks: dict[Client, set[asyncio.Task[None]]] = {}
         self._added = asyncio.Event()
 
@@ -99,15 +98,12 @@ class Streams:
 
     def add(self, client: Client) -> None:
         """Register a connection."""
-        self._watched[client], self._tasks[client] = {}, set()
+        self._tasks[client] = set()
         self.fanout.add(client)
         self._added.set()
 
     def remove(self, client: Client) -> None:
         """End the subscriptions and tasks of a connection. Does nothing for a client that is not registered."""
-        for sub_id in list(self._watched.get(client, ())):
-            self._unwatch(client, sub_id)
-        self._watched.pop(client, None)
         self.fanout.remove(client)
         for task in self._tasks.pop(client, ()):
             task.cancel()
@@ -160,27 +156,18 @@ class Streams:
         if not await self._turn(client):
             return  # the client was removed meanwhile
         published = self._hub.published
-        self._unwatch(client, sub_id)
         after = resume.seq if resume is not None and self.can_resume(resume) else None
         unknown = [n for n in sorted(wanted.jobs or ()) if published.resolve(n) is None and n not in archived]
-        sub = self.fanout.subscribe(client, sub_id, wanted, level, after)
+        sub = self.fanout.subscribe(client, sub_id, wanted, level, after, unknown)
         extra: list[PublishedJob] = []
         if sub.after is None:
             if resuming:
                 other = resume is not None and resume.epoch != self._hub.epoch
                 self.send(client, Resync("epoch" if other else "gap"))
             extra = [s for n, s in archived.items() if published.resolve(n) is None and wanted.query.matches(s)]
-        self._watched[client][sub_id] = unknown
-        for name in unknown:
-            self._hub.waiting_ids.watch_id(name)
-        self._start_sending(client, sub, self._catch_up(client, sub, unknown, extra))
+        self._start_sending(client, sub, self._catch_up(client, sub, extra))
         if not_searched:
             self.start(client, self._keep_searching(client, sub, not_searched))
-
-    def unsubscribe(self, client: Client, sub_id: int) -> bool:
-        """End a subscription. Returns False if there is none with this ID."""
-        self._unwatch(client, sub_id)
-        return self.fanout.unsubscribe(client, sub_id)
 
     async def put(self, client: Client, name: str, within: float) -> bool:
         """Send the whole document of the job that the ID `name` resolves to. Returns False if there is no such job.
@@ -268,7 +255,7 @@ class Streams:
         with timed("snapshot"):
             return next(step, self) is self
 
-    def _catch_up(self, client: Client, sub: Sub, unknown: list[str], extra: Sequence[PublishedJob]) -> Iterator[None]:
+    def _catch_up(self, client: Client, sub: Sub, extra: Sequence[PublishedJob]) -> Iterator[None]:
         """Send the snapshot, newest jobs first, or what the client missed; each step sends one part."""
         late = deque(extra)
         count, sent, more = 0, sub.after is not None, True  # a snapshot has one message at least
@@ -280,15 +267,15 @@ class Streams:
                 sent = True
             if more:
                 yield
-        self._synced(client, sub, count, unknown)
+        self._synced(client, sub, count)
 
-    def _synced(self, client: Client, sub: Sub, count: int, unknown: list[str]) -> None:
-        waiting_ids = [n for n in unknown if self._hub.published.resolve(n) is None]
+    def _synced(self, client: Client, sub: Sub, count: int) -> None:
+        unknown = [n for n in sub.waiting_ids if self._hub.published.resolve(n) is None]
         seq = self._hub.seq
         sub.todo = EMPTY  # which keeps no order alive
         self.fanout.flush()
         client.synced()
-        self.send(client, Synced(sub.id, seq, count, waiting_ids), seq)
+        self.send(client, Synced(sub.id, seq, count, unknown), seq)
         self.fanout.send(client, [self._status()])
 
     def _is_current(self, client: Client, sub: Sub) -> bool:
@@ -314,10 +301,6 @@ class Streams:
             self.fanout.remove(client)
             client.give_up()
         return self.fanout.has(client)
-
-    def _unwatch(self, client: Client, sub_id: int) -> None:
-        for name in self._watched.get(client, {}).pop(sub_id, ()):
-            self._hub.waiting_ids.unwatch_id(name)
 
     def _bookmark(self) -> None:
         self._parts.clear()  # what idle pages have no use for

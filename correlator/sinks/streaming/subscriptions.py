@@ -1,4 +1,4 @@
-"""Subscriptions: which jobs and log lines each one gets. Imports no I/O.
+"""Subscriptions: which jobs each one gets. Imports no I/O.
 
 Subscriptions with equal filters form a group, so that a change is matched once per group, however many clients it has.
 Groups are found by the IDs that their filters name; those that name none are asked about every change.
@@ -13,8 +13,7 @@ order too: that of the jobs by their last change, in which a position in the str
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Literal, NamedTuple, TypeAlias
@@ -23,7 +22,6 @@ from msgspec import Struct
 
 from correlator.jobs.directory import JobDirectory
 from correlator.model.published import PublishedJob, Reason
-from correlator.model.rows import LEVELS, Level
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import Limits
@@ -227,14 +225,16 @@ Left: TypeAlias = Reason | Literal["filter", "maybe"]
 class Sub:
     """One subscription of one client.
 
-    `level`: rank of the lowest level of log lines that are sent; None for no lines. `todo`: jobs of its snapshot, or
-    those that changed after position `after`, that have still to be sent. `alone`: it is the client's only one.
+    `level`: rank of the lowest level of log lines that are sent; None for no lines. `waiting_ids`: IDs of its filter
+    that no job had at its begin. `todo`: jobs of its snapshot, or those that changed after position `after`, that have
+    still to be sent. `alone`: it is the client's only one.
     """
 
     client: Client
     id: int
     group: Group
     level: int | None = None
+    waiting_ids: Sequence[str] = ()
     todo: Todo = EMPTY
     after: int | None = None
     alone: bool = True
@@ -367,49 +367,3 @@ class Groups:
         for name in set[str]().union(*(one.view.names() for one in shown if one is not None)):
             found.update(self._named.get(name, {}))
         return found
-
-
-class LogGroups:
-    """The groups of which a subscription gets log lines.
-
-    `subscriptions`: how many of each group do. Empty if none does.
-    """
-
-    def __init__(self, published: JobDirectory) -> None:
-        self._published = published
-        self.subscriptions: dict[Group, int] = {}
-
-    def add(self, group: Group) -> None:
-        """Count a subscription that gets log lines."""
-        self.subscriptions[group] = self.subscriptions.get(group, 0) + 1
-
-    def remove(self, group: Group) -> None:
-        """Count a subscription no longer that was added."""
-        self.subscriptions[group] -= 1
-        if not self.subscriptions[group]:
-            del self.subscriptions[group]
-
-    def of(self, job_id: str | None, before: Mapping[str, PublishedJob | None]) -> dict[Group, None]:
-        """The groups that contain the job. `before`: old states, used instead of the current ones."""
-        if job_id is None:
-            return {}
-        shown = before[job_id] if job_id in before else self._published.get(job_id)
-        return {group: None for group in self.subscriptions if group.has(job_id, shown)}
-
-
-LineClients: TypeAlias = Mapping[tuple[int, ...], Sequence[Client]]
-"""Clients by the IDs of their subscriptions that get a line."""
-
-
-def line_clients(level: Level, groups: Iterable[Group]) -> LineClients:
-    """The clients with subscriptions in these groups that get lines of this level."""
-    rank = LEVELS.index(level)
-    subs: defaultdict[Client, list[int]] = defaultdict(list)
-    for group in groups:
-        for sub in group.subs:
-            if sub.level is not None and rank >= sub.level:
-                subs[sub.client].append(sub.id)
-    found: defaultdict[tuple[int, ...], list[Client]] = defaultdict(list)
-    for client, ids in subs.items():
-        found[tuple(sorted(ids))].append(client)
-    return found
