@@ -4,8 +4,9 @@ Problem. Facts about one job come from several tasks (the log's tail, the compar
 time alone changes jobs too. Subscribers must see one ordered stream of changes.
 
 Model. Every task calls a method of `Pipeline` with what it has read (`correlator.sources.Feed` is the protocol). The
-method parses the rows, applies them to the index, and passes the returned `Outcome` to `LocalHub.publish` and to the
-counters. It decides when the daemon is ready. What the source reports of itself is kept by `SourceStatus`.
+method parses the rows; `LocalHub` applies them to the index, and passes the returned `Outcome` to its subscribers and
+to the counters. `Pipeline` decides when the daemon is ready. What the source reports of itself is kept by
+`SourceStatus`.
 
 Invariants.
 
@@ -95,21 +96,34 @@ class LocalHub(Hub):
         self.index = index
         self.forecasts = index.forecasts
         self.readiness["tables"] = status.describe_tables
-        self._learn: Callable[[Sequence[Reading]], object] = lambda _: None
+        self._job_metrics = JobMetrics(index.forecasts)
 
     # -- called by the writer
 
-    def apply_found_with(self, learn: Callable[[Sequence[Reading]], object]) -> None:
-        """Set what applies to the index what `find` read in the database. Until then such readings are dropped."""
-        self._learn = learn
+    def apply(self, facts: Iterable[Fact]) -> Outcome:
+        """Apply what has just been read to the index, and publish the outcome."""
+        outcome = self.publish(self.index.apply(facts, self.clock()))
+        self.status.measure(outcome)
+        return outcome
 
-    def publish(self, outcome: Outcome) -> None:
-        """Pass `outcome` to every subscriber as one batch. An outcome that changed nothing is dropped."""
+    def readings(self, readings: Iterable[Reading]) -> Outcome:
+        """Apply what the tables say of jobs: what the source has read, or what a client has asked for."""
+        with timed("readings"):
+            outcome = self.apply([one for one in readings if not self.index.is_overtaken(one)])
+        if self.status.loading:
+            spare_loaded()
+        return outcome
+
+    def publish(self, outcome: Outcome) -> Outcome:
+        """Pass `outcome` to the counters, and to every subscriber as one batch, if it changed anything. Returns it."""
+        if outcome.dropped:
+            metrics.TRANSITIONS_DROPPED.inc(outcome.dropped)
         lines = () if self.index.loading else outcome.attributed
-        if not outcome.changes and not outcome.events and not lines:
-            return
-        self._resume_ring.add(outcome.changes)
-        self._deliver(Batch(self.published.seq, outcome.changes, outcome.events, lines))
+        if outcome.changes or outcome.events or lines:
+            self._resume_ring.add(outcome.changes)
+            self._deliver(Batch(self.published.seq, outcome.changes, outcome.events, lines))
+            self._job_metrics.count(outcome.changes, self.status.since)
+        return outcome
 
     # -- called for clients
 
@@ -145,7 +159,7 @@ class LocalHub(Hub):
         if found is None:
             return None
         if found.reading is not None:
-            self._learn([found.reading])
+            self.readings([found.reading])
         return self._from_archive(found)
 
     def _from_archive(self, found: Found) -> tuple[PublishedJob, Resolved] | None:
@@ -286,9 +300,8 @@ class Pipeline:
         self._reading_rows = timed("rows")
         self._clients = 0
         self._active_at = time.monotonic()
-        self._job_metrics = JobMetrics(hub.index.forecasts)
+        self.readings = hub.readings
         self.ready = asyncio.Event()
-        hub.apply_found_with(self.readings)
 
     async def run(self, before_ready: Callable[[], Awaitable[None]] | None = None) -> None:
         """Run the periodic housekeeping until cancelled.
@@ -308,14 +321,14 @@ class Pipeline:
     def expire(self) -> Outcome:
         """Apply what time alone changes: stalled and expired jobs."""
         with timed("expire"):
-            return self._publish(self._index.expire(self._clock()))
+            return self._hub.publish(self._index.expire(self._clock()))
 
     def renew_forecasts(self) -> bool:
         """Learn some ended runs, and renew some forecasts. Returns True while there is more to do at once."""
         now = self._clock()
         learn = self._index.horizon.log_read_to >= now - LEARN_WITHIN
         with timed("forecasts"):
-            self._publish(self._index.renew_forecasts(now, learn=learn))
+            self._hub.publish(self._index.renew_forecasts(now, learn=learn))
         return self._index.forecasts.has_due(now, learn=learn)
 
     async def _follow_forecasts(self) -> None:
@@ -358,7 +371,7 @@ class Pipeline:
             with timed("restore"):
                 outcome = next(steps, None)
                 if more := outcome is not None:
-                    self._publish(outcome)
+                    self._hub.publish(outcome)
             await asyncio.sleep(0)
         self.status.restored(now, age)
 
@@ -369,14 +382,14 @@ class Pipeline:
             entries = self._entries(rows, self._index.advance_clock())
             self._active_at = time.monotonic()
             self.status.reads(rows)
-            return self._apply(entries)
+            return self._hub.apply(entries)
 
     def past(self, rows: Sequence[LogRow]) -> Outcome:
         # Logical time 0: the tables had these transitions before they were read, so any reading is newer.
-        return self._publish(self._index.apply_past(self._entries(rows, 0), self._clock()))
+        return self._hub.publish(self._index.apply_past(self._entries(rows, 0), self._clock()))
 
     def show_past(self) -> bool:
-        self._publish(self._index.show_past(PUBLISHED_AT_ONCE, self._clock()))
+        self._hub.publish(self._index.show_past(PUBLISHED_AT_ONCE, self._clock()))
         if self._hub.published.past_unread is not None:
             return True
         self.status.past_published()
@@ -385,19 +398,12 @@ class Pipeline:
     def left_out(self, started_at: Micros) -> None:
         self._index.published.leave_out(started_at)
 
-    def readings(self, readings: Iterable[Reading]) -> Outcome:
-        with timed("readings"):
-            outcome = self._apply([one for one in readings if not self._index.is_overtaken(one)])
-        if self.status.loading:
-            spare_loaded()
-        return outcome
-
     def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str], *, past: bool = False) -> Outcome:
         with timed("legacy"):
-            return self._publish(self._index.apply_legacy(records, gone, self._clock(), past=past))
+            return self._hub.publish(self._index.apply_legacy(records, gone, self._clock(), past=past))
 
     def decide_legacy(self, owned: Iterable[str], apart: Iterable[str]) -> Outcome:
-        return self._publish(self._index.decide_legacy(owned, apart, self._clock()))
+        return self._hub.publish(self._index.decide_legacy(owned, apart, self._clock()))
 
     def history_wanted(self) -> bool:
         return not self._index.forecasts.history_read
@@ -434,15 +440,3 @@ class Pipeline:
             entries.append(entry)
         metrics.ROWS.inc(len(rows))
         return entries
-
-    def _apply(self, facts: Iterable[Fact]) -> Outcome:
-        outcome = self._publish(self._index.apply(facts, self._clock()))
-        self.status.measure(outcome)
-        return outcome
-
-    def _publish(self, outcome: Outcome) -> Outcome:
-        if outcome.dropped:
-            metrics.TRANSITIONS_DROPPED.inc(outcome.dropped)
-        self._hub.publish(outcome)
-        self._job_metrics.count(outcome.changes, self.status.since)
-        return outcome

@@ -55,7 +55,7 @@ def test_a_job_that_leaves_memory_and_is_found_again_ended_once():
     world = PipelineHarness(max_jobs=1)
     for job_id in ("a", "b"):
         world.read(job_id, "completed")
-    world.pipeline._publish(world.index.expire(world.now))
+    world.hub.publish(world.index.expire(world.now))
     assert world.index.published.get("a") is None
     world.read("a", "completed")
     assert world.ended() == 2
@@ -103,7 +103,7 @@ def test_what_is_remembered_of_ends_is_bounded(monkeypatch):
     world = PipelineHarness()
     for n in range(10):
         world.read(f"j{n}", "completed")
-    assert len(world.pipeline._job_metrics._counted) == 3 < MAX_ENDED
+    assert len(world.hub._job_metrics._counted) == 3 < MAX_ENDED
     assert world.ended() == 10
 
 
@@ -119,10 +119,10 @@ def test_jobs_are_counted_as_the_index_has_them_whatever_happens_to_them():
             case 0:
                 world.pipeline.readings([Reading(job_id, world.index.advance_clock())])  # its row is gone
             case 1:
-                world.pipeline._publish(world.index.expire(world.now))
+                world.hub.publish(world.index.expire(world.now))
             case 2:
                 entry = Entry(step, world.now, "INFO", "x", world.index.advance_clock(), job_id, kind=Kind.JOB_FAILED)
-                world.pipeline._publish(world.index.apply([entry], world.now))
+                world.hub.publish(world.index.apply([entry], world.now))
             case 3:
                 status = chance.choice(["validating", "completed", "failed"])
                 world.pipeline.legacy([LegacyRecord(1, "gui", status, created_at=world.now, apart=True)], ())

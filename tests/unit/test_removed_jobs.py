@@ -145,9 +145,7 @@ def hub_with(*readings, max_jobs):
     index.apply(readings, NOW)
     index.expire(NOW)
     archive: Any = Tables(*readings)
-    hub = LocalHub(index, archive)
-    hub.apply_found_with(lambda readings: None)
-    return hub
+    return LocalHub(index, archive)
 
 
 async def test_an_id_resolves_to_the_newest_job_though_memory_had_no_room_for_it():

@@ -87,7 +87,7 @@ async def test_a_job_that_logs_all_the_time_is_not_stalled_when_the_zone_changes
         now(when)
         world.now = micros(when)
         world.pipeline.rows(await asked.light_rows_from(Log((number, when)), 1, 10))
-        world.pipeline._publish(world.index.expire(world.now))
+        world.hub.publish(world.index.expire(world.now))
         shown = there(world.index.published.get("j"))
         assert not shown.stalled, when
         assert shown.view.last is not None
