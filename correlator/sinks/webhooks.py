@@ -45,7 +45,7 @@ import random
 import ssl
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import takewhile
 from pathlib import Path
@@ -694,11 +694,6 @@ class NotedEvents:
 
     def __len__(self) -> int:
         return len(self._ready) + self._held_count
-
-    def __iter__(self) -> Iterator[NotedEvent]:
-        yield from self._ready
-        for held in self._held.values():
-            yield from held
 
     def add(self, number: int, event: Event, at: float, shown: PublishedJob | None) -> list[NotedEvent]:
         """Note an event. `shown`: its job, None if it is not published. Returns the events dropped to make room."""

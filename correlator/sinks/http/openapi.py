@@ -106,51 +106,7 @@ class Endpoint:
     gate: tuple[Answer, ...] = TOKEN
 
 
-_JOB: Final = Endpoint(
-    "/api/v1/jobs/{id}",
-    "getJob",
-    "One job",
-    (
-        Answer(HTTPStatus.OK, "The job.", (JobDocument,), headers=ETAG),
-        Answer(
-            HTTPStatus.NOT_MODIFIED,
-            "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.",
-            headers=ETAG,
-        ),
-        *(BAD, UNKNOWN, AWAY),
-    ),
-    parameters.GetJob,
-    (("If-None-Match", "The `ETag` that the client has."),),
-)
-
-_EVENTS: Final = Endpoint(
-    "/api/v1/jobs/{id}/events",
-    "listJobEvents",
-    "The log rows of a job, oldest first; from the database, complete once all pages have been read",
-    (_ok("A page of log rows.", replies.EventsPage), BAD, UNKNOWN, BUSY, AWAY),
-    parameters.ListJobEvents,
-)
-
-_LOG: Final = Endpoint(
-    "/api/v1/jobs/{id}/log",
-    "getJobLog",
-    "The whole log of a job as a text file, one line each; complete if the body is",
-    (_ok("The log.", str, "text/plain"), BAD, UNKNOWN, BUSY, AWAY),
-    parameters.GetJobLog,
-)
-
-
-def _by_parameter(endpoint: Endpoint, path: str) -> Endpoint:
-    """The endpoint with the ID as a parameter: clients remove `.` and `..` from paths."""
-    return replace(
-        endpoint,
-        path=path,
-        name=f"{endpoint.name}ByParameter",
-        summary=f"{endpoint.summary}: for an ID that no path can have, as `..`",
-    )
-
-
-ENDPOINTS: Final = (
+_ENDPOINTS: Final = (
     Endpoint(
         "/api/v1/jobs",
         "listJobs",
@@ -158,8 +114,22 @@ ENDPOINTS: Final = (
         (_ok("A page of jobs.", replies.JobsPage), BAD, BUSY, AWAY),
         parameters.ListJobs,
     ),
-    _JOB,
-    _by_parameter(_JOB, "/api/v1/job"),
+    Endpoint(
+        "/api/v1/jobs/{id}",
+        "getJob",
+        "One job",
+        (
+            Answer(HTTPStatus.OK, "The job.", (JobDocument,), headers=ETAG),
+            Answer(
+                HTTPStatus.NOT_MODIFIED,
+                "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.",
+                headers=ETAG,
+            ),
+            *(BAD, UNKNOWN, AWAY),
+        ),
+        parameters.GetJob,
+        (("If-None-Match", "The `ETag` that the client has."),),
+    ),
     Endpoint(
         "/api/v1/events",
         "findEvents",
@@ -167,10 +137,20 @@ ENDPOINTS: Final = (
         (_ok("A page of log rows.", replies.FoundEventsPage), BAD, BUSY, AWAY),
         parameters.FindEvents,
     ),
-    _EVENTS,
-    _by_parameter(_EVENTS, "/api/v1/job/events"),
-    _LOG,
-    _by_parameter(_LOG, "/api/v1/job/log"),
+    Endpoint(
+        "/api/v1/jobs/{id}/events",
+        "listJobEvents",
+        "The log rows of a job, oldest first; from the database, complete once all pages have been read",
+        (_ok("A page of log rows.", replies.EventsPage), BAD, UNKNOWN, BUSY, AWAY),
+        parameters.ListJobEvents,
+    ),
+    Endpoint(
+        "/api/v1/jobs/{id}/log",
+        "getJobLog",
+        "The whole log of a job as a text file, one line each; complete if the body is",
+        (_ok("The log.", str, "text/plain"), BAD, UNKNOWN, BUSY, AWAY),
+        parameters.GetJobLog,
+    ),
     Endpoint(
         "/api/v1/resolve/{id}",
         "resolveId",
@@ -314,6 +294,21 @@ ENDPOINTS: Final = (
         ),
         gate=HOST,
     ),
+)
+
+
+def _by_parameter(endpoint: Endpoint) -> Endpoint:
+    """An endpoint of one job with the ID as a parameter: clients remove `.` and `..` from paths."""
+    return replace(
+        endpoint,
+        path=endpoint.path.replace("/jobs/{id}", "/job"),
+        name=f"{endpoint.name}ByParameter",
+        summary=f"{endpoint.summary}: for an ID that no path can have, as `..`",
+    )
+
+
+ENDPOINTS: Final = tuple(
+    found for one in _ENDPOINTS for found in ([one, _by_parameter(one)] if "/jobs/{id}" in one.path else [one])
 )
 
 
