@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     from correlator.client.client import Client
     from correlator.doctor import service
+    from correlator.model.rows import Level
+    from correlator.terminal.listing import Output
+    from correlator.terminal.watch import Progress
 
 _log = logging.getLogger(__name__)
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
@@ -406,7 +409,7 @@ _since_option = click.option(
 @_list_output
 @daemon_options
 def jobs(
-    follow: bool, web: bool, output: str | None, limit: int | None, no_header: bool, in_logs: bool, **given: Any
+    follow: bool, web: bool, output: Output | None, limit: int | None, no_header: bool, in_logs: bool, **given: Any
 ) -> None:
     """List jobs, the newest first; with --logs, lines of their logs.
 
@@ -431,7 +434,7 @@ def jobs(
         lines: Literal["plain", "json"] = "json" if output == "json" else "plain"
         run_with_client(client, lambda: find_lines(client, asked, limit or 50, stdout, lines, sys.stderr))
         return
-    chosen = _output(output, stdout)
+    chosen = output or ("table" if stdout.isatty() else "plain")
     if follow and chosen == "table" and not can_repaint(stdout):
         chosen = "plain"
     form = listing.Form(chosen, header=not no_header)
@@ -495,7 +498,7 @@ def logs(output: Any, **given: Any) -> None:
 @_list_output
 @daemon_options
 def history(
-    name: str, since: str | None, web: bool, limit: int, output: str | None, no_header: bool, **given: Any
+    name: str, since: str | None, web: bool, limit: int, output: Output | None, no_header: bool, **given: Any
 ) -> None:
     """List all jobs of a VM or of a context, the newest first, with outcomes and durations.
 
@@ -509,7 +512,7 @@ def history(
     if web:
         open_page(page, "entities", name)
         return
-    form = Form(_output(output, stdout), header=not no_header)
+    form = Form(output or ("table" if stdout.isatty() else "plain"), header=not no_header)
     run_with_client(client, lambda: past.history(client, name, since, limit, form, stdout, sys.stderr))
 
 
@@ -530,8 +533,8 @@ def watch(
     ctx: click.Context,
     /,
     job_ids: tuple[str, ...],
-    progress: str | None,
-    level: Any,
+    progress: Progress | None,
+    level: Level,
     timeout: float | None,
     forever: bool,
     exit_status: bool,
@@ -550,10 +553,7 @@ def watch(
     from correlator.terminal import watch as watching  # noqa: PLC0415 - see the module's docstring
 
     (client, _), stdout = client_from_options(given), standard_output()
-    chosen: watching.Progress = "tty" if can_repaint(stdout) else "plain"
-    match progress:
-        case "tty" | "plain" | "jsonl":
-            chosen = progress
+    chosen = progress or ("tty" if can_repaint(stdout) else "plain")
     if chosen == "tty" and not stdout.isatty():
         raise click.UsageError("--progress tty needs a terminal")
     order = watching.WatchOrder(job_ids, level, timeout, forever, exit_status)
@@ -561,11 +561,3 @@ def watch(
 
 
 COMMANDS = (jobs, show, logs, history, watch)
-
-
-def _output(given: str | None, stdout: Any) -> Literal["table", "plain", "json"]:
-    """The output format of a list of jobs."""
-    match given:
-        case "table" | "plain" | "json":
-            return given
-    return "table" if stdout.isatty() else "plain"

@@ -20,7 +20,7 @@ from correlator.forecast.trends import ComparedRun
 from correlator.model.replies import OperationTrend
 from correlator.terminal import formats, listing
 from correlator.terminal.listing import Form, plain_lines
-from correlator.terminal.screen import STYLES, Theme, console_on, print_error, theme_for
+from correlator.terminal.screen import STYLES, Theme, console_on, theme_for
 
 BAR = 12
 """Cells of the bar that compares durations within one operation."""
@@ -58,10 +58,7 @@ async def history(
                 console.print(theme.fit(line, console.width))
             console.print(_table(jobs, console.width, now, theme))
     stdout.flush()
-    if listed.incomplete is not None:
-        print_error(stderr, f"the list is incomplete: {listed.incomplete}")
-    elif listed.more:
-        print_error(stderr, f"these are the newest {len(jobs)}, and there are more: --limit asks for others")
+    listing.report_missing(listed, jobs, stderr)
 
 
 def above(name: str, jobs: Sequence[Document], found: Sequence[OperationTrend], theme: Theme) -> Iterator[Text]:

@@ -18,7 +18,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from correlator.client.client import Client
+from correlator.client.client import Client, JobList
 from correlator.client.documents import moment
 from correlator.client.messages import Document
 from correlator.client.replica import Update
@@ -171,10 +171,15 @@ async def jobs(client: Client, query: Query, form: Form, stdout: TextIO, stderr:
             console = console_on(stdout)
             console.print(table(found, console.width, time.time(), theme))
     stdout.flush()
+    report_missing(listed, found, stderr, more=len(found) < len(matching))
+
+
+def report_missing(listed: JobList, shown: Sequence[Document], stderr: TextIO, *, more: bool = False) -> None:
+    """Say which jobs are not among those that are `shown`. `more`: of `listed` there are some."""
     if listed.incomplete is not None:
         print_error(stderr, f"the list is incomplete: {listed.incomplete}")
-    elif listed.more or len(found) < len(matching):
-        print_error(stderr, f"these are the newest {len(found)}, and there are more: --limit asks for others")
+    elif listed.more or more:
+        print_error(stderr, f"these are the newest {len(shown)}, and there are more: --limit asks for others")
 
 
 async def follow_jobs(client: Client, query: Query, form: Form, stdout: TextIO, stderr: TextIO) -> None:
