@@ -110,7 +110,7 @@ class Receiver(Struct, frozen=True):
             words = f"no response within {self.timeout:g} s"
             return Response(None, words, words)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failed = Response(None, describe_error(error), f"{_public(error)}; the daemon's log says more")
+            failed = Response(None, *describe_error(error))
             drop_frames(error)  # They refer to the request, which has the error.
             return failed
         try:
@@ -168,37 +168,27 @@ def _retry_after(text: str) -> float:
         return 0.0
 
 
-def describe_error(error: BaseException) -> str:
-    """Return why a request failed, on one line and without the path of the URL."""
+def describe_error(error: BaseException) -> tuple[str, str]:
+    """Return why a request failed: on one line and without the path of the URL, and as `Response.public` says it."""
+    public = "the connection to the receiver failed"
     match error:
         case aiohttp.ClientConnectorDNSError():
             words = f"the name {error.host} cannot be resolved: {error.os_error.strerror or error.os_error}"
+            public = "the receiver's name cannot be resolved"
         case aiohttp.ClientConnectorCertificateError():
             words = f"the certificate is not accepted: {error.certificate_error}"
+            public = "the receiver's certificate is not accepted"
         case aiohttp.ClientConnectorError():
-            words = str(error.os_error)
+            words, public = str(error.os_error), "the receiver cannot be reached"
+            if isinstance(error.os_error, ForbiddenAddress):
+                public = "the receiver's address is not allowed (allow_private)"
         case aiohttp.ServerDisconnectedError():
             words = "the receiver closed the connection without a response"
         case aiohttp.ClientResponseError() | aiohttp.InvalidURL():  # Their texts contain the URL.
             words = "the receiver's response is not HTTP"
         case _:
             words = str(error)
-    return escape(words or type(error).__name__)[:MAX_REASON]
-
-
-def _public(error: BaseException) -> str:
-    """Return why a request failed, without the name and address of the receiver and the bytes that it sent."""
-    match error:
-        case aiohttp.ClientConnectorDNSError():
-            return "the receiver's name cannot be resolved"
-        case aiohttp.ClientConnectorError(os_error=ForbiddenAddress()):
-            return "the receiver's address is not allowed (allow_private)"
-        case aiohttp.ClientConnectorCertificateError():
-            return "the receiver's certificate is not accepted"
-        case aiohttp.ClientConnectorError():
-            return "the receiver cannot be reached"
-        case _:
-            return "the connection to the receiver failed"
+    return escape(words or type(error).__name__)[:MAX_REASON], f"{public}; the daemon's log says more"
 
 
 class _Resolver(AbstractResolver):

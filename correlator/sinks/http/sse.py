@@ -74,7 +74,7 @@ class EventStreams:
         self._access = access
         self._streams = streams
 
-        def framing(messages: Sequence[Message], /) -> bytes:
+        def framing(messages: Sequence[Message]) -> bytes:
             # A change may consist of several messages. Its position is reached with the last one.
             last = {m.seq: i for i, m in enumerate(messages) if m.seq is not None}
             epoch = hub.epoch.encode()
@@ -154,7 +154,7 @@ class EventStreams:
         await self._streams.subscribe(client, SUB, wanted, level, resume=resume, resuming=bool(last))
 
 
-def _without_positions(messages: Sequence[Message], /) -> bytes:
+def _without_positions(messages: Sequence[Message]) -> bytes:
     return b"".join(map(_event, messages))
 
 

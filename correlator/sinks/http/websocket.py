@@ -527,6 +527,6 @@ class WebsocketConnection:
         self.abort()
 
 
-def framed(messages: Sequence[Message], /) -> bytes:
+def framed(messages: Sequence[Message]) -> bytes:
     """One text frame that contains all of `messages`."""
     return text_frame(encoding.frame([m.body for m in messages]))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Protocol, TypeAlias
 
 from msgspec import Struct
 
@@ -19,10 +19,8 @@ class Message(Struct, frozen=True, gc=False):
     is_event: bool = False
 
 
-class Framing(Protocol):
-    """Encodes a sequence of messages for one kind of connection. Pure, so that clients can share the result."""
-
-    def __call__(self, messages: Sequence[Message], /) -> bytes: ...
+Framing: TypeAlias = Callable[[Sequence[Message]], bytes]
+"""Encodes a sequence of messages for one kind of connection. Pure, so that clients can share the result."""
 
 
 class Client(Protocol):
