@@ -209,7 +209,7 @@ async def _follow(
         hub.index,
         stored,
         core.tail.cursor,
-        event_log.stored,
+        event_log,
         hub.live,
         exports,
         active.stream if active is not None else None,

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class EventLog:
-    """What the checkpoint keeps of the events of all sinks. `restored`: the values of `stored` in the last run."""
+    """What the checkpoint keeps of the events of all sinks. `restored`: those of the last run, in order."""
 
     def __init__(self, restored: Iterable[PersistedEvent] = ()) -> None:
         self._restored: dict[str, list[tuple[bytes, bytes]]] = {}
@@ -35,6 +35,11 @@ class EventLog:
             self._restored.setdefault(sink, []).append((head, body))
         self._stored: dict[int, PersistedEvent] = {}
         self._last_number = 0
+        self._passed_to = 0
+        """The last number of which `changed` has ever passed anything on."""
+        self._added_after = 0
+        """The next `changed` passes on the events with a higher number, and the removals `_removed`."""
+        self._removed: list[int] = []
 
     def pop_restored(self, sink: str, heads: Decoder[T]) -> Iterator[tuple[T, bytes]]:
         """Yield head and body of the events that a sink had in the last run, in order. It adds them again."""
@@ -56,11 +61,23 @@ class EventLog:
 
     def remove(self, number: int) -> None:
         """The event is not pending any more."""
-        self._stored.pop(number, None)
+        if self._stored.pop(number, None) is not None and number <= self._passed_to:
+            self._removed.append(number)
 
-    def stored(self) -> dict[int, PersistedEvent]:
-        """Return all events in order, by a number that does not change during this run."""
-        return {**self._stored}
+    def changed(self) -> dict[int, PersistedEvent | None]:
+        """Return what was added since the last call, by number; None: it was removed. The next call has later changes.
+
+        The event of a number does not change during this run.
+        """
+        numbers = range(self._added_after + 1, self._last_number + 1) if self._added_after else self._stored
+        added = {number: self._stored[number] for number in numbers if number in self._stored}
+        removed, self._removed = dict.fromkeys(self._removed), []
+        self._passed_to = self._added_after = self._last_number
+        return {**removed, **added}
+
+    def mark_all(self) -> None:
+        """Return every event with the next `changed`: it is the first write of a store."""
+        self._added_after = 0
 
 
 class PendingEvents(Generic[T]):

@@ -175,9 +175,6 @@ MOMENT = ("state", "moment")
 PART = 200_000
 """Bytes of a row of the index's state, which has no bound of its own."""
 
-NUMBERED = ("event", "memory")
-"""The kinds of which every write has all rows: those that it has not are removed."""
-
 
 class Saved(Struct, frozen=True):
     """What the last run saved. `at`: Unix seconds; `events`: the pending events of all sinks, in order.
@@ -198,17 +195,17 @@ class Saved(Struct, frozen=True):
 
 
 class Changes(Struct, frozen=True):
-    """One write. `jobs`: the changed jobs by ID, None for a removed one. `events`: all pending events, by number.
+    """One write. `jobs`: the changed jobs by ID. `events`: the added events by number (`EventLog.changed`).
 
-    The event of a number does not change. `forecasts`: the changed values of `StoredForecasts` by name, None for a
-    removed one. `exports`: what changed of them, None if ended jobs are not exported. `position`: see `Saved`.
+    `forecasts`: the changed values of `StoredForecasts` by name. Of all three None is a removed one. `exports`: what
+    changed of them, None if ended jobs are not exported. `position`: see `Saved`.
     """
 
     at: float
     cursor: Cursor
     memory: IndexState
     jobs: Mapping[str, PersistedJob | PersistedLegacy | None]
-    events: Mapping[int, PersistedEvent]
+    events: Mapping[int, PersistedEvent | None]
     forecasts: Mapping[str, bytes | None] = {}
     exports: PersistedExports | None = None
     position: bytes | None = None
@@ -228,10 +225,10 @@ class Unusable(ValueError):
     """The checkpoint is intact, but not complete, or of another program, version or database."""
 
 
-def rows_of(changes: Changes, stored: set[Name]) -> Iterator[tuple[Name, bytes | None]]:
+def rows_of(changes: Changes) -> Iterator[tuple[Name, bytes | None]]:
     """Yield the rows of a write, each encoded when its turn comes, the last one `MOMENT`. None: the row is removed.
 
-    `stored`: the names of the numbered rows that the store has. An event that it has is not yielded again.
+    An earlier write may have had more parts of the index's state: they stay, and no start reads them.
     """
     encode = msgspec.msgpack.encode
     for name, job in _named("job", changes.jobs):
@@ -244,14 +241,10 @@ def rows_of(changes: Changes, stored: set[Name]) -> Iterator[tuple[Name, bytes |
     if (memory := _encoded(state)) is None:
         of_events = tuple(filter(_encoded, state.pending_events))
         memory = encode(replace(state, pending_events=of_events, removed=tuple(filter(_encoded, state.removed))))
-    parts = {("memory", str(start)): memory[start : start + PART] for start in range(0, len(memory), PART)}
-    events = {("event", str(n)): event for n, event in changes.events.items()}
-    for gone in stored - events.keys() - parts.keys():
-        yield gone, None
-    for numbered, event in events.items():
-        if numbered not in stored:
-            yield numbered, encode(event)
-    yield from parts.items()
+    for start in range(0, len(memory), PART):
+        yield ("memory", str(start)), memory[start : start + PART]
+    for number, event in changes.events.items():
+        yield ("event", str(number)), _encoded(event)
     since = exports.since if exports is not None else None
     yield MOMENT, encode(SavedMoment(changes.at, changes.cursor, len(memory), since, changes.position))
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import msgspec
 
 from correlator.errors import CheckpointInUse
-from correlator.state.checkpoint import NUMBERED, VERSION, Changes, Name, Saved, Unusable, rows_of, saved_of
+from correlator.state.checkpoint import VERSION, Changes, Name, Saved, Unusable, rows_of, saved_of
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ APPLICATION_ID = 0x434F5252
 SCHEMA = "CREATE TABLE rows (kind TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (kind, key))"
 SOURCE = ("state", "source")
 """The row with the database that the file belongs to. Besides it, the file has the rows of every store."""
+
+OF_ONE_RUN = ("event", "memory")
+"""The kinds whose rows of the last run say nothing of this one: the numbers of events begin anew."""
 
 _WRITE = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)"
 
@@ -41,8 +44,8 @@ class Checkpoint:
         self.path = path
         self._source = source
         self._connection: sqlite3.Connection | None = None
-        self._numbered: set[Name] | None = None
-        """The numbered rows that the file has; None: those of the last run, to be removed."""
+        self._written = False
+        """True once this run has written to the file."""
 
     def open(self) -> Saved | None:
         """Lock the file and return what the last run saved; None if there is nothing usable."""
@@ -69,7 +72,7 @@ class Checkpoint:
     def set_aside(self, why: str) -> None:
         """Rename the file, so that it can be examined, and create an empty one."""
         self.close()
-        self._numbered = None
+        self._written = False
         name = f"{self.path.name}.unusable-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
         aside = self.path.with_name(name)
         with contextlib.suppress(FileNotFoundError):
@@ -82,30 +85,24 @@ class Checkpoint:
     def write(self, changes: Changes) -> None:
         """Write `changes` in one transaction."""
         connection = self._connection or self._connect()
-        stored = self._numbered or set()
-        added: list[Name] = []
         gone: list[Name] = []
 
         def kept() -> Iterator[tuple[object, ...]]:
             """Yield the rows, encoded one at a time: the first write has all jobs."""
-            for name, value in rows_of(changes, stored):
+            for name, value in rows_of(changes):
                 if value is None:
                     gone.append(name)
                 else:
-                    if name[0] in NUMBERED:
-                        added.append(name)
                     yield *name, value
 
         with _transaction(connection):
-            if self._numbered is None:
-                stale = NUMBERED if changes.exports is not None else (*NUMBERED, "export")
+            if not self._written:
+                stale = OF_ONE_RUN if changes.exports is not None else (*OF_ONE_RUN, "export")
                 connection.executemany("DELETE FROM rows WHERE kind = ?", [(kind,) for kind in stale])
                 connection.execute(_WRITE, (*SOURCE, msgspec.msgpack.encode(self._source)))
             connection.executemany(_WRITE, kept())
             connection.executemany("DELETE FROM rows WHERE kind = ? AND key = ?", gone)
-        stored.update(added)
-        stored.difference_update(gone)
-        self._numbered = stored
+        self._written = True
 
     def close(self) -> None:
         connection, self._connection = self._connection, None

@@ -50,7 +50,6 @@ from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced
 from correlator.cluster.fence import Fence, StreamMessage
 from correlator.state.checkpoint import (
     MOMENT,
-    NUMBERED,
     VERSION,
     Changes,
     Name,
@@ -145,8 +144,7 @@ class Content:
     def _rows(self) -> Iterator[Row]:
         written: dict[Name, int] = {}
         gone: set[Name] = set()
-        numbered = set() if self.everything else {name for name in self._stored if name[0] in NUMBERED}
-        for name, value in rows_of(self._changes, numbered):
+        for name, value in rows_of(self._changes):
             if value is None or len(value) > MAX_ROW:
                 gone.add(name)
             elif name == MOMENT:
@@ -197,8 +195,6 @@ class StreamCheckpoint:
         self._slot = 0
         """The slot for the chunks of the next write."""
         self._lost = False
-        self.everything = True
-        """True if the next write must have every row."""
 
     @property
     def writable(self) -> bool:
@@ -222,13 +218,11 @@ class StreamCheckpoint:
                 self._connection.parser.note(keys.checkpoint_rows(self._instance), error)
             return None
 
-    async def write(self, changes: Changes) -> None:
-        """Store `changes`, all or nothing. They must have every row if `everything` is set.
+    async def write(self, changes: Changes, *, everything: bool) -> None:
+        """Store `changes`, all or nothing. `everything`: they have every row, as the first write and after an error.
 
-        Raises: `Fenced`, after calling `on_lost`; `Unacknowledged`, `ClusterUnavailable` or `Refused`, after which
-        `everything` is set.
+        Raises: `Fenced`, after calling `on_lost`; `Unacknowledged`, `ClusterUnavailable`, `Refused`.
         """
-        everything, self.everything = self.everything, True
         try:
             if self._fence is None:
                 await self._acquire()
@@ -243,7 +237,7 @@ class StreamCheckpoint:
         for name in content.gone:
             self._rows.pop(name, None)
         self._rows.update(content.written)
-        self.everything, self._usable = False, True
+        self._usable = True
 
     async def _refused(self, error: Fenced) -> NoReturn:
         """Find out whether this process has lost the lease, or NATS has lost what the stream had."""

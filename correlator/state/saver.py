@@ -12,7 +12,7 @@ import logging
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from msgspec.structs import replace
 
@@ -51,8 +51,24 @@ STUCK_AFTER = 300.0
 MALFORMED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 
+class Events(Protocol):
+    """The pending events: `sinks.event_log.EventLog`, which stands above this package."""
+
+    def changed(self) -> Mapping[int, PersistedEvent | None]: ...
+
+    def mark_all(self) -> None: ...
+
+
+class Waiting(NamedTuple):
+    """A write to the cluster. `as_of`: the time of its state. `everything`: it has every row."""
+
+    changes: Changes
+    as_of: float
+    everything: bool
+
+
 class Saver:
-    """Saves the index, its forecasts, `cursor()` (position in the log) and `events()`, those that are pending.
+    """Saves the index, its forecasts, `cursor()` (position in the log) and the pending events.
 
     `exports`: those of ended jobs; None if they are not exported. `stream`: the checkpoint in the cluster, if there is
     one; `position()`: the position in the stream of documents there.
@@ -64,7 +80,7 @@ class Saver:
         index: Index,
         forecasts: StoredForecasts,
         cursor: Callable[[], Cursor],
-        events: Callable[[], Mapping[int, PersistedEvent]],
+        events: Events,
         live: Heartbeats | None = None,
         exports: Exports | None = None,
         stream: StreamCheckpoint | None = None,
@@ -81,16 +97,18 @@ class Saver:
         self._stream_at = 0.0
         """When the next write to the cluster may begin."""
         self._stream_error: str | None = None
-        self._mirrors_everything = False
-        """True if the write to the cluster that is under way or waits has every row, or a later one."""
-        self._waiting: tuple[Changes, float] | None = None
-        """The next write to the cluster, and the time of its state."""
+        self._stream_lacks = True
+        """True if the cluster has not got all changes: its next write has to have every row."""
+        self._waiting: Waiting | None = None
+        """The next write to the cluster."""
         self._mirroring: asyncio.Task[None] | None = None
         self._mirrored_at: float | None = None
         self._live = live or Heartbeats()
         self._unwritten: Changes | None = None
         """What the file may lack, as its last write has failed or is under way: part of the next one."""
         self._written: Changes | None = None
+        self._last_event = 0
+        """The highest number of an event that the file has had."""
         self._error: str | None = None
         self._began = time.monotonic()
         self._saved_at: float | None = None
@@ -139,12 +157,13 @@ class Saver:
         What the cluster gets is written in the background: it may take minutes on a slow link.
         """
         async with self._lock:
-            if self._writing is not None and not self._writing.done():
+            if self._writing is not None and self._unwritten is not None:
                 await asyncio.wait({self._writing})  # A cancelled `save` leaves its thread running.
+                if self._writing.exception() is None:
+                    self._note_events(self._unwritten)
             mirrored = self._stream is not None and self._stream.writable and time.monotonic() >= self._stream_at
-            if mirrored and self._stream is not None and self._stream.everything and not self._mirrors_everything:
+            if everything := mirrored and self._stream_lacks:
                 self._mark_everything()
-                self._mirrors_everything = True
             as_of = time.monotonic()
             with timed("checkpoint"):
                 changes = Changes(
@@ -152,15 +171,19 @@ class Saver:
                     self._cursor(),
                     self._index.state(),
                     {i: self._index.persistence.get(i) for i in self._index.persistence.changed()},
-                    self._events(),
+                    self._events.changed(),
                     self._forecasts.changed(MAX_OPERATIONS if always else AT_ONCE),
                     self._exports.changed() if self._exports is not None else None,
                     self._position(),
                 )
             if not always and self._is_saved(changes):
                 return
-            self._mirror(changes, as_of, write=mirrored)
-            self._unwritten = changes = changes if self._unwritten is None else merged(self._unwritten, changes)
+            self._mirror(Waiting(changes, as_of, everything), write=mirrored)
+            if self._unwritten is not None:
+                changes = merged(self._unwritten, changes)
+                events = {n: e for n, e in changes.events.items() if e is not None or n <= self._last_event}
+                changes = replace(changes, events=events)
+            self._unwritten = changes
             began = time.monotonic()
             self._writing = asyncio.ensure_future(asyncio.to_thread(self._checkpoint.write, changes))
             try:
@@ -170,6 +193,7 @@ class Saver:
                 return
             if self._error is not None:
                 log.info("the checkpoint is written again")
+            self._note_events(changes)
             self._error, self._saved_at, self._written, self._unwritten = None, as_of, changes, None
             metrics.CHECKPOINT_SECONDS.observe(time.monotonic() - began)
 
@@ -182,11 +206,11 @@ class Saver:
             and at is not None
             and time.monotonic() - at < UNCHANGED_EVERY
             and not changes.jobs
+            and not changes.events
             and not changes.forecasts
             and not (changes.exports is not None and changes.exports.jobs)
             # The logical time is not compared: a query without results advances it, and no fact refers to it.
-            and (changes.cursor, changes.memory.pending_events, changes.events)
-            == (written.cursor, written.memory.pending_events, written.events)
+            and (changes.cursor, changes.memory.pending_events) == (written.cursor, written.memory.pending_events)
         )
 
     def _failed(self, error: Exception) -> None:
@@ -203,45 +227,52 @@ class Saver:
             except (sqlite3.Error, OSError) as again:
                 self._error = str(again)
 
+    def _note_events(self, written: Changes) -> None:
+        """Note what the file has: an event that it never had needs no removal, however long the disk is full."""
+        self._last_event = max(self._last_event, max(written.events, default=0))
+
     def _mark_everything(self) -> None:
         self._index.persistence.mark_all()
+        self._events.mark_all()
         self._forecasts.mark_all()
         if self._exports is not None:
             self._exports.mark_all()
 
     # -- the checkpoint in the cluster
 
-    def _mirror(self, changes: Changes, as_of: float, *, write: bool) -> None:
-        """Have `changes` written to the cluster too, with those that wait for the write before them."""
+    def _mirror(self, saved: Waiting, *, write: bool) -> None:
+        """Have `saved` written to the cluster too, with what waits for the write before it."""
         if self._stream is None:
             return
         if self._mirroring is not None and self._mirroring.done():
             self._mirroring.result()  # Raises what ended it.
             self._mirroring = None
         if not write and self._mirroring is None:
-            self._stream.everything, self._mirrors_everything = True, False
+            self._stream_lacks = True
             return
-        waiting = changes if self._waiting is None else merged(self._waiting[0], changes)
-        self._waiting = waiting, as_of
+        if self._waiting is not None:
+            both = merged(self._waiting.changes, saved.changes)
+            saved = Waiting(both, saved.as_of, saved.everything or self._waiting.everything)
+        self._waiting, self._stream_lacks = saved, False
         if self._mirroring is None:
             self._mirroring = asyncio.create_task(self._write_to(self._stream), name="checkpoint in the cluster")
 
     async def _write_to(self, stream: StreamCheckpoint) -> None:
         """Write what waits, until nothing does. Errors of the cluster do not raise."""
         while self._waiting is not None:
-            (changes, as_of), self._waiting = self._waiting, None
+            saved, self._waiting = self._waiting, None
             try:
-                await stream.write(changes)
+                await stream.write(saved.changes, everything=saved.everything)
             except CorrelatorError as error:
                 self._stream_at = time.monotonic() + STREAM_RETRY
-                self._mirrors_everything, self._waiting = False, None
+                self._stream_lacks, self._waiting = True, None
                 if self._stream_error is None:
                     log.warning("the checkpoint cannot be written to the cluster: %s", error)
                 self._stream_error = str(error)
             else:
                 if self._stream_error is not None:
                     log.info("the checkpoint is written to the cluster again")
-                self._stream_error, self._mirrored_at = None, as_of
+                self._stream_error, self._mirrored_at = None, saved.as_of
 
 
 def merged(older: Changes, newer: Changes) -> Changes:
@@ -252,6 +283,7 @@ def merged(older: Changes, newer: Changes) -> Changes:
     return replace(
         newer,
         jobs={**older.jobs, **newer.jobs},
+        events={**older.events, **newer.events},
         forecasts={**older.forecasts, **newer.forecasts},
         exports=exports,
     )

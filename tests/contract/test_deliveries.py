@@ -40,6 +40,7 @@ from tests.support.mqtt_harness import MqttHarness, TopicWatcher, reading, watch
 from tests.support.nats import Nats
 from tests.support.otlp_receiver import OtlpHarness, OtlpReceiver, attributes
 from tests.support.pipeline_harness import NOW
+from tests.support.saved_index import kept
 from tests.support.webhook_harness import WebhookHarness, dropped, webhook
 from tests.support.webhook_receiver import Receiver
 
@@ -111,7 +112,7 @@ class Delivery:
 
     def left(self) -> Sequence[Any]:
         """Return what the checkpoint has of events that wait."""
-        return [*self.world.event_log.stored().values()]
+        return [*kept(self.world.event_log).values()]
 
     def dropped(self) -> float:
         """Return how many events a bound has dropped, as a metric counts them."""

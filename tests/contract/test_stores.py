@@ -13,7 +13,14 @@ from msgspec.structs import replace
 
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind, Reading
-from correlator.model.persisted import Cursor, IndexState, PersistedExports, PersistedJob, PersistedLegacy
+from correlator.model.persisted import (
+    Cursor,
+    IndexState,
+    PersistedEvent,
+    PersistedExports,
+    PersistedJob,
+    PersistedLegacy,
+)
 from correlator.model.rows import JobRecord, LogRow
 from correlator.state.checkpoint import MOMENT, PART, VERSION, Changes, StoredForecasts
 from correlator.state.saver import merged
@@ -63,6 +70,7 @@ class Model:
         forecasts = {name: random.choice([value, None]) for name, value in FORECASTS.items() if random.random() < 0.3}
         exports = {i: random.choice([True, False, None]) for i in self._values if random.random() < 0.3}
         removed = tuple((f"{n:0500}", n) for n in range(random.choice([3, PART // 75, 10])))
+        self._events |= {**dict.fromkeys(now.events.keys() - kept), **events}
         self._jobs |= jobs
         self._forecasts |= forecasts
         self._exports |= exports
@@ -82,16 +90,18 @@ class Model:
         if everything:
             return self.all
         exports = replace(self.all.exports, jobs=self._exports) if self.all.exports is not None else None
-        return replace(self.all, jobs=self._jobs, forecasts=self._forecasts, exports=exports)
+        return replace(self.all, jobs=self._jobs, events=self._events, forecasts=self._forecasts, exports=exports)
 
     def written(self) -> None:
         self._jobs: dict[str, PersistedJob | PersistedLegacy | None] = {}
+        self._events: dict[int, PersistedEvent | None] = {}
         self._forecasts: dict[str, bytes | None] = {}
         self._exports: dict[str, bool | None] = {}
 
     def restart(self) -> None:
         """The numbers of events begin anew, and ended jobs are exported or not."""
         events = dict(enumerate((self.all.events[n] for n in sorted(self.all.events)), 1))
+        self._events = {**events}
         exports = PersistedExports(self._random.randrange(9)) if self._random.random() < 0.5 else None
         if self.all.exports is not None and exports is not None:
             exports = replace(exports, jobs=self.all.exports.jobs)

@@ -14,6 +14,7 @@ import pytest
 
 from correlator.model.facts import Kind
 from tests.support.eventually import eventually
+from tests.support.saved_index import kept
 from tests.support.servers import Server, program
 from tests.support.webhook_harness import WebhookHarness, recipes
 from tests.support.webhook_receiver import Receiver
@@ -73,7 +74,7 @@ async def test_a_stalled_job_raises_one_alert_that_its_recovery_or_end_ends(tmp_
                 harness.event(1, kind=Kind.JOB_STALLED, at=now - 60_000_000)
                 harness.event(2, kind=Kind.JOB_OVERDUE, at=now - 30_000_000)
                 await eventually(lambda: notifications() == [("firing", "job-1")])
-                await eventually(lambda: harness.event_log.stored() == {})
+                await eventually(lambda: kept(harness.event_log) == {})
                 (alert,) = await asyncio.to_thread(manager.alerts)
                 assert alert["labels"] == {"alertname": "JobDoesNotProgress", "severity": "warning", "job_id": "job-1"}
                 assert alert["generatorURL"] == "https://correlator.example/#/jobs/job-1"

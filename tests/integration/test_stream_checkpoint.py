@@ -54,12 +54,12 @@ async def read(url):
 async def test_a_former_owner_can_write_no_more_and_is_called(nats):
     async with active(nats.url) as first:
         await first.checkpoint.open()
-        await first.checkpoint.write(changes(filled(2)))
+        await first.checkpoint.write(changes(filled(2)), everything=True)
         await first.lease.release()
         async with active(nats.url) as second:
             await second.checkpoint.open()
             with pytest.raises(Fenced):
-                await first.checkpoint.write(changes(filled(3), Cursor(99)))
+                await first.checkpoint.write(changes(filled(3), Cursor(99)), everything=False)
             assert first.lost == 1
             assert not first.checkpoint.writable
         assert (await read(nats.url)).cursor == Cursor(7)
@@ -72,7 +72,7 @@ async def test_a_writer_notices_that_an_older_copy_of_the_stream_is_back(nats, l
     async with active(nats.url) as first, connected(nats.url) as other:
         holding = asyncio.create_task(first.lease.hold())
         await first.checkpoint.open()
-        await first.checkpoint.write(changes(filled(5)))
+        await first.checkpoint.write(changes(filled(5)), everything=True)
 
         async def restarted(copy_from, copy_to):
             await asyncio.to_thread(nats.stop)
@@ -85,15 +85,16 @@ async def test_a_writer_notices_that_an_older_copy_of_the_stream_is_back(nats, l
         await restarted(files, backup)
         index = filled(6)
         await first.checkpoint.write(
-            replace(changes(index, Cursor(8)), jobs={"job1": None, "job5": index.persistence.get("job5")})
+            replace(changes(index, Cursor(8)), jobs={"job1": None, "job5": index.persistence.get("job5")}),
+            everything=False,
         )
         await restarted(backup, files)
         for number in range(20):
             await other.request(keys.checkpoint("dc2", "job", str(number)), b"row")
         with pytest.raises(ClusterUnavailable, match="an older copy of it is back"):
-            await first.checkpoint.write(replace(changes(filled(1500 if large else 3), Cursor(9))))
-        assert (first.checkpoint.everything, first.lost) == (True, 0)
-        await first.checkpoint.write(changes(filled(3), Cursor(10)))
+            await first.checkpoint.write(replace(changes(filled(1500 if large else 3), Cursor(9))), everything=False)
+        assert first.lost == 0
+        await first.checkpoint.write(changes(filled(3), Cursor(10)), everything=True)
         holding.cancel()
         await asyncio.wait([holding])
     saved = await read(nats.url)
@@ -103,7 +104,7 @@ async def test_a_writer_notices_that_an_older_copy_of_the_stream_is_back(nats, l
 async def test_a_takeover_after_an_older_copy_of_the_stream_is_back_reads_all_of_it(nats):
     async with active(nats.url) as first:
         await first.checkpoint.open()
-        await first.checkpoint.write(changes(filled(5)))
+        await first.checkpoint.write(changes(filled(5)), everything=True)
         copy = StreamCopy(first.lease.connection, "dc1")
         await copy.read()
         copy.seq += 1_000
@@ -116,11 +117,13 @@ async def test_a_takeover_after_an_older_copy_of_the_stream_is_back_reads_all_of
 async def test_a_standby_that_keeps_up_reads_only_what_is_new_at_its_takeover(nats):
     async with active(nats.url) as first, connected(nats.url) as standby:
         await first.checkpoint.open()
-        await first.checkpoint.write(changes(filled(2_000)))
+        await first.checkpoint.write(changes(filled(2_000)), everything=True)
         copy = StreamCopy(standby, "dc1")
         await copy.read()
         before = standby.client.stats["in_bytes"]
-        await first.checkpoint.write(replace(changes(filled(3), Cursor(8)), jobs={"job0": None, "job1999": None}))
+        await first.checkpoint.write(
+            replace(changes(filled(3), Cursor(8)), jobs={"job0": None, "job1999": None}), everything=False
+        )
         await first.lease.release()
         lease = Lease(standby, standby, settings(nats.url))
         fence = await lease.acquire()
@@ -136,7 +139,7 @@ async def test_a_standby_that_keeps_up_reads_only_what_is_new_at_its_takeover(na
 async def test_a_copy_of_a_checkpoint_that_is_gone_or_was_written_anew_is_not_used(nats):
     async with active(nats.url) as first, connected(nats.url) as standby:
         await first.checkpoint.open()
-        await first.checkpoint.write(changes(filled(50)))
+        await first.checkpoint.write(changes(filled(50)), everything=True)
         purged, replaced = StreamCopy(standby, "dc1"), StreamCopy(standby, "dc1")
         for copy in (purged, replaced):
             await copy.read()
@@ -148,7 +151,7 @@ async def test_a_copy_of_a_checkpoint_that_is_gone_or_was_written_anew_is_not_us
         await streams.ensure(standby, 1)
         again = StreamCheckpoint("dc1", first.fence, lambda: None)
         for number in range(40):  # Its sequences go past those that the copy has read.
-            await again.write(changes(filled(3), Cursor(number)))
+            await again.write(changes(filled(3), Cursor(number)), everything=number == 0)
         await replaced.read()
         assert replaced.rows.keys() >= {("job", "job0"), ("job", "job2")}
         assert ("job", "job49") not in replaced.rows
@@ -157,7 +160,7 @@ async def test_a_copy_of_a_checkpoint_that_is_gone_or_was_written_anew_is_not_us
 async def test_a_copy_that_is_older_than_the_markers_of_removed_rows_is_read_again(nats, monkeypatch):
     async with active(nats.url) as first:
         await first.checkpoint.open()
-        await first.checkpoint.write(changes(filled(3)))
+        await first.checkpoint.write(changes(filled(3)), everything=True)
         copy = StreamCopy(first.lease.connection, "dc1")
         await copy.read()
         removed = keys.checkpoint("dc1", "job", "job1")
@@ -172,7 +175,7 @@ async def test_a_copy_that_is_older_than_the_markers_of_removed_rows_is_read_aga
 async def test_a_slow_link_gets_answers_that_no_ping_waits_behind_for_long(nats):
     async with active(nats.url) as first:
         await first.checkpoint.open()
-        await first.checkpoint.write(changes(filled(600)))
+        await first.checkpoint.write(changes(filled(600)), everything=True)
         await first.lease.release()
     async with Proxy(nats.port) as link, connected(f"nats://127.0.0.1:{link.port}") as standby:
         link.rate, generation = 125_000, standby.generation
@@ -204,7 +207,7 @@ async def over_another(store):
     """Begin a run after one that has written OLD in one batch."""
     first = store.made(MAX_ROWS)
     await first.open()
-    await first.write(OLD)
+    await first.write(OLD, everything=True)
     await store.start()
 
 

@@ -19,6 +19,7 @@ from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
 from correlator.sinks.webhooks import NotedEvent, StoredEvent, WebhookTimings, webhook_headers
 from tests.support.eventually import eventually
+from tests.support.saved_index import kept
 from tests.support.schemas import Shapes
 from tests.support.webhook_harness import NOW, WebhookHarness, dropped, recipes, saved, webhook
 from tests.support.webhook_receiver import Receiver
@@ -48,7 +49,7 @@ async def test_an_event_arrives_signed_as_a_cloud_event(receiver):
     sent = int(got.headers["webhook-timestamp"])
     assert began <= sent <= time.time()
     assert got.headers["webhook-signature"] == webhook_headers([KEY], got.id, sent, got.body)["webhook-signature"]
-    assert harness.event_log.stored() == {}
+    assert kept(harness.event_log) == {}
 
 
 async def test_filters_choose_by_kind_operation_and_status(receiver):
@@ -185,7 +186,7 @@ async def test_410_disables_the_webhook_until_a_reload(receiver):
         await eventually(lambda: harness.state()["disabled"])
         harness.event(2)
         await eventually(lambda: dropped("gone") - before == 2)
-        assert harness.event_log.stored() == {}
+        assert kept(harness.event_log) == {}
         harness.sink.prepare(Config(webhooks=(wanted,)))()
         harness.event(3)
         await receiver.requests(2)
@@ -198,8 +199,8 @@ async def test_events_of_a_webhook_that_was_removed_meanwhile_are_dropped_with_o
     for number in range(3):
         event = Event(Kind.JOB_STARTED, "job-1", NOW, number)
         first.sink._queue(NotedEvent(-1, event, time.monotonic()), None)
-    second = WebhookHarness(webhook(receiver), restored=first.event_log.stored().values())
-    assert second.event_log.stored() == {}
+    second = WebhookHarness(webhook(receiver), restored=kept(first.event_log).values())
+    assert kept(second.event_log) == {}
     assert dropped("removed", "left") == 3
     assert [record.message for record in caplog.records] == [
         "webhook left is not configured any more: 3 events of the last run are dropped"
@@ -211,7 +212,7 @@ async def test_an_event_without_a_body_survives_a_restart_and_waits_until_its_jo
     first.hub.subscribe(lambda batch: first.sink._on_batch(first.hub, batch))
     first.job()
     first.event(1)
-    left = [*first.event_log.stored().values()]
+    left = [*kept(first.event_log).values()]
     assert [body for _, _, body in left] == [b""]
     left.insert(0, saved(StoredEvent(Event(Kind.JOB_STARTED, "job-1", NOW, 0), time.time() - 60)))
     second = WebhookHarness(webhook(receiver, operations=("live",)), restored=left)

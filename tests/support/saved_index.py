@@ -1,11 +1,12 @@
-"""An index with jobs of every kind, and the changes of it that a checkpoint gets."""
+"""An index with jobs of every kind, and the changes of it and of pending events that a checkpoint gets."""
 
 from __future__ import annotations
 
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind, Reading
-from correlator.model.persisted import Cursor
+from correlator.model.persisted import Cursor, PersistedEvent
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
+from correlator.sinks.event_log import EventLog
 from correlator.state.checkpoint import Changes
 
 NOW = 1_758_550_000_000_000
@@ -36,7 +37,14 @@ def filled(count: int = 3) -> Index:
     return index
 
 
-def changes(index: Index, cursor: Cursor | None = None, **events: bytes) -> Changes:
-    numbered = {int(n[1:]): ("mqtt", b"j", payload) for n, payload in events.items()}
+def kept(event_log: EventLog) -> dict[int, PersistedEvent]:
+    """What a checkpoint has of the pending events."""
+    event_log.mark_all()
+    return {number: event for number, event in event_log.changed().items() if event is not None}
+
+
+def changes(index: Index, cursor: Cursor | None = None, **events: bytes | None) -> Changes:
+    """`events`: the bodies of those that were added, by number; None: it was removed."""
+    numbered = {int(n[1:]): ("mqtt", b"j", body) if body is not None else None for n, body in events.items()}
     jobs = {i: index.persistence.get(i) for i in index.persistence.changed()}
     return Changes(5.0, cursor or Cursor(7), index.state(), jobs, numbered)

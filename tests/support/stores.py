@@ -33,8 +33,9 @@ ROWS = 3
 """Rows of a batch of the stream, so that a few jobs need several."""
 
 OLD = replace(changes(filled(6), Cursor(1), n1=b"one", n2=b"two"), position=b"old")
-NEW = replace(changes(filled(8), Cursor(2), n2=b"two", n3=b"three", n9=b"nine"), position=b"new")
-NEWER = replace(changes(filled(5), Cursor(3), n3=b"three", n4=b"four"), position=b"newer")
+NEW = replace(changes(filled(8), Cursor(2), n1=None, n2=b"two", n3=b"three", n9=b"nine"), position=b"new")
+NEWER = changes(filled(5), Cursor(3), n1=None, n2=None, n3=b"three", n4=b"four", n9=None)
+NEWER = replace(NEWER, position=b"newer")
 NEWER = replace(NEWER, jobs={**dict.fromkeys(NEW.jobs), **NEWER.jobs})
 """Three writes, each of which has everything."""
 
@@ -53,7 +54,7 @@ def content_of(written: Changes) -> Any:
     jobs, exports = _there(written.jobs), written.exports
     if exports is not None:
         exports = replace(exports, jobs=_there(exports.jobs))
-    events = tuple(written.events[n] for n in sorted(written.events))
+    events = tuple(event for _, event in sorted(_there(written.events).items()))
     runs = _runs(decode_forecasts(_there(written.forecasts)))
     return written.at, written.cursor, written.memory, jobs, events, runs, exports, written.position
 
@@ -148,21 +149,20 @@ class StreamStore:
         self._lease = lease
         self.wire = Wire(connection)
         self.run = self.made()
+        self.everything = True
 
     def made(self, max_rows: int = ROWS) -> StreamCheckpoint:
         """One more run."""
         return StreamCheckpoint("dc1", self._lease, lambda: None, max_rows=max_rows)
 
-    @property
-    def everything(self) -> bool:
-        return self.run.everything
-
     async def start(self) -> Saved | None:
-        self.run = self.made()
+        self.run, self.everything = self.made(), True
         return await self.run.open()
 
     async def write(self, changes: Changes) -> None:
-        await self.run.write(changes)
+        everything, self.everything = self.everything, True
+        await self.run.write(changes, everything=everything)
+        self.everything = False
 
     async def empty(self) -> None:
         await self._connection.api(f"STREAM.PURGE.{keys.CHECKPOINT}")
@@ -171,7 +171,7 @@ class StreamStore:
         """Each request is a point, and its answer another one. A killed process is no other than one that goes on."""
         self.wire.end_after(point // 2, answers=point % 2 == 1)
         with contextlib.suppress(ClusterUnavailable):
-            await self.run.write(changes)
+            await self.write(changes)
         return self.wire.ended()
 
     async def put(self, name: Name, value: bytes) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,7 @@ from correlator.model.published import Change
 from correlator.model.rows import JobRecord, LogRow
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.cluster.sink import Position
+from correlator.sinks.event_log import EventLog
 from correlator.sinks.webhooks import StoredHead
 from correlator.sources.db.queries import HEAVY
 from correlator.sources.gaps import MAX_KEPT, Gaps
@@ -146,7 +148,7 @@ async def test_a_disk_that_fails_is_a_state_and_the_next_write_has_what_was_lost
             raise sqlite3.OperationalError("database or disk is full")
 
     file.write = write  # type: ignore[method-assign]
-    saver = Saver(file, index, StoredForecasts(index.forecasts), Cursor, dict, exports=exports)
+    saver = Saver(file, index, StoredForecasts(index.forecasts), Cursor, EventLog(), exports=exports)
     ended = there(index.published.get("job0"))
     running = replace(ended, view=replace(ended.view, status=Status.RUNNING))
     exports.on_change(Change("job0", 1, running, ended), NOW, 0.0)
@@ -168,6 +170,46 @@ async def test_a_disk_that_fails_is_a_state_and_the_next_write_has_what_was_lost
     assert both.forecasts == lost.forecasts
     assert not last.jobs
     assert not last.forecasts
+
+
+async def test_events_that_come_and_go_while_the_disk_is_full_are_bounded_and_none_is_kept(tmp_path: Path):
+    index, events, file = filled(), EventLog(), Checkpoint(tmp_path / "c", "s")
+    file.open()
+    saver = Saver(file, index, StoredForecasts(index.forecasts), Cursor, events)
+    first = events.add("mqtt", "a", b"first")
+    await saver.save()
+    write, sizes = file.write, list[int]()
+
+    def full(changes: Changes) -> None:
+        sizes.append(len(changes.events))
+        raise sqlite3.OperationalError("database or disk is full")
+
+    file.write = full  # type: ignore[method-assign]
+    for _ in range(10):
+        number = events.add("mqtt", "a", b"another")
+        await saver.save()
+        events.remove(number)
+    assert max(sizes) <= 1
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slow(changes: Changes) -> None:
+        begun.set()
+        goes_on.wait(PATIENCE)
+        write(changes)
+
+    file.write = slow  # type: ignore[method-assign]
+    number = events.add("mqtt", "a", b"last")
+    saving = asyncio.create_task(saver.save())
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    saving.cancel()  # Its thread writes all the same.
+    await asyncio.wait({saving})
+    goes_on.set()
+    events.remove(first)
+    events.remove(number)
+    events.add("mqtt", "a", b"new")
+    await saver.save()
+    file.close()
+    assert [body for _, _, body in there(left(tmp_path / "c")).events] == [b"new"]
 
 
 def test_another_databases_file_is_set_aside(tmp_path: Path):
@@ -202,7 +244,7 @@ async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(t
     index = filled()
     file = Checkpoint(tmp_path / "c", "s")
     file.open()
-    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict)
+    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), EventLog())
     await saver.save()
     assert file._connection is not None
     file._connection.execute("DROP TABLE rows")
@@ -220,7 +262,7 @@ async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(t
 async def test_a_corrupt_checkpoint_that_has_no_successor_yet_is_written_whole_later(tmp_path: Path, monkeypatch):
     index, file = filled(), Checkpoint(tmp_path / "c", "s")
     file.open()
-    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict)
+    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), EventLog())
     await saver.save()
 
     def fails(error: sqlite3.Error, code: int = 0) -> Callable[..., None]:
@@ -247,19 +289,17 @@ class SlowStream:
     """The checkpoint in a cluster whose link takes nothing until `passes` is set. `written`: what it has got."""
 
     def __init__(self) -> None:
-        self.everything = self.writable = True
+        self.writable = True
         self.passes = asyncio.Event()
         self.error: Exception | None = None
         self.written: list[Changes] = []
 
-    async def write(self, changes: Changes) -> None:
-        everything, self.everything = self.everything, True
+    async def write(self, changes: Changes, *, everything: bool) -> None:
         await self.passes.wait()
         if self.error is not None:
             raise self.error
         assert not everything or len(changes.jobs) >= 3
         self.written.append(changes)
-        self.everything = False
 
 
 @pytest.fixture
@@ -267,7 +307,9 @@ def slow(tmp_path: Path) -> Iterator[tuple[Index, SlowStream, Saver]]:
     """A saver that writes to a file and to a cluster whose link takes nothing."""
     index, file, stream = filled(), Checkpoint(tmp_path / "c", "s"), SlowStream()
     file.open()
-    saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), dict, stream=cast(Any, stream))
+    saver = Saver(
+        file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), EventLog(), stream=cast(Any, stream)
+    )
     yield index, stream, saver
     file.close()
 
@@ -294,7 +336,6 @@ async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile
     assert saver.describe()["error"] == "the checkpoint cannot be written to the cluster: away"
     stream.error = None
     index.apply([Reading("job3", index.advance_clock(), JobRecord("job3", status="running", started_at=NOW))], NOW)
-    stream.everything = True
     for n in ("job4", "job5"):
         index.apply([Reading(n, index.advance_clock(), JobRecord(n, status="running", started_at=NOW))], NOW)
     await saver.finish()

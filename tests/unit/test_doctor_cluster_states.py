@@ -42,7 +42,7 @@ def degraded(error: str, part: str = "cluster") -> Check:
 
 def failing(*, on_disk: bool = False) -> str:
     """What readiness says while the checkpoint cannot be written."""
-    saver = Saver(cast(Any, None), Index(), cast(Any, None), cast(Any, None), dict)
+    saver = Saver(cast(Any, None), Index(), cast(Any, None), cast(Any, None), cast(Any, None))
     saver._error, saver._stream_error = ("disk I/O error", None) if on_disk else (None, str(FULL["write_error"]))
     return str(saver.describe()["error"])
 

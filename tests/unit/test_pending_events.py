@@ -21,6 +21,7 @@ from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt import outbox as mqtt
 from correlator.sinks.mqtt.outbox import MqttEvent, MqttEvents
 from correlator.sinks.webhooks import Deliveries, Delivery, StoredDelivery
+from tests.support.saved_index import kept
 
 STEP, START, END = b"step.started", b"job.started", b"job.completed"
 
@@ -60,7 +61,7 @@ class Queue:
 
     def numbers(self) -> list[int]:
         """The numbers of all events, as their bodies have them."""
-        return sorted(number(body) for _, _, body in self.event_log.stored().values())
+        return sorted(number(body) for _, _, body in kept(self.event_log).values())
 
     def goes(self, dropped: int, waiting: Events, ended: set[str]) -> bool:
         """Whether it is this event that a bound drops. `ended`: the jobs whose end waits, or did with other events."""
@@ -207,7 +208,7 @@ def test_events_of_a_job_keep_their_order_and_none_goes_but_by_an_acknowledgemen
         assert queue.pending.oldest() == min((e.at for e in events.values()), default=None)
     queue.lost()
     if kind.restores:
-        queue = kind(EventLog(queue.event_log.stored().values()))
+        queue = kind(EventLog(kept(queue.event_log).values()))
     arrived = [*drained(queue)]
     for job_id in "abc":
         assert [m for m in arrived if events[m].job_id == job_id] == [m for m in events if events[m].job_id == job_id]
@@ -242,4 +243,4 @@ def test_an_event_that_cannot_be_read_again_is_left_out(caplog, head):
 def test_a_text_that_has_no_encoding_does_not_survive_a_restart():
     event_log = EventLog()
     assert [event_log.add("mqtt", "\ud800"), event_log.add("mqtt", "j", b"2")] == [1, 2]
-    assert event_log.stored() == {2: ("mqtt", encode("j"), b"2")}
+    assert kept(event_log) == {2: ("mqtt", encode("j"), b"2")}
