@@ -183,16 +183,11 @@ def decode_request(message: bytes) -> Request:
     Raises:
         RemoteError: It is malformed, or of a version that this program does not know.
     """
-    request = _decode(message, Request, MAX_REQUEST_BYTES)
+    request = decode_part(message, Request, MAX_REQUEST_BYTES)
     if request.version != VERSION:
         detail = f"requests of version {request.version} are not known here, only version {VERSION}"
         raise RemoteError(Code.UNSUPPORTED, detail)
     return msgspec.structs.replace(request, within=min(max(0.0, request.within), WITHIN))
-
-
-def decode_params(params: Raw, form: type[T]) -> T:
-    """Decode the content of a request. Raises: `RemoteError` if it is malformed."""
-    return _decode(params, form)
 
 
 def encode_result(result: bytes) -> bytes:
@@ -211,16 +206,17 @@ def decode_reply(message: bytes, form: type[T]) -> T:
     Raises:
         RemoteError: The collector did not answer, or its reply cannot be read.
     """
-    reply = _decode(message, _Reply)
+    reply = decode_part(message, _Reply)
     if reply.failure is not None:
         codes = {code.value: code for code in Code}
         raise RemoteError(codes.get(reply.failure.code, Code.INTERNAL), reply.failure.detail)
     if reply.version != VERSION or not reply.result:
         raise RemoteError(Code.UNSUPPORTED, f"a reply of version {reply.version} is not known here")
-    return _decode(reply.result, form)
+    return decode_part(reply.result, form)
 
 
-def _decode(message: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
+def decode_part(message: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
+    """Decode a message, or what is in one. Raises: `RemoteError` if it is malformed."""
     try:
         return decode(message, form, most)
     except Unreadable as error:

@@ -249,8 +249,7 @@ def _merged(lists: Mapping[str, Iterable[OperationRuns]]) -> tuple[OperationRuns
 
 def _newest(found: Mapping[str, tuple[PublishedJob, Resolved]]) -> tuple[PublishedJob, Resolved] | None:
     """The newest job that an ID names; of equally old ones, that of the first appliance."""
-    order = sorted(found, key=lambda i: i)
-    order.sort(key=lambda i: found[i][0].view.age_key, reverse=True)
+    order = sorted(sorted(found), key=lambda i: found[i][0].view.age_key, reverse=True)
     if not order:
         return None
     job, resolved = found[order[0]]
@@ -283,28 +282,25 @@ class MergedPage:
 
     def __init__(self, instances: Iterable[str], before: Place | None, limit: int) -> None:
         self._limit = limit
-        self._parts = {instance: _Part(before) for instance in sorted(instances)}
+        self._next_before: dict[str, Place | None] = dict.fromkeys(sorted(instances), before)
+        """How far the jobs of each appliance are known. None: it has ended."""
+        self._unasked = set(self._next_before)
         self._jobs: dict[Place, tuple[PublishedJob, str]] = {}
         self._reasons: dict[str, str] = {}
 
     def due(self) -> list[tuple[str, Place | None]]:
         """The appliances that hold the page up, each with the place to ask from. Empty: the page is full, or ends."""
-        unasked = [(instance, part.next_before) for instance, part in self._parts.items() if not part.asked]
-        if unasked:
-            return unasked
+        if self._unasked:
+            return [(instance, place) for instance, place in self._next_before.items() if instance in self._unasked]
         reached = self._reached()
         if reached is None or len(self._certain(reached)) >= self._limit:
             return []
-        return [(instance, reached) for instance, part in self._parts.items() if part.next_before == reached]
+        return [(instance, reached) for instance, place in self._next_before.items() if place == reached]
 
-    def add(
-        self, instance: str, jobs: Iterable[PublishedJob], next_before: Place | None, reason: str | None = None
-    ) -> None:
-        """Add a page that an appliance gave. `reason`: why jobs of its database are missing."""
-        part = self._parts[instance]
-        part.next_before, part.asked = next_before, True
-        if reason is not None:
-            self._reasons[instance] = reason
+    def add(self, instance: str, jobs: Iterable[PublishedJob], next_before: Place | None) -> None:
+        """Add a page that an appliance gave."""
+        self._next_before[instance] = next_before
+        self._unasked.discard(instance)
         for job in jobs:
             known = self._jobs.get(place := place_of(job))
             if known is None or (job.view.age_key, known[1]) > (known[0].view.age_key, instance):
@@ -312,7 +308,8 @@ class MergedPage:
 
     def drop(self, instance: str, reason: str) -> None:
         """Go on without an appliance that did not answer. What it gave before stays."""
-        self.add(instance, (), None, reason)
+        self.add(instance, (), None)
+        self._reasons[instance] = reason
 
     def result(self) -> OtherJobs[PublishedJob]:
         """The page, once every appliance has given a page or was dropped. It is short if some are still `due`."""
@@ -324,20 +321,12 @@ class MergedPage:
 
     def _reached(self) -> Place | None:
         """The place down to which every part is complete; None: all have ended."""
-        return max((part.next_before for part in self._parts.values() if part.next_before is not None), default=None)
+        return max((place for place in self._next_before.values() if place is not None), default=None)
 
     def _certain(self, reached: Place | None) -> list[PublishedJob]:
         """The newest jobs down to `reached`; at most one more than fits into the page."""
         found = (place for place in self._jobs if reached is None or place >= reached)
         return [self._jobs[place][0] for place in heapq.nlargest(self._limit + 1, found)]
-
-
-class _Part:
-    """How far an appliance's jobs are known. `asked`: False until its first page."""
-
-    def __init__(self, before: Place | None) -> None:
-        self.next_before = before
-        self.asked = False
 
 
 # -- waiting ids

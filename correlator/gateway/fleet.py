@@ -411,9 +411,9 @@ class Fleet:
             hub.published.complete_from = self.appliances[name].complete_since
         known = [hub.published.complete_from for hub in self._hubs.values()]
         self.hub.published.complete_from = None if None in known else max((k for k in known if k), default=None)
-        self._publish_lines(
-            *self._lines.expire(time.monotonic(), lambda name, job_id: self._last_at(name, job_id) is not None)
-        )
+        late = self._lines.expire(time.monotonic(), lambda name, job_id: self._last_at(name, job_id) is not None)
+        for name, lines in late.items():
+            self._publish_lines(name, lines)
 
     def describe(self) -> list[InstanceHealth]:
         """The health of each appliance, sorted by name. Raises: `SourceUnavailable` while not all are known."""
@@ -490,7 +490,7 @@ class Fleet:
                 for change in changes[name]:
                     self._announce(name, change.job_id)
             documents = ((c.job_id, _last_at(c.new)) for c in changes[name] if c.new is not None)
-            self._publish_lines(*self._lines.appeared(name, documents))
+            self._publish_lines(name, self._lines.appeared(name, documents))
         return is_same
 
     def _read(self, message: StoredMessage, changes: defaultdict[str, list[Change]]) -> None:
@@ -604,7 +604,8 @@ class Fleet:
         if instance in self._hubs:
             found = self._parser.parse(subject, partial(log_lines.parse, payload))
             if found is not None:
-                self._publish_lines(*self._lines.read(instance, found, lambda job_id: self._last_at(instance, job_id)))
+                lines, lost = self._lines.read(instance, found, lambda job_id: self._last_at(instance, job_id))
+                self._publish_lines(instance, lines, lost)
 
     def _last_at(self, instance: str, job_id: str) -> Micros | None:
         """The time of the last message in the document of a job; None if there is no such document."""
@@ -612,15 +613,11 @@ class Fleet:
         shown = hub.published.get(job_id) if hub is not None else None
         return _last_at(shown) if shown is not None else None
 
-    def _publish_lines(self, lines: dict[str, list[AttributedRow]], dropped: dict[str, int]) -> None:
-        of_all: list[AttributedRow] = []
-        for instance in lines.keys() | dropped.keys():
-            rows = lines.get(instance, [])
-            of_all += [row for row in rows if row.job_id is not None and self._shows(instance, row.job_id)]
-            if (hub := self._hubs.get(instance)) is not None:
-                hub.publish(lines=rows, dropped=dropped.get(instance, 0))
-        if of_all or dropped:
-            self.hub.publish(lines=of_all, dropped=sum(dropped.values()))
+    def _publish_lines(self, instance: str, lines: Sequence[AttributedRow], lost: int = 0) -> None:
+        if (hub := self._hubs.get(instance)) is not None:
+            hub.publish(lines=lines, dropped=lost)
+        of_all = [row for row in lines if row.job_id is not None and self._shows(instance, row.job_id)]
+        self.hub.publish(lines=of_all, dropped=lost)
 
     def _shows(self, instance: str, job_id: str) -> bool:
         """True if the hub of all publishes this appliance's job by that ID."""

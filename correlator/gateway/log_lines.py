@@ -65,10 +65,6 @@ def parse(payload: bytes) -> LineBatch:
     return LineBatch(found.run, found.first, [_row(line) for line in found.lines])
 
 
-Result = tuple[dict[str, list[AttributedRow]], dict[str, int]]
-"""By instance: the lines to publish, and the number of lines that were lost."""
-
-
 class ReceivedLines:
     """The numbers of the lines of each instance, and the lines that wait."""
 
@@ -83,8 +79,13 @@ class ReceivedLines:
         self._seen: BoundedDict[int, None] = BoundedDict(MAX_SEEN)
         """The hashes of the last lines."""
 
-    def read(self, instance: str, found: LineBatch, last_at: Callable[[str], Micros | None]) -> Result:
-        """Take the lines of a message. `last_at`: the time of the last message in a job's document, or None."""
+    def read(
+        self, instance: str, found: LineBatch, last_at: Callable[[str], Micros | None]
+    ) -> tuple[list[AttributedRow], int]:
+        """Take the lines of a message. Returns those to publish, and the number of lines that were lost.
+
+        `last_at`: the time of the last message in a job's document, or None.
+        """
         rows = [row for row in found.rows if self._is_new(instance, row)]
         run, expected = self._next.get(instance, (found.run, found.first))
         lost = max(0, found.first - expected) if run == found.run else 0
@@ -97,9 +98,9 @@ class ReceivedLines:
                 lost += self._wait(instance, row.job_id, row)
             else:
                 ready.append(row)
-        return ({instance: ready} if ready else {}), ({instance: lost} if lost else {})
+        return ready, lost
 
-    def appeared(self, instance: str, documents: Iterable[tuple[str, Micros]]) -> Result:
+    def appeared(self, instance: str, documents: Iterable[tuple[str, Micros]]) -> list[AttributedRow]:
         """Return the lines that documents include: job ID, and the time of the last message."""
         lines: list[AttributedRow] = []
         if self._waiting:
@@ -113,10 +114,10 @@ class ReceivedLines:
                     self._oldest.put((instance, job_id), waiting[0][0])
                 else:
                     self._pop(instance, job_id)
-        return ({instance: lines} if lines else {}), {}
+        return lines
 
-    def expire(self, now: float, is_known: Callable[[str, str], bool]) -> Result:
-        """Return the lines that have waited for too long, of jobs that `is_known` (instance, job ID) knows.
+    def expire(self, now: float, is_known: Callable[[str, str], bool]) -> dict[str, list[AttributedRow]]:
+        """Return the lines that have waited for too long, by instance, of jobs that `is_known` (that, job ID) knows.
 
         The others are given up: nobody follows a job that no document names.
         """
@@ -125,7 +126,7 @@ class ReceivedLines:
             rows = self._pop(instance, job_id)
             if is_known(instance, job_id):
                 lines.setdefault(instance, []).extend(rows)
-        return lines, {}
+        return lines
 
     def _is_new(self, instance: str, row: AttributedRow) -> bool:
         """False for a line that has come already: a successor reads the last rows of its predecessor again."""

@@ -29,7 +29,7 @@ from msgspec import Struct
 from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.model.rows import Micros
-from correlator.tasks import Backoff, set_within
+from correlator.tasks import Backoff, SharedTasks, set_within
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -272,21 +272,15 @@ class StreamEnd:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._asking: asyncio.Task[int | None] | None = None
+        self._asking: SharedTasks[int | None] = SharedTasks()
 
     async def is_before(self, seq: int) -> bool:
         """True if the stream ends before `seq`, so that no gateway can have shown that position.
 
         False also if the leader does not answer: nobody knows then.
         """
-        if self._asking is None:
-            self._asking = asyncio.create_task(self._ask())
-            self._asking.add_done_callback(self._answered)
-        end = await asyncio.shield(self._asking)
+        end = await self._asking.run("", self._ask)
         return end is not None and end < seq
-
-    def _answered(self, _: asyncio.Task[int | None]) -> None:
-        self._asking = None
 
     async def _ask(self) -> int | None:
         try:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 from correlator.gateway import log_lines
 from correlator.gateway.log_lines import LineBatch, ReceivedLines
+from correlator.model.facts import AttributedRow
 
 
 def message(first: int, *job_ids: str, run: str = "r", text: str = "m", at: int = 0) -> LineBatch:
@@ -18,8 +18,8 @@ def message(first: int, *job_ids: str, run: str = "r", text: str = "m", at: int 
     return log_lines.parse(json.dumps({"run": run, "first": first, "lines": lines}).encode())
 
 
-def ids(result: Any) -> dict[str, list[int]]:
-    return {instance: [row.entry.event_id for row in rows] for instance, rows in result[0].items()}
+def ids(rows: list[AttributedRow]) -> list[int]:
+    return [row.entry.event_id for row in rows]
 
 
 AT = 1_758_553_933_000_000
@@ -32,31 +32,32 @@ def known(job_id: str) -> int | None:
 
 def test_a_gap_in_the_numbers_of_a_run_is_the_number_of_lost_lines():
     lines = ReceivedLines()
-    assert lines.read("dc1", message(5, "known"), known)[1] == {}
-    assert lines.read("dc1", message(6, "known", "known"), known)[1] == {}
-    assert lines.read("dc1", message(11, "known"), known)[1] == {"dc1": 3}
-    assert lines.read("dc2", message(1, "known"), known)[1] == {}
-    assert lines.read("dc1", message(1, "known", run="another"), known)[1] == {}
+    assert lines.read("dc1", message(5, "known"), known)[1] == 0
+    assert lines.read("dc1", message(6, "known", "known"), known)[1] == 0
+    assert lines.read("dc1", message(11, "known"), known)[1] == 3
+    assert lines.read("dc2", message(1, "known"), known)[1] == 0
+    assert lines.read("dc1", message(1, "known", run="another"), known)[1] == 0
 
 
 def test_lines_of_an_unknown_job_wait_until_it_appears_and_keep_their_order():
     lines = ReceivedLines()
-    assert ids(lines.read("dc1", message(1, "known", "new", "known"), known)) == {"dc1": [1, 3]}
-    assert ids(lines.read("dc1", message(4, "new"), lambda _: AT)) == {}
-    assert ids(lines.appeared("dc1", [("other", AT), ("new", AT)])) == {"dc1": [2, 4]}
-    assert ids(lines.read("dc1", message(5, "new"), lambda _: AT)) == {"dc1": [5]}
+    assert ids(lines.read("dc1", message(1, "known", "new", "known"), known)[0]) == [1, 3]
+    assert ids(lines.read("dc1", message(4, "new"), lambda _: AT)[0]) == []
+    assert ids(lines.appeared("dc1", [("other", AT), ("new", AT)])) == [2, 4]
+    assert ids(lines.read("dc1", message(5, "new"), lambda _: AT)[0]) == [5]
 
 
 def test_a_line_waits_for_the_document_that_includes_it_but_not_for_ever():
     lines = ReceivedLines()
-    assert ids(lines.read("dc1", message(1, "j"), lambda _: AT - 1)) == {}
-    assert ids(lines.appeared("dc2", [("j", AT)])) == ids(lines.appeared("dc1", [("j", AT - 1)])) == {}
-    assert ids(lines.appeared("dc1", [("j", AT)])) == {"dc1": [1]}
+    assert ids(lines.read("dc1", message(1, "j"), lambda _: AT - 1)[0]) == []
+    assert ids(lines.appeared("dc2", [("j", AT)])) == ids(lines.appeared("dc1", [("j", AT - 1)])) == []
+    assert ids(lines.appeared("dc1", [("j", AT)])) == [1]
     lines.read("dc1", message(2, "j", "gone"), lambda _: AT - 1)
     lines.read("dc1", message(4, "new"), known)
     late = time.monotonic() + log_lines.WAIT_FOR + 1
-    assert ids(lines.expire(late, lambda name, job_id: (name, job_id) == ("dc1", "j"))) == {"dc1": [2]}
-    assert ids(lines.appeared("dc1", [("new", AT)])) == {}, "nobody follows a job that no document names"
+    expired = lines.expire(late, lambda name, job_id: (name, job_id) == ("dc1", "j"))
+    assert {name: ids(rows) for name, rows in expired.items()} == {"dc1": [2]}
+    assert ids(lines.appeared("dc1", [("new", AT)])) == [], "nobody follows a job that no document names"
     assert lines._size == 0
 
 
@@ -65,7 +66,7 @@ def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(m
     lines = ReceivedLines()
     lost = 0
     for n in range(1, 101):
-        lost += lines.read("dc1", message(n, f"new {n}", text="x" * 500), known)[1].get("dc1", 0)
+        lost += lines.read("dc1", message(n, f"new {n}", text="x" * 500), known)[1]
     left = [n for n in range(1, 101) if ids(lines.appeared("dc1", [(f"new {n}", AT)]))]
     assert left == list(range(101 - len(left), 101))
     assert (lost, 5 < len(left) < 10) == (100 - len(left), True)
@@ -80,7 +81,7 @@ def test_a_job_with_a_line_that_always_waits_does_not_hold_up_the_line_of_anothe
         now += log_lines.WAIT_FOR / 4
         lines.read("dc1", message(n, "busy", at=n), known)
         lines.appeared("dc1", [("busy", AT + n - 1)])
-        passed_on += [(event_id, now) for event_id in ids(lines.expire(now, lambda *_: True)).get("dc1", ())]
+        passed_on += [(event_id, now) for event_id in ids(lines.expire(now, lambda *_: True).get("dc1", []))]
     assert passed_on == [(2, log_lines.WAIT_FOR)]
 
 
@@ -90,15 +91,15 @@ def test_the_oldest_waiting_line_is_dropped_first_although_another_job_began_to_
     monkeypatch.setattr(log_lines, "MAX_WAITING", 1_600)
     lines = ReceivedLines()
     for now, job_id in enumerate(("busy", "other", "busy")):
-        assert lines.read("dc1", message(now, job_id, at=now), known)[1] == {}, "there is room for three"
+        assert lines.read("dc1", message(now, job_id, at=now), known)[1] == 0, "there is room for three"
     lines.appeared("dc1", [("busy", AT)])
-    assert lines.read("dc1", message(3, "new", text="x" * 400), known)[1] == {"dc1": 1}
-    assert ids(lines.appeared("dc1", [("other", AT + 9), ("busy", AT + 9)])) == {"dc1": [2]}
+    assert lines.read("dc1", message(3, "new", text="x" * 400), known)[1] == 1
+    assert ids(lines.appeared("dc1", [("other", AT + 9), ("busy", AT + 9)])) == [2]
 
 
 def test_a_line_that_a_successor_sends_again_comes_once():
     lines = ReceivedLines()
-    assert ids(lines.read("dc1", message(1, "known", "known"), known)) == {"dc1": [1, 2]}
+    assert ids(lines.read("dc1", message(1, "known", "known"), known)[0]) == [1, 2]
     again = message(1, "known", "known", "known", run="successor")
-    assert (ids(lines.read("dc1", again, known)), lines.read("dc2", again, known)[1]) == ({"dc1": [3]}, {})
-    assert lines.read("dc1", message(4, "known", run="successor"), known)[1] == {}
+    assert (ids(lines.read("dc1", again, known)[0]), lines.read("dc2", again, known)[1]) == ([3], 0)
+    assert lines.read("dc1", message(4, "known", run="successor"), known)[1] == 0

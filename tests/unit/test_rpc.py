@@ -128,7 +128,7 @@ def test_a_number_that_no_int64_holds_is_in_no_message_that_was_read(content, te
     for number in re.finditer(r"(?<=[:,\[])\d+(?=[,}\]])", text):
         large = f"{text[: number.start()]}{10**40}{text[number.end() :]}"
         with contextlib.suppress(RemoteError):
-            found = rpc.decode_params(Raw(large.encode()), form)
+            found = rpc.decode_part(Raw(large.encode()), form)
             msgspec.msgpack.encode(found)  # which has integers of 64 bits only
 
 
@@ -144,7 +144,7 @@ def without_new_members(new, old):
 def test_members_of_a_newer_version_are_ignored_and_missing_ones_have_their_default():
     request = rpc.decode_request(b'{"params":{"name":"x","newer":{"a":1}},"newer":[1]}')
     assert (request.version, request.within) == (1, rpc.WITHIN)
-    assert rpc.decode_params(request.params, FindJob) == FindJob("x")
+    assert rpc.decode_part(request.params, FindJob) == FindJob("x")
     assert rpc.decode_reply(b'{"result":{"newer":1},"newer":2}', OtherJobs) == OtherJobs()
 
 

@@ -444,10 +444,3 @@ def test_of_two_jobs_with_one_place_the_newer_is_listed_and_else_that_of_the_fir
                 page.add(f"dc{n + 1}", [jobs[n]], None)
             assert page.result().jobs[0] is listed
             assert page.result().next_before is None
-
-
-def test_the_reason_of_a_database_that_is_away_stays_through_further_pages():
-    page = MergedPage(("dc1",), None, 2)
-    page.add("dc1", [job(9, "a")], (9, "a"), "dc1: the database cannot be reached")
-    page.add("dc1", [job(8, "b")], None)
-    assert page.result() == OtherJobs([job(9, "a"), job(8, "b")], None, "dc1: the database cannot be reached")

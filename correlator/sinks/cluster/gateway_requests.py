@@ -162,7 +162,7 @@ class Responder:
         request = rpc.decode_request(message)
         if (kind := QUESTIONS.get(method)) is None:
             raise RemoteError(Code.UNSUPPORTED, f"the collector does not know the request {method!r}")
-        question = rpc.decode_params(request.params, kind)
+        question = rpc.decode_part(request.params, kind)
         async with asyncio.timeout(request.within):
             return await self._answer(question)
 
