@@ -27,7 +27,16 @@ from correlator import __version__
 from correlator.config import rendering
 from correlator.config.schema import Config
 from correlator.config.values import titles
-from correlator.daemon import DRAIN_WITHIN, Prepare, Process, Supervisor, process_of, reloads, report_build
+from correlator.daemon import (
+    DRAIN_WITHIN,
+    Prepare,
+    Process,
+    Supervisor,
+    announce,
+    process_of,
+    reloads,
+    report_build,
+)
 from correlator.jobs import sizes
 from correlator.jobs.exports import Exports
 from correlator.jobs.horizon import Horizon
@@ -118,16 +127,10 @@ async def _term(process: Process, lease: Lease | None) -> None:
     # Start, 2: Lock and read the checkpoint. This fails here if another process uses it.
     checkpoint = Checkpoint(config.state.directory / "checkpoint.sqlite", str(config.database.url))
     saved = await _open(checkpoint)
-    served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     listener = ListenerConfig(config)
     supervisor = Supervisor(core.hub)
-
-    def serves(url: str) -> None:
-        supervisor.serves()
-        served.set_result(url)
-
-    http = listener.sink(serves)
-    daemon = Daemon(core, checkpoint, listener, supervisor, served)
+    http = listener.sink(supervisor.serves)
+    daemon = Daemon(core, checkpoint, listener, supervisor)
     report_build(getattr(core.database, "driver_name", "sqlite3"))
     log.info("correlator %s follows %s", __version__, config.database.url)
     async with asyncio.TaskGroup() as outer:
@@ -144,7 +147,8 @@ async def _term(process: Process, lease: Lease | None) -> None:
             from correlator.standby import standby  # noqa: PLC0415 - only in a cluster
             from correlator.state.checkpoint_stream import newest  # noqa: PLC0415
 
-            waiting = outer.create_task(standby(lease, core.database, core.hub, config, served, outer), name="standby")
+            serves = supervisor.served
+            waiting = outer.create_task(standby(lease, core.database, core.hub, config, serves, outer), name="standby")
             checks: list[Prepare] = [listener.prepare, partial(_reloadable, core, None), *_checks(config)]
             reloading = outer.create_task(reloads(process, supervisor, checks), name="reload")
             if not await ends_before(waiting, process.stop):
@@ -170,13 +174,12 @@ async def _term(process: Process, lease: Lease | None) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """What a term has from its start: its parts do not depend on the last run. `served`: the base URL."""
+    """What a term has from its start: its parts do not depend on the last run."""
 
     core: Core
     checkpoint: Checkpoint
     listener: ListenerConfig
     supervisor: Supervisor
-    served: asyncio.Future[str]
 
 
 async def _follow(
@@ -227,13 +230,13 @@ async def _follow(
         await _restore(saved, core)
     goes_on = active.saved if active is not None else None
     async with asyncio.TaskGroup() as inner:
-        # Start, 7: Read the tables and the log. `_announce` calls `on_ready` once they are loaded.
+        # Start, 7: Read the tables and the log. `announce` calls `on_ready` once they are loaded.
         reading = [
             inner.create_task(core.source.run(pipeline), name="source"),
             # After a takeover there is a checkpoint in the cluster already, so readiness does not wait for the file.
             inner.create_task(pipeline.run(before_ready=saver.begin if goes_on is None else None), name="pipeline"),
             inner.create_task(saver.run(), name="saver"),
-            inner.create_task(_announce(pipeline, daemon.served, process.on_ready), name="announce"),
+            inner.create_task(announce(process, supervisor, pipeline.ready), name="announce"),
         ]
         parts: list[Prepare] = [daemon.listener.prepare, partial(_reloadable, core, mqtt), webhooks.prepare]
         parts += [otlp.prepare] if otlp is not None else []
@@ -272,19 +275,6 @@ async def _restore(saved: Saved, core: Core) -> None:
     past = saved.cursor.past is not None
     await core.pipeline.restore(saved.jobs, saved.legacy, saved.memory, age, past=past)
     log.info("continuing from the checkpoint of %.0f s ago, at row %d of the log", age, saved.cursor.head)
-
-
-async def _announce(
-    pipeline: Pipeline,
-    served: asyncio.Future[str],
-    on_ready: Callable[[str], None] | None,
-) -> None:
-    """Call `on_ready` once everything is loaded and the HTTP sink listens."""
-    await pipeline.ready.wait()
-    stalls.spare_loaded()
-    url = await served
-    if on_ready is not None:
-        on_ready(url)
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from correlator import __version__
 from correlator.config.schema import Config, leaves, value_of
 from correlator.config.values import Section
 from correlator.errors import CorrelatorError
-from correlator.ops import metrics
+from correlator.ops import metrics, stalls
 from correlator.pipeline.hub import Hub
 from correlator.tasks import set_by_signals, until_next
 
@@ -84,7 +84,7 @@ def report_build(driver: str) -> None:
 
 
 class Supervisor:
-    """Checks the heartbeats and notifies the service manager. `serving`: whether READY=1 has been sent."""
+    """Checks the heartbeats and notifies the service manager. `served`: set once the listener listens, at `url`."""
 
     def __init__(self, hub: Hub, environ: Mapping[str, str] = os.environ) -> None:
         self._hub = hub
@@ -92,7 +92,8 @@ class Supervisor:
         self._every = min(EVERY, watchdog_interval(environ) or EVERY)
         self._stuck: dict[str, float] = {}
         self._sent_status = ""
-        self.serving = False
+        self.served = asyncio.Event()
+        self.url = ""
 
     async def run(self) -> None:
         """Check once a second, until cancelled."""
@@ -128,13 +129,14 @@ class Supervisor:
         if lines:
             notify("\n".join(lines), self._environ)
 
-    def serves(self) -> None:
+    def serves(self, url: str) -> None:
         """Notify the service manager that the listener accepts connections, which ends the start of the unit.
 
         Readiness and the status line say what is still loaded: a database that is away must not keep the unit, and the
         shell that started it, waiting.
         """
-        self.serving = True
+        self.url = url
+        self.served.set()
         self._sent_status = self.status()
         notify(f"READY=1\nSTATUS={self._sent_status}", self._environ)
 
@@ -145,7 +147,7 @@ class Supervisor:
 
     def reloads(self) -> Callable[[], None]:
         """Notify the service manager that a reload begins. Call the returned function when it has ended, or failed."""
-        if not self.serving:
+        if not self.served.is_set():
             return lambda: None  # READY=1 would report the start as complete
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         notify(f"RELOADING=1\nMONOTONIC_USEC={now}", self._environ)
@@ -179,6 +181,15 @@ class Supervisor:
         ]
         texts.append(f"{_count(hub.running, 'job')} running of {len(hub.published)}, {_count(hub.clients, 'client')}")
         return _line(texts)
+
+
+async def announce(process: Process, supervisor: Supervisor, loaded: asyncio.Event) -> None:
+    """Call `on_ready` once everything is loaded and the listener listens."""
+    await loaded.wait()
+    stalls.spare_loaded()
+    await supervisor.served.wait()
+    if process.on_ready is not None:
+        process.on_ready(supervisor.url)
 
 
 def _line(texts: list[str]) -> str:

@@ -225,7 +225,7 @@ async def standby(
     database: Database,
     hub: Hub,
     config: Config,
-    served: asyncio.Future[str],
+    served: asyncio.Event,
     group: asyncio.TaskGroup,
 ) -> Active:
     """Wait for the lease, and keep up with the checkpoint in the cluster. Until then no request reaches the database.
@@ -235,7 +235,7 @@ async def standby(
     """
     counterpart = Counterpart(lease, database, rendering.of_instance(config))
     hub.readiness["cluster"] = lambda: lease.describe() | counterpart.describe()
-    await served
+    await served.wait()
     copy = StreamCopy(lease.connection, lease.instance)
     while True:
         waiting = {

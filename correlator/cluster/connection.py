@@ -27,6 +27,7 @@ import secrets
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from correlator.cluster.received import Parser, Unreadable, decode
@@ -384,14 +385,14 @@ class Connection:
         self._announce()
 
 
+@dataclass(eq=False, slots=True)
 class Subscription:
     """A subscription that outlives the client it was made on."""
 
-    def __init__(self, subject: str, on_message: OnMessage, pending: int) -> None:
-        self.subject = subject
-        self.on_message = on_message
-        self.pending = pending
-        self.made: Any = None
+    subject: str
+    on_message: OnMessage
+    pending: int
+    made: Any = None
 
 
 def seq_of(message: Msg | None) -> int:

@@ -20,7 +20,7 @@ from correlator.cluster import keys, received
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.rpc import Caller
 from correlator.config.schema import Config
-from correlator.daemon import DRAIN_WITHIN, Process, Supervisor, process_of, reloads, report_build
+from correlator.daemon import DRAIN_WITHIN, Process, Supervisor, announce, process_of, reloads, report_build
 from correlator.gateway.archive import RpcArchive, WaitingIdsSender
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import OrderedConsumer, StreamEnd
@@ -80,10 +80,8 @@ class Gateway:
             parser=connection.parser,
         )
         self._listener = ListenerConfig(config)
-        self.served: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        """The base URL, once the listener listens."""
-        self._http = self._listener.sink(self._serves, fleet)
-        self._supervisor = Supervisor(fleet.hub)
+        self.supervisor = Supervisor(fleet.hub)
+        self._http = self._listener.sink(self.supervisor.serves, fleet)
         self._synced = asyncio.Event()
         self._current_at: float | None = None
 
@@ -108,25 +106,21 @@ class Gateway:
                         ("lines", self._subscribe()),
                         ("judge", self._judge()),
                         ("waiting-ids", self._sender.run()),
-                        ("supervisor", self._supervisor.run()),
+                        ("supervisor", self.supervisor.run()),
                         ("heartbeat", stalls.heartbeat()),
                         ("memory", memory.return_free_memory()),
-                        ("announce", self._announce(process.on_ready)),
-                        ("reload", reloads(process, self._supervisor, [self._listener.prepare, _log_level])),
+                        ("announce", announce(process, self.supervisor, self._synced)),
+                        ("reload", reloads(process, self.supervisor, [self._listener.prepare, _log_level])),
                     )
                 }
                 await process.stop.wait()
                 # Stop, 1: Notify the service manager.
                 log.info("stopping")
-                self._supervisor.stops()
+                self.supervisor.stops()
                 # Stop, 2: Have the clients connect to another gateway, while this one can still answer.
                 await end_tasks(serving, again=DRAIN_WITHIN)
                 # Stop, 3: Stop reading, and close the connection.
                 await end_tasks(reading)
-
-    def _serves(self, url: str) -> None:
-        self._supervisor.serves()
-        self.served.set_result(url)
 
     def _reset(self, epoch: str) -> None:
         """Forget what was read. The positions of clients have become invalid, but at a start."""
@@ -138,12 +132,14 @@ class Gateway:
     def _on_jobs(self, messages: Any) -> None:
         if not self.fleet.read(messages):
             self._jobs.restart()
-        if self._jobs.synced and not self._synced.is_set():
-            self._synced.set()
-        if self._jobs.synced:
-            self.fleet.synced()
-        else:
+        if not self._jobs.synced:
             stalls.spare_loaded()
+            return
+        self.fleet.synced()
+        if not self._synced.is_set():
+            self._synced.set()
+            jobs, appliances = len(self.fleet.hub.published), len(self.fleet.appliances)
+            log.info("the stream has been read: %d jobs of %d appliances", jobs, appliances)
 
     def _on_alive(self, messages: Any) -> None:
         self.fleet.read_alive(messages, None if self._alive.synced else self._alive.server_time)
@@ -199,16 +195,6 @@ class Gateway:
         subscribed = self.connection.subscribed
         async with subscribed(keys.line("*"), lines), subscribed("cor.v1.*.event.*", event):
             await asyncio.Event().wait()
-
-    async def _announce(self, on_ready: Callable[[str], None] | None) -> None:
-        """Call `on_ready` once the stream has been read and the listener listens."""
-        await self._synced.wait()
-        stalls.spare_loaded()
-        url = await self.served
-        jobs, appliances = len(self.fleet.hub.published), len(self.fleet.appliances)
-        log.info("the stream has been read: %d jobs of %d appliances", jobs, appliances)
-        if on_ready is not None:
-            on_ready(url)
 
 
 def _count_jobs(published: RemoteJobs) -> None:

@@ -59,11 +59,11 @@ async def running(
     task = asyncio.create_task(gateway.run(Process(settings, None, ready.set_result, stop, asyncio.Event())))
     try:
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
-            served = ready if read else gateway.served
-            await asyncio.wait([task, served], return_when=asyncio.FIRST_COMPLETED)
+            served = asyncio.ensure_future(gateway.supervisor.served.wait())
+            await asyncio.wait([task, ready if read else served], return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 await task
-            yield RunningGateway(gateway, await served, session)
+            yield RunningGateway(gateway, gateway.supervisor.url, session)
     finally:
         stop.set()
         await task

@@ -31,7 +31,7 @@ def hub() -> LocalHub:
 def test_while_it_loads_the_status_line_names_what_is_pending(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
     hub.status.loading = True
-    supervisor.serves()
+    supervisor.serves("http://127.0.0.1:8686")
     assert manager.new_lines() == ["READY=1", "STATUS=reading the tables"], "READY=1 never comes again"
     hub.status.set_state("down", "MariaDB: refused")
     supervisor.check()
@@ -48,7 +48,7 @@ def test_while_it_loads_the_status_line_names_what_is_pending(manager, environ, 
 
 def test_an_unreachable_database_is_reported_and_keeps_the_watchdog_pings(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
-    supervisor.serves()
+    supervisor.serves("http://127.0.0.1:8686")
     hub.status.set_state("down", "MariaDB: refused\nby its server")
     hub.readiness["mqtt"] = lambda: {"ok": False, "error": "no route"}
     manager.new_lines()
@@ -66,7 +66,7 @@ def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, e
     now = 100.0
     hub.live = Heartbeats(lambda: now)
     supervisor = Supervisor(hub, environ)
-    supervisor.serves()
+    supervisor.serves("http://127.0.0.1:8686")
     withheld = metrics.WATCHDOG_WITHHELD._value.get()
     with hub.live.heartbeat("tail", 10.0) as beat:
         now += 11.0
@@ -87,7 +87,7 @@ def test_a_reload_is_announced_at_its_begin_and_its_end(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
     supervisor.reloads()()
     assert manager.new_lines() == [], "one before it serves does not end the start"
-    supervisor.serves()
+    supervisor.serves("http://127.0.0.1:8686")
     manager.new_lines()
     ended = supervisor.reloads()
     began = manager.new_lines()
@@ -102,7 +102,7 @@ def test_no_task_counts_as_stuck_after_a_pause_of_the_whole_process(manager, env
     now = 100.0
     hub.live = Heartbeats(lambda: now)
     supervisor = Supervisor(hub, environ)
-    supervisor.serves()
+    supervisor.serves("http://127.0.0.1:8686")
     with hub.live.heartbeat("tail", 10.0):
         now += 36.0
         manager.new_lines()
@@ -114,7 +114,7 @@ def test_no_task_counts_as_stuck_after_a_pause_of_the_whole_process(manager, env
 def test_an_error_of_any_length_does_not_suppress_a_watchdog_ping(manager, environ, hub):
     supervisor = Supervisor(hub, environ)
     hub.status.set_state("down", "ö" * 300_000)
-    supervisor.serves()
+    supervisor.serves("http://127.0.0.1:8686")
     supervisor.check()
     ready, status, watchdog = manager.new_lines()
     assert (ready, watchdog) == ("READY=1", "WATCHDOG=1")
