@@ -125,13 +125,11 @@ class Connection:
             while True:
                 try:
                     await self._open()
-                except Exception as error:  # noqa: BLE001 - the library raises classes of its own, and Exception itself
-                    self._failed(error)
-                    await self.close()
-                else:
                     backoff.reset()
                     await self._lost()
-                    await self.close()
+                except Exception as error:  # noqa: BLE001 - the library raises classes of its own, and Exception itself
+                    self._failed(error)
+                await self.close()
                 await asyncio.sleep(backoff.next())
         finally:
             await self.close()
@@ -200,9 +198,7 @@ class Connection:
         self, subject: str, payload: bytes, *, reply: str = "", headers: Mapping[str, str] | None = None
     ) -> None:
         """Publish a message, without an acknowledgement. Raises: `ClusterUnavailable`."""
-        client = self.client
-        if client.pending_data_size + len(payload) > MAX_PENDING:
-            raise ClusterUnavailable("NATS does not read what is sent to it")
+        client = self._client_for(payload)
         try:
             await keeping_cancellation(client.publish(subject, payload, reply, dict(headers) if headers else None))
         except Exception as error:
@@ -220,9 +216,7 @@ class Connection:
 
         Raises: `ClusterUnavailable`; `NoAnswer` after `within` seconds, `NoResponder` if nobody subscribes `subject`.
         """
-        client = self.client
-        if client.pending_data_size + len(payload) > MAX_PENDING:
-            raise ClusterUnavailable("NATS does not read what is sent to it")
+        client = self._client_for(payload)
         try:
             asking = client.request(subject, payload, within, headers=dict(headers) if headers else None)
             return await keeping_cancellation(asking)
@@ -230,6 +224,12 @@ class Connection:
             raise NoAnswer(f"no answer within {within:g} s ({subject})") from None
         except Exception as error:
             raise failure_class(error)(f"{text_of(error)} ({subject})") from error
+
+    def _client_for(self, payload: bytes) -> Client:
+        client = self.client
+        if client.pending_data_size + len(payload) > MAX_PENDING:
+            raise ClusterUnavailable("NATS does not read what is sent to it")
+        return client
 
     async def api(self, method: str, request: object = None, *, within: float = ANSWER_WITHIN) -> dict[str, Any]:
         """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. Raises: `Refused`, `ClusterUnavailable`.

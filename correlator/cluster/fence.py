@@ -121,8 +121,9 @@ class Fence:
         assert (after is not None) < len(messages) <= MAX_MESSAGES
         if after is not None:
             messages = [*messages[:-1], _with(messages[-1], {_SEQUENCE: str(after[1]), _SUBJECT: after[0]})]
-        async with self._lock:
-            return await _write(self.connection, messages, self.headers, within)
+        size, window = size_of(messages), self.connection.window
+        async with self._lock, window.passing(size):
+            return await _write(self.connection, messages, self.headers, window.deadline(size, within))
 
     async def verify(self, *, within: float = ANSWER_WITHIN) -> None:
         """Read the owner key, which has `value` if this process wrote it last.
@@ -174,29 +175,19 @@ def size_of(messages: Sequence[StreamMessage]) -> int:
 async def _write(
     connection: Connection, messages: Sequence[StreamMessage], fence: Mapping[str, str], within: float
 ) -> int:
-    size = size_of(messages)
-    async with connection.window.passing(size):
-        return await _write_now(connection, messages, fence, connection.window.deadline(size, within))
-
-
-async def _write_now(
-    connection: Connection, messages: Sequence[StreamMessage], fence: Mapping[str, str], within: float
-) -> int:
     if len(messages) == 1:
         return await _send(connection, _with(messages[0], fence), within)
     batch = secrets.token_hex(8)
-    for number, message in enumerate(messages, 1):
-        headers = {"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
-        if number == 1:
-            headers |= fence
-        if number == len(messages):
-            return await _send(connection, _with(message, headers | {"Nats-Batch-Commit": "1"}), within)
-        try:
-            sent = _with(message, headers)
-            await connection.publish(sent.subject, sent.payload, headers=sent.headers)
-        except ClusterUnavailable as error:  # Without its commit, NATS drops the batch.
-            raise Unacknowledged(str(error)) from error
-    raise AssertionError("no messages")
+    headers = [{"Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(n)} for n in range(1, len(messages) + 1)]
+    headers[0] |= fence
+    headers[-1]["Nats-Batch-Commit"] = "1"
+    parts = list(map(_with, messages, headers))
+    try:
+        for part in parts[:-1]:
+            await connection.publish(part.subject, part.payload, headers=part.headers)
+    except ClusterUnavailable as error:  # Without its commit, NATS drops the batch.
+        raise Unacknowledged(str(error)) from error
+    return await _send(connection, parts[-1], within)
 
 
 async def _send(connection: Connection, message: StreamMessage, within: float) -> int:

@@ -97,7 +97,6 @@ class OrderedConsumer:
         self.behind: int | None = None
         """Messages that are not read yet, as the server last said; None while there is no consumer."""
         self.error: str | None = "not read yet"
-        self.restarts = 0
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -110,7 +109,6 @@ class OrderedConsumer:
                     log.warning("the stream %s cannot be read: %s", self._stream, error)
                 self.error = str(error)
             self.synced, self.synced_at, self.behind = False, None, None
-            self.restarts += 1
             await asyncio.sleep(backoff.next())
 
     def restart(self) -> None:

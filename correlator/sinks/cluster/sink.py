@@ -296,12 +296,9 @@ class ClusterSink:
                 beat()
                 try:
                     await step(beat)
-                except Fenced as error:
-                    if await self._is_lost():
-                        raise
-                    self._failed(name, error)
-                    await asyncio.sleep(backoff.next())
                 except (ClusterUnavailable, Refused) as error:
+                    if isinstance(error, Fenced) and await self._is_lost():
+                        raise
                     self._failed(name, error)
                     await asyncio.sleep(backoff.next())
                 else:
