@@ -188,7 +188,8 @@ class RemoteStatus(DatabaseStatus):
 A = TypeVar("A")
 
 NOT_READ = "this gateway has not read the stream of the cluster yet: try again in a moment"
-"""What clients get before anything is known: no job here does not mean that there is none."""
+"""What clients get before anything is known: no job here does not mean that there is none, and a client that resumes
+would have to begin again."""
 
 
 async def ends_here(_: int) -> bool:
@@ -224,12 +225,19 @@ class RemoteHub(Hub):
         fleet: RemoteHub | None = None,
     ) -> None:
         super().__init__(
-            jobs, status, epoch, archive, documents=documents, resume_ring=resume_ring, on_watch=on_watch, clock=clock
+            jobs,
+            status,
+            epoch,
+            archive,
+            documents=documents,
+            resume_ring=resume_ring,
+            on_watch=on_watch,
+            refusal=lambda: NOT_READ if status.loading else None,
+            clock=clock,
         )
         self.readiness["cluster"] = describe_cluster
         if fleet is not None:
             self.epoch, self.live, status.loading = fleet.epoch, fleet.live, fleet.status.loading
-        self.refusal = lambda: NOT_READ if self.status.loading else None
         self._ends_before = ends_before
         self._whole_to = 0
         """The position up to which no change is missing. The stream has only the newest state of each job: while what
@@ -270,11 +278,6 @@ class RemoteHub(Hub):
             self._deliver(Batch(self.seq, changes, events, lines, dropped))
 
     # -- called for clients
-
-    @property
-    def serves(self) -> bool:
-        """False until the stream has been read: a client that resumes would have to begin again."""
-        return not self.status.loading
 
     @property
     def running(self) -> int:

@@ -472,11 +472,6 @@ class Hub(ABC):
         self.draining = True
         self.waiting_ids.wake_all()
 
-    @property
-    @abstractmethod
-    def serves(self) -> bool:
-        """True if streams can begin."""
-
     # -- positions
 
     @abstractmethod

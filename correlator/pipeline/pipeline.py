@@ -128,10 +128,6 @@ class LocalHub(Hub):
     # -- called for clients
 
     @property
-    def serves(self) -> bool:
-        return self.refusal() is None
-
-    @property
     def running(self) -> int:
         return len(self.index.known.active())
 

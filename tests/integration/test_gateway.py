@@ -95,7 +95,7 @@ async def test_before_the_stream_was_read_nothing_is_said_of_any_job(nats):
             assert (status, problem["detail"]) == (503, NOT_READ), path
         await dc1.begin()
         await dc1.put(job("a"))
-        await eventually(lambda: gateway.gateway.fleet.hub.serves)
+        await eventually(lambda: gateway.gateway.fleet.hub.refusal() is None)
         assert (await gateway.get("/api/v1/jobs"))[1]["jobs"][0]["job_id"] == "a"
         assert (await gateway.get("/i/dc9/api/v1/jobs"))[0] == 404
 
@@ -159,7 +159,7 @@ async def test_a_client_ahead_of_a_gateway_that_lost_its_server_is_refused_until
                 proxy.heal()  # for new connections
                 await dc1.put(job("b"))
                 await eventually(lambda: "b" in client.jobs)
-            assert behind.gateway.fleet.hub.serves
+            assert behind.gateway.fleet.hub.refusal() is None
             assert client.fold.position is not None
             last = {"Last-Event-ID": ":".join(map(str, client.fold.position))}
             status, problem = await behind.get("/api/v1/stream", headers=last)

@@ -48,7 +48,6 @@ SWEEP_EVERY, LAGGING_SWEEP_EVERY = 0.25, 0.1
 PART_OVERHEAD = 500
 """Approximate bytes of a kept part besides its frame."""
 
-LOADING = "the jobs are being loaded: connect again"
 BEHIND = "this gateway has not read yet what this client has got from another one: connect again"
 """Why a stream does not begin."""
 
@@ -120,7 +119,7 @@ class Streams:
         seq = resume.seq if resume is not None and resume.epoch == self._hub.epoch else 0
         if not await self._hub.reached(seq, AHEAD_WITHIN) and await self._hub.is_behind(seq):
             return self._hub.refusal() or BEHIND
-        return None if self._hub.serves else self._hub.refusal() or LOADING
+        return self._hub.refusal()
 
     def welcome(self, client: Client, resume: Resume | None) -> None:
         """Register a connection and send `welcome`. `resume`: the position that the client wants to continue from."""
