@@ -200,8 +200,8 @@ async def _follow(
     hub, pipeline = core.hub, core.pipeline
     # Start, 5: Build the other sinks and the saver.
     event_log = EventLog(saved.events if saved is not None else ())
-    mqtt = _mqtt_sink(config, hub, event_log)
-    otlp = _otlp_sink(config, hub, saved)
+    mqtt = _mqtt_sink(config, event_log)
+    otlp = _otlp_sink(config, saved)
     webhooks = WebhookSink(config, event_log)
     of_cluster = _cluster_sinks(core, active, saved, event_log) if active is not None else ()
     sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, *of_cluster) if s is not None)]
@@ -343,27 +343,23 @@ def core_of(
     return Core(database, hub, pipeline, tail, source, archive)
 
 
-def _mqtt_sink(config: Config, hub: Hub, event_log: EventLog) -> MqttSink | None:
+def _mqtt_sink(config: Config, event_log: EventLog) -> MqttSink | None:
     """Build the MQTT sink, with the unacknowledged events of the last run. None if no broker is configured."""
     if config.mqtt.url is None:
         return None
     from correlator.sinks.mqtt.sink import MqttSink  # noqa: PLC0415
 
-    mqtt = MqttSink(config.mqtt, event_log, retention=config.jobs.retention)
-    hub.readiness["mqtt"] = mqtt.describe
-    return mqtt
+    return MqttSink(config.mqtt, event_log, retention=config.jobs.retention)
 
 
-def _otlp_sink(config: Config, hub: Hub, saved: Saved | None) -> OtlpSink | None:
+def _otlp_sink(config: Config, saved: Saved | None) -> OtlpSink | None:
     """Build the OTLP sink, with the state of the last run. None if no receiver is configured."""
     if config.otlp.url is None:
         return None
     from correlator.sinks.otlp.sink import OtlpSink  # noqa: PLC0415
 
     last = saved.exports if saved is not None else None
-    otlp = OtlpSink(config, Exports(config.otlp.delay, time.monotonic(), last))
-    hub.readiness["otlp"] = otlp.describe
-    return otlp
+    return OtlpSink(config, Exports(config.otlp.delay, time.monotonic(), last))
 
 
 def _cluster_sinks(

@@ -120,6 +120,7 @@ class MqttSink:
                 metrics.MQTT_EVENTS_DROPPED.inc(dropped)
             self._wake.set()
 
+        hub.readiness["mqtt"] = self.describe
         metrics.MQTT_CONFIGURED.set(1)
         metrics.MQTT_PENDING.set_function(lambda: outbox.pending)
         metrics.MQTT_QUEUE_AGE.set_function(self._age)

@@ -127,6 +127,7 @@ class OtlpSink:
             self._count_dropped()
             self._wake.set()
 
+        hub.readiness["otlp"] = self.describe
         metrics.OTLP_PENDING.set_function(lambda: exports.pending)
         metrics.OTLP_QUEUE_AGE.set_function(lambda: 0.0 if (t := exports.oldest()) is None else time.monotonic() - t)
         unsubscribe = hub.subscribe(on_batch)
