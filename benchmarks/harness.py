@@ -20,6 +20,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from tests.support.yardstick import processor_seconds
+
 T = TypeVar("T")
 
 REPOSITORY = Path(__file__).parent.parent
@@ -183,17 +185,12 @@ def send(process: asyncio.subprocess.Process, **word: object) -> None:
     process.stdin.write(json.dumps(word).encode() + b"\n")
 
 
-def cpu_seconds(pid: int) -> float:
-    """The processor time of a process, all its threads, to the nanosecond: its CPU clock (clock_getcpuclockid)."""
-    return time.clock_gettime((~pid << 3) | 2)
-
-
 async def cpu_percent(seconds: float, *pids: int) -> list[float]:
     """How much of one core each process uses in the next `seconds`."""
-    began, before = time.monotonic(), [cpu_seconds(p) for p in pids]
+    began, before = time.monotonic(), [processor_seconds(p) for p in pids]
     await asyncio.sleep(seconds)
     passed = time.monotonic() - began
-    return [100 * (cpu_seconds(p) - b) / passed for p, b in zip(pids, before, strict=True)]
+    return [100 * (processor_seconds(p) - b) / passed for p, b in zip(pids, before, strict=True)]
 
 
 def percentile(values: Sequence[float], share: float) -> float:

@@ -6,7 +6,6 @@ old it was when it came.
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -16,29 +15,21 @@ import sys
 import time
 from typing import Any
 
+from tests.support.daemon import HELLO
+from tests.support.raw_http import upgrade
+from tests.support.storm_streams import frame, messages
+
 END = b"END."
 STAMP = re.compile(rb"t=(\d+\.\d+)t")
-PONG = b"\x8a\x80\x00\x00\x00\x00"
+PONG = frame(b"", 10)
 SPEAK_EVERY = 5.0
 """Seconds after which, between two rounds, a websocket says that it is still there."""
-
-HELLO = b'{"type":"hello","version":1}'
-SUBSCRIBE = b'{"type":"subscribe","id":1}'
 
 
 def websocket(port: int) -> socket.socket:
     """Connected, welcomed, subscribed to all jobs, synced."""
     found = socket.create_connection(("127.0.0.1", port))
-    key = base64.b64encode(os.urandom(16)).decode()
-    lines = (
-        "GET /ws HTTP/1.1",
-        f"Host: 127.0.0.1:{port}",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        f"Sec-WebSocket-Key: {key}",
-        "Sec-WebSocket-Version: 13",
-    )
-    found.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + masked(HELLO) + masked(SUBSCRIBE))
+    found.sendall(upgrade() + messages(HELLO, {"type": "subscribe", "id": 1}))
     until(found, b'"synced"')
     return found
 
@@ -59,11 +50,6 @@ def mqtt(port: int) -> socket.socket:
     found.sendall(b"\x82\x0a\x00\x01\x00\x05bench\x00")
     until(found, b"\x90\x03\x00\x01\x00")
     return found
-
-
-def masked(text: bytes) -> bytes:
-    """A text frame of a client whose mask is all zeros."""
-    return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text
 
 
 def until(found: socket.socket, mark: bytes) -> None:

@@ -6,9 +6,7 @@ synced. A line of its input has the revisions that all jobs shall have; when eve
 
 from __future__ import annotations
 
-import base64
 import json
-import os
 import re
 import select
 import socket
@@ -19,14 +17,17 @@ from typing import Any
 
 import orjson
 
+from tests.support.daemon import HELLO
+from tests.support.raw_http import upgrade
+from tests.support.storm_streams import frame, messages
+
 AT_ONCE = 50
 """Connections that are opened at the same time."""
 
 SPEAK_EVERY = 5.0
 """Seconds after which every client sends a pong, as proof that it lives."""
 
-HELLO = b'[{"type":"hello","version":1},{"type":"subscribe","id":1}]'
-PONG = b"\x8a\x80\x00\x00\x00\x00"
+PONG = frame(b"", 10)
 CHANGE = re.compile(rb'"job_id":"([^"]+)",(?:"base":(\d+),)?"rev":(\d+)')
 
 
@@ -39,16 +40,7 @@ class Client:
         self.synced = False
         self._upgraded = False
         self._rest = b""
-        lines = (
-            "GET /ws HTTP/1.1",
-            f"Host: 127.0.0.1:{port}",
-            "Upgrade: websocket",
-            "Connection: Upgrade",
-            f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
-            "Sec-WebSocket-Version: 13",
-        )
-        frame = bytes([0x81, 0x80 | len(HELLO), 0, 0, 0, 0]) + HELLO
-        self.socket.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + frame)
+        self.socket.sendall(upgrade() + messages(HELLO, {"type": "subscribe", "id": 1}))
         self.socket.setblocking(False)
 
     def receive(self) -> bool:

@@ -14,12 +14,13 @@ from typing import Any
 from benchmarks.appliance import fill, jobs
 from benchmarks.cluster import Gateway, collectors, gateways, nats
 from benchmarks.daemon import HELLO, Measured, Socket, running, server
-from benchmarks.harness import Limit, Number, Result, Size, cpu_seconds, next_line, started_peer
+from benchmarks.harness import Limit, Number, Result, Size, next_line, started_peer
 from benchmarks.rows.latency import committed, delays
 from tests.support.appliance import Appliance, connected
 from tests.support.collectors import has_role
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
+from tests.support.yardstick import processor_seconds
 
 RATE = 50
 GATEWAYS = 4
@@ -140,14 +141,14 @@ async def _delivered(appliance: Any, processes: Sequence[Measured], clients: int
             crowds.append(await stack.enter_async_context(started_peer("crowd", **arguments)))
         for crowd in crowds:
             await next_line(crowd, 120)
-        before = sum(cpu_seconds(one.pid) for one in processes)
+        before = sum(processor_seconds(one.pid) for one in processes)
         for n in range(changes):
             text = f"row {n}. {'.' * 300}" if n < changes - 1 else "END."
             await appliance.log(text, job_id=ids[n % JOBS])
             await asyncio.sleep(0.01)
         for crowd in crowds:
             await next_line(crowd, 120)
-        used = sum(cpu_seconds(one.pid) for one in processes) - before
+        used = sum(processor_seconds(one.pid) for one in processes) - before
     return round(len(processes) * clients * changes / used, 1)
 
 

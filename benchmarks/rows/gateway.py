@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 
 from benchmarks.cluster import Gateway, gateways, nats, stream
 from benchmarks.daemon import HELLO
-from benchmarks.harness import Limit, Number, Result, Size, cpu_percent, cpu_seconds, in_turn
+from benchmarks.harness import Limit, Number, Result, Size, cpu_percent, in_turn
+from tests.support.yardstick import processor_seconds
 
 READERS = 10
 IDLE_JOBS = 100
@@ -32,7 +33,7 @@ async def _start(size: Size, count: int, within: float) -> list[Number]:
 
         async def ours() -> float:
             took = await _started(large, count)
-            cpu.append(cpu_seconds(large.pid))
+            cpu.append(processor_seconds(large.pid))
             await large.stop()
             return took
 

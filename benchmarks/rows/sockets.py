@@ -12,8 +12,9 @@ from typing import Any
 from msgspec.structs import replace
 
 from benchmarks.cluster import Gateway, example_jobs, gateways, nats, stream
-from benchmarks.harness import Limit, Number, Result, Size, cpu_seconds, next_line, percentile, send, started_peer
+from benchmarks.harness import Limit, Number, Result, Size, next_line, percentile, send, started_peer
 from tests.support.stream_writer import StreamWriter
+from tests.support.yardstick import processor_seconds
 
 JOBS = 5
 PERIOD = 1.0
@@ -61,7 +62,7 @@ async def _changed(
     first = await writer.put(*shown)
     revs = {job.job_id: first - JOBS + 1 + n for n, job in enumerate(shown)}
     await _equal(crowds, revs)
-    seconds, before, began = [], [cpu_seconds(gateway.pid) for gateway in serving], time.monotonic()
+    seconds, before, began = [], [processor_seconds(gateway.pid) for gateway in serving], time.monotonic()
     for n in itertools.islice(itertools.cycle(range(JOBS)), changes):
         due = time.monotonic() + PERIOD
         view = replace(shown[n].view, metadata=f'{{"vm_name":"changed at {time.monotonic()}"}}')
@@ -72,7 +73,7 @@ async def _changed(
         await asyncio.sleep(max(0.0, due - time.monotonic()))
     passed = time.monotonic() - began
     return seconds, [
-        round(100 * (cpu_seconds(gateway.pid) - used) / passed, 2)
+        round(100 * (processor_seconds(gateway.pid) - used) / passed, 2)
         for gateway, used in zip(serving, before, strict=True)
     ]
 

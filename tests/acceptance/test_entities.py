@@ -23,14 +23,10 @@ async def run_of_pgtest2(appliance: Appliance, days: float, seconds: float, stat
 async def collected(daemon: Daemon, path: str, **parameters: str) -> list[str]:
     """The IDs of all pages of a list, one job each."""
     found: list[str] = []
-    while True:
-        status, page = await daemon.get(path, params={**parameters, "limit": "1"})
-        assert status == 200
+    async for page in daemon.pages(path, **parameters, limit="1"):
         found += [job["job_id"] for job in page["jobs"]]
-        if (cursor := page["next_cursor"]) is None:
-            return found
-        assert page["searched_to"] is not None
-        parameters["cursor"] = cursor
+        assert (page["searched_to"] is None) == (page["next_cursor"] is None)
+    return found
 
 
 async def test_a_vm_and_a_context_have_their_jobs_of_all_days_and_how_long_each_took(

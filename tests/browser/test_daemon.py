@@ -65,14 +65,8 @@ async def test_the_list_has_the_jobs_of_a_recording_as_the_daemon_has_them(mixed
         await replayer.replay(mixed)
 
     async def shows_the_daemons_jobs() -> bool:
-        found = Counter[str]()
-        cursor = ""
-        while True:
-            _, answer = await daemon.get(f"/api/v1/jobs?limit=500{cursor}")
-            found.update(job["status"] for job in answer["jobs"])
-            if answer["next_cursor"] is None:
-                break
-            cursor = f"&cursor={answer['next_cursor']}"
+        answers = daemon.pages("/api/v1/jobs", limit=500)
+        found = Counter([job["status"] async for answer in answers for job in answer["jobs"]])
         chips = page.get_by_role("group", name="Status").get_by_role("button")
         shown = dict(text.rsplit(maxsplit=1) for text in await chips.all_inner_texts())
         counts = {word.lower(): int(number) for word, number in shown.items() if number != "0"}

@@ -22,6 +22,7 @@ from tests.support.fork_server import ForkedProcess
 from tests.support.paths import REPOSITORY
 from tests.support.servers import free_port
 from tests.support.terminal import ended
+from tests.support.yardstick import megabytes
 
 
 class Daemon:
@@ -124,6 +125,16 @@ class Daemon:
             body = await response.read()
             return response.status, json.loads(body) if body else None
 
+    async def pages(self, path: str, **query: Any) -> AsyncIterator[Any]:
+        """The pages of a list of jobs, to its end."""
+        while True:
+            status, page = await self.get(path, params=query)
+            assert status == 200, page
+            yield page
+            if page["next_cursor"] is None:
+                return
+            query["cursor"] = page["next_cursor"]
+
     async def text(self, path: str) -> str:
         """A body that is no JSON."""
         assert self.session is not None
@@ -143,8 +154,7 @@ class Daemon:
 
     def memory(self) -> float:
         """The resident size of the process, in MB of 10^6 bytes."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmRSS:"))
+        return megabytes(self.pid)
 
     async def job(self, name: str) -> Any:
         """The document of a job, by any ID; None for 404."""

@@ -47,11 +47,11 @@ class Answer:
 
 @contextlib.asynccontextmanager
 async def connected(
-    port: int, tls: ssl.SSLContext | None = None
+    port: int, tls: ssl.SSLContext | None = None, limit: int = 1 << 16
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A connection to a port of this host; cut off at the end, not closed politely."""
+    """A connection to a port of this host; cut off at the end, not closed politely. `limit`: bytes of its buffer."""
     async with asyncio.timeout(60):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls, limit=limit)
     try:
         yield reader, writer
     finally:

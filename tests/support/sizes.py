@@ -10,22 +10,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
-import orjson
-
-from tests.support.daemon import Daemon
+from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import TABLES
+from tests.support.storm_streams import messages, raw
+from tests.support.yardstick import megabytes, processor_seconds
 
 STALL = 0.05
 """CPU seconds that one synchronous call of the event loop may take."""
@@ -41,7 +38,6 @@ FIRST_FORECASTS = 10.0
 """Seconds from readiness at a first start to the forecasts of the jobs that run."""
 
 PING_EVERY = 0.05
-_LOGICAL_TIMES_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +150,7 @@ class Rig(ABC):
         """Measure what the block costs the running daemon."""
         figures = Figures(name)
         await self._text()  # the first scrape has its own cost
-        cpu, began = self._cpu(), time.monotonic()
+        cpu, began = processor_seconds(self.pid), time.monotonic()
         pinging = asyncio.create_task(self._ping(figures))
         try:
             yield figures
@@ -163,18 +159,9 @@ class Rig(ABC):
             with contextlib.suppress(asyncio.CancelledError):
                 await pinging
         await self.check()
-        figures.wall, figures.cpu = time.monotonic() - began, self._cpu() - cpu
-        figures.peak_memory = self.memory("VmHWM")
+        figures.wall, figures.cpu = time.monotonic() - began, processor_seconds(self.pid) - cpu
+        figures.peak_memory = megabytes(self.pid, "VmHWM")
         figures.longest_call, figures.call = max((most, name) for name, most in (await self.stalls()).items())
-
-    def memory(self, what: str) -> float:
-        """A size of the process in MB of 10^6 bytes: VmRSS, or VmHWM for its peak."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith(f"{what}:"))
-
-    def _cpu(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / _LOGICAL_TIMES_A_SECOND
 
     async def _ping(self, figures: Figures) -> None:
         while True:
@@ -291,27 +278,9 @@ async def synced(rig: Rig, count: int, within: float = 120.0) -> float:
 
 async def _sync(rig: Rig) -> None:
     """One subscription over a bare socket: a websocket library would cost more than the daemon."""
-    parts = urlsplit(rig.daemon.url)
-    reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 20)
-    try:
-        writer.write(
-            f"GET /ws HTTP/1.1\r\nHost: {parts.netloc}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode()
-            + _masked(orjson.dumps({"type": "hello", "version": 1, **rig.token}))
-            + _masked(b'{"type":"subscribe","id":1}')
-        )
-        tail = b""
-        while b'"synced"' not in tail:
-            part = await reader.read(1 << 20)
-            assert part, f"closed after {tail!r}"
-            tail = part if b'"synced"' in part else tail[-20:] + part[-2000:]
-    finally:
-        writer.close()
-
-
-def _masked(text: bytes) -> bytes:
-    """A client's text frame of at most 125 bytes, with a mask of zeros."""
-    return bytes([0x81, 0x80 | len(text), 0, 0, 0, 0]) + text
+    async with raw(rig.daemon.url, limit=1 << 20) as ws:
+        ws.writer.write(messages({**HELLO, **rig.token}, {"type": "subscribe", "id": 1}))
+        await ws.until(b'"synced"')
 
 
 async def many_rows(rig: Rig) -> list[Figures]:

@@ -29,9 +29,10 @@ def messages(*said: dict[str, Any]) -> bytes:
 class Raw:
     """A websocket over a bare connection, after its handshake."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: int) -> None:
         self.reader = reader
         self.writer = writer
+        self._limit = limit
 
     async def until(self, text: bytes) -> bytes:
         """Read until the bytes `text` come. Returns what came before them in this call.
@@ -39,25 +40,29 @@ class Raw:
         Raises:
             EOFError: The connection was closed.
         """
-        found = b""
-        while text not in found:
-            part = await self.reader.read(1 << 16)
+        found, searched = bytearray(), 0
+        while found.find(text, searched) < 0:
+            searched = max(0, len(found) - len(text))
+            if len(found) > 1 << 20:
+                del found[:searched]
+                searched = 0
+            part = await self.reader.read(self._limit)
             if not part:
                 raise EOFError
-            found = found[-len(text) :] + part if len(found) > 1 << 20 else found + part
-        return found
+            found += part
+        return bytes(found)
 
 
 @contextlib.asynccontextmanager
-async def raw(url: str) -> AsyncIterator[Raw]:
-    """A websocket of the daemon at `url`."""
+async def raw(url: str, limit: int = 1 << 16) -> AsyncIterator[Raw]:
+    """A websocket of the daemon at `url`, which reads up to `limit` bytes at once."""
     where = urlsplit(url)
     assert where.port is not None
     tls = ssl._create_unverified_context() if where.scheme == "https" else None
-    async with raw_http.connected(where.port, tls) as (reader, writer):
+    async with raw_http.connected(where.port, tls, limit) as (reader, writer):
         writer.write(raw_http.upgrade())
         await reader.readuntil(b"\r\n\r\n")
-        yield Raw(reader, writer)
+        yield Raw(reader, writer, limit)
 
 
 async def position(url: str) -> tuple[str, int]:

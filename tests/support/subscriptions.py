@@ -127,15 +127,8 @@ class Truth:
 
 async def documents(daemon: Daemon) -> dict[str, Document]:
     """All jobs over REST, with their steps."""
-    found: dict[str, Document] = {}
-    cursor = ""
-    while True:
-        status, page = await daemon.get(f"/api/v1/jobs?limit=50&steps=1{cursor}")
-        assert status == 200, page
-        found |= {j["job_id"]: j for j in page["jobs"]}
-        if page["next_cursor"] is None:
-            return found
-        cursor = f"&cursor={page['next_cursor']}"
+    pages = daemon.pages("/api/v1/jobs", limit=50, steps=1)
+    return {job["job_id"]: job async for page in pages for job in page["jobs"]}
 
 
 async def lines_of(daemon: Daemon, name: str, **query: Any) -> list[Document]:

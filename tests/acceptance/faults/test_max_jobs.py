@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -65,14 +64,10 @@ async def in_memory(daemon: Daemon) -> int:
 async def listed(daemon: Daemon, limit: int) -> Counter[str]:
     """The jobs of a whole listing, page by page, each with its number."""
     found: Counter[str] = Counter()
-    cursor = ""
-    while True:
-        status, page = await daemon.get(f"/api/v1/jobs?limit={limit}{cursor}")
-        assert (status, page["complete"]) == (200, True), page
+    async for page in daemon.pages("/api/v1/jobs", limit=limit):
+        assert page["complete"], page
         found.update(job["job_id"] for job in page["jobs"])
-        if page["next_cursor"] is None:
-            return found
-        cursor = f"&cursor={quote(page['next_cursor'])}"
+    return found
 
 
 async def log_a_line(database: Database) -> None:

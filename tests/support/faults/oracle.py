@@ -10,22 +10,17 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
-from urllib.parse import quote
 
-import aiomysql
 import orjson
-from pymysql.constants import FIELD_TYPE
-from pymysql.converters import conversions
 
 from tests.support.client_fold import Document
 from tests.support.daemon import Daemon
 from tests.support.expected_jobs import differences
 from tests.support.faults.traffic import Traffic
 from tests.support.faults.watchers import MqttWatcher, RowKey, WebsocketWatcher, published_at
-from tests.support.mariadb import TABLES, Database
-from tests.support.replay import Tables
-from tests.support.subscriptions import documents, same
+from tests.support.mariadb import Database
+from tests.support.replay import MariaDBReplayer, Tables
+from tests.support.subscriptions import documents, lines_of, same
 
 KINDS = {
     f"{what} {how}": f"{what}.{how}"
@@ -35,8 +30,6 @@ KINDS = {
 
 WITH_ROW = frozenset(KINDS.values())
 """The kinds of event that a lifecycle row gives."""
-
-AS_PRINTED = conversions | {FIELD_TYPE.DATETIME: str, FIELD_TYPE.TIMESTAMP: str}
 
 
 @dataclass(frozen=True)
@@ -106,13 +99,8 @@ class Oracle:
 
     async def tables(self) -> Tables:
         """The four tables as they are now."""
-        found: Tables = {}
-        options: dict[str, Any] = {"conv": AS_PRINTED, "init_command": "SET time_zone = '+00:00'"}
-        async with self._database.connect(**options) as connection, connection.cursor(aiomysql.DictCursor) as cursor:
-            for table in TABLES:
-                await cursor.execute(f"SELECT * FROM {table}")
-                found[table] = {row["id"]: row for row in await cursor.fetchall()}
-        return found
+        async with MariaDBReplayer.connect(self._database) as replayer:
+            return await replayer.tables()
 
     async def remember(self) -> list[Row]:
         """Remember the rows that exist now as committed. Returns them."""
@@ -207,24 +195,12 @@ class Oracle:
         for row in present.values():
             due[row.job_id].append(row)
         for job_id in shown:
-            ids = await self._lines_of(job_id)
+            ids = [line["event_id"] for line in await lines_of(self._daemon, job_id, limit=1000)]
             found.miss([row for row in due[job_id] if row.id not in ids], f"from /jobs/{job_id}/events")
             if len(ids) != len(set(ids)):
                 found.wrong.append(f"/jobs/{job_id}/events has a row twice")
             if more := set(ids) - {row.id for row in due[job_id]}:
                 found.wrong.append(f"/jobs/{job_id}/events has rows of nobody: {sorted(more)[:5]}")
-
-    async def _lines_of(self, job_id: str) -> list[int]:
-        ids: list[int] = []
-        after = ""
-        while True:
-            status, body = await self._daemon.get(f"/api/v1/jobs/{quote(job_id)}/events?limit=1000{after}")
-            if status != 200:
-                raise OSError(f"/jobs/{job_id}/events: {status} {body}")
-            ids += [event["event_id"] for event in body["events"]]
-            if not (body["events"] or body["more"]) or body["next_after"] is None:
-                return ids
-            after = f"&after={quote(str(body['next_after']))}"
 
 
 async def judged(oracle: Oracle, *, within: float) -> Finding:
