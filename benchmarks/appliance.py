@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from benchmarks.facts import STEPS
 from tests.support.mariadb import Database
 from tests.support.replay import MIXED, TIMES, Tables, Value, expected, load, shift
 
@@ -49,7 +50,6 @@ def busy(rows: int, *, seconds_each: int = 600) -> dict[str, Iterator[dict[str, 
 def jobs(count: int, steps: int = 10, *, status: str = "completed", prefix: str = "bench") -> dict[str, Rows]:
     """`count` jobs of `steps` steps that began within the last hours, in the words of a real appliance."""
     now = datetime.now(UTC).replace(tzinfo=None)
-    names = ("validation", "source-vm-power-off", "final-sync", "multi-volume-snapshot-creation", "vm-creation")
     ids = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"{prefix}-{n}")) for n in range(count)]
 
     def began(n: int) -> datetime:
@@ -79,7 +79,7 @@ def jobs(count: int, steps: int = 10, *, status: str = "completed", prefix: str 
         "job_steps": (
             {
                 "job_id": job_id,
-                "name": f"{names[k % len(names)]}-{k}",
+                "name": f"{STEPS[k % len(STEPS)]}-{k}",
                 "seq": k + 1,
                 "status": "completed" if status == "completed" or k < steps - 1 else "running",
                 "started_at": str(began(n) + timedelta(milliseconds=1000 * k + 435)),

@@ -8,16 +8,16 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-from benchmarks.daemon import Measured
+from benchmarks.daemon import Measured, started
+from benchmarks.facts import STEPS
 from correlator.model.facts import Line, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import StepRecord
+from tests.support.background import in_background
 from tests.support.cluster import connected
 from tests.support.mariadb import Database
 from tests.support.nats import Nats
 from tests.support.stream_writer import AT, StreamWriter
-
-STEPS = ("validation", "source-vm-power-off", "final-sync", "multi-volume-snapshot-creation", "vm-creation")
 
 
 class Gateway(Measured):
@@ -29,14 +29,8 @@ class Gateway(Measured):
         self.command = "gateway"
 
 
-@contextlib.asynccontextmanager
-async def nats() -> AsyncIterator[Nats]:
-    server = Nats()
-    await asyncio.to_thread(server.start)
-    try:
-        yield server
-    finally:
-        await asyncio.to_thread(server.close)
+def nats() -> contextlib.AbstractAsyncContextManager[Nats]:
+    return started(Nats())
 
 
 @contextlib.asynccontextmanager
@@ -82,12 +76,8 @@ async def stream(url: str, count: int) -> AsyncIterator[StreamWriter]:
                 await writer.alive(jobs=count)
                 await asyncio.sleep(0.5)
 
-        reporting = asyncio.create_task(report())
-        try:
+        async with in_background(report()):
             yield writer
-        finally:
-            reporting.cancel()
-            await asyncio.gather(reporting, return_exceptions=True)
 
 
 def example_jobs(count: int) -> Iterator[PublishedJob]:

@@ -6,18 +6,22 @@ import asyncio
 import contextlib
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from benchmarks.appliance import Rows, fill
 from benchmarks.harness import REPOSITORY
+from tests.support.background import in_background
 from tests.support.daemon import HELLO, Daemon, Socket
 from tests.support.eventually import eventually
 from tests.support.fork_server import ForkedProcess
 from tests.support.mariadb import Database, MariaDB
+from tests.support.servers import Server
 
-__all__ = ["HELLO", "Measured", "Socket", "running", "server"]
+__all__ = ["HELLO", "Measured", "Socket", "readers", "running", "server", "started"]
+
+AnyServer = TypeVar("AnyServer", bound=Server)
 
 
 class Measured(Daemon):
@@ -57,14 +61,38 @@ class Measured(Daemon):
 
 
 @contextlib.asynccontextmanager
-async def server(*arguments: str) -> AsyncIterator[MariaDB]:
-    """A MariaDB of its own, as quick as a server with a battery behind its disk."""
-    started = MariaDB("--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=512M", *arguments)
-    await asyncio.to_thread(started.start)
+async def started(server: AnyServer) -> AsyncIterator[AnyServer]:
+    """Start a server in a thread, and close it at the end of the block."""
+    await asyncio.to_thread(server.start)
     try:
-        yield started
+        yield server
     finally:
-        await asyncio.to_thread(started.close)
+        await asyncio.to_thread(server.close)
+
+
+def server(*arguments: str) -> contextlib.AbstractAsyncContextManager[MariaDB]:
+    """A MariaDB of its own, as quick as a server with a battery behind its disk."""
+    return started(MariaDB("--innodb-flush-log-at-trx-commit=2", "--innodb-buffer-pool-size=512M", *arguments))
+
+
+@contextlib.asynccontextmanager
+async def readers(
+    daemon: Daemon, count: int, on_frame: Callable[[int, str], None] | None = None, **subscribe: object
+) -> AsyncIterator[None]:
+    """Websockets that follow all jobs, and are read. `on_frame`: gets the number of a client and its frame."""
+
+    async def read(number: int, socket: Socket) -> None:
+        while True:
+            frame = await socket.ws.receive_str()
+            if on_frame is not None:
+                on_frame(number, frame)
+
+    async with contextlib.AsyncExitStack() as stack:
+        for number in range(count):
+            socket = await stack.enter_async_context(daemon.socket(HELLO))
+            await socket.snapshot(**subscribe)
+            await stack.enter_async_context(in_background(read(number, socket)))
+        yield
 
 
 @contextlib.asynccontextmanager

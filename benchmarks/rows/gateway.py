@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 
 from benchmarks.cluster import Gateway, gateways, nats, stream
-from benchmarks.daemon import HELLO
+from benchmarks.daemon import readers
 from benchmarks.harness import Limit, Number, Result, Size, cpu_percent, in_turn
 from tests.support.yardstick import processor_seconds
 
@@ -63,37 +61,17 @@ async def _idle(size: Size) -> list[Number]:
     numbers = []
     async with nats() as server, stream(server.url, IDLE_JOBS), gateways(server.url) as (gateway,):
         await gateway.start(within=60)
-        for readers in (0, READERS):
+        for count in (0, READERS):
             ours, memory = [], []
-            async with _connected(gateway, readers):
+            async with readers(gateway, count):
                 await asyncio.sleep(size.of(10.0, 2.0))  # until what the start took is gone
                 for _ in range(size.runs):
                     (used,) = await cpu_percent(size.of(10.0, 2.0), gateway.pid)
                     ours.append(round(used, 3))
                     memory.append(round(gateway.memory(), 2))
-            what = f"idle gateway, {readers} readers" if readers else "idle gateway"
+            what = f"idle gateway, {count} readers" if count else "idle gateway"
             numbers += [
                 Number(what, "% of a core", tuple(ours), limit=Limit("≤", 0.5)),
                 Number("the same, resident", "MB", tuple(memory), limit=Limit("≤", 70)),
             ]
     return numbers
-
-
-@contextlib.asynccontextmanager
-async def _connected(gateway: Gateway, count: int) -> AsyncIterator[None]:
-    """Websockets that follow all jobs, and are read."""
-    async with contextlib.AsyncExitStack() as stack:
-        reading = []
-        for _ in range(count):
-            socket = await stack.enter_async_context(gateway.socket(HELLO))
-            await socket.snapshot()
-            reading.append(asyncio.create_task(_read(socket.ws)))
-        yield
-        for task in reading:
-            task.cancel()
-        await asyncio.gather(*reading, return_exceptions=True)
-
-
-async def _read(ws: object) -> None:
-    while True:
-        await ws.receive()  # type: ignore[attr-defined]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 
 from benchmarks.appliance import jobs
-from benchmarks.daemon import HELLO, Measured, Socket, running, server
+from benchmarks.daemon import readers, running, server
 from benchmarks.harness import Limit, Number, Result, Size, cpu_percent, next_line, started_peer
 from tests.support.mariadb import Database, MariaDB
 
@@ -24,7 +22,7 @@ async def measure(size: Size) -> Result:
 
 async def _nothing(size: Size, mariadb: MariaDB, database: Database) -> list[Number]:
     ours, theirs, memory = [], [], []
-    async with running(database) as daemon, _readers(daemon):
+    async with running(database) as daemon, readers(daemon, READERS):
         await asyncio.sleep(
             size.of(20.0, 3.0)
         )  # until it has seen that nothing happens, and what the start took is gone
@@ -60,7 +58,7 @@ async def _watching(size: Size, mariadb: MariaDB, database: Database) -> list[Nu
         await next_line(writer)
         for _ in range(size.runs):
             (alone,) = await cpu_percent(seconds, mariadb.pid)
-            async with running(database) as daemon, _readers(daemon, logs="DEBUG"):
+            async with running(database) as daemon, readers(daemon, READERS, logs="DEBUG"):
                 await asyncio.sleep(2.0)
                 mine, both = await cpu_percent(seconds, daemon.pid, mariadb.pid)
             ours.append(round(mine, 3))
@@ -70,22 +68,3 @@ async def _watching(size: Size, mariadb: MariaDB, database: Database) -> list[Nu
         Number(what, "% of a core", tuple(ours), limit=Limit("≤", 4.0)),
         Number("the same, in mariadbd", "% of a core", tuple(theirs), limit=Limit("≤", 2.0)),
     ]
-
-
-@contextlib.asynccontextmanager
-async def _readers(daemon: Measured, **subscribe: object) -> AsyncIterator[None]:
-    async with contextlib.AsyncExitStack() as stack:
-        tasks = []
-        for _ in range(READERS):
-            socket = await stack.enter_async_context(daemon.socket(HELLO))
-            await socket.snapshot(**subscribe)
-            tasks.append(asyncio.create_task(_read(socket)))
-        yield
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _read(socket: Socket) -> None:
-    while True:
-        await socket.ws.receive()

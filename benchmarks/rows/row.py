@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
-from collections.abc import AsyncIterator
 
 from benchmarks.appliance import jobs
-from benchmarks.daemon import HELLO, Measured, Socket, running, server
+from benchmarks.daemon import Measured, readers, running, server
 from benchmarks.harness import Limit, Number, Result, Size, cpu_percent, next_line, send, started_peer
 from benchmarks.rows.latency import QUIET
 from tests.support.eventually import eventually
@@ -36,11 +34,8 @@ async def measure(size: Size) -> Result:
             pass
         for _ in range(size.runs):
             for driver, clients in LIMITS:
-                async with (
-                    running(database, tree=size.tree, database__driver=driver) as daemon,
-                    _readers(daemon, clients) as readers,
-                ):
-                    mine, its = await _loaded(daemon, database, readers, size.of(6.0, 2.0))
+                async with running(database, tree=size.tree, database__driver=driver) as daemon:
+                    mine, its = await _loaded(daemon, database, clients, size.of(6.0, 2.0))
                 ours[driver, clients].append(round(mine, 2))
                 theirs[driver, clients].append(round(its, 2))
     return Result(
@@ -58,7 +53,7 @@ async def measure(size: Size) -> Result:
     )
 
 
-async def _loaded(daemon: Measured, database: Database, readers: list[_Reader], seconds: float) -> tuple[float, float]:
+async def _loaded(daemon: Measured, database: Database, clients: int, seconds: float) -> tuple[float, float]:
     """The CPU of the daemon and of the poller under the load, in percent of a core. All rows must come."""
     where = {"port": database.server.port, "name": database.name}
     ids = [str(row["id"]) for row in jobs(JOBS, 0)["job_tracking"]]
@@ -68,45 +63,24 @@ async def _loaded(daemon: Measured, database: Database, readers: list[_Reader], 
         "seconds": seconds + 2 * WARM,
         "connections": 1,
     }
-    async with started_peer("poller", driver="aiomysql", **where) as poller:
+    lines = [0] * clients
+
+    def count(client: int, frame: str) -> None:
+        lines[client] += frame.count('"type":"log"')
+
+    async with (
+        readers(daemon, clients, count, logs="DEBUG"),
+        started_peer("poller", driver="aiomysql", **where) as poller,
+    ):
         await next_line(poller)
         async with started_peer("writer", **where, **load) as writer:
             await next_line(writer)
             await asyncio.sleep(WARM)
             mine, its = await cpu_percent(seconds, daemon.pid, poller.pid)
             rows = len((await next_line(writer))["committed"])
-        await eventually(lambda: all(reader.lines == rows for reader in readers), within=QUIET)
+        await eventually(lambda: lines == [rows] * clients, within=QUIET)
         await asyncio.sleep(QUIET)
         send(poller)
         if (read := (await next_line(poller))["rows"]) != rows:
             raise RuntimeError(f"the poller read {read} of {rows} rows")
     return mine, its
-
-
-class _Reader:
-    """A websocket client of all jobs and all log lines. It only counts the lines."""
-
-    def __init__(self, socket: Socket) -> None:
-        self._socket = socket
-        self.lines = 0
-
-    async def read(self) -> None:
-        while True:
-            self.lines += (await self._socket.ws.receive_str()).count('"type":"log"')
-
-
-@contextlib.asynccontextmanager
-async def _readers(daemon: Measured, count: int) -> AsyncIterator[list[_Reader]]:
-    async with contextlib.AsyncExitStack() as stack:
-        readers: list[_Reader] = []
-        for _ in range(count):
-            socket = await stack.enter_async_context(daemon.socket(HELLO))
-            await socket.snapshot(logs="DEBUG")
-            readers.append(_Reader(socket))
-        tasks = [asyncio.create_task(reader.read()) for reader in readers]
-        try:
-            yield readers
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)

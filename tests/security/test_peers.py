@@ -8,6 +8,7 @@ import random
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import aiomqtt
 import pytest
@@ -15,10 +16,12 @@ import pytest
 from correlator.config.schema import Tls, client_context
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
+from tests.support.accepting import accepting
 from tests.support.certificates import Certificates
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mosquitto import Mosquitto
+from tests.support.servers import free_port
 
 DRIVERS = ("aiomysql", "asyncmy")
 
@@ -26,28 +29,16 @@ Talk = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
-async def listening(talk: Talk, **options: object) -> AsyncIterator[int]:
+async def listening(talk: Talk, **options: Any) -> AsyncIterator[int]:
     """A port where every connection is treated to `talk`."""
-    talks: set[asyncio.Task[None]] = set()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        talks.add(task)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             await talk(reader, writer)
-        writer.transport.abort()
-        with contextlib.suppress(OSError, asyncio.CancelledError):
-            await writer.wait_closed()
 
-    server = await asyncio.start_server(answer, "127.0.0.1", 0, **options)  # type: ignore[arg-type]
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in talks:
-            task.cancel()
-        await asyncio.gather(*talks, return_exceptions=True)
+    port = free_port()
+    async with accepting(answer, port, **options):
+        yield port
 
 
 def packet(number: int, payload: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The facts of a recording in a random order, and the comparison of a job's view with the recorded tables."""
+"""The facts of a recording, in a random order."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -67,30 +67,3 @@ def facts_of(recording, chance, *, reads=40):
     found += [reading_of(final, job_id, len(moments) + 1) for job_id in final["job_tracking"]]
     chance.shuffle(found)
     return found
-
-
-def agrees(view, tables):
-    """`view` is what the tables say of this job, and of each of its steps."""
-    row = tables["job_tracking"][view.job_id]
-    steps = {s["id"]: s for s in tables["job_steps"].values() if s["job_id"] == view.job_id}
-    assert view.status == row["status"]
-    assert (view.error or None) == (row["error_message"] or None)
-    assert view.started_at == micros(row["started_at"])
-    ended = row["completed_at"] or row["canceled_at"]
-    assert view.ended_at == (micros(ended) if row["status"] not in ("pending", "running") else None)
-    assert (view.percent == 100) is (row["status"] == "completed")
-    done = sum(s["status"] == "completed" for s in steps.values())
-    if row["percent_complete"] is None and row["status"] != "completed":
-        assert view.percent == (min(99.0, round(100 * done / len(steps), 1)) if steps else 0)
-    assert [s.id for s in view.steps] == sorted(steps, key=lambda i: (steps[i]["seq"], i))
-    for step in view.steps:
-        of = steps[step.id]
-        recorded = (
-            of["name"],
-            of["seq"],
-            of["status"],
-            micros(of["started_at"]),
-            micros(of["completed_at"]),
-            of["error_message"],
-        )
-        assert (step.name, step.seq, step.status, step.started_at, step.completed_at, step.error_message) == recorded

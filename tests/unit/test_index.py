@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -18,8 +19,9 @@ from correlator.model.facts import AttributedRow, Entry, Job, Kind, Reading, Sta
 from correlator.model.published import Event, PublishedJob
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from tests.support.documents import document_of, document_text
+from tests.support.expected_jobs import differences
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
-from tests.support.recorded_facts import agrees, facts_of, micros
+from tests.support.recorded_facts import facts_of, micros
 from tests.support.replay import expected
 from tests.support.there import there
 
@@ -113,9 +115,15 @@ def test_the_recording_in_any_order_and_any_batches_ends_as_its_tables(recording
         size = chance.choice([1, 5, 100])
         index.apply(found[:size], now)
         found = found[size:]
-    assert {s.job_id for s in index.published.all()} == tables["job_tracking"].keys()
+    documents = {shown.job_id: document_of(shown) for shown in index.published.all()}
+    assert differences(tables, documents) == []
     for shown in index.published.all():
-        agrees(shown.view, tables)
+        steps = [s for s in tables["job_steps"].values() if s["job_id"] == shown.job_id]
+        assert [s.id for s in shown.view.steps] == [s["id"] for s in sorted(steps, key=itemgetter("seq", "id"))]
+        row = rows[shown.job_id]
+        if row["percent_complete"] is None and row["status"] != "completed":
+            done = sum(s["status"] == "completed" for s in steps)
+            assert shown.view.percent == (min(99.0, round(100 * done / len(steps), 1)) if steps else 0)
         children = [
             (micros(r["started_at"]), i)
             for i, r in tables["job_tracking"].items()
