@@ -9,6 +9,7 @@ each connection, not for a name.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import email.utils
 import functools
@@ -198,27 +199,16 @@ class _Resolver(AbstractResolver):
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """Raises: OSError."""
-        loop = asyncio.get_running_loop()
-        result: asyncio.Future[list[Any]] = loop.create_future()
-
-        def settle(found: list[Any] | None, error: OSError | None) -> None:
-            if result.done():
-                return
-            if error is not None:
-                result.set_exception(error)
-            else:
-                result.set_result(found or [])
+        result: concurrent.futures.Future[list[Any]] = concurrent.futures.Future()
+        result.set_running_or_notify_cancel()  # A request may be cancelled, its query is not.
 
         def work() -> None:
-            found, error = None, None
             try:
-                found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
-            except OSError as failure:
-                error = failure
+                result.set_result(socket.getaddrinfo(host, port, family, socket.SOCK_STREAM))
             except UnicodeError:
-                error = OSError(None, "it is no valid host name")
-            with contextlib.suppress(RuntimeError):  # The loop has been closed meanwhile.
-                loop.call_soon_threadsafe(settle, found, error)
+                result.set_exception(OSError(None, "it is no valid host name"))
+            except OSError as error:
+                result.set_exception(error)
 
         threading.Thread(target=work, name="receiver-resolver", daemon=True).start()
         return [
@@ -230,7 +220,7 @@ class _Resolver(AbstractResolver):
                 proto=protocol,
                 flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
             )
-            for kind, _, protocol, _, address in await result
+            for kind, _, protocol, _, address in await asyncio.wrap_future(result)
         ]
 
     async def close(self) -> None:

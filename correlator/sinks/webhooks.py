@@ -493,13 +493,10 @@ class WebhookSink:
         self._instance = config.mqtt.instance
         self._bodies = Bodies(self._instance, None)
         self._endpoints: dict[str, WebhookEndpoint] = {}
-        self._tasks: dict[WebhookEndpoint, asyncio.Task[None]] = {}
-        self._outdated: set[WebhookEndpoint] = set()
-        """The endpoints whose task runs with earlier settings."""
         self._noted_events = NotedEvents()
         self._hub: Hub | None = None
+        self._group: asyncio.TaskGroup | None = None
         self._wake = asyncio.Event()
-        self._changed = asyncio.Event()
         self.prepare(config)()
         restored = event_log.pop_restored("webhooks", STORED_HEADS)
         lost = Counter(name for head, body in restored if (name := self._restore(head, body)) is not None)
@@ -533,13 +530,12 @@ class WebhookSink:
         self._show_part()
         unsubscribe = hub.subscribe(lambda batch: self._on_batch(hub, batch))
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._make_bodies(hub), name="webhook bodies")
-                while True:
-                    self._changed.clear()
-                    await self._start_and_end(group, hub)
-                    await self._changed.wait()
+            async with asyncio.TaskGroup() as self._group:
+                self._group.create_task(self._make_bodies(hub), name="webhook bodies")
+                for endpoint in self._endpoints.values():
+                    self._start(endpoint)
         finally:
+            self._group = None
             unsubscribe()
 
     # -- the configuration
@@ -549,14 +545,17 @@ class WebhookSink:
             self._endpoints.pop(name).remove()
         for name, (webhook, context) in wanted.items():
             known = self._endpoints.get(name)
-            if known is None:
-                self._endpoints[name] = WebhookEndpoint(webhook, context, self._event_log, self._timings)
+            if known is not None:
+                known.configure(webhook, context)
                 continue
-            if webhook != known.webhook or webhook.ca is not None:  # The CA file may have changed.
-                self._outdated.add(known)
-            known.configure(webhook, context)
+            self._endpoints[name] = WebhookEndpoint(webhook, context, self._event_log, self._timings)
+            self._start(self._endpoints[name])
         self._show_part()
-        self._changed.set()
+
+    def _start(self, endpoint: WebhookEndpoint) -> None:
+        """Start the task of an endpoint, if the sink runs. It ends when the endpoint is removed."""
+        if self._group is not None and self._hub is not None:
+            self._group.create_task(endpoint.run(self._hub), name=f"webhook {endpoint.webhook.name}")
 
     def _show_part(self) -> None:
         if self._hub is None:
@@ -565,22 +564,6 @@ class WebhookSink:
             self._hub.readiness[PART] = self.describe
         else:
             self._hub.readiness.pop(PART, None)
-
-    async def _start_and_end(self, group: asyncio.TaskGroup, hub: Hub) -> None:
-        """End the tasks of endpoints that were removed or changed, and start those that are missing."""
-        wanted = set(self._endpoints.values())
-        ended = {e: task for e, task in self._tasks.items() if e not in wanted or e in self._outdated}
-        self._outdated.clear()
-        running = set(ended.values())
-        while running:
-            for task in running:
-                task.cancel()
-            _, running = await asyncio.wait(running, timeout=2 * self._timings.goodbye_within)
-        for endpoint in ended:
-            del self._tasks[endpoint]
-        for endpoint in self._endpoints.values():
-            if endpoint not in self._tasks:
-                self._tasks[endpoint] = group.create_task(_run(endpoint, hub), name=f"webhook {endpoint.webhook.name}")
 
     # -- events
 
@@ -654,11 +637,6 @@ class WebhookSink:
         """
         age = min(time.time() - at, self._timings.give_up_after - self._timings.after_start)
         return time.monotonic() - max(0.0, age)
-
-
-async def _run(endpoint: WebhookEndpoint, hub: Hub) -> None:
-    with hub.live.heartbeat("webhooks", STUCK_AFTER) as beat:
-        await endpoint.run(beat)
 
 
 MAX_NOTED = 20_000
@@ -750,7 +728,9 @@ class WebhookEndpoint:
     """One webhook. Use it from one event loop only. `context`: the TLS context of its connections."""
 
     def __init__(self, webhook: Webhook, context: ssl.SSLContext, event_log: EventLog, timings: WebhookTimings) -> None:
-        self.webhook, self._context = webhook, context
+        self.webhook = webhook
+        self._target: Receiver | None = receiver(webhook, context)
+        """Where events are sent. None: the webhook is not configured any more."""
         self._event_log = event_log
         self._timings = timings
         self._deliveries = Deliveries(event_log, timings)
@@ -762,7 +742,6 @@ class WebhookEndpoint:
         """Why the receiver does not accept events; None: it does, as far as is known."""
         self._refused: dict[int, str] = {}
         """Why the receiver refused an event, by its number."""
-        self._failure: BaseException | None = None
         self._wake = asyncio.Event()
         name = webhook.name
         for reason in DROP_REASONS:
@@ -773,8 +752,10 @@ class WebhookEndpoint:
         metrics.WEBHOOK_QUEUE_AGE.labels(name).set_function(self._age)
 
     def configure(self, webhook: Webhook, context: ssl.SSLContext) -> None:
-        """Use other settings from the next `run` on, and send again to a receiver that was gone."""
-        self.webhook, self._context = webhook, context
+        """Use other settings, and send again to a receiver that was gone."""
+        if webhook != self.webhook or webhook.ca is not None:  # The CA file may have changed.
+            self._target = receiver(webhook, context)
+        self.webhook = webhook
         if self._disabled:
             self._disabled, self._away = False, None
         self._wake.set()
@@ -801,7 +782,8 @@ class WebhookEndpoint:
         if count := len(self._deliveries):
             log.warning("webhook %s was removed from the configuration: %d events dropped", self.webhook.name, count)
         self._forget("removed", self._deliveries.clear())
-        self._disabled = True
+        self._target = None
+        self._wake.set()
         for gauge in (metrics.WEBHOOK_PENDING, metrics.WEBHOOK_QUEUE_AGE):
             with contextlib.suppress(KeyError):
                 gauge.remove(self.webhook.name)
@@ -815,42 +797,38 @@ class WebhookEndpoint:
             error = self._late()
         return {"ok": error is None, "pending": len(self._deliveries), "disabled": self._disabled, "error": error}
 
-    async def run(self, beat: Callable[[], None]) -> None:
-        """Send what the queue allows, until cancelled. `beat`: the heartbeat. Raises: defects of the program alone."""
-        self._deliveries.restart()
-        target, session = receiver(self.webhook, self._context), open_session(allow_private=self.webhook.allow_private)
-        attempts: set[asyncio.Task[None]] = set()
-        try:
-            while True:
-                beat()
-                self._wake.clear()
-                if self._failure is not None:
-                    raise self._failure
-                now = time.monotonic()
-                self._judge_age(now)
-                if not self._disabled and (delivery := self._deliveries.pop_next(now)) is not None:
-                    attempt = self._attempt(target, session, delivery)
-                    task = asyncio.create_task(attempt, name=f"webhook {self.webhook.name}")
-                    attempts.add(task)
-                    task.add_done_callback(attempts.discard)
-                    task.add_done_callback(self._ended)
-                    continue
-                due = None if self._disabled else self._deliveries.due(now)
-                await set_within(self._wake, BEAT if due is None else min(BEAT, max(0.0, due - now)))
-        except asyncio.CancelledError:
-            if attempts:
-                await asyncio.wait(attempts, timeout=self._timings.goodbye_within)
-            raise
-        finally:
-            for task in [*attempts]:
-                task.cancel()
-            await asyncio.gather(*attempts, return_exceptions=True)
-            await session.close()
+    async def run(self, hub: Hub) -> None:
+        """Send what the queue allows, until cancelled or removed. Raises: defects of the program alone."""
+        with hub.live.heartbeat("webhooks", STUCK_AFTER) as beat:
+            while (target := self._target) is not None:
+                await self._send(target, beat)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._failure = error
-        self._wake.set()
+    async def _send(self, target: Receiver, beat: Callable[[], None]) -> None:
+        """Send to `target` until a reload changes it. Requests in flight then have some seconds to end."""
+        self._deliveries.restart()
+        attempts: set[asyncio.Task[None]] = set()
+        session = open_session(allow_private=self.webhook.allow_private)
+        async with session, asyncio.TaskGroup() as group:
+            try:
+                while self._target is target:
+                    beat()
+                    self._wake.clear()
+                    now = time.monotonic()
+                    self._judge_age(now)
+                    if not self._disabled and (delivery := self._deliveries.pop_next(now)) is not None:
+                        attempt = self._attempt(target, session, delivery)
+                        task = group.create_task(attempt, name=f"webhook {self.webhook.name}")
+                        attempts.add(task)
+                        task.add_done_callback(attempts.discard)
+                        task.add_done_callback(lambda _: self._wake.set())
+                        continue
+                    due = None if self._disabled else self._deliveries.due(now)
+                    await set_within(self._wake, BEAT if due is None else min(BEAT, max(0.0, due - now)))
+            finally:
+                if attempts:
+                    await asyncio.wait(attempts, timeout=self._timings.goodbye_within)
+                for task in attempts:
+                    task.cancel()
 
     async def _attempt(self, target: Receiver, session: aiohttp.ClientSession, delivery: Delivery) -> None:
         webhook = self.webhook
@@ -858,8 +836,8 @@ class WebhookEndpoint:
         answer = await target.post(session, delivery.body, signed)
         verdict = judge(answer)
         metrics.WEBHOOK_REQUESTS.labels(webhook.name, verdict.value).inc()
-        if verdict is not Verdict.ACCEPTED and (delivery.number not in self._deliveries or webhook != self.webhook):
-            return  # Another response ended all events (410), or the next `run` sends them to the receiver of today.
+        if verdict is not Verdict.ACCEPTED and (delivery.number not in self._deliveries or target is not self._target):
+            return  # Another response ended all events (410), or the receiver of today gets them.
         now = time.monotonic()
         if verdict is not Verdict.ACCEPTED:
             self._lateness.fails()
