@@ -78,21 +78,15 @@ async def inspect(config: Config, queries: Queries, session: Session, of_daemon:
 
 async def read_log(config: Config, queries: Queries, session: Session, now: int) -> LogOfDay:
     """Read the newest rows of the last day, from the end backwards. `now`: Unix seconds of the database's clock."""
-    log = LogOfDay(config.jobs.external_id_keys)
-    until = time.monotonic() + READ_WITHIN
-    first = await queries.first_since(session, (now - DAY) * 1_000_000)
-    if begun := await queries.rows_from(session, first, 1):  # the first id may be much higher
-        first = begun[0].id
-    last = await queries.last_id(session)
-    floor = max(first, last - MAX_ROWS + 1)
-    log.whole = floor == first
-    while last >= floor:
-        begin = max(floor, last - ROWS_AT_ONCE + 1)
-        log.add(row for row in await queries.rows_from(session, begin, ROWS_AT_ONCE) if row.id <= last)
-        last = begin - 1
-        if time.monotonic() > until:
-            log.whole = log.whole and last < floor
-            break
+    log, last = LogOfDay(config.jobs.external_id_keys), await queries.last_id(session)
+    since, until = (now - DAY) * 1_000_000, time.monotonic() + READ_WITHIN
+    while log.rows < MAX_ROWS and time.monotonic() <= until:
+        rows = await queries.light_rows_upto(session, last, ROWS_AT_ONCE)
+        log.add(row for row in rows if row.ts >= since)
+        if len(rows) < ROWS_AT_ONCE or rows[-1].ts < since:
+            return log
+        last = rows[-1].id - 1
+    log.whole = False
     return log
 
 

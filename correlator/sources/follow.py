@@ -413,7 +413,7 @@ class Follower:
             self._check_now.clear()
             queries.zone = await self.database.zone(session)
             await self._give_up_columns(queries)
-            if await self.database.schema_mark(session) != queries.schema.mark:
+            if await self.database.schema(session) != queries.schema:
                 raise SchemaChanged
             if feed.status.has_few_connections:
                 await self._count_connections(feed)

@@ -281,12 +281,12 @@ LONG_SILENT = 100_000.0
 
 def polls(cadence: Cadence, jobs: set[str], first: int, last: int) -> list[list[str]]:
     """What is due at each second."""
-    return [cadence.due(jobs, lambda _: LONG_SILENT, float(now)) for now in range(first, last)]
+    return [cadence.due(jobs, lambda _: LONG_SILENT, float(now), 120.0) for now in range(first, last)]
 
 
 def test_each_silent_job_is_read_within_the_longest_interval():
     """Evenly: no second has three times as many as it would have if all had the same."""
-    cadence = Cadence(1.0, 120.0)
+    cadence = Cadence(1.0)
     for first in (0, 121, 242):
         read = polls(cadence, JOBS, first, first + 121)
         assert {i for found in read for i in found} == JOBS
@@ -295,7 +295,7 @@ def test_each_silent_job_is_read_within_the_longest_interval():
 
 
 def test_a_touched_job_is_read_at_the_next_poll_and_then_every_second_for_a_while():
-    cadence = Cadence(1.0, 120.0)
+    cadence = Cadence(1.0)
     polls(cadence, JOBS, 0, 130)
     cadence.touch(["job-7", "unknown"], 130.5)
     assert all("job-7" in found for found in polls(cadence, JOBS, 131, 141))
@@ -305,8 +305,8 @@ def test_a_touched_job_is_read_at_the_next_poll_and_then_every_second_for_a_whil
 
 
 def test_the_interval_grows_with_the_silence():
-    cadence = Cadence(1.0, 120.0)
-    alive = [t for t in range(5_000) if cadence.due({"a"}, lambda _: 0.0, float(t))]
+    cadence = Cadence(1.0)
+    alive = [t for t in range(5_000) if cadence.due({"a"}, lambda _: 0.0, float(t), 120.0)]
     gaps = [b - a for a, b in itertools.pairwise(alive)]
     assert gaps == sorted(gaps)
     assert (gaps[1], gaps[-1]) == (1, 120)

@@ -51,10 +51,6 @@ class Address:
         return bool(self.unix_socket) or is_loopback(self.host)
 
 
-_SUM = "CRC32(CONCAT_WS(' ', table_name, column_name, data_type))"
-_OURS = f"table_schema = DATABASE() AND table_name IN ({', '.join(repr(table) for table in TABLES)})"
-
-
 class MariaDBSession:
     """One connection. Satisfies `correlator.sources.db.session.Session`.
 
@@ -208,18 +204,14 @@ class MariaDBDatabase:
             raise SourceUnavailable(detail, reason) from error
 
     async def _prepare(self, session: MariaDBSession, level: str) -> None:
-        for statement in (
-            # The server's deadlines are shorter than ours: it then ends the statement, not the connection. The one for
-            # locks is the shortest: its error names the lock.
-            f"SET SESSION max_statement_time = {self._query_timeout * 0.9:.3f}",
-            f"SET SESSION lock_wait_timeout = {max(1, int(self._query_timeout / 2))}",
-            "SET SESSION time_zone = '+00:00', wait_timeout = 28800, sql_mode = ''",
-            f"SET SESSION TRANSACTION ISOLATION LEVEL {level}",
-            "SET SESSION TRANSACTION READ ONLY",
-            # A driver that receives a warning queries its text and prints it.
-            "SET SESSION max_error_count = 0",
-        ):
-            await session.query(statement)
+        # The server's deadlines are shorter than ours: it then ends the statement, not the connection. The one for
+        # locks is the shortest: its error names the lock. A driver that receives a warning queries and prints its text.
+        await session.query(
+            f"SET SESSION max_statement_time = {self._query_timeout * 0.9:.3f},"
+            f" lock_wait_timeout = {max(1, int(self._query_timeout / 2))},"
+            " time_zone = '+00:00', wait_timeout = 28800, sql_mode = '', max_error_count = 0"
+        )
+        await session.query(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}, READ ONLY")
         found: dict[str, str] = dict(
             await session.query(
                 # From 11.1 on, two of them exist in both spellings; before that, in one.
@@ -241,18 +233,13 @@ class MariaDBDatabase:
 
     async def schema(self, session: Session) -> Schema:
         rows = await session.query(
-            f"SELECT table_name, column_name, data_type, {_SUM} FROM information_schema.columns WHERE {_OURS}"
+            "SELECT table_name, column_name, data_type FROM information_schema.columns"
+            f" WHERE table_schema = DATABASE() AND table_name IN ({', '.join(map(repr, TABLES))})"
         )
         found: dict[str, dict[str, str]] = {table: {} for table in TABLES}
-        for table, column, kind, _ in rows:
+        for table, column, kind in rows:
             found[table.lower()][column.lower()] = kind.lower()
-        return Schema(found, (len(rows), sum(int(row[3]) for row in rows)))
-
-    async def schema_mark(self, session: Session) -> object:
-        (mark,) = await session.query(
-            f"SELECT COUNT(*), CAST(COALESCE(SUM({_SUM}), 0) AS UNSIGNED) FROM information_schema.columns WHERE {_OURS}"
-        )
-        return mark
+        return Schema(found)
 
     async def connections(self, session: Session) -> int:
         return max(0, int((await session.query("SELECT @@SESSION.max_user_connections"))[0][0]))

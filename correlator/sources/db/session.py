@@ -72,14 +72,9 @@ OLDER_GENERATION = frozenset({"log_events.external_job_id", "job_tracking.contex
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """The columns of `TABLES` that an appliance has: table → column → its type, in lower case.
-
-    `mark`: what `Database.schema_mark` returns while it is like that. It comes from the same query: of a mark that is
-    read by itself nobody knows whether a column was away for a moment in between.
-    """
+    """The columns of `TABLES` that an appliance has: table → column → its type, in lower case."""
 
     columns: Mapping[str, Mapping[str, str]]
-    mark: object = None
 
     def has(self, table: str, *columns: str) -> bool:
         """True if the table exists with all of `columns`."""
@@ -196,9 +191,6 @@ class Database(Protocol):
         """A new session. A `dirty` one also reads rows that are not committed yet."""
 
     async def schema(self, session: Session) -> Schema: ...
-
-    async def schema_mark(self, session: Session) -> object:
-        """`Schema.mark` of what `schema` would return. It is asked every few seconds: it costs less."""
 
     async def connections(self, session: Session) -> int:
         """How many connections the account may have at once, as of the begin of `session`; 0: any number."""

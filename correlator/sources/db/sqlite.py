@@ -112,10 +112,7 @@ class SQLiteDatabase:
         for table in TABLES:
             rows = await session.query(f"SELECT name, type FROM pragma_table_info('{table}')")
             found[table] = {name.lower(): kind.lower().split("(")[0] for name, kind in rows}
-        return Schema(found, found)
-
-    async def schema_mark(self, session: Session) -> object:
-        return (await self.schema(session)).mark
+        return Schema(found)
 
     async def connections(self, session: Session) -> int:
         del session

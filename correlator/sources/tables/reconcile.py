@@ -115,7 +115,7 @@ class Reconcile:
     """The jobs that were read without their steps since then, or since `load_steps` began."""
 
     def __post_init__(self) -> None:
-        self._cadence = Cadence(self.interval, SILENT_EVERY)
+        self._cadence = Cadence(self.interval)
         for kind in LOST:
             metrics.CORRECTIONS.labels(kind)  # nothing lost is a series with the value 0, not a missing one
 
@@ -264,9 +264,9 @@ class Reconcile:
             now, active = time.monotonic(), feed.known.active()
             ids |= await self._compare(queries, session, count, active, now)
             stamped = queries.schema.has("job_tracking", "updated_at")
-            self._cadence.longest = max(self.interval, SILENT_EVERY if stamped else SILENT_WITHOUT_STAMP)
+            longest = SILENT_EVERY if stamped else SILENT_WITHOUT_STAMP
             at = feed.status.clock()
-            ids.update(self._cadence.due(active, lambda i: feed.known.silent_for(i, at), now))
+            ids.update(self._cadence.due(active, lambda i: feed.known.silent_for(i, at), now, longest))
             if not self._round:
                 self._round = [i for i in feed.known.joblog_ids() if i not in active]
                 self._share = math.ceil(len(self._round) * self.interval / ROUND)
@@ -346,11 +346,10 @@ class Cadence:
 
     Args:
         shortest: Seconds between two readings of an active job.
-        longest: Seconds between two readings of any other.
     """
 
-    def __init__(self, shortest: float, longest: float) -> None:
-        self.shortest, self.longest = shortest, max(shortest, longest)
+    def __init__(self, shortest: float) -> None:
+        self._shortest = shortest
         self._alive: dict[str, float] = {}
         """When each job was last active."""
         self._due: dict[str, float] = {}
@@ -365,17 +364,20 @@ class Cadence:
                 if self._due[job_id] > now:
                     self._plan(job_id, now)
 
-    def due(self, active: AbstractSet[str], silent_for: Callable[[str], float], now: float) -> list[str]:
+    def due(
+        self, active: AbstractSet[str], silent_for: Callable[[str], float], now: float, longest: float
+    ) -> list[str]:
         """The jobs to read now; their next reading is scheduled.
 
         Args:
             active: All jobs that have not ended.
             silent_for: Seconds since the last activity of a job; called for new ones.
+            longest: Seconds between two readings of a silent job.
         """
         for job_id in active - self._alive.keys():
             self._alive[job_id] = now - max(0.0, silent_for(job_id))
             # The first round is spread: otherwise all jobs of a start would be due together, again and again.
-            self._plan(job_id, now + self._wait(job_id, now) * crc32(job_id.encode()) / 2**32)
+            self._plan(job_id, now + self._wait(job_id, now, longest) * crc32(job_id.encode()) / 2**32)
         found = []
         while self._heap and self._heap[0][0] <= now:
             at, job_id = heapq.heappop(self._heap)
@@ -383,17 +385,17 @@ class Cadence:
                 continue
             if job_id in active:
                 found.append(job_id)
-                self._plan(job_id, now + self._wait(job_id, now))
+                self._plan(job_id, now + self._wait(job_id, now, longest))
             else:
                 del self._alive[job_id], self._due[job_id]
         return found
 
     def lively(self, now: float) -> list[str]:
         """The jobs that are read at the shortest interval."""
-        return [i for i, at in self._alive.items() if now - at < self.shortest * GROWTH]
+        return [i for i, at in self._alive.items() if now - at < self._shortest * GROWTH]
 
-    def _wait(self, job_id: str, now: float) -> float:
-        return min(self.longest, max(self.shortest, (now - self._alive[job_id]) / GROWTH))
+    def _wait(self, job_id: str, now: float, longest: float) -> float:
+        return max(self._shortest, min(longest, (now - self._alive[job_id]) / GROWTH))
 
     def _plan(self, job_id: str, at: float) -> None:
         self._due[job_id] = at
