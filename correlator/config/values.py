@@ -351,7 +351,8 @@ def labels(raw: object) -> tuple[str, ...]:
     if not isinstance(raw, list) or len(raw) > MAX_LABELS or not all(isinstance(line, str) for line in raw):
         raise ValueError(_LABELS)
     found = titles(raw)
-    if len(found) < len(raw) or not all(name and _is_title(title) for name, title in found.items()):
+    right = (name and 0 < len(title) <= MAX_TITLE and title.isprintable() for name, title in found.items())
+    if len(found) < len(raw) or not all(right):
         raise ValueError(_LABELS)
     return tuple(raw)
 
@@ -360,10 +361,6 @@ def titles(lines: Iterable[str]) -> dict[str, str]:
     """Return the titles by their names."""
     parts = (line.partition("=") for line in lines)
     return {name.strip(): title.strip() for name, _, title in parts}
-
-
-def _is_title(text: str) -> bool:
-    return 0 < len(text) <= MAX_TITLE and text.isprintable()
 
 
 def is_loopback(host: str) -> bool:

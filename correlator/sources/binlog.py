@@ -94,8 +94,8 @@ class ChangedTables:
         self.began = True
         kind = data[at + _TYPE] if length > _TYPE - _STATUS else 0
         if kind == TABLE_MAP:
-            for name in self._mapped(data, at + _BODY + 8):
-                changed[name] = changed.get(name, 0) + 1
+            if (mapped := self._mapped(data, at + _BODY + 8)) is not None:
+                changed[mapped] = changed.get(mapped, 0) + 1
         elif kind == QUERY:
             head = data[at + _BODY : at + 4 + min(length, NEEDED)]
             for name in {self._tables[found.lower()] for found in self._named.findall(head)}:
@@ -104,11 +104,9 @@ class ChangedTables:
             for name in self._tables.values():  # not worth unpacking: an unneeded read does no harm
                 changed[name] = changed.get(name, 0) + 1
 
-    def _mapped(self, data: bytes, at: int) -> Iterable[str]:
+    def _mapped(self, data: bytes, at: int) -> str | None:
         """The table of a TABLE_MAP event if it is one of ours. It holds two names, each with its length and a NUL."""
         schema = at + 1 + data[at]
         table = schema + 2 + data[schema + 1]
-        if data[at + 1 : schema].lower() == self._database:
-            name = self._tables.get(data[schema + 2 : table].lower())
-            if name is not None:
-                yield name
+        ours = data[at + 1 : schema].lower() == self._database
+        return self._tables.get(data[schema + 2 : table].lower()) if ours else None

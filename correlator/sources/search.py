@@ -35,7 +35,7 @@ from correlator.bounded import BoundedDict
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.sizes import Sizes
-from correlator.model.rows import JobRecord, LegacyRecord
+from correlator.model.rows import LegacyRecord
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.searches import Place
@@ -314,10 +314,8 @@ class Lookup:
     async def _carrying(self, queries: Queries, session: Session, ids: Sequence[str], name: str) -> list[str]:
         """Those of `ids` that have exactly this ID; the collation of the database ignores case."""
         records = await queries.jobs_by_id(session, ids)
-        return [i for i in ids if i in records and self._carries(records[i], name)]
-
-    def _carries(self, record: JobRecord, name: str) -> bool:
-        return name in joblog.external_ids(record.external_job_id, record.metadata, self._keys)
+        found = [records[i] for i in ids if i in records]
+        return [r.job_id for r in found if name in joblog.external_ids(r.external_job_id, r.metadata, self._keys)]
 
 
 async def owned(

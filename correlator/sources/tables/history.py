@@ -263,7 +263,7 @@ async def _newest_ended(
         # In hexadecimal, as the collation of the database may ignore case.
         texts = [f"HEX(COALESCE({queries.expression('job_tracking', c)}, ''))" for c in ("job_type", "operation")]
         where += f" AND NOT ({texts[0]} = {mark} AND {texts[1]} IN ({queries.dialect.marks(operations)}))"
-        args += [_hex(text) for text in (job_type, *operations)]
+        args += [text.encode().hex().upper() for text in (job_type, *operations)]
     selected = ", ".join(queries.expression("job_tracking", column) for column in columns)
     sql = f"SELECT {_STORED}, id, {selected} FROM job_tracking WHERE {where} {_NEWEST} LIMIT {limit}"
     found = []
@@ -280,10 +280,6 @@ def _between(queries: Queries, since: str, before: Place | None) -> tuple[str, l
         return f"completed_at >= {mark}", [since]
     where = f"completed_at >= {mark} AND completed_at <= {mark} AND (completed_at < {mark} OR id < {mark})"
     return where, [since, before[0], before[0], before[1]]
-
-
-def _hex(text: str) -> str:
-    return text.encode().hex().upper()
 
 
 async def _vm_names(queries: Queries, session: Session, job_ids: Sequence[str]) -> dict[str, str]:
