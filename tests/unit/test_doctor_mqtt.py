@@ -39,6 +39,8 @@ def test_a_healthy_standby_is_as_it_should_be():
     report = {"ready": False, "parts": {"cluster": part}}
     check = daemon.judge(report, {"live": True}, None)
     assert (check.status, check.summary) == ("ok", "the standby of oma, as it should be; host-1 is active")
+    part.pop("active")
+    assert daemon.judge(report, {"live": True}, None).summary == "the standby of oma, as it should be"
     part["connected"] = False
     assert daemon.judge(report, {"live": True}, None).status == "warning"
 
@@ -132,12 +134,20 @@ def test_the_permission_to_publish_devices_is_tried_without_a_topic_of_any_vm(lo
 
 
 @pytest.mark.parametrize(
-    ("code", "says"), [(5, "mosquitto_passwd"), (134, "mosquitto_passwd"), (136, "nc -vz 10.0.0.7 1883")]
+    ("code", "says"),
+    [*((code, "mosquitto_passwd") for code in (4, 5, 134, 135)), (136, "nc -vz 10.0.0.7 1883")],
 )
 def test_a_refused_broker_login_has_its_fix(code, says):
     check = mqtt.judge_login(SETTINGS, aiomqtt.MqttCodeError(code, "refused"))
     assert check.status == "failure"
     assert any(says in line for line in check.fix)
+    if says == "mosquitto_passwd":
+        given = config(mqtt__username="correlator", mqtt__password="secret").mqtt
+        with_one = mqtt.judge_login(given, aiomqtt.MqttCodeError(code, "refused"))
+        assert ("no password was given" in check.detail[0], "a password was given" in with_one.detail[0]) == (
+            True,
+            True,
+        )
     local = config(mqtt__url="mqtt://[::1]:1883")
     check = mqtt.judge_login(local.mqtt, aiomqtt.MqttError("Connection refused"))
     assert copyable(Setting(local, None, {}), check).fix == ("systemctl start mosquitto",)
@@ -235,6 +245,9 @@ async def test_a_silent_program_on_the_port_and_an_unreachable_url_are_failures(
         assert "does not answer within" in found.checks[0].summary
         asked = await daemon.inspect(config(), f"127.0.0.1:{free_port()}", "")
         assert asked.checks[0].status == "failure"
+    for listen, says in (f"127.0.0.1:{free_port()}", "no daemon runs"), ("127.0.0.1:0", "any free port"):
+        (check,) = (await daemon.inspect(config(http__listen=listen), None, "")).checks
+        assert (check.status, says in check.summary) == ("ok", True), check
     assert msgspec.to_builtins(found.checks[0])["status"] == "failure"
 
 
@@ -291,3 +304,4 @@ async def test_a_token_is_shown_where_its_configuration_listens_and_one_is_asked
         asking, others = ("/metrics", "/api/v1/operations"), ("/health/ready", "/health/live", "/ws")
         assert listener.tokens == dict.fromkeys(asking, shown) | dict.fromkeys(others)
         assert (here.epoch, here.metrics, here.corrections) == ("e1", METRICS, {"job_ended": 3.0})
+        assert here.publishes
