@@ -77,35 +77,24 @@ def estimate(
                 late_grace = max(LATE_GRACE * typical, LEAST_LATE_GRACE / scale)
                 share = len(point.longer(waited - late_grace)) / len(point)
         if answer is None or len(longer) >= MIN_ANSWERS:
-            answer = _Answer(longer, point, waited, scale, tails)
+            answer = longer, point, waited, scale
         if len(longer) >= MIN_ANSWERS:
             break
     assert answer is not None
-    p50, runs = answer.quantile(0.5), len(answer.point)
-    p90 = max(p50, answer.quantile(level))
-    return Estimate(p50, p90, answer.quantile(PERCENT_LEVEL), runs, _state(runs, share), not share)
+    longer, point, waited, scale = answer
+    runs, longest = len(point), max(point.remaining[-1], waited)
+    if not longer:  # It waited longer than any run: what followed the wait in those is still to come.
+        longest = max(longest, waited + point.typical_rest())
 
-
-class _Answer:
-    """The runs at one point that waited `longer` than this job, on the scale of the point."""
-
-    __slots__ = ("longer", "longest", "point", "scale", "tails", "waited")
-
-    def __init__(self, longer: list[float], point: Point, waited: float, scale: float, tails: Tails) -> None:
-        self.longer, self.point, self.waited, self.scale, self.tails = longer, point, waited, scale, tails
-        self.longest = max(point.remaining[-1], waited)
-        if not longer:  # It waited longer than any run: what followed the wait in those is still to come.
-            self.longest = max(self.longest, waited + point.typical_rest())
-
-    def quantile(self, level: float) -> float:
+    def quantile(level: float) -> float:
         """Seconds. One run more is counted, longer than all known ones: beyond them, its Pareto tail answers."""
-        place = level * (len(self.longer) + 1)
+        place = level * (len(longer) + 1)
         rank = ceil(place - 1e-9)
-        if rank <= len(self.longer):
-            total = self.longer[max(1, rank) - 1]
-        else:
-            total = self.tails.beyond(len(self.point), self.longest, place - len(self.longer))
-        return min(HORIZON, self.scale * max(0.0, total - self.waited))
+        total = longer[max(1, rank) - 1] if rank <= len(longer) else tails.beyond(runs, longest, place - len(longer))
+        return min(HORIZON, scale * max(0.0, total - waited))
+
+    p50 = quantile(0.5)
+    return Estimate(p50, max(p50, quantile(level)), quantile(PERCENT_LEVEL), runs, _state(runs, share), not share)
 
 
 def _state(runs: int, share: float) -> ForecastState:

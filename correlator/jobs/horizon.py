@@ -101,7 +101,8 @@ class Horizon:
             last = self._restored
         else:
             return self.watched(now)
-        return min(max(now - self._unwatched, last), last + SEEN_AT_ONCE)
+        watched = now - self._unwatched
+        return last if watched < last else min(watched, last + SEEN_AT_ONCE)
 
     def log_watched(self, now: Micros) -> Micros:
         """Watched time of the log alone, up to the last report on it. Only differences have a meaning."""

@@ -23,6 +23,7 @@ Invariants:
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TypeAlias
@@ -62,8 +63,6 @@ WAIT_FOR = 30_000_000
 _StepRow: TypeAlias = tuple[Micros, Entry, bool]
 """The arrival time of a row, the row, and True if it belongs to the log's past."""
 
-_NONE: frozenset[str] = frozenset()
-
 
 class _Turn:
     """One call of the index: the jobs to settle, why, and the outcome so far.
@@ -74,9 +73,6 @@ class _Turn:
     `parents`: set while a checkpoint is restored, for parents that are settled once all jobs are there; `restored`:
     what it has of jobs that were not settled yet.
     """
-
-    __slots__ = ("attributed", "changes", "doubts", "dropped", "ended", "events", "evicted", "lost", "named", "now",
-                 "parents", "past", "restored", "silent", "unread", "unread_steps", "wrote")  # fmt: skip
 
     def __init__(
         self,
@@ -92,7 +88,7 @@ class _Turn:
         self.doubts = False
         self.wrote: set[str] = set()
         self.silent: set[str] = set()
-        self.evicted: frozenset[str] = _NONE
+        self.evicted: frozenset[str] = frozenset()
         self.changes: list[Change] = []
         self.events: list[Event] = []
         self.attributed: list[AttributedRow] = []
@@ -179,22 +175,17 @@ class Index:
     def apply(self, facts: Iterable[Fact], now: Micros) -> Outcome:
         """Apply `facts`. The changes of a job are one, however many facts it has; another follows those of a child."""
         turn = _Turn(now, past=self.loading)
-        rows: dict[str, list[Entry]] = {}
+        rows: defaultdict[str, list[Entry]] = defaultdict(list)
         """For each job, the rows that are not joined yet. They are joined together, which is cheaper."""
         for fact in facts:
             if isinstance(fact, Reading):
-                if entries := rows.pop(fact.job_id, None):
-                    self._join_rows(fact.job_id, entries, turn)
                 self._join_reading(fact, turn)
             elif (job_id := self._attribute(fact, turn, past=turn.past)) is not None:
-                if job_id in rows:
-                    rows[job_id].append(fact)
-                else:
-                    rows[job_id] = [fact]
-                    turn.named[job_id] = None
-                    turn.wrote.add(job_id)
+                rows[job_id].append(fact)
         for job_id, entries in rows.items():
             self._join_rows(job_id, entries, turn)
+            turn.named[job_id] = None
+            turn.wrote.add(job_id)
         self._settle(turn)
         if self.loading:
             self._removed.has_read(self._newest_time)
@@ -206,10 +197,10 @@ class Index:
 
         The tables were read after these rows were written, so `entries` have a lower `observed_at` than any reading.
         """
-        turn, rows = _Turn(now, past=True), dict[str, list[Entry]]()
+        turn, rows = _Turn(now, past=True), defaultdict[str, list[Entry]](list)
         for entry in entries:
             if (job_id := self._attribute(entry, turn, past=True)) is not None:
-                rows.setdefault(job_id, []).append(entry)
+                rows[job_id].append(entry)
         for job_id, some in rows.items():
             self._join_rows(job_id, some, turn)
             self._incomplete[job_id] = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec import Struct
+
 from correlator.jobs import fold
 from correlator.jobs.directory import Family
 from correlator.jobs.forecasted_job import TrackedJob
@@ -45,11 +47,8 @@ class Record:
         return news
 
 
-class LegacyRow:
+class LegacyRow(Struct):
     """One row of `failover_jobs`. `silent`: it was read while loading, so its publication causes no events."""
 
-    __slots__ = ("row", "silent")
-
-    def __init__(self, row: LegacyRecord) -> None:
-        self.row = row
-        self.silent = False
+    row: LegacyRecord
+    silent: bool = False
