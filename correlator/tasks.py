@@ -155,6 +155,14 @@ async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
     return event.is_set()
 
 
+async def quiet(event: asyncio.Event, after: float, within: float) -> None:
+    """Wait until `event` has not been set for `after` seconds, at most `within`."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(within):
+            while await set_within(event, after):
+                event.clear()
+
+
 @contextlib.contextmanager
 def set_by_signals(*numbers: signal.Signals) -> Iterator[asyncio.Event]:
     """Yield an event that these signals set. Outside the main thread no handler is installed."""

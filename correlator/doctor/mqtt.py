@@ -7,7 +7,6 @@ The checks use a client ID of their own, so that the daemon's session is not tak
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.connection import DEFAULT, LOST, Closed, Connector, MqttClient, code_of, describe_reason
 from correlator.sinks.mqtt.topics import Topics
-from correlator.tasks import set_within
+from correlator.tasks import quiet, set_within
 
 LOGIN, ACL, RETAINED = "broker.login", "broker.acl", "broker.retained"
 
@@ -102,15 +101,14 @@ async def _try(
     retained: dict[str, bytes] = {}
     received, arrived = asyncio.Event(), asyncio.Event()
 
-    async def read() -> None:
-        async for message in client.messages:
-            arrived.set()
-            if str(message.topic) == probe:
-                received.set()
-            elif message.retain and len(retained) < MAX_TOPICS:
-                retained[str(message.topic)] = message.payload
+    def on_message(topic: str, payload: bytes, is_retained: bool) -> None:
+        arrived.set()
+        if topic == probe:
+            received.set()
+        elif is_retained and len(retained) < MAX_TOPICS:
+            retained[topic] = payload
 
-    reading = asyncio.create_task(read(), name="doctor-mqtt")
+    reading = asyncio.create_task(client.read(on_message), name="doctor-mqtt")
     try:
         async with asyncio.timeout(2 * CALL_WITHIN + QUIET_WITHIN):
             granted = await client.subscribe([(f, 1) for f in filters])
@@ -119,10 +117,7 @@ async def _try(
             if settings.home_assistant:  # An empty message removes a device. No VM has this one: `_` begins an escape.
                 await client.publish(topics.devices.replace("+", "doctor_"), b"", qos=1, retain=False)
             await set_within(received, QUIET_AFTER if refusals else ECHO_WITHIN)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(QUIET_WITHIN):
-                    while await set_within(arrived, QUIET_AFTER):
-                        arrived.clear()
+            await quiet(arrived, QUIET_AFTER, QUIET_WITHIN)
     except TimeoutError:
         raise aiomqtt.MqttError("the broker stopped answering") from None
     finally:

@@ -49,7 +49,7 @@ from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 from urllib.parse import quote, unquote
 
 import aiohttp
@@ -721,7 +721,6 @@ class NotedEvents:
 
 
 DropReason: TypeAlias = Literal["expired", "full", "gone", "removed", "too_large"]
-DROP_REASONS: tuple[DropReason, ...] = ("expired", "full", "gone", "removed", "too_large")
 
 
 class WebhookEndpoint:
@@ -744,7 +743,7 @@ class WebhookEndpoint:
         """Why the receiver refused an event, by its number."""
         self._wake = asyncio.Event()
         name = webhook.name
-        for reason in DROP_REASONS:
+        for reason in get_args(DropReason):
             metrics.WEBHOOK_EVENTS_DROPPED.labels(name, reason)
         for verdict in Verdict:
             metrics.WEBHOOK_REQUESTS.labels(name, verdict.value)
@@ -866,7 +865,7 @@ class WebhookEndpoint:
             case Notice.LATE:
                 log.warning("webhook %s: %s", self.webhook.name, self._late())
             case Notice.ENDS:
-                log.info("webhook %s: the receiver at %s keeps up again", self.webhook.name, self.webhook.url)
+                self._log(logging.INFO, "keeps up again")
 
     def _late(self) -> str:
         dropped = f", and {self._full:,} were dropped" if self._full else ""
@@ -875,36 +874,32 @@ class WebhookEndpoint:
             f"{dropped}. It gets them late. Make it faster, or send it fewer events (events, operations, statuses)"
         )
 
+    def _log(self, level: int, what: str) -> None:
+        log.log(level, "webhook %s: the receiver at %s %s", self.webhook.name, self.webhook.url, what)
+
     def _is_back(self) -> None:
         if self._away is None or self._disabled:
             return
-        log.info("webhook %s: the receiver at %s accepts events again", self.webhook.name, self.webhook.url)
+        self._log(logging.INFO, "accepts events again")
         self._away = None
 
     def _is_away(self, answer: Response) -> None:
         if self._away is None or answer.error != self._away.error:
-            words = "webhook %s: the receiver at %s does not accept events: %s%s; they are kept and tried again"
-            log.warning(words, self.webhook.name, self.webhook.url, answer.error, _quoted(self.webhook, answer))
+            why = f"{answer.error}{_quoted(self.webhook, answer)}"
+            self._log(logging.WARNING, f"does not accept events: {why}; they are kept and tried again")
         self._away = answer
 
     def _is_refused(self, delivery: Delivery, answer: Response) -> None:
         if delivery.number not in self._refused:
-            words = "webhook %s: the receiver at %s refuses event %s: %s%s; it is tried again for 24 h"
-            arguments = (
-                self.webhook.name,
-                self.webhook.url,
-                delivery.message_id,
-                answer.error,
-                _quoted(self.webhook, answer),
-            )
-            log.warning(words, *arguments)
+            why = f"{answer.error}{_quoted(self.webhook, answer)}"
+            self._log(logging.WARNING, f"refuses event {delivery.message_id}: {why}; it is tried again for 24 h")
         self._refused[delivery.number] = answer.public
 
     def _is_gone(self, answer: Response) -> None:
         dropped = self._deliveries.clear()
         if not self._disabled:
-            words = "webhook %s: the receiver at %s wants no more events (HTTP 410)%s; nothing is sent until a reload"
-            log.warning(words, self.webhook.name, self.webhook.url, _quoted(self.webhook, answer))
+            quoted = _quoted(self.webhook, answer)
+            self._log(logging.WARNING, f"wants no more events (HTTP 410){quoted}; nothing is sent until a reload")
         words = "the receiver wants no more events (HTTP 410); a reload tries again"
         self._disabled, self._away = True, Response(HTTPStatus.GONE, words, words)
         self._forget("gone", dropped)

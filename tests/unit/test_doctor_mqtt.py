@@ -6,7 +6,7 @@ import asyncio
 import json
 import shlex
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import aiomqtt
@@ -83,34 +83,32 @@ class ObligingBroker:
 
     retain_available = True
 
-    def __init__(self, messages_of: Callable[[str], list[aiomqtt.Message]] = lambda _: []) -> None:
+    def __init__(self, messages_of: Callable[[str], list[tuple[str, bool]]] = lambda _: []) -> None:
         self.published: list[str] = []
         self.settings: list[dict[str, Any]] = []
         self._messages_of = messages_of
-        self._sent: asyncio.Queue[aiomqtt.Message] = asyncio.Queue()
 
     async def subscribe(self, filters: list[tuple[str, int]]) -> list[int]:
+        await asyncio.sleep(0)
         return [0] * len(filters)
 
     async def publish(self, topic: str, _: bytes, **settings: Any) -> None:
         self.published.append(topic)
         self.settings.append(settings)
-        for message in self._messages_of(topic):
-            self._sent.put_nowait(message)
+        for name, is_retained in self._messages_of(topic):
+            self._on_message(name, b"{}", is_retained)
 
-    @property
-    async def messages(self) -> AsyncIterator[aiomqtt.Message]:
-        while True:
-            yield await self._sent.get()
+    async def read(self, on_message: Callable[[str, bytes, bool], None]) -> None:
+        self._on_message = on_message
+        await asyncio.Event().wait()
 
 
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_the_message_that_comes_back_and_those_that_are_retained_are_distinguished(loop, comes_back):
     ours, other = f"{SETTINGS.root}/status", f"{SETTINGS.prefix}/other/status"
 
-    def sent(probe: str) -> list[aiomqtt.Message]:
-        found = [(ours, True), (other, True), (f"{SETTINGS.root}/index", False), *([(probe, False)] * comes_back)]
-        return [aiomqtt.Message(topic, b"{}", 1, retain, n, None) for n, (topic, retain) in enumerate(found)]
+    def sent(probe: str) -> list[tuple[str, bool]]:
+        return [(ours, True), (other, True), (f"{SETTINGS.root}/index", False), *([(probe, False)] * comes_back)]
 
     broker = ObligingBroker(sent)
     client: Any = broker

@@ -479,7 +479,7 @@ def test_the_age_of_what_waits_costs_no_more_after_thousands_of_acknowledgements
     def ask(box: DirtyTopics) -> None:
         for _ in range(200):
             box.oldest()
-            box.oldest_change()
+            box.oldest(changes=True)
 
     few, many = with_acknowledged(10), with_acknowledged(5_000)
     least, most = quickest(lambda: ask(few), lambda: ask(many))

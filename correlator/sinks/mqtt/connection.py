@@ -348,9 +348,8 @@ class MqttClient(aiomqtt.Client):
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        if self.on_message is None:
-            super()._on_message(client, userdata, message)
-        elif message.payload:
+        del client, userdata
+        if self.on_message is not None and message.payload:
             self.on_message(message.topic, bytes(message.payload), message.retain)
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:

@@ -213,13 +213,13 @@ class MqttOutbox:
         """Return when `pop_next` may have a topic without a new change, or None."""
         return self._outbox.due()
 
-    def oldest(self) -> float | None:
-        """Return the clock time since which the oldest pending topic or event waits. None if nothing is pending."""
-        return min((t for t in (self._outbox.oldest(), self._events.oldest()) if t is not None), default=None)
+    def oldest(self, *, changes: bool = False) -> float | None:
+        """Return the clock time since which the oldest pending topic or event waits. None if nothing is pending.
 
-    def oldest_change(self) -> float | None:
-        """As `oldest`, without topics that are published again over a new connection."""
-        return min((t for t in (self._outbox.oldest_change(), self._events.oldest()) if t is not None), default=None)
+        `changes`: without topics that are published again over a new connection.
+        """
+        oldest = self._outbox.oldest(changes=changes), self._events.oldest()
+        return min((since for since in oldest if since is not None), default=None)
 
     @property
     def pending(self) -> int:
@@ -473,19 +473,15 @@ class DirtyTopics:
         first = next(iter(self._changed), None)
         return first is not None and now - self._since[first] >= STATES_WITHIN
 
-    def oldest_change(self) -> float | None:
-        """As `oldest`, without topics that are published again."""
-        first = next(iter(self._changed), None)
-        keys = [key for key, in_flight in self._dirty.items() if in_flight.changed]
-        return min((self._since[key] for key in ([first, *keys] if first is not None else keys)), default=None)
-
-    def oldest(self) -> float | None:
+    def oldest(self, *, changes: bool = False) -> float | None:
         """Return the clock time since which the oldest pending topic is not clean. None if all are clean.
 
-        A topic that is published again and has changed since counts from its place in the queue of changes.
+        A topic that is published again and has changed since counts from its place in the queue of changes. `changes`:
+        without topics that are published again.
         """
-        firsts = (next(iter(queue), None) for queue in (self._changed, self._republish))
-        keys = [*(key for key in firsts if key is not None), *self._dirty]
+        keys = [key for key, in_flight in self._dirty.items() if in_flight.changed or not changes]
+        for queue in (self._changed,) if changes else (self._changed, self._republish):
+            keys += islice(queue, 1)
         return min((self._since[key] for key in keys), default=None)
 
     @property

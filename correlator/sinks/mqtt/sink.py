@@ -35,7 +35,7 @@ from correlator.sinks.mqtt.connection import DEFAULT, LOST, Connector, MqttClien
 from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttEvents, MqttOutbox, Parcel
 from correlator.sinks.mqtt.publisher import Publisher, window
 from correlator.sinks.mqtt.topics import TopicKey, Topics
-from correlator.tasks import Backoff, set_within
+from correlator.tasks import Backoff, quiet, set_within
 
 log = logging.getLogger(__name__)
 
@@ -270,12 +270,7 @@ class MqttSink:
         """Subscribe to `filters` until all retained messages have arrived. Returns the kinds of their topics."""
         self._retained_kinds = kinds = set[str]()
         await self._subscribe(client, filters)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._timings.quiet_within):
-                while True:
-                    self._retained_arrived.clear()
-                    async with asyncio.timeout(self._timings.quiet_after):
-                        await self._retained_arrived.wait()
+        await quiet(self._retained_arrived, self._timings.quiet_after, self._timings.quiet_within)
         await answered(client.unsubscribe(filters), self._timings.call_timeout)
         return kinds
 
@@ -350,7 +345,7 @@ class MqttSink:
         while True:
             await asyncio.sleep(timings.late_check_interval)
             now = time.monotonic()
-            change, oldest = outbox.oldest_change(), outbox.oldest()
+            change, oldest = outbox.oldest(changes=True), outbox.oldest()
             age = max(
                 now - change if change is not None else 0.0,
                 now - oldest - timings.republish_within + timings.late_after if oldest is not None else 0.0,
