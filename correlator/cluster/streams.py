@@ -94,12 +94,12 @@ async def ensure(connection: Connection, replicas: int) -> list[str]:
     """
     changed = []
     for name, settings in wanted(replicas).items():
-        found = await config(connection, name)
+        found = await info(connection, name)
         if found is None:
             await _create(connection, name, settings)
-        elif different := _different(found, settings):
+        elif different := _different(found["config"], settings):
             log.info("updating the stream %s: %s", name, ", ".join(different))
-            await connection.api(f"STREAM.UPDATE.{name}", found | different)
+            await connection.api(f"STREAM.UPDATE.{name}", found["config"] | different)
         else:
             continue
         changed.append(name)
@@ -115,12 +115,6 @@ def _different(found: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[st
         and found.get(key) != value
         and not (key == "num_replicas" and found.get(key, 1) > value)
     }
-
-
-async def config(connection: Connection, name: str) -> dict[str, Any] | None:
-    """Return the settings of a stream; None if there is none."""
-    found = await info(connection, name)
-    return dict(found["config"]) if found is not None else None
 
 
 async def info(connection: Connection, name: str, *, within: float = ANSWER_WITHIN) -> dict[str, Any] | None:

@@ -53,7 +53,6 @@ from correlator.pipeline.queries import (
 from correlator.tasks import SharedTasks, end_tasks, set_within
 
 T = TypeVar("T")
-V = TypeVar("V")
 
 OTHERS_WITHIN = 1.0
 """Seconds that the other appliances have to name a newer job once one has found an ID."""
@@ -127,7 +126,7 @@ class RpcArchive:
         if isinstance(asked, FindLines):
             return cast("T", await self._found_lines(asked))
         found = await self._each(self._scope(), lambda i: self._ask(i, question))
-        values: dict[str, Any] = _answers(found, lambda answer: None if answer is False else answer)
+        values: dict[str, Any] = _answers(found)
         merged: Any
         match asked:
             case IsContext():
@@ -190,7 +189,7 @@ class RpcArchive:
                     until = clock() + OTHERS_WITHIN
         finally:
             await end_tasks(set(tasks.values()))
-        return _newest(_answers(found, lambda one: one))
+        return _newest(_answers(found))
 
     async def _find_at(self, instance: str, name: str) -> tuple[PublishedJob, Resolved] | None:
         found = await self._ask(instance, FindJob(name))
@@ -223,13 +222,13 @@ async def _caught(answer: Awaitable[T]) -> T | SourceUnavailable:
         return error
 
 
-def _answers(found: Mapping[str, T | SourceUnavailable], value: Callable[[T], V | None]) -> dict[str, V]:
-    """What `value` makes of the answers, without those of which it makes nothing.
+def _answers(found: Mapping[str, T | SourceUnavailable | None]) -> dict[str, T]:
+    """The answers but None and False, which say that the appliance has nothing.
 
     Raises: `SourceUnavailable` if nothing is left, and some appliance did not answer: it may have what nobody else has.
     """
-    given = {i: value(one) for i, one in found.items() if not isinstance(one, SourceUnavailable)}
-    values = {i: made for i, made in given.items() if made is not None}
+    given = {i: one for i, one in found.items() if not isinstance(one, SourceUnavailable)}
+    values = {i: one for i, one in given.items() if one is not None and one is not False}
     errors = [one for one in found.values() if isinstance(one, SourceUnavailable)]
     if not values and errors:
         raise SourceUnavailable(_reasons(errors))

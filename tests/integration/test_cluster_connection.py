@@ -16,6 +16,7 @@ from tests.support.deployed_nats import DeployedNats
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy
 from tests.support.nats import Nats
+from tests.support.there import there
 
 
 async def test_streams_are_created_once_and_updated_when_settings_differ(nats):
@@ -24,11 +25,11 @@ async def test_streams_are_created_once_and_updated_when_settings_differ(nats):
         made = await asyncio.gather(streams.ensure(connection, 1), streams.ensure(other, 1))
         assert {name for names in made for name in names} == set(everything)
         assert await streams.ensure(connection, 1) == []
-        config = await streams.config(connection, keys.STATE) or {}
+        config = there(await streams.info(connection, keys.STATE))["config"]
         edited = config | {"max_bytes": 5_000_000, "max_msg_size": 1000}
         await connection.api(f"STREAM.UPDATE.{keys.STATE}", edited)
         assert await streams.ensure(connection, 1) == [keys.STATE]
-        assert await streams.config(connection, keys.STATE) == config | {"max_bytes": 5_000_000}
+        assert there(await streams.info(connection, keys.STATE))["config"] == config | {"max_bytes": 5_000_000}
         with pytest.raises(Refused):
             await streams.ensure(connection, 3)
 

@@ -17,6 +17,7 @@ from correlator.sinks.cluster import sink as cluster_sink
 from correlator.sinks.cluster.documents import DirtyKeys, repair
 from tests.support.cluster_harness import NOW, collector, documents, epoch_of, events, last_seq, read_stream, reading
 from tests.support.eventually import eventually
+from tests.support.there import there
 
 
 def position(one):
@@ -71,9 +72,8 @@ async def test_what_nats_refuses_is_a_problem_with_its_age_until_it_is_written(n
 
 async def limit(connection, most):
     """Give the stream of documents another bound in bytes."""
-    config = await streams.config(connection, keys.STATE)
-    assert config is not None
-    await connection.api(f"STREAM.UPDATE.{keys.STATE}", config | {"max_bytes": most})
+    found = there(await streams.info(connection, keys.STATE))
+    await connection.api(f"STREAM.UPDATE.{keys.STATE}", found["config"] | {"max_bytes": most})
 
 
 async def documents_has(one, job_id):
