@@ -6,6 +6,8 @@ import gc
 import logging
 import time
 
+import pytest
+
 from correlator.model.persisted import PersistedJob
 from correlator.ops import metrics, stalls
 from tests.support.pipeline_harness import PipelineHarness, row, samples
@@ -23,7 +25,8 @@ def longest(call, clock):
 
 
 def run(call, *, wall, cpu, raises=None):
-    with stalls.timed(call, iter((0.0, wall)).__next__, {0.0: 0.0, wall: cpu}.__getitem__):
+    began, ended = 4.0, 4.0 + wall
+    with stalls.timed(call, iter((began, ended)).__next__, {began: 2.0, ended: 2.0 + cpu}.__getitem__):
         if raises is not None:
             raise raises
 
@@ -42,7 +45,7 @@ def test_a_shorter_call_is_not_counted_but_the_longest_is_known(caplog):
         run("short", wall=wall, cpu=cpu)
     assert counted("short") == 0
     assert not caplog.messages
-    assert (longest("short", "wall"), longest("short", "cpu")) == (0.015, 0.012)
+    assert (longest("short", "wall"), longest("short", "cpu")) == pytest.approx((0.015, 0.012))
 
 
 def test_the_cpu_time_of_a_call_is_right_within_a_millisecond():
@@ -71,6 +74,7 @@ async def test_a_loop_that_wakes_late_is_counted_without_a_name():
 
 def test_a_loop_that_is_busy_is_checked_ten_times_a_second_and_a_quiet_one_twice():
     assert (stalls.pause_after(0.003, 0.1), stalls.pause_after(0.015, 0.5)) == (0.1, 0.1)
+    assert stalls.pause_after(stalls.BUSY * 0.1, 0.1) == 0.1
     assert (stalls.pause_after(0.001, 0.1), stalls.pause_after(0.005, 0.5)) == (0.5, 0.5)
 
 
