@@ -65,9 +65,7 @@ class Gateway:
         self.connection = connection = Connection(config.cluster, "gateway")
         caller = Caller(connection)
         self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, self._reset, _epoch)
-        self._alive = alive = OrderedConsumer(
-            connection, keys.ALIVE, keys.EVERY_ALIVE, self._on_alive, lambda _: None, _no_identity
-        )
+        self._alive = alive = OrderedConsumer(connection, keys.ALIVE, keys.EVERY_ALIVE, self._on_alive)
         self._sender = WaitingIdsSender(self._waiting_ids, self._want)
         self.fleet = fleet = Fleet(
             lambda scope: RpcArchive(caller, scope),
@@ -222,8 +220,3 @@ async def _epoch(connection: Connection) -> str | None:
     """The epoch of the stream of documents; None if no collector has written one that can be read."""
     found = await connection.last(keys.STATE, keys.EPOCH)
     return connection.parser.parse(keys.EPOCH, partial(received.epoch, found.data)) if found is not None else None
-
-
-async def _no_identity(connection: Connection) -> str | None:
-    del connection
-    return ""

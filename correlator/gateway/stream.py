@@ -60,7 +60,8 @@ class OrderedConsumer:
     """Reads `stream`, the subjects `subject`. Event loop's thread only.
 
     `on_messages`: gets the messages, must not wait and must not raise. `on_reset`: forget all that was read; gets the
-    identity of the stream. `identity`: reads it; None: the stream is not ready to be read.
+    identity of the stream. `identity`: reads what its writers keep in it, if they do; it returns None if the stream is
+    not ready to be read.
     """
 
     def __init__(
@@ -69,8 +70,8 @@ class OrderedConsumer:
         stream: str,
         subject: str,
         on_messages: Callable[[Sequence[StoredMessage]], None],
-        on_reset: Callable[[str], None],
-        identity: Callable[[Connection], Awaitable[str | None]],
+        on_reset: Callable[[str], None] = lambda _: None,
+        identity: Callable[[Connection], Awaitable[str | None]] | None = None,
     ) -> None:
         self._connection = connection
         self._stream = stream
@@ -149,7 +150,7 @@ class OrderedConsumer:
         info = await streams.info(self._connection, self._stream)
         if info is None:
             raise NotThere(f"the stream {self._stream} does not exist: no collector has created it yet")
-        identity = await self._identity(self._connection)
+        identity = await self._identity(self._connection) if self._identity is not None else ""
         if identity is None:
             raise NotThere(f"the stream {self._stream} has no epoch: no collector has written to it yet")
         self._end = int(info["state"]["last_seq"])

@@ -35,6 +35,7 @@ from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import QUESTIONS, FindJob, FindLines, LogLines, OlderJobs, OtherJobs, Question
 from correlator.sinks.cluster import documents
 from correlator.sinks.turns import encoded
+from correlator.tasks import end_tasks
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -135,10 +136,7 @@ class Responder:
 
     async def close(self) -> None:
         """Cancel what is being answered. The clients get no reply."""
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(set(self._tasks))
 
     async def _respond(self, method: str, message: bytes, reply: Reply) -> None:
         try:
