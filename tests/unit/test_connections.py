@@ -10,20 +10,23 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import WSMessage, WSMsgType
 from aiohttp.test_utils import make_mocked_request
 
 from correlator.errors import BadRequest
 from correlator.jobs.index import Index
 from correlator.model.messages import CloseCode, Get
+from correlator.ops import metrics
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import NO_TOKEN, Access, Rules
 from correlator.sinks.http.sse import EventStreamClient, EventStreams, _wanted
-from correlator.sinks.http.websocket import PING, WebsocketConnection, Websockets
+from correlator.sinks.http.websocket import PING, WebsocketConnection, Websockets, close_frame
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Message
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
+from correlator.sinks.turns import Refused
 
 
 class Transport:
@@ -102,6 +105,31 @@ def test_a_client_is_gone_that_has_not_answered_a_ping_in_time_and_only_then():
     assert client.ping(late)
 
 
+class ClosedByPeer:
+    """A websocket whose peer has answered the close frame."""
+
+    async def receive(self) -> Any:
+        return WSMessage(WSMsgType.CLOSE, 1013, "")
+
+
+async def test_a_client_whose_frame_gets_no_turn_is_closed_with_1013_and_counted(monkeypatch):
+    async def refused(*_: object) -> None:
+        raise Refused("too many messages wait: repeat the request later", all_clients=True)
+
+    hub, limits, transport = LocalHub(Index()), Limits(), Transport()
+    sockets: Any = Websockets(hub, access(), Streams(hub, limits))
+    monkeypatch.setattr(sockets, "_read", refused)
+    client = WebsocketConnection(transport, "1.2.3.4", ClosedByPeer(), limits)  # type: ignore[arg-type]
+    counted = metrics.CLIENTS_CLOSED.labels("1013")
+    before = counted._value.get()
+    await sockets._serve(None, client, None)
+    assert transport.written == close_frame(1013, b"too many messages wait: repeat the request later")
+    assert counted._value.get() == before + 1
+    client.close()
+    assert client.closing is not None
+    await client.closing
+
+
 async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
     hub, rules = LocalHub(Index()), access("kept", "revoked")
     streams = Streams(hub)
@@ -118,7 +146,7 @@ async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
     rules.change(Rules(["kept"]))
 
     def closed() -> list[bool]:
-        return [c.closing for c in clients] + [r.over.is_set() for r in readers]
+        return [c.closing is not None for c in clients] + [r.over.is_set() for r in readers]
 
     at_once, before = [], 0
     for _ in chain(sockets.close_revoked(), events.close_revoked(), [None]):

@@ -176,9 +176,9 @@ class Websockets:
             self._streams.remove(client)
             client.end(CloseCode.RESTART, b"restart")
         for client in clients:
-            for task in list(client.tasks):
+            if client.closing is not None:
                 with contextlib.suppress(Exception):
-                    await task
+                    await client.closing
 
     def close_revoked(self) -> Iterator[None]:
         """Close the connections whose token has been revoked, in steps of at most `CHECKED_AT_ONCE` connections."""
@@ -231,16 +231,14 @@ class Websockets:
             if refused is not None:
                 raise Close(*refused)
             await self._read(request, client)
-        except Close as close:
+        except (Close, Refused) as error:  # `Refused`: the turn of a frame did not come
+            close = error if isinstance(error, Close) else Close(CloseCode.TRY_LATER, str(error))
             metrics.CLIENTS_CLOSED.labels(str(close.code)).inc()
             if isinstance(close, Flood):
                 self._floods.note(client.address)
             self._streams.remove(client)
             if not client.closing:
                 client.end(close.code, close.reason)
-        except Refused as error:  # the turn of a frame did not come
-            self._streams.remove(client)
-            client.end(CloseCode.TRY_LATER, str(error).encode())
         if client.closing:
             await client.ignore()
 
@@ -430,8 +428,6 @@ class WebsocketConnection:
         self.address = address
         self.ws = ws
         self.framing: Framing = framed
-        self.tasks: set[asyncio.Task[None]] = set()
-        """Tasks that close the connection; they may outlive its handler."""
         self.received_at = self.pinged_at = time.monotonic()
         self.gets = asyncio.Semaphore(MAX_GETS)
         """Limits the `get`s in progress. A further one waits for it, and so do the frames after it."""
@@ -439,14 +435,14 @@ class WebsocketConnection:
         """`hello` has been accepted."""
         self.token: bytes | None = None
         """The token that admitted the client; None if `hello` has still to bring one."""
-        self.closing = False
-        """The close frame has been written."""
+        self.closing: asyncio.Task[None] | None = None
+        """Closes the transport, as the close frame has been written. It may outlive the handler."""
         self._ended: asyncio.Event | None = None
         """Set once the peer has answered the close frame, or has gone. Made for it: an event has 760 bytes."""
         self.resume: Resume | None = None
 
     def write(self, framed: bytes) -> None:
-        if not self.closing and not self._transport.is_closing():
+        if self.closing is None and not self._transport.is_closing():
             self._transport.write(framed)
 
     def waiting(self) -> int:
@@ -456,9 +452,7 @@ class WebsocketConnection:
     def give_up(self) -> None:
         """Write a close frame behind what the client has not read, and abort the transport if it never reads that."""
         metrics.CLIENTS_CLOSED.labels("slow").inc()
-        self.write(close_frame(CloseCode.TOO_SLOW, b"too slow"))
-        self.closing = True
-        self._start_closing(self._linger)
+        self._start_closing(close_frame(CloseCode.TOO_SLOW, b"too slow"), self._linger)
 
     def ping(self, now: float) -> bool:
         """Send a ping if one is due. Returns False if the last one was not answered in time."""
@@ -483,9 +477,7 @@ class WebsocketConnection:
 
     def end(self, code: int, reason: bytes) -> None:
         """Write the close frame. Without an answer, abort the transport after `CLOSE_WITHIN` seconds."""
-        self.write(close_frame(code, reason))
-        self.closing = True
-        self._start_closing(self._end)
+        self._start_closing(close_frame(code, reason), self._end)
 
     def close(self) -> None:
         """Close the transport, once its buffer has been sent."""
@@ -504,14 +496,13 @@ class WebsocketConnection:
             await asyncio.sleep(0)
         if not self._transport.is_closing():
             self._transport.pause_reading()
-        for task in list(self.tasks):
-            await task
+        if self.closing is not None:
+            await self.closing
 
-    def _start_closing(self, ending: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
-        self._ended = self._ended or asyncio.Event()
-        task = asyncio.ensure_future(ending(self._ended))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+    def _start_closing(self, frame: bytes, ending: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
+        self.write(frame)
+        self._ended = asyncio.Event()
+        self.closing = asyncio.ensure_future(ending(self._ended))
 
     async def _end(self, ended: asyncio.Event) -> None:
         await set_within(ended, CLOSE_WITHIN)
