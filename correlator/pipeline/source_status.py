@@ -297,9 +297,10 @@ class SourceStatus(DatabaseStatus):
     def answered(self) -> None:
         """Report a successful query of the tail."""
         self._answered, self._answered_at = time.monotonic(), self.clock()
-        self._reached()
-        self.part_answered(SourcePart.LOG)
-        self._settle()
+        if self.database != "live":  # Else there is neither a failure nor a trouble.
+            self._reached()
+            self.part_answered(SourcePart.LOG)
+            self._settle()
 
     def part_answered(self, part: SourcePart) -> None:
         """Report a success of a part. It is well again, if it does not have to be read again."""
@@ -459,9 +460,9 @@ class SourceStatus(DatabaseStatus):
         """Observe the delay from each row's timestamp to now, for rows that were just published."""
         if self._behind:
             return
-        now, past = self.clock(), self._past
-        rows = [line.entry for line in outcome.attributed]
-        metrics.END_TO_END.observe_all([max(0, now - row.at) / 1_000_000 for row in rows if row.event_id > past])
+        now, past, rows = self.clock(), self._past, outcome.attributed
+        delays = [max(0, now - row.entry.at) / 1_000_000 for row in rows if row.entry.event_id > past]
+        metrics.END_TO_END.observe_all(delays)
 
     def past_published(self) -> None:
         """End the report on the log's past."""

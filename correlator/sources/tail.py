@@ -112,12 +112,9 @@ class ResetMarkers:
         leaving: list[_Mark] = []
         for depth, level in enumerate(self._levels):
             level.extend(leaving)
-            leaving = []
-            while len(level) > (PER_LEVEL if depth else RECENT):
-                mark = level.popleft()
-                self._skipped[depth] = (self._skipped[depth] + 1) % EVERY
-                if not self._skipped[depth]:
-                    leaving.append(mark)
+            surplus = [level.popleft() for _ in range(len(level) - (PER_LEVEL if depth else RECENT))]
+            leaving = surplus[EVERY - 1 - self._skipped[depth] :: EVERY]
+            self._skipped[depth] = (self._skipped[depth] + len(surplus)) % EVERY
             if not leaving:
                 break
 
@@ -184,19 +181,17 @@ async def slices(read_whole: ReadWhole, session: Session, rows: Sequence[LogRow]
     room = SLICE_BYTES
     heavy: list[int] = []
     for row in rows:
-        attrs = row.attrs
-        if attrs is None:
-            size = len(row.message)
-        elif attrs.startswith(joblog.TOO_LONG):
+        attrs = row.attrs or ""
+        size = len(row.message) + len(attrs)
+        is_heavy = attrs[:1] == joblog.TOO_LONG
+        if is_heavy:
             size = min(_marked(attrs), joblog.MAX_ATTRS) + HEAVY
-        else:
-            size = len(row.message) + len(attrs)
         if part and (size > room or len(part) >= SLICE_ROWS):
             yield await _whole(read_whole, session, part, heavy)
             part, heavy, room = [], [], SLICE_BYTES
         part.append(row)
         room -= size
-        if attrs is not None and attrs.startswith(joblog.TOO_LONG):
+        if is_heavy:
             heavy.append(row.id)
     if part:
         yield await _whole(read_whole, session, part, heavy)

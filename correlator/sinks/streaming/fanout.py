@@ -707,31 +707,30 @@ class Encoder:
 
     def state(self, sub: int, *, whole: bool) -> Message:
         """The message for a client with one subscription, which the job matches."""
-        return self._once("put" if whole else "delta", (sub,), self._state)
+        return self._message("put" if whole else "delta", (sub,))
 
     def __call__(self, recipients: Recipients) -> Iterator[Message]:
         if recipients.subs and self._change.new is not None:
-            yield self._once("put" if recipients.whole else "delta", tuple(recipients.subs), self._state)
+            yield self._message("put" if recipients.whole else "delta", tuple(recipients.subs))
         for reason in sorted(recipients.leaves):
-            yield self._once(reason, tuple(recipients.leaves[reason]), self._leave)
+            yield self._message(reason, tuple(recipients.leaves[reason]))
 
-    def _once(self, kind: str, subs: tuple[int, ...], make: Callable[[str, tuple[int, ...]], bytes]) -> Message:
+    def _message(self, kind: str, subs: tuple[int, ...]) -> Message:
+        """`kind`: put or delta; else the reason for which the job leaves."""
         message = self._known.get((kind, subs))
         if message is None:
-            message = self._known[kind, subs] = Message(make(kind, subs), self._change.seq)
+            message = self._known[kind, subs] = Message(self._encoded(kind, subs), self._change.seq)
         return message
 
-    def _state(self, kind: str, subs: tuple[int, ...]) -> bytes:
+    def _encoded(self, kind: str, subs: tuple[int, ...]) -> bytes:
         old, new, seq = self._change.old, self._change.new, self._change.seq
-        assert new is not None
-        if kind == "delta" and old is not None:
+        if new is not None and old is not None and kind == "delta":
             if self._patch is None:
                 self._patch = self._documents.patch(old, new, goes_on=self._change.goes_on)
             return encoding.delta(subs, seq, new, old.rev, self._patch)
-        return encoding.put(subs, seq, new, self._documents.encoded(new))
-
-    def _leave(self, reason: str, subs: tuple[int, ...]) -> bytes:
-        return encoding.delete(subs, self._change.seq, self._change.job_id, reason)
+        if new is not None and kind in ("put", "delta"):
+            return encoding.put(subs, seq, new, self._documents.encoded(new))
+        return encoding.delete(subs, seq, self._change.job_id, kind)
 
 
 class Outboxes:
