@@ -380,11 +380,6 @@ def extended(encoded: bytes, more: Mapping[str, Any]) -> bytes:
     return b"%b,%b" % (encoded[:-1], encode(more)[1:])
 
 
-def frame(messages: Sequence[bytes]) -> bytes:
-    """Build one websocket frame: a message, or an array of several."""
-    return messages[0] if len(messages) == 1 else b"[" + b",".join(messages) + b"]"
-
-
 def put(sub: Sequence[int], seq: int, shown: PublishedJob, job: bytes) -> bytes:
     """Build a ``put`` for the subscriptions `sub`. `job` is the encoded document."""
     body = orjson.Fragment(job)

@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 from msgspec.structs import replace
 
 from correlator.gateway.fleet import RemoteHub, RemoteStatus
-from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Entry, Kind, Reading
@@ -35,7 +34,7 @@ ALL = Filter()
 
 
 def frame(messages: Sequence[Message], /) -> bytes:
-    return encoding.frame([m.body for m in messages]) + b"\n"
+    return b"[%b]\n" % b",".join([m.body for m in messages])
 
 
 class StreamClient:
