@@ -17,7 +17,6 @@ import re
 import socket
 import tarfile
 import time
-from collections import deque
 from collections.abc import Awaitable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
@@ -56,16 +55,12 @@ _WRITTEN = re.compile(
 )
 """A key of a file of the configuration that may hold a secret, with its value."""
 
-_GIVES_VALUES = re.compile(r"\s*(?P<comment>[#;][#;\s]*)?(?P<key>Environment|SetCredential\w*)\s*=\s*", re.IGNORECASE)
-_COMMENT = re.compile(r"\A\s*[#;][#;\s]*")
-_GOES_ON = re.compile(r"(?<!\\)(?:\\\\)*\\\s*\Z")
-_NOTHING = re.compile(r"(?:\\n|\s)*")
-_PAINT = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
-_WORDS = re.compile(
-    r"""(?:[^\s"'\\]|\\(?:.|\Z)|"(?:[^"\\]|\\(?:.|\Z))*(?:"|\Z)|'(?:[^'\\]|\\(?:.|\Z))*(?:'|\Z))+""", re.DOTALL
+_GIVES_VALUES = re.compile(
+    r"(?P<before>\s*(?P<comment>[#;][#;\s]*)?(?:Environment|SetCredential\w*)\s*=\s*)\S", re.IGNORECASE
 )
-_VARIABLE = re.compile(r"""["']?([A-Z_][A-Z0-9_]*(?==)|[A-Za-z_][A-Za-z0-9_]*(?==(?!=?["']?\Z)))""")
-"""The name of a variable; but not Base64 after a superfluous space, which may end with = as well."""
+_COMMENT = re.compile(r"\s*[#;]")
+_GOES_ON = re.compile(r"(?<!\\)(?:\\\\)*\\\s*\Z")
+_PAINT = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 class Unwritten(CorrelatorError):
@@ -111,7 +106,8 @@ async def gather(setting: Setting, examined: Examined) -> dict[str, str]:
         is_text = isinstance(content, str)
         members[member] = hide(content) if is_text else json.dumps(hide.values(content), indent=2) + "\n"
 
-    add("configuration.json", "the configuration, without secrets", _configuration(setting))
+    of_unit = {"variables_of_unit": sorted(await service.variables_of(unit))}
+    add("configuration.json", "the configuration, without secrets", _configuration(setting) | of_unit)
     add("doctor.json", "correlator doctor -o json", examined.report.document())
     add("ready.json", "/health/ready of the running process", found.ready, silent)
     add("live.json", "/health/live of the running process", found.live, silent)
@@ -293,40 +289,19 @@ async def _unit(unit: str) -> str:
 
 
 def without_values(text: str) -> str:
-    """Return files of a unit with the values of `Environment=` and `SetCredential…=` replaced, names only.
+    """Return files of a unit with the values of `Environment=` and `SetCredential…=` replaced, also in comments.
 
     These values belong to the service; the shell's environment does not show which are secrets, so all are replaced.
-    Commented lines are treated equally.
     """
     kept: list[str] = []
-    lines = deque(re.split(r"\r\n|[\r\n\0]", _PAINT.sub("", text)))  # exactly the line ends of systemd
-    while lines:
-        line = lines.popleft()
-        given = _GIVES_VALUES.match(line)
-        if given is None:
-            kept.append(line)
+    commented = goes_on = False
+    for line in re.split(r"\r\n|[\r\n\0]", _PAINT.sub("", text)):  # exactly the line ends of systemd
+        if goes_on:
+            # systemd ignores a comment within a value, and the line after it still belongs to the value.
+            goes_on = bool(_GOES_ON.search(line) or (_COMMENT.match(line) and not commented))
             continue
-        parts, goes_on = [line[given.end() :]], bool(_GOES_ON.search(line))
-        while goes_on and lines:
-            line = lines.popleft()
-            if _COMMENT.match(line) and not given["comment"]:
-                continue  # systemd ignores this line, and the next line still belongs to the value
-            parts.append(_COMMENT.sub("", line))
-            goes_on = bool(_GOES_ON.search(line))
-        names = _variables if given["key"].lower() == "environment" else _credential
-        kept.append(given[0] + names(" ".join(_GOES_ON.sub("", part) for part in parts)))
+        given = _GIVES_VALUES.match(line)
+        kept.append(given["before"] + _HIDDEN if given is not None else line)
+        commented = given is not None and bool(given["comment"])
+        goes_on = given is not None and bool(_GOES_ON.search(line))
     return "\n".join(kept)
-
-
-def _variables(value: str) -> str:
-    """Return `A=*** B=***` for the value of `Environment=`."""
-    names = (_VARIABLE.match(word) for word in _WORDS.findall(value))
-    return " ".join(f"{name[1]}={_HIDDEN}" if name else _HIDDEN for name in names)
-
-
-def _credential(value: str) -> str:
-    """Return `name:***` for the value of `SetCredential=`. An empty value is no secret and is kept."""
-    name, colon, secret = value.strip().partition(":")
-    if not re.fullmatch(r"[\w.@-]*", name) or not colon:
-        return _HIDDEN if value.strip() else ""
-    return f"{name}:{secret if _NOTHING.fullmatch(secret) else _HIDDEN}"

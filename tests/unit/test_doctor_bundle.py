@@ -70,35 +70,31 @@ def test_what_a_wrong_file_may_mean_as_a_secret_is_one(tmp_path):
 @pytest.mark.parametrize(
     ("unit", "shown"),
     [
-        ('Environment="A=hunter2" C=hunter2', "Environment=A=*** C=***"),
-        ("Environment='A=b hunter2' c='x hunter2' D=", "Environment=A=*** c=*** D=***"),
-        (r"Environment=A=b\ hunter2 'C=it\'s hunter2' E=f", "Environment=A=*** C=*** E=***"),
-        ('Environment="A=never closed hunter2 \\', "Environment=A=***"),
-        (" Environment = A=hunter2", " Environment = A=***"),
+        ('Environment="A=hunter2" C=hunter2', "Environment=***"),
+        (r"Environment=A=b\ hunter2 'C=it\'s hunter2' E=f", "Environment=***"),
+        (" Environment = A=hunter2", " Environment = ***"),
         ("Environment=", "Environment="),
-        ("Environment=A= hunter2 aHVudGVyMg==", "Environment=A=*** *** ***"),
-        ("Environment=A=b \\\n  C=hunter2 \\\n\tE=hunter2\nNice=5", "Environment=A=*** C=*** E=***\nNice=5"),
-        ("Environment=A=b\\ \r\nC=hunter2\r\nNice=5", "Environment=A=*** C=***\nNice=5"),
-        ("Environment=A=b \\\n# it's hunter2\n;\n  C=hunter2\nNice=5", "Environment=A=*** C=***\nNice=5"),
-        ('Environment="A=b \\\nhunter2=x" C=d\nNice=5', "Environment=A=*** C=***\nNice=5"),
-        ("Environment=A=two\\\\\nNice=5", "Environment=A=***\nNice=5"),
-        ("Environment=A=b\u2028hunter2\nNice=5", "Environment=A=*** ***\nNice=5"),
-        ("# a comment\rEnvironment=A=hunter2", "# a comment\nEnvironment=A=***"),
-        ("#Environment=A=hunter2 \\\n#  C=hunter2\n# Nice", "#Environment=A=*** C=***\n# Nice"),
-        ("\x1b[0;32mEnvironment\x1b[0m=A=hunter2", "Environment=A=***"),
-        ("SetCredential=api-token: hunter2 \\\n  hunter2:x\nNice=5", "SetCredential=api-token:***\nNice=5"),
+        ("Environment=A=b \\\n  C=hunter2 \\\n\tE=hunter2\nNice=5", "Environment=***\nNice=5"),
+        ("Environment= \\\n  C=hunter2\nNice=5", "Environment= ***\nNice=5"),
+        ("Environment=A=b\\ \r\nC=hunter2\r\nNice=5", "Environment=***\nNice=5"),
+        ("Environment=A=b \\\n# it's hunter2\n;\n  C=hunter2\nNice=5", "Environment=***\nNice=5"),
+        ('Environment="A=b \\\nhunter2=x" C=d\nNice=5', "Environment=***\nNice=5"),
+        ("Environment=A=two\\\\\nNice=5", "Environment=***\nNice=5"),
+        ("Environment=A=b\u2028hunter2\nNice=5", "Environment=***\nNice=5"),
+        ("# a comment\rEnvironment=A=hunter2", "# a comment\nEnvironment=***"),
+        ("#Environment=A=hunter2 \\\n#  C=hunter2\n# Nice", "#Environment=***\n# Nice"),
+        ("\x1b[0;32mEnvironment\x1b[0m=A=hunter2", "Environment=***"),
+        ("SetCredential=api-token: hunter2 \\\n  hunter2:x\nNice=5", "SetCredential=***\nNice=5"),
         (
-            "SetCredentialEncrypted=db-password: \\\n   hunter2+/ \\\n   hunter2==\nNice=5",
-            "SetCredentialEncrypted=db-password:***\nNice=5",
+            "SetCredentialEncrypted=a: \\\n   hunter2+/ \\\n   hunter2==\nB=5",
+            "SetCredentialEncrypted=***\nB=5",
         ),
-        ("SetCredential=hunter2", "SetCredential=***"),
     ],
 )
-def test_variables_of_a_unit_are_in_the_bundle_without_their_values(unit, shown):
+def test_what_a_unit_gives_to_the_service_is_not_in_the_bundle(unit, shown):
     hidden = without_values(unit)
     assert hidden == shown
     assert "hunter2" not in hidden
-    assert "aHVu" not in hidden
 
 
 @pytest.mark.parametrize(
@@ -106,7 +102,7 @@ def test_variables_of_a_unit_are_in_the_bundle_without_their_values(unit, shown)
     [
         "# /usr/lib/systemd/system/correlator.service\n[Service]\nExecStart=/usr/bin/correlator run \\\n  --config x\n",
         "EnvironmentFile=/etc/default/correlator\nPassEnvironment=LANG TZ\nUnsetEnvironment=A=b",
-        "LoadCredential=db-password:/etc/correlator/db-password\nSetCredential=db-password:\\n",
+        "LoadCredential=db-password:/etc/correlator/db-password\nSetCredential=",
         "● correlator.service - one\n     Loaded: loaded\n",
     ],
 )
