@@ -15,8 +15,9 @@ from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
 from correlator.sinks.cluster import sink as cluster_sink
 from correlator.sinks.cluster.documents import DirtyKeys, repair
-from tests.support.cluster_harness import NOW, collector, documents, epoch_of, events, last_seq, read_stream, reading
+from tests.support.cluster_harness import collector, documents, epoch_of, events, last_seq, read_stream, reading
 from tests.support.eventually import eventually
+from tests.support.pipeline_harness import NOW
 from tests.support.there import there
 
 

@@ -10,7 +10,8 @@ from correlator.jobs.encoding import rfc3339
 from correlator.sinks.mqtt import publisher, topics
 from correlator.sinks.mqtt.connection import MqttTimings
 from tests.support.eventually import eventually
-from tests.support.mqtt_harness import NOW, MqttHarness, gone, holds, reading, watch
+from tests.support.mqtt_harness import MqttHarness, gone, holds, reading, watch
+from tests.support.pipeline_harness import NOW
 
 
 async def test_what_is_retained_is_what_the_index_says(mosquitto):

@@ -19,9 +19,10 @@ from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
 from correlator.sinks.webhooks import NotedEvent, StoredEvent, WebhookTimings, webhook_headers
 from tests.support.eventually import eventually
+from tests.support.pipeline_harness import NOW
 from tests.support.saved_index import kept
 from tests.support.schemas import Shapes
-from tests.support.webhook_harness import NOW, WebhookHarness, dropped, recipes, saved, webhook
+from tests.support.webhook_harness import WebhookHarness, dropped, recipes, saved, webhook
 from tests.support.webhook_receiver import Receiver
 
 KEY = b"k" * 32

@@ -14,19 +14,18 @@ from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
 from correlator.cluster.fence import Fence, put
 from correlator.config.schema import Cluster, NatsUrl
 from correlator.jobs.index import Index
-from correlator.model.facts import AttributedRow, Entry, Kind, Reading
+from correlator.model.facts import AttributedRow, Entry, Reading
 from correlator.model.persisted import PersistedEvent
-from correlator.model.published import Event, Outcome
+from correlator.model.published import Outcome
 from correlator.model.rows import JobRecord, StepRecord
-from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.cluster import documents as stored
 from correlator.sinks.cluster.documents import ClusterTimings
 from correlator.sinks.cluster.sink import ClusterSink
 from correlator.sinks.event_log import EventLog
 from tests.support.background import in_background
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.pipeline_harness import NOW, HubHarness
 
-NOW = 1_758_553_933_000_000
 _holders = itertools.count(1)
 
 
@@ -44,29 +43,21 @@ def reading(job_id, *, observed_at=1, status="running", error=None, steps=3, met
     )
 
 
-class Collector:
-    """A hub whose past is read, a connection, and the sink that writes its jobs while it holds the lease."""
+class Collector(HubHarness):
+    """The sink writes the jobs over a connection of its own, while it holds the lease."""
 
     def __init__(
         self, servers: str, instance: str = "dc1", *, replicas: int = 1, timings: dict[str, float] | None = None
     ):
+        super().__init__(Index(max_jobs=100_000))
         self.instance = instance
         self.replicas = replicas
         self.connection = Connection(Cluster(url=NatsUrl.parse(servers), instance=instance), "collector")
-        self.index = Index(max_jobs=100_000)
-        self.index.loading = False
-        self.hub = LocalHub(self.index)
-        self.hub.status.loading = False
         self.read_to = 1 << 62  # What the log has at the start of the sink has been read.
-        self.times = itertools.count(10)
         self.timings = ClusterTimings(
             **{"answer_within": 2.0, "due_every": 0.02, "behind_within": 0.05, **(timings or {})}
         )
-        self.sink: Any = None
         self.lost: list[str] = []
-
-    def learn(self, *readings):
-        self.hub.publish(self.index.apply(readings, NOW))
 
     def change(self, *job_ids, **more):
         """The jobs are others from now on."""
@@ -75,10 +66,6 @@ class Collector:
 
     def remove(self, *job_ids):
         self.learn(*(Reading(job_id, next(self.times)) for job_id in job_ids))
-
-    def happen(self, *numbers, job_id="a"):
-        """Events with these numbers."""
-        self.hub.publish(Outcome(events=[Event(Kind.STEP_STARTED, job_id, NOW, event_id=n) for n in numbers]))
 
     def log(self, *numbers, job_id="a"):
         """Log rows with these numbers."""
@@ -114,11 +101,9 @@ class Collector:
     async def writing(self, **more: Any):
         """Hold the lease, and write."""
         await self.acquire_lease(**more)
-        sink: Any = self.sink
-        async with in_background(sink.run(self.hub)) as task:
-            await eventually(lambda: sink._writing)  # Changes are noted from now on.
-            yield sink
-            assert not task.done(), task
+        async with self.running():
+            await eventually(lambda: self.sink._writing)  # Changes are noted from now on.
+            yield self.sink
 
     def due(self):
         """The values that the stream should have."""

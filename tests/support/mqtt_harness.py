@@ -14,20 +14,17 @@ from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
 from correlator.jobs.fold import vm_name
 from correlator.jobs.index import Index
-from correlator.model.facts import Kind, Reading
-from correlator.model.published import Event, Outcome
+from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord, StepRecord
-from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.home_assistant import device
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.tasks import Backoff
-from tests.support.background import in_background
 from tests.support.documents import document_of
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.pipeline_harness import NOW, HubHarness
 
-NOW = 1_758_553_933_000_000
 _instances = (f"instance-{n}" for n in itertools.count())
 
 
@@ -49,19 +46,15 @@ def gone(job_id, observed_at=9):
     return Reading(job_id, observed_at)
 
 
-class MqttHarness:
-    """A hub whose past is read, and the sink that follows it on topics of its own."""
+class MqttHarness(HubHarness):
+    """The sink has topics of its own."""
 
     def __init__(
         self, port, *readings, epoch="", instance="", restored=(), sink: dict[str, Any] | None = None, **settings
     ):
+        super().__init__(epoch=epoch, clock=lambda: NOW)
         self.instance = instance or next(_instances)
         self.topics = Topics(f"correlator/v1/{self.instance}")
-        self.index = Index()
-        self.index.loading = False
-        self.hub = LocalHub(self.index, epoch=epoch, clock=lambda: NOW)
-        self.hub.status.loading = False
-        self.times = itertools.count(10)
         self.learn(*readings)
         self.has_devices = settings.get("home_assistant", False)
         url = BrokerUrl("127.0.0.1", port, tls="tls" in settings)
@@ -72,24 +65,10 @@ class MqttHarness:
             **{"backoff": Backoff(0.05, 1.0, 0.05), **(sink or {})},
         )
 
-    def learn(self, *readings):
-        self.hub.publish(self.index.apply(readings, NOW))
-
     def change(self, job_id, *external, **more):
         """The job is another one from now on."""
         observed_at = next(self.times)
         self.learn(reading(job_id, *external, observed_at=observed_at, error=f"change {observed_at}", **more))
-
-    def happen(self, *numbers, job_id="a", kind=Kind.STEP_STARTED):
-        """Events with these numbers."""
-        found = [Event(kind, job_id, NOW, event_id=n) for n in numbers]
-        self.hub.publish(Outcome(events=found))
-
-    @contextlib.asynccontextmanager
-    async def running(self):
-        async with in_background(self.sink.run(self.hub)) as task:
-            yield task
-            assert not task.done(), task
 
     async def stop(self, task):
         task.cancel()

@@ -1,13 +1,46 @@
-"""A pipeline whose clock the test sets, and the difference of metrics before and after."""
+"""A hub that a test fills, a pipeline whose clock the test sets, and the difference of metrics before and after."""
+
+import contextlib
+import itertools
+from typing import Any
 
 from correlator.jobs.index import Index
-from correlator.model.facts import Reading
+from correlator.model.facts import Kind, Reading
+from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, LogRow
 from correlator.ops import metrics
 from correlator.pipeline.pipeline import LocalHub, Pipeline
+from tests.support.background import in_background
 
 NOW = 1_758_553_933_000_000
 SECOND = 1_000_000
+
+
+class HubHarness:
+    """A hub that has loaded the past, what a test publishes there, and the sink that follows it."""
+
+    sink: Any
+
+    def __init__(self, index: Index | None = None, **hub: Any) -> None:
+        self.index = index or Index()
+        self.index.loading = False
+        self.hub = LocalHub(self.index, **hub)
+        self.hub.status.loading = False
+        self.times = itertools.count(10)
+
+    def learn(self, *readings):
+        self.hub.publish(self.index.apply(readings, NOW))
+
+    def happen(self, *numbers, job_id="a", kind=Kind.STEP_STARTED, at=NOW):
+        """Events with these numbers."""
+        self.hub.publish(Outcome(events=[Event(kind, job_id, at, event_id=n) for n in numbers]))
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        """The sink follows the hub, until the block ends."""
+        async with in_background(self.sink.run(self.hub)) as task:
+            yield task
+            assert not task.done(), task
 
 
 class PipelineHarness:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,57 +12,37 @@ import msgspec
 from correlator.config.loading import load
 from correlator.config.schema import Config, Http
 from correlator.config.webhooks import Webhook, WebhookUrl
-from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Reading
 from correlator.model.persisted import PersistedEvent
-from correlator.model.published import Event, Outcome
 from correlator.model.rows import JobRecord, Micros
 from correlator.ops import metrics
-from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.receiver import Verdict
 from correlator.sinks.webhooks import StoredDelivery, StoredEvent, WebhookSink, WebhookTimings
 from tests.support.markdown import blocks
+from tests.support.pipeline_harness import NOW, HubHarness
 from tests.support.webhook_receiver import Receiver
 
-NOW = 1_758_553_933_000_000
 FAST = WebhookTimings(retry_base=0.02, retry_cap=0.05, goodbye_within=0.2)
 
 
-class WebhookHarness:
-    """A hub that is loaded, and the sink that follows it."""
-
+class WebhookHarness(HubHarness):
     def __init__(
         self, *webhooks: Webhook, restored: Iterable[PersistedEvent] = (), timings: WebhookTimings = FAST
     ) -> None:
-        self.index = Index()
-        self.index.loading = False
-        self.hub = LocalHub(self.index)
-        self.hub.status.loading = False
+        super().__init__()
         self.event_log = EventLog(restored)
         http = Http(public_url="https://correlator.example")
         self.sink = WebhookSink(Config(http=http, webhooks=webhooks), self.event_log, timings)
-        self.times = iter(range(10, 1000))
-        self.task: asyncio.Task[None] | None = None
 
     def job(self, job_id: str = "job-1", status: str = "running", **columns: Any) -> None:
         """Publish a job as its row says."""
         record = JobRecord(job_id, status=status, operation="live", started_at=NOW, **columns)
-        self.hub.publish(self.index.apply([Reading(job_id, next(self.times), record, ())], NOW))
+        self.learn(Reading(job_id, next(self.times), record, ()))
 
     def event(self, number: int, job_id: str = "job-1", kind: Kind = Kind.JOB_STARTED, at: Micros = NOW) -> None:
         """Publish an event of the log row `number`."""
-        self.hub.publish(Outcome(events=[Event(kind, job_id, at, number)]))
-
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        self.task = asyncio.create_task(self.sink.run(self.hub))
-        await asyncio.sleep(0)
-        try:
-            yield
-        finally:
-            self.task.cancel()
-            await asyncio.wait({self.task})
+        self.happen(number, job_id=job_id, kind=kind, at=at)
 
     def state(self, name: str = "w") -> Any:
         return self.sink.describe()["receivers"][name]

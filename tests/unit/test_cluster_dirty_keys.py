@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from correlator.jobs.index import Index
 from correlator.sinks.cluster import documents
 from correlator.sinks.cluster.documents import DirtyKeys, StoredValue, StreamComparison
-from tests.support.mqtt_harness import NOW, gone, reading
+from tests.support.mqtt_harness import gone, reading
+from tests.support.pipeline_harness import NOW
 
 
 def popped(dirty, most=10):

@@ -24,7 +24,8 @@ from correlator.sinks.mqtt import outbox
 from correlator.sinks.mqtt.outbox import STATES_WITHIN, TURNS, DirtyTopics, MqttEvent, MqttEvents, MqttOutbox
 from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics
 from tests.support.documents import document_of
-from tests.support.mqtt_harness import NOW, reading, retained_topics
+from tests.support.mqtt_harness import reading, retained_topics
+from tests.support.pipeline_harness import NOW
 from tests.support.saved_index import kept
 from tests.support.there import there
 from tests.support.yardstick import quickest
