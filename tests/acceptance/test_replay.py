@@ -62,7 +62,7 @@ async def test_the_recording_ends_equal_to_its_tables_everywhere(either_database
         listener = Listener()
 
         async def everything_retained() -> bool:
-            topics = listener.topics
+            topics = listener.retained
             states = {t["job_id"]: t for name, t in topics.items() if name.endswith("/state")}
             now_shown = await documents(daemon)
             assert set(states) == set(now_shown)

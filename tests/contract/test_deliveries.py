@@ -146,7 +146,7 @@ class MqttDelivery(Delivery):
             )
 
     async def arrived(self) -> Arrived:
-        seen = [m for m in self.watcher.seen if str(m.topic).endswith("/event")]
+        seen = [m for m in self.watcher.messages if str(m.topic).endswith("/event")]
         assert not any(m.retain for m in seen)
         found = (orjson.loads(m.payload) for m in seen)
         return [(event["job_id"], event["event_id"]) for event in found]

@@ -23,7 +23,7 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
     world = MqttHarness(mosquitto.port, *jobs, sink={"timings": MqttTimings(index_interval=3600.0)})
     async with watch(world, mosquitto.port) as watcher, world.running():
         await holds(watcher, world)
-        assert watcher.store[world.ext("x")]["job_id"] == "b"
+        assert watcher.retained[world.ext("x")]["job_id"] == "b"
         world.learn(gone("b"))
         await holds(watcher, world)
         assert [said and said["job_id"] for said in watcher.said(world.ext("x"))] == ["b", "a"]
@@ -31,10 +31,10 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
         world.change("a", "x", "y/1 ä", status="completed", vm="web/1 +#ä\0")
         world.learn(reading("new", "z", started=20))
         await holds(watcher, world)
-        assert watcher.store[world.topics.status]["state"] == "online"
-        assert watcher.store[world.topics.status]["at"] == rfc3339(NOW)
+        assert watcher.retained[world.topics.status]["state"] == "online"
+        assert watcher.retained[world.topics.status]["at"] == rfc3339(NOW)
         # Published at the connect, and again only after the interval. An ID that moves to another job increments seq.
-        assert watcher.store[world.topics.index] == {"epoch": world.hub.epoch, "seq": 4, "count": 3}
+        assert watcher.retained[world.topics.index] == {"epoch": world.hub.epoch, "seq": 4, "count": 3}
         assert world.index.published.seq == 8
         await eventually(lambda: world.sink.describe()["pending"] == 0)
     assert world.sink.describe() == {
@@ -45,9 +45,11 @@ async def test_what_is_retained_is_what_the_index_says(mosquitto):
 async def test_the_index_topic_is_published_periodically(mosquitto):
     world = MqttHarness(mosquitto.port, reading("a"), sink={"timings": MqttTimings(index_interval=0.05)})
     async with watch(world, mosquitto.port) as watcher, world.running():
-        await eventually(lambda: watcher.store[world.topics.index]["count"] == 1)
+        await eventually(lambda: watcher.retained[world.topics.index]["count"] == 1)
         world.learn(reading("b"))
-        await eventually(lambda: watcher.store[world.topics.index] == {"epoch": world.hub.epoch, "seq": 2, "count": 2})
+        await eventually(
+            lambda: watcher.retained[world.topics.index] == {"epoch": world.hub.epoch, "seq": 2, "count": 2}
+        )
 
 
 async def test_no_job_is_published_before_the_past_is_read(mosquitto):
@@ -60,8 +62,8 @@ async def test_no_job_is_published_before_the_past_is_read(mosquitto):
         world.hub.status.loading = False
         await holds(watcher, world)
         await eventually(lambda: watcher.states() == ["starting", "online"])
-        first = [str(m.topic) for m in watcher.seen].index(world.state("b"))
-        assert first > [str(m.topic) for m in watcher.seen].index(world.topics.status)
+        first = [str(m.topic) for m in watcher.messages].index(world.state("b"))
+        assert first > [str(m.topic) for m in watcher.messages].index(world.topics.status)
 
 
 @pytest.mark.parametrize(("retention", "expires"), [(3600.0, 3600 + publisher.BACKSTOP), (9e9, publisher.MAX_EXPIRY)])
@@ -72,9 +74,9 @@ async def test_mqtt_5_messages_say_what_they_are_and_ended_jobs_expire(mosquitto
         await holds(watcher, world)
         world.happen(1)
         await eventually(lambda: watcher.said(world.event("a")))
-        assert {m.properties.ContentType for m in watcher.seen} == {"application/json"}
+        assert {m.properties.ContentType for m in watcher.messages} == {"application/json"}
         expiry: dict[str, Any] = {
-            str(m.topic): getattr(m.properties, "MessageExpiryInterval", None) for m in watcher.seen
+            str(m.topic): getattr(m.properties, "MessageExpiryInterval", None) for m in watcher.messages
         }
         # A broker counts the time down that it kept the message.
         assert expires - 60 < expiry.pop(world.state("b")) <= expires
@@ -87,7 +89,7 @@ async def test_what_an_earlier_run_left_is_removed(mosquitto):
         async with first.running():
             await holds(watcher, first)
         # The daemon was away for long, and has no memory of what it knew.
-        left = watcher.store[first.state("b/1")]
+        left = watcher.retained[first.state("b/1")]
         second = MqttHarness(mosquitto.port, reading("a", "x"), reading("c", "z"), instance=first.instance, epoch="e2")
         async with second.running():
             await holds(watcher, second)

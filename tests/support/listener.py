@@ -1,4 +1,4 @@
-"""What a broker delivers of one instance: its events in their order, and what its topics hold."""
+"""What a broker delivers: its messages and events in their order, and what its topics hold."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import contextlib
 import json
 import random
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Self
 
 import aiomqtt
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from tests.support.mosquitto import Mosquitto
 
@@ -20,19 +21,26 @@ class Listener:
     """What the broker delivers from now on, and the retained messages of before."""
 
     def __init__(self) -> None:
+        self.messages: list[aiomqtt.Message] = []
         self.events: list[dict[str, Any]] = []
-        self.topics: dict[str, Any] = {}
-        """Topic → what it holds, but for those of events."""
-        self.count = 0
-        """Messages about jobs."""
+        self.retained: dict[str, Any] = {}
+        """Topic → what it holds."""
+
+    def listening(self, broker: Mosquitto, instance: str) -> contextlib.AbstractAsyncContextManager[Self]:
+        """Listen to all topics of an instance."""
+        return self.subscribed(broker.port, f"correlator/v1/{instance}/#")
 
     @contextlib.asynccontextmanager
-    async def listening(self, broker: Mosquitto, instance: str) -> AsyncIterator[None]:
-        async with aiomqtt.Client("127.0.0.1", broker.port, identifier=f"listener-{random.random()}") as client:
-            await client.subscribe(f"correlator/v1/{instance}/#", qos=1)
+    async def subscribed(self, port: int, *filters: str) -> AsyncIterator[Self]:
+        name = f"listener-{random.random()}"
+        version = aiomqtt.ProtocolVersion.V5
+        async with aiomqtt.Client("127.0.0.1", port, identifier=name, protocol=version) as client:
             task = asyncio.create_task(self._read(client))
+            # Whether a message came from the store or just now, `retain` is set all the same.
+            options = SubscribeOptions(1, retainAsPublished=True)
+            await client.subscribe([(one, options) for one in filters])
             try:
-                yield
+                yield self
                 assert not task.done(), "the connection has ended"
             finally:
                 task.cancel()
@@ -40,14 +48,19 @@ class Listener:
 
     async def _read(self, client: aiomqtt.Client) -> None:
         async for message in client.messages:
-            topic, value = str(message.topic), json.loads(bytes(message.payload) or b"null")
-            self.count += "/job/" in topic
+            self.messages.append(message)
+            topic = str(message.topic)
             if topic.endswith("/event"):
-                self.events.append(value)
-            elif value is None:
-                self.topics.pop(topic, None)
-            else:
-                self.topics[topic] = value
+                self.events.append(parsed(message))
+            elif message.retain and message.payload:
+                self.retained[topic] = parsed(message)
+            elif message.retain:
+                self.retained.pop(topic, None)
+
+    @property
+    def count(self) -> int:
+        """Messages about jobs."""
+        return sum("/job/" in str(message.topic) for message in self.messages)
 
     def kinds(self, job_id: str, *kinds: str) -> list[str]:
         return [e["kind"] for e in self.events if e["job_id"] == job_id and e["kind"] in kinds]
@@ -62,3 +75,8 @@ class Listener:
             elif event["job_id"] in ended:
                 found.append(event)
         return found
+
+
+def parsed(message: aiomqtt.Message) -> Any:
+    """The content; None if there is none."""
+    return json.loads(bytes(message.payload) or b"null")

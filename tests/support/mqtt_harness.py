@@ -1,14 +1,10 @@
 """The MQTT sink on an index that the test writes, and a client that watches its topics."""
 
 import asyncio
-import contextlib
 import itertools
-from collections.abc import Callable
 from typing import Any
 
-import aiomqtt
 import orjson
-from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from correlator.config.schema import Mqtt
 from correlator.config.values import BrokerUrl
@@ -23,6 +19,7 @@ from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.tasks import Backoff
 from tests.support.documents import document_of
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.listener import Listener, parsed
 from tests.support.pipeline_harness import NOW, HubHarness
 
 _instances = (f"instance-{n}" for n in itertools.count())
@@ -106,52 +103,26 @@ def retained_topics(topics: Topics, index: Index, epoch: str, *, devices: bool =
     return due
 
 
-class TopicWatcher:
-    """Another client: all messages in order, and what is retained after them."""
+class TopicWatcher(Listener):
+    """Another client of the broker of a harness."""
 
     def __init__(self, topics_: Topics) -> None:
+        super().__init__()
         self.topics = topics_
-        self.seen: list[aiomqtt.Message] = []
-        self.store: dict[str, Any] = {}
-        self.on_message: Callable[[aiomqtt.Message], None] = lambda _: None
-
-    @contextlib.asynccontextmanager
-    async def on(self, port):
-        client = aiomqtt.Client("127.0.0.1", port, protocol=aiomqtt.ProtocolVersion.V5)
-        async with client:
-            task = asyncio.create_task(self._read(client))
-            # Whether a message came from the store or just now, `retain` is set all the same.
-            options = SubscribeOptions(1, retainAsPublished=True)
-            await client.subscribe([(f, options) for f in (f"{self.topics.root}/#", self.topics.devices)])
-            try:
-                yield self
-            finally:
-                task.cancel()
-                await asyncio.wait({task})
-
-    async def _read(self, client):
-        async for message in client.messages:
-            self.seen.append(message)
-            self.on_message(message)
-            topic = str(message.topic)
-            if message.retain and message.payload:
-                self.store[topic] = orjson.loads(message.payload)
-            elif message.retain:
-                self.store.pop(topic, None)
 
     def said(self, topic):
-        return [orjson.loads(m.payload) if m.payload else None for m in self.seen if str(m.topic) == topic]
+        return [parsed(m) for m in self.messages if str(m.topic) == topic]
 
     def states(self):
         return [status["state"] for status in self.said(self.topics.status)]
 
     def jobs(self):
         """What is retained of jobs, IDs and VMs."""
-        return {t: v for t, v in self.store.items() if self.topics.key(t) is not None}
+        return {t: v for t, v in self.retained.items() if self.topics.key(t) is not None}
 
 
 def watch(world, port):
-    return TopicWatcher(world.topics).on(port)
+    return TopicWatcher(world.topics).subscribed(port, f"{world.topics.root}/#", world.topics.devices)
 
 
 class OldBroker:
