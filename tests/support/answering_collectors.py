@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from msgspec.structs import asdict
 
 from correlator.cluster.connection import Connection, NoAnswer, NoResponder
-from correlator.cluster.rpc import MAX_BYTES, Caller
+from correlator.cluster.rpc import MAX_BYTES, Caller, decode_request
 from correlator.gateway.archive import RpcArchive
 from correlator.jobs.index import Index
 from correlator.model.facts import Reading
@@ -23,6 +23,7 @@ from correlator.sinks.cluster.gateway_requests import Answers, Responder
 
 SECOND = 1_000_000
 BASE = 1_758_550_000 * SECOND
+AWAY = NoResponder("nobody")
 
 
 def reading(job_id: str, second: int | None, *, steps: Sequence[int] = (), **record: Any) -> Reading:
@@ -102,27 +103,27 @@ class ArchiveInMemory:
 
 
 class Collectors:
-    """What a gateway's `Caller` is connected to. `hubs`: a collector each; `away` and `silent`: those that are not."""
+    """What a gateway's `Caller` is connected to. `hubs`: a collector each.
+
+    `replies`: by collector, what it replies, or what is raised, in place of its own answer.
+    """
 
     def __init__(self, **archives: ArchiveInMemory) -> None:
         self.archives = archives
         self.hubs = {name: LocalHub(Index(), archive) for name, archive in archives.items()}
-        self.away: set[str] = set()
-        self.silent: set[str] = set()
+        self.replies: dict[str, bytes | Exception] = {}
         self.sizes: list[int] = []
         """The bytes of each reply."""
         self.requests: list[tuple[str, str]] = []
+        """The collector and the method of each."""
+        self.deadlines: list[tuple[float, float]] = []
+        """Seconds that the collector and the connection have for each."""
+        self.go = asyncio.Event()
+        """While it is not set, requests wait for `replies`."""
+        self.go.set()
+        self.now = 100.0
         self._responders = {name: Responder(Answers(hub).to) for name, hub in self.hubs.items()}
-        self.caller = Caller(cast("Connection", self))
-        self.reply: bytes | None = None
-        """What all of them reply, if that is not what they have."""
-
-    @classmethod
-    def replying(cls, reply: bytes) -> Self:
-        """Collectors that reply the same to every request."""
-        made = cls()
-        made.reply = reply
-        return made
+        self.caller = Caller(cast("Connection", self), lambda: self.now)
 
     def archive(self, *scope: str) -> RpcArchive:
         """What a gateway asks about some of the collectors, or about all."""
@@ -132,12 +133,13 @@ class Collectors:
         """As `Connection.request`."""
         _, _, instance, _, method = subject.split(".")
         self.requests.append((instance, method))
-        if self.reply is not None:
-            return SimpleNamespace(data=self.reply)
-        if instance in self.away or instance not in self.hubs:
-            raise NoResponder("nobody")
-        if instance in self.silent:
-            raise NoAnswer("silence")
+        self.deadlines.append((decode_request(payload).within, within))
+        await self.go.wait()
+        given = self.replies.get(instance) if instance in self.hubs or instance in self.replies else AWAY
+        if isinstance(given, Exception):
+            raise given
+        if given is not None:
+            return SimpleNamespace(data=given)
         reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         async def send(answer: bytes) -> None:

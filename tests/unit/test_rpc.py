@@ -7,8 +7,7 @@ import contextlib
 import logging
 import re
 from collections import Counter
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,8 +16,8 @@ from msgspec.structs import asdict
 
 from correlator.cluster import rpc
 from correlator.cluster import rpc as module
-from correlator.cluster.connection import ClusterUnavailable, Connection, NoAnswer, NoResponder
-from correlator.cluster.rpc import Caller, Code, RemoteError
+from correlator.cluster.connection import ClusterUnavailable, NoAnswer, NoResponder
+from correlator.cluster.rpc import Code, RemoteError
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.model.published import FoundLine, LogLine
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, UsualStep
@@ -42,6 +41,7 @@ from correlator.pipeline.queries import (
     UsualSteps,
 )
 from correlator.sinks.cluster.gateway_requests import Responder
+from tests.support.answering_collectors import Collectors
 from tests.support.eventually import eventually
 
 QUERY = JobQuery(status=frozenset({"running"}))
@@ -326,36 +326,15 @@ async def test_a_flood_leaves_the_loop_to_other_tasks():
 YES = rpc.encode_result(b"true")
 
 
-class Collectors:
-    """What `Caller` sends to. `replies`: for each instance the next reply, or what is raised."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-        self.replies: dict[str, bytes | Exception] = {}
-        self.requests: list[tuple[str, str, float, float]] = []
-        self.hold = asyncio.Event()
-        self.hold.set()
-        self.caller = Caller(cast("Connection", self), lambda: self.now)
-
-    async def request(self, subject: str, payload: bytes, *, within: float) -> SimpleNamespace:
-        """As `Connection.request`."""
-        _, _, instance, _, method = subject.split(".")
-        self.requests.append((instance, method, rpc.decode_request(payload).within, within))
-        await self.hold.wait()
-        reply = self.replies[instance]
-        if isinstance(reply, Exception):
-            raise reply
-        return SimpleNamespace(data=reply)
-
-    async def ask(self, instance: str, within: float = 5.0) -> bool:
-        return await self.caller.call(instance, IsContext("c"), bool, within)
+async def ask(collectors: Collectors, instance: str = "dc1", within: float = 5.0) -> bool:
+    return await collectors.caller.call(instance, IsContext("c"), bool, within)
 
 
 async def test_a_request_waits_a_little_longer_than_its_collector_may_take():
     collectors = Collectors()
     collectors.replies["dc1"] = YES
-    assert await collectors.ask("dc1", 2.0)
-    assert collectors.requests == [("dc1", "IsContext", 2.0, 2.0 + module.GRACE)]
+    assert await ask(collectors, "dc1", 2.0)
+    assert (collectors.requests, collectors.deadlines) == ([("dc1", "IsContext")], [(2.0, 2.0 + module.GRACE)])
 
 
 @pytest.mark.parametrize(
@@ -375,31 +354,31 @@ async def test_every_failure_is_a_reason_that_names_the_appliance_and_a_silent_o
     collectors = Collectors()
     collectors.replies["dc1"] = reply
     with pytest.raises(SourceUnavailable) as raised:
-        await collectors.ask("dc1")
+        await ask(collectors)
     assert raised.value.public.startswith(reason)
     collectors.replies |= {"dc1": YES, "dc2": YES}
     if isinstance(reply, NoAnswer):
         collectors.now += module.REST / 2
         with pytest.raises(SourceUnavailable, match="dc1: the collector does not answer"):
-            await collectors.ask("dc1")
-        assert await collectors.ask("dc2")
+            await ask(collectors)
+        assert await ask(collectors, "dc2")
         assert [instance for instance, *_ in collectors.requests] == ["dc1", "dc2"]
         collectors.now += module.REST
-    assert await collectors.ask("dc1")
+    assert await ask(collectors)
 
 
 async def test_requests_beyond_the_bound_fail_at_once_and_a_cancelled_one_makes_room():
     collectors = Collectors()
     collectors.replies["dc1"] = YES
-    collectors.hold.clear()
-    waiting = [asyncio.create_task(collectors.ask("dc1")) for _ in range(module.MAX_CALLS)]
+    collectors.go.clear()
+    waiting = [asyncio.create_task(ask(collectors)) for _ in range(module.MAX_CALLS)]
     await asyncio.sleep(0)
     with pytest.raises(SourceUnavailable, match="dc1: too many requests wait for collectors"):
-        await collectors.ask("dc1")
+        await ask(collectors)
     waiting[0].cancel()
     await asyncio.gather(waiting[0], return_exceptions=True)
-    one_more = asyncio.create_task(collectors.ask("dc1"))
+    one_more = asyncio.create_task(ask(collectors))
     await asyncio.sleep(0)
-    collectors.hold.set()
+    collectors.go.set()
     assert await one_more
     assert all(await asyncio.gather(*waiting[1:]))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from correlator.cluster import rpc
+from correlator.cluster.connection import NoAnswer
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.gateway import archive as module
 from correlator.gateway.archive import MergedPage, RpcArchive
@@ -34,7 +35,7 @@ from correlator.pipeline.queries import (
     OtherJobs,
     UsualSteps,
 )
-from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, Collectors, reading
+from tests.support.answering_collectors import AWAY, BASE, SECOND, ArchiveInMemory, Collectors, reading
 from tests.support.documents import document_of
 from tests.support.eventually import eventually
 from tests.support.forecasts import ended, learned
@@ -90,7 +91,7 @@ async def test_of_an_id_on_several_appliances_the_newest_job_wins_and_the_others
 async def test_an_unknown_id_is_none_but_unavailable_if_an_absent_appliance_may_know_it():
     collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory([reading("u", 5)]))
     assert await collectors.archive().find("nobody") is None
-    collectors.away.add("dc1")
+    collectors.replies["dc1"] = AWAY
     with pytest.raises(SourceUnavailable) as raised:
         await collectors.archive().find("nobody")
     assert raised.value.public == "dc1: no collector is connected to the cluster"
@@ -162,13 +163,13 @@ async def test_the_pages_of_a_fleet_have_every_job_once_newest_first():
 
 async def test_an_appliance_that_does_not_answer_makes_the_page_incomplete_and_nothing_else():
     collectors = Collectors(dc1=ArchiveInMemory([reading("a", 1)]), dc2=ArchiveInMemory([reading("b", 2)]))
-    collectors.silent.add("dc2")
+    collectors.replies["dc2"] = NoAnswer("silence")
     page = await collectors.archive().page(JobQuery(), None, 10)
     assert [job.job_id for job in page.jobs] == ["a"]
     assert page.next_before is None
     assert page.reason is not None
     assert page.reason.startswith("dc2: the collector did not answer")
-    collectors.away.add("dc1")
+    collectors.replies["dc1"] = AWAY
     with pytest.raises(SourceUnavailable, match=r"dc1: .*; dc2: "):
         await collectors.archive().page(JobQuery(), None, 10)
 
@@ -227,18 +228,18 @@ async def test_a_log_of_an_appliance_that_is_away_is_searched_from_its_place_onc
     collectors = Collectors(dc1=ArchiveInMemory(lines=log), dc2=ArchiveInMemory(lines=log))
     archive = collectors.archive()
     first = await archive.ask(FindLines(20, EVERY))
-    collectors.away = {"dc2"}
+    collectors.replies = dict.fromkeys(["dc2"], AWAY)
     second = await archive.ask(FindLines(20, EVERY, places=first.places))
     assert (second.reason, second.places) == ("dc2: no collector is connected to the cluster", {"dc1": 6, "dc2": 16})
     last = await archive.ask(FindLines(20, EVERY, places=second.places))
     assert (last.reason, last.places, last.searched, last.searched_to) == (second.reason, {"dc2": 16}, 0.5, None)
     with pytest.raises(SourceUnavailable, match="dc2: no collector"):
         await archive.ask(FindLines(20, EVERY, places=last.places))
-    collectors.away = set()
+    collectors.replies.clear()
     back = await archive.ask(FindLines(20, EVERY, places=last.places))
     assert {(one.instance, one.event_id) for one in back.lines} == {("dc2", n) for n in range(1, 16)}
     assert (back.places, back.searched, back.reason) == ({}, 1.0, None)
-    collectors.away = {"dc1", "dc2"}
+    collectors.replies = dict.fromkeys(["dc1", "dc2"], AWAY)
     with pytest.raises(SourceUnavailable, match="dc1: no collector"):
         await archive.ask(FindLines(20, EVERY))
 
@@ -285,7 +286,9 @@ async def test_a_line_that_fits_into_no_reply_is_cut_and_says_so():
 async def test_the_attrs_of_a_line_can_be_encoded_or_are_a_reason():
     def archive(attrs: str) -> RpcArchive:
         reply = f'{{"lines":[{{"event_id":1,"level":"INFO","message":"m","at":1,"step_id":null,"attrs":{attrs}}}]}}'
-        return Collectors.replying(rpc.encode_result(reply.encode())).archive("dc1")
+        collectors = Collectors()
+        collectors.replies["dc1"] = rpc.encode_result(reply.encode())
+        return collectors.archive("dc1")
 
     for attrs, kept in ((f'{{"n":{10**40}}}', b'{"n":null}'), ("[" * 300 + "]" * 300, None)):
         for before in (None, 9):
@@ -301,7 +304,7 @@ async def test_a_cursor_of_another_kind_is_the_clients_mistake_and_an_absent_col
     collectors.archives["dc1"].error = BadRequest("after: expected the next_after of the page before")
     with pytest.raises(BadRequest, match="after: expected"):
         await collectors.archive().ask(LogLines(names(), "x", 10, EVERY))
-    collectors.away.add("dc1")
+    collectors.replies["dc1"] = AWAY
     with pytest.raises(SourceUnavailable) as raised:
         await collectors.archive().ask(LogLines(names(), None, 10, EVERY))
     assert raised.value.public == "dc1: no collector is connected to the cluster"
@@ -314,7 +317,7 @@ async def test_a_name_is_a_context_if_it_is_one_on_any_appliance():
     collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory([reading("u", 5, context_id="c")]))
     assert await collectors.archive().ask(IsContext("c"))
     assert not await collectors.archive("dc1").ask(IsContext("c"))
-    collectors.away.add("dc1")
+    collectors.replies["dc1"] = AWAY
     assert await collectors.archive().ask(IsContext("c"))
     with pytest.raises(SourceUnavailable):
         await collectors.archive().ask(IsContext("d"))
@@ -346,13 +349,13 @@ async def test_operations_are_listed_once_as_known_where_they_ran_most_often():
     one = there(await collectors.archive().ask(UsualSteps("failover", "live")))
     assert (one.typical_seconds, [step.name for step in one.steps]) == (5.0, ["copy"])
     assert await collectors.archive().ask(UsualSteps("failover", "other")) is None
-    collectors.away.add("dc2")
+    collectors.replies["dc2"] = AWAY
     assert [one.operation for one in await collectors.archive().ask(Operations())] == ["dc1", "live"]
 
 
 async def test_a_page_of_some_appliances_asks_only_these():
     collectors = Collectors(dc1=ArchiveInMemory([reading("a", 1)]), dc2=ArchiveInMemory([reading("b", 2)]))
-    collectors.away.add("dc2")
+    collectors.replies["dc2"] = AWAY
     page = await collectors.archive().page(JobQuery(instance=frozenset({"dc1", "dc9"})), None, 10)
     assert [job.job_id for job in page.jobs] == ["a"]
     assert (page.reason, collectors.requests) == (None, [("dc1", "OlderJobs")])
