@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.axe import AXE, findings
-from tests.support.browser import expect, heading, lines, rows
+from tests.support.browser import AXE, expect, findings, heading, lines, rows
 from tests.support.page_server import document, forecasted, stamp, step
 
 UUID = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"

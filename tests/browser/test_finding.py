@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
-from tests.support.browser import expect, heading, lines, names, rows
-from tests.support.columns import misplaced_heads
+from tests.support.browser import expect, heading, lines, misplaced_heads, names, rows
 from tests.support.eventually import eventually
 from tests.support.page_server import document, forecasted, line
 

@@ -7,12 +7,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.axe import AXE, findings
-from tests.support.browser import expect, heading, names, rows
-from tests.support.columns import misplaced_heads
+from tests.support.browser import AXE, expect, findings, heading, misplaced_heads, names, rows
 from tests.support.eventually import eventually
-from tests.support.fleet_server import appliance, serving_fleet
-from tests.support.page_server import document, stamp, step
+from tests.support.page_server import appliance, document, serving_fleet, stamp, step
 
 STATUSES = ("failed", "running", "pending", "completed", "cancelled")
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 
-from tests.support.axe import AXE, findings
-from tests.support.browser import Page, expect
+from tests.support.browser import AXE, Page, expect, findings
 from tests.support.eventually import eventually
 from tests.support.page_server import PageServer, document, forecasted, serving, step
 

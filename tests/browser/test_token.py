@@ -6,12 +6,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.support import fleet_server
 from tests.support.appliance import Appliance
 from tests.support.browser import BrowserContext, Page, expect, rows
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
-from tests.support.page_server import document
+from tests.support.page_server import appliance, document, serving_fleet
 
 
 async def lists(page: Page) -> None:
@@ -98,7 +97,7 @@ async def test_each_view_works_after_the_right_token_also_after_a_wrong_and_a_re
 
 
 async def test_the_page_of_a_fleet_asks_once_for_all_of_its_appliances(page: Page):
-    async with fleet_server.serving_fleet(fleet_server.appliance("dc1"), token="first") as fleet:
+    async with serving_fleet(appliance("dc1"), token="first") as fleet:
         await fleet.put(document("a", instance="dc1"))
         await page.goto(fleet.url)
         await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()

@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from correlator.sinks.http.server import HEADERS, Static
+from tests.support import job_documents
 from tests.support.servers import free_port
 
 Document = dict[str, Any]
@@ -30,15 +31,8 @@ def step(
     seq: int, name: str, status: str = "completed", *, ago: float = 60.0, took: float = 5.0, **more: Any
 ) -> Document:
     ended = None if status == "running" else stamp(ago - took)
-    return {
-        "seq": seq,
-        "name": name,
-        "status": status,
-        "started_at": stamp(ago),
-        "ended_at": ended,
-        "duration_seconds": took,
-        "error": None,
-    } | more
+    times = {"started_at": stamp(ago), "ended_at": ended, "duration_seconds": took}
+    return job_documents.step(seq, name, status, **(times | more))
 
 
 def document(job_id: str, status: str = "running", *, ago: float = 60.0, took: float = 30.0, **more: Any) -> Document:
@@ -49,19 +43,9 @@ def document(job_id: str, status: str = "running", *, ago: float = 60.0, took: f
         s: sum(each["status"] == s for each in by_id.values()) for s in ("completed", "failed", "running", "skipped")
     }
     terminal = status in ("completed", "failed", "cancelled")
-    return {
-        "job_id": job_id,
+    members: Document = {
         "external_ids": [f"unified-live-failover-{job_id}-1758553933"],
-        "context_id": None,
-        "parent_job_id": None,
-        "child_job_ids": [],
-        "job_type": "failover",
-        "operation": "unified-live-failover",
         "category": "failover",
-        "owner": "system",
-        "status": status,
-        "terminal": terminal,
-        "error": None,
         "started_at": stamp(ago),
         "ended_at": stamp(ago - took) if terminal else None,
         "updated_at": stamp(),
@@ -80,15 +64,13 @@ def document(job_id: str, status: str = "running", *, ago: float = 60.0, took: f
         "compared_with": None,
         "current_step": next((each["name"] for each in by_id.values() if each["status"] == "running"), None),
         "steps": by_id,
-        "stalled": False,
         "last_event_at": stamp(1.0),
         "last_message": None,
-        "warnings": 0,
-        "errors": 0,
         "metadata": {"vm_name": f"vm-{job_id}"},
-        "source": "joblog",
         "rev": 1,
-    } | more
+    }
+    made: Document = job_documents.document(job_id, status, **(members | more))
+    return made
 
 
 def line(event_id: int, message: str | None = None, level: str = "INFO", *, ago: float = 0.0, **more: Any) -> Document:
@@ -104,15 +86,11 @@ def forecast(
 
     `ahead`: name, share and typical seconds of each step.
     """
-    return {
-        "ends_at": {"p50": stamp(-left), "p90": stamp(-most)},
-        "as_of": stamp(),
-        "runs": runs,
-        "state": state,
-        "typical_seconds": 96.0,
-        "failure_rate": 0.08,
-        "steps_ahead": [{"name": name, "share": share, "typical_seconds": seconds} for name, share, seconds in ahead],
-    }
+    steps = [{"name": name, "share": share, "typical_seconds": seconds} for name, share, seconds in ahead]
+    ends = {"p50": stamp(-left), "p90": stamp(-most)}
+    made = job_documents.forecast(state, ends_at=ends, as_of=stamp(), runs=runs, steps_ahead=steps)
+    found: Document = made["forecast"]
+    return found
 
 
 def forecasted(job: Document, percent: float, **more: Any) -> Document:
@@ -381,6 +359,70 @@ async def serving(**options: Any) -> AsyncIterator[PageServer]:
     finally:
         async with asyncio.timeout(60):
             await fake.stop()
+
+
+def appliance(name: str, **more: Any) -> Document:
+    """A row of ``GET /api/v1/instances``: an appliance that is well."""
+    return {
+        "instance": name,
+        "online": True,
+        "database": "live",
+        "error": None,
+        "lag_seconds": 0.0,
+        "unwritten_seconds": 0.0,
+        "last_seen": stamp(),
+        "version": "1.2.3",
+        "jobs": 1,
+    } | more
+
+
+class FleetServer(PageServer):
+    """A fake gateway: jobs of several appliances, their health, and `/i/<instance>/` for each.
+
+    `instances`: the rows of ``GET /api/v1/instances``.
+    """
+
+    def __init__(self, *instances: Document, **options: Any) -> None:
+        super().__init__(gateway=True, **options)
+        self.instances = list(instances)
+        self.searches: list[str] = []
+        """The queries of all requests for pages of jobs."""
+        self.paths: list[str] = []
+        """The paths of all websockets."""
+
+    def _routes(self) -> list[web.RouteDef]:
+        routes = super()._routes()
+        own = [web.RouteDef(r.method, "/i/{instance}" + r.path, r.handler, r.kwargs) for r in routes]
+        return [*routes, web.get("/api/v1/instances", self._instances), *own]
+
+    async def _instances(self, request: web.Request) -> web.Response:
+        del request
+        return web.json_response({"instances": self.instances})
+
+    async def _websocket(self, request: web.Request) -> web.WebSocketResponse:
+        self.paths.append(request.path)
+        return await super()._websocket(request)
+
+    def _wanted(self, message: Document, request: web.Request) -> Document:
+        own = request.match_info.get("instance")
+        return message if own is None else message | {"instance": [own]}
+
+    def _page(self, request: web.Request) -> Document:
+        self.searches.append(request.path_qs)
+        page = super()._page(request)
+        own = [request.match_info["instance"]] if "instance" in request.match_info else []
+        wanted = own or request.query.getall("instance", [])
+        return page | {"jobs": [job for job in page["jobs"] if not wanted or job.get("instance") in wanted]}
+
+
+@contextlib.asynccontextmanager
+async def serving_fleet(*instances: Document, token: str | None = None) -> AsyncIterator[FleetServer]:
+    fake = FleetServer(*instances, token=token)
+    await fake.start()
+    try:
+        yield fake
+    finally:
+        await fake.stop()
 
 
 async def _messages(socket: web.WebSocketResponse, request: web.Request) -> AsyncIterator[Document]:
