@@ -34,7 +34,7 @@ from correlator.daemon import (
     Supervisor,
     announce,
     process_of,
-    reloads,
+    reload_on_request,
     report_build,
 )
 from correlator.jobs import sizes
@@ -150,7 +150,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
             serves = supervisor.served
             waiting = outer.create_task(standby(lease, core.database, core.hub, config, serves, outer), name="standby")
             checks: list[Prepare] = [listener.prepare, partial(_reloadable, core, None), *_checks(config)]
-            reloading = outer.create_task(reloads(process, supervisor, checks), name="reload")
+            reloading = outer.create_task(reload_on_request(process, supervisor, checks), name="reload")
             if not await ends_before(waiting, process.stop):
                 supervisor.stops()
                 await end_tasks({waiting})
@@ -240,7 +240,7 @@ async def _follow(
         ]
         parts: list[Prepare] = [daemon.listener.prepare, partial(_reloadable, core, mqtt), webhooks.prepare]
         parts += [otlp.prepare] if otlp is not None else []
-        reading.append(inner.create_task(reloads(process, supervisor, parts), name="reload"))
+        reading.append(inner.create_task(reload_on_request(process, supervisor, parts), name="reload"))
         lost = await ends_before(holding, process.stop)
         # Stop, 1: Notify the service manager.
         log.info("becoming the standby" if lost else "stopping")

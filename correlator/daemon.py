@@ -243,7 +243,7 @@ Prepare = Callable[[Config], Callable[[], None]]
 """Prepares a configuration and returns what applies it, which must not fail. Raises `CorrelatorError` on a problem."""
 
 
-async def reloads(process: Process, supervisor: Supervisor, parts: Sequence[Prepare]) -> None:
+async def reload_on_request(process: Process, supervisor: Supervisor, parts: Sequence[Prepare]) -> None:
     """Reload the configuration each time that is requested, until cancelled."""
     if process.load is None:
         return

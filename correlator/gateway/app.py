@@ -20,7 +20,7 @@ from correlator.cluster import keys, received
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.rpc import Caller
 from correlator.config.schema import Config
-from correlator.daemon import DRAIN_WITHIN, Process, Supervisor, announce, process_of, reloads, report_build
+from correlator.daemon import DRAIN_WITHIN, Process, Supervisor, announce, process_of, reload_on_request, report_build
 from correlator.gateway.archive import RpcArchive, WaitingIdsSender
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import OrderedConsumer, StreamEnd
@@ -108,7 +108,7 @@ class Gateway:
                         ("heartbeat", stalls.heartbeat()),
                         ("memory", memory.return_free_memory()),
                         ("announce", announce(process, self.supervisor, self._synced)),
-                        ("reload", reloads(process, self.supervisor, [self._listener.prepare, _log_level])),
+                        ("reload", reload_on_request(process, self.supervisor, [self._listener.prepare, _log_level])),
                     )
                 }
                 await process.stop.wait()
