@@ -92,11 +92,13 @@ class TrackedJob:
         if view.metadata is not self._metadata:
             self._metadata, running.entity = view.metadata, vm_name(view)
         if view.steps is not self._steps or running.place.start != start:
-            before, events = (Counter(events_of(_times(steps))) for steps in (self._steps, view.steps))
-            if running.place.start != start or before - events:
+            before, steps = self._steps[:MAX_STEPS], view.steps[:MAX_STEPS]
+            gone = Counter(events_of(_times(_without(before, steps))))
+            new = Counter(events_of(_times(_without(steps, before))))
+            if running.place.start != start or gone - new:
                 running.place = place_of(start, _times(view.steps), self._percents)
             else:
-                for event in sorted((events - before).elements()):
+                for event in sorted((new - gone).elements()):
                     running.place.apply(event)
             self._steps = view.steps
         if view.basis == "reported" and not view.terminal:
@@ -156,6 +158,12 @@ def ended_run(view: JobView, entity: str, percents: Sequence[tuple[Micros, float
     end = view.ended_at if view.ended_at is not None else start
     completed = view.status is Status.COMPLETED
     return EndedRun(operation_key(view), entity, start, end, completed, tuple(_times(view.steps)), tuple(percents))
+
+
+def _without(steps: Sequence[StepRecord], others: Sequence[StepRecord]) -> list[StepRecord]:
+    """The steps that are not as they are among `others`. Of two views of a job, one after the other, these are few."""
+    known = {step.id: step for step in others}
+    return [step for step in steps if known.get(step.id) != step]
 
 
 def _times(steps: Sequence[StepRecord]) -> Iterator[StepTimes]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from itertools import pairwise
+from collections.abc import Callable
+from copy import copy
+from itertools import islice, pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from correlator.client.documents import remaining
 from correlator.forecast.points import StepTimes, place_of
@@ -17,6 +20,7 @@ from correlator.jobs.forecasted_job import JudgedForecast, TrackedJob
 from correlator.jobs.forecasts import CHECK_AFTER, MAX_JUDGED, Accuracy
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind, Status
+from correlator.model.persisted import PersistedForecast
 from correlator.model.published import JobView
 from correlator.model.rows import StepRecord
 from tests.support.documents import document_of
@@ -40,6 +44,7 @@ from tests.support.forecast_index import (
 )  # fmt: skip
 from tests.support.forecasts import BASE, OPERATION, SECOND
 from tests.support.there import there
+from tests.support.yardstick import ROUNDS, quickest
 
 
 def test_a_running_job_has_percent_end_and_steps_ahead_from_earlier_runs():
@@ -357,6 +362,24 @@ def test_a_place_is_that_of_the_current_steps_however_the_tables_were_corrected_
         tracked.follow(JobView("j", Status.RUNNING, started_at=BASE, steps=steps), BASE)
         place = place_of(BASE, [StepTimes(one.name, there(one.started_at), one.completed_at) for one in steps])
     assert tracked.running.place == place
+
+
+def test_the_end_of_a_step_costs_a_forecast_hardly_more_in_a_job_of_ninety_steps_than_of_nine():
+    def ending(count: int) -> Callable[[], None]:
+        steps = [step(n, "a", n) for n in range(count)]
+        running = JobView("j", Status.RUNNING, started_at=BASE, steps=tuple(steps))
+        # A view makes the steps anew that the log alone knows.
+        ended = replace(running, steps=(*map(copy, steps[:-1]), step(count - 1, "a", count - 1, count)))
+        jobs = iter([TrackedJob(running, PersistedForecast(tracked=True)) for _ in range(50 * ROUNDS)])
+
+        def follow() -> None:
+            for job in islice(jobs, 50):
+                job.follow(ended, BASE)
+
+        return follow
+
+    nine, ninety = quickest(ending(9), ending(90))
+    assert ninety < 3 * nine, f"{ninety / nine:.1f} times as much"
 
 
 # -- How good forecasts were: coverage of p90 and the error of p50, over the newest ended jobs
