@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from correlator.config.schema import Config, keys, leaves, value_of
+from correlator.config.schema import Config, keys, settings
 from correlator.config.values import Section, Size, toml
 
 GATEWAY = ("http", "cluster", "log")
@@ -22,9 +22,9 @@ MAX_TEXT, MAX_NAMES = 100, 100
 def of_instance(config: Config) -> dict[str, str]:
     """Return the settings, as TOML, that have to be the same on each host of an instance in a cluster."""
     found = {}
-    for name, _ in leaves():
+    for name, _, value in settings(config):
         if name.startswith(OF_INSTANCE) and (config.mqtt.url is not None or not name.startswith("mqtt.")):
-            text = toml(value_of(config, name))
+            text = toml(value)
             found[name] = text if len(text) <= MAX_TEXT else hashlib.sha256(text.encode()).hexdigest()[:16]
     return found
 

@@ -83,7 +83,7 @@ async def read_log(config: Config, queries: Queries, session: Session, now: int)
     while log.rows < MAX_ROWS and time.monotonic() <= until:
         rows = await queries.light_rows_upto(session, last, ROWS_AT_ONCE)
         log.add(row for row in rows if row.ts >= since)
-        if len(rows) < ROWS_AT_ONCE or rows[-1].ts < since:
+        if len(rows) < ROWS_AT_ONCE or any(0 < row.ts < since for row in rows):
             return log
         last = rows[-1].id - 1
     log.whole = False
