@@ -15,10 +15,9 @@ from typing import Any, ClassVar, Final, assert_never
 
 import msgspec
 from aiohttp import WSCloseCode, WSMsgType, web
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import Struct
 
 from correlator.errors import BadRequest, SourceUnavailable, drop_frames
-from correlator.jobs import encoding
 from correlator.model.messages import ClientMessage, CloseCode, Error, Get, Hello, Ping, Pong, Subscribe, Unsubscribe
 from correlator.ops import metrics
 from correlator.ops.stalls import STUCK_AFTER
@@ -297,7 +296,7 @@ class Websockets:
                 await self._handle_message(client, message)
             except BadRequest as error:
                 good = False
-                self._error(client, "bad_request", str(error), error.sub)
+                self._streams.send(client, Error(error.sub, "bad_request", str(error)))
             await self._turns.round(client.address)  # let other connections run
         return good
 
@@ -360,30 +359,20 @@ class Websockets:
 
     async def _get(self, client: WebsocketConnection, name: str) -> None:
         """Answer a `get`, in its own task, as the database may be slow."""
+        code = "unavailable"
         try:
-            if not await self._streams.put(client, name, GET_WITHIN):
-                self._error(client, "not_found", f"no job is known by {name!r}", job_id=name)
+            if await self._streams.put(client, name, GET_WITHIN):
+                return
+            code, detail = "not_found", f"no job is known by {name!r}"
         except SourceUnavailable as error:
-            self._error(client, "unavailable", error.public, job_id=name)
+            detail = error.public
         except Refused as error:
-            self._error(client, "unavailable", str(error), job_id=name)
+            detail = str(error)
         except TimeoutError:
             detail = f"the database did not answer within {GET_WITHIN:g} s"
-            self._error(client, "unavailable", detail, job_id=name)
         finally:
             client.gets.release()
-
-    def _error(
-        self,
-        client: WebsocketConnection,
-        code: str,
-        detail: str,
-        sub: int | None = None,
-        *,
-        job_id: str | UnsetType = UNSET,
-    ) -> None:
-        """Send an `error` message, which is possible even before `hello`. `job_id`: the ID of a `get` that failed."""
-        self._streams.fanout.send(client, [Message(encoding.encode(Error(sub, code, detail, job_id)))])
+        self._streams.send(client, Error(None, code, detail, name))
 
 
 def _has_token(frame: str) -> bool:
