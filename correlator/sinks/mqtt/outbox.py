@@ -23,7 +23,7 @@ from __future__ import annotations
 from bisect import insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from heapq import merge
+from heapq import heappop, heappush, merge
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple, assert_never
@@ -543,12 +543,12 @@ class MqttEvents(PendingEvents[MqttEvent]):
         self._queues: dict[str, _JobEvents] = {}
         self._ended: OrderedDict[str, None] = OrderedDict()
         """The jobs whose queue has ended, in this order."""
-        self._running: deque[int] = deque()
-        """The events that were added while their job ran, in order; also some that wait no more, or whose job ended."""
-        self._steps: deque[int] = deque()
-        """The events of steps, in order; also some that wait no more."""
-        self._ended_steps: deque[int] = deque()
-        """Those that were passed over in `_steps`, as their job had ended."""
+        self._running: list[int] = []
+        """A heap of the events that were added while their job ran; also some that wait no more, or whose job ended."""
+        self._steps: list[int] = []
+        """A heap of the events of steps; also some that wait no more, or whose job ended."""
+        self._ended_steps: list[int] = []
+        """A heap of those whose job is known to have ended."""
         self._turn = 0
         for job_id, payload in event_log.pop_restored("mqtt", Decoder(str)):
             self.add(MqttEvent(job_id, payload))
@@ -584,9 +584,9 @@ class MqttEvents(PendingEvents[MqttEvent]):
 
     def restart(self) -> None:
         """Start a new connection: events that were sent and not acknowledged are sent again, in the old order."""
-        for number in sorted(self._in_flight, reverse=True):
+        for number in [*self._in_flight]:
             del self._in_flight[number]
-            self._enqueue(number, again=True)
+            self._enqueue(number)
 
     @property
     def _waiting(self) -> int:
@@ -596,8 +596,7 @@ class MqttEvents(PendingEvents[MqttEvent]):
     def _waits(self, number: int) -> bool:
         return number in self and number not in self._in_flight
 
-    def _enqueue(self, number: int, *, again: bool = False) -> None:
-        """Have an event wait. `again`: it was sent before, so that it goes before all others of its job."""
+    def _enqueue(self, number: int) -> None:
         event = self[number]
         job_id, kind = event.job_id, event.kind
         queue = self._queues.get(job_id)
@@ -608,9 +607,9 @@ class MqttEvents(PendingEvents[MqttEvent]):
             queue.ended = True
             self._ended[job_id] = None
         if not queue.ended:
-            _append(self._running, number, again=again)
+            heappush(self._running, number)
         if kind.startswith(b"step."):
-            _append(self._ended_steps if again and queue.ended else self._steps, number, again=again)
+            heappush(self._ended_steps if queue.ended else self._steps, number)
         self._compact()
 
     def _dequeue(self, number: int) -> None:
@@ -627,7 +626,7 @@ class MqttEvents(PendingEvents[MqttEvent]):
 
     def _first_running(self) -> int | None:
         while self._running and not self._runs(self._running[0]):
-            self._running.popleft()
+            heappop(self._running)
         return self._running[0] if self._running else None
 
     def _runs(self, number: int) -> bool:
@@ -635,36 +634,26 @@ class MqttEvents(PendingEvents[MqttEvent]):
         return self._waits(number) and not self._queues[self[number].job_id].ended
 
     def _drop(self) -> None:
-        number = self._step_of_running() or self._step_of_ended() or next(filter(self._waits, self))
+        number = self._pop_step() or next(filter(self._waits, self))
         self._dequeue(number)
         self._forget(number)
 
-    def _step_of_running(self) -> int | None:
+    def _pop_step(self) -> int | None:
+        """Return the oldest waiting event of the steps of running jobs, or else of ended jobs."""
         while self._steps:
-            number = self._steps.popleft()
+            number = heappop(self._steps)
             if self._runs(number):
                 return number
             if self._waits(number):
-                self._ended_steps.append(number)
-        return None
-
-    def _step_of_ended(self) -> int | None:
+                heappush(self._ended_steps, number)
         while self._ended_steps:
-            if self._waits(number := self._ended_steps.popleft()):
+            if self._waits(number := heappop(self._ended_steps)):
                 return number
         return None
 
     def _compact(self) -> None:
-        """Remove from the queues what waits no more, and repetitions, once that is the larger part."""
-        for numbers in (self._running, self._steps, self._ended_steps):
-            if len(numbers) > 2 * self._waiting + 1000:
-                waiting = [*filter(self._waits, dict.fromkeys(numbers))]
-                numbers.clear()
-                numbers.extend(waiting)
-
-
-def _append(numbers: deque[int], number: int, *, again: bool) -> None:
-    if again:
-        numbers.appendleft(number)
-    else:
-        numbers.append(number)
+        """Remove from the heaps what waits no more, and repetitions, once that is the larger part."""
+        most = 2 * self._waiting + 1000
+        for heap in (self._running, self._steps, self._ended_steps):
+            if len(heap) > most:
+                heap[:] = sorted(filter(self._waits, {*heap}))
