@@ -1,18 +1,23 @@
-"""The lease on a real server: neither a full link nor the loss of all streams takes it from its holder."""
+"""The lease on a real server: neither a full link nor the loss of all streams takes it, and a stop hands it over."""
 
 import asyncio
 import contextlib
+import json
 import shutil
 import time
 
+from correlator import app
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Refused
 from correlator.cluster.fence import StreamMessage
 from correlator.cluster.lease import TAKE_AFTER, Lease
+from correlator.config import loading
+from correlator.daemon import Process
 from tests.support.background import in_background
 from tests.support.cluster import connected, settings
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy
+from tests.support.there import there
 
 
 @contextlib.asynccontextmanager
@@ -70,6 +75,31 @@ async def test_the_holder_outlasts_the_loss_of_all_streams_and_its_writes_are_ac
             await eventually(lambda: first.connection.connected)
             await eventually(lambda: quietly(accepted))
             assert not holding.done()
+
+
+async def test_a_stop_while_the_checkpoint_is_read_hands_the_lease_over(nats, tmp_path, monkeypatch):
+    reading = asyncio.Event()
+
+    async def never(_: object) -> None:
+        reading.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr("correlator.standby._restored", never)
+    environ = {
+        "CORRELATOR_DATABASE__URL": f"sqlite://{tmp_path}/no.db",
+        "CORRELATOR_CLUSTER__URL": nats.url,
+        "CORRELATOR_CLUSTER__INSTANCE": "dc1",
+        "CORRELATOR_HTTP__LISTEN": "127.0.0.1:0",
+        "CORRELATOR_STATE__DIRECTORY": str(tmp_path),
+    }
+    process = Process(loading.load(None, environ), None, None, asyncio.Event(), asyncio.Event())
+    async with connected(nats.url) as connection, asyncio.timeout(PATIENCE):
+        term = asyncio.create_task(app._run(process))
+        await reading.wait()
+        process.stop.set()
+        await term
+        alive = there(await connection.last(keys.ALIVE, keys.alive("dc1")))
+        assert json.loads(alive.data)["released"]
 
 
 async def quietly(write):
