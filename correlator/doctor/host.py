@@ -94,7 +94,7 @@ def secrets(setting: Setting) -> Check:
     for file in setting.files:
         if _holds_password(file):
             files[f"the configuration {file.name}, which holds a password"] = file
-    there = {file: label for label, file in files.items() if _holds_something(file)}
+    there = {file: label for label, file in files.items() if service.holds_something(file)}
     wide = {label: file for file, label in there.items() if file.stat().st_mode & stat.S_IROTH}
     if wide:
         return failure(
@@ -114,14 +114,6 @@ def secrets(setting: Setting) -> Check:
         )
     count = "1 file with a secret" if len(there) == 1 else f"{len(there)} files with secrets"
     return ok(SECRETS, f"{count}, not readable by every user" if there else "no secret is in a file")
-
-
-def _holds_something(file: Path) -> bool:
-    """Whether a file exists and is not blank: the unit passes a blank file for a secret that does not exist."""
-    try:
-        return file.is_file() and bool(file.read_bytes().strip())
-    except OSError:
-        return file.is_file()  # it exists, but we may not read it
 
 
 def _is_private(file: Path) -> bool:

@@ -178,7 +178,7 @@ def new_password(setting: Setting, account: str, resolved: str | None) -> list[s
         words = r"""printf '%s' "$PASSWORD" | sed "s/[\\\\']/\\\\&/g" """.strip()
     else:
         words = rf"""sed "s/[\\\\']/\\\\&/g" {quote(str(file))}"""
-        if _holds_text(file):
+        if service.holds_something(file):
             make = []
     sql = f"CREATE USER IF NOT EXISTS {account}; ALTER USER {account} IDENTIFIED BY '%s';\\n"
     more = f"ALTER USER IF EXISTS {resolved} IDENTIFIED BY '%s';\\n" if resolved is not None else ""
@@ -196,19 +196,12 @@ def password_file(setting: Setting) -> Path:
 
 
 def _is_in_file(setting: Setting) -> bool:
-    return bool(setting.config.database.password_file) or _holds_text(password_file(setting))
+    return bool(setting.config.database.password_file) or service.holds_something(password_file(setting))
 
 
 def password_source(setting: Setting) -> str:
     """Return the file that holds the password, else the configuration key."""
     return str(password_file(setting)) if _is_in_file(setting) else "database.password"
-
-
-def _holds_text(file: Path) -> bool:
-    try:
-        return bool(file.read_bytes().strip())
-    except OSError:
-        return False
 
 
 def _double_quoted(text: str) -> str:

@@ -177,6 +177,14 @@ def outdated(setting: Setting) -> list[str]:
     return [name for name in names if _text(CREDENTIALS / name).strip() != _text(source / name).strip()]
 
 
+def holds_something(file: Path) -> bool:
+    """Whether a file exists and is not blank: the unit passes a blank file for a secret that does not exist."""
+    try:
+        return file.is_file() and bool(file.read_bytes().strip())
+    except OSError:
+        return os.access(file, os.F_OK)  # it exists, but we may not read it
+
+
 def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8", errors="replace")
