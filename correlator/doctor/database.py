@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from msgspec import Struct
 
+from correlator.bounded import chunks
 from correlator.config.schema import Config
 from correlator.config.values import MysqlUrl, SqliteUrl
 from correlator.doctor import service, usage
@@ -40,6 +41,7 @@ from correlator.sources.databases import database_of
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import (
+    IN_ONE,
     INDISPENSABLE,
     OLDER_GENERATION,
     TABLES,
@@ -47,7 +49,6 @@ from correlator.sources.db.session import (
     Row,
     Schema,
     Session,
-    chunks,
 )
 from correlator.sources.db.zones import Zone
 
@@ -585,7 +586,7 @@ async def jobs_in_no_table(queries: Queries, session: Session, job_ids: list[str
     known: set[str] = set()
     for table, column in (("job_tracking", "id"), ("failover_jobs", "job_id")):
         if queries.schema.has(table, column):
-            for part in chunks(job_ids):
+            for part in chunks(job_ids, IN_ONE):
                 where = f"{column} IN ({queries.dialect.marks(part)})"
                 rows = await session.query(f"SELECT {column} FROM {table} WHERE {where}", part)
                 known.update(row[0] for row in rows)

@@ -257,10 +257,6 @@ class Gaps:
                 found += range(last, max(first - 1, last - limit + len(found)), -1)
         return found
 
-    def missing(self) -> int:
-        """Number of missing ids in open windows."""
-        return sum(last - first + 1 for w in self.open for first, last in w.holes)
-
     def oldest(self, now: float) -> float:
         """The age in seconds of the oldest open window, 0 if there is none."""
         return max((now - w.born for w in self.open), default=0.0)

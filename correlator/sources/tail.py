@@ -32,6 +32,7 @@ from typing import TypeAlias
 
 from msgspec.structs import replace
 
+from correlator.bounded import chunks
 from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.model.persisted import Cursor
@@ -41,7 +42,7 @@ from correlator.ops import metrics
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db.queries import HEAVY, MESSAGE_COMPARED, Queries
-from correlator.sources.db.session import Database, Range, Session, chunks
+from correlator.sources.db.session import IN_ONE, Database, Range, Session
 from correlator.sources.doorbell import DoorbellRetry
 from correlator.sources.gaps import Gaps, Probe, Window
 from correlator.tasks import set_within, until_next
@@ -468,7 +469,7 @@ class Tail:
         return min(self._head_row.ts, now - int(read_before * 1_000_000)) - SLACK
 
     async def _last_known(self, queries: Queries, rows: Session) -> LogRow | None:
-        for part in chunks(list(self._reset_markers.ids())):
+        for part in chunks(list(self._reset_markers.ids()), IN_ONE):
             if (known := self._reset_markers.newest_of(await queries.light_rows_in(rows, part))) is not None:
                 return known
         return None

@@ -29,7 +29,7 @@ def settled(*ids, now=100.0):
 def test_all_holes_of_one_batch_are_one_window():
     found = gaps(4, 6, 10)
     assert [w.holes for w in found.open] == [[(2, 3), (5, 5), (7, 9)]]
-    assert (found.head, found.missing(), found.oldest(103.0)) == (10, 6, 3.0)
+    assert (found.head, len(found.newest(100)), found.oldest(103.0)) == (10, 6, 3.0)
 
 
 def test_holes_that_appear_soon_after_join_the_window_and_its_grace_begins_anew():
@@ -37,7 +37,7 @@ def test_holes_that_appear_soon_after_join_the_window_and_its_grace_begins_anew(
     found.advance([5], 100.05)
     assert [w.holes for w in found.open] == [[(2, 2), (4, 4)]]
     found.answer(probe(found, 105.04), [], 105.04)
-    assert found.missing() == 2
+    assert len(found.newest(100)) == 2
     found.advance([7], 105.1)
     assert len(found.open) == 2
 
@@ -67,12 +67,12 @@ def test_a_cold_hit_is_emitted_once_and_counted_late():
 def test_a_window_is_settled_only_by_a_probe_that_began_a_grace_after_its_last_sign_of_life():
     found = gaps(4, 6)
     found.answer(probe(found, 104.99), [], 120.0)
-    assert found.missing() == 3, "the probe began too early"
+    assert len(found.newest(100)) == 3, "the probe began too early"
     assert found.answer(probe(found, 120.5), [5], 120.5) == [5]
     found.answer(probe(found, 125.4), [], 130.0)
-    assert found.missing() == 3, "life in one hole keeps the whole window"
+    assert len(found.newest(100)) == 3, "life in one hole keeps the whole window"
     found.answer(probe(found, 130.5), [], 130.5)
-    assert (found.missing(), len(found.cold), found.late) == (0, 1, 0)
+    assert (len(found.newest(100)), len(found.cold), found.late) == (0, 1, 0)
 
 
 def test_a_cold_window_is_given_up_by_a_last_probe_and_not_by_time_alone():

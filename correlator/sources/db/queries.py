@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from correlator.bounded import BoundedDict
+from correlator.bounded import BoundedDict, chunks
 from correlator.jobs import joblog
 from correlator.jobs.directory import OwnIds
 from correlator.jobs.encoding import rfc3339
@@ -38,7 +38,7 @@ from correlator.jobs.sizes import (
 )
 from correlator.model.facts import MAX_CHILDREN, Reading
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
-from correlator.sources.db.session import TABLES, Dialect, Range, Row, Schema, Session, chunks
+from correlator.sources.db.session import IN_ONE, TABLES, Dialect, Range, Row, Schema, Session
 from correlator.sources.db.zones import Zone
 
 WHOLE = 128_000
@@ -114,7 +114,7 @@ class Oversized:
                     rooms[step.id] = room
                     left -= room
         texts: dict[int, str] = {}
-        for part in chunks(list(rooms)):
+        for part in chunks(list(rooms), IN_ONE):
             where = ",".join(map(str, part))
             sql = f"SELECT id, SUBSTR(error_message, 1, {limit}) FROM job_steps WHERE id IN ({where})"
             texts |= {i: text or "" for i, text in await session.query(sql)}
@@ -331,7 +331,7 @@ class Queries:
 
     async def _rows_in(self, session: Session, ids: Sequence[int], columns: str) -> list[Row]:
         found: list[Row] = []
-        for part in chunks(ids):
+        for part in chunks(ids, IN_ONE):
             sql = f"SELECT {columns} FROM log_events WHERE id IN ({_list(part)})"
             found += await session.query(sql)
         return found
@@ -418,7 +418,7 @@ class Queries:
     async def jobs_by_id(self, session: Session, job_ids: Iterable[str]) -> dict[str, JobRecord]:
         wanted = list(job_ids)
         found = await self._unchanged(session, [i for i in wanted if self._oversized.is_known(i)])
-        for part in chunks([i for i in wanted if i not in found]):
+        for part in chunks([i for i in wanted if i not in found], IN_ONE):
             where = f"id IN ({self.dialect.marks(part)})"
             found |= {r.job_id: r for r in await self.jobs_where(session, where, part)}
         return found
@@ -443,7 +443,7 @@ class Queries:
             "NULL" if column in ("metadata", "error_message") else self.expression("job_tracking", column)
             for column in TABLES["job_tracking"]
         ]
-        for part in chunks(job_ids):
+        for part in chunks(job_ids, IN_ONE):
             marks = self.dialect.marks(part)
             sql = f"SELECT {', '.join(columns)} FROM job_tracking WHERE id IN ({marks})"
             for row in await session.query(sql, part):
@@ -537,7 +537,7 @@ class Queries:
         size = self._size("job_steps", "error_message")
         order = "job_id, seq" if self.schema.has("job_steps", "seq") else "job_id, id"
         own = OwnIds(starts)
-        for part in chunks(list(starts)):
+        for part in chunks(list(starts), IN_ONE):
             where = f"job_id IN ({self.dialect.marks(part)})"
             sql = f"SELECT {self._select['job_steps']}, {size} FROM job_steps WHERE {where} ORDER BY {order}"
             for *row, error_size in await session.query(sql, part):
@@ -563,7 +563,7 @@ class Queries:
         if not self.schema.has("job_steps", "job_id"):
             return {}
         found: dict[int, str] = {}
-        for part in chunks(list(step_ids)):
+        for part in chunks(list(step_ids), IN_ONE):
             found |= dict(await session.query(f"SELECT id, job_id FROM job_steps WHERE id IN ({_list(part)})"))
         return found
 
@@ -576,14 +576,14 @@ class Queries:
         started, mark = self._time("job_tracking", "started_at"), self.dialect.placeholder
         select = f"SELECT parent_job_id, {started}, id FROM job_tracking WHERE parent_job_id"
         job_ids = list(job_ids)
-        for part in chunks(job_ids):
+        for part in chunks(job_ids, IN_ONE):
             marks = self.dialect.marks(part)
             counted = f"SELECT parent_job_id, COUNT(*) FROM job_tracking WHERE parent_job_id IN ({marks})"
             counts |= {parent: int(n) for parent, n in await session.query(f"{counted} GROUP BY parent_job_id", part)}
         own = OwnIds(set(job_ids))
         counts = {own.of(parent): n for parent, n in counts.items()}
         few = [parent for parent, n in counts.items() if n <= MAX_CHILDREN]
-        asked = [(f"{select} IN ({self.dialect.marks(part)})", part) for part in chunks(few)]
+        asked = [(f"{select} IN ({self.dialect.marks(part)})", part) for part in chunks(few, IN_ONE)]
         newest = f"{select} = {mark} ORDER BY started_at DESC, id DESC LIMIT {MAX_CHILDREN}"
         asked += [(newest, [parent]) for parent, n in counts.items() if n > MAX_CHILDREN]
         for sql, args in asked:

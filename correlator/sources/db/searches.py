@@ -14,11 +14,12 @@ from collections.abc import Iterable, Sequence
 from heapq import nlargest
 from typing import TypeAlias
 
+from correlator.bounded import chunks
 from correlator.jobs import fold, joblog
 from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.sources.db.queries import Queries
-from correlator.sources.db.session import Session, chunks
+from correlator.sources.db.session import IN_ONE, Session
 
 Place: TypeAlias = tuple[Micros, str]
 """Where a job stands in the order of a list: (started_at, id)."""
@@ -196,7 +197,7 @@ async def newest(queries: Queries, session: Session, ids: Sequence[str], most: i
     if not queries.schema.has("job_tracking", "started_at"):
         return list(ids[:most])
     found: list[Place] = []
-    for part in chunks(ids):
+    for part in chunks(ids, IN_ONE):
         sql = f"SELECT {_started(queries)}, id FROM job_tracking WHERE id IN ({queries.dialect.marks(part)})"
         found += [(int(at or 0), str(job_id)) for at, job_id in await session.query(sql, part)]
     return [job_id for _, job_id in nlargest(most, found)]
@@ -426,7 +427,7 @@ async def owned_by_index(queries: Queries, session: Session, names: Iterable[str
     wanted, found = set(names), set[str]()
     for column in ("id", "external_job_id"):
         if queries.schema.has("job_tracking", column):
-            for part in chunks(sorted(wanted - found)):
+            for part in chunks(sorted(wanted - found), IN_ONE):
                 marks = queries.dialect.marks(part)
                 sql = f"SELECT DISTINCT {column} FROM job_tracking WHERE {column} IN ({marks})"
                 found |= {r[0] for r in await session.query(sql, part)}
@@ -456,7 +457,7 @@ async def owned_in_metadata(
     mark = queries.dialect.placeholder
     values = [member(queries, key) for key in keys]
     found: set[str] = set()
-    for part in chunks(names) if keys else ():
+    for part in chunks(names, IN_ONE) if keys else ():
         marks = queries.dialect.marks(part)
         sql = (
             f"SELECT {', '.join(values)} FROM job_tracking"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -128,12 +128,6 @@ class Dialect:
     def marks(self, values: Collection[object]) -> str:
         """A list of placeholders, one for each of `values`."""
         return ",".join([self.placeholder] * len(values))
-
-
-def chunks(values: Sequence[T], size: int = IN_ONE) -> Iterator[Sequence[T]]:
-    """`values` in parts of `size`, by default as many as one IN list holds."""
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
 
 
 _OF_A_QUERY = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_ANSWER, Away.SLOW})

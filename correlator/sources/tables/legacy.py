@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from correlator.bounded import chunks
 from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.joblog import LEGACY_ACTIVE, LEGACY_ENDED
@@ -32,7 +33,7 @@ from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries, with_lost
-from correlator.sources.db.session import IN_ONE, Database, Session, chunks, closing
+from correlator.sources.db.session import IN_ONE, Database, Session, closing
 from correlator.sources.search import directly, owned
 from correlator.sources.tables.reconcile import LATE_COMMIT
 from correlator.tasks import until_next

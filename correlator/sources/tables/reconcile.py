@@ -26,12 +26,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from zlib import crc32
 
+from correlator.bounded import Schedule, chunks
 from correlator.model.published import LOST, Outcome
 from correlator.ops import metrics
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, read_readings
-from correlator.sources.db.session import Session, chunks
+from correlator.sources.db.session import Session
 from correlator.tasks import set_within, until_next
 
 GROWTH = 10
@@ -352,17 +353,14 @@ class Cadence:
         self._shortest = shortest
         self._alive: dict[str, float] = {}
         """When each job was last active."""
-        self._due: dict[str, float] = {}
-        self._heap: list[tuple[float, str]] = []
-        """Ordered by due time; entries that differ from `_due` are stale and skipped."""
+        self._due = Schedule[str]()
 
     def touch(self, job_ids: Iterable[str], now: float) -> None:
         """Record activity of these jobs. Unknown ones are ignored: `due` adds them."""
         for job_id in job_ids:
             if job_id in self._alive:
                 self._alive[job_id] = now
-                if self._due[job_id] > now:
-                    self._plan(job_id, now)
+                self._due.put_earlier(job_id, now)
 
     def due(
         self, active: AbstractSet[str], silent_for: Callable[[str], float], now: float, longest: float
@@ -377,17 +375,14 @@ class Cadence:
         for job_id in active - self._alive.keys():
             self._alive[job_id] = now - max(0.0, silent_for(job_id))
             # The first round is spread: otherwise all jobs of a start would be due together, again and again.
-            self._plan(job_id, now + self._wait(job_id, now, longest) * crc32(job_id.encode()) / 2**32)
+            self._due.put(job_id, now + self._wait(job_id, now, longest) * crc32(job_id.encode()) / 2**32)
         found = []
-        while self._heap and self._heap[0][0] <= now:
-            at, job_id = heapq.heappop(self._heap)
-            if self._due.get(job_id) != at:
-                continue
+        for job_id in self._due.pop_until(now, len(self._due)):
             if job_id in active:
                 found.append(job_id)
-                self._plan(job_id, now + self._wait(job_id, now, longest))
+                self._due.put(job_id, now + self._wait(job_id, now, longest))
             else:
-                del self._alive[job_id], self._due[job_id]
+                del self._alive[job_id]
         return found
 
     def lively(self, now: float) -> list[str]:
@@ -396,10 +391,6 @@ class Cadence:
 
     def _wait(self, job_id: str, now: float, longest: float) -> float:
         return max(self._shortest, min(longest, (now - self._alive[job_id]) / GROWTH))
-
-    def _plan(self, job_id: str, at: float) -> None:
-        self._due[job_id] = at
-        heapq.heappush(self._heap, (at, job_id))
 
 
 def _note_time(queries: Queries, feed: Feed, text: str, back: float, asked: float) -> None:
