@@ -25,6 +25,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from correlator.jobs import encoding
+from correlator.model.document import Seconds
 from correlator.model.document import decode as decode_document
 from correlator.model.messages import DatabaseState
 from correlator.model.published import PublishedJob
@@ -77,10 +78,10 @@ class Alive(Struct, frozen=True, kw_only=True):
     version: str = ""
     database: DatabaseState = "down"
     error: str | None = None
-    lag_seconds: float = 0.0
+    lag_seconds: Seconds = 0.0
     jobs: int = 0
     complete_since: str | None = None
-    unwritten_seconds: float = 0.0
+    unwritten_seconds: Seconds = 0.0
     """The age of the oldest change that the cluster has not acknowledged; `write_error`: why."""
     write_error: str | None = None
     warning: str | None = None

@@ -129,6 +129,12 @@ def encoded(shown: Any) -> bytes:
     return document_text(shown)
 
 
+@pytest.mark.parametrize("member", ["lag_seconds", "unwritten_seconds"])
+def test_a_negative_age_in_the_alive_key_is_unreadable(member: str):
+    with pytest.raises(Unreadable, match=">= 0"):
+        received.decode(orjson.dumps({member: -1}), Alive)
+
+
 @pytest.mark.parametrize("level", [MAX_DEPTH, MAX_DEPTH + 1])
 def test_nesting_has_a_bound_and_brackets_in_texts_do_not_count(level: int):
     text = '"' + '[{\\"' * 3 + '"'
