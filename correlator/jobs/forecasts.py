@@ -15,8 +15,6 @@ Invariants:
 * Each call is bounded: it makes one forecast, or learns one run. The writer decides how many it makes at once.
 * Runs are learned in the order of their ends, each once. Nothing is learned before the history has been read.
 * Memory is bounded by the jobs in memory, and by the bounds of `forecast/`.
-
-How good the forecasts of the jobs that ended last were: what an operator compares with nine in ten.
 """
 
 from __future__ import annotations
@@ -339,7 +337,7 @@ class Forecasts:
 
 
 class Accuracy(Struct):
-    """The newest `MAX_JUDGED` ended jobs that had a forecast, the oldest first. A checkpoint stores it whole."""
+    """How good forecasts were: the newest `MAX_JUDGED` ended jobs that had one, the oldest first."""
 
     jobs: list[JudgedForecast] = []
 

@@ -37,7 +37,7 @@ from correlator.jobs.fold import ended_at
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.horizon import FOR_EVER, Horizon, Silence
 from correlator.jobs.known import KnownJobs, Persistence, RemovedJobs
-from correlator.jobs.missing_rows import Transitions, compare, legacy_events
+from correlator.jobs.missing_rows import Transitions, compare, transitions
 from correlator.jobs.record import LegacyRow, Record
 from correlator.model.facts import AttributedRow, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
@@ -790,7 +790,7 @@ class Index:
         if old is None and not new.complete:
             return
         if view.source == "legacy":
-            turn.events += legacy_events(was, view, announced_until)
+            turn.events += transitions(was, view, Job(view.job_id), announced_until)  # It has no log rows to wait for.
         else:
             watched = self.horizon.log_watched_from(turn.now)
             facts = self._records[view.job_id].facts

@@ -24,6 +24,7 @@ from correlator.forecast.forecaster import OperationKey
 from correlator.jobs import joblog
 from correlator.jobs.directory import PublishedJobs
 from correlator.jobs.fold import ended_at, legacy_view
+from correlator.jobs.forecasted_job import operation_key
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.horizon import Silence
 from correlator.jobs.record import LegacyRow, Record
@@ -185,7 +186,7 @@ class KnownJobs:
         found: dict[OperationKey, list[str]] = {}
         for job_id in self._silence.ongoing:
             if job_id in self.records and (shown := self._published.get(job_id)) is not None:
-                found.setdefault((shown.view.job_type or "", shown.view.operation or ""), []).append(job_id)
+                found.setdefault(operation_key(shown.view), []).append(job_id)
         return found
 
     @property

@@ -76,7 +76,7 @@ class Transitions:
         dropped, as too many are pending: they become no event.
         """
         evicted = self._pending.evicted
-        for event in _between(old, new, job, announced_until):
+        for event in transitions(old, new, job, announced_until):
             key = (event.job_id, event.step_id, event.kind)
             if key not in self._arrived:
                 self._pending.setdefault(key, (watched + GRACE, event))
@@ -103,12 +103,8 @@ class Transitions:
         return found
 
 
-def legacy_events(old: JobView | None, new: JobView, announced_until: Micros) -> Iterable[Event]:
-    """The transitions of a legacy job. They are announced at once, as a legacy job has no log rows."""
-    return _between(old, new, Job(new.job_id), announced_until)
-
-
-def _between(old: JobView | None, new: JobView, job: Job, announced_until: Micros) -> Iterator[Event]:
+def transitions(old: JobView | None, new: JobView, job: Job, announced_until: Micros) -> Iterator[Event]:
+    """The transitions that no log row of `job` confirms, as in `Transitions.changed`."""
     found = _transitions(old, new, job)
     return found if old is not None else (event for event in found if event.at > announced_until)
 
