@@ -36,7 +36,7 @@ from correlator.jobs.directory import Children, OwnIds, PublishedJobs, names_dif
 from correlator.jobs.fold import ended_at
 from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.horizon import FOR_EVER, Horizon, Silence
-from correlator.jobs.known import KnownJobs, Persistence, RemovedJobs
+from correlator.jobs.known import KnownJobs, RemovedJobs
 from correlator.jobs.missing_rows import Transitions, compare, transitions
 from correlator.jobs.record import LegacyRow, Record
 from correlator.model.facts import AttributedRow, Entry, Fact, Job, Kind, Reading, Status
@@ -144,8 +144,8 @@ class Index:
         self.forecasts = Forecasts(self.horizon, records)
         self._removed = RemovedJobs()
         self.known = KnownJobs(records, self.published, self._removed, self.silence)
-        self.persistence = Persistence(self.known, self.published, self.silence, self.forecasts)
-        self._unsaved = self.persistence.unsaved
+        self._unsaved: dict[str, None] = {}
+        """The jobs whose persisted state has changed."""
         self._transitions = Transitions()
         self._children = Children()
         self._incomplete: dict[str, None] = {}
@@ -279,6 +279,30 @@ class Index:
         return turn.outcome()
 
     # -- the checkpoint
+
+    def changed_ids(self) -> list[str]:
+        """The IDs of jobs whose persisted state changed since the last call."""
+        changed, self._unsaved = self._unsaved, {}
+        return list(changed)
+
+    def mark_all_changed(self) -> None:
+        """Return all jobs with the next `changed_ids`: it is the first write of a store."""
+        self._unsaved.update(dict.fromkeys(self.all_ids()))
+
+    def all_ids(self) -> list[str]:
+        """The IDs of all jobs that have persisted state."""
+        return [*self._records, *(i for i in self.known.rows if i not in self._records)]
+
+    def persisted(self, job_id: str) -> PersistedJob | PersistedLegacy | None:
+        """The state of a job that a checkpoint must contain. None if the job left memory."""
+        silence = self.silence.persisted(job_id)
+        if (record := self._records.get(job_id)) is not None:
+            if (shown := self.published.get(job_id)) is None:
+                return PersistedJob(record.facts, 0)
+            forecast = self.forecasts.persisted(record, shown.forecast)
+            return PersistedJob(record.facts, shown.updated_at, forecast, silence)
+        row = self.known.legacy(job_id)
+        return PersistedLegacy.of(row, silence) if row is not None else None
 
     def state(self) -> IndexState:
         """The state besides the jobs that a checkpoint must contain."""

@@ -1,4 +1,4 @@
-"""What is known of the jobs in memory besides what is published of them: what sources ask, and what is stored.
+"""What is known of the jobs in memory besides what is published of them: what sources ask before they query a table.
 
 It knows too which jobs left memory, and which readings and rows bring them back.
 
@@ -25,11 +25,9 @@ from correlator.jobs import joblog
 from correlator.jobs.directory import PublishedJobs
 from correlator.jobs.fold import ended_at, legacy_view
 from correlator.jobs.forecasted_job import operation_key
-from correlator.jobs.forecasts import Forecasts
 from correlator.jobs.horizon import Silence
 from correlator.jobs.record import LegacyRow, Record
 from correlator.model.facts import AttributedRow, Entry, Kind, Reading
-from correlator.model.persisted import PersistedJob, PersistedLegacy
 from correlator.model.published import JobView
 from correlator.model.rows import LegacyRecord, Micros
 
@@ -256,41 +254,3 @@ class KnownJobs:
     def is_set_aside(self, row: LegacyRecord) -> bool:
         """True if this row of `failover_jobs` is not published until it changes."""
         return self.set_aside.has(row, in_memory=row.job_id in self.rows)
-
-
-class Persistence:
-    """What a checkpoint contains of each job, and which jobs have changed since the last one."""
-
-    def __init__(self, known: KnownJobs, published: PublishedJobs, silence: Silence, forecasts: Forecasts) -> None:
-        self.unsaved: dict[str, None] = {}
-        """The jobs whose persisted state has changed. The index adds to it."""
-        self._known = known
-        self._published = published
-        self._silence = silence
-        self._forecasts = forecasts
-
-    def changed(self) -> list[str]:
-        """The IDs of jobs whose persisted state changed since the last call."""
-        changed = list(self.unsaved)
-        self.unsaved.clear()
-        return changed
-
-    def mark_all(self) -> None:
-        """Return all jobs with the next `changed`: it is the first write of a store."""
-        self.unsaved.update(dict.fromkeys(self.all_ids()))
-
-    def all_ids(self) -> list[str]:
-        """The IDs of all jobs that have persisted state."""
-        return [*self._known.records, *(i for i in self._known.rows if i not in self._known.records)]
-
-    def get(self, job_id: str) -> PersistedJob | PersistedLegacy | None:
-        """The state of a job that a checkpoint must contain. None if the job left memory."""
-        silence = self._silence.persisted(job_id)
-        if (record := self._known.records.get(job_id)) is not None:
-            shown = self._published.get(job_id)
-            if shown is None:
-                return PersistedJob(record.facts, 0)
-            forecast = self._forecasts.persisted(record, shown.forecast)
-            return PersistedJob(record.facts, shown.updated_at, forecast, silence)
-        row = self._known.legacy(job_id)
-        return PersistedLegacy.of(row, silence) if row is not None else None

@@ -170,7 +170,7 @@ class Saver:
                     time.time(),
                     self._cursor(),
                     self._index.state(),
-                    {i: self._index.persistence.get(i) for i in self._index.persistence.changed()},
+                    {i: self._index.persisted(i) for i in self._index.changed_ids()},
                     self._events.changed(),
                     self._forecasts.changed(MAX_OPERATIONS if always else AT_ONCE),
                     self._exports.changed() if self._exports is not None else None,
@@ -232,7 +232,7 @@ class Saver:
         self._last_event = max(self._last_event, max(written.events, default=0))
 
     def _mark_everything(self) -> None:
-        self._index.persistence.mark_all()
+        self._index.mark_all_changed()
         self._events.mark_all()
         self._forecasts.mark_all()
         if self._exports is not None:

@@ -51,7 +51,7 @@ class Model:
     def __init__(self, seed: int) -> None:
         index = filled(12)
         self._random = Random(seed)
-        self._values = {i: index.persistence.get(i) for i in index.persistence.all_ids()}
+        self._values = {i: index.persisted(i) for i in index.all_ids()}
         self.all = Changes(5.0, Cursor(1), IndexState(), {}, {}, exports=PersistedExports(1))
         self._last = 0
         self.written()

@@ -85,7 +85,7 @@ async def test_a_writer_notices_that_an_older_copy_of_the_stream_is_back(nats, l
         await restarted(files, backup)
         index = filled(6)
         await first.checkpoint.write(
-            replace(changes(index, Cursor(8)), jobs={"job1": None, "job5": index.persistence.get("job5")}),
+            replace(changes(index, Cursor(8)), jobs={"job1": None, "job5": index.persisted("job5")}),
             everything=False,
         )
         await restarted(backup, files)

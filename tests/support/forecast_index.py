@@ -149,7 +149,7 @@ class Disk:
         self._state = index.state()
 
     def write(self) -> None:
-        self._jobs |= {job_id: self._index.persistence.get(job_id) for job_id in self._index.persistence.changed()}
+        self._jobs |= {job_id: self._index.persisted(job_id) for job_id in self._index.changed_ids()}
         self._values |= self._forecasts.changed(1000)
         self._state = self._index.state()
 

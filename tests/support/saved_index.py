@@ -46,5 +46,5 @@ def kept(event_log: EventLog) -> dict[int, PersistedEvent]:
 def changes(index: Index, cursor: Cursor | None = None, **events: bytes | None) -> Changes:
     """`events`: the bodies of those that were added, by number; None: it was removed."""
     numbered = {int(n[1:]): ("mqtt", b"j", body) if body is not None else None for n, body in events.items()}
-    jobs = {i: index.persistence.get(i) for i in index.persistence.changed()}
+    jobs = {i: index.persisted(i) for i in index.changed_ids()}
     return Changes(5.0, cursor or Cursor(7), index.state(), jobs, numbered)

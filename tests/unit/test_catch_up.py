@@ -41,7 +41,7 @@ class World:
         hub.subscribe(lambda batch: self.events.extend(batch.events))
 
     def restarts(self) -> None:
-        job, state = self.index.persistence.get("j"), self.index.state()
+        job, state = self.index.persisted("j"), self.index.state()
         assert isinstance(job, PersistedJob)
         self._start(Index(horizon=Horizon(read_to=0)))
         list(self.index.restore([job], (), state, self.now))

@@ -97,7 +97,7 @@ def left(path: Path, source: str = "s") -> Saved | None:
 
 def stored(index: Index) -> tuple[list[PersistedJob], list[PersistedLegacy]]:
     """What a checkpoint has of all jobs and rows of `failover_jobs`."""
-    kept = [index.persistence.get(i) for i in index.persistence.all_ids()]
+    kept = [index.persisted(i) for i in index.all_ids()]
     return [k for k in kept if isinstance(k, PersistedJob)], [k for k in kept if isinstance(k, PersistedLegacy)]
 
 
@@ -282,7 +282,7 @@ async def test_a_corrupt_checkpoint_that_has_no_successor_yet_is_written_whole_l
     assert saver.describe()["ok"], saver.describe()
     file.close()
     saved = there(left(tmp_path / "c"))
-    assert len(saved.jobs) + len(saved.legacy) == len(index.persistence.all_ids())
+    assert len(saved.jobs) + len(saved.legacy) == len(index.all_ids())
 
 
 class SlowStream:
@@ -376,17 +376,17 @@ def test_a_reading_that_says_nothing_new_is_not_worth_keeping_but_one_that_decid
     index = filled()
     record = JobRecord("j", status="running", started_at=NOW)
     index.apply([Reading("j", index.advance_clock(), record, ())], NOW)
-    index.persistence.changed()
+    index.changed_ids()
     index.apply([Reading("j", index.advance_clock(), record, ())], NOW)
-    assert index.persistence.changed() == []
+    assert index.changed_ids() == []
     row = LogRow(99, "Job completed", NOW + 1, "INFO", "j")
     entry, _ = joblog.read(row, index.advance_clock(), index.id_keys)
     index.apply([entry], NOW)
-    assert index.persistence.changed() == ["j"]
+    assert index.changed_ids() == ["j"]
     index.apply([Reading("j", index.advance_clock(), record, ())], NOW)
-    assert index.persistence.changed() == ["j"]  # the table, read later, says that it runs, which outweighs the row
+    assert index.changed_ids() == ["j"]  # the table, read later, says that it runs, which outweighs the row
     index.apply([Reading("j", index.advance_clock(), record, ())], NOW)
-    assert index.persistence.changed() == []
+    assert index.changed_ids() == []
 
 
 def test_a_restart_keeps_the_counts_of_a_job_exactly_also_full_ones():

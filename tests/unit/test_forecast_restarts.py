@@ -116,7 +116,7 @@ def test_a_job_that_a_client_requests_while_it_is_restored_keeps_its_forecast(st
     read(index, 1, job_id="other")
     read(index, 300, step(1, "snapshot", 0, 10), step(2, "copy", 10))
     before = document(index)["progress"]["percent"]
-    stored = [job for name in ("other", "j") if isinstance(job := index.persistence.get(name), PersistedJob)]
+    stored = [job for name in ("other", "j") if isinstance(job := index.persisted(name), PersistedJob)]
     new = Index()
     new.forecasts.restore(index.forecasts.forecaster, index.forecasts.accuracy, BASE)
     end = BASE + 300 * SECOND if status == "failed" else None

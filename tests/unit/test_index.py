@@ -182,10 +182,10 @@ def test_jobs_that_are_named_and_never_read_are_bounded(monkeypatch):
     monkeypatch.setattr(known, "MAX_UNREAD", 2)
     index = live()
     index.apply([logged(job_id=j) for j in "ab"], NOW)
-    index.persistence.changed()
+    index.changed_ids()
     index.apply([logged(job_id="c")], NOW)
     assert index.known.active() == {"b", "c"}
-    assert {i: index.persistence.get(i) is None for i in index.persistence.changed()} == {"a": True, "c": False}
+    assert {i: index.persisted(i) is None for i in index.changed_ids()} == {"a": True, "c": False}
 
 
 def test_nothing_is_announced_of_what_happened_before_the_start():

@@ -421,7 +421,7 @@ class IndexMachine(RuleBasedStateMachine):
 
     def _restart(self) -> None:
         """With what a checkpoint has. Rows that wait for the job of their step are lost here; the source reads them."""
-        stored = [self.index.persistence.get(i) for i in self.index.persistence.all_ids()]
+        stored = [self.index.persisted(i) for i in self.index.all_ids()]
         state = msgspec.msgpack.decode(msgspec.msgpack.encode(self.index.state()), type=IndexState)
         jobs = [one for one in stored if isinstance(one, PersistedJob)]
         legacy = [one for one in stored if isinstance(one, PersistedLegacy)]
@@ -479,7 +479,7 @@ class IndexMachine(RuleBasedStateMachine):
         assert self.index.known.active() | unread == running | unread
         assert all(map(self.index.known.needs_reading, running))
         for job_id in naive.facts:
-            stored = self.index.persistence.get(job_id)
+            stored = self.index.persisted(job_id)
             assert isinstance(stored, PersistedJob)
             assert stored.job == naive.joined(job_id)
 

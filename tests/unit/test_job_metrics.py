@@ -77,8 +77,8 @@ async def test_of_what_a_checkpoint_brings_only_what_ended_since_then_counts():
     first.read("running")
     second = PipelineHarness(loaded=False)
     second.now += 60 * SECOND
-    jobs = first.index.persistence
-    kept = [k for i in jobs.all_ids() if isinstance(k := jobs.get(i), PersistedJob)]
+    jobs = first.index
+    kept = [k for i in jobs.all_ids() if isinstance(k := jobs.persisted(i), PersistedJob)]
     await second.pipeline.restore(kept, (), first.index.state(), 60.0)
     assert second.ended() == 0
     second.read("ended", "completed", ended=NOW)

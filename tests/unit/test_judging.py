@@ -233,7 +233,7 @@ def test_a_checkpoint_without_watched_time_makes_no_event_of_what_was_stalled_be
     old.loading = False
     record = JobRecord("j", status="running", started_at=BASE - 3600 * SECOND)
     old.apply([Reading("j", old.advance_clock(), record, ())], BASE)
-    stored = old.persistence.get("j")
+    stored = old.persisted("j")
     assert isinstance(stored, PersistedJob)
     outcomes = list(index.restore([replace(stored, silence=None)], (), IndexState(5), BASE))
     index.loading = False

@@ -85,7 +85,7 @@ class Evicting:
 
     def restart(self, *, max_jobs: int | None = None, retention: float | None = None) -> None:
         """End, and start again with what a checkpoint has. The tables have not been read yet."""
-        kept = [self.index.persistence.get(i) for i in self.index.persistence.all_ids()]
+        kept = [self.index.persisted(i) for i in self.index.all_ids()]
         stored = msgspec.msgpack.encode(self.index.state())
         self.max_jobs = self.max_jobs if max_jobs is None else max_jobs
         self.retention = self.retention if retention is None else retention
