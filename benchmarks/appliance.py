@@ -24,8 +24,8 @@ _ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r", "
 Rows = Iterable[Mapping[str, Value]]
 
 
-def busy(rows: int, *, seconds_each: int = 600) -> dict[str, Iterator[dict[str, Value]]]:
-    """`rows` rows of the log: the recording `busy` again and again, each time with new ids, later by `seconds_each`."""
+def busy(rows: int) -> dict[str, Iterator[dict[str, Value]]]:
+    """`rows` rows of the log: the recording `busy` again and again, each time with new ids, 10 minutes later."""
     tables = expected(shift(load(BUSY)))
     log = sorted(tables["log_events"].values(), key=_number)
     times = -(-rows // len(log))
@@ -34,7 +34,7 @@ def busy(rows: int, *, seconds_each: int = 600) -> dict[str, Iterator[dict[str, 
         span = _number(source[-1]) - _number(source[0]) + 1 if table != "job_tracking" else 0
         for turn in range(times):
             for row in source:
-                yield _renewed(table, row, turn, span, timedelta(seconds=seconds_each * (turn + 1 - times)))
+                yield _renewed(table, row, turn, span, timedelta(minutes=10 * (turn + 1 - times)))
 
     def first(count: int, found: Iterator[dict[str, Value]]) -> Iterator[dict[str, Value]]:
         for _, row in zip(range(count), found, strict=False):
@@ -47,10 +47,10 @@ def busy(rows: int, *, seconds_each: int = 600) -> dict[str, Iterator[dict[str, 
     }
 
 
-def jobs(count: int, steps: int = 10, *, status: str = "completed", prefix: str = "bench") -> dict[str, Rows]:
+def jobs(count: int, steps: int = 10, *, status: str = "completed") -> dict[str, Rows]:
     """`count` jobs of `steps` steps that began within the last hours, in the words of a real appliance."""
     now = datetime.now(UTC).replace(tzinfo=None)
-    ids = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"{prefix}-{n}")) for n in range(count)]
+    ids = [str(uuid.uuid5(uuid.NAMESPACE_OID, f"bench-{n}")) for n in range(count)]
 
     def began(n: int) -> datetime:
         return now - timedelta(seconds=60 + n % 7200)
@@ -62,16 +62,16 @@ def jobs(count: int, steps: int = 10, *, status: str = "completed", prefix: str 
                 "job_type": "failover",
                 "operation": "unified-live-failover",
                 "status": status,
-                "external_job_id": f"unified-live-failover-{prefix}{n}-1758553933",
-                "metadata": f'{{"failover_job_id":"unified-live-failover-{prefix}{n}-1758553932",'
-                f'"failover_type":"live","vm_name":"{prefix}{n}","vmware_vm_id":"4205a841"}}',
+                "external_job_id": f"unified-live-failover-bench{n}-1758553933",
+                "metadata": f'{{"failover_job_id":"unified-live-failover-bench{n}-1758553932",'
+                f'"failover_type":"live","vm_name":"bench{n}","vmware_vm_id":"4205a841"}}',
                 "started_at": str(began(n).replace(microsecond=0)),
                 "completed_at": str((began(n) + timedelta(seconds=50)).replace(microsecond=0))
                 if status == "completed"
                 else None,
                 "percent_complete": 100 if status == "completed" else None,
                 "owner": "system",
-                "context_id": f"ctx-{prefix}{n}-20250922",
+                "context_id": f"ctx-bench{n}-20250922",
                 "job_category": "failover",
             }
             for n, job_id in enumerate(ids)

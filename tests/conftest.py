@@ -134,14 +134,6 @@ async def two_databases(mariadb: MariaDB) -> AsyncIterator[tuple[Database, Datab
     await two.drop()
 
 
-@pytest.fixture
-async def rolled_back_database(mariadb: MariaDB) -> AsyncIterator[Database]:
-    """The same for an appliance that rolled its schema change back."""
-    database = await mariadb.create_schema(f"appliance_{next(_numbers)}", rolled_back=True)
-    yield database
-    await database.drop()
-
-
 @pytest.fixture(params=["current", "rolled-back"])
 async def either_database(request: pytest.FixtureRequest, mariadb: MariaDB) -> AsyncIterator[Database]:
     """Both generations of the schema, one after the other."""

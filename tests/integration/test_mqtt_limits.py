@@ -20,7 +20,7 @@ class Broker:
 
     `receive_maximum`: messages it takes before the first acknowledgement; each is held back for a moment.
     `closes_above`: bytes of a packet at which it closes, without a word.
-    `refuses`: the reason code of every PUBACK. `says`: a DISCONNECT reason to every PUBLISH. `holds`: it acknowledges
+    `says`: a DISCONNECT reason to every PUBLISH. `holds`: it acknowledges
     nothing until so many messages were in flight at once.
     """
 
@@ -30,7 +30,6 @@ class Broker:
         level: int = 5,
         receive_maximum: int = 0,
         closes_above: int = 1 << 30,
-        refuses: int = 0,
         says: int = 0,
         holds: int = 0,
     ) -> None:
@@ -38,7 +37,6 @@ class Broker:
         self.level = level
         self.receive_maximum = receive_maximum
         self.closes_above = closes_above
-        self.refuses = refuses
         self.says = says
         self.holds = holds
         self.connections = 0
@@ -114,9 +112,9 @@ class Broker:
                 asyncio.get_running_loop().call_later(0.02, acknowledge)
                 return
             waiting.pop()
-            if not self.refuses and head & 1:
+            if head & 1:
                 self.retained[topic] = payload
-            writer.write(_packet(0x40, number + (bytes([self.refuses, 0]) if self.level == 5 else b"")))
+            writer.write(_packet(0x40, number + (b"\x00\x00" if self.level == 5 else b"")))
 
         asyncio.get_running_loop().call_later(0.02, acknowledge)
         return True

@@ -37,9 +37,9 @@ async def fill(database: Database, table: str, columns: Sequence[str], rows: Ite
     return len(found)
 
 
-async def past_jobs(database: Database, count: int, *, days: int = 400) -> None:
-    """Jobs 0 to `count`, ended, evenly over the `days` before yesterday; metadata of each holds an ID of its own."""
-    begun = f"UTC_TIMESTAMP() - INTERVAL 2 DAY - INTERVAL seq * {86_400 * days / count:f} SECOND"
+async def past_jobs(database: Database, count: int) -> None:
+    """Jobs 0 to `count`, ended, evenly over the 400 days before yesterday; metadata of each holds an ID of its own."""
+    begun = f"UTC_TIMESTAMP() - INTERVAL 2 DAY - INTERVAL seq * {400 * 86_400 / count:f} SECOND"
     uuid = "LOWER(CONCAT(LPAD(HEX(seq), 8, '0'), '-0000-4000-8000-', LPAD(HEX(seq), 12, '0')))"
     metadata = """CONCAT('{"failover_job_id": "gui-', seq, '"}')"""
     setup = "SET time_zone = '+00:00', foreign_key_checks = 0, unique_checks = 0"
@@ -115,9 +115,9 @@ async def pending_failovers(database: Database, ids: Iterable[tuple[str, str]], 
     )
 
 
-async def silent_jobs(database: Database, count: int, *, hours: float = 20.0, steps: int = 3) -> None:
-    """Jobs that run for `hours` without a sign of life, as if their processes had died, `steps` each."""
-    at = ago(hours=hours)
+async def silent_jobs(database: Database, count: int) -> None:
+    """Jobs that run for 20 hours without a sign of life, as if their processes had died, with 3 steps each."""
+    at = ago(hours=20)
     ids = [job_id(10_000_000 + n) for n in range(count)]
     columns = ("id", "operation", "job_type", "status", "started_at", "created_at", "updated_at")
     await fill(database, "job_tracking", columns, ((i, "op", "failover", "running", at, at, at) for i in ids))
@@ -125,7 +125,7 @@ async def silent_jobs(database: Database, count: int, *, hours: float = 20.0, st
         database,
         "job_steps",
         ("job_id", "name", "seq", "status", "started_at"),
-        ((i, f"step-{n}", n, "running", at) for i in ids for n in range(steps)),
+        ((i, f"step-{n}", n, "running", at) for i in ids for n in range(3)),
     )
 
 

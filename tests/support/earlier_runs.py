@@ -92,15 +92,13 @@ async def read_history(
     original: Original,
     feed: HistoryFeed | None = None,
     *,
-    history: History | None = None,
     session: Callable[[Session], Session] = lambda opened: opened,
-    turn: Callable[[], Awaitable[None]] = no_wait,
     **source: Any,
 ) -> HistoryFeed:
     """Read the history of `original` to its end. `session` wraps the session that is used."""
     feed = HistoryFeed() if feed is None else feed
     async with open_queries(original.source(**source)) as (queries, opened):
-        await read_with(queries, session(opened), feed, History() if history is None else history, turn)
+        await read_with(queries, session(opened), feed, History())
     return feed
 
 

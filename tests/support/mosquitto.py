@@ -12,15 +12,14 @@ from tests.support.servers import Server, program, run_program
 class Mosquitto(Server):
     """An MQTT broker: anonymous, or with `users` (name → password).
 
-    With `persistence` it writes its store each second and at stop. `settings` are further lines of its configuration:
+    `settings` are further lines of its configuration:
     `Mosquitto("max_packet_size 100000")`.
     """
 
-    def __init__(self, *settings: str, users: Mapping[str, str] | None = None, persistence: bool = False) -> None:
+    def __init__(self, *settings: str, users: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self.settings = settings
         self.users = dict(users or {})
-        self.persistence = persistence
 
     @property
     def url(self) -> str:
@@ -37,8 +36,6 @@ class Mosquitto(Server):
         ]
         if os.getuid() == 0:
             lines.append("user root")
-        if self.persistence:
-            lines += ["persistence true", f"persistence_location {self.folder}/", "autosave_interval 1"]
         if self.users:
             passwords = self.folder / "passwords"
             passwords.unlink(missing_ok=True)

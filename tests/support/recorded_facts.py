@@ -43,7 +43,7 @@ def row_of(row):
     return LogRow(ts=micros(row["ts"]), **{n: row[n] for n in same})
 
 
-def facts_of(recording, chance, *, reads=40):
+def facts_of(recording, chance):
     """Every log row, seen some time after its commit; table readings at random moments; and a last one of every job.
 
     An event seen before a reading began is in that reading, as JobLog writes its tables first.
@@ -55,7 +55,7 @@ def facts_of(recording, chance, *, reads=40):
         if isinstance(operation, Insert) and operation.table == "log_events"
     ]
     read_at = []
-    for commit in sorted(chance.sample(range(1, len(recording)), reads)):
+    for commit in sorted(chance.sample(range(1, len(recording)), 40)):
         tables = expected(recording[: commit + 1])
         some = chance.sample(sorted(tables["job_tracking"]), min(20, len(tables["job_tracking"])))
         read_at += [(commit + 0.999, tables, job_id) for job_id in some]

@@ -72,12 +72,12 @@ class Transaction:
     operations: tuple[Operation, ...]
 
 
-def load(path: Path = MIXED, *, most: int | None = None) -> list[Transaction]:
-    """The transactions of a recording, in commit order. `most`: only so many of them, the first ones."""
+def load(path: Path = MIXED) -> list[Transaction]:
+    """The transactions of a recording, in commit order."""
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         return [
             Transaction(line["at"], tuple(_operation(operation) for operation in line["ops"]))
-            for line in map(json.loads, itertools.islice(lines, most))
+            for line in map(json.loads, lines)
         ]
 
 

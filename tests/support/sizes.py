@@ -197,7 +197,6 @@ async def fill_jobs(
     *,
     kind: int,
     status: str = "completed",
-    steps: int = 5,
     began: str = "60 + seq % 7200",
     operation: str = "'unified-live-failover'",
 ) -> None:
@@ -218,7 +217,7 @@ async def fill_jobs(
         "INSERT INTO job_steps (job_id, name, seq, status, started_at, completed_at)"
         f" SELECT {_JOB.format(n='j.seq', k=kind)}, CONCAT('step-', s.seq), s.seq, 'completed',"
         f" UTC_TIMESTAMP(6) - INTERVAL ({at}) SECOND, UTC_TIMESTAMP(6) - INTERVAL ({at}) SECOND"
-        f" FROM seq_1_to_{count} j JOIN seq_1_to_{steps} s"
+        f" FROM seq_1_to_{count} j JOIN seq_1_to_5 s"
     )
 
 

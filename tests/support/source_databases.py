@@ -34,7 +34,7 @@ from correlator.sources.tail import Tail
 from correlator.tasks import Backoff
 from tests.support.appliance import now
 from tests.support.background import in_background
-from tests.support.eventually import PATIENCE, eventually
+from tests.support.eventually import eventually
 from tests.support.mariadb import ROLLED_BACK, MariaDB
 from tests.support.mariadb import Database as MariaDBTables
 from tests.support.replay import SQLITE_SCHEMA
@@ -253,11 +253,9 @@ class _SQLiteTransaction(Transaction):
 
 
 @contextlib.asynccontextmanager
-async def open_queries(
-    source: Database, *, dirty: bool = False, limits: Sizes | None = None
-) -> AsyncIterator[tuple[Queries, Session]]:
+async def open_queries(source: Database, *, limits: Sizes | None = None) -> AsyncIterator[tuple[Queries, Session]]:
     """The questions of the source, and a session to ask them in."""
-    session = await source.open(dirty=dirty)
+    session = await source.open()
     try:
         schema, zone = await source.schema(session), await source.zone(session)
         yield Queries(source.dialect, schema, zone, limits=limits), session
@@ -329,9 +327,9 @@ class RecordingPipeline(Pipeline):
         shown = self._hub.published.get(job_id)
         return shown.view if shown is not None else None
 
-    async def receives(self, *messages: str, within: float = PATIENCE) -> None:
+    async def receives(self, *messages: str) -> None:
         """Waits until each of `messages` has come."""
-        await eventually(lambda: set(messages) <= set(self.messages), within=within)
+        await eventually(lambda: set(messages) <= set(self.messages))
 
 
 @contextlib.asynccontextmanager

@@ -59,6 +59,9 @@ MEMORY_RATIO, MEMORY_WITHIN = 1.2, 60.0
 PRIORITY = -10
 """The priority (nice) of the daemon, its database and the probe. Other processes have 0, the crowd 5."""
 
+RATE = 100.0
+"""Rows a second."""
+
 RUNNING = 50
 """Jobs to which the rows belong."""
 
@@ -186,11 +189,10 @@ async def storms(
     database: Database,
     *,
     jobs: int = 2_000,
-    rate: float = 100.0,
     probe_from: str = "127.0.0.1",
     **settings: object,
 ) -> AsyncIterator[Storms]:
-    """A daemon with `jobs` in memory and `rate` rows a second. `settings`: those of `Daemon`.
+    """A daemon with `jobs` in memory and `RATE` rows a second. `settings`: those of `Daemon`.
 
     `probe_from`: the address that asks for `/health/live`. The storm has 127.0.0.1.
     """
@@ -198,7 +200,7 @@ async def storms(
     async with Daemon(folder, database__url=database.url, **settings) as daemon:
         first(daemon.pid)
         first(database.server.pid)
-        target = {"port": database.server.port, "db": database.name, "url": daemon.url, "rate": rate}
+        target = {"port": database.server.port, "db": database.name, "url": daemon.url}
         async with child("probe", {**target, "probe_from": probe_from}) as probe:
             first(probe.process.pid)
             await probe.read(PATIENCE)
@@ -355,7 +357,7 @@ class Probe:
                     )
                     self._committed[cursor.lastrowid] = time.monotonic()
                     number += 1
-                    due = max(due + 1 / target["rate"], time.monotonic() - 0.05)
+                    due = max(due + 1 / RATE, time.monotonic() - 0.05)
                     await asyncio.sleep(max(0.0, due - time.monotonic()))
 
     async def _ask(self, tasks: asyncio.TaskGroup) -> None:

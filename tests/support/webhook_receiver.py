@@ -32,7 +32,6 @@ class Receiver:
         self.silent = False
         self.delay = 0.0
         self.echoes = False
-        self.elsewhere = 0
         self.port = port
         self._site: asyncio.Server | None = None
         self._released = asyncio.Event()
@@ -64,9 +63,6 @@ class Receiver:
         return self.requested
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        if request.path != "/hook":
-            self.elsewhere += 1
-            return web.Response()
         body = await request.read()
         status = self.statuses.pop(0) if self.statuses else 204
         self.requested.append(Request(dict(request.headers), body, status))
@@ -77,10 +73,4 @@ class Receiver:
             return web.Response(
                 status=503, text=f"{request.path} {request.headers.get('Authorization')} {body.decode()}"
             )
-        return web.Response(
-            status=status, text="the receiver's words" if status >= 300 else None, headers=_headers(status)
-        )
-
-
-def _headers(status: int) -> dict[str, str]:
-    return {"Location": "/elsewhere"} if 300 <= status < 400 else {}
+        return web.Response(status=status, text="the receiver's words" if status >= 300 else None)

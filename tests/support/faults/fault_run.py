@@ -79,17 +79,17 @@ class FaultRun:
         """Wait until the client has that line."""
         await eventually(lambda: line.number in self.reader.received_at, every=0.001)
 
-    async def arrives(self, lines: int = 20, *, within: float = PATIENCE) -> None:
+    async def arrives(self, lines: int = 20) -> None:
         """So many more lines come to the reader."""
         wanted = len(self.reader.lines) + lines
-        await eventually(lambda: len(self.reader.lines) >= wanted, within=within)
+        await eventually(lambda: len(self.reader.lines) >= wanted)
 
     async def health(self) -> dict[str, Any]:
         """What readiness says: `ready`, `degraded`, `parts`."""
         body: dict[str, Any] = (await self.daemon.get("/health/ready"))[1]
         return body
 
-    async def degraded(self, part: str, *, within: float = PATIENCE) -> None:
+    async def degraded(self, part: str) -> None:
         """The daemon says that `part` is not well."""
 
         async def says_so() -> bool:
@@ -97,16 +97,16 @@ class FaultRun:
             found = health["parts"][part]
             return bool(health["degraded"]) and not (found.get("state") == "live" or found.get("ok") is True)
 
-        await eventually(says_so, within=within)
+        await eventually(says_so)
 
-    async def well(self, *, within: float = RECOVERS_WITHIN) -> None:
+    async def well(self) -> None:
         """The daemon is ready and nothing of it degraded, and both watchers are connected."""
 
         async def is_well() -> bool:
             health = await self.health()
             return health["ready"] and not health["degraded"] and self.reader.connected and self.listener.connected
 
-        await eventually(is_well, within=within)
+        await eventually(is_well, within=RECOVERS_WITHIN)
 
     async def recovered(self) -> float:
         """Seconds from now until a row committed now has come to the reader, and its event to the broker."""
