@@ -29,6 +29,7 @@ from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.session import Session
 from correlator.sources.search import Lookup, directly, owned
+from correlator.sources.tail import slices
 
 ROWS, IDS, UNRESOLVED, LEGACY, DROPS, OPERATIONS = (
     "joblog.rows",
@@ -82,7 +83,8 @@ async def read_log(config: Config, queries: Queries, session: Session, now: int)
     since, until = (now - DAY) * 1_000_000, time.monotonic() + READ_WITHIN
     while log.rows < MAX_ROWS and time.monotonic() <= until:
         rows = await queries.light_rows_upto(session, last, ROWS_AT_ONCE)
-        log.add(row for row in rows if row.ts >= since)
+        async for part in slices(queries.rows_in, session, rows):
+            log.add(row for row in part if row.ts >= since)
         if len(rows) < ROWS_AT_ONCE or any(0 < row.ts < since for row in rows):
             return log
         last = rows[-1].id - 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import msgspec
 
+from correlator.config.schema import Config
+from correlator.doctor import usage
 from correlator.jobs import joblog
 from correlator.model.persisted import PersistedJob
 from correlator.model.rows import LogRow
@@ -36,6 +39,15 @@ async def written(original: Any, times: int) -> list[LogRow]:
         for number in range(times * len(SIZES)):
             found += await queries.rows_from(session, number + 1, 1)
     return found
+
+
+async def test_the_doctor_finds_the_job_of_a_row_of_any_size(original):
+    for size in SIZES:
+        await original.log("job failed", attrs=attrs(size, size))
+    async with open_queries(original.source()) as (queries, session):
+        found = await usage.read_log(Config(), queries, session, int(time.time()))
+    readable = {f"j{size}" for size in SIZES if size < joblog.MAX_ATTRS}
+    assert (found.rows, found.without_job, found.job_ends) == (len(SIZES), len(SIZES) - len(readable), readable)
 
 
 async def test_no_answer_holds_more_than_a_bound_and_every_row_comes_whole(original):
