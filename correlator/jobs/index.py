@@ -490,7 +490,7 @@ class Index:
         if known is None:
             view = fold.legacy_view(row)
             if self.published.has_expired(view, turn.now) or not self._removed.is_news(view):
-                self.known.set_aside.add(row, self._newest_time)
+                self.known.set_aside(row, self._newest_time)
                 self.published.leave_out(view.started_at or 0)
                 return
             self.known.rows[job_id] = LegacyRow(row)
@@ -755,7 +755,7 @@ class Index:
         """Remove a row of `failover_jobs` from memory, and set it aside: it stays unpublished until it changes."""
         if (row := self._drop_row(job_id)) is None:
             return
-        self.known.set_aside.add(row, self._newest_time)
+        self.known.set_aside(row, self._newest_time)
         self._withdraw_legacy(job_id, reason, turn)
 
     def _withdraw_legacy(self, job_id: str, reason: Reason, turn: _Turn) -> None:

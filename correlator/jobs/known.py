@@ -10,7 +10,7 @@ as new.
 Model: a removed job is remembered with its newest time, and comes back only if it runs again or has a later end. Of a
 job that nobody remembers, because it was never in memory or too many have left since, only its times say whether it is
 news: what happened before `announced_until` was published by this run or an earlier one, or before the first start.
-The same holds for a row of `failover_jobs` that expired, or that a JobLog job owns (`SetAsideRows`).
+The same holds for a row of `failover_jobs` that expired, or that a JobLog job owns (`KnownJobs.set_aside`).
 """
 
 from __future__ import annotations
@@ -118,31 +118,6 @@ class RemovedJobs:
         self._announced_until = max(self._announced_until, announced_until)
 
 
-class SetAsideRows:
-    """The rows of `failover_jobs` that stay unpublished until they change. Only the index changes it; O(1)."""
-
-    def __init__(self) -> None:
-        self._rows: BoundedDict[str, LegacyRecord] = BoundedDict(MAX_SET_ASIDE)
-        self._forgotten_until: Micros = -1
-        """The newest end of a row that is not remembered any more."""
-
-    def has(self, row: LegacyRecord, *, in_memory: bool) -> bool:
-        """True if this row stays unpublished. `in_memory`: an older state of it is known."""
-        if (known := self._rows.get(row.job_id)) is not None:
-            return known == replace(row, apart=False)
-        if self._forgotten_until < 0 or in_memory:
-            return False
-        view = legacy_view(row)
-        return view.terminal and ended_at(view) <= self._forgotten_until
-
-    def add(self, row: LegacyRecord, newest: Micros) -> None:
-        """Set a row aside. `newest`: the newest time of a job, at most the present."""
-        if (forgotten := self._rows.put(row.job_id, replace(row, apart=False))) is not None:
-            view = legacy_view(forgotten[1])
-            if view.terminal:
-                self._forgotten_until = max(self._forgotten_until, min(ended_at(view), newest))
-
-
 # -- the jobs in memory
 
 
@@ -163,8 +138,10 @@ class KnownJobs:
         self.records = records
         self.rows: dict[str, LegacyRow] = {}
         """The rows of `failover_jobs`, by their ID as a job."""
-        self.set_aside = SetAsideRows()
-        """The rows of `failover_jobs` that are in memory no longer."""
+        self._set_aside: BoundedDict[str, LegacyRecord] = BoundedDict(MAX_SET_ASIDE)
+        """The rows of `failover_jobs` that stay unpublished until they change."""
+        self._forgotten_until: Micros = -1
+        """The newest end of such a row that is not remembered any more."""
         self.unread: BoundedDict[str, None] = BoundedDict(MAX_UNREAD)
         """Jobs that were not read from the tables yet. The records of those that it evicts are dropped."""
         self.pending_rows: PendingRows[str, AttributedRow] = PendingRows(
@@ -253,4 +230,16 @@ class KnownJobs:
 
     def is_set_aside(self, row: LegacyRecord) -> bool:
         """True if this row of `failover_jobs` is not published until it changes."""
-        return self.set_aside.has(row, in_memory=row.job_id in self.rows)
+        if (aside := self._set_aside.get(row.job_id)) is not None:
+            return aside == replace(row, apart=False)
+        if self._forgotten_until < 0 or row.job_id in self.rows:
+            return False
+        view = legacy_view(row)
+        return view.terminal and ended_at(view) <= self._forgotten_until
+
+    def set_aside(self, row: LegacyRecord, newest: Micros) -> None:
+        """Leave a row unpublished until it changes. `newest`: the newest time of a job, at most the present."""
+        if (forgotten := self._set_aside.put(row.job_id, replace(row, apart=False))) is not None:
+            view = legacy_view(forgotten[1])
+            if view.terminal:
+                self._forgotten_until = max(self._forgotten_until, min(ended_at(view), newest))
