@@ -492,14 +492,6 @@ class Documents:
         """By job ID, the one that changed last at the end."""
         self._followed_size = 0
 
-    def cached(self, jobs: Iterable[PublishedJob], *, steps: bool = True) -> list[bytes | None]:
-        """For each of `jobs` its document, if it is in the cache, else None."""
-        get = self._cached.get
-        return [
-            entry.body if (entry := get((shown.view.job_id, steps))) is not None and entry.shown is shown else None
-            for shown in jobs
-        ]
-
     def encoded(self, shown: PublishedJob, *, all_jobs: bool = False, steps: bool = True) -> bytes:
         """The document of `shown` as JSON. `all_jobs`: the caller encodes all jobs in turn. `steps`: with its steps."""
         if steps and shown.body is not None:

@@ -176,10 +176,8 @@ class JobPages:
         published, documents = self._hub.published, self._hub.documents
 
         def bodies() -> Iterator[bytes]:
-            for shown, body in zip(page.jobs, documents.cached(page.jobs, steps=steps), strict=True):
-                if body is not None:
-                    yield body
-                elif published.get(shown.job_id) is shown:
+            for shown in page.jobs:
+                if published.get(shown.job_id) is shown:
                     yield documents.encoded(shown, all_jobs=True, steps=steps)
                 else:
                     yield encoding.text(shown, steps=steps)
