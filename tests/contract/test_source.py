@@ -33,7 +33,7 @@ def micros(text: str) -> int:
 
 async def rows(original, **options) -> list[LogRow]:
     async with open_queries(original.source(**options)) as (queries, session):
-        return await queries.rows_from(session, 1, 100)
+        return await queries.rows_in(session, range(1, 101))
 
 
 async def test_a_log_row_comes_as_it_was_written_without_the_columns_that_are_not_there(either_original):
@@ -177,7 +177,7 @@ async def test_a_date_that_is_none_does_not_stop_the_others(original):
     bad: list[str] = []
     async with open_queries(original.source()) as (queries, session):
         queries._malformed = bad.append
-        found = await queries.rows_from(session, 1, 10)
+        found = await queries.rows_in(session, range(1, 11))
     assert [(r.message, r.ts) for r in found] == [("before", MICROS), ("none", 0), ("after", MICROS)]
     assert bad == ["ts_invalid"]
 

@@ -37,7 +37,7 @@ async def written(original: Any, times: int) -> list[LogRow]:
         await original.log(message, attrs=attrs(number, size))
     async with open_queries(original.source()) as (queries, session):
         for number in range(times * len(SIZES)):
-            found += await queries.rows_from(session, number + 1, 1)
+            found += await queries.rows_in(session, [number + 1])
     return found
 
 

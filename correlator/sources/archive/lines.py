@@ -299,7 +299,7 @@ async def _last(queries: Queries, session: Session, names: JobNames, head: int) 
 
 async def _recent(queries: Queries, session: Session, head: int) -> int:
     """The id up to which no row is committed any more."""
-    newest = await queries.rows_from(session, head, 1)
+    newest = await queries.light_rows_upto(session, head, 1)
     return await queries.first_since(session, newest[0].ts - LATE_FOR) - 1 if newest else head
 
 

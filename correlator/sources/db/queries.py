@@ -308,11 +308,6 @@ class Queries:
 
     # -- log_events
 
-    async def rows_from(self, session: Session, first: int, limit: int) -> list[LogRow]:
-        """The rows with id ≥ `first`, in the order of their ids."""
-        sql = f"SELECT {self._select['log_events']} FROM log_events WHERE id >= {int(first)} ORDER BY id LIMIT {limit}"
-        return [self.log_row(r) for r in await session.query(sql)]
-
     async def rows_in(self, session: Session, ids: Sequence[int]) -> list[LogRow]:
         """The rows with these ids, as far as they are visible."""
         return [self.log_row(r) for r in await self._rows_in(session, ids, self._select["log_events"])]
