@@ -95,12 +95,17 @@ class History:
     """Slices of the walk, and runs that were fed: it grows while reading succeeds."""
     _operations: dict[OperationKey, Runs] = field(default_factory=dict)
     _cutoff: Micros | None = None
+    """The latest end of a run that is read. None: reading has not begun."""
     _since: str = ""
+    """The earliest end of a job that is walked over, in the database's text (`Queries.clock`)."""
     _before: Place | None = None
+    """The last job of the walk so far; it goes on with older ones. None: it has not begun, or it is over."""
     _walked: bool = False
-    _jobs: Slices = field(default_factory=lambda: Slices(first=500, least=50, most=5_000))
-    _details: Slices = field(default_factory=lambda: Slices(first=10, least=1, most=10))
-    """Jobs in a slice of the walk; runs in a call of the feed."""
+    """True once the walk is over, or if the appliance lacks the columns for it."""
+    _walk_slices: Slices = field(default_factory=lambda: Slices(first=500, least=50, most=5_000))
+    """The number of jobs in a slice of the walk."""
+    _feed_slices: Slices = field(default_factory=lambda: Slices(first=10, least=1, most=10))
+    """The number of runs in a call of the feed."""
 
     async def read(self, queries: Queries, session: Session, feed: Feed, turn: Callable[[], Awaitable[None]]) -> None:
         """Read to the end, then report `Feed.history_read`.
@@ -139,12 +144,19 @@ class History:
     async def _walk(
         self, queries: Queries, session: Session, cutoff: Micros, turn: Callable[[], Awaitable[None]]
     ) -> None:
-        """Note the runs among the next jobs."""
+        """Note the runs among the jobs of the next slice, and move `_before` past them.
+
+        A slice has as many jobs as `_walk_slices` says. It ends earlier with the oldest job, or with `AT_ONCE` jobs
+        of operations that do not have enough runs yet.
+
+        Raises:
+            SourceUnavailable: The database failed. `_before` stays, so the slice is read again.
+        """
         await turn()
         began = time.monotonic()
         full = [key for key, runs in self._operations.items() if runs.full]
-        with self._jobs.timed():
-            down_to = await _nth_ended(queries, session, self._since, self._before, self._jobs.size)
+        with self._walk_slices.timed():
+            down_to = await _nth_ended(queries, session, self._since, self._before, self._walk_slices.size)
             found = await _newest_ended(queries, session, self._since, self._before, down_to, full, AT_ONCE)
         for job in found:
             self._note(job, cutoff)
@@ -181,8 +193,8 @@ class History:
         while pending:
             await turn()
             began = time.monotonic()
-            part = pending[: -self._details.size - 1 : -1]
-            with self._details.timed():
+            part = pending[: -self._feed_slices.size - 1 : -1]
+            with self._feed_slices.timed():
                 ended = await _with_details(queries, session, key, part)
             feed.history(ended)
             del pending[-len(part) :]
