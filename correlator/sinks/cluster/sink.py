@@ -149,6 +149,10 @@ BEAT = 1.0
 """Seconds that a task waits for work before it beats."""
 
 
+DUE_NOW = 0.0
+"""Monotonic time of a comparison that waits neither for the database nor for its turn: the one after a new epoch."""
+
+
 Step: TypeAlias = Callable[[Callable[[], None]], Awaitable[None]]
 """One step of a task. It calls its argument to beat while it waits."""
 
@@ -192,7 +196,7 @@ class ClusterSink:
         self._check_at = 0.0
         """Monotonic time of the next check."""
         self._compare_at: float | None = None
-        """Monotonic time of the next comparison; None: as soon as the database has been read."""
+        """Monotonic time of the next comparison. None: the first, once the database has been read; `DUE_NOW`: now."""
         self._writing = False
         """True once the jobs in memory are those to be written: marks are noted from then on."""
         self._acknowledged_at: float | None = None
@@ -340,7 +344,7 @@ class ClusterSink:
             log.warning("the stream %s has lost what was acknowledged; clients start afresh", keys.STATE)
         if replaced or (known is not None and known.epoch != self._position.epoch):
             log.info("the epoch of the cluster is %s", self._position.epoch)
-            self._compare_at = 0.0  # Do not wait for the database: the stream has nothing newer.
+            self._compare_at = DUE_NOW  # Do not wait for the database: the stream has nothing newer.
 
     def _written(self, seq: int, messages: Sequence[StreamMessage]) -> None:
         """Note an acknowledged batch that ends at `seq`."""
@@ -371,11 +375,11 @@ class ClusterSink:
         if not due or self._checked is None:
             await asyncio.sleep(0.05 if planned is None else self._timings.due_every)
             return
-        periodic = bool(planned)
+        periodic = planned not in (None, DUE_NOW)
         count = await repair(
             self._connection, self._instance, published, self._dirty, self._timings, periodic=periodic, beat=beat
         )
-        if self._compare_at == planned:
+        if self._compare_at == planned:  # A new epoch found in the meantime asks for another comparison.
             self._compare_at = time.monotonic() + self._timings.compare_every
         (cluster_metrics.REPAIRED if periodic else cluster_metrics.TAKEOVER_WRITES).inc(count)
         if count:
