@@ -9,7 +9,7 @@ version. The method is the class of a question in `pipeline.queries`; the conten
 request states how many seconds its client still waits: the collector cancels the work after them, so that nobody's
 request costs the database anything. A client may also ask for a job before its first row is committed. While somebody
 waits for an unknown ID, a gateway publishes it every `WANT_EVERY` seconds, and the collectors query for it as often as
-for their own clients during `WANTED_FOR` seconds: longer, so that a message may be lost.
+for their own clients during `WANTED_FOR` seconds: longer, so that a message may be 10 s late.
 
 Invariants.
 
@@ -227,7 +227,10 @@ def decode_part(message: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T
 
 
 WANT_EVERY = 20.0
+"""Seconds after which a gateway publishes an ID again that a client still waits for."""
+
 WANTED_FOR = 30.0
+"""Seconds for which a collector queries for an ID after each message. Longer than `WANT_EVERY`, as one may be late."""
 
 
 MAX_WANTED_IDS = 100

@@ -367,15 +367,18 @@ class WaitingIdsSender:
         """Publish until cancelled: new IDs at once, the others every `WANT_EVERY` seconds."""
         while True:
             self._woken.clear()
-            message, again = self.next_message()
+            message, wait = self.next_message()
             if message is not None:
                 await self._publish(message)
                 await asyncio.sleep(PAUSE)
                 continue
-            await set_within(self._woken, again)
+            await set_within(self._woken, wait)
 
     def next_message(self) -> tuple[bytes | None, float | None]:
-        """The next message that is due, and else the seconds until one may be; None: nobody waits."""
+        """Return a message that is due and None, else None and the seconds until one may be due.
+
+        Both are None if no client waits for an ID.
+        """
         now = self._clock()
         next_at: float | None = None
         for instance, waiting_ids in self._waiting_ids():
