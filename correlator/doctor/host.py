@@ -227,7 +227,12 @@ _ANEW = ("The next start sets it aside and reads everything from the tables. Eve
 
 
 class CheckpointFigures(Struct, frozen=True):
-    """Size and contents of a checkpoint, in numbers."""
+    """Size and contents of a checkpoint, in numbers. Those of the contents are None if it could not be read.
+
+    ``bytes``: the size of the file. ``version``: SQLite's `user_version`. ``at``: when it was written, in Unix seconds.
+    ``head``: the highest row ID of the log that had been read. ``jobs``: those of JobLog and legacy jobs together.
+    ``events``: those that were still pending.
+    """
 
     bytes: int
     version: int

@@ -52,7 +52,7 @@ LATE_END = 60_000_000
 """Microseconds. A job that was never seen running is learned if it ended at most so long before the last learned end:
 jobs are not seen in the order of their ends."""
 
-CHECK_AFTER = (5_000_000, 60_000_000)
+MIN_CHECK_AFTER, MAX_CHECK_AFTER = 5_000_000, 60_000_000
 """Shortest and longest time in microseconds between two checks of a forecast. It is 1/20 of the remaining time."""
 
 CONFIRMED_AFTER = 500_000
@@ -167,12 +167,19 @@ class Forecasts:
         if self._horizon.judged_at(now) is None:
             return []
         first = self._checks.first()
-        if first is not None and first[0] > now + CHECK_AFTER[1]:
+        if first is not None and first[0] > now + MAX_CHECK_AFTER:
             now = FOR_EVER  # The clock was set back.
         return list(self._checks.pop_until(now, most))
 
     def renewed(self, shown: PublishedJob, now: Micros) -> JobForecast | None:
-        """A new forecast of a job that has not changed; None if it would say nearly the same."""
+        """A new forecast of a job that `due` returned. While the job runs, it also schedules the next check.
+
+        None, and the published forecast stays:
+
+        * if that is younger than `MIN_CHECK_AFTER`, because the job has changed since the check was scheduled;
+        * if the new one would have the same state and nearly the same p50 (`MOVED`), or be equal;
+        * if the job has ended, or can have none.
+        """
         view = shown.view
         if view.status is not Status.RUNNING or view.source != "joblog":
             return None
@@ -180,8 +187,8 @@ class Forecasts:
         before = shown.forecast.forecast if shown.forecast is not None else None
         known_to = self._horizon.known_to(now, shown.alive_at)
         if tracked is not None and before is not None:
-            if 0 <= (age := known_to - before.as_of) < CHECK_AFTER[0]:  # The job has changed since this was scheduled.
-                self._checks.put(shown.job_id, now + CHECK_AFTER[0] - age)
+            if 0 <= (age := known_to - before.as_of) < MIN_CHECK_AFTER:
+                self._checks.put(shown.job_id, now + MIN_CHECK_AFTER - age)
                 return None
             running = tracked.running
             estimate = self.forecaster.estimate(
@@ -332,8 +339,7 @@ class Forecasts:
 
     def _check_again(self, job_id: str, remaining: Micros, now: Micros) -> None:
         """Check the forecast in 1/20 of `remaining` microseconds, unless it will be checked before that."""
-        shortest, longest = CHECK_AFTER
-        self._checks.put_earlier(job_id, now + min(max(remaining // 20, shortest), longest))
+        self._checks.put_earlier(job_id, now + min(max(remaining // 20, MIN_CHECK_AFTER), MAX_CHECK_AFTER))
 
 
 class Accuracy(Struct):

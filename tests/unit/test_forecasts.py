@@ -17,7 +17,7 @@ from correlator.client.documents import remaining
 from correlator.forecast.points import StepTimes, place_of
 from correlator.jobs import forecasts as forecasts_module
 from correlator.jobs.forecasted_job import JudgedForecast, TrackedJob
-from correlator.jobs.forecasts import CHECK_AFTER, MAX_JUDGED, Accuracy
+from correlator.jobs.forecasts import MAX_JUDGED, MIN_CHECK_AFTER, Accuracy
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind, Status
 from correlator.model.persisted import PersistedForecast
@@ -252,7 +252,7 @@ def test_a_forecast_is_renewed_at_most_every_five_seconds_between_events():
     read(index, 12, step(1, "snapshot", 0, 10), step(2, "copy", 10))
     outcomes = pass_time(index, 400, since=12)
     times = [change.new.updated_at for outcome in outcomes for change in outcome.changes if change.new is not None]
-    assert all(later - earlier >= CHECK_AFTER[0] for earlier, later in pairwise(times))
+    assert all(later - earlier >= MIN_CHECK_AFTER for earlier, later in pairwise(times))
 
 
 # -- learning
