@@ -63,13 +63,17 @@ Attrs: TypeAlias = Annotated[
 
 
 class CloseCode(IntEnum):
-    """Close codes of the websocket (RFC 6455, 7.4). An event stream sends the same code in its `bye` message."""
+    """Close codes of the websocket (RFC 6455, 7.4). An event stream sends the same code in its `bye` message.
 
-    why: str
+    After `UNAUTHORISED` and `FORBIDDEN` a client needs another token or origin, and after `BAD_PROTOCOL` another
+    version. After any other code it reconnects.
+    """
 
-    def __new__(cls, code: int, why: str) -> Self:
+    reason: str
+
+    def __new__(cls, code: int, reason: str) -> Self:
         self = int.__new__(cls, code)
-        self._value_, self.why = code, why
+        self._value_, self.reason = code, reason
         return self
 
     RESTART = 1012, "restart"

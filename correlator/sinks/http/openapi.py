@@ -526,7 +526,7 @@ def _web_channels() -> tuple[Schema, Schema]:
                 f" {websocket.HELLO_WITHIN:g} s; a bookmark comes at least every 10 s."
                 f" Frames from a client are at most {websocket.MAX_FRAME} bytes (else 1009), with at most"
                 f" {messages.MAX_IDS} IDs in a subscription; {websocket.MAX_BAD_FRAMES} bad ones close the connection."
-                " Close codes: " + ", ".join(f"{code} {code.why}" for code in messages.CloseCode) + "."
+                " Close codes: " + ", ".join(f"{code} {code.reason}" for code in messages.CloseCode) + "."
             ),
             "servers": [{"$ref": "#/servers/websocket"}],
             "messages": _refer(*_RECEIVED, *messages.SERVER_MESSAGES),
