@@ -1,8 +1,7 @@
 """The published jobs as clients read them, the IDs that lead to them, and the children of each.
 
-A job is published as a `PublishedJob`: its view, and what other jobs and time add to it (children, `stalled`). Each
-change takes the next `seq`. A document changes only with its `rev`, which is the `seq` of the job's last change. An
-index writes the directory of a daemon (`PublishedJobs`), a stream of documents that of a gateway (`remote.RemoteJobs`).
+A job is published as a `PublishedJob`: its view, and what other jobs and time add to it (children, `stalled`). An index
+writes the directory of a daemon (`PublishedJobs`), a stream of documents that of a gateway (`remote.RemoteJobs`).
 
 Several jobs may carry one external or context ID: constructed IDs contain the time in whole seconds, and a context has
 many jobs. The directory keeps all of them. The newest job owns the ID, regardless of the order in which the jobs became
