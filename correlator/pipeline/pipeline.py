@@ -63,8 +63,8 @@ A = TypeVar("A")
 class LocalHub(Hub):
     """The hub of a daemon: the index with its subscribers. Event loop's thread only.
 
-    The pipeline is the publisher: it applies what the source read to the index, and passes the `Outcome` to `publish`.
-    `epoch` is new at every start. `archive`: the database; None: memory only.
+    It is the publisher: what was read is applied to the index here, and the `Outcome` goes to the subscribers and the
+    counters. `epoch` is new at every start. `archive`: the database; None: memory only.
     """
 
     published: PublishedJobs
