@@ -28,7 +28,7 @@ class Measured(Daemon):
     """A daemon with measurements of its process. `tree`: that whose program runs, if not this one."""
 
     def __init__(self, folder: Path, tree: Path = REPOSITORY, **settings: object) -> None:
-        super().__init__(folder, **settings)
+        super().__init__(folder, None, **settings)
         self._tree = tree
 
     async def _start(self, arguments: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process | ForkedProcess:
@@ -42,20 +42,11 @@ class Measured(Daemon):
             stderr=log,
         )
 
-    async def metric(self, name: str) -> float:
-        """The value of one series without labels."""
-        for line in (await self.text("/metrics")).splitlines():
-            if line.startswith(f"{name} "):
-                return float(line.split()[1])
-        return 0.0
-
     async def shows(self, jobs: int, within: float = 60.0) -> None:
         """Wait until so many jobs are in memory."""
 
         async def there() -> bool:
-            text = await self.text("/metrics")
-            counts = [line for line in text.splitlines() if line.startswith("correlator_jobs{")]
-            return sum(float(line.split()[-1]) for line in counts) >= jobs
+            return await self.metric("correlator_jobs") >= jobs
 
         await eventually(there, within=within, every=0.2)
 

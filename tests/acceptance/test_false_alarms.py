@@ -16,7 +16,6 @@ from tests.support.bulk_rows import ago
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.faketime import environment, needs_faketime, set_clock
-from tests.support.faults.fault_run import Process
 from tests.support.faults.proxy import Proxy
 from tests.support.listener import ENDS, Listener
 from tests.support.mariadb import Database
@@ -163,7 +162,7 @@ async def test_a_host_whose_clock_is_wrong_alarms_as_one_whose_clock_is_right(
     database: Database, mosquitto: Mosquitto, tmp_path: Path
 ):
     stamp = tmp_path / "clock"
-    daemon = Process(
+    daemon = Daemon(
         tmp_path,
         environment(stamp, "+2h"),
         database__url=database.url,

@@ -28,14 +28,13 @@ class Service(Daemon):
     """The daemon with a service manager and a configuration file."""
 
     def __init__(self, folder: Path, manager: ServiceManager, text: str, **settings: object) -> None:
-        super().__init__(folder, **settings)
+        super().__init__(folder, {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}, **settings)
         self.file = folder / "correlator.toml"
         self.file.write_text(text)
-        self._environ |= {"NOTIFY_SOCKET": str(manager.path), "WATCHDOG_USEC": "1000000"}
         self.arguments = ("--config", str(self.file))
 
-    async def metric(self, name: str, token: str | None = None) -> float:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+    async def metric_for(self, token: str, name: str) -> float:
+        headers = {"Authorization": f"Bearer {token}"}
         assert self.session is not None
         async with self.session.get("/metrics", headers=headers) as response:
             lines = (await response.text()).splitlines()
@@ -160,7 +159,7 @@ async def test_a_reload_changes_the_access_rules_and_a_revoked_token_alone_loses
         tokens.write_text("kept\nnew\n")
         await reload("[log]\nlevle = 'debug'\n")
         assert "log.levle: unknown key; did you mean log.level?" in service.log()
-        assert await service.metric("correlator_config_last_reload_successful", "revoked") == 0
+        assert await service.metric_for("revoked", "correlator_config_last_reload_successful") == 0
         await reload(f"[http]\ntokens_file = '{tokens}'\nallowed_origins = ['{page}']\n[jobs]\nretention = '1h'\n")
         assert "applied only by a restart: jobs.retention" in service.log()
         assert [await ask(service, token, Origin=page) for token in ("revoked", "kept", "new")] == [401, 200, 200]
@@ -174,7 +173,7 @@ async def test_a_reload_changes_the_access_rules_and_a_revoked_token_alone_loses
         job_id = await appliance.job()
         assert (await kept.shown())["job_id"] == job_id
         assert (await kept_stream.until("put"))[-1][1]["job_id"] == job_id
-        assert await service.metric('correlator_readers_closed_total{reason="4401"}', "kept") == 3
+        assert await service.metric_for("kept", 'correlator_readers_closed_total{reason="4401"}') == 3
         await reload(f"[http]\ntokens_file = '{tokens}'\n[jobs]\nstalled_after = '1s'\n")
         while not kept.jobs[job_id]["stalled"]:
             await kept.shown()

@@ -82,8 +82,7 @@ async def test_memory_is_flat_over_ten_minutes_of_load_and_a_broker_that_comes_a
                     broker = wanted
             await tasks[0]
             tasks[1].cancel()
-            metrics = await daemon.text("/metrics")
-            read = float(next(x for x in metrics.splitlines() if x.startswith("correlator_rows_total")).split()[1])
+            read = await daemon.metric("correlator_rows_total")
             steady = [size for at, size in sizes if at > WARM]
             middle = sorted(steady)[len(steady) // 2]
             figures = (
@@ -104,5 +103,4 @@ async def _read(socket: Any) -> None:
 
 
 async def _read_all(daemon: Daemon, rows: int) -> bool:
-    text = await daemon.text("/metrics")
-    return float(next(x for x in text.splitlines() if x.startswith("correlator_rows_total")).split()[1]) == rows
+    return await daemon.metric("correlator_rows_total") == rows

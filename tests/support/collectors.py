@@ -20,8 +20,7 @@ async def collector(
     """A daemon with `[cluster]`; not started. `environ`: what else it finds in its environment."""
     await asyncio.to_thread(folder.mkdir)
     options = {"cluster__url": url, "cluster__instance": "dc1", **settings}
-    found = Daemon(folder, database__url=database.url, **options)
-    found._environ |= environ or {}
+    found = Daemon(folder, environ, database__url=database.url, **options)
     try:
         yield found
     finally:

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 from urllib.parse import quote
@@ -28,12 +29,14 @@ from tests.support.yardstick import megabytes
 class Daemon:
     """One process. `settings` are keys like ``database__url``. Log lines go to `folder`/log.
 
+    `environment`: what else it finds in its environment.
+
     As a context it is ready, and ended at the end of the block.
 
     With `http__tls_cert` it is asked over TLS, whatever its certificate.
     """
 
-    def __init__(self, folder: Path, **settings: object) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None, /, **settings: object) -> None:
         self.port = free_port()
         self.url = f"http{'s' * ('http__tls_cert' in settings)}://127.0.0.1:{self.port}"
         self.folder = folder
@@ -44,14 +47,19 @@ class Daemon:
             "mqtt__instance": "test",
             "http__unknown_id_wait": 0,  # many tests ask for IDs that nobody knows
         }
-        self._environ = {
+        self._own = {
             **{k: v for k, v in os.environ.items() if not k.startswith("CORRELATOR_")},
             **{f"CORRELATOR_{k.upper()}": str(v) for k, v in (defaults | settings).items()},
         }
+        self.becomes(environment or {})
         self._process: asyncio.subprocess.Process | ForkedProcess | None = None
         self.session: aiohttp.ClientSession | None = None
         self.command = "run"
         self.arguments: tuple[str, ...] = ()
+
+    def becomes(self, environment: Mapping[str, str]) -> None:
+        """From the next start on it finds this in its environment, such as another version of the program."""
+        self._environ = {**self._own, **environment}
 
     async def __aenter__(self) -> Self:
         try:
@@ -140,6 +148,11 @@ class Daemon:
         assert self.session is not None
         async with self.session.get(path) as response:
             return await response.text()
+
+    async def metric(self, name: str) -> float:
+        """A metric without labels, or the sum over its labels."""
+        found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", await self.text("/metrics"), re.MULTILINE)
+        return sum(map(float, found))
 
     @property
     def pid(self) -> int:

@@ -74,10 +74,9 @@ class GatewayProcess(Daemon):
 
     def __init__(self, folder: Path, url: str, **environ: str) -> None:
         folder.mkdir()
-        super().__init__(folder, cluster__url=url)
+        super().__init__(folder, environ, cluster__url=url)
         for name in ("HOME", "STATE_DIRECTORY", *(f"CORRELATOR_{key}" for key in OF_A_DAEMON)):
             self._environ.pop(name, None)
-        self._environ |= environ
         self.command = "gateway"
 
 

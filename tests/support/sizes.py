@@ -180,11 +180,6 @@ class Rig(ABC):
         found = re.findall(series, await self._text(), re.MULTILINE)
         return {name: float(value) for name, value in found}
 
-    async def metric(self, name: str) -> float:
-        """A metric without labels, or the sum over its labels."""
-        found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", await self._text(), re.MULTILINE)
-        return sum(map(float, found))
-
 
 # -- the tables, filled in the server
 
@@ -263,7 +258,7 @@ async def many_jobs(rig: Rig) -> list[Figures]:
 
 
 async def _jobs(rig: Rig, count: int) -> bool:
-    return await rig.metric("correlator_jobs") >= count
+    return await rig.daemon.metric("correlator_jobs") >= count
 
 
 async def synced(rig: Rig, count: int, within: float = 120.0) -> float:
@@ -331,7 +326,7 @@ async def large_rows(rig: Rig) -> list[Figures]:
 
 
 async def _read(rig: Rig, rows: int) -> bool:
-    return await rig.metric("correlator_rows_total") >= rows
+    return await rig.daemon.metric("correlator_rows_total") >= rows
 
 
 async def large_members(rig: Rig) -> list[Figures]:

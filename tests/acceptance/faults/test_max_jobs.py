@@ -56,11 +56,6 @@ async def write(database: Database, ended: int, running: int, legacy: int) -> se
     return {*ids, *(f"legacy-{n}" for n in range(legacy))}
 
 
-async def in_memory(daemon: Daemon) -> int:
-    lines = (await daemon.text("/metrics")).splitlines()
-    return int(sum(float(line.split()[-1]) for line in lines if line.startswith("correlator_jobs{")))
-
-
 async def listed(daemon: Daemon, limit: int) -> Counter[str]:
     """The jobs of a whole listing, page by page, each with its number."""
     found: Counter[str] = Counter()
@@ -91,10 +86,10 @@ async def rests(
     quiet = 0
     async with asyncio.timeout(SETTLED_WITHIN):
         while quiet < 3:  # The jobs beyond the limit leave, 500 a second, and the broker gets that.
-            before = messages.count, await in_memory(daemon)
+            before = messages.count, await daemon.metric("correlator_jobs")
             assert await listed(daemon, limit) == Counter(ids)
             await asyncio.sleep(0.3)
-            quiet = quiet + 1 if (messages.count, await in_memory(daemon)) == before else 0
+            quiet = quiet + 1 if (messages.count, await daemon.metric("correlator_jobs")) == before else 0
         while True:  # A first start still reads the past.
             count, began, used = messages.count, await rows_sent(database), processor_seconds(daemon.pid)
             await asyncio.sleep(seconds)
@@ -136,7 +131,7 @@ async def test_more_jobs_than_the_limit_cause_no_event_and_no_work_whenever_the_
         for limit, end in ((max_jobs, "kill"), (max_jobs, "stop"), (max_jobs // 2, "kill"), (2 * max_jobs, "stop")):
             async with Daemon(tmp_path, **settings | {"jobs__max_jobs": limit}) as daemon:
                 await rests(daemon, database, messages, ids, running, seconds)
-                assert await in_memory(daemon) == max(running, min(limit, len(ids)))
+                assert await daemon.metric("correlator_jobs") == max(running, min(limit, len(ids)))
                 if end == "kill":
                     await log_a_line(database)  # With nothing new to write, the checkpoint would wait for ten seconds.
                     await daemon.saved()

@@ -39,24 +39,6 @@ VERDICTS = Table("faults", "fault", "recovery, s", "rows", "lost", "twice", "MQT
 of those of each peer."""
 
 
-class Process(Daemon):
-    """A daemon that can be sent signals. `environment`: what else it finds in its own."""
-
-    def __init__(self, folder: Path, environment: Mapping[str, str], **settings: object) -> None:
-        super().__init__(folder, **settings)
-        self._own = self._environ
-        self.becomes(environment)
-
-    def becomes(self, environment: Mapping[str, str]) -> None:
-        """From the next start on it finds this in its environment, such as another version of the program."""
-        self._environ = {**self._own, **environment}
-
-    def signal(self, number: int) -> None:
-        """Send it one."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-
 @dataclass
 class FaultRun:
     """The parts of one run."""
@@ -64,7 +46,7 @@ class FaultRun:
     database: Database
     to_database: Proxy
     to_broker: Proxy
-    daemon: Process
+    daemon: Daemon
     reader: WebsocketWatcher
     listener: MqttWatcher
     traffic: Traffic
@@ -205,7 +187,7 @@ async def fault_run(
             "mqtt__instance": instance,
         }
         async with (
-            Process(folder, environment or {}, **(defaults | settings)) as daemon,
+            Daemon(folder, environment, **(defaults | settings)) as daemon,
             WebsocketWatcher(daemon.url) as reader,
             MqttWatcher(broker.port, instance, login) as listener,
         ):

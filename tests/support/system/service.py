@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 import zipfile
 from collections.abc import Iterator
 from importlib.metadata import distribution
@@ -177,8 +176,3 @@ class Service(Daemon):
             yield
         finally:
             self.machine.write(FILE, CONFIGURATION)
-
-    async def metric(self, name: str) -> float:
-        found = re.findall(rf"^{re.escape(name)} (\S+)$", await self.text("/metrics"), re.MULTILINE)
-        assert len(found) == 1, (name, found)
-        return float(found[0])
