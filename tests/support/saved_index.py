@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from correlator.jobs.index import Index
 from correlator.model.facts import Entry, Kind, Reading
-from correlator.model.persisted import Cursor, PersistedEvent
+from correlator.model.persisted import Cursor, PersistedEvent, PersistedJob, PersistedLegacy
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from correlator.sinks.event_log import EventLog
 from correlator.state.checkpoint import Changes
@@ -41,6 +41,12 @@ def kept(event_log: EventLog) -> dict[int, PersistedEvent]:
     """What a checkpoint has of the pending events."""
     event_log.mark_all()
     return {number: event for number, event in event_log.changed().items() if event is not None}
+
+
+def stored(index: Index) -> tuple[list[PersistedJob], list[PersistedLegacy]]:
+    """What a checkpoint has of all jobs and rows of `failover_jobs`."""
+    kept = [index.persisted(i) for i in index.all_ids()]
+    return [k for k in kept if isinstance(k, PersistedJob)], [k for k in kept if isinstance(k, PersistedLegacy)]
 
 
 def changes(index: Index, cursor: Cursor | None = None, **events: bytes | None) -> Changes:

@@ -60,7 +60,7 @@ from correlator.state.saver import Saver
 from tests.support.documents import document_text
 from tests.support.eventually import PATIENCE
 from tests.support.forecast_index import usual
-from tests.support.saved_index import NOW, changes, filled
+from tests.support.saved_index import NOW, changes, filled, stored
 from tests.support.there import there
 
 
@@ -93,12 +93,6 @@ def left(path: Path, source: str = "s") -> Saved | None:
         return file.open()
     finally:
         file.close()
-
-
-def stored(index: Index) -> tuple[list[PersistedJob], list[PersistedLegacy]]:
-    """What a checkpoint has of all jobs and rows of `failover_jobs`."""
-    kept = [index.persisted(i) for i in index.all_ids()]
-    return [k for k in kept if isinstance(k, PersistedJob)], [k for k in kept if isinstance(k, PersistedLegacy)]
 
 
 def test_changes_after_a_restart_are_published_and_pending_events_stay_pending():

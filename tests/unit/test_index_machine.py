@@ -21,9 +21,10 @@ from correlator.jobs.fold import ended_at
 from correlator.jobs.index import WAIT_FOR, Index
 from correlator.jobs.known import LATE_COMMIT
 from correlator.model.facts import STATUS_OF, Entry, Fact, Job, Kind, Reading
-from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
+from correlator.model.persisted import IndexState, PersistedJob
 from correlator.model.published import JobView, Outcome, PublishedJob, goes_on
 from correlator.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
+from tests.support.saved_index import stored
 
 SECOND = 1_000_000
 BASE = 1_758_550_000 * SECOND
@@ -421,10 +422,8 @@ class IndexMachine(RuleBasedStateMachine):
 
     def _restart(self) -> None:
         """With what a checkpoint has. Rows that wait for the job of their step are lost here; the source reads them."""
-        stored = [self.index.persisted(i) for i in self.index.all_ids()]
+        jobs, legacy = stored(self.index)
         state = msgspec.msgpack.decode(msgspec.msgpack.encode(self.index.state()), type=IndexState)
-        jobs = [one for one in stored if isinstance(one, PersistedJob)]
-        legacy = [one for one in stored if isinstance(one, PersistedLegacy)]
         self.naive.restart()
         self.index = self._made()
         self.client.clear()

@@ -15,12 +15,13 @@ from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.jobs.known import RemovedJobs
 from correlator.model.facts import Entry, Kind, Reading
-from correlator.model.persisted import IndexState, PersistedExports, PersistedJob, PersistedLegacy
+from correlator.model.persisted import IndexState, PersistedExports
 from correlator.model.published import Change, Event, Outcome
 from correlator.model.replies import Resolved
 from correlator.model.rows import JobRecord, LegacyRecord, Micros
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import Found
+from tests.support.saved_index import stored
 
 NOW = time.time_ns() // 1_000
 SECOND = 1_000_000
@@ -85,15 +86,13 @@ class Evicting:
 
     def restart(self, *, max_jobs: int | None = None, retention: float | None = None) -> None:
         """End, and start again with what a checkpoint has. The tables have not been read yet."""
-        kept = [self.index.persisted(i) for i in self.index.all_ids()]
-        stored = msgspec.msgpack.encode(self.index.state())
+        jobs, legacy = stored(self.index)
+        written = msgspec.msgpack.encode(self.index.state())
         self.max_jobs = self.max_jobs if max_jobs is None else max_jobs
         self.retention = self.retention if retention is None else retention
         self.later.clear()
         self.index = self._made()
-        jobs = [one for one in kept if isinstance(one, PersistedJob)]
-        legacy = [one for one in kept if isinstance(one, PersistedLegacy)]
-        state = msgspec.msgpack.decode(stored, type=IndexState)
+        state = msgspec.msgpack.decode(written, type=IndexState)
         for outcome in self.index.restore(jobs, legacy, state, self.now):
             self._published(outcome)
         self.index.loading = False
