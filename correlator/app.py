@@ -328,13 +328,14 @@ def core_of(
     if config.database.doorbell and isinstance(database, MariaDBDatabase):
         doorbell = Doorbell(database)
         hub.readiness["doorbell"] = doorbell.describe
+    pauses = config.database.poll_interval, config.database.idle_poll_interval, interval
     source = Follower(
         database,
         tail,
         reconcile,
         history=config.jobs.history,
-        # A query may wait for two others on its session.
-        patience=config.database.connect_timeout + 3 * config.database.query_timeout + 30,
+        # After a pause, a query may wait for two others on its session.
+        patience=max(pauses) + config.database.connect_timeout + 3 * config.database.query_timeout + 30,
         legacy=legacy,
         doorbell=doorbell,
         limits=limits,

@@ -6,6 +6,8 @@ import uuid
 
 import pytest
 
+from correlator.app import core_of
+from correlator.config.loading import load
 from correlator.daemon import Supervisor, notify, watchdog_interval
 from correlator.jobs.index import Index
 from correlator.ops import metrics
@@ -180,3 +182,17 @@ def test_without_a_listener_notify_returns_false_and_does_not_raise(name):
 def test_the_watchdog_of_this_process_is_fed_twice_in_the_time_allowed(watchdog, interval):
     given = dict(zip(("WATCHDOG_USEC", "WATCHDOG_PID"), watchdog.format(pid=os.getpid()).split(), strict=False))
     assert watchdog_interval(given) == interval
+
+
+@pytest.mark.parametrize("key", ["poll_interval", "idle_poll_interval", "reconcile_interval"])
+def test_a_task_of_the_source_that_pauses_as_long_as_configured_is_not_stuck(tmp_path, key):
+    file = tmp_path / "correlator.toml"
+    file.write_text(f'[database]\nurl = "sqlite:///x"\n{key} = "5m"\n')
+    config, now = load(file, {"HOME": str(tmp_path)}), 0.0
+    source = core_of(config, lambda: 600.0).source
+    live = Heartbeats(lambda: now)
+    with live.heartbeat("a task", source.patience):
+        now = 300.0 + 3 * config.database.query_timeout
+        assert not live.stuck()
+        now += 60.0
+        assert live.stuck()
