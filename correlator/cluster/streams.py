@@ -9,6 +9,7 @@ NATS cannot change (the storage) is an error that names the stream.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -131,6 +132,19 @@ def is_leaderless(info: Mapping[str, Any] | None) -> bool:
     """True if no server leads a stream, as most of its servers are away. One server alone reports no `cluster`."""
     cluster = (info or {}).get("cluster") or {"leader": "itself"}
     return not cluster.get("leader")
+
+
+def quorum_age(info: Mapping[str, Any] | None) -> float:
+    """Return the seconds since enough servers to write last answered the leader of a stream; 0 for one server alone.
+
+    Infinite if that is not known.
+    """
+    if info is None or is_leaderless(info):
+        return math.inf
+    replicas = (info.get("cluster") or {}).get("replicas") or ()
+    unknown = [one.get("offline") or not one.get("active") for one in replicas]
+    ages = sorted(math.inf if no else one["active"] / 1e9 for no, one in zip(unknown, replicas, strict=True))
+    return ages[(len(ages) + 1) // 2 - 1] if ages else 0.0  # The leader is one of most servers itself.
 
 
 async def _create(connection: Connection, name: str, settings: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ class Gateway:
             ends_before=StreamEnd(connection).is_before,
             on_watch=self._sender.wake,
             on_removed=_forget_metrics,
-            listens_since=lambda: alive.synced_at,
+            listening=lambda: alive.listening,
             describe_cluster=self._describe,
             parser=connection.parser,
         )
@@ -101,6 +101,7 @@ class Gateway:
                         ("connection", self.connection.run()),
                         ("jobs", self._jobs.run()),
                         ("alive", self._alive.run()),
+                        ("writable", self._alive.follow_writable()),
                         ("lines", self._subscribe()),
                         ("judge", self._judge()),
                         ("waiting-ids", self._sender.run()),

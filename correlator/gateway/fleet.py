@@ -56,13 +56,13 @@ RETIRED_AFTER = 24 * 3600.0
 class Appliance:
     """What is known of one collector. No clock of another machine counts: a renewal that arrives is a sign of life.
 
-    `listens_since`: returns the monotonic seconds since which renewals arrive here; None: they do not. `seen`:
-    monotonic seconds of the last sign of life; `last_seen`: its time by the server's clock.
+    `listening`: returns the span in which renewals have come here (`OrderedConsumer.listening`). `seen`: monotonic
+    seconds of the last sign of life; `last_seen`: its time by the server's clock.
     """
 
-    def __init__(self, name: str, listens_since: Callable[[], float | None]) -> None:
+    def __init__(self, name: str, listening: Callable[[], tuple[float, float] | None]) -> None:
         self.name = name
-        self._listens_since = listens_since
+        self._listening = listening
         self.known_since = time.monotonic()
         self.alive = Alive()
         self.seen: float | None = None
@@ -96,11 +96,16 @@ class Appliance:
             return None
 
     def online(self) -> bool | None:
-        """Whether a collector is alive. None: that is not known yet, as this process has not listened for so long."""
-        now, since = time.monotonic(), self._listens_since()
-        if self._renewed_at is not None and now - self._renewed_at < OFFLINE_AFTER:
+        """Whether a collector is alive.
+
+        None: that is not known, as this process has not listened for so long, or nothing could be written meanwhile.
+        """
+        if self._renewed_at is not None and time.monotonic() - self._renewed_at < OFFLINE_AFTER:
             return True
-        return None if since is None or now - max(since, self.known_since) < OFFLINE_AFTER else False
+        if (span := self._listening()) is None:
+            return None
+        since, until = span
+        return None if until - max(since, self.known_since, self._renewed_at or since) < OFFLINE_AFTER else False
 
     def retired(self) -> bool:
         """True if no collector has been alive for long, since this process knows the appliance."""
@@ -121,7 +126,7 @@ class Appliance:
     def error(self) -> str | None:
         """Why its jobs are not current, or None."""
         if (online := self.online()) is None:
-            return "no sign of life of the collector has come yet"
+            return "no sign of life of the collector has come since the cluster can be read and written"
         if not online:
             return "the collector is offline"
         return self.alive.problem()
@@ -352,7 +357,7 @@ class Fleet:
     `archive(scope)`: answers what memory cannot, for the instances that `scope()` returns; None: memory only.
     `cluster_error()`: why the stream cannot be read, or None. `ends_before(seq)`: whether the stream is known to end
     before a position. `on_watch()`: a client begins to wait for an ID. `on_removed(name)`: an appliance is not in the
-    stream any more. `listens_since()`: the monotonic seconds since which signs of life arrive, or None.
+    stream any more. `listening()`: see `Appliance`.
     `describe_cluster()`: the part `cluster` of readiness. `parser`: of the messages.
     """
 
@@ -364,7 +369,7 @@ class Fleet:
         ends_before: Callable[[int], Awaitable[bool]] = ends_here,
         on_watch: Callable[[], None] = lambda: None,
         on_removed: Callable[[str], None] = lambda _: None,
-        listens_since: Callable[[], float | None] = lambda: None,
+        listening: Callable[[], tuple[float, float] | None] = lambda: None,
         describe_cluster: Callable[[], dict[str, Any]] = dict,
         parser: Parser | None = None,
     ) -> None:
@@ -373,7 +378,7 @@ class Fleet:
         self._ends_before = ends_before
         self._on_watch = on_watch
         self._on_removed = on_removed
-        self._listens_since = listens_since
+        self._listening = listening
         self._describe_cluster = describe_cluster
         self._parser = parser or Parser()
         self._announced: BoundedDict[tuple[str, str], Kind] = BoundedDict(MAX_EVENTS)
@@ -542,7 +547,7 @@ class Fleet:
                 self._refused.add(name)
                 log.error("the appliance %s is ignored: a fleet has at most %d", name, MAX_INSTANCES)
             return None
-        appliance = self.appliances[name] = Appliance(name, self._listens_since)
+        appliance = self.appliances[name] = Appliance(name, self._listening)
         return self._hubs.setdefault(name, self._hub_of(lambda: [appliance], self.hub))
 
     def _hub_of(self, appliances: Callable[[], Sequence[Appliance]], fleet: RemoteHub | None = None) -> RemoteHub:

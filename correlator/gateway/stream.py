@@ -18,7 +18,9 @@ received. `synced` becomes true when the reading has reached the end that the st
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -50,8 +52,9 @@ MAX_BATCH = 200
 MAX_PENDING = 64_000_000
 """Bytes of messages that wait to be read. Flow control keeps them well below; more are a gap."""
 
+ASK_EVERY = 0.5
 ASK_WITHIN = 2.0
-"""Seconds for an answer of the stream's leader."""
+"""Seconds between two questions to the stream's leader, and for an answer."""
 
 _NANO = 1_000_000_000
 
@@ -93,6 +96,8 @@ class OrderedConsumer:
         self.synced = False
         self.synced_at: float | None = None
         """Monotonic seconds at which this reading had caught up; None if it has not."""
+        self._writable_at = -math.inf
+        """Monotonic seconds of the last moment at which messages could be written, as far as is known."""
         self.server_time: Micros = 0
         """The time by the server's clock when this reading began, to the second."""
         self.behind: int | None = None
@@ -111,6 +116,27 @@ class OrderedConsumer:
                 self.error = str(error)
             self.synced, self.synced_at, self.behind = False, None, None
             await asyncio.sleep(backoff.next())
+
+    @property
+    def listening(self) -> tuple[float, float] | None:
+        """The span in which each message that was written has come here, in monotonic seconds. None: they do not come.
+
+        It ends when messages could last be written.
+        """
+        return None if self.synced_at is None else (self.synced_at, self._writable_at)
+
+    async def follow_writable(self) -> None:
+        """While no message comes, ask the leader of the stream whether one could be written. Until cancelled.
+
+        A consumer lives on one server. It sends heartbeats also when most servers of the stream are away.
+        """
+        while True:
+            await asyncio.sleep(ASK_EVERY)
+            asked = time.monotonic()
+            if self.synced and asked - self._writable_at >= 2 * ASK_EVERY:
+                with contextlib.suppress(ClusterUnavailable, Refused):
+                    info = await streams.info(self._connection, self._stream, within=ASK_WITHIN)
+                    self._writable_at = max(self._writable_at, asked - streams.quorum_age(info))
 
     def restart(self) -> None:
         """Begin again: what was read no longer counts."""
@@ -207,6 +233,7 @@ class OrderedConsumer:
                 broken.set()
                 return
             self._expected += 1
+            self._writable_at = self._received_at
             self.behind = int(tokens[8 + at])
             self._batch.append(
                 StoredMessage(message.subject, int(tokens[5 + at]), int(tokens[7 + at]) // 1000, message.data, headers)

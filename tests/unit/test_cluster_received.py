@@ -76,7 +76,7 @@ def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
         for row in log_lines.parse(body).rows:
             encoding.encode(encoding.log_line(row.entry))
     with contextlib.suppress(Unreadable):
-        appliance = Appliance("dc1", lambda: 0.0)
+        appliance = Appliance("dc1", lambda: None)
         appliance.renewed(received.decode(body, Alive), AT, None)
         assert appliance.complete_since is None or isinstance(appliance.complete_since, int)
         orjson.dumps([appliance.behind(), appliance.error(), appliance.alive.error])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -128,7 +129,7 @@ def shown(alive: dict[str, Any] | None) -> str:
     """What a gateway's list has as the error of the appliance."""
     members = dict(alive or {})
     away = f"the stream is being read: {members.pop('away')}" if "away" in members else None
-    gateway = Fleet(lambda _: None, listens_since=lambda: 0.0, cluster_error=lambda: away)
+    gateway = Fleet(lambda _: None, listening=lambda: (0.0, math.inf), cluster_error=lambda: away)
     gateway.reset("epoch-1")
     gateway.synced()
     if members.get("garbage"):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import pytest
 
+from correlator.cluster import streams
 from correlator.cluster.received import UNWRITTEN_AFTER, Alive
 from correlator.gateway.fleet import OFFLINE_AFTER, RETIRED_AFTER, Appliance, RemoteStatus
 
@@ -13,7 +15,7 @@ LIVE = Alive(database="live")
 
 
 def appliance(name: str) -> Appliance:
-    return Appliance(name, lambda: 0.0)
+    return Appliance(name, lambda: (0.0, math.inf))
 
 
 @pytest.fixture
@@ -62,7 +64,7 @@ def test_an_appliance_that_is_not_live_is_named_with_the_reason_also_if_it_gives
 
 def test_a_clock_that_differs_makes_nobody_offline_and_an_old_value_makes_nobody_alive(clock):
     listens: list[float | None] = [None]
-    one = Appliance("dc1", lambda: listens[0])
+    one = Appliance("dc1", lambda: (listens[0], clock[0]) if listens[0] is not None else None)
     fleet = RemoteStatus(lambda: [one], lambda: None)
     fleet.loading = False
 
@@ -82,15 +84,60 @@ def test_a_clock_that_differs_makes_nobody_offline_and_an_old_value_makes_nobody
 
 def test_an_appliance_is_unknown_until_a_renewal_should_have_come_also_after_a_reconnection(clock):
     listens: list[float | None] = [clock[0]]
-    one = Appliance("dc1", lambda: listens[0])
+    one = Appliance("dc1", lambda: (listens[0], clock[0]) if listens[0] is not None else None)
     one.renewed(LIVE, 0, 300.0)
-    assert (one.online(), one.error(), one.behind()) == (None, "no sign of life of the collector has come yet", 300.0)
+    assert (one.online(), one.error(), one.behind()) == (
+        None,
+        "no sign of life of the collector has come since the cluster can be read and written",
+        300.0,
+    )
     clock[0] += OFFLINE_AFTER
     assert (one.online(), one.behind()) == (False, 300.0 + OFFLINE_AFTER)
     listens[0] = None
     assert one.online() is None
     listens[0] = clock[0]
     assert one.online() is None
+
+
+def test_an_appliance_is_unknown_and_not_offline_while_no_collector_could_write(clock):
+    listens = [clock[0], clock[0]]
+    one = Appliance("dc1", lambda: (listens[0], listens[1]))
+    one.renewed(LIVE, 0, None)
+    clock[0] += 60
+    assert (one.online(), one.error()) == (
+        None,
+        "no sign of life of the collector has come since the cluster can be read and written",
+    )
+    listens[1] += OFFLINE_AFTER - 0.1
+    assert one.online() is None
+    listens[1] += 0.1
+    assert (one.online(), one.error()) == (False, "the collector is offline")
+    one.renewed(LIVE, 0, None)
+    assert one.online() is True
+
+
+@pytest.mark.parametrize(
+    ("active", "age"),
+    [
+        ([], 0.0),
+        ([0.3], 0.3),
+        ([7.0, 0.3], 0.3),
+        ([7.0, 8.0], 7.0),
+        ([9.0, 0.1, 8.0, 0.2], 0.2),
+        ([9.0, 0.1, 8.0, 7.0], 7.0),
+        ([None, None], math.inf),
+    ],
+)
+def test_a_stream_can_be_written_while_enough_servers_answer_its_leader(active, age):
+    replicas = [{"name": f"n{n}", "active": int((a or 0) * 1e9)} for n, a in enumerate(active)]
+    assert streams.quorum_age({"cluster": {"leader": "n9", "replicas": replicas}}) == pytest.approx(age)
+
+
+def test_a_stream_without_a_leader_or_replicas_that_are_offline_count_as_nobody():
+    offline = [{"name": n, "active": 1, "offline": True} for n in ("n1", "n2")]
+    assert streams.quorum_age({"cluster": {"leader": "n9", "replicas": offline}}) == math.inf
+    assert streams.quorum_age({"cluster": {"replicas": []}}) == streams.quorum_age(None) == math.inf
+    assert streams.quorum_age({"config": {}}) == 0.0  # one server alone
 
 
 def test_changes_that_the_cluster_lacks_make_an_appliance_stale_with_their_age_and_the_reason(clock):

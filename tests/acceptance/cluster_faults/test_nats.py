@@ -19,18 +19,24 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
+from correlator.gateway.fleet import OFFLINE_AFTER
 from tests.support.cluster import connected
 from tests.support.collectors import has_role
 from tests.support.daemon import correlator
 from tests.support.eventually import eventually
 from tests.support.faults.cluster_run import cluster_run, lifecycle_rows, takeovers
+from tests.support.gateways import running
 from tests.support.mariadb import Database
 from tests.support.nats import Nats, NatsCluster
 from tests.support.replay import MariaDBReplayer
+from tests.support.stream_writer import StreamWriter
 
 pytestmark = pytest.mark.timeout(400)
 
-UNKNOWN = ("the stream is being read", "no sign of life of the collector has come yet")
+UNKNOWN = (
+    "the stream is being read",
+    "no sign of life of the collector has come since the cluster can be read and written",
+)
 """Why a gateway knows nothing of an appliance: it has to read that of jobs again, or that of signs of life alone."""
 
 
@@ -89,6 +95,59 @@ async def test_two_servers_of_three_killed(database: Database, nats_cluster: Nat
         await run.verdict("NATS: two of three killed", recovery)
         await run.active.saved()  # It is the active one still, and reports no failure of its checkpoint.
         assert await takeovers(run) == 1
+
+
+@pytest.mark.long
+async def test_a_gateway_at_the_last_server_calls_no_collector_offline_that_cannot_write(nats_cluster: NatsCluster):
+    left, *others = nats_cluster.servers
+    async with connected(left.url) as connection:
+        await streams.ensure(connection, 3)
+        dc1 = StreamWriter(connection, "dc1")
+        await dc1.begin()
+        await dc1.alive()
+
+        async def leads() -> bool:
+            """This server leads the stream and has the gateway's consumer, which then sends heartbeats for ever."""
+            stream = (await connection.api(f"STREAM.INFO.{keys.ALIVE}"))["cluster"]["leader"]
+            if stream != left.name:
+                await connection.api(f"STREAM.LEADER.STEPDOWN.{keys.ALIVE}", {"placement": {"preferred": left.name}})
+                return False
+            for name in (await connection.api(f"CONSUMER.NAMES.{keys.ALIVE}"))["consumers"]:
+                consumer = await connection.api(f"CONSUMER.INFO.{keys.ALIVE}.{name}")
+                if consumer["cluster"]["leader"] == left.name:
+                    return True
+                await connection.api(f"CONSUMER.DELETE.{keys.ALIVE}.{name}")
+            return False
+
+        async with running(left.url) as gateway:
+
+            async def online() -> bool | None:
+                (one,) = (await gateway.get("/api/v1/instances"))[1]["instances"]
+                return bool(one["online"]) if one["online"] is not None else None
+
+            async def renewed() -> bool:
+                with contextlib.suppress(ClusterUnavailable, Refused):
+                    await dc1.alive()
+                return await online() is True
+
+            async def is_offline() -> bool:
+                return await online() is False
+
+            await eventually(leads, every=0.5)
+            await eventually(renewed)
+            assert await leads()
+            for server in others:
+                await asyncio.to_thread(server.kill)
+            end = asyncio.get_running_loop().time() + 3 * OFFLINE_AFTER
+            said = set()
+            while asyncio.get_running_loop().time() < end:
+                said.add(await online())
+                await asyncio.sleep(0.1)
+            assert said == {True, None}
+            for server in others:
+                await asyncio.to_thread(server.start)
+            await eventually(renewed)
+            await eventually(is_offline)  # It could write, and does not.
 
 
 @pytest.mark.long
