@@ -310,7 +310,7 @@ async def test_a_table_that_is_away_only_while_the_schema_is_read_is_noticed_soo
 
     monkeypatch.setattr(MariaDBDatabase, "schema", schema)
     async with running_follower(one_mariadb.source(), check_every=0.1, check_lost_every=0.1):
-        await eventually(lambda: [one.has("job_steps") for one in found] == [False, True])
+        await eventually(lambda: [one.has("job_steps") for one in found[:2]] == [False, True])
 
 
 async def test_rows_wait_for_a_column_and_are_read_again_once_it_is_back(one_mariadb):
