@@ -7,8 +7,6 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
-from correlator.tasks import end_tasks
-
 
 @contextlib.asynccontextmanager
 async def in_background(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[Any]]:
@@ -22,6 +20,7 @@ async def in_background(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio
         yield task
     finally:
         runs = not task.done()
-        await end_tasks({task}, again=1.0)  # A TaskGroup in which a task fails at that moment loses a cancellation.
+        task.cancel()
+        await asyncio.wait([task])
         if runs and not task.cancelled() and (error := task.exception()) is not None:
             raise error
