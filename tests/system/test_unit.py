@@ -278,6 +278,29 @@ async def test_a_private_key_can_be_a_credential_as_well(machine: Machine, servi
 
 
 @everywhere
+async def test_a_gateway_that_may_write_nowhere_serves_https(machine: Machine, tmp_path: Path):
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    self_sign(certificate, key, "gui.example")
+    machine.write("/etc/correlator/certificate.pem", certificate.read_text())
+    machine.write("/etc/ssl/private/gateway.key", key.read_text(), 0o600)
+    load, path = re.findall(r"LoadCredential=tls-key:.*gateway\.key|http\.tls_key = \".*\"", GATEWAY_UNIT.read_text())
+    http = 'listen = "127.0.0.1:8687"\ntls_cert = "/etc/correlator/certificate.pem"\n' + path.removeprefix("http.")
+    machine.write("/etc/correlator/gateway.toml", f'[http]\n{http}\n[cluster]\nurl = "nats://127.0.0.1:4222"\n')
+    machine.write(f"/etc/systemd/system/{GATEWAY_UNIT.name}.d/tls.conf", f"[Service]\n{load}\n")
+    machine.run(f"systemctl daemon-reload; systemctl restart {GATEWAY_UNIT.stem}", check=False)
+    try:
+        url = "https://127.0.0.1:8687/health/live"
+        async with aiohttp.ClientSession() as session, session.get(url, ssl=False) as got:
+            assert got.status == 200
+    except aiohttp.ClientError as error:
+        error.add_note(machine.run(f"journalctl --unit={GATEWAY_UNIT.stem} --no-pager"))
+        raise
+    finally:
+        machine.run(f"systemctl stop {GATEWAY_UNIT.stem}; rm -r /etc/systemd/system/{GATEWAY_UNIT.name}.d")
+        machine.run("systemctl daemon-reload")
+
+
+@everywhere
 async def test_it_can_do_nothing_to_the_host(machine: Machine, service: Service):
     unit = re.sub(r"^(Exec|Restart|Watchdog|Type|NotifyAccess|#).*\n", "", UNIT.read_text(), flags=re.MULTILINE)
     unit = unit.replace("[Service]", f"[Service]\nType=oneshot\nExecStart=/usr/lib/correlator/venv/bin/python {PROBE}")

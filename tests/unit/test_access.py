@@ -1,6 +1,8 @@
 """Access rules: host names, origins, tokens, tickets, and limits of connections."""
 
 import contextlib
+import subprocess
+import sys
 from unittest.mock import Mock
 
 import pytest
@@ -24,6 +26,8 @@ from correlator.sinks.http.access import (
 )
 from correlator.sinks.http.server import ListenerConfig
 from tests.support.certificates import Certificates
+from tests.support.eventually import PATIENCE
+from tests.support.paths import REPOSITORY
 from tests.support.there import there
 
 
@@ -231,6 +235,38 @@ def test_every_suite_of_tls_authenticates_what_it_encrypts(tmp_path):
     names = [suite["name"] for suite in context.get_ciphers()]
     assert names
     assert all("GCM" in name or "CHACHA20" in name or "CCM" in name for name in names), names
+
+
+LOADS = """
+import sys
+from pathlib import Path
+
+from correlator.config.schema import Config, Http
+from correlator.sinks.http.server import ListenerConfig
+
+
+def refuse(event, arguments):
+    if event in ("os.mkdir", "os.link", "os.rename", "os.symlink") or (
+        event == "open" and isinstance(arguments[0], str | bytes) and set(arguments[1] or "") & set("wax+")
+    ):
+        raise OSError(30, f"this process may write nowhere: {event} {arguments}")
+
+
+sys.dont_write_bytecode = True
+sys.addaudithook(refuse)
+listener = ListenerConfig(Config(http=Http(tls_cert=Path(sys.argv[1]), tls_key=Path(sys.argv[2]))))
+assert listener.tls
+"""
+
+
+def test_a_certificate_and_its_key_are_loaded_without_writing_a_file(tmp_path):
+    """As in a gateway's unit, which may write nowhere; no key reaches a disk either."""
+    certificates = Certificates.create(tmp_path)
+    certificates.make("daemon", "DNS:localhost")
+    files = [certificates.cert("daemon"), certificates.key("daemon")]
+    command = [sys.executable, "-c", LOADS, *map(str, files)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE, cwd=REPOSITORY)
+    assert ended.returncode == 0, ended.stderr
 
 
 @given(st.integers(1, 50), st.lists(st.integers(1, 60), max_size=10))

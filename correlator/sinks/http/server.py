@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import re
 import ssl
-import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -436,15 +436,23 @@ class _Chain:
             raise CorrelatorError(f"http.tls_cert, http.tls_key: cannot be read: {error.strerror or error}") from error
 
     def load(self, context: ssl.SSLContext) -> None:
-        """Load both into `context`, from private temporary files, as OpenSSL accepts only files.
+        """Load both into `context`.
+
+        OpenSSL accepts only files: these are in memory, because a gateway may write nowhere, and because a key should
+        not reach a disk.
 
         Raises:
             ssl.SSLError: The certificate or the key is invalid, or they do not belong together.
-            OSError: The temporary files cannot be written.
+            OSError: The files in memory cannot be made.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            files = [str(Path(folder, str(i))) for i in range(len(self._read))]
-            for file, content in zip(files, self._read, strict=True):
-                Path(file).touch(mode=0o600)
-                Path(file).write_bytes(content)
-            context.load_cert_chain(*files)
+        with contextlib.ExitStack() as files:
+            context.load_cert_chain(*(files.enter_context(_in_memory(content)) for content in self._read))
+
+
+@contextlib.contextmanager
+def _in_memory(content: bytes) -> Iterator[str]:
+    """The path of a file with this content that exists in memory, for this process, while the block runs."""
+    with os.fdopen(os.memfd_create("correlator-tls"), "wb") as file:
+        file.write(content)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"
