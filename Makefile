@@ -251,6 +251,8 @@ define install
 	  case "$$said" in *"from versions: none"*|*"connection broken"*|*"name resolution"*|*"unreachable"*|*"timed out"*) \
 	    echo "No network: the package index that pip asks (pip config list) cannot be reached from here." >&2; \
 	    echo "Behind a proxy set https_proxy; with a mirror set PIP_INDEX_URL. Then say make again." >&2;; esac; exit 1; }
+	@# Its former name would own the same command.
+	@$(BIN)/python -m pip --quiet --quiet uninstall --yes correlator
 	@$(PIP) --no-deps --no-build-isolation --editable .
 	@touch $@
 endef

@@ -8,8 +8,8 @@ except ModuleNotFoundError as error:
     if str(error.name).startswith("correlator"):
         raise
     sys.exit(
-        f"correlator: the module {error.name} is not installed. Without the extra `server` this is the client for"
-        " Python alone (docs/python.md): say pip install 'correlator[server]'"
+        f"correlator: the module {error.name} is not installed. Without the extra `server` this is only the client for"
+        " Python (docs/python.md). In a clone of the sources, say: pip install '.[server]'"
     )
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 REPOSITORY = Path(__file__).parent.parent
 EXTRAS = ("server", "fast", "cluster", "otlp")
@@ -35,9 +35,15 @@ class Locked(NamedTuple):
         return " \\\n    ".join([f"{self.name}=={self.version}{where}", *(f"--hash=sha256:{one}" for one in allowed)])
 
 
+def described(repository: Path = REPOSITORY) -> dict[str, Any]:
+    """Return the table [project] of pyproject.toml."""
+    table: dict[str, Any] = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    return table
+
+
 def running(repository: Path = REPOSITORY) -> list[Locked]:
     """The releases that the program runs with, by name. ValueError: the lock lacks what pyproject.toml asks for."""
-    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    project = described(repository)
     asked = [*project["dependencies"], *(one for extra in EXTRAS for one in project["optional-dependencies"][extra])]
     needed = {_name(requirement) for requirement in asked}
     releases = parse((repository / "requirements" / "dev.txt").read_text())

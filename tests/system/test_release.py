@@ -68,9 +68,9 @@ def with_files(root: Root, release: Path) -> Root:
 def test_two_releases_of_a_commit_have_the_same_files(releases: list[Path], built: str):
     names, again = ([file.name for file in sorted(folder.iterdir())] for folder in releases)
     assert names == again
-    program, debian = f"correlator-{built}", f"correlator_{built}"
+    python, program, debian = f"joblog_correlator-{built}", f"correlator-{built}", f"correlator_{built}"
     assert set(names) == {
-        *(f"{program}-py3-none-any.whl", f"{program}.tar.gz", f"{program}.cdx.json", f"{program}.md", "SHA256SUMS"),
+        *(f"{python}-py3-none-any.whl", f"{python}.tar.gz", f"{program}.cdx.json", f"{program}.md", "SHA256SUMS"),
         *(f"{debian}_amd64.deb", f"{debian}_arm64.deb", f"correlator-client-{built}.tgz"),
         f"{program}-{architecture()}.image.tar.gz",
     }
@@ -92,9 +92,9 @@ def test_pip_installs_what_names_its_commit(kind: str, bare: Root, built: str, t
     bare.put("/tmp/backend.tar", tmp_path / "backend.tar")
     said = bare.run(
         "cd /tmp; tar -xf backend.tar; dpkg-deb -x correlator_*_amd64.deb unpacked; python3 -m venv env;"
-        " mkdir wheels; mv unpacked/usr/lib/correlator/wheels/* wheels; rm wheels/correlator-*;"
+        " mkdir wheels; mv unpacked/usr/lib/correlator/wheels/* wheels; rm wheels/joblog_correlator-*;"
         " PYTHONPATH=/tmp/backend env/bin/pip --quiet install --no-index --find-links wheels --no-build-isolation"
-        f" './correlator-{built}{kind}[server]'; env/bin/correlator --version"
+        f" './joblog_correlator-{built}{kind}[server]'; env/bin/correlator --version"
     ).stdout
     assert said.splitlines()[-1] == f"correlator {built}"
 
@@ -103,7 +103,7 @@ def test_the_debian_package_names_its_commit_to_apt_metrics_and_doctor(bare: Roo
     said = bare.run(
         "dpkg --install /tmp/correlator_*_amd64.deb >/dev/null; correlator --version;"
         " dpkg-query --show --showformat='${Version}\\n' correlator;"
-        " sha256sum /usr/lib/correlator/wheels/correlator-*.whl;"
+        " sha256sum /usr/lib/correlator/wheels/joblog_correlator-*.whl;"
         " correlator demo --port 8686 --no-mqtt --directory /tmp/demo >/tmp/said 2>&1 & \n"
         "curl --silent --show-error --fail --retry 100 --retry-delay 1 --retry-connrefused --retry-max-time 60"
         " --output /dev/null http://127.0.0.1:8686/health/ready || { cat /tmp/said; exit 1; }\n"

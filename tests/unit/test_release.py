@@ -109,7 +109,7 @@ def test_wheel_and_source_archive_are_equal_wherever_they_are_built(tmp_path: Pa
     again = _built(sources, tmp_path / "other", umask=0o077, TZ="Asia/Tokyo")
     assert [file.name for file in again] == [archive.name, wheel.name]
     assert [file.read_bytes() for file in again] == [archive.read_bytes(), wheel.read_bytes()]
-    assert version(sources) == version() == archive.name.removeprefix("correlator-").removesuffix(".tar.gz")
+    assert version(sources) == version() == archive.name.removeprefix("joblog_correlator-").removesuffix(".tar.gz")
     with zipfile.ZipFile(wheel) as packed:
         assert f'__version__ = "{version()}"' in packed.read("correlator/__init__.py").decode()
 

@@ -276,7 +276,7 @@ def load_driver(name: str) -> tuple[Any, str]:
             return import_module(candidate), candidate
         except ImportError:
             continue
-    raise SourceUnavailable(f"database.driver = {name!r} is not installed: pip install {name}, or set it to 'auto'")
+    raise SourceUnavailable(f"database.driver = {name!r} is not installed. Set it to 'auto'")
 
 
 async def _execute(connection: Any, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
