@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from correlator.model.document import Count, ErrorCut, JobDocument, JobId, Percent, Seconds, Share, Time
 from correlator.model.messages import Database, LogEvent
@@ -147,7 +147,7 @@ class Ticket(TypedDict):
 class Liveness(TypedDict):
     """The process answers."""
 
-    live: Annotated[bool, Meta(extra_json_schema={"const": True})]
+    live: bool
 
 
 class Stuck(TypedDict):
@@ -156,7 +156,7 @@ class Stuck(TypedDict):
     stuck: By the name of a task, the time since its last progress.
     """
 
-    live: Annotated[bool, Meta(extra_json_schema={"const": False})]
+    live: bool
     stuck: dict[str, Seconds]
 
 
@@ -348,24 +348,10 @@ class Problem(TypedDict):
     detail: str
 
 
-# -- the appliance's own status reply, in its four forms
+# -- the appliance's own status reply, in its two forms
 
 
-class _Found(TypedDict):
-    """status: For a job that exists only in `failover_jobs`: the value of that table.
-    duration: Nanoseconds.
-    """
-
-    success: Annotated[bool, Meta(extra_json_schema={"const": True})]
-    message: str
-    job_id: JobId
-    status: str
-    progress: Percent
-    start_time: GoTime | None
-    duration: Count
-
-
-class _Details(TypedDict):
+class _Details(Struct, kw_only=True):
     job_type: str | None
     operation: str | None
     total_steps: Count
@@ -374,17 +360,15 @@ class _Details(TypedDict):
     running_steps: Count
     step_completion: Percent
     error_message: str | None
-    error_cut: NotRequired[ErrorCut]
+    error_cut: ErrorCut | UnsetType = UNSET
     metadata: StatusMetadata | None
 
 
-class DirectDetails(_Details):
+class DirectDetails(_Details, tag_field="tracking_source", tag="direct_joblog_uuid", kw_only=True):
     """The appliance's details of a job that was requested by its UUID or its context ID."""
 
-    tracking_source: Literal["direct_joblog_uuid"]
 
-
-class EnhancedDetails(_Details):
+class EnhancedDetails(_Details, tag_field="tracking_source", tag="external_job_id_correlation", kw_only=True):
     """The appliance's details of a job by external ID: `gui_job_id` is that ID, `internal_job_id` the UUID."""
 
     context_id: str | None
@@ -392,10 +376,9 @@ class EnhancedDetails(_Details):
     job_category: str | None
     gui_job_id: str
     internal_job_id: JobId
-    tracking_source: Literal["external_job_id_correlation"]
 
 
-class LegacyDetails(TypedDict):
+class LegacyDetails(Struct, tag_field="tracking_source", tag="legacy_failover_jobs", kw_only=True):
     """The appliance's details of a job that exists only in `failover_jobs`. NULL becomes an empty text."""
 
     vm_id: str
@@ -404,35 +387,33 @@ class LegacyDetails(TypedDict):
     destination_vm_id: str
     snapshot_id: str
     error_message: str
-    error_cut: NotRequired[ErrorCut]
+    error_cut: ErrorCut | UnsetType = UNSET
     started_at: GoTime | None
     completed_at: GoTime | None
     custom_config: Any
-    tracking_source: Literal["legacy_failover_jobs"]
 
 
-class DirectReply(_Found):
-    """The appliance's reply for a UUID or a context ID."""
+class StatusReply(TypedDict):
+    """The appliance's reply for a job, with details as the job was found: `tracking_source` says how.
 
-    job_details: DirectDetails
+    status: For a job that exists only in `failover_jobs`: the value of that table.
+    duration: Nanoseconds.
+    """
 
-
-class EnhancedReply(_Found):
-    """The appliance's reply for an external ID."""
-
-    job_details: EnhancedDetails
-
-
-class LegacyReply(_Found):
-    """The appliance's reply for a job that exists only in `failover_jobs`."""
-
-    job_details: LegacyDetails
+    success: bool
+    message: str
+    job_id: JobId
+    status: str
+    progress: Percent
+    start_time: GoTime | None
+    duration: Count
+    job_details: Annotated[DirectDetails | EnhancedDetails | LegacyDetails, Meta(title="StatusDetails")]
 
 
 class UnknownReply(TypedDict):
     """The appliance's 404: an empty reply with an error."""
 
-    success: Annotated[bool, Meta(extra_json_schema={"const": False})]
+    success: bool
     message: str
     job_id: str
     status: str

@@ -30,6 +30,7 @@ CLIENT = ("client.js", "progress.js", "react.js")
 CONTENT_TYPES = {
     ".html": "text/html",
     ".js": "text/javascript",
+    ".json": "application/json",
     ".svg": "image/svg+xml",
     ".ts": "text/plain",
 }

@@ -20,6 +20,7 @@ from yarl import URL
 from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http.access import Access, Rules
+from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
 from correlator.sinks.http.server import Listener
 from correlator.sinks.http.websocket import MAX_FRAME
 from tests.support.appliance import Appliance
@@ -232,11 +233,23 @@ async def test_every_answer_says_what_a_browser_may_do_with_it(port, sent, statu
     assert answer.header("Access-Control-Allow-Origin") is None
 
 
-async def test_what_is_no_http_is_answered_in_plain_text(port):
-    """The parser's own words, which name what it read: no browser takes them for a page."""
-    answer = await exchange(port, b"GET /<script>alert(1)</script> HTTP/9.9\r\n\r\n")
-    assert answer.status == 400
-    assert (answer.header("Content-Type") or "").startswith("text/plain")
+@pytest.mark.parametrize(
+    ("request_line", "status", "detail"),
+    [
+        (b"GET /<script>alert(1)</script> HTTP/9.9", 400, "this is not a valid HTTP request"),
+        (b"GET /" + b"x" * (MAX_TARGET + 1) + b" HTTP/1.1", 414, f"the address has more than {MAX_TARGET} bytes"),
+        (
+            b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * (MAX_FIELD + 1),
+            431,
+            f"a header has more than {MAX_FIELD} bytes",
+        ),
+    ],
+    ids=["malformed", "address", "header"],
+)
+async def test_what_the_parser_refuses_is_a_problem_that_repeats_nothing_of_it(port, request_line, status, detail):
+    answer = await exchange(port, request_line + b"\r\n\r\n")
+    assert (answer.status, answer.header("Content-Type")) == (status, "application/problem+json")
+    assert json.loads(answer.body)["detail"] == detail
 
 
 async def test_a_foreign_host_name_is_refused_for_every_request(port):

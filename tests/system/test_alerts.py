@@ -45,7 +45,7 @@ def test_the_alerts_are_rules_without_fault():
 
 
 def test_every_alert_fires_when_it_should_and_only_then():
-    assert "SUCCESS" in promtool("test", "rules", "alerts_test.yml")
+    assert "SUCCESS" in promtool("test", "rules", "tests/alerts_test.yml")
 
 
 def test_the_scrape_and_the_alerts_are_a_configuration_of_prometheus(tmp_path: Path):

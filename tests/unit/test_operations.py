@@ -10,7 +10,7 @@ from tests.support.paths import DEPLOY
 
 OPERATIONS = (DEPLOY.parent / "docs" / "operations.md").read_text()
 ALERTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
-TESTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts_test.yml").read_text())["tests"]
+TESTS = yaml.safe_load((DEPLOY / "prometheus" / "tests" / "alerts_test.yml").read_text())["tests"]
 DASHBOARD = json.loads((DEPLOY / "grafana" / "correlator.json").read_text())
 
 names = pytest.mark.parametrize("alert", ALERTS, ids=lambda a: a["alert"])

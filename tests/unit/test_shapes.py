@@ -240,18 +240,25 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
 
 
 @pytest.mark.parametrize(
-    ("name", "body"),
+    ("details", "body"),
     [
-        ("DirectReply", failover_status.reply(FULL, Resolved("j", "uuid", ()), "j", AT)),
-        ("DirectReply", failover_status.reply(BARE, Resolved("j", "context_id", ()), "c", AT)),
-        ("EnhancedReply", failover_status.reply(FULL, Resolved("j", "external_id", ()), "e1", AT)),
-        ("LegacyReply", failover_status.legacy_reply(LEGACY, AT)),
-        ("UnknownReply", failover_status.not_found("nobody")),
+        ("DirectDetails", failover_status.reply(FULL, Resolved("j", "uuid", ()), "j", AT)),
+        ("DirectDetails", failover_status.reply(BARE, Resolved("j", "context_id", ()), "c", AT)),
+        ("EnhancedDetails", failover_status.reply(FULL, Resolved("j", "external_id", ()), "e1", AT)),
+        ("LegacyDetails", failover_status.legacy_reply(LEGACY, AT)),
     ],
 )
-def test_the_appliances_reply_has_just_one_of_its_four_shapes(name, body):
-    names = {"DirectReply", "EnhancedReply", "LegacyReply", "UnknownReply"}
-    assert REST.one_of(names, orjson.loads(encoding.encode(body))) == name
+def test_the_appliances_reply_has_just_one_shape_of_details_which_its_discriminator_names(details, body):
+    reply = orjson.loads(encoding.encode(body))
+    assert REST.one_of({"StatusReply", "UnknownReply"}, reply) == "StatusReply"
+    assert REST.one_of({"DirectDetails", "EnhancedDetails", "LegacyDetails"}, reply["job_details"]) == details
+    named = openapi()["components"]["schemas"]["StatusDetails"]["discriminator"]
+    assert named["mapping"][reply["job_details"][named["propertyName"]]] == f"#/components/schemas/{details}"
+
+
+def test_the_appliances_404_has_its_own_shape():
+    reply = orjson.loads(encoding.encode(failover_status.not_found("nobody")))
+    assert REST.one_of({"StatusReply", "UnknownReply"}, reply) == "UnknownReply"
 
 
 SAID: list[tuple[str, dict[str, Any]]] = [

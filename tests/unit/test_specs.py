@@ -14,6 +14,8 @@ import openapi_spec_validator
 import pytest
 from aiohttp import ClientSession, web
 from aiohttp.test_utils import make_mocked_request
+from jsonschema_rs import RegexOptions
+from multidict import CIMultiDict
 
 import correlator
 from correlator import web as pages
@@ -56,6 +58,18 @@ async def test_an_appliance_of_a_gateway_serves_each_description_as_the_gateway_
         response = await handlers[path](make_mocked_request("GET", asked))
         assert isinstance(response, web.Response)
         assert name in json.loads(response.text or "")
+
+
+async def test_a_description_is_compressed_and_sent_again_only_when_it_has_changed():
+    async with served(LocalHub(Index())) as url, ClientSession(url) as session:
+        for path in ("/api/v1/openapi.json", "/api/v1/asyncapi.json"):
+            async with session.get(path) as response:
+                assert (response.status, response.headers["Content-Encoding"]) == (200, "gzip")
+                assert (response.content_type, response.headers["Cache-Control"]) == ("application/json", "no-cache")
+                etag = response.headers["ETag"]
+            headers = CIMultiDict([("If-None-Match", '"other"'), ("If-None-Match", etag)])
+            async with session.get(path, headers=headers) as response:
+                assert response.status == 304, "both lines of the header count"
 
 
 def test_the_openapi_document_is_valid():
@@ -112,6 +126,29 @@ def walk(value: Any) -> Iterator[dict[str, Any]]:
         yield value
     for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from walk(inner)
+
+
+def test_every_operation_is_in_one_group_and_says_more_than_its_name():
+    """A generator makes a class of a group; what has no group replaces another class of the same name."""
+    groups = {tag["name"] for tag in OPENAPI["tags"]}
+    (webhook,) = OPENAPI["webhooks"]["event"].values()
+    operations = [o for item in OPENAPI["paths"].values() for o in item.values()]
+    of = {o["operationId"]: o["tags"] for o in operations}
+    assert {name: tags for name, tags in of.items() if len(tags) != 1 or tags[0] not in groups} == {}
+    assert webhook["tags"] == ["Webhooks"]
+    assert ["Webhooks"] not in of.values(), "it is no operation of the daemon"
+    assert webhook["security"] == [], "the receiver, not the daemon, decides how it is secured"
+    assert [o["operationId"] for o in (*operations, webhook) if not o["description"].endswith(".")] == []
+
+
+@BOTH
+def test_a_pattern_is_one_that_every_language_compiles_and_no_flag_is_a_constant(document):
+    """RE2 and Rust have no look-ahead, RE2 no escapes of Unicode; generators of REST have no type for one boolean."""
+    for part in walk(document):
+        if isinstance(pattern := part.get("pattern"), str):
+            assert "\\u" not in pattern
+            jsonschema_rs.validator_for({"type": "string", "pattern": pattern}, pattern_options=RegexOptions())
+        assert document is ASYNCAPI or not isinstance(part.get("const"), bool), part
 
 
 @BOTH

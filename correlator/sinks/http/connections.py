@@ -48,6 +48,7 @@ from correlator.bounded import BoundedDict
 from correlator.errors import CorrelatorError, drop_frames
 from correlator.ops import metrics
 from correlator.sinks.http.access import share_of
+from correlator.sinks.http.requests import problem
 from correlator.sinks.turns import Refused, Rounds, Turns
 
 log = logging.getLogger(__name__)
@@ -302,12 +303,17 @@ class HttpConnection(web.RequestHandler):
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
     ) -> web.StreamResponse:
-        """Answer what is no request. aiohttp has 400 for everything."""
+        """Answer what is no request. aiohttp has 400 for everything, with its parser's words."""
         drop_frames(exc)  # They refer to the connection, whose messages refer to the error.
+        detail = "this is not a valid HTTP request" if status < 500 else "Internal error. See the daemon's log."
         if isinstance(exc, LineTooLong):
-            is_field = exc.args[1] == MAX_FIELD
-            status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE if is_field else HTTPStatus.REQUEST_URI_TOO_LONG
-        response = super().handle_error(request, status, exc, message)
+            if exc.args[1] == MAX_FIELD:
+                status, detail = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"a header has more than {MAX_FIELD} bytes"
+            else:
+                status, detail = HTTPStatus.REQUEST_URI_TOO_LONG, f"the address has more than {MAX_TARGET} bytes"
+        super().handle_error(request, status, exc, message)  # It logs what is an error of this program.
+        response = problem(status, detail)
+        response.force_close()
         response.headers.update({"Server": SERVER, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"})
         return response
 

@@ -28,13 +28,14 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.failover_status import FailoverStatus
-from correlator.sinks.http.requests import RETRY_AFTER, json_response, problem, read
+from correlator.sinks.http.requests import RETRY_AFTER, REVALIDATED, file_response, json_response, problem, read
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.http.sse import EventStreams
 from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.turns import Work
+from correlator.web import File
 
 
 class HubEndpoints:
@@ -260,13 +261,13 @@ ASYNCAPI = "/api/v1/asyncapi.json"
 async def description(request: web.Request) -> web.Response:
     """OpenAPI or AsyncAPI."""
     read(request, NoParameters)
-    body = await asyncio.to_thread(_described, local(request.path))
-    return web.Response(body=body, content_type="application/json", headers={"Cache-Control": "no-cache"})
+    return file_response(request, await asyncio.to_thread(_described, local(request.path)), REVALIDATED)
 
 
 @cache
-def _described(path: str) -> bytes:
+def _described(path: str) -> File:
     """Made when somebody asks for it first, as it needs every type that there is."""
     from correlator.sinks.http import openapi  # noqa: PLC0415 - it imports what the daemon may not use
 
-    return encoding.encode(openapi.openapi() if path == OPENAPI else openapi.asyncapi())
+    found = openapi.openapi() if path == OPENAPI else openapi.asyncapi()
+    return File.of(path, encoding.encode(found).decode())

@@ -1,4 +1,4 @@
-"""OpenAPI 3.1 and AsyncAPI 3.0: the HTTP endpoints, and the messages of websocket, event streams and MQTT.
+"""OpenAPI 3.1 and AsyncAPI 3.1: the HTTP endpoints, and the messages of websocket, event streams and MQTT.
 
 Both documents are generated. `ENDPOINTS` describes the endpoints; schemas come from the types of `correlator.model`,
 topics from `Topics`, limits and codes from the code that defines them. A response, a parameter or a message is
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import msgspec
 from msgspec import Struct
@@ -33,26 +33,22 @@ JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "t
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response. `bodies`: the types its body may have, `title`: their name if they are several.
-
-    `headers`: (name, description).
-    """
+    """A response. `body`: the type of its body. `headers`: (name, description)."""
 
     status: HTTPStatus
     description: str
-    bodies: tuple[Any, ...] = ()
+    body: Any = None
     content_type: str = JSON
     headers: tuple[tuple[str, str], ...] = ()
-    title: str = ""
 
 
 def _ok(description: str, body: Any, content_type: str = JSON) -> Answer:
-    return Answer(HTTPStatus.OK, description, (body,), content_type)
+    return Answer(HTTPStatus.OK, description, body, content_type)
 
 
 def _problem(status: HTTPStatus, description: str, *headers: tuple[str, str]) -> Answer:
     """A response that is a problem document."""
-    return Answer(status, description, (replies.Problem,), PROBLEM, headers)
+    return Answer(status, description, replies.Problem, PROBLEM, headers)
 
 
 RETRY: Final = ("Retry-After", "Seconds.")
@@ -80,25 +76,45 @@ OPEN, HOST, TOKEN = (), (FORBIDDEN,), (FORBIDDEN, UNAUTHORIZED)
 """How a request is refused before it reaches its endpoint: never, by its Host, by Host and token."""
 
 TOO_LONG: Final = (
-    Answer(HTTPStatus.REQUEST_URI_TOO_LONG, f"The address has more than {MAX_TARGET} bytes.", (str,), "text/plain"),
-    Answer(
-        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A header has more than {MAX_FIELD} bytes.", (str,), "text/plain"
-    ),
+    _problem(HTTPStatus.REQUEST_URI_TOO_LONG, f"The address has more than {MAX_TARGET} bytes."),
+    _problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A header has more than {MAX_FIELD} bytes."),
 )
 
+Tag: TypeAlias = Literal["Jobs", "Log", "History", "Fleet", "Streams", "Access", "Health", "Descriptions", "Page"]
+
+TAGS: Final[dict[str, str]] = {
+    "Jobs": "Jobs by any of their IDs.",
+    "Log": "The log rows of a job, and a search over the rows of all jobs.",
+    "History": "What earlier runs took.",
+    "Fleet": "The appliances of a gateway.",
+    "Streams": "Jobs as they change.",
+    "Access": "Tickets, for clients that cannot set a header.",
+    "Health": "Probes and metrics.",
+    "Descriptions": "The descriptions of this interface.",
+    "Page": "The live page, and the client for browsers.",
+    "Webhooks": "What the daemon sends to a receiver.",
+}
+
 ETAG: Final = (("ETag", 'The revision: `"{epoch}-{rev}"`.'),)
+FILE_ETAG: Final = (("ETag", "It changes with the content."),)
+IF_NONE_MATCH: Final = ("If-None-Match", "The `ETag` that the client has.")
+UNCHANGED: Final = Answer(HTTPStatus.NOT_MODIFIED, "The client has it.", headers=FILE_ETAG)
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """An endpoint. `parameters`: of the path and of the query. `headers`: (name, description) of those that it reads.
+    """An endpoint. `tag`: the group of operations that it belongs to, which generators make a class of.
 
-    `answers`: its own, besides those of `gate` and `TOO_LONG`.
+    `summary`: a phrase. `about`: sentences that say what else a client has to know. `parameters`: of the path and of
+    the query. `headers`: (name, description) of those that it reads. `answers`: its own, besides those of `gate` and
+    `TOO_LONG`.
     """
 
     path: str
     name: str
+    tag: Tag
     summary: str
+    about: str
     answers: tuple[Answer, ...]
     parameters: type[Struct] = parameters.NoParameters
     headers: tuple[tuple[str, str], ...] = ()
@@ -110,16 +126,20 @@ _ENDPOINTS: Final = (
     Endpoint(
         "/api/v1/jobs",
         "listJobs",
+        "Jobs",
         "Jobs, the newest first; those that left memory come from the database",
+        "A page may be shorter than `limit`, or empty, while `next_cursor` is set: read on until it is null.",
         (_ok("A page of jobs.", replies.JobsPage), BAD, BUSY, AWAY),
         parameters.ListJobs,
     ),
     Endpoint(
         "/api/v1/jobs/{id}",
         "getJob",
+        "Jobs",
         "One job",
+        "With `wait` the request is held until there is such a job or, with `rev`, until the job has changed.",
         (
-            Answer(HTTPStatus.OK, "The job.", (JobDocument,), headers=ETAG),
+            Answer(HTTPStatus.OK, "The job.", JobDocument, headers=ETAG),
             Answer(
                 HTTPStatus.NOT_MODIFIED,
                 "The job is unchanged: as in `If-None-Match`, or still at `rev` after `wait`.",
@@ -128,53 +148,67 @@ _ENDPOINTS: Final = (
             *(BAD, UNKNOWN, AWAY),
         ),
         parameters.GetJob,
-        (("If-None-Match", "The `ETag` that the client has."),),
+        (IF_NONE_MATCH,),
     ),
     Endpoint(
         "/api/v1/events",
         "findEvents",
+        "Log",
         "The log rows of any job that contain a text, the newest first; from the database, a part of it for each page",
+        "A page covers a part of the log. Read on with `next_cursor` until it is null.",
         (_ok("A page of log rows.", replies.FoundEventsPage), BAD, BUSY, AWAY),
         parameters.FindEvents,
     ),
     Endpoint(
         "/api/v1/jobs/{id}/events",
         "listJobEvents",
+        "Log",
         "The log rows of a job, oldest first; from the database, complete once all pages have been read",
+        "A page is in the order of IDs. Read on with `next_after` while `more` is true.",
         (_ok("A page of log rows.", replies.EventsPage), BAD, UNKNOWN, BUSY, AWAY),
         parameters.ListJobEvents,
     ),
     Endpoint(
         "/api/v1/jobs/{id}/log",
         "getJobLog",
+        "Log",
         "The whole log of a job as a text file, one line each; complete if the body is",
+        "The text is sent while it is read. If the connection ends early, the log is not complete.",
         (_ok("The log.", str, "text/plain"), BAD, UNKNOWN, BUSY, AWAY),
         parameters.GetJobLog,
     ),
     Endpoint(
         "/api/v1/resolve/{id}",
         "resolveId",
+        "Jobs",
         "Where an ID leads, and by which of its kinds",
+        "An ID that several jobs had leads to the newest of them; `also` lists the others.",
         (_ok("The job.", replies.Resolved), BAD, UNKNOWN, AWAY),
         parameters.OfJob,
     ),
     Endpoint(
         "/api/v1/entities/{name}",
         "getEntity",
+        "History",
         "The jobs of one VM or context over time, the newest first, with the trend of each operation",
+        "It includes jobs that left memory long ago, for as long as the appliance keeps them.",
         (_ok("A page of its jobs; none if there are none.", replies.EntityPage), BAD, BUSY, AWAY),
         parameters.GetEntity,
     ),
     Endpoint(
         "/api/v1/operations",
         "listOperations",
+        "History",
         "What earlier runs took, by operation: what forecasts rest on",
+        "It is answered from memory, and counts the runs that the daemon has read since its first start.",
         (_ok("All operations that a run of has ended.", replies.OperationsList), BAD),
     ),
     Endpoint(
         "/api/v1/operations/{job_type}/{operation}",
         "getOperation",
+        "History",
         "What earlier runs of one operation took, with its usual steps",
+        "Steps that fewer than a tenth of the runs had are left out.",
         (
             _ok("The operation.", replies.OperationWithSteps),
             BAD,
@@ -185,7 +219,9 @@ _ENDPOINTS: Final = (
     Endpoint(
         "/api/v1/instances",
         "listInstances",
+        "Fleet",
         "The appliances of a fleet, and the health of each; at a gateway only",
+        "Each appliance is also served below `/i/{instance}`, with the same operations.",
         (
             _ok("All appliances, by name.", replies.InstancesList),
             BAD,
@@ -195,18 +231,15 @@ _ENDPOINTS: Final = (
     Endpoint(
         "/api/v1/failover/{id}/status",
         "getFailoverStatus",
+        "Jobs",
         "The appliance's own status reply, for a GUI that polls it",
+        "The reply has the form of the appliance's own endpoint, so that an existing client can poll it unchanged.",
         (
-            Answer(
-                HTTPStatus.OK,
-                "As the job was found.",
-                (replies.DirectReply, replies.EnhancedReply, replies.LegacyReply),
-                title="FailoverStatus",
-            ),
+            _ok("As the job was found.", replies.StatusReply),
             Answer(
                 HTTPStatus.NOT_FOUND,
                 "The appliance's own words for it; after `http.unknown_id_wait`, in which the job may appear.",
-                (replies.UnknownReply,),
+                replies.UnknownReply,
             ),
             AWAY,
         ),
@@ -215,7 +248,9 @@ _ENDPOINTS: Final = (
     Endpoint(
         "/api/v1/stream",
         "streamMessages",
+        "Streams",
         "The messages of the websocket as server-sent events",
+        "It begins with the state of the jobs, and goes on with each change. `Last-Event-ID` resumes it.",
         (
             _ok("Each `data` is a message, each `id` is `{epoch}:{seq}`; see asyncapi.json.", str, EVENT_STREAM),
             BAD,
@@ -234,30 +269,45 @@ _ENDPOINTS: Final = (
             ),
         ),
     ),
-    Endpoint("/api/v1/openapi.json", "getOpenapi", "This document", (_ok("OpenAPI 3.1.", replies.Description), BAD)),
+    Endpoint(
+        "/api/v1/openapi.json",
+        "getOpenapi",
+        "Descriptions",
+        "This document",
+        "It is generated from the types that the daemon serves.",
+        (Answer(HTTPStatus.OK, "OpenAPI 3.1.", replies.Description, headers=FILE_ETAG), UNCHANGED, BAD),
+        headers=(IF_NONE_MATCH,),
+    ),
     Endpoint(
         "/api/v1/asyncapi.json",
         "getAsyncapi",
+        "Descriptions",
         "Websocket, event stream and MQTT",
-        (_ok("AsyncAPI 3.0.", replies.Description), BAD),
+        "It is generated from the types that the daemon sends.",
+        (Answer(HTTPStatus.OK, "AsyncAPI 3.1.", replies.Description, headers=FILE_ETAG), UNCHANGED, BAD),
+        headers=(IF_NONE_MATCH,),
     ),
     Endpoint(
         "/api/v1/ticket",
         "createTicket",
+        "Access",
         f"A ticket, which admits one request within {TICKET_SECONDS:g} s where a header cannot be set",
+        "For a websocket or an event stream of a browser: add it to their address, as `?ticket=…`.",
         (_ok("The ticket.", replies.Ticket),),
         method="post",
     ),
     Endpoint(
         "/health/live",
         "getLiveness",
+        "Health",
         "Liveness: the process answers",
+        "For a supervisor that restarts a process which hangs. A database that is away changes nothing here.",
         (
             _ok("The process answers, and works.", replies.Liveness),
             Answer(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "A task makes no progress. Restart the process.",
-                (replies.Stuck,),
+                replies.Stuck,
             ),
         ),
         gate=OPEN,
@@ -265,13 +315,15 @@ _ENDPOINTS: Final = (
     Endpoint(
         "/health/ready",
         "getReadiness",
+        "Health",
         "Readiness",
+        "For a load balancer and for monitoring: each part says what is wrong with it.",
         (
             _ok("Ready, possibly with a part that is not available (`degraded`).", replies.Readiness),
             Answer(
                 HTTPStatus.SERVICE_UNAVAILABLE,
                 "The daemon is still loading, or is shutting down.",
-                (replies.Readiness,),
+                replies.Readiness,
             ),
         ),
         gate=OPEN,
@@ -279,15 +331,35 @@ _ENDPOINTS: Final = (
     Endpoint(
         "/metrics",
         "getMetrics",
+        "Health",
         "Metrics for Prometheus",
+        "Names and meanings are in docs/operations.md.",
         (_ok("The Prometheus text format; that of OpenMetrics if `Accept` prefers it.", str, "text/plain"),),
     ),
-    Endpoint("/", "getPage", "The live page", (_ok("The page.", str, "text/html"),), gate=HOST),
-    Endpoint("/client.js", "getClient", "The browser client", (_ok("A module.", str, "text/javascript"),), gate=HOST),
+    Endpoint(
+        "/",
+        "getPage",
+        "Page",
+        "The live page",
+        "The list of jobs. `/#/jobs/ID` is the page of one job.",
+        (_ok("The page.", str, "text/html"),),
+        gate=HOST,
+    ),
+    Endpoint(
+        "/client.js",
+        "getClient",
+        "Page",
+        "The browser client",
+        "An ES module without dependencies, which connects, reconnects and folds the messages.",
+        (_ok("A module.", str, "text/javascript"),),
+        gate=HOST,
+    ),
     Endpoint(
         "/ws",
         "openWebsocket",
+        "Streams",
         "The websocket; its messages are in asyncapi.json",
+        "The first message is `hello`. A refusal is a close code, because browsers show nothing else.",
         (
             Answer(HTTPStatus.SWITCHING_PROTOCOLS, "Continue with `hello`. A refusal is a close code."),
             _problem(HTTPStatus.BAD_REQUEST, "Not a websocket handshake."),
@@ -321,7 +393,7 @@ Schema = dict[str, Any]
 
 def openapi() -> Schema:
     """The OpenAPI document."""
-    bodies = [b for e in ENDPOINTS for a in e.answers for b in a.bodies]
+    bodies = [a.body for e in ENDPOINTS for a in e.answers if a.body is not None]
     refs, schemas = schemas_of([*bodies, replies.Problem, messages.CloudEvent])
     paths: Schema = {}
     for endpoint in ENDPOINTS:
@@ -330,6 +402,7 @@ def openapi() -> Schema:
         "openapi": "3.1.0",
         "info": info("Jobs of the appliance's job log over HTTP, by any of their IDs."),
         "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": description} for name, description in TAGS.items()],
         "paths": paths,
         "webhooks": {"event": {"post": _webhook(refs)}},
         "components": {"schemas": schemas, "securitySchemes": _SECURITY},
@@ -345,7 +418,10 @@ def _webhook(refs: dict[Any, Schema]) -> Schema:
     }
     return {
         "operationId": "webhook",
-        "summary": "An event, sent until the receiver acknowledges it. Not sent by default: see `[[webhooks]]`.",
+        "tags": ["Webhooks"],
+        "summary": "An event of a job",
+        "description": "Sent to each receiver in `[[webhooks]]` until it acknowledges the event.",
+        "security": [],
         "parameters": [_header(name, text, required=name != "webhook-signature") for name, text in headers.items()],
         "requestBody": {"required": True, "content": {CLOUD_EVENT: {"schema": refs[messages.CloudEvent]}}},
         "responses": {
@@ -371,10 +447,12 @@ def _operation(endpoint: Endpoint, refs: dict[Any, Schema], schemas: Schema) -> 
     answers = {answer.status: answer for answer in (*endpoint.answers, *TOO_LONG, *endpoint.gate)}
     return {
         "operationId": endpoint.name,
+        "tags": [endpoint.tag],
         "summary": endpoint.summary,
+        "description": endpoint.about,
         "security": [{}, *({name: []} for name in _SECURITY if endpoint.gate is TOKEN)],
         "parameters": list(_parameters(endpoint, schemas)),
-        "responses": {str(status.value): _response(a, refs, schemas) for status, a in sorted(answers.items())},
+        "responses": {str(status.value): _response(a, refs) for status, a in sorted(answers.items())},
     }
 
 
@@ -406,14 +484,10 @@ def _header(name: str, description: str, *, required: bool) -> Schema:
     return {"name": name, "in": "header", "description": description, "required": required, "schema": schema}
 
 
-def _response(answer: Answer, refs: dict[Any, Schema], schemas: Schema) -> Schema:
+def _response(answer: Answer, refs: dict[Any, Schema]) -> Schema:
     response: Schema = {"description": answer.description}
-    if answer.bodies:
-        schema = refs[answer.bodies[0]]
-        if len(answer.bodies) > 1:
-            schemas[answer.title] = {"title": answer.title, "oneOf": [refs[body] for body in answer.bodies]}
-            schema = {"$ref": SCHEMAS.format(name=answer.title)}
-        response["content"] = {answer.content_type: {"schema": schema}}
+    if answer.body is not None:
+        response["content"] = {answer.content_type: {"schema": refs[answer.body]}}
     if answer.headers:
         response["headers"] = {
             name: {"description": description, "schema": {"type": "string"}} for name, description in answer.headers
@@ -451,6 +525,8 @@ def _named(part: Any, schemas: Schema) -> Any:
         return part
     if part.get("type") == "object" and part.keys().isdisjoint(("properties", "additionalProperties")):
         part = {**part, "additionalProperties": True}
+    if "discriminator" in part:  # a value is of just one of the types, which its discriminator names
+        part = {("oneOf" if name == "anyOf" else name): inner for name, inner in part.items()}
     if isinstance(values := part.get("enum"), list):
         part = {**part, "type": "string"} if len(values) > 1 else {"type": "string", "const": values[0]}
     if isinstance(title := part.get("title"), str):
@@ -496,8 +572,8 @@ def asyncapi() -> Schema:
     for name, channel, operation in _topics():
         channels[name], operations[name] = channel, operation
     return {
-        "asyncapi": "3.0.0",
-        "info": info("Jobs of the appliance's job log as they happen."),
+        "asyncapi": "3.1.0",
+        "info": info("Jobs of the appliance's job log as they happen.") | {"tags": [{"name": "Jobs"}]},
         "defaultContentType": JSON,
         "servers": {
             "websocket": {"host": str(Http().listen), "protocol": "ws"},
@@ -544,9 +620,9 @@ def _web_channels() -> tuple[Schema, Schema]:
         },
     }
     operations = {
-        "said": _act("receive", "websocket", _RECEIVED),
-        "sent": _act("send", "websocket", messages.SERVER_MESSAGES),
-        "streamed": _act("send", "stream", _STREAMED),
+        "said": _act("receive", "websocket", _RECEIVED, "What a client says."),
+        "sent": _act("send", "websocket", messages.SERVER_MESSAGES, "What a client of the websocket gets."),
+        "streamed": _act("send", "stream", _STREAMED, "What a client of the event stream gets."),
     }
     return channels, operations
 
@@ -586,7 +662,7 @@ def _topics() -> Iterable[tuple[str, Schema, Schema]]:
             "parameters": {p: about for p, about in _LEVELS.items() if f"{{{p}}}" in address},
         }
         bindings = {"mqtt": {"qos": 1, "retain": name != "event", "bindingVersion": "0.2.0"}}
-        yield name, channel, _act("send", name, kinds) | {"bindings": bindings}
+        yield name, channel, _act("send", name, kinds, description) | {"bindings": bindings}
 
 
 _LEVELS: Final = {
@@ -605,9 +681,10 @@ def _message(kind: Any, refs: dict[Any, Schema], schemas: Schema) -> Schema:
     return {"name": kind.__name__, "contentType": JSON, **described, "payload": refs[kind]}
 
 
-def _act(action: str, channel: str, kinds: Iterable[Any]) -> Schema:
+def _act(action: str, channel: str, kinds: Iterable[Any], description: str) -> Schema:
     return {
         "action": action,
+        "description": description,
         "channel": {"$ref": f"#/channels/{channel}"},
         "messages": [{"$ref": f"#/channels/{channel}/messages/{_name(k)}"} for k in kinds],
     }

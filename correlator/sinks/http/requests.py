@@ -9,6 +9,7 @@ is not sent.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from http import HTTPStatus
@@ -27,6 +28,7 @@ from correlator.jobs import encoding
 from correlator.model.parameters import JobFilters
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.turns import Refused
+from correlator.web import File
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +39,36 @@ RETRY_SECONDS = 2
 RETRY_AFTER = {"Retry-After": str(RETRY_SECONDS)}
 
 
+REVALIDATED: Final = "no-cache"
+"""Cache-Control of what a client may keep, and asks for again with its `ETag`."""
+
+
 def json_response(value: Any, status: int = 200) -> web.Response:
     return web.Response(body=encoding.encode(value), content_type="application/json", status=status)
 
 
 def matches(request: web.Request, etag: str) -> bool:
     """True if If-None-Match contains `etag`, by weak comparison (RFC 9110, 13.1.2)."""
-    given = request.headers.get("If-None-Match")
-    if given is None:
-        return False
+    given = ",".join(request.headers.getall("If-None-Match", ()))
     return given.strip() == "*" or etag in [t.strip().removeprefix("W/") for t in given.split(",")]
+
+
+_GZIP: Final = re.compile(r"\bgzip\b(?! *; *q=0(?:\.0*)? *(?:,|$))")
+"""In Accept-Encoding, see RFC 9110, 12.5.3."""
+
+
+def file_response(request: web.Request, file: File, cache_control: str) -> web.Response:
+    """A file, compressed for clients that accept it; 304 if the client has it."""
+    is_compressed = bool(_GZIP.search(request.headers.get("Accept-Encoding", "")))
+    etag = f'"{file.etag}-gzip"' if is_compressed else f'"{file.etag}"'
+    headers = {"Cache-Control": cache_control, "ETag": etag, "Vary": "Accept-Encoding"}
+    if matches(request, etag):
+        return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+    if is_compressed:
+        headers["Content-Encoding"] = "gzip"
+    body = file.compressed if is_compressed else file.body
+    charset = None if file.content_type == "application/json" else "utf-8"
+    return web.Response(body=body, content_type=file.content_type, charset=charset, headers=headers)
 
 
 def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> web.Response:
@@ -195,6 +217,8 @@ def _wrong(members: Mapping[str, FieldInfo], found: Mapping[str, Any]) -> str:
         value, parts = found.get(name, UNSET), list(_parts(member.type))
         if _fits(value, member.type) if value is not UNSET else not member.required:
             continue
+        if value is UNSET:
+            return f"{name}: is required, and is not given"
         if isinstance(value, list):
             if not value:
                 return f"{name}: expected a value; leave it out for all"

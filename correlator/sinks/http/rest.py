@@ -30,7 +30,6 @@ from correlator.jobs import encoding
 from correlator.jobs.directory import Place, place_of
 from correlator.model.parameters import (
     MAX_WORDS,
-    SPACE,
     FindEvents,
     GetEntity,
     GetJob,
@@ -293,8 +292,6 @@ ANSWER_WITHIN = 1.0
 
 Found: TypeAlias = tuple[PublishedJob, Resolved]
 
-_WORD: Final = re.compile(f"[^{SPACE}]+")
-
 _T = TypeVar("_T", bound=GetJobLog)
 
 
@@ -491,7 +488,7 @@ def _line_query(asked: GetJobLog) -> LineQuery:
 
 
 def _words(text: str) -> frozenset[str]:
-    words = frozenset(_WORD.findall(text))
+    words = frozenset(text.split())
     if len(words) > MAX_WORDS:
         raise BadRequest(f"text: expected at most {MAX_WORDS} words, not {len(words)}")
     return words

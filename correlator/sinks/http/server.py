@@ -34,7 +34,15 @@ from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import TOKEN, Access, Rules
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
-from correlator.sinks.http.requests import RETRY_AFTER, as_problem, json_response, matches, problem, server_log
+from correlator.sinks.http.requests import (
+    RETRY_AFTER,
+    REVALIDATED,
+    as_problem,
+    file_response,
+    json_response,
+    problem,
+    server_log,
+)
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.turns import Work
 from correlator.web import files
@@ -44,11 +52,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REVALIDATED = "no-cache"
 KEPT = "public, max-age=31536000, immutable"
 
-_GZIP = re.compile(r"\bgzip\b(?! *; *q=0(?:\.0*)? *(?:,|$))")
-"""In Accept-Encoding, see RFC 9110, 12.5.3."""
 _HASH = re.compile(r"-[0-9a-f]{20}(?=\.\w+$)")
 
 
@@ -79,19 +84,7 @@ class Static:
     async def file(self, request: web.Request) -> web.Response:
         path = local(request.path)
         found = self._files[_HASH.sub("-*", path)]
-        is_compressed = bool(_GZIP.search(request.headers.get("Accept-Encoding", "")))
-        etag = f'"{found.etag}-gzip"' if is_compressed else f'"{found.etag}"'
-        headers = {
-            "Cache-Control": KEPT if path in self._current else REVALIDATED,
-            "ETag": etag,
-            "Vary": "Accept-Encoding",
-        }
-        if matches(request, etag):
-            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
-        if is_compressed:
-            headers["Content-Encoding"] = "gzip"
-        body = found.compressed if is_compressed else found.body
-        return web.Response(body=body, content_type=found.content_type, charset="utf-8", headers=headers)
+        return file_response(request, found, KEPT if path in self._current else REVALIDATED)
 
 
 # -- the listener
@@ -101,6 +94,10 @@ TICKET_PATH = "/api/v1/ticket"
 
 OPEN_PATHS = ("/health/live", "/health/ready")
 """Paths without token and Host checks: a load balancer has no token and does not use the host name."""
+
+PREFLIGHT_SECONDS = "600"
+"""Seconds for which a browser need not ask again whether a request of another origin is allowed. Chromium's limit is
+7,200; a change of `http.allowed_origins` takes effect for what a browser has asked within this time."""
 
 SMALL_REPLY = 16 << 10
 """Bytes of a reply that may wait for its client without being counted."""
@@ -321,7 +318,7 @@ class HttpSink:
         access = self._access
         host_allowed = path in OPEN_PATHS or _host_allowed(request, access)
         if host_allowed and request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
-            return web.Response(status=HTTPStatus.NO_CONTENT)
+            return web.Response(status=HTTPStatus.NO_CONTENT, headers={"Access-Control-Max-Age": PREFLIGHT_SECONDS})
         if path in OPEN_PATHS:
             return None
         if not host_allowed:
