@@ -39,7 +39,7 @@ help:
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick', ARGS='rest --against main~5')"
 	@echo "make mutants  break the core at 200 places, and list those that no test notices, an hour or two on a quiet machine; it goes on where it stopped"
 	@echo "make promises  list the promises of docs/guarantees.md without a test, and the test files without a promise"
-	@echo "make lint     ruff, words   make types    mypy          make imports  the import rules"
+	@echo "make lint     ruff, bandit  make types    mypy          make imports  the import rules"
 	@echo "make docs     write again what comes from types: docs/configuration.md, deploy/correlator.toml, client.d.ts"
 	@echo "make pictures  make the pictures of README.md and docs/ again (Python 3.12 or newer)"
 	@echo "make format   tidy the code     make lock     write requirements/ again     make clean"
@@ -205,7 +205,6 @@ lint: $(DEV)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml correlator
 	@$(BIN)/ruff format --quiet --check . || { echo "The files above are not formatted: say make format." >&2; exit 1; }
-	@$(BIN)/python -m tests.docs.words
 
 types: $(DEV)
 	@$(BIN)/mypy --no-error-summary
