@@ -19,7 +19,7 @@ Subclasses that one command alone raises stand beside it: `Unreachable`, `Refuse
 package are no `CorrelatorError`: `Close` (websocket), `LogReset` (tail), `Ended` (binlog) and `Unusable` (checkpoint).
 """
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from enum import Enum
 from typing import ClassVar
 
@@ -46,6 +46,11 @@ class SourceError(CorrelatorError):
     @property
     def public(self) -> str:
         return str(self)
+
+    @property
+    def kind(self) -> Hashable:
+        """What is the same in each attempt that fails for the same reason, whatever the message says."""
+        return (type(self),)
 
 
 class Away(Enum):
@@ -79,6 +84,16 @@ class SourceUnavailable(SourceError):
     @property
     def public(self) -> str:
         return str(self) if self.reason is None else self.reason.value
+
+    @property
+    def code(self) -> int | None:
+        """The number of the error of MariaDB, or of the driver, that caused this; None if there is none."""
+        args = getattr(self.__cause__, "args", ())
+        return args[0] if args and isinstance(args[0], int) else None
+
+    @property
+    def kind(self) -> Hashable:
+        return type(self), self.reason, self.code
 
 
 class SchemaError(SourceError):

@@ -26,7 +26,7 @@ import re
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -616,6 +616,11 @@ def text_of(error: BaseException) -> str:
     """Return an error of the library as one line without its own prefix."""
     text = " ".join(str(error).split()).removeprefix("nats: ").strip()
     return text or type(error).__name__
+
+
+def kind_of(error: Exception) -> Hashable:
+    """Return what is the same in each attempt that fails for the same reason, whatever the text says."""
+    return type(error), error.code if isinstance(error, Refused) else 0
 
 
 def is_login_refused(text: str) -> bool:

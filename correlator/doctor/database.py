@@ -134,12 +134,6 @@ class Link:
             await session.close()
 
 
-def code_of(error: SourceUnavailable) -> int | None:
-    """Return MariaDB's error number, or None if MariaDB did not answer with an error."""
-    args = getattr(error.__cause__, "args", ())
-    return args[0] if args and isinstance(args[0], int) else None
-
-
 _ACCOUNT = re.compile(r"'(?P<user>[^']*)'@'(?P<host>[^']*)'")
 _OLDEST, _NEWEST = (10, 5), (11, 8)
 _DOORBELL = ("REPLICATION SLAVE", "BINLOG MONITOR")
@@ -153,7 +147,7 @@ async def login(setting: Setting, link: Link) -> Check:
     try:
         await link.open()
     except SourceUnavailable as error:
-        return refused(setting, str(error), code_of(error))
+        return refused(setting, str(error), error.code)
     took = (time.monotonic() - began) * 1000
     if isinstance(url, SqliteUrl):
         return ok(LOGIN, f"{url.path} can be read")

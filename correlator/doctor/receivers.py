@@ -70,16 +70,18 @@ async def reach(webhook: Webhook) -> str | None:
         context = tls_context(Tls(ca=webhook.ca), f"{webhook.ca}") if url.scheme == "https" else None
         async with asyncio.timeout(REACH_WITHIN):
             found = await asyncio.get_running_loop().getaddrinfo(url.host, url.port, type=socket.SOCK_STREAM)
-            why = "its name has no address"
+            reasons: list[str] = []
             for address in dict.fromkeys(str(target[0]) for *_, target in found):
+                if why := refusal(address, allow_private=webhook.allow_private):
+                    reasons.append(why)
+                    continue
                 try:
-                    why = refusal(address, allow_private=webhook.allow_private) or ""
-                    if not why:
-                        await _connect(address, url.port, url.host, context)
-                        return None
+                    await _connect(address, url.port, url.host, context)
                 except OSError as error:
-                    why = f"{address}: {error.strerror or error}"
-            return why
+                    reasons.append(f"{address}: {error.strerror or error}")
+                else:
+                    return None
+            return "; ".join(reasons) or "its name has no address"
     except TimeoutError:
         return f"no connection within {REACH_WITHIN:g} s"
     except (ConfigError, OSError, UnicodeError) as error:

@@ -29,8 +29,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from correlator.cluster import keys, received, streams
-from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
+from correlator.cluster.connection import ClusterUnavailable, Connection, Refused, kind_of
 from correlator.model.rows import Micros
+from correlator.ops.outage import Outage
 from correlator.tasks import Backoff, SharedTasks, set_within
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ class OrderedConsumer:
         self.behind: int | None = None
         """Messages that are not read yet, as the server last said; None while there is no consumer."""
         self.error: str | None = "not read yet"
+        self._outage = Outage()
 
     async def run(self) -> None:
         """Read until cancelled."""
@@ -111,8 +113,7 @@ class OrderedConsumer:
             try:
                 await self._follow(backoff)
             except (ClusterUnavailable, Refused) as error:
-                if self.error != str(error):
-                    log.warning("the stream %s cannot be read: %s", self._stream, error)
+                log.log(self._outage.level(kind_of(error)), "the stream %s cannot be read: %s", self._stream, error)
                 self.error = str(error)
             self.synced, self.synced_at, self.behind = False, None, None
             await asyncio.sleep(backoff.next())
@@ -276,6 +277,7 @@ class OrderedConsumer:
     def _settle(self) -> None:
         if not self.synced and not self._batch and self.seq >= self._end:
             self.synced, self.synced_at, self.error = True, time.monotonic(), None
+            self._outage.end()
             self._on_messages(())
 
 

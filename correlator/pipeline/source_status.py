@@ -20,13 +20,14 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from correlator.errors import Away, SourceUnavailable
+from correlator.errors import Away, SourceError, SourceUnavailable
 from correlator.jobs import horizon
 from correlator.jobs.encoding import rfc3339
 from correlator.jobs.index import Index
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow, Micros
 from correlator.ops import metrics
+from correlator.ops.outage import Outage
 from correlator.pipeline.hub import UNREACHABLE, DatabaseStatus
 
 NEAR: Micros = 1_000_000
@@ -204,8 +205,9 @@ class SourceStatus(DatabaseStatus):
         self._answered_at: Micros = 0
         self._failure: tuple[str, str | None, str] | None = None
         """The error since the last answer, for the operator and for clients, and what it means."""
-        self._retried: dict[str, str] = {}
-        """The last error of each part that is read on a session of its own: it is logged once."""
+        self._outage = Outage()
+        self._retried = Outage()
+        """The failures of the parts that are read on a session of their own."""
         self._lost: dict[str, tuple[tuple[str, ...], Trouble]] = {}
         """By table: which of it, or of its columns, existed and can no longer be read."""
         self._troubles: dict[SourcePart, Trouble] = {}
@@ -341,17 +343,13 @@ class SourceStatus(DatabaseStatus):
         """True if the last queries of a part have failed."""
         return part in self._troubles
 
-    def failed(self, error: str, public: str | None, *, answers: bool = False) -> None:
-        """Report a failure of the connection. `public`: the error without host, account and query, for anybody.
-
-        None: `error` itself. `answers`: the database was reached, and its tables or its answer are the failure.
-        """
+    def failed(self, error: SourceError, *, answers: bool = False) -> None:
+        """Report a failure of the connection. `answers`: the database was reached: its tables or its answer are it."""
         metrics.SOURCE_FAILURES.inc()
         what = NOT_FOLLOWED if answers else UNREACHABLE
-        known = self._failure is not None and (error, what) == (self._failure[0], self._failure[2])
-        if not known and not (answers and self.has_few_connections):  # The latter is in the log, once.
-            log.warning("%s: %s", what, error)
-        self._failure = error, public, what
+        if not (answers and self.has_few_connections):  # The latter is in the log, once.
+            log.log(self._outage.level((what, error.kind)), "%s: %s", what, error)
+        self._failure = str(error), error.public, what
         self.judge()
 
     @property
@@ -381,11 +379,11 @@ class SourceStatus(DatabaseStatus):
         """Report how many IDs of the log's past have been read, and how many there are."""
         self.reading = (done, total)
 
-    def past_failed(self, error: str) -> None:
+    def past_failed(self, error: SourceUnavailable) -> None:
         """Report that the log's past cannot be read now. The database may answer other queries all the same."""
         self._retried_part("the past of the log", error)
 
-    def history_failed(self, error: str) -> None:
+    def history_failed(self, error: SourceUnavailable) -> None:
         """Report that the earlier runs, from which forecasts learn, cannot be read now."""
         self._retried_part("the history that forecasts need", error)
 
@@ -473,6 +471,7 @@ class SourceStatus(DatabaseStatus):
         if self._failure is not None and not (self._failure[2] == NOT_FOLLOWED and self.has_few_connections):
             log.info("the database answers")
         self._failure = None
+        self._outage.end()
 
     def _not_judged(self) -> str:
         read_to = self._index.horizon.read_to
@@ -514,11 +513,9 @@ class SourceStatus(DatabaseStatus):
         since, began = (before.since, before.began) if before is not None else (self.clock(), now)
         return Trouble(state, what, since, began, now)
 
-    def _retried_part(self, part: str, error: str) -> None:
+    def _retried_part(self, part: str, error: SourceUnavailable) -> None:
         metrics.SOURCE_FAILURES.inc()
-        if error != self._retried.get(part):
-            log.warning("%s cannot be read, and is tried again: %s", part, error)
-        self._retried[part] = error
+        log.log(self._retried.level((part, error.kind)), "%s cannot be read, and is tried again: %s", part, error)
 
     def _lag(self) -> float:
         read_to = self._read_to if self._behind else 0

@@ -18,7 +18,8 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from enum import Enum
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -98,6 +99,8 @@ class Receiver(Struct, frozen=True):
 
         A response whose body is slow or broken is a response: the same request again might be stored twice.
         """
+        refused: list[str] = []
+        _refused.set(refused)
         try:
             async with asyncio.timeout(self.timeout):
                 response = await session.post(
@@ -111,7 +114,7 @@ class Receiver(Struct, frozen=True):
             words = f"no response within {self.timeout:g} s"
             return Response(None, words, words)
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            failed = Response(None, *describe_error(error))
+            failed = Response(None, *describe_error(error, refused))
             drop_frames(error)  # They refer to the request, which has the error.
             return failed
         try:
@@ -169,8 +172,11 @@ def _retry_after(text: str) -> float:
         return 0.0
 
 
-def describe_error(error: BaseException) -> tuple[str, str]:
-    """Return why a request failed: on one line and without the path of the URL, and as `Response.public` says it."""
+def describe_error(error: BaseException, refused: Sequence[str] = ()) -> tuple[str, str]:
+    """Return why a request failed: on one line and without the path of the URL, and as `Response.public` says it.
+
+    `refused`: why addresses of the receiver may not be connected to.
+    """
     public = "the connection to the receiver failed"
     match error:
         case aiohttp.ClientConnectorDNSError():
@@ -181,8 +187,9 @@ def describe_error(error: BaseException) -> tuple[str, str]:
             public = "the receiver's certificate is not accepted"
         case aiohttp.ClientConnectorError():
             words, public = str(error.os_error), "the receiver cannot be reached"
-            if isinstance(error.os_error, ForbiddenAddress):
-                public = "the receiver's address is not allowed (allow_private)"
+            if refused:
+                public += ": it has an address that is not allowed"
+                public += " (allow_private)" * any("allow_private" in why for why in refused)
         case aiohttp.ServerDisconnectedError():
             words = "the receiver closed the connection without a response"
         case aiohttp.ClientResponseError() | aiohttp.InvalidURL():  # Their texts contain the URL.
@@ -266,10 +273,15 @@ class ForbiddenAddress(OSError):
     """A connection to an address that the configuration does not allow. Nothing was sent."""
 
 
+_refused: ContextVar[list[str]] = ContextVar("refused")
+"""Why connections of this request were not allowed. If a name has several addresses, the error is only a text."""
+
+
 def guarded_socket(info: Any, *, allow_private: bool) -> socket.socket:
     """Return a socket to connect to the address of `info`, one of `getaddrinfo`. Raises: `ForbiddenAddress`."""
     family, kind, protocol, _, target = info
     if why := refusal(target[0], allow_private=allow_private):
+        _refused.get([]).append(why)
         raise ForbiddenAddress(why)
     return socket.socket(family, kind, protocol)
 

@@ -71,6 +71,7 @@ from correlator.model.published import Event, PublishedJob
 from correlator.model.replies import ReceiverState, WebhooksPart
 from correlator.ops import metrics
 from correlator.ops.logs import escape
+from correlator.ops.outage import Outage
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.event_log import EventLog, Lateness, Notice, PendingEvents
@@ -737,6 +738,7 @@ class WebhookEndpoint:
         self._full = 0
         """Events that were dropped because too many waited."""
         self._disabled = False
+        self._outage = Outage()
         self._away: Response | None = None
         """Why the receiver does not accept events; None: it does, as far as is known."""
         self._refused: dict[int, str] = {}
@@ -757,6 +759,7 @@ class WebhookEndpoint:
         self.webhook = webhook
         if self._disabled:
             self._disabled, self._away = False, None
+            self._outage.end()
         self._wake.set()
 
     def add(self, job_id: str, message_id: str, body: bytes, added_at: float) -> None:
@@ -882,11 +885,12 @@ class WebhookEndpoint:
             return
         self._log(logging.INFO, "accepts events again")
         self._away = None
+        self._outage.end()
 
     def _is_away(self, answer: Response) -> None:
-        if self._away is None or answer.error != self._away.error:
+        if log.isEnabledFor(level := self._outage.level(answer.public)):
             why = f"{answer.error}{_quoted(self.webhook, answer)}"
-            self._log(logging.WARNING, f"does not accept events: {why}; they are kept and tried again")
+            self._log(level, f"does not accept events: {why}; they are kept and tried again")
         self._away = answer
 
     def _is_refused(self, delivery: Delivery, answer: Response) -> None:

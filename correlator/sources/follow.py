@@ -145,7 +145,9 @@ class Follower:
             except* SchemaChanged:
                 log.info("the schema has changed: reading it again")
             except* (SourceUnavailable, SchemaError) as away:
-                _report(_first(away), feed)
+                error = _first(away)
+                assert isinstance(error, SourceError)
+                _report(error, feed)
             except* LogReset as reset:
                 log.warning("%s: finding the position in the log again", _first(reset))
                 metrics.LOG_RESETS.inc()
@@ -343,7 +345,7 @@ class Follower:
         self,
         read: Callable[[Session], Awaitable[None]],
         position: Callable[[], int | None],
-        failed: Callable[[str], None],
+        failed: Callable[[SourceUnavailable], None],
     ) -> None:
         """Call `read` until `position` is None. A failed read is retried on a new session, and ends no other one."""
         backoff, read_to = Backoff(), -1
@@ -355,7 +357,7 @@ class Follower:
                 async with closing(self.database.open()) as session:
                     await read(session)
             except SourceUnavailable as error:
-                failed(str(error))
+                failed(error)
                 await asyncio.sleep(backoff.next())
 
     async def _read_schema(self, session: Session, feed: Feed) -> Queries:
@@ -455,13 +457,13 @@ class SchemaChanged(Exception):
     """Tables or columns have come, gone or changed: the queries have to be made again."""
 
 
-def _report(error: BaseException, feed: Feed) -> None:
+def _report(error: SourceError, feed: Feed) -> None:
     if isinstance(error, SourceUnavailable) and error.table is not None:
         feed.status.part_failed(next(part for part in SourcePart if part.table == error.table), error)
         feed.status.judge()
     else:
         answers = isinstance(error, SchemaError) or (isinstance(error, SourceUnavailable) and error.reason in ANSWERED)
-        feed.status.failed(str(error), error.public if isinstance(error, SourceError) else None, answers=answers)
+        feed.status.failed(error, answers=answers)
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
+import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_harness import MqttHarness, TopicWatcher, reading, watch
+from tests.support.names import give_addresses
 from tests.support.nats import Nats
 from tests.support.otlp_receiver import OtlpHarness, OtlpReceiver, attributes
 from tests.support.pipeline_harness import NOW
@@ -75,15 +77,20 @@ class Delivery:
     proxy: Proxy
     world: Any
     """The harness of the sink, whose hub the test fills."""
+    host = "127.0.0.1"
+    """What the sink calls the host of the receiver."""
 
     def __init__(self, servers: Servers, stack: contextlib.AsyncExitStack, most: int | None, silence: float) -> None:
         self.servers, self.stack, self.most, self.silence = servers, stack, most, silence
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def at(cls, servers: Servers, most: int | None = None, silence: float = PATIENCE) -> AsyncIterator[Self]:
+    async def at(
+        cls, servers: Servers, most: int | None = None, silence: float = PATIENCE, host: str = "127.0.0.1"
+    ) -> AsyncIterator[Self]:
         async with contextlib.AsyncExitStack() as stack:
             made = cls(servers, stack, most, silence)
+            made.host = host
             made.proxy = await stack.enter_async_context(Proxy(await made.connect()))
             await made.begin(())
             yield made
@@ -138,7 +145,9 @@ class MqttDelivery(Delivery):
             flush_within=PATIENCE / 2, goodbye_within=PATIENCE / 2,
         )  # fmt: skip
         options = {"timings": timings} | ({"max_events": self.most} if self.most else {})
-        self.world = MqttHarness(self.proxy.port, reading("a"), instance=self.instance, restored=left, sink=options)
+        self.world = MqttHarness(
+            self.proxy.port, reading("a"), host=self.host, instance=self.instance, restored=left, sink=options
+        )
         if not self.instance:
             self.instance = self.world.instance
             self.watcher: TopicWatcher = await self.stack.enter_async_context(
@@ -164,7 +173,7 @@ class WebhookDelivery(Delivery):
 
     async def begin(self, left: Iterable[PersistedEvent]) -> None:
         timings = WebhookTimings(retry_base=0.02, retry_cap=0.05, late_after=LATE, on_time_below=LATE / 2)
-        url = f"http://127.0.0.1:{self.proxy.port}/hook"
+        url = f"http://{self.host}:{self.proxy.port}/hook"
         self.world = WebhookHarness(
             webhook(None, url=url, timeout=self.silence, body=self.BODY), restored=left, timings=timings
         )
@@ -201,7 +210,7 @@ class OtlpDelivery(Delivery):
     async def begin(self, left: Iterable[str]) -> None:
         saved = PersistedExports(0, dict.fromkeys(left, False)) if left else None
         self.exports = Exports(0.0, 0.0, saved)
-        settings = Otlp(url=f"http://127.0.0.1:{self.proxy.port}/v1/traces", delay=0.0, timeout=self.silence)
+        settings = Otlp(url=f"http://{self.host}:{self.proxy.port}/v1/traces", delay=0.0, timeout=self.silence)
         backoff = Backoff(0.02, 1.0, 0.02)
         self.sink = OtlpSink(Config(otlp=settings), self.exports, backoff=backoff, late_after=LATE)
 
@@ -242,7 +251,7 @@ class ClusterDelivery(Delivery):
         self.restored = left
         if not hasattr(self, "world"):
             self.direct = await self.stack.enter_async_context(collector(self.servers.nats, self.instance))
-            url, timings = f"nats://127.0.0.1:{self.proxy.port}", {"answer_within": min(1.0, self.silence)}
+            url, timings = f"nats://{self.host}:{self.proxy.port}", {"answer_within": min(1.0, self.silence)}
             self.world = await self.stack.enter_async_context(
                 Collector(url, self.instance, timings=timings).connected()
             )
@@ -345,6 +354,25 @@ async def test_an_outage_is_said_and_what_happens_meanwhile_arrives_once_it_is_o
         delivery.proxy.heal()
         await all_arrive(delivery, {"a": [*range(1, 30)]}, repeats=True)
         assert delivery.part().get("ok", True)
+
+
+async def test_an_outage_is_one_warning_although_the_addresses_of_a_name_take_turns(kind, servers, monkeypatch, caplog):
+    name = "receiver.example"
+    give_addresses(monkeypatch, name, "::1", "127.0.0.1", "127.0.0.2")
+    caplog.set_level(logging.DEBUG, "correlator")
+    async with kind.at(servers, silence=0.5, host=name) as delivery, delivery.running():
+        delivery.happen(1)
+        await all_arrive(delivery, {"a": [1]}, repeats=True)
+        caplog.clear()
+        delivery.proxy.refuse()
+        delivery.happen(2)
+        said = (logging.WARNING, logging.DEBUG)
+        tries = lambda: Counter((record.name, record.msg) for record in caplog.records if record.levelno in said)  # noqa: E731
+        await eventually(lambda: max(tries().values(), default=0) >= 10)
+        found = Counter(record.msg for record in caplog.records if record.levelno == logging.WARNING)
+        assert max(found.values()) <= 2, caplog.messages  # A connection ends, and then none can be made.
+        delivery.proxy.heal()
+        await all_arrive(delivery, {"a": [1, 2]}, repeats=True)
 
 
 async def test_connections_that_break_in_the_middle_of_answers_lose_no_event(delivery):

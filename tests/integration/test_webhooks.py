@@ -19,6 +19,7 @@ from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
 from correlator.sinks.webhooks import NotedEvent, StoredEvent, WebhookTimings, webhook_headers
 from tests.support.eventually import eventually
+from tests.support.names import give_addresses
 from tests.support.pipeline_harness import NOW
 from tests.support.saved_index import kept
 from tests.support.schemas import Shapes
@@ -110,6 +111,32 @@ async def test_an_unwanted_address_is_refused_at_the_connection_even_behind_a_na
             harness.event(1)
             await eventually(partial(is_refused, harness))
     assert receiver.requested == []
+
+
+@pytest.mark.parametrize(
+    ("addresses", "allow_private", "words"),
+    [
+        (("127.0.0.1", "::1"), False, "it has an address that is not allowed (allow_private);"),
+        (("169.254.169.254", "::1"), False, "it has an address that is not allowed (allow_private);"),
+        (("169.254.169.254", "127.0.0.2"), True, "it has an address that is not allowed;"),
+        (("127.0.0.2", "127.0.0.3"), True, "the receiver cannot be reached;"),
+        (("169.254.169.254", "127.0.0.1"), True, None),
+    ],
+)
+async def test_readiness_names_an_unwanted_address_among_several_of_a_name(
+    receiver, monkeypatch, addresses, allow_private, words
+):
+    give_addresses(monkeypatch, "receiver.example", *addresses)
+    url = receiver.url.replace("127.0.0.1", "receiver.example")
+    harness = WebhookHarness(webhook(None, url=url, allow_private=allow_private))
+    async with harness.running():
+        harness.job()
+        harness.event(1)
+        if words is None:
+            await receiver.requests(1)
+        else:
+            await eventually(lambda: words in (harness.state()["error"] or ""))
+            assert receiver.requested == []
 
 
 async def test_a_name_server_that_hangs_holds_one_thread_and_no_task(receiver, monkeypatch):

@@ -47,14 +47,22 @@ class MqttHarness(HubHarness):
     """The sink has topics of its own."""
 
     def __init__(
-        self, port, *readings, epoch="", instance="", restored=(), sink: dict[str, Any] | None = None, **settings
+        self,
+        port,
+        *readings,
+        host="127.0.0.1",
+        epoch="",
+        instance="",
+        restored=(),
+        sink: dict[str, Any] | None = None,
+        **settings,
     ):
         super().__init__(epoch=epoch, clock=lambda: NOW)
         self.instance = instance or next(_instances)
         self.topics = Topics(f"correlator/v1/{self.instance}")
         self.learn(*readings)
         self.has_devices = settings.get("home_assistant", False)
-        url = BrokerUrl("127.0.0.1", port, tls="tls" in settings)
+        url = BrokerUrl(host, port, tls="tls" in settings)
         self.event_log = EventLog(restored)
         self.sink = MqttSink(
             Mqtt(url=url, instance=self.instance, **settings),

@@ -4,6 +4,7 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from correlator.errors import SourceUnavailable
 from correlator.ops import metrics
 from correlator.sinks.mqtt.outbox import DirtyTopics
 from correlator.sinks.mqtt.topics import TopicKey
@@ -134,7 +135,7 @@ def test_answers_and_failures_of_the_database_are_counted():
     world.pipeline.status.answered()
     world.now += SECOND
     for _ in range(3):
-        world.pipeline.status.failed("away", None)
+        world.pipeline.status.failed(SourceUnavailable("away"))
     assert samples()["correlator_source_last_success_timestamp_seconds", ()] == NOW / SECOND
     assert world.gained("correlator_source_failures_total") == 3
 

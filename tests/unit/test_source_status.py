@@ -157,6 +157,26 @@ def test_a_state_lasts_since_its_first_failure_and_is_logged_once(
     assert "new rows are read again, after 250 s" in caplog.messages[-1]
 
 
+def test_an_outage_is_logged_once_for_each_reason_whatever_the_texts_say(
+    status: SourceStatus, caplog: pytest.LogCaptureFixture
+):
+    def fail(number: int, reason: Away, code: int) -> None:
+        error = SourceUnavailable(f"MariaDB: [::{number % 2 + 1}]: refused, attempt {number}", reason)
+        error.__cause__ = OSError(code, "…")
+        status.failed(error)
+
+    for _ in range(2):
+        caplog.clear()
+        for number in range(20):
+            fail(number, Away.UNREACHABLE, 2003)
+        fail(20, Away.LOGIN_REFUSED, 1045)
+        fail(21, Away.LOGIN_REFUSED, 1049)
+        fail(22, Away.UNREACHABLE, 2003)
+        said = [m for m in caplog.messages if "unreachable" in m]
+        assert [message[-2:] for message in said] == [" 0", "20", "21"]
+        status.answered()
+
+
 def test_the_error_of_a_silent_database_names_the_table_at_once(status: SourceStatus, clock: Clock):
     clock.passed += source_status.STALE_AFTER + 1
     status.judge()
@@ -176,7 +196,7 @@ def test_a_database_whose_table_fails_is_not_down_while_the_log_is_read(status: 
 
 
 def test_a_database_that_is_back_with_a_damaged_table_is_not_called_unreachable(status: SourceStatus, clock: Clock):
-    status.failed("refused", "the database cannot be reached")
+    status.failed(SourceUnavailable("MariaDB: refused", Away.UNREACHABLE))
     clock.passed += 5
     status.part_failed(SourcePart.LOG, failed(Away.FAILED, "log_events"))
     assert status.describe_database()["error"] == status.describe_tables()["error"]

@@ -36,13 +36,22 @@ from msgspec.structs import replace
 
 from correlator import __version__
 from correlator.cluster import keys, received, streams
-from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged, seq_of
+from correlator.cluster.connection import (
+    ClusterUnavailable,
+    Connection,
+    Fenced,
+    Refused,
+    Unacknowledged,
+    kind_of,
+    seq_of,
+)
 from correlator.cluster.fence import Fence, OwnedStream, StreamMessage, put
 from correlator.cluster.received import UNWRITTEN_AFTER
 from correlator.jobs import encoding
 from correlator.jobs.directory import JobDirectory
 from correlator.model.rows import Micros
 from correlator.ops import cluster_metrics
+from correlator.ops.outage import Outage
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, next_batch, repair
@@ -200,6 +209,7 @@ class ClusterSink:
         self._writing = False
         """True once the jobs in memory are those to be written: marks are noted from then on."""
         self._acknowledged_at: float | None = None
+        self._outage = Outage()
         self._errors: dict[str, str] = {}
         """The last error of each task that has not succeeded since."""
         self._work = asyncio.Event()
@@ -308,6 +318,8 @@ class ClusterSink:
                 else:
                     backoff.reset()
                     self._errors.pop(name, None)
+                    if not self._errors:
+                        self._outage.end()
 
     async def _is_lost(self) -> bool:
         """True if another process holds the lease. Without any owner NATS has lost the key: the lease decides."""
@@ -428,10 +440,8 @@ class ClusterSink:
     def _failed(self, name: str, error: Exception) -> None:
         if isinstance(error, Refused):
             cluster_metrics.REFUSED.inc()
-        text = str(error)
-        if text not in self._errors.values():
-            log.warning("the cluster cannot be written: %s; trying again", text)
-        self._errors[name] = text
+        log.log(self._outage.level(kind_of(error)), "the cluster cannot be written: %s; trying again", error)
+        self._errors[name] = str(error)
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:

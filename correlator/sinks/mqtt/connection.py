@@ -18,7 +18,7 @@ import contextlib
 import functools
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -429,6 +429,11 @@ def describe_error(error: BaseException) -> str:
     if isinstance(error, MqttCodeError) and isinstance(error.rc, ReasonCode):
         return describe_reason(error.rc)
     return str(error) or type(error).__name__
+
+
+def kind_of(error: BaseException) -> Hashable:
+    """Return what is the same in each attempt that fails for the same reason, whatever the text says."""
+    return type(error), code_of(error), getattr(error, "errno", None)
 
 
 def code_of(error: BaseException) -> int | None:

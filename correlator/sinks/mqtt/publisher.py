@@ -166,7 +166,7 @@ class Publisher:
         if len(topic) + len(payload) + PACKET_HEAD > client.maximum_packet_size:
             why = f"over {client.maximum_packet_size} bytes"
         elif self._oversized.is_left_out(topic, payload, time.monotonic()):
-            why = f"the broker closes the connection at one of {len(payload)} bytes"
+            why = "the broker closes the connection at one of its size"
         else:
             return None
         if message.retain:  # an event has no newer message that could end this

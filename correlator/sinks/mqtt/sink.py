@@ -27,11 +27,21 @@ from correlator.errors import drop_frames
 from correlator.model.messages import DaemonState
 from correlator.model.replies import MqttPart
 from correlator.ops import metrics
+from correlator.ops.outage import Outage
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.event_log import EventLog, Lateness, Notice
 from correlator.sinks.mqtt import home_assistant
-from correlator.sinks.mqtt.connection import DEFAULT, LOST, Connector, MqttClient, MqttTimings, answered, describe_error
+from correlator.sinks.mqtt.connection import (
+    DEFAULT,
+    LOST,
+    Connector,
+    MqttClient,
+    MqttTimings,
+    answered,
+    describe_error,
+    kind_of,
+)
 from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttEvents, MqttOutbox, Parcel
 from correlator.sinks.mqtt.publisher import Publisher, window
 from correlator.sinks.mqtt.topics import TopicKey, Topics
@@ -72,6 +82,7 @@ class MqttSink:
         self._url = self._connector.url
         self._publisher = Publisher(retention, self._url, timings.publish_timeout, self._refused)
         self._backoff = backoff or Backoff()
+        self._outage = Outage()
         self._error: str | None = None
         self._wake = asyncio.Event()
         self._retained_arrived = asyncio.Event()
@@ -130,14 +141,11 @@ class MqttSink:
             with hub.live.heartbeat("mqtt", STUCK_AFTER) as self._heartbeat:
                 while True:
                     self._heartbeat()
-                    began = time.monotonic()
                     try:
                         await asyncio.create_task(self._connection(hub, outbox), name="mqtt connection")
                     except LOST as error:
                         self._connection_lost(error)
                         drop_frames(error)  # They refer to the tasks of the connection, one of which has the error.
-                    if time.monotonic() - began >= self._timings.steady_after:
-                        self._backoff.reset()
                     await asyncio.sleep(self._backoff.next())
         finally:
             unsubscribe()
@@ -147,6 +155,7 @@ class MqttSink:
         """Run one connection until it is lost or the task is cancelled. Raises: one of `LOST`."""
         async with self._connector.connection(lambda: outbox.status("offline", hub.clock())) as client:
             self.connected, self._error = True, None
+            began = time.monotonic()
             self._publisher.begin(client, mqtt5=self._connector.mqtt5)
             metrics.MQTT_CONNECTED.set(1)
             log.info("connected to the broker at %s", self._url)
@@ -171,6 +180,9 @@ class MqttSink:
                 raise
             finally:
                 self.connected = False
+                if time.monotonic() - began >= self._timings.steady_after:
+                    self._backoff.reset()
+                    self._outage.end()
                 self._lateness.fails()
                 metrics.MQTT_CONNECTED.set(0)
                 for task in tasks:
@@ -187,7 +199,7 @@ class MqttSink:
             limits.append("it accepts QoS 0 only: messages may get lost")
         if limits:
             self._error = f"the broker is limited: {'; '.join(limits)}"
-            log.warning("%s", self._error)
+            log.log(self._outage.level("limits"), "%s", self._error)
 
     # -- the tasks of one connection
 
@@ -370,20 +382,16 @@ class MqttSink:
             f"{dropped}. Subscribers get them late, newest states first. Check the broker's load, disk and network"
         )
 
-    # -- errors, each logged once until it changes
+    # -- errors
 
     def _refused(self, why: str) -> None:
         metrics.MQTT_REFUSED.inc()
-        error = f"the broker refuses messages: {why}"
-        if error != self._error:
-            log.warning("%s", error)
-        self._error = error
+        self._error = f"the broker refuses messages: {why}"
+        log.log(self._outage.level(why), "%s", self._error)
 
     def _connection_lost(self, error: BaseException) -> None:
-        why = describe_error(error)
-        if why != self._error:
-            log.warning("the broker at %s is unreachable: %s", self._url, why)
-        self._error = why
+        self._error = describe_error(error)
+        log.log(self._outage.level(kind_of(error)), "the broker at %s is unreachable: %s", self._url, self._error)
         self._publisher.connection_lost(error)
 
 

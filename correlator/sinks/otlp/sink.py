@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from http import HTTPStatus
 from typing import Any
 
@@ -22,6 +22,7 @@ from correlator.bounded import chunks
 from correlator.config.schema import Config
 from correlator.jobs.exports import Exports
 from correlator.ops import metrics
+from correlator.ops.outage import Outage
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.event_log import Lateness, Notice
@@ -84,6 +85,7 @@ class OtlpSink:
         self._receiver: TraceReceiver = receiver(config.otlp)
         self._backoff = backoff or Backoff(1.0, 2.0, 60.0)
         self._gone_pause = gone_pause
+        self._outage = Outage()
         self._error: str | None = None
         self._public = ""
         self._lateness = Lateness(late_after, late_after / 2)
@@ -225,6 +227,7 @@ class OtlpSink:
             metrics.OTLP_FAILURES.inc()
             end = "and are tried again"
             self._failed(
+                (answer.verdict, answer.response.public),
                 f"traces are not exported to {self._receiver.http.url}, {end}: {answer.words}",
                 f"traces are not exported, {end}: {answer.public}",
             )
@@ -233,7 +236,8 @@ class OtlpSink:
         sent = len(request.encoded)
         if answer.verdict is Verdict.REFUSED:
             metrics.OTLP_SPANS.labels("refused").inc(sent)
-            self._failed(f"the receiver refuses traces, which are dropped: {answer.words}")
+            kind = answer.verdict, answer.response.public
+            self._failed(kind, f"the receiver refuses traces, which are dropped: {answer.words}")
             return True
         rejected = min(answer.rejected, sent)
         metrics.OTLP_SPANS.labels("accepted").inc(sent - rejected)
@@ -241,13 +245,15 @@ class OtlpSink:
         metrics.OTLP_TRACES.inc(len(request.finished))
         self._traces += len(request.finished)
         if rejected:
-            self._failed(f"the receiver rejected {rejected} of {sent} spans: {answer.words or 'it gives no reason'}")
+            error = f"the receiver rejected {rejected} of {sent} spans: {answer.words or 'it gives no reason'}"
+            self._failed("rejected", error)
         else:
             if answer.words:
                 log.info("the receiver has a note on traces: %s", answer.words)
             if self._error is not None:
                 log.info("traces are exported to %s", self._receiver.http.url)
             self._error = None
+            self._outage.end()
         return True
 
     def _finish(self, request: TraceRequest) -> None:
@@ -279,10 +285,9 @@ class OtlpSink:
             " Traces come late, and are dropped if they wait beyond jobs.retention. Make the receiver faster"
         )
 
-    def _failed(self, error: str, public: str | None = None) -> None:
-        """Log an error once until it changes. `public`: what readiness says instead."""
-        if error != self._error:
-            log.warning("%s", error)
+    def _failed(self, kind: Hashable, error: str, public: str | None = None) -> None:
+        """Log an error. `kind`: see `Outage`. `public`: what readiness says instead."""
+        log.log(self._outage.level(kind), "%s", error)
         self._error, self._public = error, public or error
 
     def _count_dropped(self) -> None:
