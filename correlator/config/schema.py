@@ -340,8 +340,8 @@ class Http(Section):
     public_url: str | None = _key(
         None,
         'Where people open the page, e.g. "https://correlator.example", in a fleet "https://gateway.example/i/dc1":'
-        " {{url}} of webhooks and --web of commands lead there, and its name is accepted in the Host header. Empty:"
-        " host and port of `listen`.",
+        " {{url}} of webhooks and --web of commands lead there, its name is accepted in the Host header, and its origin"
+        " may connect. Empty: host and port of `listen`.",
         values.page_url,
         live=True,
     )
@@ -350,7 +350,8 @@ class Http(Section):
     )
     allowed_origins: tuple[str, ...] = _key(
         (),
-        'Origins of pages that may connect, e.g. "https://gui.example". Its own origin always may.',
+        'Origins of pages that may connect, e.g. "https://gui.example". Its own origin always may: the scheme of the'
+        " listener, or of `public_url`, and the Host.",
         values.origins,
         live=True,
     )
@@ -362,7 +363,8 @@ class Http(Section):
     )
     trusted_proxies: tuple[str, ...] = _key(
         (),
-        "Addresses or networks of proxies whose X-Forwarded-For is believed: limits count their clients.",
+        "Addresses or networks of proxies whose X-Forwarded-For and X-Forwarded-Proto are believed: limits count their"
+        " clients, and the own origin has the scheme of their clients.",
         values.networks,
         live=True,
     )

@@ -116,6 +116,8 @@ async def inspect(config: Config, url: str | None, token: str) -> DaemonFindings
             status, text = await _text(session, f"{where}/metrics", token)
             epoch = await _epoch(session, where, token)
             _, operations = await _json(session, f"{where}/api/v1/operations", token)
+            _, named = await _json(session, f"{where}/health/ready", token)  # with the errors, which need a token
+            ready = named if named and isinstance(named.get("ready"), bool) else ready
         except (aiohttp.ClientError, OSError, ValueError) as error:
             words = f"the daemon at {where} answers only some of the requests: {_words(error)}"
             return DaemonFindings((failure(PORT, words, fix=["systemctl restart correlator"]),), ready=ready)

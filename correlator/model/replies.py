@@ -5,7 +5,7 @@ In a docstring, `name: text` describes a member.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired, TypeAlias, TypedDict
+from typing import Annotated, Any, Literal, NotRequired, Required, TypeAlias, TypedDict
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -167,18 +167,18 @@ class Loading(TypedDict):
     total: Count
 
 
-class DatabasePart(TypedDict):
+class DatabasePart(TypedDict, total=False):
     """The database connection. `loading` is present until the existing log has been read.
 
     judged_at: Jobs are judged at this time, up to which all is read. null: none is. Not at a gateway.
     """
 
-    ok: bool
+    ok: Required[bool]
     state: Database
     lag_seconds: Seconds
     error: str | None
-    judged_at: NotRequired[Time | None]
-    loading: NotRequired[Loading]
+    judged_at: Time | None
+    loading: Loading
 
 
 class UnreadTable(TypedDict):
@@ -189,20 +189,20 @@ class UnreadTable(TypedDict):
     error: str
 
 
-class TablesPart(TypedDict):
+class TablesPart(TypedDict, total=False):
     """The tables, and which of them are not read.
 
     missing: Required tables and columns that cannot be read.
     states: By name, the tables that are not read. What was read of them before stays.
     """
 
-    ok: bool
+    ok: Required[bool]
     missing: list[str]
     error: str | None
     states: dict[str, UnreadTable]
 
 
-class MqttPart(TypedDict):
+class MqttPart(TypedDict, total=False):
     """The broker connection. `ok` is false without one, or while messages wait too long (`age_seconds`: the oldest).
 
     pending: Retained topics and events that the broker has not acknowledged.
@@ -210,7 +210,7 @@ class MqttPart(TypedDict):
     dropped: Events that were dropped since the start, as too many waited.
     """
 
-    ok: bool
+    ok: Required[bool]
     connected: bool
     pending: Count
     age_seconds: Seconds
@@ -219,22 +219,22 @@ class MqttPart(TypedDict):
     dropped: Count
 
 
-class CheckpointPart(TypedDict):
+class CheckpointPart(TypedDict, total=False):
     """The checkpoint file. `age_seconds`: seconds since it was last written; null before the first time.
 
     cluster_age_seconds: Of the one that a standby goes on from; absent without a cluster.
     """
 
-    ok: bool
+    ok: Required[bool]
     age_seconds: Seconds | None
     error: str | None
-    cluster_age_seconds: NotRequired[Seconds | None]
+    cluster_age_seconds: Seconds | None
 
 
-class DoorbellPart(TypedDict):
+class DoorbellPart(TypedDict, total=False):
     """The doorbell (binary log), if configured. `ok` is true even while it is down, as polling continues."""
 
-    ok: bool
+    ok: Required[bool]
     up: bool
     error: str | None
 
@@ -248,46 +248,46 @@ class ReceiverState(TypedDict):
     error: str | None
 
 
-class WebhooksPart(TypedDict):
+class WebhooksPart(TypedDict, total=False):
     """The receivers of webhooks, by name."""
 
-    ok: bool
+    ok: Required[bool]
     error: str | None
     receivers: dict[str, ReceiverState]
 
 
-class OtlpPart(TypedDict):
+class OtlpPart(TypedDict, total=False):
     """The receiver of traces. `exported`, `dropped`: jobs since the start.
 
     pending: Ended jobs that the receiver does not have yet.
     dropped: Jobs that left memory before the receiver accepted them.
     """
 
-    ok: bool
+    ok: Required[bool]
     pending: Count
     exported: Count
     dropped: Count
     error: str | None
 
 
-class ClusterPart(TypedDict):
+class ClusterPart(TypedDict, total=False):
     """The connection to NATS, and the lease; `pending`: documents and events that NATS has not acknowledged."""
 
-    ok: bool
+    ok: Required[bool]
     connected: bool
-    error: NotRequired[str | None]
-    age_seconds: NotRequired[Seconds]
-    instance: NotRequired[str]
-    role: NotRequired[Annotated[Literal["active", "standby"], Meta(title="ClusterRole")]]
-    active: NotRequired[str | None]
-    pending: NotRequired[Count]
-    acknowledged_seconds_ago: NotRequired[Seconds | None]
+    error: str | None
+    age_seconds: Seconds
+    instance: str
+    role: Annotated[Literal["active", "standby"], Meta(title="ClusterRole")]
+    active: str | None
+    pending: Count
+    acknowledged_seconds_ago: Seconds | None
 
 
-class ConnectionsPart(TypedDict):
+class ConnectionsPart(TypedDict, total=False):
     """The connections of clients. `ok` is false at the limit, which the number of files of the process sets."""
 
-    ok: bool
+    ok: Required[bool]
     open: Count
     limit: Count
     error: str | None
@@ -308,7 +308,10 @@ class Parts(TypedDict):
 
 
 class Readiness(TypedDict):
-    """`ready`: requests are served. `degraded`: a part is not available, and known data is still served."""
+    """`ready`: requests are served. `degraded`: a part is not available, and known data is still served.
+
+    Without a valid token, or by a Host that is not allowed, each part has nothing but `ok`.
+    """
 
     ready: bool
     degraded: bool

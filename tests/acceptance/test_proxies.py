@@ -30,6 +30,9 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PROXIES = {"nginx": Nginx, "caddy": Caddy}
 
+AS_THE_FILES_SAY = {"http__allowed_hosts": "gui.example", "http__trusted_proxies": "127.0.0.1"}
+"""The settings of the daemon that the configuration of each proxy asks for."""
+
 ODD = ("SVR 2019/Prod-1", "a//b", "50%", "a%2Fb", "ä/ü", "plus+and;semi=colon", "q?x=1#y", "/at/both/ends/", "a/../b")
 """IDs that proxies are known to normalise."""
 
@@ -101,7 +104,7 @@ async def serving(answer: Callable[[web.Request], Awaitable[web.Response]]) -> t
 async def site(request: pytest.FixtureRequest, mariadb: MariaDB, tmp_path_factory) -> AsyncIterator[Site]:
     database = await mariadb.create_schema(f"behind_{request.param.__name__}")
     folder = tmp_path_factory.mktemp("daemon")
-    daemon = Daemon(folder, database__url=database.url, http__allowed_hosts="gui.example")
+    daemon = Daemon(folder, database__url=database.url, **AS_THE_FILES_SAY)
     upstreams = [await upstream(name) for name in ("appliance", "gui")]
     proxy = request.param(daemon.port, *(port for _, port in upstreams))
     site = Site(proxy, daemon, database)

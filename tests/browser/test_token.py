@@ -10,7 +10,7 @@ from tests.support.appliance import Appliance
 from tests.support.browser import BrowserContext, Page, expect, rows
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
-from tests.support.page_server import appliance, document, serving_fleet
+from tests.support.page_server import appliance, document, serving, serving_fleet
 
 
 async def lists(page: Page) -> None:
@@ -106,3 +106,12 @@ async def test_the_page_of_a_fleet_asks_once_for_all_of_its_appliances(page: Pag
         for address, shows in (("", lists), ("#/i/dc1/jobs/a", heads), ("i/dc1/", lists)):
             await page.goto(f"{fleet.url}/{address}")
             await is_live(page, shows)
+
+
+async def test_a_part_that_has_a_problem_is_named_with_its_error_once_the_token_is_known(page):
+    async with serving(token="right") as fake:
+        fake.parts = {"mqtt": {"ok": False, "error": "broker.example refuses the login"}}
+        fake.jobs["a"] = document("a")
+        await page.goto(fake.url)
+        await enter(page, "right")
+        await expect(page.locator(".health-banner")).to_have_text("MQTT: broker.example refuses the login.")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hmac
 import json
 import resource
 import time
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
@@ -32,15 +35,23 @@ from tests.support.raw_http import connected, exchange, frame, get, receive, req
 from tests.support.small_appliance import TOKEN
 
 
-@pytest.fixture
-async def port() -> AsyncIterator[int]:
-    """Of a listener in this process, without any job."""
+@contextlib.asynccontextmanager
+async def listener(parts: Mapping[str, dict[str, Any]] | None = None, **rules: Any) -> AsyncIterator[int]:
+    """The port of a listener in this process, without any job. `parts`: of its readiness. `rules`: see `served`."""
     index = Index()
     index.loading = False
     hub = LocalHub(index)
     hub.status.loading = False
-    async with served(hub, tokens=(TOKEN,)) as url:
+    for name, part in (parts or {}).items():
+        hub.readiness[name] = partial(dict, part)
+    async with served(hub, **rules) as url:
         yield int(url.rpartition(":")[2])
+
+
+@pytest.fixture
+async def port() -> AsyncIterator[int]:
+    async with listener(tokens=(TOKEN,)) as port:
+        yield port
 
 
 BEARER = f"Authorization: Bearer {TOKEN}"
@@ -225,6 +236,7 @@ async def test_every_answer_says_what_a_browser_may_do_with_it(port, sent, statu
     assert answer.header("Cache-Control") is not None
     assert answer.header("X-Content-Type-Options") == "nosniff"
     assert answer.header("Referrer-Policy") == "no-referrer"
+    assert answer.header("Cross-Origin-Resource-Policy") == "same-origin"
     policy = answer.header("Content-Security-Policy") or ""
     assert "default-src 'none'" in policy
     assert "frame-ancestors 'none'" in policy
@@ -260,6 +272,71 @@ async def test_a_foreign_host_name_is_refused_for_every_request(port):
         absolute = get(f"http://rebound.example{path}", BEARER)
         assert (await exchange(port, absolute)).status == 403, f"the address counts, not the header: {path}"
     assert (await exchange(port, get("http://localhost:1/api/v1/jobs", BEARER))).status == 200
+
+
+ELSEWHERE = "Sec-Fetch-Site: cross-site"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (get("/api/v1/jobs", ELSEWHERE), 403),
+        (get("/api/v1/jobs", ELSEWHERE, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"), 403),
+        (get("/metrics", ELSEWHERE), 403),
+        (get("/api/v1/events?text=a", "Origin: https://evil.example"), 403),
+        (get("/api/v1/events?text=a", "Origin: null"), 403),
+        (get("/", ELSEWHERE, "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"), 200),
+        (get("/health/live", ELSEWHERE), 200),
+        (get("/progress.js", ELSEWHERE, "Sec-Fetch-Mode: cors", "Origin: https://gui.example"), 200),
+        (get("/api/v1/jobs", ELSEWHERE, "Sec-Fetch-Mode: cors", "Origin: https://gui.example"), 200),
+        (get("/api/v1/jobs", "Sec-Fetch-Site: same-origin"), 200),
+        (get("/api/v1/jobs", "Sec-Fetch-Site: none", "Sec-Fetch-Mode: navigate"), 200),
+        (get("/api/v1/jobs"), 200),
+    ],
+    ids=[
+        *("image", "link", "metrics", "fetch", "sandboxed", "page", "probe"),
+        *("element-of-a-listed-origin", "listed-origin", "own-page", "typed", "program"),
+    ],
+)
+async def test_a_page_of_another_site_makes_no_browser_send_a_request(sent, status):
+    """It could read no answer, but each is work: a search of the log, say."""
+    async with listener(origins=("https://gui.example",)) as port:
+        answer = await exchange(port, sent)
+    assert answer.status == status
+    if b"Origin: https://gui.example" in sent:
+        assert answer.header("Access-Control-Allow-Origin") == "https://gui.example"
+
+
+async def test_a_link_of_another_site_with_a_ticket_is_followed():
+    async with listener(tokens=(TOKEN,)) as port:
+        ticket = json.loads((await exchange(port, request("POST", "/api/v1/ticket", BEARER))).body)["ticket"]
+        assert (await exchange(port, get(f"/api/v1/jobs?ticket={ticket}", ELSEWHERE))).status == 200
+        assert (await exchange(port, get("/api/v1/jobs", ELSEWHERE, BEARER))).status == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "sent_token", "shown"),
+    [
+        ("127.0.0.1", BEARER, True),
+        ("127.0.0.1", "", False),
+        ("127.0.0.1", "Authorization: Bearer wrong", False),
+        ("rebound.example", BEARER, False),
+    ],
+    ids=["token", "no-token", "wrong-token", "foreign-host"],
+)
+@pytest.mark.parametrize("tokens", [(), (TOKEN,)], ids=["open", "guarded"])
+async def test_readiness_names_nothing_to_a_stranger(tokens, host, sent_token, shown):
+    part = {"ok": False, "error": "hospital: http://10.9.8.7/ refuses", "receivers": {"hospital": {"ok": False}}}
+    async with listener(tokens=tokens, parts={"webhooks": part}) as port:
+        sent = get("/health/ready", *filter(None, (sent_token,))).replace(b"Host: 127.0.0.1", f"Host: {host}".encode())
+        answer = await exchange(port, sent)
+    body = json.loads(answer.body)
+    assert (answer.status, body["ready"], body["degraded"]) == (200, True, True)
+    if shown or (not tokens and host == "127.0.0.1"):
+        assert body["parts"]["webhooks"] == part
+    else:
+        assert body["parts"]["webhooks"] == {"ok": False}
+        assert all(part.keys() == {"ok"} for part in body["parts"].values()), body
 
 
 # -- tokens

@@ -87,14 +87,14 @@ async def test_no_secret_shows_anywhere(own_mariadb: MariaDB, tmp_path: Path) ->
                 await exchange(daemon.port, odd)  # only its sender gets the answer
 
             async def away() -> bool:
-                return bool((await daemon.get("/health/ready"))[1]["parts"]["mqtt"]["error"])
+                return bool((await daemon.get("/health/ready", headers=bearer))[1]["parts"]["mqtt"]["error"])
 
             await eventually(away)
-            said += [json.dumps((await daemon.get("/health/ready"))[1])]
+            said += [json.dumps((await daemon.get("/health/ready", headers=bearer))[1])]
             own_mariadb.kill()  # so that the driver has something to say
 
             async def down() -> bool:
-                return not (await daemon.get("/health/ready"))[1]["parts"]["database"]["ok"]
+                return not (await daemon.get("/health/ready", headers=bearer))[1]["parts"]["database"]["ok"]
 
             await eventually(down)
             assert daemon._process is not None

@@ -217,9 +217,10 @@ class PageServer:
         return response
 
     async def _ready(self, request: web.Request) -> web.Response:
-        del request
         degraded = any(not part["ok"] for part in self.parts.values())
-        return web.json_response({"ready": True, "degraded": degraded, "parts": self.parts})
+        states = {name: {"ok": part["ok"]} for name, part in self.parts.items()}
+        parts = self.parts if self._is_authorized(request) else states
+        return web.json_response({"ready": True, "degraded": degraded, "parts": parts})
 
     async def _test_page(self, request: web.Request) -> web.Response:
         del request

@@ -15,6 +15,7 @@ from correlator.model.messages import CloseCode
 from correlator.sinks.http.access import (
     MAX_FLOODS,
     MAX_TICKETS,
+    MAX_TICKETS_EACH,
     NO_TOKEN,
     TICKET_SECONDS,
     Access,
@@ -50,7 +51,7 @@ def access(clock=None, **settings):
 def request(path="/", address="10.0.0.1", **headers):
     transport = Mock()
     transport.get_extra_info.side_effect = lambda name, default=None: (address, 1) if name == "peername" else default
-    named = {name.capitalize(): value for name, value in headers.items()}
+    named = {name.title(): value for name, value in headers.items()}
     return make_mocked_request("GET", path, headers={"Host": "box.example:8686", **named}, transport=transport)
 
 
@@ -94,13 +95,61 @@ def test_own_host_names_and_every_ip_literal_are_allowed_and_no_other(host, allo
     ("headers", "allowed"),
     [
         ({}, True),
-        *(({"origin": origin}, True) for origin in ("https://BOX.example:8686", "https://GUI.example")),
+        *(({"origin": origin}, True) for origin in ("http://BOX.example:8686", "https://GUI.example")),
         *(({"origin": origin}, False) for origin in ("null", "", "http://box.example", "https://gui.example.evil")),
-        ({"origin": "http://gui.example"}, False),
+        *(({"origin": origin}, False) for origin in ("https://box.example:8686", "http://gui.example", "http://[")),
     ],
 )
 def test_own_and_configured_origins_are_allowed_and_none_is_needed(headers, allowed):
     assert access(origins=["https://gui.example/"]).origin_allowed(request(**headers)) is allowed
+
+
+@pytest.mark.parametrize(
+    ("address", "headers", "own"),
+    [
+        ("10.0.0.1", {}, "http"),
+        ("10.0.0.1", {"x-forwarded-proto": "HTTPS"}, "https"),
+        ("10.0.0.1", {"x-forwarded-proto": "https, http"}, "https"),
+        ("10.0.0.1", {"x-forwarded-proto": "ftp"}, "http"),
+        ("10.0.0.2", {"x-forwarded-proto": "https"}, "http"),
+        ("2001:db8::1", {"x-forwarded-proto": "https"}, "http"),
+    ],
+)
+def test_behind_a_trusted_proxy_the_own_origin_has_the_scheme_that_it_names(address, headers, own):
+    at = access(proxies=("10.0.0.1",))
+    for scheme in ("http", "https"):
+        asked = at.client(request(address=address, origin=f"{scheme}://box.example:8686", **headers))
+        assert at.origin_allowed(asked) is (scheme == own)
+
+
+@pytest.mark.parametrize("url", ["https://Page.example", "https://page.example:443/i/dc1"])
+def test_where_people_open_the_page_is_its_own_origin_until_a_reload(url):
+    listener = ListenerConfig(Config(http=Http(public_url=url)))
+    page, others = (
+        request(origin="https://page.example"),
+        [request(origin=one) for one in ("http://page.example", "https://page.example:8443", "")],
+    )
+    assert listener.access.origin_allowed(page)
+    assert not any(map(listener.access.origin_allowed, others))
+    listener.prepare(Config())()
+    assert not listener.access.origin_allowed(page)
+
+
+@pytest.mark.parametrize(
+    ("headers", "token", "foreign"),
+    [
+        ({}, NO_TOKEN, False),
+        ({"sec-fetch-site": "same-origin"}, NO_TOKEN, False),
+        ({"sec-fetch-site": "none"}, NO_TOKEN, False),
+        ({"sec-fetch-site": "cross-site"}, NO_TOKEN, True),
+        ({"sec-fetch-site": "cross-site", "origin": "https://gui.example"}, NO_TOKEN, False),
+        ({"sec-fetch-site": "cross-site"}, b"t", False),
+        ({"sec-fetch-site": "cross-site", "authorization": "Bearer t"}, b"t", True),
+    ],
+    ids=["program", "page", "typed", "image", "listed", "ticket", "proxy"],
+)
+def test_what_a_page_of_another_site_sends_is_foreign_unless_it_has_a_ticket(headers, token, foreign):
+    assert access().is_foreign(request(**headers), token) is foreign
 
 
 @pytest.mark.parametrize(
@@ -126,10 +175,24 @@ def test_a_ticket_admits_one_request_and_ends_after_its_seconds(clock):
     assert not at.authorised(late)
 
 
-def test_tickets_are_bounded_and_the_oldest_goes_first():
-    at = access(tokens=["t"])
-    first, second, *_, last = [at.ticket(b"t") for _ in range(MAX_TICKETS + 1)]
-    assert [at.authorised(request(f"/?ticket={t}")) for t in (first, second, last)] == [None, b"t", b"t"]
+def test_a_token_that_asks_for_many_tickets_revokes_its_own_oldest_and_no_other():
+    at = access(tokens=["t", "other"])
+    of_other = at.ticket(b"other")
+    first, second, *_, last = [at.ticket(b"t") for _ in range(MAX_TICKETS_EACH + 1)]
+    found = [at.authorised(request(f"/?ticket={t}")) for t in (first, second, last, of_other)]
+    assert found == [None, b"t", b"t", b"other"]
+
+
+def test_the_tickets_of_all_tokens_are_bounded_and_those_that_expired_do_not_count(clock):
+    tokens = [str(n) for n in range(MAX_TICKETS // MAX_TICKETS_EACH + 1)]
+    at = access(clock, tokens=tokens)
+    expired = at.ticket(b"0")
+    clock.now += TICKET_SECONDS
+    kept = [at.ticket(token.encode()) for token in tokens[:-1] for _ in range(MAX_TICKETS_EACH)]
+    assert at.authorised(request(f"/?ticket={expired}")) is None
+    more = at.ticket(tokens[-1].encode())
+    found = [at.authorised(request(f"/?ticket={t}")) for t in (kept[0], kept[1], more)]
+    assert found == [None, b"0", tokens[-1].encode()]
 
 
 def test_a_ticket_of_a_revoked_token_is_refused():

@@ -299,7 +299,7 @@ async def test_a_token_is_shown_where_its_configuration_listens_and_one_is_asked
             assert refused.checks[0].fix == ("systemctl restart correlator",)
         here = await found_at(None, http__listen=address)
         shown = f"Bearer {own or 'secret'}"
-        asking, others = ("/metrics", "/api/v1/operations"), ("/health/ready", "/health/live", "/ws")
+        asking, others = ("/metrics", "/api/v1/operations", "/health/ready"), ("/health/live", "/ws")
         assert listener.tokens == dict.fromkeys(asking, shown) | dict.fromkeys(others)
         assert (here.epoch, here.metrics, here.corrections) == ("e1", METRICS, {"job_ended": 3.0})
         assert here.publishes

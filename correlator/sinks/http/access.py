@@ -1,8 +1,8 @@
 """Access control: host names, origins, tokens, tickets and connection limits. Performs no I/O.
 
 Host: an unknown name in the Host header means that a foreign name resolves to this daemon (DNS rebinding), so the
-request is refused. An IP literal cannot be rebound and is accepted. Origin: browsers let any page open a websocket, so
-a foreign origin is refused for every request that streams or changes something.
+request is refused. An IP literal cannot be rebound and is accepted. Origin: browsers let any page open a websocket and
+send requests whose answers it cannot read, so what a foreign page sends is refused before it costs anything.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import contextlib
 import hmac
 import ipaddress
 import secrets
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
+from itertools import islice
 from typing import Final
-from urllib.parse import urlsplit
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from msgspec import Struct
 
 from correlator.bounded import BoundedDict
@@ -27,8 +27,11 @@ from correlator.model.messages import CloseCode
 TICKET_SECONDS = 30.0
 """Seconds for which a ticket is valid."""
 
-MAX_TICKETS = 10_000
-"""Unused tickets at once, expired ones included. Beyond it, the oldest are revoked."""
+MAX_TICKETS, MAX_TICKETS_EACH = 50_000, 10_000
+"""Unused tickets at once, of all tokens and of each. Beyond that, the oldest of all, or of the token, are revoked."""
+
+EXPIRED_AT_ONCE = 4
+"""Expired tickets that are forgotten for each new one."""
 
 CHECKED_AT_ONCE = 100
 """Connections whose token is checked in one step after a change of the rules. To close one takes about 10 µs."""
@@ -41,20 +44,26 @@ MAX_FLOODS = 10_000
 MAX_HOPS = 20
 """Proxies in a row whose addresses are read."""
 
+FOREIGN_ORIGIN: Final = "this origin is neither that of http.public_url nor in http.allowed_origins"
+
 NO_TOKEN: Final = b""
 """The token of a request when no tokens are configured. A configured token is never empty."""
 
 TOKEN: Final = web.RequestKey("token", bytes)
 """Key under which a request carries the token that admitted it."""
 
-_NO_TICKET: Final = (0.0, NO_TOKEN)
+_SCHEMES: Final = ("http", "https")
 
 
 class Rules(Struct, frozen=True):
-    """What `Access` enforces. Without `tokens` every request is admitted. The limits are of streaming connections."""
+    """What `Access` enforces. Without `tokens` every request is admitted. The limits are of streaming connections.
+
+    `own_origin`: that of the page where people open it, as a browser sends it. So is the address that a request names.
+    """
 
     tokens: Iterable[str] = ()
     origins: Iterable[str] = ()
+    own_origin: str | None = None
     hosts: Iterable[str] = ()
     max_readers: int = 10_000
     max_per_address: int = 10_000
@@ -68,10 +77,8 @@ class Access:
     """The access rules of one listener, replaceable at run time by `change`. `clock`: monotonic seconds."""
 
     def __init__(self, *, listen_host: str, clock: Callable[[], float], rules: Rules = DEFAULT) -> None:
-        self._clock = clock
         self._own_hosts = frozenset({"localhost", listen_host.lower()})
-        self._tickets: BoundedDict[str, tuple[float, bytes]] = BoundedDict(MAX_TICKETS)
-        """For each ticket: when it expires, and the token that requested it."""
+        self._tickets = Tickets(clock)
         self.changed = asyncio.Event()
         """Set by `change`. Connections whose token is not valid any more (see `holds`) must be closed then."""
         self._connections: Counter[str] = Counter()
@@ -96,14 +103,17 @@ class Access:
         return address in self._proxies
 
     def client(self, request: web.Request) -> web.Request:
-        """The request with a `remote` that limits count: see `share_of`.
+        """The request with a `remote` that limits count (see `share_of`), and the `scheme` that its page has.
 
-        Where a trusted proxy passed the request on, it is that of the proxy's client.
+        Where a trusted proxy passed the request on, they are those of the proxy's client.
         """
         remote = request.remote
         if remote is None:
             return request
-        if self._proxies:
+        if remote in self._proxies:
+            scheme = request.headers.get("X-Forwarded-Proto", "").partition(",")[0].strip().lower()
+            if scheme in _SCHEMES and scheme != request.scheme:
+                request = request.clone(scheme=scheme)
             remote = self._proxies.client(remote, request.headers.getall("X-Forwarded-For", ()))
         share = share_of(remote)
         return request if share == request.remote else request.clone(remote=share)
@@ -113,16 +123,41 @@ class Access:
         name, is_address = _host_name(host or "")
         return is_address or name in self._hosts
 
+    def hosts_allowed(self, request: web.BaseRequest) -> bool:
+        """True if the hosts are that a request names: in its header, and in its address if that is absolute.
+
+        See RFC 9112, 3.2.2.
+        """
+        header = request.headers.get(hdrs.HOST)
+        if not self.host_allowed(header):
+            return False
+        return header is None or request.host == header or self.host_allowed(request.host)
+
+    def may_see_names(self, request: web.BaseRequest) -> bool:
+        """True if the answer to an open path may name servers, receivers and errors. A ticket is not used up."""
+        return self.hosts_allowed(request) and self.authorised(request, tickets=False) is not None
+
     def origin_allowed(self, request: web.BaseRequest) -> bool:
-        """True without an Origin header, for the daemon's own origin, and for configured ones."""
-        origin = request.headers.get("Origin")
-        if origin is None:
+        """True without an Origin header, for the daemon's own origin, and for configured ones.
+
+        An origin with another scheme is another origin: anybody on the network can change a page that comes over http.
+        """
+        origin = request.headers.get(hdrs.ORIGIN)
+        if origin is None or self.origin_listed(origin):
             return True
-        try:
-            own = urlsplit(origin).netloc.lower() == (request.host or "").lower()
-        except ValueError:
-            own = False
-        return own or self.origin_listed(origin)
+        own = f"{request.scheme}://{request.host or ''}".lower()
+        return origin.lower() in (own, self._rules.own_origin)
+
+    def is_foreign(self, request: web.BaseRequest, token: bytes) -> bool:
+        """True if a page of another site made a browser send the request, and the browser hides its origin.
+
+        For an image, a script or a link there is no Origin header: the page cannot read the answer, and the request
+        would have been answered. One with a ticket was meant to be sent. A token in a header is no sign of that: such
+        a page cannot set one, and a proxy sets it for everybody. `token`: what `authorised` returned.
+        """
+        has_ticket = token != NO_TOKEN and hdrs.AUTHORIZATION not in request.headers
+        is_hidden = hdrs.ORIGIN not in request.headers
+        return is_hidden and not has_ticket and request.headers.get("Sec-Fetch-Site") == "cross-site"
 
     def origin_listed(self, origin: str) -> bool:
         """True if the origin is in `http.allowed_origins`."""
@@ -153,8 +188,8 @@ class Access:
         if scheme.lower() == "bearer" and (known := self.known(token.strip())) is not None:
             return known
         ticket = request.query.get("ticket") if tickets else None
-        until, known = self._tickets.pop(ticket, _NO_TICKET) if ticket is not None else _NO_TICKET
-        return known if until > self._clock() and self.holds(known) else None
+        known = self._tickets.redeem(ticket) if ticket is not None else None
+        return known if known is not None and self.holds(known) else None
 
     def known(self, token: str) -> bytes | None:
         """The configured token that equals `token`, or None. Compares all of them in constant time."""
@@ -171,16 +206,14 @@ class Access:
 
         `token`: what `authorised` returned for the request that asks for the ticket.
         """
-        ticket = secrets.token_urlsafe(24)
-        self._tickets[ticket] = self._clock() + TICKET_SECONDS, token
-        return ticket
+        return self._tickets.issue(token)
 
     @contextlib.contextmanager
     def admitted(self, request: web.BaseRequest) -> Iterator[tuple[int, str] | None]:
         """Count a connection while the block runs. Yields (close code, reason) if it must be refused, else None."""
         address = request.remote or ""
         if not self.origin_allowed(request):
-            yield CloseCode.FORBIDDEN, "this origin is not in http.allowed_origins"
+            yield CloseCode.FORBIDDEN, FOREIGN_ORIGIN
             return
         rules = self._rules
         if self.connections >= rules.max_readers or self._connections[address] >= rules.max_per_address:
@@ -193,6 +226,49 @@ class Access:
             self._connections[address] -= 1
             if not self._connections[address]:
                 del self._connections[address]
+
+
+class Tickets:
+    """Tickets that have not been used: each admits one request within `TICKET_SECONDS`, instead of its token.
+
+    A client that asks for many revokes those of its own token. `clock`: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._issued: BoundedDict[str, tuple[float, bytes]] = BoundedDict(MAX_TICKETS)
+        """For each ticket: when it expires, and the token that requested it. They expire in this order."""
+        self._of: dict[bytes, OrderedDict[str, None]] = {}
+        """By token, in the same order."""
+
+    def issue(self, token: bytes) -> str:
+        """Create a ticket."""
+        now = self._clock()
+        for ticket, issued in list(islice(self._issued.items(), EXPIRED_AT_ONCE)):
+            if issued[0] <= now:
+                self.redeem(ticket)
+        if len(self._of.get(token, ())) >= MAX_TICKETS_EACH:
+            self.redeem(next(iter(self._of[token])))
+        ticket = secrets.token_urlsafe(24)
+        self._of.setdefault(token, OrderedDict())[ticket] = None
+        if (evicted := self._issued.put(ticket, (now + TICKET_SECONDS, token))) is not None:
+            self._forget(*evicted)
+        return ticket
+
+    def redeem(self, ticket: str) -> bytes | None:
+        """Use a ticket up. Returns its token, None if it is not valid."""
+        issued = self._issued.pop(ticket, None)
+        if issued is None:
+            return None
+        self._forget(ticket, issued)
+        until, token = issued
+        return token if until > self._clock() else None
+
+    def _forget(self, ticket: str, issued: tuple[float, bytes]) -> None:
+        _, token = issued
+        del self._of[token][ticket]
+        if not self._of[token]:
+            del self._of[token]
 
 
 class TrustedProxies:

@@ -9,11 +9,11 @@ made when somebody asks for one first.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from http import HTTPStatus
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
@@ -43,6 +43,7 @@ class HubEndpoints:
 
     def __init__(self, hub: Hub, access: Access, limits: Limits, work: Work, unknown_id_wait: float) -> None:
         self.hub = hub
+        self._access = access
         self.streams = Streams(hub, limits, work)
         self._sockets = Websockets(hub, access, self.streams)
         self._events = EventStreams(hub, access, self.streams)
@@ -110,16 +111,20 @@ class HubEndpoints:
         return json_response({"live": True})
 
     async def _ready(self, request: web.Request) -> web.Response:
-        del request
         hub = self.hub
         parts = {name: describe() for name, describe in hub.readiness.items()}
         ready = not hub.status.loading and not hub.draining
         body = {
             "ready": ready,
             "degraded": not all(part.get("ok", True) for part in parts.values()),
-            "parts": parts,
+            "parts": parts if self._access.may_see_names(request) else _states(parts),
         }
         return json_response(body, status=HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE)
+
+
+def _states(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
+    """The parts of readiness without names, addresses and errors."""
+    return {name: {"ok": part.get("ok", True)} for name, part in parts.items()}
 
 
 class InstanceEndpoints:

@@ -20,18 +20,18 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
-from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
+from yarl import URL
 
 from correlator.config.loading import read_tokens
 from correlator.config.schema import Config
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.access import TOKEN, Access, Rules
+from correlator.sinks.http.access import FOREIGN_ORIGIN, TOKEN, Access, Rules
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
 from correlator.sinks.http.requests import (
@@ -112,6 +112,7 @@ HEADERS = CIMultiDict(
     {
         "X-Content-Type-Options": "nosniff",
         "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Resource-Policy": "same-origin",
         "Content-Security-Policy": (
             "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:;"
             " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -316,7 +317,7 @@ class HttpSink:
         `path`: that of the request, without the prefix of an appliance.
         """
         access = self._access
-        host_allowed = path in OPEN_PATHS or _host_allowed(request, access)
+        host_allowed = path in OPEN_PATHS or access.hosts_allowed(request)
         if host_allowed and request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
             return web.Response(status=HTTPStatus.NO_CONTENT, headers={"Access-Control-Max-Age": PREFLIGHT_SECONDS})
         if path in OPEN_PATHS:
@@ -327,9 +328,11 @@ class HttpSink:
             )
         if self._static.serves(path) or path == "/ws":
             return None
-        if request.method not in ("GET", "HEAD") and not access.origin_allowed(request):
-            return problem(HTTPStatus.FORBIDDEN, "this origin is not in http.allowed_origins")
+        if not access.origin_allowed(request):
+            return problem(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN)
         token = access.authorised(request, tickets=path != TICKET_PATH)  # a ticket must not create the next
+        if token is not None and access.is_foreign(request, token):
+            return problem(HTTPStatus.FORBIDDEN, "a page of another site sent this request: open the address by itself")
         if token is not None:
             request[TOKEN] = token
             return None
@@ -350,17 +353,6 @@ def _as_bytes(response: web.Response) -> bytes:
     head = [f"HTTP/1.1 {response.status} {response.reason}"]
     head += [f"{name}: {value}" for name, value in {**response.headers, **HEADERS, **ends}.items()]
     return "\r\n".join([*head, "", ""]).encode() + body
-
-
-def _host_allowed(request: web.Request, access: Access) -> bool:
-    """True if the hosts are that a request names: in its header, and in its address if that is absolute.
-
-    See RFC 9112, 3.2.2.
-    """
-    header = request.headers.get(hdrs.HOST)
-    if not access.host_allowed(header):
-        return False
-    return header is None or request.host == header or access.host_allowed(request.host)
 
 
 class ListenerConfig:
@@ -397,11 +389,12 @@ class ListenerConfig:
         A change between http and https needs a restart.
         """
         http = config.http
-        own = urlsplit(http.public_url or "").hostname
+        own = URL(http.public_url) if http.public_url is not None else None
         rules = Rules(
             tokens=read_tokens(config),
             origins=http.allowed_origins,
-            hosts=(*http.allowed_hosts, *filter(None, (own,))),
+            own_origin=str(own.origin()) if own is not None else None,
+            hosts=(*http.allowed_hosts, *([own.host] if own is not None and own.host is not None else ())),
             max_readers=http.max_readers,
             max_per_address=http.max_readers_per_address,
             proxies=http.trusted_proxies,

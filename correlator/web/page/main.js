@@ -16,7 +16,10 @@ const CLOCK_INTERVAL = 1000;
 class Page extends Component {
   #unwatch = () => {};
   #help = createRef();
-  #health = new Health(() => this.setState({}));
+  #health = new Health(
+    () => this.state.session.headers,
+    () => this.setState({}),
+  );
 
   constructor() {
     super();

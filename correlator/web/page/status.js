@@ -105,6 +105,7 @@ function isShown(name, { state }) {
 }
 
 export class Health {
+  #headers;
   #onChange;
   #timer = 0;
   #isLive = false;
@@ -113,7 +114,9 @@ export class Health {
   /** The parts with a problem: `name`, and the `error` that the server gives. */
   problems = [];
 
-  constructor(onChange) {
+  /** `headers`: returns those of a request to the API, without whose token the answer has no errors. */
+  constructor(headers, onChange) {
+    this.#headers = headers;
     this.#onChange = onChange;
     document.addEventListener("visibilitychange", () => this.#ask());
   }
@@ -138,7 +141,8 @@ export class Health {
     }
     this.#isAsking = true;
     try {
-      const response = await fetch(new URL("health/ready", HERE.base), { signal: AbortSignal.timeout(ANSWER_WITHIN) });
+      const options = { headers: this.#headers(), signal: AbortSignal.timeout(ANSWER_WITHIN) };
+      const response = await fetch(new URL("health/ready", HERE.base), options);
       if (response.ok) {
         this.#become(problemsOf((await response.json()).parts));
       }
