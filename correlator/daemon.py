@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from correlator import __version__
-from correlator.config.schema import Config, leaves, value_of
+from correlator.config.schema import Config, leaves, repeated_tables, value_of
 from correlator.config.values import Section
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics, stalls
@@ -233,7 +233,7 @@ def watchdog_interval(environ: Mapping[str, str]) -> float | None:
 
 T = TypeVar("T", bound=Section)
 
-LIVE = frozenset({"webhooks", *(dotted for dotted, key in leaves() if key.live)})
+LIVE = frozenset({*repeated_tables(), *(dotted for dotted, key in leaves() if key.live)})
 """The keys that a reload applies, and the repeated tables. A new password is used from the next connection on."""
 
 RENEWED = frozenset({"http.tls_cert", "http.tls_key", "otlp.url"})

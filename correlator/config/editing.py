@@ -20,7 +20,7 @@ from correlator.config import files, loading, values
 from correlator.config.files import Files
 from correlator.config.loading import NO_CLUSTER
 from correlator.config.rendering import GATEWAY
-from correlator.config.schema import SECRET_HEADER, Config, Key, keys, leaves
+from correlator.config.schema import SECRET_HEADER, Config, Key, keys, leaves, repeated_tables
 from correlator.errors import ConfigError, CorrelatorError
 
 LOCAL = "50-local.toml"
@@ -203,11 +203,12 @@ def known_key(dotted: str, *, gateway: bool) -> Key:
     """Return the key. Raises: `NotSet` if there is none, or if a command may not set it."""
     known, sections = dict(leaves()), keys(Config)
     section = re.split(r"[.\[]", dotted)[0]
-    if section in sections and sections[section].repeated:
-        raise NotSet(
-            f"{dotted}: no key: there may be several {section}, and the keys of the first are {section}[1].KEY; to set"
-            f" one, write the table {sections[section].header} into a drop-in; see docs/{section}.md"
-        )
+    for table in repeated_tables():
+        if re.match(rf"{re.escape(table)}(?:$|[.\[])", dotted):
+            raise NotSet(
+                f"{dotted}: no key: there may be several {table}, and the keys of the first are {table}[1].KEY; to set"
+                f" one, write the table [[{table}]] into a drop-in; see docs/configuration.md"
+            )
     if gateway and section in sections and section not in GATEWAY:
         raise NotSet(f"{dotted}: a gateway does not read it; it reads {', '.join(f'[{one}]' for one in GATEWAY)}")
     if inside := [one for one in known if one.startswith(f"{dotted}.")]:
@@ -268,13 +269,13 @@ def _with_keys_of(main: Path, text: str, path: Path, old: str | None) -> str:
     """Return the text of `path` with the keys of `main`, whose text is `text`. What `path` sets already stays."""
     made = old if old is not None else f"# Keys that were set in {main}: an upgrade of the package moved them here.\n"
     held, moved = files.parse(path, made), files.parse(main, text)
-    for names, value in _leaves({name: value for name, value in moved.items() if not isinstance(value, list)}):
-        if not files.contains(held, names):
+    for names, value in _leaves(moved):
+        if not files.are_tables(value) and not files.contains(held, names):
             made = with_value(path, made, names, value)
     lines = files.lines(text)
     for statement in files.statements(text):  # the tables of lists, as they are written
-        name, *rest = statement.table or ("",)
-        if rest and isinstance(rest[0], int) and moved[str(name)][rest[0]] not in held.get(str(name), ()):
+        at = next((at for at, name in enumerate(statement.table) if isinstance(name, int)), None)
+        if at is not None and _at(moved, statement.table[: at + 1]) not in (_at(held, statement.table[:at]) or ()):
             header = "" if statement.value else "\n"
             made += header + "".join(lines[statement.start : statement.end])
     return made
@@ -282,8 +283,22 @@ def _with_keys_of(main: Path, text: str, path: Path, old: str | None) -> str:
 
 def _keys_of(table: Mapping[str, Any]) -> dict[str, Any]:
     """Return the sections that are not empty; of a list of tables, each once and without their order."""
-    filled = {name: value for name, value in table.items() if value}
-    return {name: set(map(repr, value)) if isinstance(value, list) else value for name, value in filled.items()}
+    return {name: _unordered(value) for name, value in table.items() if value}
+
+
+def _unordered(value: Any) -> Any:
+    if files.are_tables(value):
+        return set(map(repr, value))
+    return {name: _unordered(inner) for name, inner in value.items()} if isinstance(value, dict) else value
+
+
+def _at(table: Any, names: Sequence[str | int]) -> Any:
+    """Return the value that names lead to; None if there is none."""
+    for name in names:
+        if not files.contains(table, (name,)):
+            return None
+        table = table[name]
+    return table
 
 
 def _leaves(table: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -69,8 +69,9 @@ class Files:
     def place(self, dotted: str) -> FilePlace | None:
         """Return where a key is set, else the table around it; None if neither is in a file."""
         names = _parts(dotted)
-        if len(names) > 1 and isinstance(names[1], int) and (of_list := self._tables.get(str(names[0]))):
-            file, names[1] = of_list[names[1]]
+        at = next((at for at, name in enumerate(names) if isinstance(name, int)), 0)
+        if at and (of_list := self._tables.get(".".join(map(str, names[:at])))):
+            file, names[at] = of_list[int(names[at])]
             return self._first_line(file, names)
         while names:
             if (file_of_key := self.setter(".".join(map(str, names)))) is not None:
@@ -91,9 +92,9 @@ class Files:
             dotted, held = above + name, into.get(name)
             if isinstance(value, dict) and (held is None or isinstance(held, dict)):
                 self._merge(into.setdefault(name, {}), value, f"{dotted}.", path, twice)
-            elif not above and _are_tables(value) and (held is None or _are_tables(held)):
+            elif are_tables(value) and (held is None or are_tables(held)):
                 into[name] = [*(held or ()), *value]
-                self._tables.setdefault(name, []).extend((path, number) for number in range(len(value)))
+                self._tables.setdefault(dotted, []).extend((path, number) for number in range(len(value)))
             else:
                 if held is not None:
                     twice.append((dotted, self._setters[dotted], path))
@@ -214,7 +215,8 @@ def _names(value: Any) -> Names:
     return path
 
 
-def _are_tables(value: Any) -> bool:
+def are_tables(value: Any) -> bool:
+    """Return whether a value is a list of tables."""
     return isinstance(value, list) and bool(value) and all(isinstance(one, dict) for one in value)
 
 
@@ -299,7 +301,7 @@ def _first_lines(text: str) -> dict[Names, int]:
         if isinstance(value, dict):
             for name, inner in value.items():
                 note((*path, name), inner, line)
-        elif _are_tables(value):
+        elif are_tables(value):
             for number, inner in enumerate(value):
                 note((*path, number), inner, line)
 

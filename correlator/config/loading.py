@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from correlator.config import files, values
+from correlator.config import files, tokens, values, webhooks
 from correlator.config.files import Files
 from correlator.config.schema import (
     Cluster,
@@ -32,8 +32,7 @@ from correlator.config.schema import (
     settings,
     value_of,
 )
-from correlator.config.values import Section, credential, nearest, read_secret, shown_path
-from correlator.config.webhooks import contradictions
+from correlator.config.values import Section, credential, nearest, read_secret
 from correlator.errors import ConfigError
 
 DEFAULT_FILE = Path("/etc/correlator/correlator.toml")
@@ -188,26 +187,14 @@ def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple
     wrong = frozenset(found.keys)  # These have their defaults now, so a contradiction with them is not meant.
     found.lines += [
         found.placed(line, *involved)
-        for involved, line in (*_contradictions(config), *contradictions(config.webhooks, found.place))
+        for involved, line in (
+            *_contradictions(config),
+            *webhooks.contradictions(config.webhooks, found.place),
+            *tokens.contradictions(http.tokens_file, http.tokens, found.place, gateway=gateway),
+        )
         if wrong.isdisjoint(involved)
     ]
     return config, found
-
-
-def read_tokens(config: Config) -> frozenset[str]:
-    """Return the accepted tokens; empty: no token is required.
-
-    The file has one token per line; `#` begins a comment. A file without a token is an error: it must not disable
-    authentication. Raises: `ConfigError`.
-    """
-    file = config.http.tokens_file
-    if not file:
-        return frozenset()
-    lines = [re.split(r"(?:^|\s)#", line)[0].strip() for line in read_secret(file, "http.tokens_file").splitlines()]
-    tokens = frozenset(line for line in lines if line)
-    if not tokens or any(re.search(r"\s", token) for token in tokens):
-        raise ConfigError([f"http.tokens_file: expected one token a line in {shown_path(file)}, and at least one"])
-    return tokens
 
 
 def _overlay(raw: dict[str, Any], environ: Mapping[str, str], found: _Problems) -> None:
@@ -288,6 +275,8 @@ def _table(section: type[_S], raw: Mapping[str, Any], above: str, found: _Proble
                 chosen[name] = _tables(key, written, dotted, found)
             elif key.section and not key.repeated and isinstance(written, dict):
                 chosen[name] = _table(key.section, written, f"{dotted}.", found)
+            elif key.repeated:
+                raise ValueError(f"tables, each below [[{dotted}]]")
             else:
                 chosen[name] = _value(key, written)
         except ValueError as error:
@@ -302,14 +291,14 @@ def _tables(key: Key, written: list[Any], dotted: str, found: _Problems) -> tupl
     """Return one section for each table of a list. A table is numbered from 1 in messages."""
     assert key.section is not None
     if not all(isinstance(table, dict) for table in written):
-        raise ValueError(f"tables, each below {key.header}")
+        raise ValueError(f"tables, each below [[{dotted}]]")
     return tuple(_table(key.section, table, f"{dotted}[{n}].", found) for n, table in enumerate(written, 1))
 
 
 def _value(key: Key, written: Any) -> Any:
     """Convert a written value to the key's type. Raises: ValueError with what is expected."""
     if key.section:
-        raise ValueError(f"tables, each below {key.header}" if key.repeated else "a table")
+        raise ValueError("a table")
     textual = isinstance(written, _Text)
     value = _from_text(key, written.text) if textual else written
     if value == "" and key.is_optional:
@@ -425,7 +414,6 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     http, mqtt, otlp, cluster = config.http, config.mqtt, config.otlp, config.cluster
     seed = cluster.credentials_file if cluster.url else None
     checks: dict[tuple[str, ...], Callable[[], object]] = {
-        ("http.tokens_file",): lambda: read_tokens(config),
         ("otlp.headers", "otlp.headers_file"): lambda: read_headers(otlp.headers, otlp.headers_file),
         ("cluster.credentials_file",): lambda: seed and is_seed(seed),
     }
@@ -434,10 +422,10 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
             check()
         except ConfigError as error:
             yield involved, str(error)
-    if not (http.tokens_file or values.is_loopback(http.listen.host) or http.insecure):
+    if not (http.needs_token or values.is_loopback(http.listen.host) or http.insecure):
         safe = "a loopback address, or http.tokens_file (or the credential api-token), or http.insecure = true"
         line = f'http.listen = "{http.listen}": anybody could connect, without a token; expected {safe}'
-        yield ("http.listen", "http.tokens_file", "http.insecure"), line
+        yield ("http.listen", "http.tokens_file", "http.tokens", "http.insecure"), line
     if config.database.doorbell and isinstance(config.database.url, values.SqliteUrl):
         yield ("database.doorbell", "database.url"), "database.doorbell: expected with a mysql:// database only"
     if otlp.url and config.jobs.retention < (least := otlp.delay + otlp.timeout):

@@ -3,6 +3,7 @@
 import hashlib
 import textwrap
 from collections.abc import Collection, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 from correlator.config.schema import Config, keys, settings
@@ -62,16 +63,25 @@ def _file(title: str, folder: str, option: str, names: Collection[str]) -> str:
     ]
     for section in (section for name, section in keys(Config).items() if name in names):
         lines += ["", *_comment(section.description)]
-        if section.repeated:  # No table is the default, so the lines stay comments.
-            table_lines = [section.header, *_key_lines(section.section or Section)]
-            lines += [line if line.startswith("# ") else f"#     {line.removeprefix('#')}" for line in table_lines]
+        if section.repeated:
+            lines += _repeated_lines(section.header(), section.section or Section)
             continue
-        lines += [section.header, *_key_lines(section.section or Section)]
+        lines += [section.header(), *_key_lines(section.section or Section)]
         for table in keys(section.section or Section).values():
-            if table.section:
-                lines += ["", *_comment(table.description), f"#[{section.name}.{table.name}]"]
-                lines += _key_lines(table.section)
+            if not table.section:
+                continue
+            header = table.header(f"{section.name}.")
+            lines += ["", *_comment(table.description)]
+            lines += (
+                _repeated_lines(header, table.section) if table.repeated else [f"#{header}", *_key_lines(table.section)]
+            )
     return "\n".join(lines) + "\n"
+
+
+def _repeated_lines(header: str, section: type[Section]) -> Iterator[str]:
+    """Yield the lines of a table of which there may be several. None is the default, so they stay comments."""
+    for line in (header, *_key_lines(section)):
+        yield line if line.startswith("# ") else f"#     {line.removeprefix('#')}"
 
 
 def redacted(config: Section) -> dict[str, Any]:
@@ -108,4 +118,4 @@ def plain(value: Any) -> Any:
         case None:
             return ""
         case _:
-            return str(value)
+            return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args, get_orig
 import msgspec
 
 from correlator.config import values
+from correlator.config.tokens import AcceptedToken, Token, accepted
 from correlator.config.values import (
     NO_QUERY,
     BrokerUrl,
@@ -370,9 +371,15 @@ class Http(Section):
     )
     tokens_file: Path | None = _key(
         None,
-        "File of the tokens that clients may use, one a line, # comments. Also as the credential api-token.",
+        "File of the tokens without a name, one a line, # comments: each may be used for everything. Also as the"
+        " credential api-token.",
         live=True,
         credential="api-token",
+    )
+    tokens: tuple[Token, ...] = _key(
+        (),
+        "Tokens with names, one table each, at most 100; only in the file, not in the environment.",
+        live=True,
     )
     tls_cert: Path | None = _key(None, "Certificate chain (PEM): https on this listener.", live=True)
     tls_key: Path | None = _key(None, "Its private key (PEM).", live=True)
@@ -384,6 +391,15 @@ class Http(Section):
         "How long GET /api/v1/failover/{id}/status waits for a job with an unknown ID before it answers 404.",
         ge=0,
     )
+
+    @property
+    def needs_token(self) -> bool:
+        """True if a request needs a token."""
+        return bool(self.tokens_file or self.tokens)
+
+    def read_tokens(self) -> list[AcceptedToken]:
+        """Return the tokens that clients may use. Raises: `ConfigError` if a file cannot be used."""
+        return accepted(self.tokens_file, self.tokens)
 
     def own_url(self, host: str) -> str:
         """The URL of this listener. `host`: what to name for all addresses of this host."""
@@ -494,10 +510,9 @@ class Key(NamedTuple):
         """True if there may be any number of these tables."""
         return self.section is not None and isinstance(self.default, tuple)
 
-    @property
-    def header(self) -> str:
-        """The line that begins the table."""
-        return f"[[{self.name}]]" if self.repeated else f"[{self.name}]"
+    def header(self, above: str = "") -> str:
+        """The line that begins the table. `above`: the dotted name of the table around it, with a dot at its end."""
+        return f"[[{above}{self.name}]]" if self.repeated else f"[{above}{self.name}]"
 
     @property
     def is_duration(self) -> bool:
@@ -538,6 +553,15 @@ def leaves(section: type[Section] | None = None, above: str = "", *, live: bool 
             yield from leaves(key.section, f"{above}{key.name}.", live=live or key.live)
         else:
             yield above + key.name, key._replace(live=live or key.live)
+
+
+def repeated_tables(section: type[Section] | None = None, above: str = "") -> Iterator[str]:
+    """Yield the dotted name of each table of which there may be several."""
+    for key in keys(section or Config).values():
+        if key.repeated:
+            yield above + key.name
+        elif key.section:
+            yield from repeated_tables(key.section, f"{above}{key.name}.")
 
 
 def settings(section: Section, above: str = "") -> Iterator[tuple[str, Key, Any]]:

@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
@@ -249,6 +250,18 @@ def duration(value: float) -> str:
     return f'"{millis:.15g}ms"' if value else "0"
 
 
+def instant(raw: object) -> datetime:
+    """Parse a date and time with its zone: one of TOML, or a text in RFC 3339."""
+    expected = "a date and time with its zone, e.g. 2026-12-31T00:00:00Z"
+    try:
+        found = datetime.fromisoformat(raw) if isinstance(raw, str) else raw
+    except ValueError:
+        raise ValueError(expected) from None
+    if not isinstance(found, datetime) or found.tzinfo is None:
+        raise ValueError(expected)
+    return found
+
+
 def path(raw: object) -> Path:
     """Parse a path and expand `~`."""
     text = text_of(raw, "a path")
@@ -422,7 +435,7 @@ def shown_path(path: Path) -> str:
 # -- texts of TOML
 
 
-def toml(value: Any) -> str:
+def toml(value: Any) -> str:  # noqa: PLR0911 - a list of types
     """Return a value as it is written in TOML; an empty string for an unset value, and `"***"` for a secret."""
     match value:
         case None:
@@ -433,6 +446,8 @@ def toml(value: Any) -> str:
             return json.dumps(value)
         case float():
             return duration(value)
+        case datetime():
+            return value.isoformat()
         case tuple() | list():
             return f"[{', '.join(map(toml, value))}]"
         case _:

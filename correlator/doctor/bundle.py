@@ -26,7 +26,6 @@ import msgspec
 
 from correlator import __version__
 from correlator.config.editing import replacing
-from correlator.config.loading import read_tokens
 from correlator.config.rendering import redacted
 from correlator.config.schema import read_headers, settings
 from correlator.config.values import SqliteUrl
@@ -158,7 +157,7 @@ def secrets(setting: Setting) -> list[str]:
         if webhook.url is not None:
             found.append(webhook.url.reveal().partition("://")[2].partition("/")[2])
     with contextlib.suppress(ConfigError):  # the file changed after it was read
-        found += read_tokens(config)
+        found += [token.secret for token in config.http.read_tokens()]
     with contextlib.suppress(ConfigError):
         # Of "Bearer TOKEN", the token may stand alone somewhere.
         found += [

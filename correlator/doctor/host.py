@@ -86,7 +86,7 @@ def secrets(setting: Setting) -> Check:
         if isinstance(value, Path) and (key.credential or dotted.endswith(("_key", ".key")))
     }
     of_webhooks = (f"webhook-{one.name}-{key}" for one in held.webhooks for key in ("url", "secret", "authorization"))
-    names = [*service.SECRETS, *of_webhooks]
+    names = [*service.SECRETS, *of_webhooks, *(f"api-token-{one.name}" for one in held.http.tokens)]
     folders = {setting.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent")}
     if setting.file == loading.DEFAULT_FILE:
         folders.add(str(loading.DEFAULT_FILE.parent))

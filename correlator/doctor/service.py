@@ -16,6 +16,7 @@ import shutil
 import ssl
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +25,8 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from correlator.config import loading as config
-from correlator.config.loading import read_tokens
 from correlator.config.schema import Config, leaves
+from correlator.config.tokens import SCOPES, AcceptedToken
 from correlator.errors import ConfigError
 
 UNIT, GATEWAY_UNIT = "correlator.service", "correlator-gateway.service"
@@ -38,7 +39,7 @@ ALIVE_WITHIN = 4.0
 UNIT_FILES = tuple(Path(folder, UNIT) for folder in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 
 SECRETS = (*(key.credential for _, key in leaves() if key.credential), "cluster-key", "gateway-key")
-"""The credentials of the units; those of webhooks have names of their own."""
+"""The credentials of the units; those of webhooks and of tokens have names of their own."""
 
 WITHIN = 5.0
 
@@ -95,11 +96,20 @@ def of_this_host(environ: Mapping[str, str], file: Path | None = None) -> Config
 
 
 def token_of(config: Config) -> str:
-    """Return a token that the daemon accepts; "" if it needs none, or its file cannot be used."""
+    """Return the token with the most rights; "" if the daemon needs none, or if its files cannot be used."""
     try:
-        return min(read_tokens(config), default="")
+        return max(config.http.read_tokens(), key=_rights, default=AcceptedToken("")).secret
     except ConfigError:
         return ""
+
+
+def _rights(token: AcceptedToken) -> tuple[bool, int, bool]:
+    """What orders tokens by what they may be used for."""
+    table = token.table
+    if table is None:
+        return True, len(SCOPES), True
+    is_valid = table.expires is None or table.expires > datetime.now(UTC)
+    return is_valid, len(set(table.scope)), not table.instances
 
 
 def url_of(config: Config) -> str:

@@ -103,10 +103,10 @@ def configuration_page(version: str, day: str) -> str:
         ),
     ]
     for section in schema.keys(schema.Config).values():
-        lines += [f'.SH "{section.header}"', *_prose(section.description), *_keys(section)]
+        lines += [f'.SH "{section.header()}"', *_prose(section.description), *_keys(section)]
         for table in schema.keys(section.section or Section).values():
             if table.section:
-                lines += [f'.SS "[{section.name}.{table.name}]"', *_prose(table.description), *_keys(table)]
+                lines += [f'.SS "{table.header(f"{section.name}.")}"', *_prose(table.description), *_keys(table)]
     return "\n".join([*lines, ".SH SEE ALSO", ".BR correlator (1)"]) + "\n"
 
 

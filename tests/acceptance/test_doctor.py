@@ -42,7 +42,7 @@ from tests.support.terminal import ended
 
 DATABASE_PASSWORD = "d@ta/base pass"
 BROKER_PASSWORD = "m%qtt+pass"
-TOKEN = "api/token=="
+TOKEN = "api/token/of/all=="
 ROOT = "correlator/v1/test"
 WITHIN = 100.0
 

@@ -125,6 +125,9 @@ async def test_the_start_of_a_gateway_without_a_cluster_is_complete_and_says_wha
         await gateway.close()
 
 
+REVOKED, KEPT, NEW = "a-token-to-be-revoked", "a-token-that-is-kept", "a-token-that-is-new"
+
+
 async def test_a_reload_changes_the_access_rules_and_a_revoked_token_alone_loses_its_connections(
     service: Service, manager: ServiceManager, appliance: Appliance, tmp_path: Path
 ):
@@ -137,32 +140,32 @@ async def test_a_reload_changes_the_access_rules_and_a_revoked_token_alone_loses
         await eventually(lambda: "READY=1" in manager.lines)
         assert manager.lines.index("RELOADING=1") < manager.lines.index("READY=1")
 
-    tokens.write_text("revoked\nkept\n")
+    tokens.write_text(f"{REVOKED}\n{KEPT}\n")
     service.file.write_text(f"[http]\ntokens_file = '{tokens}'\n[log]\nlevel = 'warning'\n")
     await service.start(ready=False)
     await eventually(lambda: "READY=1" in manager.lines)
-    assert [await ask(service, token) for token in ("revoked", "kept", "new")] == [200, 200, 401]
+    assert [await ask(service, token) for token in (REVOKED, KEPT, NEW)] == [200, 200, 401]
     async with contextlib.AsyncExitStack() as stack:
         enter = stack.enter_async_context
-        kept = await enter(service.socket({**HELLO, "token": "kept"}))
+        kept = await enter(service.socket({**HELLO, "token": KEPT}))
         revoked = [
-            await enter(service.socket({**HELLO, "token": "revoked"})),
-            await enter(service.socket(HELLO, path=f"/ws?ticket={await ticket(service, 'revoked')}")),
+            await enter(service.socket({**HELLO, "token": REVOKED})),
+            await enter(service.socket(HELLO, path=f"/ws?ticket={await ticket(service, REVOKED)}")),
         ]
-        kept_stream, revoked_stream = [await enter(events(service, token)) for token in ("kept", "revoked")]
+        kept_stream, revoked_stream = [await enter(events(service, token)) for token in (KEPT, REVOKED)]
         for reader in (kept, *revoked):
             await reader.snapshot()
         for stream in (kept_stream, revoked_stream):
             await stream.until("synced")
-        unused = {token: await ticket(service, token) for token in ("kept", "revoked")}
+        unused = {token: await ticket(service, token) for token in (KEPT, REVOKED)}
 
-        tokens.write_text("kept\nnew\n")
+        tokens.write_text(f"{KEPT}\n{NEW}\n")
         await reload("[log]\nlevle = 'debug'\n")
         assert "log.levle: unknown key; did you mean log.level?" in service.log()
-        assert await service.metric_for("revoked", "correlator_config_last_reload_successful") == 0
+        assert await service.metric_for(REVOKED, "correlator_config_last_reload_successful") == 0
         await reload(f"[http]\ntokens_file = '{tokens}'\nallowed_origins = ['{page}']\n[jobs]\nretention = '1h'\n")
         assert "applied only by a restart: jobs.retention" in service.log()
-        assert [await ask(service, token, Origin=page) for token in ("revoked", "kept", "new")] == [401, 200, 200]
+        assert [await ask(service, token, Origin=page) for token in (REVOKED, KEPT, NEW)] == [401, 200, 200]
         for reader in revoked:
             with pytest.raises(EOFError, match="4401"):
                 await reader.until("nothing more")
@@ -173,11 +176,11 @@ async def test_a_reload_changes_the_access_rules_and_a_revoked_token_alone_loses
         job_id = await appliance.job()
         assert (await kept.shown())["job_id"] == job_id
         assert (await kept_stream.until("put"))[-1][1]["job_id"] == job_id
-        assert await service.metric_for("kept", 'correlator_readers_closed_total{reason="4401"}') == 3
+        assert await service.metric_for(KEPT, 'correlator_readers_closed_total{reason="4401"}') == 3
         await reload(f"[http]\ntokens_file = '{tokens}'\n[jobs]\nstalled_after = '1s'\n")
         while not kept.jobs[job_id]["stalled"]:
             await kept.shown()
-    assert not [token for token in ("revoked", "kept") if token in service.log()]
+    assert not [token for token in (REVOKED, KEPT) if token in service.log()]
 
 
 async def ticket(service: Service, token: str) -> str:

@@ -394,13 +394,13 @@ async def test_an_element_of_another_origin_follows_a_job_with_a_token(
     fake: PageServer, tab: Tab, appliance: Appliance, database: Database, tmp_path: Path
 ):
     tokens = tmp_path / "tokens"
-    tokens.write_text("secret\n")
+    tokens.write_text("secret-of-the-element\n")
     access = {"http__allowed_origins": fake.url, "http__tokens_file": tokens}
     daemon = Daemon(tmp_path, database__url=database.url, **access)
     try:
         await daemon.start()
         script = f'<script type="module" src="{daemon.url}/progress.js"></script>'
-        fake.html = script + ELEMENT.format(f'server="{daemon.url}" token="secret"')
+        fake.html = script + ELEMENT.format(f'server="{daemon.url}" token="secret-of-the-element"')
         async with opened(tab, f"{fake.url}/test.html"):
             await shows(tab, "Waiting for the job", where="correlator-progress")
             job_id = await appliance.job(NAME)

@@ -30,6 +30,9 @@ async def runs(page: Page) -> None:
     await expect(page.locator(".runs tbody tr")).to_have_count(1)
 
 
+FIRST, SECOND = "the-first-of-the-tokens", "the-second-of-the-tokens"
+
+
 async def enter(page: Page, token: str) -> None:
     await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
     await page.get_by_label("Token").fill(token)
@@ -59,11 +62,11 @@ async def test_each_view_works_after_the_right_token_also_after_a_wrong_and_a_re
     job_id = await appliance.job("gui-1", context_id="ctx-1")
     line = await appliance.log("a secret line", job_id=job_id)
     views = {"#/?q=gui-1": lists, f"#/jobs/gui-1/log/{line}": logs, "#/entities/ctx-1": runs}
-    (tmp_path / "tokens").write_text("first\n")
+    (tmp_path / "tokens").write_text(f"{FIRST}\n")
     daemon = Daemon(tmp_path, database__url=database.url, http__tokens_file=tmp_path / "tokens")
 
     async def is_applied() -> bool:
-        return (await daemon.get("/api/v1/jobs", headers={"Authorization": "Bearer second"}))[0] == 200
+        return (await daemon.get("/api/v1/jobs", headers={"Authorization": f"Bearer {SECOND}"}))[0] == 200
 
     try:
         await daemon.start()
@@ -73,22 +76,22 @@ async def test_each_view_works_after_the_right_token_also_after_a_wrong_and_a_re
             await expect(each.get_by_role("heading", name="A token is needed")).to_be_visible()
             await refuse(each, "wrong")
             await each.evaluate("window.same = true")
-            await enter(each, "first")
+            await enter(each, FIRST)
             await is_live(each, shows)
-        (tmp_path / "tokens").write_text("second\n")
+        (tmp_path / "tokens").write_text(f"{SECOND}\n")
         daemon.hang_up()
         await eventually(is_applied)
         for each, shows in pages:
             await expect(each.get_by_role("heading", name="A token is needed")).to_be_visible()
-            await refuse(each, "first")
-            await enter(each, "second")
+            await refuse(each, FIRST)
+            await enter(each, SECOND)
             await is_live(each, shows)
             assert await each.evaluate("window.same")
             await each.reload()
             await is_live(each, shows)
             assert await each.evaluate("localStorage.length") == 0
         await page.goto(daemon.url)
-        await enter(page, "second")
+        await enter(page, SECOND)
         await is_live(page, lists)
         await appliance.end(job_id, "failed", "seen live")
         await expect(page.locator("main")).to_contain_text("seen live")

@@ -47,19 +47,18 @@ def _chapters() -> Iterator[str]:
     described: dict[type[Section], str] = {}
     for section in schema.keys(schema.Config).values():
         assert section.section is not None
-        yield from _chapter(section.name, section.description, section.section, repeated=section.repeated)
+        yield from _chapter(section.name, section.header(), section.description, section.section)
         for table in schema.keys(section.section).values():
             if table.section is not None:
                 name = f"{section.name}.{table.name}"
                 like = described.setdefault(table.section, name)
-                yield from _chapter(name, table.description, table.section, like=like)
+                header = table.header(f"{section.name}.")
+                yield from _chapter(name, header, table.description, table.section, like=like)
 
 
-def _chapter(
-    name: str, description: str, section: type[Section], *, repeated: bool = False, like: str = ""
-) -> Iterator[str]:
+def _chapter(name: str, header: str, description: str, section: type[Section], *, like: str = "") -> Iterator[str]:
     """A table of the keys, or their variables alone if they are those of the chapter `like`."""
-    yield from (f"### `[[{name}]]`" if repeated else f"### `[{name}]`", "", _cell(description), "")
+    yield from (f"### `{header}`", "", _cell(description), "")
     if like not in ("", name):
         keys = [f"{name}.{key.name}" for key in schema.keys(section).values()]
         variables = ", ".join(f"`{loading.variable(key)}`" for key in keys)
@@ -70,7 +69,7 @@ def _chapter(
         if key.section is None:
             dotted = f"{name}.{key.name}"
             live = "<br>reload" if dotted in daemon.LIVE or name in daemon.LIVE else ""
-            variable = "" if repeated else f"<br>`{loading.variable(dotted)}`"
+            variable = "" if header.startswith("[[") else f"<br>`{loading.variable(dotted)}`"
             cells = (
                 f"`{key.name}`{variable}{live}",
                 f"`{values.toml(key.default)}`{_right(key)}",

@@ -130,7 +130,9 @@ def test_every_block_has_a_language_that_a_test_checks():
 @pytest.mark.parametrize("block", held("toml"))
 def test_a_configuration_that_is_shown_is_right(block: Block, tmp_path: Path):
     for name in ("db-password", "mqtt-password", "api-token", "otlp-headers", "tls.crt", "tls.key", "ca.pem"):
-        (tmp_path / name).write_text("Authorization: secret" if name == "otlp-headers" else "secret")
+        (tmp_path / name).write_text("Authorization: secret" if name == "otlp-headers" else "secret-of-the-service")
+    for name in ("gui", "prometheus"):
+        (tmp_path / f"api-token-{name}").write_text(f"a-token-of-{name}-itself")
     (tmp_path / "webhook-operations-secret").write_text("whsec_" + "a" * 32)
     credentials = tmp_path / "credentials"
     credentials.mkdir()

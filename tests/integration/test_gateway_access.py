@@ -10,7 +10,7 @@ from tests.support.daemon import HELLO
 from tests.support.gateways import running
 from tests.support.stream_writer import StreamWriter, job
 
-TOKEN = "t0ken-of-a-gui"
+TOKEN = "t0ken-of-the-gui-1"
 BASES = ("", "/i/dc1")
 ORIGIN = "https://gui.example"
 

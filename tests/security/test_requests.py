@@ -29,6 +29,7 @@ from correlator.sinks.http.websocket import MAX_FRAME
 from tests.support.appliance import Appliance
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.grants import granted
 from tests.support.http_listener import served
 from tests.support.mariadb import Database
 from tests.support.raw_http import connected, exchange, frame, get, receive, request, upgrade
@@ -355,11 +356,11 @@ def test_each_token_is_compared_whole_whichever_it_is(monkeypatch):
         return a == b
 
     monkeypatch.setattr(hmac, "compare_digest", compare)
-    access = Access(listen_host="x", clock=time.monotonic, rules=Rules(["one", "two", "three"]))
+    access = Access(listen_host="x", clock=time.monotonic, rules=Rules(granted("one", "two", "three")))
     for given in ("one", "three", "none"):
         compared.clear()
         access.known(given)
-        assert [known for _, known in compared] == [b"one", b"two", b"three"]
+        assert [secret for _, secret in compared] == [b"one", b"two", b"three"]
 
 
 # -- websockets

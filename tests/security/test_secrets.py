@@ -23,7 +23,7 @@ from tests.support.mosquitto import Mosquitto
 from tests.support.paths import REPOSITORY
 from tests.support.raw_http import exchange, get, upgrade
 
-DATABASE, BROKER, TOKEN = "db-hush-5101", "mq-hush-5102", "tk-hush-5103"
+DATABASE, BROKER, TOKEN = "db-hush-5101", "mq-hush-5102", "tk-hush-hush-5103"
 
 
 def check_config(daemon: Daemon) -> str:

@@ -153,7 +153,7 @@ mount -t proc proc $root/proc
 mount -t tmpfs tmpfs $root/run
 mount -t tmpfs -o mode=0700,uid=65532,gid=65532 tmpfs $root/var/lib/correlator
 mkdir $root/run/secrets
-echo secret >$root/run/secrets/api-token
+echo secret-of-the-container >$root/run/secrets/api-token
 ip link set lo up
 inside="chroot --userspec=65532:65532 $root env -i $environ CORRELATOR_DATABASE__URL=mysql://x@127.0.0.1:1/x"
 $inside $command >/dev/null &

@@ -16,7 +16,6 @@ from correlator.sinks.http.access import (
     MAX_FLOODS,
     MAX_TICKETS,
     MAX_TICKETS_EACH,
-    NO_TOKEN,
     TICKET_SECONDS,
     Access,
     Floods,
@@ -25,9 +24,11 @@ from correlator.sinks.http.access import (
     TrustedProxies,
     share_of,
 )
+from correlator.sinks.http.grants import ANYBODY
 from correlator.sinks.http.server import ListenerConfig
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE
+from tests.support.grants import granted
 from tests.support.paths import REPOSITORY
 from tests.support.there import there
 
@@ -136,76 +137,79 @@ def test_where_people_open_the_page_is_its_own_origin_until_a_reload(url):
 
 
 @pytest.mark.parametrize(
-    ("headers", "token", "foreign"),
+    ("headers", "grant", "foreign"),
     [
-        ({}, NO_TOKEN, False),
-        ({"sec-fetch-site": "same-origin"}, NO_TOKEN, False),
-        ({"sec-fetch-site": "none"}, NO_TOKEN, False),
-        ({"sec-fetch-site": "cross-site"}, NO_TOKEN, True),
-        ({"sec-fetch-site": "cross-site", "origin": "https://gui.example"}, NO_TOKEN, False),
-        ({"sec-fetch-site": "cross-site"}, b"t", False),
-        ({"sec-fetch-site": "cross-site", "authorization": "Bearer t"}, b"t", True),
+        ({}, ANYBODY, False),
+        ({"sec-fetch-site": "same-origin"}, ANYBODY, False),
+        ({"sec-fetch-site": "none"}, ANYBODY, False),
+        ({"sec-fetch-site": "cross-site"}, ANYBODY, True),
+        ({"sec-fetch-site": "cross-site", "origin": "https://gui.example"}, ANYBODY, False),
+        ({"sec-fetch-site": "cross-site"}, *granted("t"), False),
+        ({"sec-fetch-site": "cross-site", "authorization": "Bearer t"}, *granted("t"), True),
     ],
     ids=["program", "page", "typed", "image", "listed", "ticket", "proxy"],
 )
-def test_what_a_page_of_another_site_sends_is_foreign_unless_it_has_a_ticket(headers, token, foreign):
-    assert access().is_foreign(request(**headers), token) is foreign
+def test_what_a_page_of_another_site_sends_is_foreign_unless_it_has_a_ticket(headers, grant, foreign):
+    assert access().is_foreign(request(**headers), grant) is foreign
 
 
 @pytest.mark.parametrize(
     ("header", "token"),
     [
-        *((header, b"second") for header in ("Bearer second", "bearer second", "BEARER  second ")),
+        *((header, "second") for header in ("Bearer second", "bearer second", "BEARER  second ")),
         *((header, None) for header in ("Bearer", "Basic second", "second", "Bearer secon", "Bearer second2", "")),
     ],
 )
 def test_any_of_the_tokens_is_accepted_and_no_other(header, token):
-    at = access(tokens=["first", "second"])
-    assert at.authorised(request(authorization=header)) == token
+    at = access(grants=granted("first", "second"))
+    assert at.authorised(request(authorization=header)) == (granted(token)[0] if token else None)
     assert at.known("\ud800") is None, "it is no text"
-    assert access().authorised(request(authorization=header)) == NO_TOKEN
+    assert access().authorised(request(authorization=header)) == ANYBODY
 
 
 def test_a_ticket_admits_one_request_and_ends_after_its_seconds(clock):
-    at = access(clock, tokens=["t"])
-    early, late = (request(f"/?ticket={at.ticket(b't')}") for _ in range(2))
+    (grant,) = granted("t")
+    at = access(clock, grants=[grant])
+    early, late = (request(f"/?ticket={at.ticket(grant)}") for _ in range(2))
     clock.now += TICKET_SECONDS - 0.1
-    assert [at.authorised(early), at.authorised(early)] == [b"t", None]
+    assert [at.authorised(early), at.authorised(early)] == [grant, None]
     clock.now += 0.1
     assert not at.authorised(late)
 
 
 def test_a_token_that_asks_for_many_tickets_revokes_its_own_oldest_and_no_other():
-    at = access(tokens=["t", "other"])
-    of_other = at.ticket(b"other")
-    first, second, *_, last = [at.ticket(b"t") for _ in range(MAX_TICKETS_EACH + 1)]
+    grant, other = granted("t", "other")
+    at = access(grants=[grant, other])
+    of_other = at.ticket(other)
+    first, second, *_, last = [at.ticket(grant) for _ in range(MAX_TICKETS_EACH + 1)]
     found = [at.authorised(request(f"/?ticket={t}")) for t in (first, second, last, of_other)]
-    assert found == [None, b"t", b"t", b"other"]
+    assert found == [None, grant, grant, other]
 
 
 def test_the_tickets_of_all_tokens_are_bounded_and_those_that_expired_do_not_count(clock):
-    tokens = [str(n) for n in range(MAX_TICKETS // MAX_TICKETS_EACH + 1)]
-    at = access(clock, tokens=tokens)
-    expired = at.ticket(b"0")
+    grants = granted(*(str(n) for n in range(MAX_TICKETS // MAX_TICKETS_EACH + 1)))
+    at = access(clock, grants=grants)
+    expired = at.ticket(grants[0])
     clock.now += TICKET_SECONDS
-    kept = [at.ticket(token.encode()) for token in tokens[:-1] for _ in range(MAX_TICKETS_EACH)]
+    kept = [at.ticket(grant) for grant in grants[:-1] for _ in range(MAX_TICKETS_EACH)]
     assert at.authorised(request(f"/?ticket={expired}")) is None
-    more = at.ticket(tokens[-1].encode())
+    more = at.ticket(grants[-1])
     found = [at.authorised(request(f"/?ticket={t}")) for t in (kept[0], kept[1], more)]
-    assert found == [None, b"0", tokens[-1].encode()]
+    assert found == [None, grants[0], grants[-1]]
 
 
 def test_a_ticket_of_a_revoked_token_is_refused():
-    at = access(tokens=["kept", "revoked"])
-    kept, revoked = at.ticket(b"kept"), at.ticket(b"revoked")
+    grants = kept_grant, _ = granted("kept", "revoked")
+    at = access(grants=grants)
+    kept, revoked = map(at.ticket, grants)
     at.changed.clear()
-    at.change(Rules(["kept"]))
+    at.change(Rules([kept_grant]))
     assert at.changed.is_set()
-    assert [at.holds(token) for token in (b"kept", b"revoked", NO_TOKEN)] == [True, False, False]
+    assert [at.holds(grant) for grant in (*grants, ANYBODY)] == [True, False, False]
     assert at.authorised(request(f"/?ticket={revoked}")) is None
-    assert at.authorised(request(f"/?ticket={kept}")) == b"kept"
+    assert at.authorised(request(f"/?ticket={kept}")) == kept_grant
     at.change(Rules())
-    still = [at.holds(token) for token in (b"kept", b"revoked", NO_TOKEN)]
+    still = [at.holds(grant) for grant in (*grants, ANYBODY)]
     assert still == [True, True, True], "where no token is configured any more every connection stays"
 
 

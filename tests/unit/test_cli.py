@@ -224,11 +224,11 @@ def test_the_daemon_and_the_token_come_from_options_or_the_environment(invoke, a
 def test_without_a_url_whoever_may_read_it_uses_the_token_of_the_service(invoke, asked, tmp_path, monkeypatch):
     monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
     assert invoke("show", "a").exit_code == 0
-    (tmp_path / "api-token").write_text("# of the GUI\nsecret\n")
+    (tmp_path / "api-token").write_text("# of the GUI\nsecret-of-the-service\n")
     assert invoke("show", "a").exit_code == 0
     assert invoke("show", "a", "--url", "http://127.0.0.1:8687").exit_code == 0
     assert invoke("show", "a", env={"CORRELATOR_TOKEN": "other"}).exit_code == 0
-    assert [call[0]._token for call in asked] == ["", "secret", "", "other"]
+    assert [call[0]._token for call in asked] == ["", "secret-of-the-service", "", "other"]
 
 
 def test_without_a_url_the_address_is_that_of_the_configuration(invoke, asked, tmp_path, monkeypatch):

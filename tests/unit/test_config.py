@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import pytest
 
-from correlator.config.loading import load, read_tokens
+from correlator.config.loading import load
 from correlator.config.rendering import redacted, reference
 from correlator.config.schema import Config, Tls, leaves
 from correlator.config.values import Secret
@@ -174,8 +174,8 @@ def test_a_value_that_is_wrong_by_itself_is_not_blamed_twice(problems):
 
 
 def test_a_listener_that_others_can_reach_needs_a_token_or_the_word_insecure(write, problems, tmp_path):
-    (tmp_path / "tokens").write_text("t0ken\n")
-    (tmp_path / "api-token").write_text("t0ken\n")
+    (tmp_path / "tokens").write_text("t0ken-of-the-gui\n")
+    (tmp_path / "api-token").write_text("t0ken-of-the-gui\n")
     opened = '[http]\nlisten = "0.0.0.0:8686"\n'
     (line,) = problems(opened)
     assert line.startswith('http.listen = "0.0.0.0:8686": anybody could connect')
@@ -219,10 +219,11 @@ def test_a_password_that_is_given_twice_is_refused(write, problems):
 
 
 def test_tokens_are_one_a_line_comments_do_not_count_and_a_file_without_one_is_an_error(write, problems, tmp_path):
-    (tmp_path / "tokens").write_text("# for the GUI\nabc#d\n\n  efg  # nightly\n")
-    assert read_tokens(write(f"[http]\ntokens_file = '{tmp_path / 'tokens'}'")) == {"abc#d", "efg"}
-    assert read_tokens(write("")) == frozenset()
-    for text in ("", "# none yet\n", "two words\n"):
+    (tmp_path / "tokens").write_text("# for the GUI\nabcdefgh#ijklmno\n\n  efg-efg-efg-efg-  # nightly\n")
+    found = write(f"[http]\ntokens_file = '{tmp_path / 'tokens'}'").http.read_tokens()
+    assert [token.secret for token in found] == ["abcdefgh#ijklmno", "efg-efg-efg-efg-"]
+    assert write("").http.read_tokens() == []
+    for text in ("", "# none yet\n", "two words of a token\n"):
         (tmp_path / "tokens").write_text(text)
         (line,) = problems(f"[http]\ntokens_file = '{tmp_path / 'tokens'}'")
         assert line.startswith("http.tokens_file: ")

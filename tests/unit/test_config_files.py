@@ -135,6 +135,25 @@ def test_webhooks_of_all_files_are_kept_and_a_name_twice_names_both_places(etc):
     assert f"as the one in {etc}/conf.d/10-b.toml:2 has it" in refused(etc)[1]
 
 
+def test_the_place_of_a_table_inside_a_section_is_found_in_each_file(etc):
+    secret = etc / "secret"
+    secret.write_text("a-token-of-somebody")
+    for name, text in (
+        ("correlator.toml", f"[http]\nmax_readers = 1\n[[http.tokens]]\nname = 'a'\nfile = '{secret}'\n"),
+        ("conf.d/10-b.toml", f"# b\n[http]\n[[http.tokens]]\nname = 'B'\nfile = '{secret}'\n"),
+        ("conf.d/20-c.toml", f"[[http.tokens]]\nfile = '{secret}'\n\n[[http.tokens]]\nname = 'd'\nfiel = ''\n"),
+    ):
+        (etc / name).write_text(text)
+    assert [line.split(":")[:2] for line in refused(etc)] == [
+        [f"{etc}/conf.d/10-b.toml", "4"],
+        [f"{etc}/conf.d/20-c.toml", "6"],
+        [f"{etc}/conf.d/10-b.toml", "5"],
+        [f"{etc}/conf.d/20-c.toml", "2"],
+        [f"{etc}/conf.d/20-c.toml", "1"],
+        [f"{etc}/conf.d/20-c.toml", "4"],
+    ]
+
+
 values = st.recursive(
     st.text(max_size=4) | st.integers(0, 9) | st.booleans(), lambda inner: st.lists(inner, max_size=3), max_leaves=4
 )

@@ -106,7 +106,7 @@ def test_a_configuration_that_would_be_wrong_or_cannot_be_written_stays_as_it_wa
         1, f"correlator: {etc}/conf.d/{LOCAL}: cannot be written: Permission denied: run it as root\n",
     )  # fmt: skip
     assert not list((etc / "conf.d").iterdir())
-    (etc / "api-token").write_text("a-token\n")  # the credential that the service gets
+    (etc / "api-token").write_text("a-token-of-the-service\n")  # the credential that the service gets
     assert run("http.listen", "0.0.0.0:8686").exit_code == 0
     for name in ("cert", "key"):
         (etc / name).touch()
@@ -143,7 +143,8 @@ def test_a_value_is_toml_or_a_bare_text(run, etc, key, text, value):
         (("xyzzy.q", "1"), "unknown key; known are database, jobs, labels"),
         (("database", "1"), "database: a section, no key; its keys are database.url, "),
         (("mqtt.tls", "{}"), "mqtt.tls: a section, no key; its keys are mqtt.tls.ca"),
-        (("webhooks.url", "x"), "write the table [[webhooks]] into a drop-in; see docs/webhooks.md"),
+        (("webhooks.url", "x"), "write the table [[webhooks]] into a drop-in; see docs/configuration.md"),
+        (("http.tokens[1].name", "gui"), "write the table [[http.tokens]] into a drop-in; see docs/configuration.md"),
         (("jobs.max_jobs", "many"), 'jobs.max_jobs = "many": expected a whole number, at least 1'),
         (("jobs.max_jobs", "7\nlegacy = false"), "expected a whole number, at least 1"),
         (("log.level", "debug", "jobs.legacy"), "a value is missing after jobs.legacy"),
@@ -454,6 +455,36 @@ def test_the_keys_of_an_edited_file_move_to_a_drop_in_and_stay_in_use(etc):
     assert load(file, HOME) == before
     assert (before.database.timezone, before.jobs.max_jobs, before.jobs.history) == ("UTC", 8, 3600)
     assert before.mqtt.tls is not None, "its empty table switches TLS on"
+
+
+TOKENS = """
+[http]
+listen = "127.0.0.1:9000"
+[[http.tokens]]
+name = "{}"
+file = "{}"
+expires = 2030-01-01T00:00:00Z  # ask again then
+"""
+
+
+def test_the_tables_of_a_section_move_as_they_are_written_and_keys_are_set_beside_them(etc):
+    file, (one, two) = etc / "correlator.toml", (etc / "one", etc / "two")
+    for number, secret in enumerate((one, two)):
+        secret.write_text(f"a-token-with-number-{number}")
+        file.write_text(TOKENS.format(secret.name, secret))
+        before = load(file, HOME)
+        move_keys(file, reference())
+        after = load(file, HOME)
+        assert sorted(after.http.tokens, key=str) == sorted(before.http.tokens, key=str)
+        assert after.http.listen == before.http.listen
+    moved = etc / "conf.d/00-moved.toml"
+    assert moved.read_text().count("# ask again then") == 2
+    assert [one.name for one in load(file, HOME).http.tokens] == ["one", "two"]
+    editing.set_keys(file, [("http.max_readers", "7")], HOME)
+    moved.write_text(re.sub(r"^listen.*\n", "", moved.read_text(), flags=re.MULTILINE))
+    editing.set_keys(file, [("http.listen", "127.0.0.1:9001"), ("http.max_readers", "8")], HOME)
+    http = load(file, HOME).http
+    assert (str(http.listen), http.max_readers, len(http.tokens)) == ("127.0.0.1:9001", 8, 2)
 
 
 def test_a_move_that_was_interrupted_is_completed(etc, monkeypatch):

@@ -19,7 +19,8 @@ from correlator.model.messages import CloseCode, Get
 from correlator.ops import metrics
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.access import NO_TOKEN, Access, Rules
+from correlator.sinks.http.access import Access, Rules
+from correlator.sinks.http.grants import ANYBODY
 from correlator.sinks.http.sse import EventStreamClient, EventStreams, _wanted
 from correlator.sinks.http.websocket import PING, WebsocketConnection, Websockets, close_frame
 from correlator.sinks.streaming.limits import Limits
@@ -27,6 +28,7 @@ from correlator.sinks.streaming.messages import Message
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
 from correlator.sinks.turns import Refused
+from tests.support.grants import granted
 
 
 class Transport:
@@ -50,7 +52,7 @@ class Transport:
 
 
 def access(*tokens: str) -> Access:
-    return Access(listen_host="here", clock=time.monotonic, rules=Rules(tokens))
+    return Access(listen_host="here", clock=time.monotonic, rules=Rules(granted(*tokens)))
 
 
 async def test_a_token_revoked_while_an_event_stream_begins_ends_it():
@@ -61,8 +63,8 @@ async def test_a_token_revoked_while_an_event_stream_begins_ends_it():
     def framing(messages: Sequence[Message], /) -> bytes:
         return b"".join(b"data: %b\n\n" % one.body for one in messages)
 
-    reader = EventStreamClient(transport, "1.2.3.4", framing, b"revoked")  # type: ignore[arg-type]
-    rules.change(Rules(["other"]))  # after the token was checked, before the stream has joined
+    reader = EventStreamClient(transport, "1.2.3.4", framing, *granted("revoked"))  # type: ignore[arg-type]
+    rules.change(Rules(granted("other")))  # after the token was checked, before the stream has joined
     await events._begin(reader, Filter(JobQuery(), None), None, "")
     assert reader.over.is_set()
     data = [orjson.loads(line[6:]) for line in transport.written.splitlines() if line.startswith(b"data: ")]
@@ -131,19 +133,19 @@ async def test_a_client_whose_frame_gets_no_turn_is_closed_with_1013_and_counted
 
 
 async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
-    hub, rules = LocalHub(Index()), access("kept", "revoked")
+    hub, rules, (kept, revoked) = LocalHub(Index()), access("kept", "revoked"), granted("kept", "revoked")
     streams = Streams(hub)
     sockets, events = Websockets(hub, rules, streams), EventStreams(hub, rules, streams)
-    tokens = [b"kept" if n % 10 == 0 else b"revoked" for n in range(1050)]
-    clients = [WebsocketConnection(Transport(), "1.2.3.4", None, streams.limits) for _ in tokens]  # type: ignore[arg-type]
-    readers = [EventStreamClient(Transport(), "1.2.3.4", events._framing, token) for token in tokens]  # type: ignore[arg-type]
-    for client, token in zip(clients, tokens, strict=True):
-        client.ready, client.token = True, token
+    grants = [kept if n % 10 == 0 else revoked for n in range(1050)]
+    clients = [WebsocketConnection(Transport(), "1.2.3.4", None, streams.limits) for _ in grants]  # type: ignore[arg-type]
+    readers = [EventStreamClient(Transport(), "1.2.3.4", events._framing, grant) for grant in grants]  # type: ignore[arg-type]
+    for client, grant in zip(clients, grants, strict=True):
+        client.ready, client.grant = True, grant
         sockets._open[client] = None
         streams.add(client)
     for reader in readers:
         streams.add(reader)
-    rules.change(Rules(["kept"]))
+    rules.change(Rules([kept]))
 
     def closed() -> list[bool]:
         return [c.closing is not None for c in clients] + [r.over.is_set() for r in readers]
@@ -152,7 +154,7 @@ async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
     for _ in chain(sockets.close_revoked(), events.close_revoked(), [None]):
         at_once.append(sum(closed()) - before)
         before = sum(closed())
-    assert closed() == [token == b"revoked" for token in tokens] * 2
+    assert closed() == [grant is revoked for grant in grants] * 2
     assert max(at_once) <= 150, "a step of each may meet"
     assert streams.clients() == {"websocket": 105, "sse": 1050}
 
@@ -167,7 +169,7 @@ def streams() -> EventStreams:
 
 def test_a_position_is_sent_with_the_last_message_that_it_covers_and_an_event_has_a_name():
     framing = streams()._framing
-    reader = EventStreamClient(Transport(), "1.2.3.4", framing, NO_TOKEN)  # type: ignore[arg-type]
+    reader = EventStreamClient(Transport(), "1.2.3.4", framing, ANYBODY)  # type: ignore[arg-type]
     late = Message(b"2", 7, is_event=True)
     assert reader.framing([Message(b"1", 7), late]) == b"data: 1\n\nevent: event\ndata: 2\n\n"  # no position is true
     reader.synced()

@@ -278,7 +278,7 @@ class TokenRecorder(FakeDaemon):
 @pytest.mark.parametrize("own", ["", "my-own"])
 async def test_a_token_is_shown_where_its_configuration_listens_and_one_is_asked_for(monkeypatch, tmp_path, own):
     tokens = tmp_path / "tokens"
-    tokens.write_text("secret\n")
+    tokens.write_text("secret-of-a-service\n")
     tokens.chmod(0o600)
     monkeypatch.setenv("CORRELATOR_TOKEN", own)
 
@@ -298,7 +298,7 @@ async def test_a_token_is_shown_where_its_configuration_listens_and_one_is_asked
             refused = await found_at(None, http__listen=address, http__tokens_file="")
             assert refused.checks[0].fix == ("systemctl restart correlator",)
         here = await found_at(None, http__listen=address)
-        shown = f"Bearer {own or 'secret'}"
+        shown = f"Bearer {own or 'secret-of-a-service'}"
         asking, others = ("/metrics", "/api/v1/operations", "/health/ready"), ("/health/live", "/ws")
         assert listener.tokens == dict.fromkeys(asking, shown) | dict.fromkeys(others)
         assert (here.epoch, here.metrics, here.corrections) == ("e1", METRICS, {"job_ended": 3.0})

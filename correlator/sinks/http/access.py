@@ -11,7 +11,9 @@ import asyncio
 import contextlib
 import hmac
 import ipaddress
+import math
 import secrets
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -23,6 +25,7 @@ from msgspec import Struct
 
 from correlator.bounded import BoundedDict
 from correlator.model.messages import CloseCode
+from correlator.sinks.http.grants import ANYBODY, Grant, Need
 
 TICKET_SECONDS = 30.0
 """Seconds for which a ticket is valid."""
@@ -46,22 +49,16 @@ MAX_HOPS = 20
 
 FOREIGN_ORIGIN: Final = "this origin is neither that of http.public_url nor in http.allowed_origins"
 
-NO_TOKEN: Final = b""
-"""The token of a request when no tokens are configured. A configured token is never empty."""
-
-TOKEN: Final = web.RequestKey("token", bytes)
-"""Key under which a request carries the token that admitted it."""
-
 _SCHEMES: Final = ("http", "https")
 
 
 class Rules(Struct, frozen=True):
-    """What `Access` enforces. Without `tokens` every request is admitted. The limits are of streaming connections.
+    """What `Access` enforces. Without `grants` every request is admitted. The limits are of streaming connections.
 
     `own_origin`: that of the page where people open it, as a browser sends it. So is the address that a request names.
     """
 
-    tokens: Iterable[str] = ()
+    grants: Iterable[Grant] = ()
     origins: Iterable[str] = ()
     own_origin: str | None = None
     hosts: Iterable[str] = ()
@@ -74,20 +71,31 @@ DEFAULT: Final = Rules()
 
 
 class Access:
-    """The access rules of one listener, replaceable at run time by `change`. `clock`: monotonic seconds."""
+    """The access rules of one listener, replaceable at run time by `change`.
 
-    def __init__(self, *, listen_host: str, clock: Callable[[], float], rules: Rules = DEFAULT) -> None:
+    `clock`: monotonic seconds. `now`: Unix seconds, by which grants end.
+    """
+
+    def __init__(
+        self,
+        *,
+        listen_host: str,
+        clock: Callable[[], float],
+        now: Callable[[], float] = time.time,
+        rules: Rules = DEFAULT,
+    ) -> None:
+        self._now = now
         self._own_hosts = frozenset({"localhost", listen_host.lower()})
         self._tickets = Tickets(clock)
         self.changed = asyncio.Event()
-        """Set by `change`. Connections whose token is not valid any more (see `holds`) must be closed then."""
+        """Set by `change`. Connections whose grant does not hold any more must be closed then."""
         self._connections: Counter[str] = Counter()
         self.change(rules)
 
     def change(self, rules: Rules) -> None:
-        """Replace the rules. A token that is not among its tokens is revoked, as are the tickets it requested."""
+        """Replace the rules. A token without a grant among them is revoked, as are the tickets it requested."""
         self._rules = rules
-        self._tokens = tuple(t.encode() for t in rules.tokens)
+        self._grants = {grant.secret: grant for grant in rules.grants}
         self._origins = frozenset(o.lower().rstrip("/") for o in rules.origins)
         self._hosts = self._own_hosts | {h.lower() for h in rules.hosts}
         self._proxies = TrustedProxies(rules.proxies)
@@ -135,7 +143,8 @@ class Access:
 
     def may_see_names(self, request: web.BaseRequest) -> bool:
         """True if the answer to an open path may name servers, receivers and errors. A ticket is not used up."""
-        return self.hosts_allowed(request) and self.authorised(request, tickets=False) is not None
+        grant = self.authorised(request, tickets=False) if self.hosts_allowed(request) else None
+        return grant is not None and grant.covers(Need.READ) and grant.shows(None)
 
     def origin_allowed(self, request: web.BaseRequest) -> bool:
         """True without an Origin header, for the daemon's own origin, and for configured ones.
@@ -148,14 +157,14 @@ class Access:
         own = f"{request.scheme}://{request.host or ''}".lower()
         return origin.lower() in (own, self._rules.own_origin)
 
-    def is_foreign(self, request: web.BaseRequest, token: bytes) -> bool:
+    def is_foreign(self, request: web.BaseRequest, grant: Grant) -> bool:
         """True if a page of another site made a browser send the request, and the browser hides its origin.
 
         For an image, a script or a link there is no Origin header: the page cannot read the answer, and the request
         would have been answered. One with a ticket was meant to be sent. A token in a header is no sign of that: such
-        a page cannot set one, and a proxy sets it for everybody. `token`: what `authorised` returned.
+        a page cannot set one, and a proxy sets it for everybody. `grant`: what `authorised` returned.
         """
-        has_ticket = token != NO_TOKEN and hdrs.AUTHORIZATION not in request.headers
+        has_ticket = grant is not ANYBODY and hdrs.AUTHORIZATION not in request.headers
         is_hidden = hdrs.ORIGIN not in request.headers
         return is_hidden and not has_ticket and request.headers.get("Sec-Fetch-Site") == "cross-site"
 
@@ -177,13 +186,13 @@ class Access:
             "Access-Control-Expose-Headers": "ETag, Retry-After, Content-Disposition",
         }
 
-    def authorised(self, request: web.BaseRequest, *, tickets: bool = True) -> bytes | None:
-        """The valid token of ``Authorization: Bearer`` or of a ticket in the query, which is used up; None without one.
+    def authorised(self, request: web.BaseRequest, *, tickets: bool = True) -> Grant | None:
+        """The grant of the token in ``Authorization: Bearer``, or of a ticket in the query, which is used up, or None.
 
-        Returns `NO_TOKEN` if no tokens are configured.
+        Returns `ANYBODY` if no token is needed.
         """
-        if not self._tokens:
-            return NO_TOKEN
+        if not self._grants:
+            return ANYBODY
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if scheme.lower() == "bearer" and (known := self.known(token.strip())) is not None:
             return known
@@ -191,22 +200,30 @@ class Access:
         known = self._tickets.redeem(ticket) if ticket is not None else None
         return known if known is not None and self.holds(known) else None
 
-    def known(self, token: str) -> bytes | None:
-        """The configured token that equals `token`, or None. Compares all of them in constant time."""
+    def known(self, token: str) -> Grant | None:
+        """The grant of a token; None if it has none now. Compares with all tokens in constant time."""
         given = token.encode("utf-8", "replace")
-        found = [known for known in self._tokens if hmac.compare_digest(given, known)]
-        return found[0] if found else None
+        found = [grant for secret, grant in self._grants.items() if hmac.compare_digest(given, secret)]
+        return found[0] if found and found[0].until > self._now() else None
 
-    def holds(self, token: bytes) -> bool:
-        """True if a token that `authorised` or `known` returned is still valid."""
-        return not self._tokens or token in self._tokens
+    def holds(self, grant: Grant) -> bool:
+        """True if a grant that `authorised` or `known` returned still holds: its token has as many rights now."""
+        if not self._grants:
+            return True
+        current = self._grants.get(grant.secret)
+        return current is not None and current.until > self._now() and current.includes(grant)
 
-    def ticket(self, token: bytes) -> str:
+    @property
+    def may_expire(self) -> bool:
+        """True if a grant may end by itself, without a `change`."""
+        return any(grant.until < math.inf for grant in self._grants.values())
+
+    def ticket(self, grant: Grant) -> str:
         """Create a ticket, which admits one request within 30 s. Browsers need it: they cannot set websocket headers.
 
-        `token`: what `authorised` returned for the request that asks for the ticket.
+        `grant`: that of the request that asks for the ticket.
         """
-        return self._tickets.issue(token)
+        return self._tickets.issue(grant)
 
     @contextlib.contextmanager
     def admitted(self, request: web.BaseRequest) -> Iterator[tuple[int, str] | None]:
@@ -231,44 +248,44 @@ class Access:
 class Tickets:
     """Tickets that have not been used: each admits one request within `TICKET_SECONDS`, instead of its token.
 
-    A client that asks for many revokes those of its own token. `clock`: monotonic seconds.
+    A client that asks for many revokes those of its own grant. `clock`: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._issued: BoundedDict[str, tuple[float, bytes]] = BoundedDict(MAX_TICKETS)
-        """For each ticket: when it expires, and the token that requested it. They expire in this order."""
-        self._of: dict[bytes, OrderedDict[str, None]] = {}
-        """By token, in the same order."""
+        self._issued: BoundedDict[str, tuple[float, Grant]] = BoundedDict(MAX_TICKETS)
+        """For each ticket: when it expires, and the grant that requested it. They expire in this order."""
+        self._of: dict[Grant, OrderedDict[str, None]] = {}
+        """By grant, in the same order."""
 
-    def issue(self, token: bytes) -> str:
+    def issue(self, grant: Grant) -> str:
         """Create a ticket."""
         now = self._clock()
         for ticket, issued in list(islice(self._issued.items(), EXPIRED_AT_ONCE)):
             if issued[0] <= now:
                 self.redeem(ticket)
-        if len(self._of.get(token, ())) >= MAX_TICKETS_EACH:
-            self.redeem(next(iter(self._of[token])))
+        if len(self._of.get(grant, ())) >= MAX_TICKETS_EACH:
+            self.redeem(next(iter(self._of[grant])))
         ticket = secrets.token_urlsafe(24)
-        self._of.setdefault(token, OrderedDict())[ticket] = None
-        if (evicted := self._issued.put(ticket, (now + TICKET_SECONDS, token))) is not None:
+        self._of.setdefault(grant, OrderedDict())[ticket] = None
+        if (evicted := self._issued.put(ticket, (now + TICKET_SECONDS, grant))) is not None:
             self._forget(*evicted)
         return ticket
 
-    def redeem(self, ticket: str) -> bytes | None:
-        """Use a ticket up. Returns its token, None if it is not valid."""
+    def redeem(self, ticket: str) -> Grant | None:
+        """Use a ticket up. Returns its grant, None if it is not valid."""
         issued = self._issued.pop(ticket, None)
         if issued is None:
             return None
         self._forget(ticket, issued)
-        until, token = issued
-        return token if until > self._clock() else None
+        until, grant = issued
+        return grant if until > self._clock() else None
 
-    def _forget(self, ticket: str, issued: tuple[float, bytes]) -> None:
-        _, token = issued
-        del self._of[token][ticket]
-        if not self._of[token]:
-            del self._of[token]
+    def _forget(self, ticket: str, issued: tuple[float, Grant]) -> None:
+        _, grant = issued
+        del self._of[grant][ticket]
+        if not self._of[grant]:
+            del self._of[grant]
 
 
 class TrustedProxies:

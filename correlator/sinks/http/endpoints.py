@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from msgspec.structs import replace
 from prometheus_client.exposition import choose_encoder
 
 from correlator.errors import NotFound
@@ -28,6 +29,7 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.failover_status import FailoverStatus
+from correlator.sinks.http.grants import Need, Route
 from correlator.sinks.http.requests import RETRY_AFTER, REVALIDATED, file_response, json_response, problem, read
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.http.sse import EventStreams
@@ -65,12 +67,12 @@ class HubEndpoints:
             "/api/v1/operations/{job_type:[^/]+}/{operation:(?s:.+)}": rest.operation,
             "/api/v1/failover/{id:(?s:.+)}/status": failover.status,
         }
-        self.routes: list[web.RouteDef] = [
-            *(web.get(path, self._unless_refused(handler)) for path, handler in answers.items()),
-            web.get("/ws", self._sockets.handle, allow_head=False),
-            web.get("/api/v1/stream", self._events.handle, allow_head=False),
-            web.get("/health/live", self._live),
-            web.get("/health/ready", self._ready),
+        self.routes = [
+            *(Route(path, self._unless_refused(handler), Need.READ) for path, handler in answers.items()),
+            Route("/ws", self._sockets.handle, Need.HOST, head=False),
+            Route("/api/v1/stream", self._events.handle, Need.READ, head=False),
+            Route("/health/live", self._live, Need.NOTHING),
+            Route("/health/ready", self._ready, Need.NOTHING),
         ]
         """The same ones, in the same order, for every hub."""
 
@@ -89,7 +91,7 @@ class HubEndpoints:
         await self._sockets.drain()
 
     def close_revoked(self) -> Iterator[None]:
-        """Close the connections of revoked tokens, in steps."""
+        """Close the connections whose grants do not hold any more, in steps."""
         return chain(self._sockets.close_revoked(), self._events.close_revoked())
 
     def _unless_refused(self, handler: Handler) -> Handler:
@@ -144,13 +146,13 @@ class InstanceEndpoints:
     def all(self) -> list[HubEndpoints]:
         return list(self._by_name.values())
 
-    def routes(self, every: Sequence[web.RouteDef], shared: Iterable[web.RouteDef]) -> list[web.RouteDef]:
+    def routes(self, every: Sequence[Route], shared: Iterable[Route]) -> list[Route]:
         """The endpoint, and all others below the prefix: `every` of a hub, `shared` by all."""
-        found = [web.get("/api/v1/instances", self.instances)]
+        found = [Route("/api/v1/instances", self.instances, Need.READ)]
         if self._fleet is not None:
             found += [_below(route, self._dispatch(number)) for number, route in enumerate(every)]
             found += [_below(route, self._shared(route)) for route in shared]
-            found.append(web.get(PREFIX, self._page))
+            found.append(Route(PREFIX, self._page, Need.HOST))
         return found
 
     async def run(self) -> None:
@@ -191,18 +193,16 @@ class InstanceEndpoints:
         """Calls the same endpoint of the appliance."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            found: web.StreamResponse = await self._of(request).routes[number].handler(request)
-            return found
+            return await self._of(request).routes[number].handler(request)
 
         return handle
 
-    def _shared(self, route: web.RouteDef) -> Handler:
+    def _shared(self, route: Route) -> Handler:
         """Calls an endpoint that is the same for all appliances, if there is such an appliance."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
             self._of(request)
-            found: web.StreamResponse = await route.handler(request)
-            return found
+            return await route.handler(request)
 
         return handle
 
@@ -228,8 +228,8 @@ class Appliances(Protocol):
 PREFIX = "/i/{instance:[A-Za-z0-9_-]{1,64}}"
 
 
-def _below(route: web.RouteDef, handler: Handler) -> web.RouteDef:
-    return web.RouteDef(route.method, PREFIX + route.path, handler, route.kwargs)
+def _below(route: Route, handler: Handler) -> Route:
+    return replace(route, path=PREFIX + route.path, handler=handler)
 
 
 def local(path: str) -> str:
@@ -240,7 +240,7 @@ def local(path: str) -> str:
     return f"/{parts[3]}" if len(parts) == 4 and parts[2] else path
 
 
-def of_process(hub: Hub, streams: Callable[[], list[Streams]]) -> list[web.RouteDef]:
+def of_process(hub: Hub, streams: Callable[[], list[Streams]]) -> list[Route]:
     """The endpoints that are the same below every prefix. `streams`: returns those whose clients are counted."""
 
     async def scraped(request: web.Request) -> web.Response:
@@ -256,7 +256,11 @@ def of_process(hub: Hub, streams: Callable[[], list[Streams]]) -> list[web.Route
             body = encode(metrics.REGISTRY)
         return web.Response(body=body, headers={"Content-Type": content_type})
 
-    return [web.get("/metrics", scraped), web.get(OPENAPI, description), web.get(ASYNCAPI, description)]
+    return [
+        Route("/metrics", scraped, Need.METRICS),
+        Route(OPENAPI, description, Need.READ),
+        Route(ASYNCAPI, description, Need.READ),
+    ]
 
 
 OPENAPI = "/api/v1/openapi.json"

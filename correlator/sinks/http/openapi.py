@@ -66,7 +66,9 @@ BUSY: Final = _problem(
 )
 UNKNOWN: Final = _problem(HTTPStatus.NOT_FOUND, "No job is known by this ID.")
 
-FORBIDDEN: Final = _problem(HTTPStatus.FORBIDDEN, "The Host or the Origin is not allowed.")
+FORBIDDEN: Final = _problem(
+    HTTPStatus.FORBIDDEN, "The Host or the Origin is not allowed, or the token does not have the scope."
+)
 UNAUTHORIZED: Final = _problem(
     HTTPStatus.UNAUTHORIZED,
     "Tokens are configured, and the request has no valid one.",
@@ -433,7 +435,14 @@ def _webhook(refs: dict[Any, Schema]) -> Schema:
 
 
 _SECURITY: Final = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "Required if `http.tokens_file` contains tokens."},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": (
+            "Required if `http.tokens_file` or `[[http.tokens]]` has tokens. `getMetrics` needs the scope `metrics`,"
+            " everything else `read`."
+        ),
+    },
     "ticket": {
         "type": "apiKey",
         "in": "query",

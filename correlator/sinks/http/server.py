@@ -26,14 +26,14 @@ from aiohttp.typedefs import Handler
 from multidict import CIMultiDict
 from yarl import URL
 
-from correlator.config.loading import read_tokens
 from correlator.config.schema import Config
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.access import FOREIGN_ORIGIN, TOKEN, Access, Rules
+from correlator.sinks.http.access import FOREIGN_ORIGIN, Access, Rules
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
+from correlator.sinks.http.grants import GRANT, NOT_SHOWN, Need, Route, Routes, grants_of
 from correlator.sinks.http.requests import (
     RETRY_AFTER,
     REVALIDATED,
@@ -45,6 +45,7 @@ from correlator.sinks.http.requests import (
 )
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.turns import Work
+from correlator.tasks import set_within
 from correlator.web import files
 
 if TYPE_CHECKING:
@@ -72,14 +73,9 @@ class Static:
         self._current = {path for path, file in found.items() if file.is_hashed}
         self._files = {_HASH.sub("-*", path): file for path, file in found.items()}
         """By path. In that of a file with a hash, ``-*`` is in its place."""
-        self._folders = {path.rpartition("/")[0] for path in found}
 
-    def serves(self, path: str) -> bool:
-        """True if there is a file at this path, whatever its hash."""
-        return path.rpartition("/")[0] in self._folders and _HASH.sub("-*", path) in self._files
-
-    def routes(self) -> Iterable[web.RouteDef]:
-        return [web.get(path.replace("*", "{hash:[0-9a-f]{20}}"), self.file) for path in self._files]
+    def routes(self) -> Iterable[Route]:
+        return [Route(path.replace("*", "{hash:[0-9a-f]{20}}"), self.file, Need.HOST) for path in self._files]
 
     async def file(self, request: web.Request) -> web.Response:
         path = local(request.path)
@@ -92,8 +88,8 @@ class Static:
 
 TICKET_PATH = "/api/v1/ticket"
 
-OPEN_PATHS = ("/health/live", "/health/ready")
-"""Paths without token and Host checks: a load balancer has no token and does not use the host name."""
+EXPIRED_WITHIN = 1.0
+"""Seconds between two checks whether grants have expired."""
 
 PREFLIGHT_SECONDS = "600"
 """Seconds for which a browser need not ask again whether a request of another origin is allowed. Chromium's limit is
@@ -170,26 +166,30 @@ class HttpSink:
         self._static = Static(gateway=fleet is not None)
         self._disconnect = asyncio.Event()
 
+    def application(self, hub: Hub) -> web.Application:
+        """Make the endpoints of a hub, and `routes`, which says what each of them needs."""
+        self._main = main = self._endpoints_of(hub)
+        self._instances = instances = InstanceEndpoints(self._fleet, self._endpoints_of)
+        shared = [
+            Route(TICKET_PATH, self._ticket, Need.READ, method="POST"),
+            *of_process(hub, lambda: [one.streams for one in self._endpoints]),
+            *self._static.routes(),
+        ]
+        app = web.Application(middlewares=[self._answer])
+        app.on_response_prepare.append(self._add_headers)
+        self.routes = Routes([*main.routes, *shared, *instances.routes(main.routes, shared)], app.router)
+        return app
+
     async def run(self, hub: Hub) -> None:
         """Serve until cancelled.
 
         Raises:
             CorrelatorError: The address cannot be bound.
         """
-        self._main = main = self._endpoints_of(hub)
-        self._instances = instances = InstanceEndpoints(self._fleet, self._endpoints_of)
+        runner = web.AppRunner(self.application(hub), handler_cancellation=True, shutdown_timeout=2.0)
         hub.watchers["streaming"] = lambda: self._access.connections
         hub.readiness["connections"] = self._connections.describe
         metrics.CONNECTIONS.set_function(lambda: len(self._connections))
-        shared = [
-            web.post(TICKET_PATH, self._ticket),
-            *of_process(hub, lambda: [one.streams for one in self._endpoints]),
-            *self._static.routes(),
-        ]
-        app = web.Application(middlewares=[self._answer])
-        app.on_response_prepare.append(self._add_headers)
-        app.add_routes([*main.routes, *shared, *instances.routes(main.routes, shared)])
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=2.0)
         await runner.setup()
         assert runner.server is not None
         acceptor = Acceptor(
@@ -202,7 +202,9 @@ class HttpSink:
             access_log=None,
             logger=server_log,
         )
-        background = asyncio.gather(main.run(), instances.run(), self._close_revoked(), self._disconnect_all())
+        background = asyncio.gather(
+            self._main.run(), self._instances.run(), self._close_revoked(), self._disconnect_all()
+        )
         try:
             self._on_ready(await self._listen(acceptor))
             await background
@@ -232,9 +234,12 @@ class HttpSink:
                 await one.disconnect()
 
     async def _close_revoked(self) -> None:
-        """Close the connections of revoked tokens each time the access rules have changed, until cancelled."""
+        """Close the connections whose grants have ended, until cancelled.
+
+        That is checked when the access rules have changed, and each second while a grant may expire.
+        """
         while True:
-            await self._access.changed.wait()
+            await set_within(self._access.changed, EXPIRED_WITHIN if self._access.may_expire else None)
             self._access.changed.clear()
             for one in self._endpoints:
                 for _ in one.close_revoked():
@@ -260,14 +265,14 @@ class HttpSink:
             self._connections.begin(peer)
         try:
             try:
-                path = local(request.path)
-                probe = path in OPEN_PATHS
+                need = self.routes.need(request)
+                probe = need is Need.NOTHING
                 if surplus and not probe:
                     response: web.StreamResponse = problem(*FULL)
                 else:
                     if not probe:
                         await self._work.begin.round(request.remote or "")
-                    response = self._refusal(request, path) or await handler(request)
+                    response = self._refusal(request, need) or await handler(request)
             except Exception as error:  # noqa: BLE001 - every exception becomes a response
                 response = as_problem(error, request)
             if surplus:
@@ -311,39 +316,44 @@ class HttpSink:
             headers[hdrs.CACHE_CONTROL] = "no-store"
         headers.extend(self._access.cors(request))  # beside another Vary
 
-    def _refusal(self, request: web.Request, path: str) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
+    def _refusal(self, request: web.Request, need: Need) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
         """The error response for a request that is not admitted, else None. `Websockets` checks its tokens itself.
 
-        `path`: that of the request, without the prefix of an appliance.
+        `need`: that of its route.
         """
-        access = self._access
-        host_allowed = path in OPEN_PATHS or access.hosts_allowed(request)
+        access, probe = self._access, need is Need.NOTHING
+        host_allowed = probe or access.hosts_allowed(request)
         if host_allowed and request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
             return web.Response(status=HTTPStatus.NO_CONTENT, headers={"Access-Control-Max-Age": PREFLIGHT_SECONDS})
-        if path in OPEN_PATHS:
+        if probe:
             return None
         if not host_allowed:
             return problem(
                 HTTPStatus.FORBIDDEN, "this Host is not served here: add its name to http.allowed_hosts if it is yours"
             )
-        if self._static.serves(path) or path == "/ws":
+        if need is Need.HOST:
             return None
         if not access.origin_allowed(request):
             return problem(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN)
-        token = access.authorised(request, tickets=path != TICKET_PATH)  # a ticket must not create the next
-        if token is not None and access.is_foreign(request, token):
+        is_ticket = local(request.path) == TICKET_PATH
+        grant = access.authorised(request, tickets=not is_ticket)  # a ticket must not create the next
+        if grant is None:
+            return problem(
+                HTTPStatus.UNAUTHORIZED,
+                "a token is needed: Authorization: Bearer …, or a ticket of POST /api/v1/ticket",
+                {"WWW-Authenticate": "Bearer"},
+            )
+        if access.is_foreign(request, grant):
             return problem(HTTPStatus.FORBIDDEN, "a page of another site sent this request: open the address by itself")
-        if token is not None:
-            request[TOKEN] = token
-            return None
-        return problem(
-            HTTPStatus.UNAUTHORIZED,
-            "a token is needed: Authorization: Bearer …, or a ticket of POST /api/v1/ticket",
-            {"WWW-Authenticate": "Bearer"},
-        )
+        if not grant.covers(need):
+            return problem(HTTPStatus.FORBIDDEN, f"this token does not have the scope {need.value}")
+        if need is Need.READ and not grant.shows(request.match_info.get("instance")):
+            return problem(HTTPStatus.FORBIDDEN, NOT_SHOWN)
+        request[GRANT] = grant
+        return None
 
     async def _ticket(self, request: web.Request) -> web.Response:
-        return json_response({"ticket": self._access.ticket(request[TOKEN]), "expires_in": 30})
+        return json_response({"ticket": self._access.ticket(request[GRANT]), "expires_in": 30})
 
 
 def _as_bytes(response: web.Response) -> bytes:
@@ -391,7 +401,7 @@ class ListenerConfig:
         http = config.http
         own = URL(http.public_url) if http.public_url is not None else None
         rules = Rules(
-            tokens=read_tokens(config),
+            grants=grants_of(http.read_tokens()),
             origins=http.allowed_origins,
             own_origin=str(own.origin()) if own is not None else None,
             hosts=(*http.allowed_hosts, *([own.host] if own is not None and own.host is not None else ())),

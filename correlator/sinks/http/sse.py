@@ -21,7 +21,8 @@ from correlator.model.parameters import StreamMessages, given
 from correlator.model.rows import Level
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.access import CHECKED_AT_ONCE, TOKEN
+from correlator.sinks.http.access import CHECKED_AT_ONCE
+from correlator.sinks.http.grants import GRANT, Grant
 from correlator.sinks.http.requests import RETRY_AFTER, RETRY_SECONDS, StreamedResponse, job_query, problem, read
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
@@ -42,10 +43,10 @@ class EventStreamClient:
 
     transport: ClassVar[str] = "sse"
 
-    def __init__(self, transport: asyncio.Transport, address: str, positions: Framing, token: bytes) -> None:
+    def __init__(self, transport: asyncio.Transport, address: str, positions: Framing, grant: Grant) -> None:
         self._transport = transport
         self.address = address
-        self.token = token
+        self.grant = grant
         self._positions = positions
         self.framing: Framing = _without_positions
         self.over = asyncio.Event()
@@ -110,7 +111,7 @@ class EventStreams:
             await response.prepare(request)
             if (transport := request.transport) is None:  # The client has gone.
                 return response
-            client = EventStreamClient(transport, request.remote or "", self._framing, request[TOKEN])
+            client = EventStreamClient(transport, request.remote or "", self._framing, request[GRANT])
             try:
                 await self._begin(client, wanted, level, last)
                 await client.over.wait()
@@ -129,12 +130,12 @@ class EventStreams:
         return [r for r in self._streams.fanout.clients if isinstance(r, EventStreamClient)]
 
     def close_revoked(self) -> Iterator[None]:
-        """End the streams whose token has been revoked, in steps of at most `CHECKED_AT_ONCE` streams.
+        """End the streams whose grant does not hold any more, in steps of at most `CHECKED_AT_ONCE` streams.
 
         A client that reconnects with such a token gets 401.
         """
         for number, client in enumerate(self._open(), 1):
-            if not self._access.holds(client.token) and not client.over.is_set():
+            if not self._access.holds(client.grant) and not client.over.is_set():
                 metrics.CLIENTS_CLOSED.labels(str(CloseCode.UNAUTHORISED)).inc()
                 self._end(client, CloseCode.UNAUTHORISED)
             if number % CHECKED_AT_ONCE == 0:
@@ -148,7 +149,7 @@ class EventStreams:
         resume = _position(last)
         client.write(b"retry: %d\n\n" % (RETRY_SECONDS * 1000))
         self._streams.welcome(client, resume)
-        if not self._access.holds(client.token):  # revoked while the response headers were written
+        if not self._access.holds(client.grant):  # revoked while the response headers were written
             self._end(client, CloseCode.UNAUTHORISED)
             return
         await self._streams.subscribe(client, SUB, wanted, level, resume=resume, resuming=bool(last))

@@ -24,6 +24,7 @@ from correlator.ops.stalls import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import CHECKED_AT_ONCE, Access, Floods, Pace
+from correlator.sinks.http.grants import NOT_SHOWN, Grant, Need
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
@@ -180,13 +181,13 @@ class Websockets:
                     await client.closing
 
     def close_revoked(self) -> Iterator[None]:
-        """Close the connections whose token has been revoked, in steps of at most `CHECKED_AT_ONCE` connections."""
+        """Close the connections whose grant has ended, in steps of at most `CHECKED_AT_ONCE` connections."""
         for number, client in enumerate(list(self._open), 1):
-            valid = client.token is not None and self._access.holds(client.token)
+            valid = client.grant is not None and self._access.holds(client.grant)
             if client.ready and not client.closing and not valid and client in self._open:
                 metrics.CLIENTS_CLOSED.labels(str(CloseCode.UNAUTHORISED)).inc()
                 self._streams.remove(client)
-                client.end(CloseCode.UNAUTHORISED, b"this token has been revoked")
+                client.end(CloseCode.UNAUTHORISED, b"this token has ended")
             if number % CHECKED_AT_ONCE == 0:
                 yield
 
@@ -211,6 +212,7 @@ class Websockets:
         if (transport := request.transport) is None:  # The client has gone.
             return ws
         client = WebsocketConnection(transport, address, ws, self._streams.limits)
+        client.instance = request.match_info.get("instance")
         self._open[client] = None
         try:
             with self._access.admitted(request) as admitted:
@@ -245,7 +247,7 @@ class Websockets:
         """Handle frames until the peer closes the connection, or until the daemon has written its close frame."""
         clock = asyncio.get_running_loop().time
         pace, subscribes = Pace(MAX_BURST, MAX_RATE, clock), Pace(MAX_SUBSCRIBES, SUBSCRIBE_RATE, clock)
-        client.token = self._access.authorised(request)
+        client.grant = self._access.authorised(request)
         deadline = clock() + HELLO_WITHIN
         said = request.query.get("say")  # the first frame, which arrives a round trip sooner in the address
         if said is not None and _has_token(said):
@@ -324,12 +326,16 @@ class Websockets:
             raise BadRequest("hello was said already")
         if hello.version != VERSION:
             raise Close(CloseCode.BAD_PROTOCOL, f"version {hello.version} is not spoken here; version {VERSION} is")
-        if client.token is None or not self._access.holds(client.token):
+        if client.grant is None or not self._access.holds(client.grant):
             if not hello.token:
                 raise Close(CloseCode.UNAUTHORISED, "a token is needed in hello")
-            client.token = self._access.known(hello.token)
-            if client.token is None:
+            client.grant = self._access.known(hello.token)
+            if client.grant is None:
                 raise Close(CloseCode.FORBIDDEN, "this token is not known")
+        if not client.grant.covers(Need.READ):
+            raise Close(CloseCode.FORBIDDEN, "this token does not have the scope read")
+        if not client.grant.shows(client.instance):
+            raise Close(CloseCode.FORBIDDEN, NOT_SHOWN)
         client.ready = True
         client.resume = _resume(hello.resume)
         if (refusal := await self._streams.refusal(client.resume)) is not None:
@@ -422,13 +428,15 @@ class WebsocketConnection:
         """Limits the `get`s in progress. A further one waits for it, and so do the frames after it."""
         self.ready = False
         """`hello` has been accepted."""
-        self.token: bytes | None = None
-        """The token that admitted the client; None if `hello` has still to bring one."""
+        self.grant: Grant | None = None
+        """What the client may do; None if `hello` has still to bring a token."""
         self.closing: asyncio.Task[None] | None = None
         """Closes the transport, as the close frame has been written. It may outlive the handler."""
         self._ended: asyncio.Event | None = None
         """Set once the peer has answered the close frame, or has gone. Made for it: an event has 760 bytes."""
         self.resume: Resume | None = None
+        self.instance: str | None = None
+        """The appliance of a fleet whose address the client uses; None: that of all."""
 
     def write(self, framed: bytes) -> None:
         if self.closing is None and not self._transport.is_closing():

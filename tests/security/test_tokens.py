@@ -1,0 +1,150 @@
+"""What a token may do over HTTP: each route asks for what it declares, and connections end with their token."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import aiohttp
+import pytest
+
+from correlator.jobs.index import Index
+from correlator.pipeline.pipeline import LocalHub
+from correlator.sinks.http.access import Access, Rules
+from correlator.sinks.http.grants import Grant, Need
+from correlator.sinks.http.server import HttpSink, Listener
+from tests.support.daemon import HELLO
+from tests.support.eventually import PATIENCE
+from tests.support.http_listener import served
+
+READER = Grant("reader", b"the-token-that-reads", frozenset({"read"}))
+SCRAPER = Grant("scraper", b"the-token-that-scrapes", frozenset({"metrics"}))
+BEARER = {grant.name: {"Authorization": f"Bearer {grant.secret.decode()}"} for grant in (READER, SCRAPER)}
+
+OPEN = {"/", "/i/{instance}", "/ws", "/health/live", "/health/ready"}
+"""What needs no token, besides files of the page, whose names end in a suffix."""
+
+
+class Nobody:
+    """A fleet without appliances."""
+
+    def hub_of(self, instance: str) -> None:
+        return None
+
+    def describe(self) -> list[object]:
+        return []
+
+
+@pytest.fixture
+def hub():
+    hub = LocalHub(Index())
+    hub.status.loading = False
+    return hub
+
+
+def declared(hub: LocalHub, fleet: Nobody | None) -> list[tuple[str, str, Need]]:
+    """The method, the path and the need of each route that the router of a listener has."""
+    access = Access(listen_host="127.0.0.1", clock=time.monotonic)
+    sink = HttpSink(Listener("127.0.0.1", 0), access, fleet=fleet)  # type: ignore[arg-type]
+    found = []
+    for route in sink.application(hub).router.routes():
+        assert route in sink.routes.needs, f"{route.method} {route.resource}: it says not what it needs"
+        assert route.resource is not None
+        found.append((route.method, route.resource.canonical, sink.routes.needs[route]))
+    return found
+
+
+@pytest.mark.parametrize("fleet", [None, Nobody()], ids=["daemon", "gateway"])
+def test_every_route_declares_what_it_needs_and_only_what_is_listed_here_needs_no_token(hub, fleet):
+    routes = declared(hub, fleet)
+    without = {
+        path.removeprefix("/i/{instance}") or "/i/{instance}"
+        for _, path, need in routes
+        if need in (Need.NOTHING, Need.HOST)
+    }
+    assert {path for path in without if not re.search(r"\.(css|d\.ts|html|js|svg|ico)$", path)} == OPEN - (
+        set() if fleet else {"/i/{instance}"}
+    )
+    assert {path.removeprefix("/i/{instance}") for _, path, need in routes if need is Need.METRICS} == {"/metrics"}
+    assert {method for method, _, need in routes if need is Need.READ} == {"GET", "HEAD", "POST"}
+
+
+async def test_each_route_answers_a_token_only_within_its_scope(hub):
+    """Whatever the router has, asked as it is: without a token, with one for metrics, with one that reads."""
+    asked = [(method, re.sub(r"\{\w+\}", "x", path), need) for method, path, need in declared(hub, None)]
+    async with served(hub, tokens=(READER, SCRAPER), unknown_id_wait=0) as url, aiohttp.ClientSession(url) as session:
+
+        async def status(method: str, path: str, headers: dict[str, str]) -> int:
+            async with session.request(method, path, headers=headers) as response:
+                return response.status
+
+        wrong = {}
+        for method, path, need in asked:
+            if need in (Need.NOTHING, Need.HOST):
+                continue
+            found = [await status(method, path, headers) for headers in ({}, BEARER["scraper"], BEARER["reader"])]
+            good = [401, *([403, "served"] if need is Need.READ else ["served", 403])]
+            if [one if one in (401, 403) else "served" for one in found] != good:
+                wrong[method, path] = found
+        assert wrong == {}
+        assert await status("GET", "/no/such/path", {}) == 401
+        assert await status("GET", "/no/such/path", BEARER["scraper"]) == 403
+        assert await status("GET", "/no/such/path", BEARER["reader"]) == 404
+
+
+async def closed_with(session: aiohttp.ClientSession, hello: dict[str, object]) -> int:
+    """The close code of a websocket that sends `hello`, or 0 if it is welcomed."""
+    async with session.ws_connect("/ws") as ws:
+        await ws.send_json(hello)
+        answer = await ws.receive(PATIENCE)
+        return ws.close_code or 1005 if answer.type is aiohttp.WSMsgType.CLOSE else 0
+
+
+async def test_a_token_for_metrics_opens_neither_a_websocket_nor_a_stream_and_gets_no_ticket(hub):
+    async with served(hub, tokens=(READER, SCRAPER)) as url, aiohttp.ClientSession(url) as session:
+        assert await closed_with(session, HELLO | {"token": SCRAPER.secret.decode()}) == 4403
+        assert await closed_with(session, HELLO | {"token": READER.secret.decode()}) == 0
+        async with session.post("/api/v1/ticket", headers=BEARER["scraper"]) as response:
+            assert response.status == 403
+            assert "scope read" in (await response.json())["detail"]
+
+
+async def test_connections_end_when_their_token_expires_and_others_stay(hub):
+    clock = 1_000.0
+    ends = Grant("ends", b"a-token-that-ends", frozenset({"read"}), until=2_000.0)
+    headers = {"Authorization": "Bearer a-token-that-ends"}
+    async with (
+        served(hub, tokens=(READER, ends), now=lambda: clock) as url,
+        aiohttp.ClientSession(url) as session,
+        session.ws_connect("/ws") as ending,
+        session.ws_connect("/ws") as staying,
+        session.get("/api/v1/stream", headers=headers) as stream,
+    ):
+        await ending.send_json(HELLO | {"token": "a-token-that-ends"})
+        await staying.send_json(HELLO | {"token": READER.secret.decode()})
+        for ws in (ending, staying):
+            assert (await ws.receive_json(timeout=PATIENCE))["type"] == "welcome"
+        clock = 2_000.0
+        assert (await ending.receive(PATIENCE)).type is aiohttp.WSMsgType.CLOSE
+        assert ending.close_code == 4401
+        assert b'"code":4401' in await stream.content.read()
+        await staying.send_json({"type": "ping"})
+        assert (await staying.receive_json(timeout=PATIENCE))["type"] == "pong"
+        async with session.get("/api/v1/jobs", headers=headers) as response:
+            assert response.status == 401
+
+
+def test_a_connection_stays_while_its_token_has_the_rights_with_which_it_began():
+    narrow = Grant("t", b"t", frozenset({"read"}), frozenset({"dc1"}))
+    wide = Grant("t", b"t", frozenset({"read", "metrics"}))
+    access = Access(listen_host="x", clock=time.monotonic, rules=Rules([narrow]))
+    access.change(Rules([wide]))
+    assert access.holds(narrow)
+    for less in (
+        Grant("t", b"t", frozenset({"metrics"})),
+        Grant("t", b"t", frozenset({"read"}), frozenset({"dc1", "dc2"})),
+        Grant("t", b"t", wide.scope, until=1.0),
+        Grant("t", b"another", wide.scope),
+    ):
+        access.change(Rules([less]))
+        assert not access.holds(wide), less
