@@ -131,7 +131,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
     supervisor = Supervisor(core.hub)
     http = listener.sink(supervisor.serves)
     daemon = Daemon(core, checkpoint, listener, supervisor)
-    report_build(getattr(core.database, "driver_name", "sqlite3"))
+    report_build(getattr(core.database, "driver", "sqlite3"))
     log.info("correlator %s follows %s", __version__, config.database.url)
     async with asyncio.TaskGroup() as outer:
         # Start, 3: Serve, which ends the start of the unit. Readiness reports that the daemon is loading.

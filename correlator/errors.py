@@ -59,6 +59,7 @@ class Away(Enum):
     UNREACHABLE = "the database cannot be reached"
     NO_CONNECTION = "the database account has no connection left"
     LOGIN_REFUSED = "the database refuses the login"
+    UNSAFE_LOGIN = "the password of the database was not sent, because others could have read it"
     NO_ANSWER = "the database does not answer in time"
     LOCKED = "a table of the database is locked"
     SLOW = "the database ended a query that took too long"

@@ -24,6 +24,7 @@ from typing import Any, TypeAlias
 from correlator.errors import SourceUnavailable
 from correlator.ops import metrics
 from correlator.sources import binlog
+from correlator.sources.db.login import transport_of
 from correlator.sources.db.mariadb import MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES
 from correlator.tasks import Backoff
@@ -133,12 +134,6 @@ class Doorbell:
             log.warning("the doorbell is unavailable, polling continues: %s", error)
         else:
             log.debug("the doorbell is unavailable: %s", error)
-
-
-def transport_of(connection: Any) -> asyncio.Transport:
-    """The transport of an open `aiomysql.Connection`. Nothing else may use the connection from now on."""
-    transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001 - see the top of this file
-    return transport
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.model.persisted import Cursor
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import tail as tail_module
+from correlator.sources.db import login
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES, Schema
 from tests.support.eventually import PATIENCE, eventually
@@ -165,11 +166,11 @@ async def test_abandoned_connections_are_forgotten_if_the_connection_that_kills_
         def close(self):
             raise AttributeError("the transport is gone")
 
-    async def connect(**_):
+    async def connect(*_, **__):
         return DeadConnection()
 
     source = MariaDBDatabase(Address(), driver=driver)
-    monkeypatch.setattr(source._driver, "connect", connect)
+    monkeypatch.setattr(login, "connect", connect)
     for thread_id in (7, 8, 9):
         source._abandon(thread_id)
     assert source._killing is not None

@@ -20,6 +20,7 @@ from tests.support.accepting import accepting
 from tests.support.certificates import Certificates
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.hostile_database import CAPABILITIES, OK, SSL, greeting, packet, read_packet
 from tests.support.mosquitto import Mosquitto
 from tests.support.servers import free_port
 
@@ -41,21 +42,7 @@ async def listening(talk: Talk, **options: Any) -> AsyncIterator[int]:
         yield port
 
 
-def packet(number: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "little") + bytes([number % 256]) + payload
-
-
-GREETING = packet(
-    0,
-    b"\x0a11.8.0-MariaDB\0" + b"\1\0\0\0" + b"12345678" + b"\0" + b"\xff\xf7" + b"\x2d" + b"\2\0" + b"\xff\x81"
-    + b"\x15" + b"\0" * 10 + b"123456789012" + b"\0" + b"mysql_native_password\0",
-)  # fmt: skip
-OK = b"\0\0\0\2\0\0\0"
-
-
-async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    head = await reader.readexactly(4)
-    return head[3], await reader.readexactly(int.from_bytes(head[:3], "little"))
+GREETING = greeting()
 
 
 def source(port: int, driver: str, within: float = 2.0, **more: object) -> MariaDBDatabase:
@@ -216,7 +203,7 @@ async def test_a_database_server_with_a_wrong_certificate_gets_no_login(
     def serve() -> None:
         connection, _ = listener.accept()
         with connection, contextlib.suppress(OSError):
-            connection.sendall(GREETING.replace(b"\xff\xf7", b"\xff\xff"))  # it speaks TLS, says the server
+            connection.sendall(greeting(capabilities=CAPABILITIES | SSL))  # it speaks TLS, says the server
             head = connection.recv(4, socket.MSG_WAITALL)
             connection.recv(int.from_bytes(head[:3], "little"), socket.MSG_WAITALL)  # and so it shall, says the client
             with certificates.server(certificate).wrap_socket(connection, server_side=True) as secure:

@@ -222,9 +222,9 @@ if __name__ == "__main__":
         import correlator.app
         import correlator.sinks.mqtt.sink
         import correlator.sinks.otlp.sink  # noqa: F401
-        from correlator.sources.db.mariadb import load_driver
+        from correlator.sources.db.mariadb import installed_driver
 
-        load_driver("auto")
+        installed_driver("auto")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests end the server
     if (arguments := serve(Path(sys.argv[1]))) is not None:
         sys.argv = ["correlator", *arguments]

@@ -17,6 +17,7 @@ from correlator.config.schema import Cluster, Mqtt, NatsUrl
 from correlator.config.values import BrokerUrl
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
+from correlator.sources.db import login
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.tasks import Backoff, done_within, end_tasks, keeping_cancellation, set_within, until_next
 from tests.support.there import there
@@ -189,10 +190,12 @@ def test_timers_fall_together_whenever_they_began_and_one_that_was_early_is_not_
 
 @pytest.mark.parametrize("refused", [False, True])
 @pytest.mark.parametrize("cancelled_before", [False, True])
-async def test_a_cancellation_that_the_driver_loses_while_it_connects_ends_the_task(cancelled_before, refused):
+async def test_a_cancellation_that_the_driver_loses_while_it_connects_ends_the_task(
+    cancelled_before, refused, monkeypatch
+):
     connecting, connection = asyncio.Event(), Mock()
 
-    async def connect(**_: object) -> Mock:
+    async def connect(*_: object, **__: object) -> Mock:
         connecting.set()
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.sleep(60)
@@ -208,7 +211,7 @@ async def test_a_cancellation_that_the_driver_loses_while_it_connects_ends_the_t
         await database.open()
 
     database = MariaDBDatabase(Address())
-    database._driver = SimpleNamespace(connect=connect)
+    monkeypatch.setattr(login, "connect", connect)
     task = asyncio.create_task(opening())
     await connecting.wait()
     task.cancel()

@@ -18,7 +18,8 @@ from typing import Any, Literal
 
 from correlator.config.values import is_loopback
 from correlator.errors import Away, SourceUnavailable, drop_frames
-from correlator.sources.db import zones
+from correlator.sources.db import login, zones
+from correlator.sources.db.login import Driver, Terms, UnsafeLogin
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, query_failed
 from correlator.sources.db.zones import Zone
 from correlator.tasks import keeping_cancellation
@@ -133,7 +134,7 @@ class MariaDBDatabase:
         self._zone = zone
         self._connect_timeout = connect_timeout
         self._query_timeout = query_timeout
-        self._driver, self.driver_name = load_driver(driver)
+        self.driver: Driver = installed_driver(driver)
         self._to_kill: set[int] = set()
         self._killing: asyncio.Task[None] | None = None
 
@@ -142,13 +143,13 @@ class MariaDBDatabase:
         self.address = replace(self.address, password=password)
 
     async def open(self, *, dirty: bool = False) -> MariaDBSession:
-        return await self._open(self._driver, "READ UNCOMMITTED" if dirty else "READ COMMITTED")
+        return await self._open(self.driver, "READ UNCOMMITTED" if dirty else "READ COMMITTED")
 
     async def open_with_aiomysql(self) -> MariaDBSession:
         """A session whose connection is aiomysql's, whatever the driver is."""
-        return await self._open(load_driver("aiomysql")[0], "READ COMMITTED")
+        return await self._open(installed_driver("aiomysql"), "READ COMMITTED")
 
-    async def _open(self, driver: Any, level: str) -> MariaDBSession:
+    async def _open(self, driver: Driver, level: str) -> MariaDBSession:
         session = MariaDBSession(await self._connect(driver), self._query_timeout, self._abandon)
         await self._prepare(session, level)
         return session
@@ -164,7 +165,7 @@ class MariaDBDatabase:
         """Kill all abandoned connections over a new one. An account may always kill its own connections."""
         try:
             async with asyncio.timeout(KILL_WITHIN):
-                connection = await self._connect(self._driver)
+                connection = await self._connect(self.driver)
                 try:
                     while self._to_kill:
                         thread_id = self._to_kill.pop()  # before anything can fail: each turn makes one less
@@ -176,12 +177,14 @@ class MariaDBDatabase:
         except (TimeoutError, SourceUnavailable):
             self._to_kill.clear()
 
-    async def _connect(self, driver: Any) -> Any:
+    async def _connect(self, driver: Driver) -> Any:
         a = self.address
         where: dict[str, Any] = {"unix_socket": a.unix_socket} if a.unix_socket else {"host": a.host, "port": a.port}
         try:
             async with asyncio.timeout(self._connect_timeout):
-                connecting = driver.connect(
+                connecting = login.connect(
+                    driver,
+                    Terms(a.tls, bool(a.unix_socket)),
                     **where,
                     user=a.user,
                     password=a.password,
@@ -197,8 +200,7 @@ class MariaDBDatabase:
             detail = f"MariaDB at {a}: no connection within {self._connect_timeout:g} s"
             raise SourceUnavailable(detail, Away.NO_ANSWER) from error
         except Exception as error:
-            no_tls = getattr(error.__cause__, "reason", None) == "WRONG_VERSION_NUMBER"
-            detail = f"MariaDB at {a}: {_NO_TLS if no_tls else _message(error)}"
+            detail = f"MariaDB at {a}: {_message(error)}"
             reason = _reason(error)
             drop_frames(error)  # They refer to the connection that was tried, which has the error.
             raise SourceUnavailable(detail, reason) from error
@@ -224,12 +226,6 @@ class MariaDBDatabase:
             await session.close()
             detail = f"MariaDB at {self.address}: sessions do not stay as they are set: {wrong}"
             raise SourceUnavailable(detail, Away.FAILED)
-        if self.address.tls is not None:
-            # If a server offers no TLS, aiomysql continues in plain text without an error.
-            cipher = await session.query("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
-            if not cipher or not cipher[0][1]:
-                await session.close()
-                raise SourceUnavailable(f"MariaDB at {self.address}: {_NO_TLS}", Away.UNREACHABLE)
 
     async def schema(self, session: Session) -> Schema:
         rows = await session.query(
@@ -269,13 +265,15 @@ class MariaDBDatabase:
         return int(rows[0][0] or 0) if rows else 0
 
 
-def load_driver(name: str) -> tuple[Any, str]:
-    """The driver's module and its name. Raises `SourceUnavailable` if it is not installed."""
-    for candidate in ("asyncmy", "aiomysql") if name == "auto" else (name,):
+def installed_driver(name: Literal["auto", "aiomysql", "asyncmy"]) -> Driver:
+    """The driver that is used. Raises `SourceUnavailable` if it is not installed."""
+    candidates: tuple[Driver, ...] = ("asyncmy", "aiomysql") if name == "auto" else (name,)
+    for candidate in candidates:
         try:
-            return import_module(candidate), candidate
+            import_module(candidate)
         except ImportError:
             continue
+        return candidate
     raise SourceUnavailable(f"database.driver = {name!r} is not installed. Set it to 'auto'")
 
 
@@ -298,11 +296,10 @@ def _column(values: Row) -> Row:
     return values
 
 
-_NO_TLS = "database.tls is set, but the server offers no TLS"
-
-
 def _reason(error: BaseException) -> Away:
-    """The kind of failure by the server's error number."""
+    """The kind of failure, by the server's error number."""
+    if isinstance(error, UnsafeLogin):
+        return Away.UNSAFE_LOGIN
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     return _REASONS.get(number, Away.FAILED if 1000 <= number < 2000 else Away.UNREACHABLE)
 
