@@ -21,7 +21,6 @@ from typing import TypeAlias
 
 from msgspec import Struct
 
-from correlator.jobs.fold import ended_at
 from correlator.model.facts import MAX_CHILDREN, Reading
 from correlator.model.published import NO_TITLES, AgeKey, JobView, PublishedJob, Titles
 from correlator.model.replies import Resolved
@@ -350,8 +349,9 @@ class PublishedJobs(JobDirectory):
         """All jobs that started at or after this time are in memory; `max_jobs` may have removed older ones."""
         return max(now - self.retention, self.newest_removed + 1, self._newest_awaited + 1)
 
-    def has_expired(self, view: JobView, now: Micros) -> bool:
-        return view.terminal and ended_at(view) <= now - self.retention
+    def has_expired(self, end: Micros, now: Micros) -> bool:
+        """True if a job whose end counts from `end` does not belong in memory any more."""
+        return end <= now - self.retention
 
     def begin_past(self, now: Micros) -> None:
         """Begin with the log's past. Jobs that are published while the tables are loaded are incomplete from now on."""

@@ -65,7 +65,7 @@ class Exports:
             self._left(change, at)
         elif new.view.terminal and job_id not in self._exported:
             was_known = old is not None and old.complete and not old.view.terminal
-            if was_known or ended_at(new.view) > self._since:
+            if was_known or ended_at(new.view, new.alive_at) > self._since:
                 self._set(job_id, exported=False)
                 self._due[job_id] = now
 
@@ -123,8 +123,9 @@ class Exports:
 
     def _left(self, change: Change, at: Micros) -> None:
         """A job left memory. If it is being sent, that goes on."""
-        if change.reason == "retention" and change.old is not None and change.old.view.terminal:
-            self._since = max(self._since, min(ended_at(change.old.view), at))
+        old = change.old
+        if change.reason == "retention" and old is not None and old.view.terminal:
+            self._since = max(self._since, min(ended_at(old.view, old.alive_at), at))
         self.dropped += change.job_id in self._due and change.reason != "merged"
         self._set(change.job_id, exported=None)
 

@@ -422,9 +422,9 @@ def shows_life(before: Job, job: Job) -> bool:
     )
 
 
-def ended_at(view: JobView) -> Micros:
-    """The end of an ended job. If it is unknown, its start, so that the job leaves memory."""
-    return (view.ended_at if view.ended_at is not None else view.started_at) or 0
+def ended_at(view: JobView, alive_at: Micros) -> Micros:
+    """The end of an ended job. If neither tables nor log have it, the latest that they have of the job (`alive_at`)."""
+    return view.ended_at if view.ended_at is not None else alive_at
 
 
 def _resolve(
@@ -519,6 +519,11 @@ def _merged(record: StepRecord | None, events: StepEvents | None, observed_at: i
     return replace(record, status=status.value, completed_at=ahead.at)
 
 
+def legacy_alive_at(record: LegacyRecord) -> Micros:
+    """The latest time of a row of `failover_jobs`; 0 if it has none."""
+    return max(filter(None, (record.started_at, record.created_at, record.updated_at)), default=0)
+
+
 def legacy_view(record: LegacyRecord) -> JobView:
     """The published view of a job that only `failover_jobs` has."""
     status, percent = joblog.legacy_meaning(record.status)
@@ -541,7 +546,7 @@ def legacy_view(record: LegacyRecord) -> JobView:
         error=record.error_message or None,
         error_cut=record.error_cut,
         started_at=record.started_at if record.started_at is not None else record.created_at,
-        ended_at=(record.completed_at if record.completed_at is not None else record.updated_at)
+        ended_at=(record.completed_at if record.completed_at is not None else legacy_alive_at(record) or None)
         if status.ended
         else None,
         percent=percent,

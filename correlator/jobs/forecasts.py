@@ -29,7 +29,7 @@ from msgspec.structs import replace
 from correlator.bounded import Schedule
 from correlator.forecast.forecaster import Forecaster, OperationKey
 from correlator.forecast.points import EndedRun, seconds
-from correlator.jobs.fold import ended_at, vm_name
+from correlator.jobs.fold import vm_name
 from correlator.jobs.forecasted_job import JudgedForecast, TrackedJob, can_be_forecast, ended_run, operation_key
 from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.record import Record
@@ -269,7 +269,7 @@ class Forecasts:
         if stored.tracked:
             self._records[view.job_id].tracked = TrackedJob(view, stored)
         if view.terminal and stored.unlearned:
-            self._unlearned.put(view.job_id, ended_at(view))
+            self._unlearned.put(view.job_id, _end_of(view))
         elif view.status is Status.RUNNING:
             self._checks.put(view.job_id, now)
         elif stored.published is not None and stored.published.forecast is not None:
@@ -305,7 +305,7 @@ class Forecasts:
 
     def _end(self, view: JobView, old: PublishedJob | None) -> JobForecast | None:
         """The forecast of an ended job: the percent that it had, and how its duration compares with earlier runs."""
-        before, end = old.forecast if old is not None else None, ended_at(view)
+        before, end = old.forecast if old is not None else None, _end_of(view)
         is_new = not old.view.terminal if old is not None else end > self.learned_to - LATE_END
         if (is_new and end > self._history_to) or view.job_id in self._unlearned:
             self._learn_later(view.job_id, end)
@@ -360,6 +360,11 @@ class Accuracy(Struct):
         """The median relative error of p50 when the jobs began: 0.1 is a tenth of the duration. None before any."""
         errors = [job.relative_error for job in self.jobs if job.relative_error is not None]
         return median(errors) if errors else None
+
+
+def _end_of(view: JobView) -> Micros:
+    """The end of a run that has ended; its start, if nobody knows its end, which nothing is learned from."""
+    return (view.ended_at if view.ended_at is not None else view.started_at) or 0
 
 
 def _has_only_new_rows(was: JobView, view: JobView) -> bool:

@@ -300,9 +300,11 @@ class Index:
             if (shown := self.published.get(job_id)) is None:
                 return PersistedJob(record.facts, 0)
             forecast = self.forecasts.persisted(record, shown.forecast)
-            return PersistedJob(record.facts, shown.updated_at, forecast, silence)
-        row = self.known.legacy(job_id)
-        return PersistedLegacy.of(row, silence) if row is not None else None
+            return PersistedJob(record.facts, shown.updated_at, forecast, silence, shown.end_seen_at)
+        if (row := self.known.legacy(job_id)) is None:
+            return None
+        shown = self.published.get(job_id)
+        return PersistedLegacy.of(row, silence, shown.end_seen_at if shown is not None else 0)
 
     def state(self) -> IndexState:
         """The state besides the jobs that a checkpoint must contain."""
@@ -331,24 +333,33 @@ class Index:
         self.silence.judged_to = state.watched
         parents: dict[str, None] = {}
         for part in chunks(jobs, RESTORED_AT_ONCE):
-            for one in part:
-                self._restore(one.job)
-            yield self._publish_restored(parents, now, {one.job.job_id: one for one in part})
+            restored = [self._restore(one, now) for one in part]
+            yield self._publish_restored(parents, now, {one.job.job_id: one for one in restored})
         for names in chunks(list(parents), RESTORED_AT_ONCE):
             yield self._publish_restored({}, now, {}, names)
         for rows in chunks(legacy, RESTORED_AT_ONCE):
             self.known.rows.update((stored.job_id, LegacyRow(stored.row)) for stored in rows)
-            jobs_of = (PersistedJob(Job(r.job_id), r.updated_at or now, silence=r.silence) for r in rows)
+            jobs_of = (
+                PersistedJob(Job(r.job_id), r.updated_at or now, silence=r.silence, end_seen_at=r.end_seen_at)
+                for r in rows
+            )
             yield self._publish_restored({}, now, {one.job.job_id: one for one in jobs_of})
         self._removed.has_read(self._newest_time)
         self.loading = loading
 
-    def _restore(self, job: Job) -> None:
-        """Add a job of a checkpoint. A reading of it that has arrived since the start is joined."""
-        record = self._record(job.job_id)
-        reading, record.facts = record.facts.reading, fold.restored(job)
-        if reading is not None:
-            record.read(reading)
+    def _restore(self, stored: PersistedJob, now: Micros) -> PersistedJob:
+        """Add a job of a checkpoint. A reading of it that has arrived since the start is joined, and is news."""
+        record = self._record(stored.job.job_id)
+        reading, record.facts = record.facts.reading, fold.restored(stored.job)
+        if reading is None:
+            return stored
+        was = fold.view(record.facts, self.id_keys)
+        record.read(reading)
+        if not stored.updated_at or reading.record is None:
+            return stored
+        view = fold.view(record.facts, self.id_keys)
+        self._transitions.changed(was, view, record.facts, self.horizon.log_watched_from(now), -1)
+        return replace(stored, end_seen_at=now) if view.terminal and not was.terminal else stored
 
     def _publish_restored(
         self, parents: dict[str, None], now: Micros, restored: dict[str, PersistedJob], names: Iterable[str] = ()
@@ -489,7 +500,8 @@ class Index:
         job_id, known = row.job_id, self.known.rows.get(row.job_id)
         if known is None:
             view = fold.legacy_view(row)
-            if self.published.has_expired(view, turn.now) or not self._removed.is_news(view):
+            no_room = view.terminal and self.published.has_expired(ended_at(view, 0), turn.now)
+            if no_room or not self._removed.is_news(view, 0):
                 self.known.set_aside(row, self._newest_time)
                 self.published.leave_out(view.started_at or 0)
                 return
@@ -538,7 +550,9 @@ class Index:
             self._remove(record, old, "gone", old.view if old is not None else None, turn)
             return
         view, alive_at = self._view(record, old)
-        if self.published.has_expired(view, turn.now) or (old is None and not self._removed.is_news(view)):
+        was_in_memory = old is not None or (turn.restored is not None and record.job_id in turn.restored)
+        is_news = was_in_memory or self._removed.is_news(view, alive_at)
+        if not is_news or self._has_expired(view, alive_at, old, turn):
             self._remove(record, old, "retention", view, turn)
             return
         before = record.facts
@@ -583,7 +597,7 @@ class Index:
         self.known.unread.pop(job_id, None)
         if old is None and self.published.past_unread is not None and self.loading:
             self._incomplete[job_id] = None
-        if old is None and view.terminal and ended_at(view) <= self._removed.announced_until(job_id):
+        if old is None and view.terminal and ended_at(view, alive_at) <= self._removed.announced_until(job_id):
             record.observed = None
         if old is None or old.view.external_ids != view.external_ids:
             for name in view.external_ids:  # Clients get the removal of a legacy job before the job that has its ID.
@@ -603,11 +617,31 @@ class Index:
         view = fold.grown(viewed, old.view, facts) or fold.view(facts, self.id_keys)
         return view, fold.alive_after(viewed, old.alive_at, facts)
 
+    def _has_expired(self, view: JobView, alive_at: Micros, old: PublishedJob | None, turn: _Turn) -> bool:
+        """True if a job ended too long ago to be in memory, and its end was not seen since then either."""
+        if not view.terminal:
+            return False
+        return self.published.has_expired(max(ended_at(view, alive_at), self._end_seen_at(view, old, turn)), turn.now)
+
+    @staticmethod
+    def _end_seen_at(view: JobView, old: PublishedJob | None, turn: _Turn) -> Micros:
+        """When the end of a job was seen: clients that saw it run see its end first, whatever the times in the tables.
+
+        0: the job has not ended, or had when it was published first.
+        """
+        if not view.terminal:
+            return 0
+        if turn.restored and (stored := turn.restored.get(view.job_id)) is not None:
+            return stored.end_seen_at
+        if old is None:
+            return 0
+        return old.end_seen_at if old.view.terminal else turn.now
+
     def _settle_row(self, known: LegacyRow, old: PublishedJob | None, turn: _Turn) -> None:
         """Publish a row of `failover_jobs` if it is certain that no JobLog job has its ID, else withdraw it."""
         row, view = known.row, fold.legacy_view(known.row)
         self.published.await_no_longer(row.job_id)
-        if self.published.has_expired(view, turn.now):
+        if self._has_expired(view, 0, old, turn):
             self._retire(row.job_id, "retention", turn)
         elif self.published.owner(row.job_id) is not None:
             self._withdraw_legacy(row.job_id, "merged", turn)
@@ -615,7 +649,7 @@ class Index:
             if known.silent:
                 turn.silent.add(row.job_id)
                 known.silent = False
-            self._show(view, row.updated_at or row.created_at or 0, old, None, turn)
+            self._show(view, fold.legacy_alive_at(row), old, None, turn)
         else:
             self.published.await_legacy(row.job_id, view.started_at or 0)
             known.silent = known.silent or turn.past
@@ -630,6 +664,7 @@ class Index:
             if record is not None:
                 record.family = family
         complete = job_id not in self._incomplete
+        end_seen_at = self._end_seen_at(view, old, turn)
         stored = turn.restored.pop(job_id, None) if turn.restored else None
         if stored is not None and not stored.updated_at:
             stored = None  # It was not published.
@@ -644,7 +679,8 @@ class Index:
             and (old.child_count, old.children) == (family.count, family.ids)
         ):
             if old.alive_at != alive_at:
-                self.published.set_job(replace(old, alive_at=alive_at), old)
+                self.published.set_job(shown := replace(old, alive_at=alive_at), old)
+                self._plan_expiry(shown)
             return
         if stored is not None:
             updated_at = stored.updated_at
@@ -656,7 +692,7 @@ class Index:
             updated_at, forecast = old.updated_at, old.forecast
         else:
             of_the_past = view.terminal and (old is None or (past and not old.complete))
-            updated_at = min(now, max(alive_at, ended_at(view))) if of_the_past else now
+            updated_at = min(now, max(alive_at, view.ended_at or 0)) if of_the_past else now
             forecast = self.forecasts.of(view, old, alive_at, now)
             self._unsaved[job_id] = None
         new = PublishedJob(
@@ -670,6 +706,7 @@ class Index:
             complete,
             forecast,
             titles=self.published.titles,
+            end_seen_at=end_seen_at,
         )
         self._follow_up(self._put(new, old, turn), turn, past=past)
         if stored is None and (stalled and self.silence.is_news(job_id)) is not was_announced:
@@ -720,7 +757,7 @@ class Index:
         """Remove a job for which memory has no room."""
         record = self._records.get(old.job_id)
         if record is None or old.view.source == "legacy":
-            self._removed.had_no_room(old.view)
+            self._removed.had_no_room(old.view, old.alive_at)
             self._retire(old.job_id, "retention", turn)
         else:
             self._remove(record, old, "retention", old.view, turn)
@@ -735,11 +772,12 @@ class Index:
         self.known.unread.pop(job_id, None)
         for step_id in record.steps:
             del self._job_of_step[step_id]
+        alive_at = old.alive_at if old is not None else fold.alive_at(record.facts)
         if reason == "retention" and view is not None:
-            self._removed.had_no_room(view)
+            self._removed.had_no_room(view, alive_at)
             self.published.leave_out(view.started_at or 0)
         if old is None or was_published:
-            self._removed.add(job_id, view, old.alive_at if old is not None else 0, turn.now)
+            self._removed.add(job_id, view, alive_at, turn.now)
         if old is not None and was_published:
             for name in old.view.external_ids if reason == "retention" else ():
                 self._retire(name, reason, turn)
@@ -781,14 +819,14 @@ class Index:
         """
         job_id, old, new = change.job_id, change.old, change.new
         if new is not None:
-            newest = max(new.alive_at, ended_at(new.view))
+            newest = max(new.alive_at, new.view.ended_at or 0)
             if newest > self._newest_time:
                 self._newest_time = max(self._newest_time, min(turn.now, newest))
         if new is not None and old is not None and not past and _runs_on(old, new):
             self._announce(new, turn)
         else:
-            if new is not None and new.view.terminal:
-                self._expiry.put(job_id, ended_at(new.view))
+            if new is not None:
+                self._plan_expiry(new)
             else:
                 self._expiry.discard(job_id)
             if new is not None and not past:
@@ -802,13 +840,20 @@ class Index:
             if to_parent:
                 (turn.named if turn.parents is None else turn.parents)[parent] = None
 
+    def _plan_expiry(self, shown: PublishedJob) -> None:
+        if shown.view.terminal:
+            self._expiry.put(shown.job_id, max(ended_at(shown.view, shown.alive_at), shown.end_seen_at))
+        else:
+            self._expiry.discard(shown.job_id)
+
     def _note_transitions(self, old: PublishedJob | None, new: PublishedJob, turn: _Turn) -> None:
         """Add the events of a legacy job; of a JobLog job, note the transitions that wait for their log row."""
         view, was = new.view, old.view if old is not None else None
         announced_until = self._removed.announced_until(view.job_id) if was is None else -1
-        is_news = (
-            ended_at(view) > announced_until if was is None else not was.terminal or ended_at(was) != ended_at(view)
-        )
+        if was is None:
+            is_news = ended_at(view, new.alive_at) > announced_until
+        else:
+            is_news = not was.terminal or was.ended_at != view.ended_at
         if view.terminal and is_news:
             turn.ended.add(view.job_id)
         if old is None and not new.complete:

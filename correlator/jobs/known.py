@@ -66,9 +66,10 @@ class RemovedJobs:
         """Transitions of a job that is not in memory have been announced up to this time, or are of the past."""
         return max(self._seen_to.get(job_id, -1), self._announced_until)
 
-    def is_news(self, view: JobView) -> bool:
+    def is_news(self, view: JobView, alive_at: Micros) -> bool:
         """True if a job that is not in memory belongs there, given what was read of it."""
-        return not view.terminal or ended_at(view) > min(self._no_room_until, self.announced_until(view.job_id))
+        seen_to = min(self._no_room_until, self.announced_until(view.job_id))
+        return not view.terminal or ended_at(view, alive_at) > seen_to
 
     def skips(self, entry: Entry, job_id: str) -> bool:
         """True for a late row of a removed job. A row that starts the job again brings it back."""
@@ -82,16 +83,16 @@ class RemovedJobs:
 
         `now` is in microseconds since 1970.
         """
-        ended = ended_at(view) if view is not None and view.terminal else 0
+        ended = ended_at(view, 0) if view is not None and view.terminal else 0
         seen_to = max(self._seen_to.get(job_id, 0), alive_at, ended)
         if (evicted := self._seen_to.put(job_id, seen_to)) is not None:
             self._announced_until = max(self._announced_until, min(now, evicted[1]))
         if (evicted := self._newest.put(job_id, seen_to)) is not None:
             self._forgotten_until = max(self._forgotten_until, min(now, evicted[1]))
 
-    def had_no_room(self, view: JobView) -> None:
+    def had_no_room(self, view: JobView, alive_at: Micros) -> None:
         """Note that a job left by `retention` or `max_jobs`, or did not come into memory for it."""
-        self._no_room_until = max(self._no_room_until, ended_at(view))
+        self._no_room_until = max(self._no_room_until, ended_at(view, alive_at))
 
     def discard(self, job_id: str) -> None:
         """Note that a job is published again."""
@@ -235,11 +236,11 @@ class KnownJobs:
         if self._forgotten_until < 0 or row.job_id in self.rows:
             return False
         view = legacy_view(row)
-        return view.terminal and ended_at(view) <= self._forgotten_until
+        return view.terminal and ended_at(view, 0) <= self._forgotten_until
 
     def set_aside(self, row: LegacyRecord, newest: Micros) -> None:
         """Leave a row unpublished until it changes. `newest`: the newest time of a job, at most the present."""
         if (forgotten := self._set_aside.put(row.job_id, replace(row, apart=False))) is not None:
             view = legacy_view(forgotten[1])
             if view.terminal:
-                self._forgotten_until = max(self._forgotten_until, min(ended_at(view), newest))
+                self._forgotten_until = max(self._forgotten_until, min(ended_at(view, 0), newest))

@@ -17,6 +17,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from correlator.bounded import BoundedDict
+from correlator.jobs.fold import alive_at, ended_at
 from correlator.jobs.horizon import Horizon
 from correlator.model.facts import ENDED, STATUS_OF, Job, Kind, LifecycleEvent, Status, StepEvents
 from correlator.model.published import Event, JobView, Lost
@@ -121,7 +122,7 @@ def _transitions(old: JobView | None, new: JobView, job: Job) -> Iterator[Event]
             if (was := before.get(step.id)) is not step:
                 yield from _of_step(new.job_id, was, step, job.steps.get(step.id, _NO_EVENTS))
     if moved and new.terminal and not _is_confirmed(new.status, job.event):
-        at = new.ended_at or new.started_at or 0
+        at = ended_at(new, alive_at(job)) or new.started_at or 0
         yield Event(_JOB_KIND[new.status], new.job_id, at, error=new.error, error_cut=new.error_cut)
 
 

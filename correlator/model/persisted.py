@@ -69,29 +69,30 @@ class PersistedSilence(Struct, frozen=True, gc=False, array_like=True):
 class PersistedJob(Struct, frozen=True, gc=False, array_like=True, tag=0):
     """The state of a job in a checkpoint: its facts, the time of its last change, its forecast, and its silence.
 
-    `updated_at` is 0 if the job was not published yet, as its tables had not been read.
+    `updated_at` is 0 if the job was not published yet, as its tables had not been read. `end_seen_at`: see
+    `PublishedJob`.
     """
 
     job: Job
     updated_at: Micros
     forecast: PersistedForecast | None = None
     silence: PersistedSilence | None = None
+    end_seen_at: Micros = 0
 
 
 class PersistedLegacy(LegacyRecord, frozen=True, gc=False, array_like=True, tag=1):
-    """A row of ``failover_jobs`` in a checkpoint, and the silence of its job."""
+    """A row of ``failover_jobs`` in a checkpoint, the silence of its job, and when its end was seen."""
 
     silence: PersistedSilence | None = None
+    end_seen_at: Micros = 0
 
     @classmethod
-    def of(cls, row: LegacyRecord, silence: PersistedSilence | None) -> PersistedLegacy:
-        return cls(**asdict(row), silence=silence)
+    def of(cls, row: LegacyRecord, silence: PersistedSilence | None, end_seen_at: Micros) -> PersistedLegacy:
+        return cls(**asdict(row), silence=silence, end_seen_at=end_seen_at)
 
     @property
     def row(self) -> LegacyRecord:
-        members = asdict(self)
-        del members["silence"]
-        return LegacyRecord(**members)
+        return LegacyRecord(**{name: getattr(self, name) for name in LegacyRecord.__struct_fields__})
 
 
 class IndexState(Struct, frozen=True):

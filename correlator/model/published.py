@@ -115,6 +115,8 @@ class PublishedJob(Struct, frozen=True, gc=False):
     steps_cut: int | None = None
     """The number of all steps if `view` has only the newest, as in a stream of a cluster. None: it has all."""
     titles: Titles = NO_TITLES
+    end_seen_at: Micros = 0
+    """When it was seen that a job had ended that had been published as one that had not; 0: it was not."""
     body: bytes | None = None
     """At a gateway: the document. The view has what filters and lookups use: no steps, and neither
     forecast nor titles are there."""

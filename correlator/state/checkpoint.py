@@ -161,7 +161,8 @@ def _name(key: OperationKey) -> str:
 
 VERSION = 5
 """Version of the form of the checkpoint, in the file and in the cluster. Increase it when a kind of row, or a type that
-is stored in one, changes. A checkpoint of another version is not read."""
+is stored in one, changes. A checkpoint of another version is not read. A new member with a default, at the end of a
+type, needs no other version: a version that does not know it leaves it out."""
 
 
 Name: TypeAlias = tuple[str, ...]

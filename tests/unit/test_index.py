@@ -194,6 +194,53 @@ def test_nothing_is_announced_of_what_happened_before_the_start():
     assert (outcome.events, index.expire(NOW + GRACE).events) == ([], [])
 
 
+# -- ended by hand
+
+DAY = 86_400 * SECOND
+LONG_AGO = NOW - 26 * 3_600 * SECOND
+"""Before the retention."""
+
+
+@pytest.mark.parametrize("completed_at", [None, LONG_AGO + SECOND])
+def test_a_job_that_runs_ends_before_it_leaves_whatever_time_a_person_gives_its_end(completed_at):
+    index = live(retention=86_400)
+    index.apply([read(started_at=LONG_AGO), logged(Kind.JOB_STARTED, at=LONG_AGO)], NOW)
+    outcome = index.apply([read("j", "failed", observed_at=5, started_at=LONG_AGO, completed_at=completed_at)], NOW + 1)
+    assert changes(outcome) == [("j", "failed", None)]
+    assert kinds(index.expire(NOW + 1 + GRACE)) == [(Kind.JOB_FAILED, "j", None)]
+    assert there(index.published.get("j")).view.ended_at == completed_at
+    assert index.expire(NOW + DAY).changes == []
+    assert changes(index.expire(NOW + DAY + 1)) == [("j", None, "retention")]
+
+
+def test_a_job_that_ended_and_runs_again_stays_for_the_retention_from_its_next_end_on():
+    index = live(retention=100)
+    for n, status in enumerate(("running", "failed", "running", "failed")):
+        index.apply([read("j", status, observed_at=n + 1)], NOW + 60 * n * SECOND)
+    assert index.expire(NOW + 279 * SECOND).changes == []
+    assert changes(index.expire(NOW + 280 * SECOND)) == [("j", None, "retention")]
+
+
+def test_the_end_of_a_job_without_a_time_of_its_end_is_the_latest_that_is_known_of_it():
+    index = live(retention=100)
+    found = read("j", "failed", observed_at=5, started_at=LONG_AGO, updated_at=NOW)
+    index.apply([found, logged(at=NOW + 9 * SECOND)], NOW + 10 * SECOND)
+    (event,) = (e for e in index.expire(NOW + 10 * SECOND + GRACE).events if e.kind is Kind.JOB_FAILED)
+    assert event.at == NOW + 9 * SECOND
+    index.apply([read("j", "failed", observed_at=9, started_at=LONG_AGO, updated_at=NOW + 50 * SECOND)], NOW)
+    assert index.expire(NOW + 149 * SECOND).changes == []
+    assert changes(index.expire(NOW + 150 * SECOND)) == [("j", None, "retention")]
+
+
+def test_a_job_of_failover_jobs_that_runs_ends_before_it_leaves():
+    index = live(retention=86_400)
+    row = LegacyRecord(1, "ext", "validating", created_at=LONG_AGO, updated_at=LONG_AGO, apart=True)
+    index.apply_legacy([row], [], NOW)
+    outcome = index.apply_legacy([replace(row, status="failed", completed_at=LONG_AGO)], [], NOW)
+    assert (changes(outcome), kinds(outcome)) == ([("ext", "failed", None)], [(Kind.JOB_FAILED, "ext", None)])
+    assert changes(index.expire(NOW + DAY)) == [("ext", None, "retention")]
+
+
 # -- silence
 
 

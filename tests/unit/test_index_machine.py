@@ -41,6 +41,8 @@ class NaiveIndex:
         self.stalled: set[str] = set()
         self.silent: set[str] = set()
         """Rows of `failover_jobs` that were undecided at a restart: their silence begins before they are published."""
+        self._end_seen: dict[str, Micros] = {}
+        """When each published job that has ended was seen to end, if it was published before its end."""
         self._joined: dict[str, Job] = {}
         """The facts of the published JobLog jobs as of the last call."""
         self._alive_at: dict[str, Micros] = {}
@@ -72,7 +74,10 @@ class NaiveIndex:
             known = self.rows.get(row.job_id)
             if self._aside.get(row.job_id) == row:
                 continue
-            if known is None and not self._has_room(fold.legacy_view(row), now):
+            view = fold.legacy_view(row)
+            if known is None and (
+                not self._is_news(view, 0) or (view.terminal and ended_at(view, 0) <= now - RETENTION)
+            ):
                 self._aside[row.job_id] = row
                 continue
             self.rows[row.job_id] = replace(row, apart=known is not None and known.apart)
@@ -93,13 +98,13 @@ class NaiveIndex:
     def expire(self, now: Micros) -> None:
         self._waiting = [(at, entry) for at, entry in self._waiting if at >= now - WAIT_FOR]
         self.stalled |= {i for i, at in self._lived.items() if now - at > STALLED_AFTER}
-        ended = sorted((ended_at(v), i) for i, v in self.views.items() if v.terminal)
+        ended = sorted((self._leaving(v, self._alive_at[i]), i) for i, v in self.views.items() if v.terminal)
         room = len(self.views) - MAX_JOBS
         for n, (at, job_id) in enumerate(ended):
             if at <= now - RETENTION or n < room:
                 view = self.views.get(job_id)
                 if view is not None and view.source == "legacy":
-                    self._no_room_until = max(self._no_room_until, at)
+                    self._no_room_until = max(self._no_room_until, ended_at(view, self._alive_at[job_id]))
                     self._set_aside(job_id)
                 elif view is not None:
                     self._remove(job_id, view, now)
@@ -133,15 +138,15 @@ class NaiveIndex:
             view = fold.legacy_view(row)
             if job_id in self.facts:
                 continue  # Its document stays as it is until the job of its ID has been read.
-            if self._has_expired(view, now):
+            if self._has_expired(view, 0, now):
                 self._set_aside(job_id)
             elif self.owner(job_id) is not None:
                 self._unpublish(job_id)
             elif row.apart:
-                self.views[job_id] = view
+                self._publish(view, now)
         self._note_life(now, wrote)
         for view in self.views.values():
-            self._newest = max(self._newest, min(now, max(self._alive_at[view.job_id], ended_at(view))))
+            self._newest = max(self._newest, min(now, max(self._alive_at[view.job_id], view.ended_at or 0)))
 
     def _settle_job(self, job_id: str, now: Micros) -> set[str] | None:
         """Publish or remove a JobLog job. Returns the job if rows had waited for one of its steps."""
@@ -150,15 +155,15 @@ class NaiveIndex:
             return None
         if job.reading.record is None:
             published = self._source(job_id)
-            del self.facts[job_id]
             if published != "legacy":
-                self._forget(job_id, self.views.get(job_id), now)
+                self._forget(job_id, self.views.get(job_id))
+            del self.facts[job_id]
             if published == "joblog":
                 self._unpublish(job_id)
                 self._set_aside(job_id)
             return None
-        view = fold.view(job)
-        if self._has_expired(view, now) or (job_id not in self.views and not self._has_room(view, now)):
+        view, alive_at = fold.view(job), fold.alive_at(job)
+        if self._has_expired(view, alive_at, now) or not (job_id in self.views or self._is_news(view, alive_at)):
             self._remove(job_id, view, now)
             return None
         for step in view.steps:
@@ -175,9 +180,17 @@ class NaiveIndex:
                 self._unpublish(name)
         if self._source(job_id) == "legacy":
             self._unpublish(job_id)
-        self.views[job_id] = view
+        self._publish(view, now)
         self._removed.pop(job_id, None)
         return waited
+
+    def _publish(self, view: JobView, now: Micros) -> None:
+        was = self.views.get(view.job_id)
+        if not view.terminal:
+            self._end_seen.pop(view.job_id, None)
+        elif was is not None and not was.terminal:
+            self._end_seen[view.job_id] = now
+        self.views[view.job_id] = view
 
     def _note_life(self, now: Micros, wrote: set[str]) -> None:
         for job_id, view in self.views.items():
@@ -188,7 +201,7 @@ class NaiveIndex:
             elif job_id in self.facts or row is None:
                 continue
             else:
-                alive_at = row.updated_at or row.created_at or 0
+                alive_at = fold.legacy_alive_at(row)
             before = self._joined.get(job_id)
             if view.status != "running":
                 self._lived.pop(job_id, None)
@@ -255,26 +268,35 @@ class NaiveIndex:
             and not (entry.kind is Kind.JOB_STARTED and entry.at > seen_to)
         )
 
-    def _has_expired(self, view: JobView, now: Micros) -> bool:
-        return view.terminal and ended_at(view) <= now - RETENTION
+    def _leaving(self, view: JobView, alive_at: Micros) -> Micros:
+        """From when on the retention of an ended job counts."""
+        return max(ended_at(view, alive_at), self._end_seen.get(view.job_id, 0))
 
-    def _has_room(self, view: JobView, now: Micros) -> bool:
+    def _has_expired(self, view: JobView, alive_at: Micros, now: Micros) -> bool:
+        """A job that clients have seen run ends first."""
+        was = self.views.get(view.job_id)
+        seen_to_run = was is not None and not was.terminal
+        return view.terminal and not seen_to_run and self._leaving(view, alive_at) <= now - RETENTION
+
+    def _is_news(self, view: JobView, alive_at: Micros) -> bool:
         announced = max(self._removed.get(view.job_id, -1), self._announced_until)
-        older = view.terminal and ended_at(view) <= min(self._no_room_until, announced)
-        return not self._has_expired(view, now) and not older
+        return not view.terminal or ended_at(view, alive_at) > min(self._no_room_until, announced)
 
-    def _forget(self, job_id: str, view: JobView | None, now: Micros) -> None:
-        ended = ended_at(view) if view is not None and view.terminal else 0
-        alive_at = self._alive_at.get(job_id, 0)
-        self._removed[job_id] = max(self._removed.get(job_id, 0), alive_at, ended)
+    def _forget(self, job_id: str, view: JobView | None) -> None:
+        ended = ended_at(view, 0) if view is not None and view.terminal else 0
+        self._removed[job_id] = max(self._removed.get(job_id, 0), self._alive(job_id), ended)
+
+    def _alive(self, job_id: str) -> Micros:
+        """The last activity of a job, as it was when it was published."""
+        return self._alive_at[job_id] if job_id in self.views else fold.alive_at(self.joined(job_id))
 
     def _remove(self, job_id: str, view: JobView, now: Micros) -> None:
         """Remove a JobLog job for lack of room. The rows of `failover_jobs` with its IDs stay unpublished."""
         published = self.views.get(job_id)
-        del self.facts[job_id]
-        self._no_room_until = max(self._no_room_until, ended_at(view))
+        self._no_room_until = max(self._no_room_until, ended_at(view, self._alive(job_id)))
         if self._source(job_id) != "legacy":
-            self._forget(job_id, view, now)
+            self._forget(job_id, view)
+        del self.facts[job_id]
         for name in published.external_ids if published is not None else ():
             self._set_aside(name)
         self._set_aside(job_id)
@@ -285,7 +307,7 @@ class NaiveIndex:
         if self.views.pop(job_id, None) is None:
             return
         self._steps = {step: of for step, of in self._steps.items() if of != job_id}
-        for known in (self._joined, self._alive_at, self._lived):
+        for known in (self._joined, self._alive_at, self._lived, self._end_seen):
             known.pop(job_id, None)
         self.stalled.discard(job_id)
 
@@ -303,6 +325,8 @@ NAMES = ("e0", "j0")
 STEPS = {job: (10 * n, 10 * n + 1) for n, job in enumerate(JOBS)}
 ago = st.sampled_from([0, 1, 5, 15, 30]).map(lambda s: s * SECOND)
 maybe_ago = st.none() | ago
+maybe_long_ago = maybe_ago | st.just(2 * RETENTION)
+"""The times of a person may be anything, and that of an end missing."""
 
 
 @st.composite
@@ -319,7 +343,7 @@ def some_facts(draw: st.DrawFn, *, past: bool = False) -> list[dict[str, object]
                     "late": draw(st.integers(0, 2)),
                     "status": status,
                     "started_at": draw(maybe_ago),
-                    "completed_at": draw(ago) if status in ("completed", "failed") else None,
+                    "completed_at": draw(maybe_long_ago) if status in ("completed", "failed") else None,
                     "updated_at": draw(maybe_ago),
                     "external_job_id": draw(st.none() | st.sampled_from(NAMES)),
                     "context_id": draw(st.sampled_from([None, "c", "e0"])),

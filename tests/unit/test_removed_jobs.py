@@ -40,6 +40,8 @@ class Evicting:
     records: dict[str, JobRecord] = field(default_factory=dict)
     events: list[Event] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    read_early: list[str] = field(default_factory=list)
+    """The jobs that a client asks for at a restart, before what the checkpoint has is published."""
     later: set[str] = field(default_factory=set)
     """The jobs whose end the index reported: they are read again, as `Reconcile.note` does."""
 
@@ -92,6 +94,7 @@ class Evicting:
         self.retention = self.retention if retention is None else retention
         self.later.clear()
         self.index = self._made()
+        self.read(*self.read_early)
         state = msgspec.msgpack.decode(written, type=IndexState)
         for outcome in self.index.restore(jobs, legacy, state, self.now):
             self._published(outcome)
@@ -305,6 +308,33 @@ def test_a_restart_announces_what_happened_meanwhile_and_jobs_that_were_committe
     announced = {(e.kind, e.job_id) for e in world.events}
     assert announced >= {(Kind.JOB_COMPLETED, "late"), (Kind.JOB_COMPLETED, "meanwhile")}
     assert {job_id for _, job_id in announced} == {"late", "meanwhile"}
+
+
+@pytest.mark.parametrize("read_early", [False, True])
+@pytest.mark.parametrize("completed_at", [None, BASE + SECOND])
+def test_a_restart_announces_the_end_of_a_job_that_ran_before_it_however_long_ago_it_ended(completed_at, read_early):
+    world = Evicting(3, retention=100.0)
+    world.index.loading = False
+    world.start("j")
+    world.read("j")
+    world.settle()
+    world.forget()
+    world.records["j"] = JobRecord("j", status="failed", started_at=BASE, completed_at=completed_at)
+    world.now += 3_600 * SECOND
+    ended, world.read_early = world.now, ["j"] if read_early else []
+    world.restart()
+    world.load()
+    world.read("j")
+    world.now += 10 * SECOND
+    world.expire()
+    assert [(e.kind, e.job_id) for e in world.events] == [(Kind.JOB_FAILED, "j")]
+    world.restart()
+    world.now = ended + 99 * SECOND
+    world.expire()
+    assert world.index.known.has_ended("j")
+    world.now += SECOND
+    world.expire()
+    assert (world.changes[-1].job_id, world.changes[-1].reason) == ("j", "retention")
 
 
 def test_an_old_job_that_a_client_asks_for_is_no_event_even_if_nobody_remembers_it():
