@@ -40,6 +40,7 @@ from correlator.client.messages import (
     decode,
 )
 from correlator.client.replica import ConnectionState, Replica, Update
+from correlator.config.values import shown_url
 from correlator.errors import BadRequest, CorrelatorError, NotFound
 from correlator.model.messages import Bookmark, Bye, ClientMessage, CloseCode, Wanted, Welcome
 from correlator.model.rows import Level
@@ -370,7 +371,7 @@ def _job(name: str) -> tuple[str, dict[str, str]]:
 
 def _base(url: str) -> str:
     full = (url if "://" in url else f"http://{url}").rstrip("/")
-    wrong = BadRequest(f"{url!r} is no URL of a correlator: expected something like {DEFAULT_URL}")
+    wrong = BadRequest(f"{shown_url(url)!r} is no URL of a correlator: expected something like {DEFAULT_URL}")
     try:
         parts = urlsplit(full)
         (parts.hostname or "").encode("idna")

@@ -91,7 +91,9 @@ def set_keys(
             target = read.setter(dotted) or folder / LOCAL
             text = texts.get(target, read.texts.get(target, ""))
             texts[target] = with_value(target, text, tuple(dotted.split(".")), value)
-            changes.append(KeyChange(dotted, values.toml(value), target, same=texts[target] == text))
+            key = known_key(dotted, gateway=gateway)
+            printed = key.parse(value) if key.is_url and key.parse is not None and value else value
+            changes.append(KeyChange(dotted, values.toml(printed), target, same=texts[target] == text))
         try:
             after = loading.loaded(main, environ, gateway=gateway, replaced=texts)
         except ConfigError as error:
@@ -230,7 +232,7 @@ def _value(key: Key, dotted: str, text: str) -> Any:
     try:
         return loading.argument(key, text)
     except ValueError as error:
-        raise NotSet(f"{dotted} = {values.shown(text)}: expected {error}") from None
+        raise NotSet(f"{dotted} = {values.shown(text, is_url=key.is_url)}: expected {error}") from None
 
 
 def _secret_way(key: Key, dotted: str, text: str) -> tuple[str, str] | None:

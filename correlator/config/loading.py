@@ -43,7 +43,10 @@ _PREFIX = "CORRELATOR_"
 _TLS_SCHEMES = {"mqtt": "mqtts", "otlp": "https", "cluster": "tls"}
 _TLS_FILES = ("tls_cert", "tls_key", ".ca", ".cert", ".key")
 # Up to the last @, so that a password with a raw / or @ in it is found and hidden too.
-_PASSWORD_IN_URL = re.compile(r"(?P<head>[A-Za-z]+://[^:@/]*):(?P<password>.*)@(?P<rest>[^@]*)", re.DOTALL)
+# With ? or # behind another @, it may be a secret in a query, and what follows the last @ no host.
+_PASSWORD_IN_URL = re.compile(
+    r"(?P<head>[A-Za-z]+://[^:@/]*):(?!.*@.*[?#].*@)(?P<password>.*)@(?P<rest>[^@]*)", re.DOTALL
+)
 _S = TypeVar("_S", bound=Section)
 
 
@@ -83,6 +86,8 @@ class _Problems:
         """The problem of each key with a wrong value."""
         self.sources: dict[str, str | Path] = {}
         """Where the values of keys come from that are written elsewhere: another key, or a file."""
+        self.written: dict[str, str] = {}
+        """The texts of keys whose value has been changed before it is parsed."""
         self.overridden: set[str] = set()
         """The keys whose values come from the environment."""
         self._read = read
@@ -225,6 +230,7 @@ def _lift_password(raw: dict[str, Any], found: _Problems) -> None:
     for name in ("password", "password_file") if match["password"] else ():
         if table.pop(name, None) not in (None, "", _Text(variable(f"database.{name}"), "")):
             found.add(f"database.{name}", f"database.{name}: the URL holds a password already; give it once")
+    found.written["database.url"] = url
     clean = f"{match['head']}@{match['rest']}"
     table["url"] = written._replace(text=clean) if isinstance(written, _Text) else clean
     if match["password"]:
@@ -280,9 +286,10 @@ def _table(section: type[_S], raw: Mapping[str, Any], above: str, found: _Proble
             else:
                 chosen[name] = _value(key, written)
         except ValueError as error:
-            label, shown = written if isinstance(written, _Text) else (dotted, written)
+            label, given = written if isinstance(written, _Text) else (dotted, written)
             may_be_secret = key.is_secret or key.repeated or f"{name}_file" in known
-            shown = "***" if may_be_secret else values.shown(shown)
+            given = found.written.get(dotted, given)
+            shown = values.HIDDEN if may_be_secret else values.shown(given, is_url=key.is_url)
             found.add(dotted, f"{label} = {shown}: expected {error}")
     return section(**chosen)
 

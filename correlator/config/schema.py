@@ -36,6 +36,7 @@ from correlator.config.values import (
     text_like,
     text_of,
     toml,
+    without_path,
 )
 from correlator.config.values import key as _key
 from correlator.config.webhooks import Webhook
@@ -172,11 +173,27 @@ class Header(str):
         return f"{self.partition(':')[0]}: ***"
 
 
-def traces_url(raw: object) -> str:
-    """Parse the URL of a receiver, and return that of its traces."""
-    parts = split_url(raw, ("http", "https"), _TRACES_URL, forbidden=NO_QUERY)
-    url = parts.geturl()
-    return url if parts.path.endswith(PATH) else url.rstrip("/") + PATH
+class TracesUrl(msgspec.Struct, frozen=True):
+    """The URL of a receiver's traces. It prints without a path of its own, which may be a secret."""
+
+    whole: str
+    shown: str
+
+    @classmethod
+    def parse(cls, raw: object) -> Self:
+        """Parse the URL of a receiver."""
+        parts = split_url(raw, ("http", "https"), _TRACES_URL, forbidden=NO_QUERY)
+        url = parts.geturl()
+        whole = url if parts.path.endswith(PATH) else url.rstrip("/") + PATH
+        return cls(whole, whole if parts.path in ("", "/", PATH) else without_path(parts))
+
+    def reveal(self) -> str:
+        return self.whole
+
+    def __str__(self) -> str:
+        return self.shown
+
+    __repr__ = __str__
 
 
 def request_headers(raw: object) -> tuple[str, ...]:
@@ -223,11 +240,10 @@ def _parsed(lines: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class Otlp(Section):
-    url: str | None = _key(
+    url: TracesUrl | None = _key(
         None,
         f'An OpenTelemetry receiver of OTLP/HTTP, e.g. "http://127.0.0.1:4318"; empty: off. Requests go to {PATH}'
         " below it.",
-        traces_url,
         live=True,
     )
     encoding: Literal["json", "protobuf"] = _key(
@@ -504,6 +520,11 @@ class Key(NamedTuple):
     def is_secret(self) -> bool:
         """True if no message may repeat a value."""
         return isinstance(self.kind, type) and issubclass(self.kind, Secret)
+
+    @property
+    def is_url(self) -> bool:
+        """True if a value is a URL, of which a message shows only scheme and host."""
+        return self.name == "url" or self.name.endswith("_url")
 
     @property
     def repeated(self) -> bool:

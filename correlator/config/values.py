@@ -9,7 +9,7 @@ import ipaddress
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -31,7 +31,15 @@ _FOREVER = 1e10  # three centuries: beyond it, dates overflow
 _MYSQL = "mysql://user@host:port/database (special characters as %40) or sqlite:///path/to/file.db"
 _BROKER = "mqtt://host:1883 or mqtts://host:8883; the user belongs in mqtt.username, the password in mqtt.password_file"
 _NETWORKS = 'addresses or networks, e.g. ["127.0.0.1", "10.0.0.0/8", "fd00::/8"]'
-_HOST_AND_PORT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<name>[^\s:/\[\]]+)):(?P<port>\d{1,5})")
+_HOST_AND_PORT = re.compile(r"(?:\[(?P<six>[0-9a-fA-F:.%]+)\]|(?P<name>[^\s:/\[\]@?#%]+)):(?P<port>\d{1,5})")
+_HOST = r"(?:[\w.-]+|\[[0-9a-fA-F:.]+(?:%[\w.-]+)?\])"
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]{0,15}://"
+_URL = re.compile(
+    rf"(?P<scheme>{_SCHEME})(?P<user>[^/?#=\\\s]*@)?(?P<host>{_HOST})(?P<port>:\d{{1,5}})?(?P<rest>[/?#\\][^@]*)?",
+    re.DOTALL,
+)
+"""A URL whose host is certain: an @ behind the first / ? # = may belong to a secret, or be what the host follows."""
+
 _LISTEN = "host:port, e.g. 127.0.0.1:8686 or [::1]:8686 (all interfaces: 0.0.0.0:8686 or [::]:8686)"
 
 
@@ -182,11 +190,74 @@ def nearest(name: str, options: Iterable[str], above: str = "") -> str:
     return f"did you mean {above}{near[0]}?" if near else f"known are {', '.join(above + one for one in options)}"
 
 
-def shown(raw: object) -> str:
-    """Return a written value for a message: truncated, and without the password of a URL in the wrong place."""
-    written = json.dumps(raw, ensure_ascii=False, default=str)
-    text = re.sub(r'((?:://|["\s](?!\w+://))[^\s:@/"]*):.*@', r"\1:***@", written)  # Also if the scheme is missing.
+HIDDEN = "***"
+"""What stands in place of a secret."""
+
+
+def shown(raw: object, *, is_url: bool = False) -> str:
+    """Return a written value for a message: truncated, and of URLs only what `shown_url` shows.
+
+    `is_url`: the value should be a URL, so whatever else it is may hold a secret.
+    """
+    text = json.dumps(_without_secrets(raw, is_url=is_url), ensure_ascii=False, default=str)
     return text if len(text) <= 100 else text[:100] + "…"
+
+
+def _without_secrets(raw: object, *, is_url: bool) -> object:
+    match raw:
+        case str():
+            return shown_url(raw) if is_url or "://" in raw or "@" in raw else raw
+        case list():
+            return [_without_secrets(one, is_url=is_url) for one in raw]
+        case dict():
+            return dict.fromkeys(raw, HIDDEN)
+        case _:
+            return HIDDEN if is_url else raw
+
+
+def shown_url(text: str) -> str:
+    """Return scheme, host and port of a written URL, or of several with commas between, and `***` for all else.
+
+    The host is hidden if it is not certain which part it is, and the scheme if there is none.
+    """
+    return ",".join(map(_shown_url, _several(text)))
+
+
+def _shown_url(text: str) -> str:
+    if match := _URL.fullmatch(text.strip()):
+        user = f"{HIDDEN}@" if match["user"] else ""
+        rest = f"/{HIDDEN}" if (match["rest"] or "/") != "/" else ""
+        return f"{match['scheme']}{user}{match['host']}{match['port'] or ''}{rest}"
+    scheme = re.match(_SCHEME, text.strip())
+    return f"{scheme[0] if scheme else ''}{HIDDEN}"
+
+
+def without_path(parts: SplitResult) -> str:
+    """Return scheme, host and port of a URL that `split_url` has returned, and `***` for its path and query."""
+    port = f":{parts.port}" if parts.port else ""
+    return f"{parts.scheme}://{bracketed(parts.hostname or '')}{port}/{HIDDEN}"
+
+
+def hidden_in_url(text: str) -> Iterator[str]:
+    """Yield what may be a secret in what `shown_url` hides, also decoded: not the account and name of a database."""
+    for one in map(str.strip, _several(text)):
+        rest = re.sub(f"^{_SCHEME}", "", one)
+        user = rest.rpartition("@")[0]
+        if match := _URL.fullmatch(one):
+            user, rest = match["user"] or "", match["rest"] or ""
+        path, *queries = re.split("[?#]", rest)
+        account, *words = user.rstrip("@").split(":")
+        of_database = match is not None and one.startswith(("mysql:", "mariadb:"))
+        if not (of_database and re.fullmatch(r"[\w.-]*/[\w.-]*", f"{account}/{path.removeprefix('/')}")):
+            words += [account, user.partition(":")[2], path, rest]
+        words += [pair.rpartition("=")[2] for query in queries for pair in re.split("[&;]", query)]
+        for word in (*words, *queries):
+            if found := word.strip("/@ \t"):
+                yield from (found, unquote(found))
+
+
+def _several(text: str) -> list[str]:
+    return re.split(rf",(?=\s*{_SCHEME})", text)
 
 
 # -- parsers
@@ -216,7 +287,9 @@ def split_url(
         port = parts.port
     except ValueError:  # The port is not a number, or brackets do not match.
         raise ValueError(expected) from None
-    if parts.scheme not in schemes or not parts.hostname or port == 0 or re.search(forbidden, text):
+    if parts.scheme not in schemes or port == 0 or re.search(forbidden, text):
+        raise ValueError(expected)
+    if not re.fullmatch(_HOST, bracketed(parts.hostname or "")):
         raise ValueError(expected)
     if parts.password or ("@" in parts.netloc and not user):
         raise ValueError(expected)
@@ -333,7 +406,8 @@ topic = text_like(
 )
 topic_level = text_like(r"[^+#/\0]*", "one level of an MQTT topic: no / + # NUL")
 origins = texts_like(  # RFC 6454, 6.2; they are compared as text
-    r"https?://[^\s/?#@*A-Z]+", 'origins as the browser sends them, e.g. ["https://gui.example:8443"]'
+    r"https?://([^\s/?#@*A-Z:%\[\]]+|\[[0-9a-f:.]+\])(:\d{1,5})?",
+    'origins as the browser sends them, e.g. ["https://gui.example:8443"]',
 )
 hosts = texts_like(r"[^\s/?#@*]+", 'host names, e.g. ["correlator.example"]')
 _networks = texts_like(r".+", _NETWORKS)

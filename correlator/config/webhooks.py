@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from correlator.config.values import Secret, Section, bracketed, nearest, split_url, text_like
+from correlator.config.values import Secret, Section, nearest, split_url, text_like, without_path
 from correlator.config.values import key as _key
 from correlator.model.document import JOB_STATUSES, OF_GATEWAYS, JobDocument
 from correlator.model.facts import Kind
@@ -200,7 +200,7 @@ _AUTHORIZATION = "the value of the Authorization header in printable ASCII, e.g.
 class WebhookUrl(Secret):
     """The URL of a receiver. It prints without its path, which may be a secret; `reveal()` returns all of it."""
 
-    __slots__ = ("host", "port", "scheme")
+    __slots__ = ("_shown", "host", "port", "scheme")
     expected = _URL
 
     def __init__(self, text: str) -> None:
@@ -209,13 +209,12 @@ class WebhookUrl(Secret):
         if len(text) > MAX_URL:
             raise ValueError(_URL)
         super().__init__(text)
+        self._shown = without_path(parts)
         self.scheme, self.host = parts.scheme, parts.hostname or ""
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
 
     def __str__(self) -> str:
-        default = 443 if self.scheme == "https" else 80
-        port = "" if self.port == default else f":{self.port}"
-        return f"{self.scheme}://{bracketed(self.host)}{port}/***"
+        return self._shown
 
     __repr__ = __str__
 

@@ -26,9 +26,10 @@ import msgspec
 
 from correlator import __version__
 from correlator.config.editing import replacing
+from correlator.config.loading import variable
 from correlator.config.rendering import redacted
-from correlator.config.schema import read_headers, settings
-from correlator.config.values import SqliteUrl
+from correlator.config.schema import PATH, leaves, read_headers, settings
+from correlator.config.values import SqliteUrl, hidden_in_url
 from correlator.doctor import host, service
 from correlator.doctor.database import Link
 from correlator.doctor.examination import Examined, examine
@@ -155,7 +156,9 @@ def secrets(setting: Setting) -> list[str]:
         found.append(webhook.authorization.reveal().rpartition(" ")[2])
         found += [base64.b64encode(key).decode().rstrip("=") for key in webhook.secret.keys]
         if webhook.url is not None:
-            found.append(webhook.url.reveal().partition("://")[2].partition("/")[2])
+            found += hidden_in_url(webhook.url.reveal())
+    if config.otlp.url is not None and config.otlp.url.reveal() != str(config.otlp.url):
+        found += hidden_in_url(config.otlp.url.reveal().removesuffix(PATH))
     with contextlib.suppress(ConfigError):  # the file changed after it was read
         found += [token.secret for token in config.http.read_tokens()]
     with contextlib.suppress(ConfigError):
@@ -169,6 +172,10 @@ def secrets(setting: Setting) -> list[str]:
         for file in setting.files:
             with contextlib.suppress(OSError):
                 found += _written(file.read_text(encoding="utf-8", errors="replace"))
+        keys = {variable(dotted): key for dotted, key in leaves()}
+        for name, text in setting.environ.items():
+            if name in keys and (keys[name].is_url or keys[name].is_secret):
+                found += [text, *hidden_in_url(text)]
     return [secret for secret in found if secret]
 
 
@@ -176,10 +183,10 @@ def _written(text: str) -> list[str]:
     """Return the values of a file that is not right, whose keys may be those of secrets."""
     found = []
     for match in _WRITTEN.finditer(text):
-        value = match["value"]
-        _, scheme, rest = value.partition("://")
-        password, path = rest.rpartition("@")[0].partition(":")[2], rest.partition("/")[2]
-        found += [value] if not scheme else [password, path] if value.startswith("http") else [password]
+        values = [match["value"]]
+        with contextlib.suppress(ValueError):  # TOML knows the escapes of JSON
+            values.append(json.loads(f'"{match["value"]}"'))
+        found += [secret for value in values for secret in hidden_in_url(value)]
     return found
 
 

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import Any
 from urllib.parse import urlsplit
 
-from correlator.config.schema import Config, Tls
+from correlator.config.schema import Config, Tls, TracesUrl
 from correlator.config.webhooks import Webhook
 from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.errors import ConfigError, CorrelatorError
@@ -114,7 +114,7 @@ async def inspect_traces(config: Config) -> Check:
     return judge_traces(config, url, target.encoding, answer, time.monotonic() - began)
 
 
-def judge_traces(config: Config, url: str, encoding: Encoding, answer: TraceAnswer, took: float) -> Check:
+def judge_traces(config: Config, url: TracesUrl, encoding: Encoding, answer: TraceAnswer, took: float) -> Check:
     """Judge the answer to a request without spans. `took`: seconds."""
     other = f'otlp.encoding = "{encoding.other}"'
     match answer.verdict:
@@ -137,6 +137,6 @@ def judge_traces(config: Config, url: str, encoding: Encoding, answer: TraceAnsw
             lines = ["The traces of all jobs would be dropped. One that does not take this encoding answers like this."]
             return failure(RECEIVER, f"{url} refuses a request without spans: {answer.words}", lines, [other])
         case Verdict.AWAY:
-            parts = urlsplit(url)
+            parts = urlsplit(url.reveal())
             port = parts.port or (443 if parts.scheme == "https" else 80)
             return failure(RECEIVER, f"{url}: {answer.words}", fix=[f"nc -vz {quote(parts.hostname or '')} {port}"])

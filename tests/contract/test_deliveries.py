@@ -20,7 +20,7 @@ import orjson
 import pytest
 
 from correlator.cluster import keys
-from correlator.config.schema import Config, Otlp
+from correlator.config.schema import Config, Otlp, TracesUrl
 from correlator.config.webhooks import Template
 from correlator.jobs.exports import Exports
 from correlator.model.facts import Kind
@@ -210,7 +210,8 @@ class OtlpDelivery(Delivery):
     async def begin(self, left: Iterable[str]) -> None:
         saved = PersistedExports(0, dict.fromkeys(left, False)) if left else None
         self.exports = Exports(0.0, 0.0, saved)
-        settings = Otlp(url=f"http://{self.host}:{self.proxy.port}/v1/traces", delay=0.0, timeout=self.silence)
+        url = TracesUrl.parse(f"http://{self.host}:{self.proxy.port}/v1/traces")
+        settings = Otlp(url=url, delay=0.0, timeout=self.silence)
         backoff = Backoff(0.02, 1.0, 0.02)
         self.sink = OtlpSink(Config(otlp=settings), self.exports, backoff=backoff, late_after=LATE)
 

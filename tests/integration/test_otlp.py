@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from correlator.config.schema import Config, Mqtt, Otlp
+from correlator.config.schema import Config, Mqtt, Otlp, TracesUrl
 from correlator.doctor import receivers
 from correlator.jobs.exports import Exports
 from correlator.model.rows import StepRecord
@@ -34,7 +34,9 @@ def harness() -> OtlpHarness:
 
 
 def configured(url: str, **settings: Any) -> Config:
-    return Config(otlp=Otlp(url=f"{url}/v1/traces", delay=0.0, **settings), mqtt=Mqtt(instance="appliance-1"))
+    return Config(
+        otlp=Otlp(url=TracesUrl.parse(f"{url}/v1/traces"), delay=0.0, **settings), mqtt=Mqtt(instance="appliance-1")
+    )
 
 
 @contextlib.asynccontextmanager

@@ -15,7 +15,7 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.config.loading import load
-from correlator.config.schema import Otlp, Tls
+from correlator.config.schema import Otlp, Tls, TracesUrl
 from correlator.config.webhooks import Authorization, Webhook, WebhookUrl
 from correlator.doctor.bundle import secrets
 from correlator.doctor.service import Setting
@@ -57,7 +57,7 @@ class Reply:
 
 
 def of_traces(url: str, ca: Path | None = None, headers: Path | None = None) -> Receiver:
-    return receiver(Otlp(url=url, headers_file=headers, tls=Tls(ca=ca))).http
+    return receiver(Otlp(url=TracesUrl.parse(url), headers_file=headers, tls=Tls(ca=ca))).http
 
 
 def of_webhooks(url: str, ca: Path | None = None, headers: Path | None = None) -> Receiver:

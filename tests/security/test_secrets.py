@@ -16,22 +16,25 @@ from correlator.config.loading import load
 from correlator.errors import ConfigError
 from correlator.sources.db.mariadb import Address
 from correlator.state.checkpoint_file import Checkpoint
+from tests.support.appliance import Appliance, connected
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.paths import REPOSITORY
 from tests.support.raw_http import exchange, get, upgrade
+from tests.support.servers import free_port
 
-DATABASE, BROKER, TOKEN = "db-hush-5101", "mq-hush-5102", "tk-hush-hush-5103"
+DATABASE, BROKER, TOKEN, PATH = "db-hush-5101", "mq-hush-5102", "tk-hush-hush-5103", "path-hush-5104"
 
 
-def check_config(daemon: Daemon) -> str:
-    """What the command says, with the daemon's settings."""
+def command(daemon: Daemon, name: str, *, code: int = 0) -> str:
+    """What a command says, with the daemon's settings."""
     done = subprocess.run(
-        [sys.executable, "-m", "correlator", "check-config"], cwd=REPOSITORY, env=daemon._environ,
-        capture_output=True, text=True, timeout=20, check=True,
+        [sys.executable, "-m", "correlator", name], cwd=REPOSITORY, env=daemon._environ,
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
+    assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -43,7 +46,7 @@ def read(*places: Path) -> list[str]:
 
 async def test_no_secret_shows_anywhere(own_mariadb: MariaDB, tmp_path: Path) -> None:
     """At level debug; with right words, wrong ones, words in broken requests, and a broker that refuses ours."""
-    await own_mariadb.create_schema()
+    database = await own_mariadb.create_schema()
     async with own_mariadb.connect() as connection, connection.cursor() as cursor:
         await cursor.execute(f"ALTER USER correlator@'%' IDENTIFIED BY '{DATABASE}'")
     (tmp_path / "tokens").write_text(TOKEN + "\n")
@@ -53,8 +56,9 @@ async def test_no_secret_shows_anywhere(own_mariadb: MariaDB, tmp_path: Path) ->
             tmp_path, log__level="debug", http__tokens_file=tmp_path / "tokens",
             database__url=f"mysql://correlator:{DATABASE}@127.0.0.1:{own_mariadb.port}/migratekit_oma",
             mqtt__url=broker.url, mqtt__username="u", mqtt__password_file=tmp_path / "mq",
+            otlp__url=f"http://127.0.0.1:{free_port()}/{PATH}", otlp__delay=0,
         )  # fmt: skip
-        checked = check_config(daemon)
+        checked = command(daemon, "check-config")
         try:
             await daemon.start()
             bearer = {"Authorization": f"Bearer {TOKEN}"}
@@ -86,10 +90,15 @@ async def test_no_secret_shows_anywhere(own_mariadb: MariaDB, tmp_path: Path) ->
             ):
                 await exchange(daemon.port, odd)  # only its sender gets the answer
 
+            async with connected(database) as connection:
+                await Appliance(connection).end(await Appliance(connection).job("ends"))
+
             async def away() -> bool:
-                return bool((await daemon.get("/health/ready", headers=bearer))[1]["parts"]["mqtt"]["error"])
+                parts = (await daemon.get("/health/ready", headers=bearer))[1]["parts"]
+                return all(parts[peer]["error"] for peer in ("mqtt", "otlp"))
 
             await eventually(away)
+            said += [command(daemon, "doctor", code=1)]
             said += [json.dumps((await daemon.get("/health/ready", headers=bearer))[1])]
             own_mariadb.kill()  # so that the driver has something to say
 
@@ -102,7 +111,7 @@ async def test_no_secret_shows_anywhere(own_mariadb: MariaDB, tmp_path: Path) ->
             assert await daemon.stop() == 0
             said += [daemon.log(), *read(tmp_path / "state")]
             for text in said:
-                for secret in (DATABASE, BROKER, TOKEN, ticket):
+                for secret in (DATABASE, BROKER, TOKEN, PATH, ticket):
                     assert secret not in text, text
         finally:
             await daemon.close()

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from correlator.config.schema import Otlp, Tls, read_headers, request_headers, traces_url
+from correlator.config.schema import Otlp, Tls, TracesUrl, read_headers, request_headers
 from correlator.errors import ConfigError
 from correlator.sinks import otlp
 from correlator.sinks.otlp.receiver import JSON, judge, receiver
 from correlator.sinks.receiver import Response, Verdict
 
-SETTINGS = Otlp(url="http://127.0.0.1:4318/v1/traces")
+SETTINGS = Otlp(url=TracesUrl.parse("http://127.0.0.1:4318/v1/traces"))
 PROTOBUF = receiver(replace(SETTINGS, encoding="protobuf")).encoding
 
 
@@ -90,7 +90,7 @@ def test_a_receiver_that_takes_the_other_encoding_only_says_so():
     ],
 )
 def test_the_path_of_traces_is_added_unless_it_is_there(written, url):
-    assert traces_url(written) == url
+    assert TracesUrl.parse(written).reveal() == url
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_path_of_traces_is_added_unless_it_is_there(written, url):
 )
 def test_a_url_of_another_form_is_an_error(written):
     with pytest.raises(ValueError, match="http://host:4318"):
-        traces_url(written)
+        TracesUrl.parse(written)
 
 
 @pytest.mark.parametrize("line", ["no colon", "A: ", "Authorization: x", "Content-Type: x", "A: b\r\nB: c", "Ä: b"])
@@ -130,6 +130,6 @@ def test_a_file_without_headers_is_an_error_that_does_not_repeat_it(tmp_path, te
 
 def test_a_certificate_that_cannot_be_used_is_an_error_with_the_key(tmp_path):
     (tmp_path / "ca.pem").write_text("no certificate")
-    settings = Otlp(url="https://host/v1/traces", tls=Tls(ca=tmp_path / "ca.pem"))
+    settings = Otlp(url=TracesUrl.parse("https://host/v1/traces"), tls=Tls(ca=tmp_path / "ca.pem"))
     with pytest.raises(ConfigError, match=r"otlp\.tls: a file cannot be used"):
         receiver(settings)

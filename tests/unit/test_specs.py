@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 
 import correlator
 from correlator import web as pages
-from correlator.config.schema import Config, Otlp
+from correlator.config.schema import Config, Otlp, TracesUrl
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
@@ -221,7 +221,9 @@ async def test_every_route_is_described_and_every_description_has_its_route(app:
 async def test_health_is_as_described_with_a_receiver_of_traces_and_with_a_stuck_task():
     hub = LocalHub(Index())
     exports = Exports(5.0, 0.0)
-    hub.readiness["otlp"] = OtlpSink(Config(otlp=Otlp(url="http://127.0.0.1:1/v1/traces")), exports).describe
+    hub.readiness["otlp"] = OtlpSink(
+        Config(otlp=Otlp(url=TracesUrl.parse("http://127.0.0.1:1/v1/traces"))), exports
+    ).describe
     hub.readiness["checkpoint"] = lambda: {"ok": True, "age_seconds": None, "error": None}
     shapes = Shapes(OPENAPI)
     async with served(hub) as url, ClientSession(url) as session:

@@ -59,8 +59,9 @@ class Encoding(NamedTuple):
 
 
 class TraceReceiver(Struct, frozen=True):
-    """The receiver of `otlp.url`. Its URL and headers may hold secrets."""
+    """The receiver of `otlp.url`. Its URL and headers may hold secrets; `name` is the URL without them."""
 
+    name: str
     http: Receiver
     encoding: Encoding
 
@@ -75,9 +76,10 @@ def receiver(settings: Otlp) -> TraceReceiver:
     """Return the receiver of these settings. Raises: `ConfigError` if a file or a package cannot be used."""
     assert settings.url is not None
     encoding = JSON if settings.encoding == "json" else _protobuf()
-    context = tls_context(settings.tls, "otlp.tls") if settings.url.startswith("https:") else None
+    context = tls_context(settings.tls, "otlp.tls") if str(settings.url).startswith("https:") else None
     headers = {"Content-Type": encoding.content_type, **read_headers(settings.headers, settings.headers_file)}
-    return TraceReceiver(Receiver(URL(settings.url), headers, context, settings.timeout), encoding)
+    http = Receiver(URL(settings.url.reveal()), headers, context, settings.timeout)
+    return TraceReceiver(str(settings.url), http, encoding)
 
 
 def _protobuf() -> Encoding:

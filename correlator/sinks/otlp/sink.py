@@ -228,7 +228,7 @@ class OtlpSink:
             end = "and are tried again"
             self._failed(
                 (answer.verdict, answer.response.public),
-                f"traces are not exported to {self._receiver.http.url}, {end}: {answer.words}",
+                f"traces are not exported to {self._receiver.name}, {end}: {answer.words}",
                 f"traces are not exported, {end}: {answer.public}",
             )
             return False
@@ -251,7 +251,7 @@ class OtlpSink:
             if answer.words:
                 log.info("the receiver has a note on traces: %s", answer.words)
             if self._error is not None:
-                log.info("traces are exported to %s", self._receiver.http.url)
+                log.info("traces are exported to %s", self._receiver.name)
             self._error = None
             self._outage.end()
         return True
