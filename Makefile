@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers
+.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers test-generators
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -26,6 +26,7 @@ help:
 	@echo "make test-browsers  the page and the element in Chromium, Firefox and WebKitGTK"
 	@echo "make test-replay  two minutes of a slow replay in Chromium: ends settle, bars never go back"
 	@echo "make test-home-assistant  the devices of VMs in a real Home Assistant, the flow in a real Node-RED (a GB in build/; needs Python 3.13)"
+	@echo "make test-generators  clients that generators make of openapi.json, called against a daemon; linters of both descriptions"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
 	@echo "make test-sizes  20,000 jobs, 1,000,000 rows of one job, rows of 1 MB and the like, with the unit's limits (needs root)"
@@ -100,6 +101,20 @@ build/home-assistant:
 	@rm -rf $@.new; python3.13 -m venv $@.new
 	@$@.new/bin/python -m pip --quiet --disable-pip-version-check --no-input install $(HOME_ASSISTANT)
 	@mv $@.new $@
+
+# Clients that generators make of openapi.json, each called against a running daemon, and the linters of both descriptions. Java runs one of them.
+GENERATORS := openapi-generator-cli==7.26.0 openapi-python-client==0.29.1 pydantic python-dateutil urllib3
+GENERATORS_NPM := @redocly/cli@2.77.0 @stoplight/spectral-cli@6.16.3 @hey-api/openapi-ts@0.95.0 orval@7.13.2 typescript@5.9.3
+test-generators: SERVERS += npm:npm java:default-jre-headless
+test-generators: servers $(DEV) build/generators/.made
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_generated_clients.py $(ARGS)
+
+build/generators/.made:
+	@echo "Preparing $(@D) ..."
+	@rm -rf $(@D); $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --quiet --disable-pip-version-check --no-input install $(GENERATORS)
+	@npm install --prefix $(@D) --silent --no-audit --no-fund $(GENERATORS_NPM)
+	@touch $@
 
 test-soak: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_soak.py $(ARGS)
