@@ -83,12 +83,13 @@ async def run(
     *,
     load: Callable[[], Config] | None = None,
     on_ready: Callable[[str], None] | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the daemon until SIGTERM, SIGINT or cancellation. See `Process` for the arguments.
 
     Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use or a missing token file.
     """
-    with process_of(config, load, on_ready) as process:
+    with process_of(config, load, on_ready, beat) as process:
         await _run(process)
 
 
@@ -137,7 +138,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
         # Start, 3: Serve, which ends the start of the unit. Readiness reports that the daemon is loading.
         serving = {outer.create_task(http.run(core.hub), name=type(http).__name__)}
         watching = [
-            outer.create_task(supervisor.run(), name="supervisor"),
+            outer.create_task(supervisor.run(process.beat), name="supervisor"),
             outer.create_task(stalls.heartbeat(), name="heartbeat"),
             outer.create_task(memory.return_free_memory(), name="memory"),
         ]

@@ -16,7 +16,7 @@ import click
 
 from correlator import __version__
 from correlator.config import loading, rendering, schema, values
-from correlator.ops import logs
+from correlator.ops import logs, watchdog
 from correlator.terminal.commands import (
     COMMANDS,
     Commands,
@@ -52,7 +52,7 @@ def run(file: Path | None) -> None:
     chosen = _start(file)
     from correlator.app import run as run_daemon  # noqa: PLC0415 - a command that needs no server loads none
 
-    _drive(run_daemon(chosen, load=lambda: _warned(_load(file))))
+    _drive(run_daemon(chosen, load=lambda: _warned(_load(file)), beat=watchdog.of_process(os.environ)))
 
 
 @main.command()
@@ -65,7 +65,8 @@ def gateway(file: Path | None) -> None:
     chosen = _start(file, gateway=True)
     from correlator.gateway.app import run as run_gateway  # noqa: PLC0415 - see run
 
-    _drive(run_gateway(chosen, load=lambda: _warned(_load(file, gateway=True))))
+    beat = watchdog.of_process(os.environ)
+    _drive(run_gateway(chosen, load=lambda: _warned(_load(file, gateway=True)), beat=beat))
 
 
 @main.command()

@@ -56,7 +56,8 @@ class Process:
     """What the process was started with, and its signals. `config` has what a reload has applied since.
 
     `load`: reads the configuration again; called on SIGHUP. None: SIGHUP ends the process, as a closed terminal should.
-    `on_ready`: called once with the base URL, when everything is loaded.
+    `on_ready`: called once with the base URL, when everything is loaded. `beat`: called once a second while it serves
+    and every task makes progress.
     """
 
     config: Config
@@ -64,16 +65,20 @@ class Process:
     on_ready: Callable[[str], None] | None
     stop: asyncio.Event
     reload_requested: asyncio.Event
+    beat: Callable[[], None] = lambda: None
 
 
 @contextlib.contextmanager
 def process_of(
-    config: Config, load: Callable[[], Config] | None, on_ready: Callable[[str], None] | None
+    config: Config,
+    load: Callable[[], Config] | None,
+    on_ready: Callable[[str], None] | None,
+    beat: Callable[[], None],
 ) -> Iterator[Process]:
     """Yield this process, which SIGTERM and SIGINT stop. See `Process` for the arguments."""
     reload_signals = (signal.SIGHUP,) if load is not None else ()
     with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop, set_by_signals(*reload_signals) as reload_requested:
-        yield Process(config, load, on_ready, stop, reload_requested)
+        yield Process(config, load, on_ready, stop, reload_requested, beat)
 
 
 def report_build(driver: str) -> None:
@@ -95,18 +100,22 @@ class Supervisor:
         self.served = asyncio.Event()
         self.url = ""
 
-    async def run(self) -> None:
-        """Check once a second, until cancelled."""
+    async def run(self, beat: Callable[[], None]) -> None:
+        """Check once a second, until cancelled. For `beat` see `Process`."""
         while True:
             now = time.monotonic()
             pause = until_next(self._every, now)
             await asyncio.sleep(pause)
             late = max(0.0, time.monotonic() - now - pause)
             metrics.LOOP_LAG.observe(late)
-            self.check(late)
+            if self.check(late) and self.served.is_set():
+                beat()
 
-    def check(self, late: float = 0.0) -> None:
-        """Check every heartbeat and notify the service manager. `late`: seconds by which this check is late."""
+    def check(self, late: float = 0.0) -> bool:
+        """Check every heartbeat and notify the service manager. Returns True if every task makes progress.
+
+        `late`: seconds by which this check is late.
+        """
         if late > STOPPED_FOR:
             log.warning(
                 "nothing ran for %.0f s: the process or its machine was stopped, or the event loop was blocked", late
@@ -128,6 +137,7 @@ class Supervisor:
             lines.append(f"STATUS={status}")
         if lines:
             notify("\n".join(lines), self._environ)
+        return not stuck
 
     def serves(self, url: str) -> None:
         """Notify the service manager that the listener accepts connections, which ends the start of the unit.

@@ -46,6 +46,7 @@ async def run(
     *,
     load: Callable[[], Config] | None = None,
     on_ready: Callable[[str], None] | None = None,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the gateway until SIGTERM, SIGINT or cancellation. See `Process` for the arguments.
 
@@ -53,7 +54,7 @@ async def run(
 
     Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use.
     """
-    with process_of(config, load, on_ready) as process:
+    with process_of(config, load, on_ready, beat) as process:
         await Gateway(config).run(process)
 
 
@@ -105,7 +106,7 @@ class Gateway:
                         ("lines", self._subscribe()),
                         ("judge", self._judge()),
                         ("waiting-ids", self._sender.run()),
-                        ("supervisor", self.supervisor.run()),
+                        ("supervisor", self.supervisor.run(process.beat)),
                         ("heartbeat", stalls.heartbeat()),
                         ("memory", memory.return_free_memory()),
                         ("announce", announce(process, self.supervisor, self._synced)),

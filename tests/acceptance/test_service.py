@@ -12,11 +12,12 @@ from typing import Any
 import aiohttp
 import pytest
 
+from correlator.ops.watchdog import EXIT_CODE
 from tests.support.appliance import Appliance
 from tests.support.certificates import self_sign
 from tests.support.client_fold import ClientFold
 from tests.support.daemon import HELLO, Daemon
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.gateways import GatewayProcess
 from tests.support.mariadb import Database, MariaDB
 from tests.support.servers import free_port
@@ -238,3 +239,38 @@ async def shown(service: Service) -> Any:
     return (
         next(line for line in out.decode().splitlines() if line.startswith("subject=")).partition("CN")[2].strip(" =")
     )
+
+
+HANGS = """
+import ctypes, pathlib, threading, time
+
+
+def hold_the_lock_of_the_interpreter():
+    while not pathlib.Path({path!r}).exists():
+        time.sleep(0.05)
+    lock, mutex = ctypes.PyDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
+    lock(mutex)
+    lock(mutex)
+
+
+threading.Thread(target=hold_the_lock_of_the_interpreter, daemon=True).start()
+"""
+"""What Python runs before the program: a part of it that hangs in C, once a file is there."""
+
+
+async def test_a_daemon_without_a_service_manager_that_hangs_ends_and_the_log_shows_where(
+    database: Database, tmp_path: Path
+):
+    (tmp_path / "sitecustomize.py").write_text(HANGS.format(path=str(tmp_path / "hang")))
+    environ = {"PYTHONPATH": str(tmp_path), "WATCHDOG_USEC": "2000000"}
+    daemon = Daemon(tmp_path, environ, database__url=database.url)
+    try:
+        await daemon.start()
+        await asyncio.sleep(2 * 2.0)  # It beats meanwhile.
+        (tmp_path / "hang").touch()
+        async with asyncio.timeout(PATIENCE):
+            assert await daemon.ended() == EXIT_CODE
+        assert "in hold_the_lock_of_the_interpreter\n" in daemon.log()
+        assert "in _drive\n" in daemon.log(), "the stack of each thread"
+    finally:
+        await daemon.close()

@@ -3,6 +3,7 @@
 import os
 import socket
 import uuid
+from unittest.mock import create_autospec
 
 import pytest
 
@@ -13,6 +14,8 @@ from correlator.jobs.index import Index
 from correlator.ops import metrics
 from correlator.ops.stalls import Heartbeats
 from correlator.pipeline.pipeline import LocalHub
+from tests.support.background import in_background
+from tests.support.eventually import eventually
 from tests.support.service_manager import ServiceManager
 
 
@@ -83,6 +86,34 @@ def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, e
         beat()
         supervisor.check()
         assert manager.new_lines()[0] == "WATCHDOG=1"
+
+
+async def test_it_beats_while_it_serves_and_every_task_makes_progress(hub, monkeypatch):
+    beats = 0
+
+    def beat() -> None:
+        nonlocal beats
+        beats += 1
+
+    supervisor = Supervisor(hub, {"WATCHDOG_USEC": "2000"})
+    checked = create_autospec(supervisor.check, side_effect=supervisor.check)
+    monkeypatch.setattr(supervisor, "check", checked)
+
+    async def checks_on() -> None:
+        before = checked.call_count
+        await eventually(lambda: checked.call_count > before + 2)
+
+    async with in_background(supervisor.run(beat)):
+        await checks_on()
+        assert beats == 0, "it does not serve yet: a start may take long"
+        supervisor.serves("http://127.0.0.1:8686")
+        await eventually(lambda: beats > 2)
+        with hub.live.heartbeat("tail", within=-1.0):
+            await checks_on()
+            before = beats
+            await checks_on()
+            assert beats == before
+        await eventually(lambda: beats > before)
 
 
 def test_a_reload_is_announced_at_its_begin_and_its_end(manager, environ, hub):
