@@ -60,6 +60,7 @@ class Away(Enum):
     NO_CONNECTION = "the database account has no connection left"
     LOGIN_REFUSED = "the database refuses the login"
     UNSAFE_LOGIN = "the password of the database was not sent, because others could have read it"
+    NOT_MARIADB = "the database server is not MariaDB: MySQL is not supported"
     NO_ANSWER = "the database does not answer in time"
     LOCKED = "a table of the database is locked"
     SLOW = "the database ended a query that took too long"

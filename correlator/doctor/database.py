@@ -34,7 +34,7 @@ from correlator.doctor.report import (
     warning,
 )
 from correlator.doctor.service import Setting
-from correlator.errors import SourceUnavailable
+from correlator.errors import Away, SourceUnavailable
 from correlator.pipeline.source_status import CONNECTIONS as NEEDED
 from correlator.pipeline.source_status import few_connections
 from correlator.sources.databases import database_of
@@ -147,6 +147,8 @@ async def login(setting: Setting, link: Link) -> Check:
     try:
         await link.open()
     except SourceUnavailable as error:
+        if error.reason is Away.NOT_MARIADB:
+            return failure(LOGIN, str(error), ["Set database.url to the MariaDB server that has the tables."])
         return refused(setting, str(error), error.code)
     took = (time.monotonic() - began) * 1000
     if isinstance(url, SqliteUrl):

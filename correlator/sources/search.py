@@ -57,7 +57,12 @@ REST = 1.0
 AGAIN_WITHIN = 1.0
 """Seconds within which a failed question is retried over a new session: the server may have closed the old one."""
 
-SHARED = (Away.UNREACHABLE, Away.NO_CONNECTION, Away.LOGIN_REFUSED, Away.NO_ANSWER)
+SHARED = frozenset(
+    {
+        *(Away.UNREACHABLE, Away.NO_CONNECTION, Away.LOGIN_REFUSED, Away.NO_ANSWER),
+        *(Away.UNSAFE_LOGIN, Away.NOT_MARIADB),
+    }
+)
 """Failures that every question would meet. A query that the server refuses concerns its own question alone."""
 
 REOPEN_EVERY = 60.0

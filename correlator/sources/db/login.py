@@ -19,7 +19,10 @@ the same way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import re
 import ssl
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -46,6 +49,17 @@ _CACHED = b"\x01\x03"
 
 class UnsafeLogin(Exception):
     """The login was given up before the password was sent. The message says why, and what makes it safe."""
+
+
+class NotMariaDB(Exception):
+    """A server of another kind refused the login or a statement, which caused this. The message says what it is."""
+
+    def __init__(self, version: str) -> None:
+        kind = "MySQL" if re.fullmatch(r"[\d.]+(-[\w.]+)?", version) else "another server"
+        super().__init__(
+            f"the server is not MariaDB but {kind}, by the version in its greeting, {version[:50]!a}. The correlator"
+            " reads MariaDB 10.5 or newer"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,11 +107,28 @@ async def connect(driver: Driver, terms: Terms, **options: Any) -> Any:
     """Return an open connection of the driver, with its `options`.
 
     Raises:
+        NotMariaDB: The server is of another kind, and the login failed.
         UnsafeLogin: What the server offered, or asked for, is not safe.
     """
     connection = _class(driver)(terms, **options)
-    await (connection.connect() if driver == "asyncmy" else connection._connect())  # noqa: SLF001
+    with naming(connection):
+        await (connection.connect() if driver == "asyncmy" else connection._connect())  # noqa: SLF001
     return connection
+
+
+@contextlib.contextmanager
+def naming(connection: Any) -> Iterator[None]:
+    """Raise `NotMariaDB` in place of an error if the greeting of `connection` does not name MariaDB.
+
+    A server that works is not refused by its greeting: proxies send their own, and MariaDB any that is configured.
+    """
+    try:
+        yield
+    except Exception as error:
+        version = getattr(connection, "server_version", None)
+        if isinstance(version, str) and "mariadb" not in version.lower():
+            raise NotMariaDB(version) from error
+        raise
 
 
 def transport_of(connection: Any) -> asyncio.Transport:

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from correlator.config.values import is_loopback
 from correlator.errors import Away, SourceUnavailable, drop_frames
 from correlator.sources.db import login, zones
-from correlator.sources.db.login import Driver, Terms, UnsafeLogin
+from correlator.sources.db.login import Driver, NotMariaDB, Terms, UnsafeLogin
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, query_failed
 from correlator.sources.db.zones import Zone
 from correlator.tasks import keeping_cancellation
@@ -150,8 +150,13 @@ class MariaDBDatabase:
         return await self._open(installed_driver("aiomysql"), "READ COMMITTED")
 
     async def _open(self, driver: Driver, level: str) -> MariaDBSession:
-        session = MariaDBSession(await self._connect(driver), self._query_timeout, self._abandon)
-        await self._prepare(session, level)
+        connection = await self._connect(driver)
+        session = MariaDBSession(connection, self._query_timeout, self._abandon)
+        try:
+            with login.naming(connection):
+                await self._prepare(session, level)
+        except NotMariaDB as error:
+            raise self._failed(error) from error
         return session
 
     def _abandon(self, thread_id: int) -> None:
@@ -200,10 +205,12 @@ class MariaDBDatabase:
             detail = f"MariaDB at {a}: no connection within {self._connect_timeout:g} s"
             raise SourceUnavailable(detail, Away.NO_ANSWER) from error
         except Exception as error:
-            detail = f"MariaDB at {a}: {_message(error)}"
-            reason = _reason(error)
+            failed = self._failed(error)
             drop_frames(error)  # They refer to the connection that was tried, which has the error.
-            raise SourceUnavailable(detail, reason) from error
+            raise failed from error
+
+    def _failed(self, error: Exception) -> SourceUnavailable:
+        return SourceUnavailable(f"MariaDB at {self.address}: {_message(error)}", _reason(error))
 
     async def _prepare(self, session: MariaDBSession, level: str) -> None:
         # The server's deadlines are shorter than ours: it then ends the statement, not the connection. The one for
@@ -300,6 +307,8 @@ def _reason(error: BaseException) -> Away:
     """The kind of failure, by the server's error number."""
     if isinstance(error, UnsafeLogin):
         return Away.UNSAFE_LOGIN
+    if isinstance(error, NotMariaDB):
+        return Away.NOT_MARIADB
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     return _REASONS.get(number, Away.FAILED if 1000 <= number < 2000 else Away.UNREACHABLE)
 
@@ -323,5 +332,6 @@ def _message(error: BaseException) -> str:
     """An error of the driver in one line: without its class and tuple, but with its cause."""
     args: Sequence[Any] = error.args
     words = f"{args[1]} ({args[0]})" if len(args) >= 2 and isinstance(args[0], int) else str(error)
-    cause = str(error.__cause__ or "")
+    by = error.__cause__
+    cause = _message(by) if isinstance(by, Exception) and not isinstance(by, OSError) else str(by or "")
     return (words if cause in words else f"{words}: {cause}") or type(error).__name__
