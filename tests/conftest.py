@@ -15,6 +15,7 @@ from hypothesis import settings
 
 from tests.support.appliance import Appliance, connected
 from tests.support.daemon import Daemon
+from tests.support.leftovers import pytest_configure, pytest_sessionfinish
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
 from tests.support.nats import Nats, NatsCluster, three_servers
@@ -31,6 +32,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 gc.disable()  # A process reads all tests before it runs one: a third of that time would be garbage collections.
+
+__all__ = ["pytest_configure", "pytest_sessionfinish"]
 
 _numbers = itertools.count(1)
 

@@ -66,7 +66,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield f"http://127.0.0.1:{port_file.read_text().split()[0]}"
     finally:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(PATIENCE)
 
 
 class SharedLoop:
@@ -87,6 +87,7 @@ class SharedLoop:
             earlier = asyncio.all_tasks()
             playwright = await self._driver.enter_async_context(async_playwright())
             browser = await playwright.chromium.connect_over_cdp(url)
+            self._driver.push_async_callback(browser.close)  # The driver removes a folder then.
             self._context = await browser.new_context(
                 viewport={"width": 1280, "height": 800},
                 timezone_id="UTC",
@@ -107,7 +108,7 @@ class SharedLoop:
 
     def close(self) -> None:
         try:
-            self.runner.run(asyncio.wait_for(self._driver.aclose(), 10))
+            self.runner.run(asyncio.wait_for(self._driver.aclose(), PATIENCE))
         finally:
             self.runner.close()
 

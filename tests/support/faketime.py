@@ -19,6 +19,7 @@ def environment(stamp: Path, offset: str = "+0") -> dict[str, str]:
         "FAKETIME_TIMESTAMP_FILE": str(stamp),
         "FAKETIME_NO_CACHE": "1",
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DISABLE_SHM": "1",  # which a process that is killed would leave
     }
 
 

@@ -3,9 +3,10 @@
 Problem. A start costs 0.4 s of CPU, nearly all of it imports, and the suites start six hundred processes.
 
 Model. Each process that runs tests has a server for daemons, and one for commands that ask a daemon: an interpreter
-that has imported what `correlator run` imports, or what these commands do, and has run none of it. A request comes
-over a connection of its own: arguments and environment, with the files for the output. The server forks, and the child
-returns from `serve` into the program's `main`. The answers are the process ID and, when the child ends, its exit code.
+that has imported what `correlator run` imports, or what these commands do, and has run none of it. It inherits its
+listener, whose address is no file. A request comes over a connection of its own: arguments and environment, with the
+files for the output. The server forks, and the child returns from `serve` into the program's `main`. The answers are
+the process ID and, when the child ends, its exit code.
 
 Invariants. The child shares no descriptor with the server, and begins as `python -m correlator` does after its
 imports: one thread, the signal handlers of a new interpreter, its own seed of `random`. What is read before a program
@@ -16,7 +17,6 @@ else than here. The server ends when the process that runs the tests has ended.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import functools
 import os
@@ -25,8 +25,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -42,10 +40,11 @@ MAX_MESSAGE = 200_000
 READ_EARLY = ("PYTHON", "LD_", "MALLOC_", "GLIBC_", "LC_", "LANG")
 """How the names of variables begin that are read before the program's `main`."""
 
-OF_COMMANDS = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG"))} | {
-    "PYTHONIOENCODING": "utf-8"
-}
-"""The environment in which the server for commands begins."""
+
+def of_commands() -> dict[str, str]:
+    """The environment in which the server for commands begins."""
+    without = {name: value for name, value in os.environ.items() if not name.startswith(("LC_", "LANG"))}
+    return without | {"PYTHONIOENCODING": "utf-8"}
 
 
 class Request(msgspec.Struct):
@@ -100,11 +99,11 @@ async def start(
 
     `server`: the one for daemons, or "commands".
     """
-    path = await asyncio.to_thread(_server, server)
+    address = _server(server)
     request = msgspec.json.encode(Request(list(arguments), dict(environ)))
     assert len(request) <= MAX_MESSAGE
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect(str(path))
+    connection.connect(address)
     connection.setblocking(False)
     socket.send_fds(connection, [request], [output, output if errors is None else errors])
     async with asyncio.timeout(PATIENCE):
@@ -112,48 +111,38 @@ async def start(
     return ForkedProcess(pid, connection)
 
 
-_starting = threading.Lock()
-
-
-def _server(kind: str) -> Path:
-    """The socket of this process's server of a kind, which the first call starts."""
-    with _starting:
-        return _started(kind)
+_servers: list[subprocess.Popen[bytes]] = []
 
 
 @functools.cache
-def _started(kind: str) -> Path:
-    folder = tempfile.TemporaryDirectory(prefix="correlator-")
-    path = Path(folder.name) / "socket"
-    command = [sys.executable, "-m", "tests.support.fork_server", str(path), kind]
-    environ = OF_COMMANDS if kind == "commands" else None
-    server = subprocess.Popen(command, cwd=REPOSITORY, env=environ, stdin=subprocess.PIPE)
+def _server(kind: str) -> bytes:
+    """The address of this process's server of a kind, which the first call starts. Connections wait until it runs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind("")
+        listener.listen(100)
+        command = [sys.executable, "-m", "tests.support.fork_server", str(listener.fileno()), kind]
+        environ = of_commands() if kind == "commands" else None
+        files = [listener.fileno()]
+        _servers.append(subprocess.Popen(command, cwd=REPOSITORY, env=environ, stdin=subprocess.PIPE, pass_fds=files))
+        address: bytes = listener.getsockname()
+        return address
 
-    def end() -> None:
-        server.communicate(timeout=PATIENCE)  # its standard input ends
-        folder.cleanup()
 
-    atexit.register(end)
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert server.poll() is None, "the fork server does not start"
-        assert time.monotonic() < deadline, "the fork server does not start"
-        time.sleep(0.01)
-    return path
+def end() -> None:
+    """End the servers of this process; the next start makes another."""
+    _server.cache_clear()
+    while _servers:
+        _servers.pop().communicate(timeout=PATIENCE)  # its standard input ends
 
 
 # -- in the server
 
 
-def serve(path: Path) -> list[str] | None:
-    """Answer requests until standard input ends: None. In a child: its arguments."""
+def serve(number: int) -> list[str] | None:
+    """Answer requests until standard input ends: None. In a child: its arguments. `number`: the listener's."""
     with contextlib.ExitStack() as descriptors:
         selector = descriptors.enter_context(selectors.DefaultSelector())
-        listener = descriptors.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET))
-        prepared = path.with_suffix(".new")
-        listener.bind(str(prepared))
-        listener.listen(100)
-        prepared.rename(path)
+        listener = descriptors.enter_context(socket.socket(fileno=number))
         selector.register(listener, selectors.EVENT_READ)
         selector.register(sys.stdin, selectors.EVENT_READ)
         children: dict[int, tuple[int, socket.socket]] = {}
@@ -226,6 +215,6 @@ if __name__ == "__main__":
 
         installed_driver("auto")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests end the server
-    if (arguments := serve(Path(sys.argv[1]))) is not None:
+    if (arguments := serve(int(sys.argv[1]))) is not None:
         sys.argv = ["correlator", *arguments]
         main(arguments, prog_name="correlator")

@@ -6,7 +6,6 @@ loop runs the program under test, call them with `asyncio.to_thread`.
 """
 
 import contextlib
-import fcntl
 import functools
 import os
 import random
@@ -25,8 +24,6 @@ from typing import Self
 
 from tests.support.eventually import PATIENCE
 
-STOP_SECONDS = 20.0
-
 
 class ServerError(Exception):
     """A server program is missing, does not start, or does not stop."""
@@ -40,7 +37,7 @@ while its server is down will one day be given the same port as its own, and con
 """
 
 SHARES = 64
-"""The number of shares of them: each process that runs tests on this machine has one, until it ends."""
+"""The number of shares of them: each process that runs tests has one, until it ends."""
 
 _given: deque[int] = deque(maxlen=200)
 """The ports given last. A server may not listen yet, or be down for a moment: nobody else gets its port then."""
@@ -63,15 +60,15 @@ def free_port() -> int:
 
 @functools.cache
 def _share() -> int:
-    """The number of this process's share. The lock of a file makes it its own, until it ends and the file is closed."""
-    for number in range(SHARES):
-        with contextlib.suppress(OSError):  # another process has it, or another user's had it
-            lock = os.open(Path(tempfile.gettempdir()) / f"correlator-ports-{number}", os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(lock)
-                raise
+    """The number of this process's share. An abstract socket makes it its own until it ends.
+
+    Such a name is known to all that share the ports, whatever files they see, and leaves none.
+    """
+    held = socket.socket(socket.AF_UNIX)
+    for number in random.sample(range(SHARES), SHARES):
+        with contextlib.suppress(OSError):  # another process has it
+            held.bind(f"\0correlator-ports-{number}")
+            held.detach()
             return number
     raise ServerError(f"{SHARES} other processes run tests with servers")
 
@@ -81,7 +78,7 @@ class Server(ABC):
 
     def __init__(self) -> None:
         self.port = free_port()
-        self.folder = Path(tempfile.mkdtemp(prefix="correlator-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{type(self).__name__.lower()}-"))
         self._process: subprocess.Popen[bytes] | None = None
 
     @abstractmethod
@@ -123,19 +120,17 @@ class Server(ABC):
         self._process.send_signal(signal.SIGCONT)
         self._process.terminate()
         try:
-            self._process.wait(STOP_SECONDS)
+            self._process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ServerError(
-                f"{type(self).__name__} ignored SIGTERM for {STOP_SECONDS:.0f} s:\n{self.log()}"
-            ) from None
+            raise ServerError(f"{type(self).__name__} ignored SIGTERM for {PATIENCE:.0f} s:\n{self.log()}") from None
         self._process = None
 
     def kill(self) -> None:
         """SIGKILL: the server writes nothing more and its connections break."""
         process = self._running()
         process.kill()
-        process.wait(STOP_SECONDS)
+        process.wait(PATIENCE)
         self._process = None
 
     def pause(self) -> None:
@@ -203,7 +198,7 @@ def program(name: str) -> str:
 
 def run_program(*command: str) -> str:
     """Run a program to its end, for at most a minute; what it printed. ServerError if it failed."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False)
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=PATIENCE, check=False)
     if done.returncode != 0:
         output = (done.stdout + done.stderr).decode(errors="replace")[-4000:]
         raise ServerError(f"{command[0]} ended with {done.returncode}:\n{output}")

@@ -101,7 +101,7 @@ async def start(arguments: Sequence[str], environ: dict[str, str], columns: int 
         os.set_blocking(terminal, False)
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     process: asyncio.subprocess.Process | ForkedProcess
-    if fork_server.can_start(environ, fork_server.OF_COMMANDS):
+    if fork_server.can_start(environ, fork_server.of_commands()):
         process = await fork_server.start(arguments, environ, output, errors, server="commands")
     else:
         process = await asyncio.create_subprocess_exec(
