@@ -84,7 +84,7 @@ async def test_an_element_reports_changes_and_each_end_once_and_follows_its_attr
     # Without a job it has no subscription.
     await page.evaluate("document.querySelector('correlator-progress').job = null")
     await eventually(lambda: shown.evaluate("element => element.update === null"))
-    assert fake.subscriptions == []
+    await eventually(lambda: fake.subscriptions == [])
 
 
 async def test_an_element_gives_its_token_from_an_attribute_a_property_and_after_a_refusal(page):

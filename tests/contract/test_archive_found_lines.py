@@ -122,7 +122,7 @@ async def test_missing_ids_are_passed_over_also_where_the_database_is_far_away(o
         monkeypatch.setattr(searches, "sizes_of", slow)
         monkeypatch.setattr(Queries, "last_id", far)
         assert len(await found(archive, "due")) == 2
-    assert len(slices) == 2
+    assert len(slices) < 10  # 1,500 of the first size
 
 
 @pytest.mark.parametrize("of_a_job", [False, True])

@@ -230,7 +230,7 @@ async def test_a_refused_connection_leaves_nothing_to_the_garbage_collector(hub,
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(sent)
         with contextlib.suppress(ConnectionError, TimeoutError):
-            await asyncio.wait_for(reader.read(2000), 2)
+            await asyncio.wait_for(reader.read(2000), PATIENCE)
         writer.transport.abort()
 
     async with served(hub, tls=certificates.server("daemon") if tls else None) as url:
@@ -271,7 +271,7 @@ async def test_beyond_the_limit_requests_are_refused_without_aiohttp_and_probes_
 
     waits, probe = request("GET", "/api/v1/jobs/nobody?wait=60"), request("GET", "/health/live")
     loop = asyncio.get_running_loop()
-    async with served(hub) as url, asyncio.timeout(30):
+    async with served(hub) as url, asyncio.timeout(PATIENCE):
         with contextlib.ExitStack() as opened:
             address = ("127.0.0.1", int(url.rpartition(":")[2]))
             kept = [connected(waits) for _ in range(24)]

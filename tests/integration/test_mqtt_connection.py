@@ -119,7 +119,7 @@ async def test_a_connection_that_is_made_too_late_is_dropped(mosquitto, monkeypa
     connect = MqttClient._client_connect
 
     def late(client):
-        release.wait(10)
+        release.wait(PATIENCE)
         connect(client)
 
     async with Proxy(mosquitto.port) as proxy:

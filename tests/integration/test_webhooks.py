@@ -18,7 +18,7 @@ from correlator.model.published import Event
 from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
 from correlator.sinks.webhooks import NotedEvent, StoredEvent, WebhookTimings, webhook_headers
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.names import give_addresses
 from tests.support.pipeline_harness import NOW
 from tests.support.saved_index import kept
@@ -144,7 +144,7 @@ async def test_a_name_server_that_hangs_holds_one_thread_and_no_task(receiver, m
 
     def hang(*arguments: Any) -> Any:
         asked.append(arguments)
-        answers.wait(60)
+        answers.wait(PATIENCE)
         raise socket.gaierror(socket.EAI_AGAIN, "again")
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)

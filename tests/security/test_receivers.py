@@ -24,9 +24,13 @@ from correlator.sinks.otlp.receiver import JSON, judge, receiver
 from correlator.sinks.receiver import MAX_REASON, MAX_RESPONSE, Receiver, Response, open_session, tls_context
 from tests.support.accepting import accepting
 from tests.support.certificates import Certificates
+from tests.support.eventually import PATIENCE
 from tests.support.servers import free_port
 
 TOKEN = "ot-hush-5104"
+
+SILENCE = 2.0
+"""Seconds after which a receiver that never answers is given up. The others have `PATIENCE`."""
 
 
 @dataclass
@@ -65,9 +69,9 @@ def of_webhooks(url: str, ca: Path | None = None, headers: Path | None = None) -
     return webhooks.receiver(Webhook(url=WebhookUrl(url), authorization=token), tls_context(Tls(ca=ca), "ca"))
 
 
-async def response_of(target: Receiver) -> Response:
+async def response_of(target: Receiver, *, within: float = PATIENCE) -> Response:
     async with open_session(allow_private=True) as session:
-        return await replace(target, timeout=0.5).post(session, b"{}")
+        return await replace(target, timeout=within).post(session, b"{}")
 
 
 @pytest.mark.parametrize("target", [of_traces, of_webhooks])
@@ -98,7 +102,7 @@ REPLIES: dict[str, tuple[Reply, int | None, str]] = {
     "endless headers": (Reply(OK, repeat(b"X-Y: %b\r\n" % (b"x" * 1_000))), None, "log says more"),
     "no HTTP": (Reply(bytes(range(256))), None, "log says more"),
     "nothing": (Reply(), None, "log says more"),
-    "silence": (Reply(closes=False), None, "no response within 0.5 s"),
+    "silence": (Reply(closes=False), None, f"no response within {SILENCE:g} s"),
     "a redirect": (
         Reply(b"HTTP/1.1 307 Temporary Redirect\r\nLocation: /elsewhere\r\nContent-Length: 0\r\n\r\n"),
         307,
@@ -113,7 +117,8 @@ async def test_any_answer_is_read_in_bounded_time_and_bytes_and_decides_by_its_s
     reply, status, words = REPLIES[name]
     reply = dataclasses.replace(reply, received=bytearray())
     async with reply.listening() as address:
-        response = await response_of(of_webhooks(f"http://{address}"))
+        within = SILENCE if name == "silence" else PATIENCE
+        response = await response_of(of_webhooks(f"http://{address}"), within=within)
     assert (response.status, response.public.endswith(words), bool(response.public)) == (status, True, status != 200)
     assert "127.0.0.1" not in response.public
     assert len(response.body) < 3 * MAX_RESPONSE

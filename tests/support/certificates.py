@@ -7,6 +7,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.eventually import PATIENCE
+
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
 _CA = """
 [ca]
@@ -71,11 +73,11 @@ class Certificates:
                       "-startdate", "20200101000000Z", "-enddate", ends)  # fmt: skip
 
     def _openssl(self, *arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True, timeout=20)
+        subprocess.run(["openssl", *arguments], cwd=self.folder, check=True, capture_output=True, timeout=PATIENCE)
 
 
 def self_sign(certificate: Path, key: Path, name: str, *options: str) -> None:
     """Write a self-signed certificate for the common name `name`, valid for two days, and its key."""
     subject = ("-days", "2", "-subj", f"/CN={name}", "-keyout", str(key), "-out", str(certificate))
     command = ["openssl", "req", "-x509", *_KEY, *subject, *options]
-    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    subprocess.run(command, check=True, capture_output=True, timeout=PATIENCE)

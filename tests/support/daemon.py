@@ -197,7 +197,7 @@ class Daemon:
     async def ended(self) -> int:
         """Wait for the end of the process; the exit code."""
         assert self._process is not None
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE):
             return await self._process.wait()
 
     def hang_up(self) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import aiomysql
 
+from tests.support.eventually import PATIENCE
 from tests.support.paths import DATA, REPOSITORY
 from tests.support.servers import Server, program, run_program
 
@@ -59,7 +60,7 @@ class MariaDB(Server):
             db=database,
             charset="utf8mb4",
             autocommit=autocommit,
-            connect_timeout=10,
+            connect_timeout=PATIENCE,
             **options,
         )
         try:

@@ -22,6 +22,7 @@ import aiomysql
 from pymysql.constants import FIELD_TYPE
 from pymysql.converters import conversions
 
+from tests.support.eventually import PATIENCE
 from tests.support.mariadb import ROLLED_BACK, TABLES, Database
 from tests.support.paths import DATA, REPOSITORY
 
@@ -258,7 +259,7 @@ class SQLiteReplayer(Replayer):
 
     @staticmethod
     def _open(path: Path) -> sqlite3.Connection:
-        connection = sqlite3.connect(path, timeout=10, isolation_level=None, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False)
         connection.row_factory = sqlite3.Row
         connection.execute("PRAGMA journal_mode = WAL").close()
         connection.execute("PRAGMA synchronous = NORMAL").close()

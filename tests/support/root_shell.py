@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from correlator.config import loading
+from tests.support.eventually import PATIENCE
 from tests.support.mariadb import MariaDB
-
-WITHIN = 30.0
 
 
 def write_program(folder: Path, default_file: Path) -> None:
@@ -50,7 +49,7 @@ async def paste(
         env={"HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}"},
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
-    async with asyncio.timeout(WITHIN):
+    async with asyncio.timeout(PATIENCE):
         out, _ = await process.communicate()
     assert process.returncode == 0, f"{text}\n{out.decode()}"
     return asked.read_text()

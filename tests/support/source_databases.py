@@ -34,7 +34,7 @@ from correlator.sources.tail import Tail
 from correlator.tasks import Backoff
 from tests.support.appliance import now
 from tests.support.background import in_background
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import ROLLED_BACK, MariaDB
 from tests.support.mariadb import Database as MariaDBTables
 from tests.support.replay import SQLITE_SCHEMA
@@ -184,7 +184,7 @@ class SQLiteOriginal(Original):
     def __init__(self, path: Path, *, rolled_back: bool) -> None:
         self.path = path
         self.rolled_back = rolled_back
-        self._connection = sqlite3.connect(path, isolation_level=None, timeout=10)
+        self._connection = sqlite3.connect(path, isolation_level=None, timeout=PATIENCE)
         self._connection.execute("PRAGMA journal_mode = WAL").close()
         self._connection.execute("PRAGMA synchronous = OFF").close()
         self._connection.execute("PRAGMA foreign_keys = ON").close()

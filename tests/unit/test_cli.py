@@ -20,6 +20,7 @@ from correlator.config.schema import Config
 from correlator.errors import ConfigError, SchemaError, SourceUnavailable
 from correlator.terminal.watch import WatchOrder
 from tests.support.certificates import Certificates
+from tests.support.eventually import PATIENCE
 
 
 @pytest.fixture(autouse=True)
@@ -272,7 +273,7 @@ def test_jobs_makes_a_query_of_its_options(invoke, asked):
 def run(*arguments, to="", env=None):
     """Run the program in a shell that redirects its output by `to`."""
     command = ["sh", "-c", f'exec "$@" {to}', "sh", sys.executable, "-m", "correlator", *arguments]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False, env=env)
+    return subprocess.run(command, capture_output=True, timeout=PATIENCE, check=False, env=env)
 
 
 def test_a_full_disk_and_a_closed_output_end_a_command_without_a_traceback():
@@ -302,7 +303,7 @@ def test_a_command_ends_when_nobody_reads_its_output_any_more():
         assert process.poll() is None
         process.stdout.close()
         try:
-            process.wait(timeout=60)
+            process.wait(timeout=PATIENCE)
         finally:
             process.kill()
         assert process.stderr.read().endswith(b"BrokenPipeError: [Errno 32] Broken pipe\n")
@@ -345,7 +346,7 @@ def test_web_prints_the_address_of_the_page_and_opens_it_on_a_desktop(
 def test_a_local_command_and_a_completion_import_neither_rich_nor_a_client():
     modules = "correlator.cli, correlator.doctor.service, correlator.terminal.completion"
     code = f"import sys, {modules}; print([m for m in ('rich', 'aiohttp', 'aiomysql') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout == "[]\n"
 
 

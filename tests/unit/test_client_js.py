@@ -16,6 +16,7 @@ import pytest
 from correlator.web import files
 from deploy.client.build import build
 from deploy.version import version
+from tests.support.eventually import PATIENCE
 from tests.support.markdown import blocks
 from tests.support.there import there
 
@@ -32,7 +33,9 @@ def node() -> str:
     program = shutil.which("node")
     if program is None:
         pytest.fail("node is not installed (Debian: apt-get install nodejs)")
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, timeout=20).stdout
+    version = subprocess.run(
+        [program, "--version"], capture_output=True, text=True, check=True, timeout=PATIENCE
+    ).stdout
     found = tuple(int(part) for part in version.strip().lstrip("v").split(".")[:2])
     if found < (20, 19):
         pytest.fail(f"node {version.strip()} is older than 20.19, which treats .js files as modules")
@@ -49,7 +52,7 @@ def test_the_suites_in_node_pass(node: str, suite: str) -> None:
 def printed(node: str, script: str, folder: Path = TESTS) -> str:
     """What a module prints, which Node runs in `folder` without an error."""
     command = [node, "--input-type=module", "--eval", script]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 

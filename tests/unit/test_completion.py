@@ -10,6 +10,7 @@ from aiohttp import web
 
 from correlator.doctor.service import DaemonAddress
 from correlator.terminal import completion
+from tests.support.eventually import PATIENCE
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.job_documents import document
 
@@ -17,7 +18,7 @@ from tests.support.job_documents import document
 async def offered(url: str, part: str, names: Any = completion.ids, token: str = "") -> list[tuple[str, str | None]]:
     """What is offered, with time enough for a busy machine."""
     daemon = DaemonAddress(url, "", token, None)
-    found = await asyncio.to_thread(completion.offered, lambda: daemon, part, names, within=20)
+    found = await asyncio.to_thread(completion.offered, lambda: daemon, part, names, within=PATIENCE)
     return [(one.value, one.help) for one in found]
 
 
@@ -64,7 +65,7 @@ def test_a_daemon_that_does_not_answer_in_time_is_not_waited_for():
     released, ended = threading.Event(), threading.Event()
 
     def away() -> DaemonAddress:
-        released.wait(20)
+        released.wait(PATIENCE)
         ended.set()
         return DaemonAddress("", "", "", None)
 

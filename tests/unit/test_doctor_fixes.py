@@ -11,6 +11,7 @@ from correlator.config import loading as configuration
 from correlator.doctor import database, service
 from correlator.doctor.report import copyable, failure, new_password
 from correlator.doctor.service import Setting
+from tests.support.eventually import PATIENCE
 from tests.support.paths import REPOSITORY
 from tests.support.root_shell import write_program
 
@@ -29,7 +30,7 @@ def shown(found: Setting, *written: str) -> tuple[str, ...]:
 def paste(*commands: str, **environ: str) -> str:
     ended = subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", "\n".join([*commands, "env"])],
-        check=True, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"} | environ, timeout=20,
+        check=True, capture_output=True, text=True, env={"PATH": "/usr/bin:/bin"} | environ, timeout=PATIENCE,
     )  # fmt: skip
     return ended.stdout
 

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from tests.support.eventually import PATIENCE
 from tests.support.paths import DEPLOY
 
 DAEMON, GATEWAY = "correlator.service", "correlator-gateway.service"
@@ -29,5 +30,5 @@ def test_a_gateway_is_confined_like_the_daemon_and_may_write_nowhere():
 @pytest.mark.parametrize("unit", [DAEMON, GATEWAY])
 def test_the_exposure_of_both_units_is_at_most_1_2(unit: str):
     command = ["systemd-analyze", "security", "--offline=true", "--threshold=12", "--no-pager", str(DEPLOY / unit)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert ended.returncode == 0, ended.stdout + ended.stderr

@@ -17,6 +17,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from correlator.sinks.mqtt.connection import MqttClient, json_properties
+from tests.support.eventually import PATIENCE
 
 
 async def test_each_callback_that_the_client_overrides_is_one_of_aiomqtt_and_paho_calls_it():
@@ -54,6 +55,6 @@ async def test_a_connection_ends_at_once_if_the_loop_takes_no_writer_for_its_soc
         monkeypatch.setattr(made._client, "socket", lambda: ours)
         monkeypatch.setattr(made._loop, "add_writer", refuse)
         made._on_socket_register_write(made._client, None, ours)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             with pytest.raises(aiomqtt.MqttError):
                 await made.read(lambda *_: None)

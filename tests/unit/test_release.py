@@ -16,6 +16,7 @@ from correlator import __version__
 from deploy.debian.build import package_version
 from deploy.release import notes, refusal
 from deploy.version import epoch, version
+from tests.support.eventually import PATIENCE
 from tests.support.paths import REPOSITORY
 
 CHANGELOG = "# Changelog\n\n## 0.2.0 (unreleased)\n\nNew.\n\n## 0.1.0 (2026-12-01)\n\nThe first.\n"
@@ -37,7 +38,7 @@ class Clone:
     def git(self, *arguments: str) -> str:
         author = ("-c", "user.name=x", "-c", "user.email=x@localhost")
         command = ["git", "-C", str(self.folder), *author, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE).stdout.strip()
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_packages_of_later_commits_and_the_release_are_upgrades_in_that_order():
     ordered += [package_version("0.1.0", "20261130000002"), package_version("0.2.0+g0000000", "20261130000003")]
     assert ordered[0] == "0.1.0~20261130000000+gfffffff"
     for lower, higher in itertools.pairwise(ordered):
-        subprocess.run(["dpkg", "--compare-versions", lower, "lt", higher], check=True, timeout=10)
+        subprocess.run(["dpkg", "--compare-versions", lower, "lt", higher], check=True, timeout=PATIENCE)
 
 
 def test_the_notes_are_the_section_of_the_changelog():

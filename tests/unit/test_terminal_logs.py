@@ -16,7 +16,7 @@ from correlator.errors import NotFound
 from correlator.sources.archive import lines as archived
 from correlator.terminal import logs as command
 from correlator.terminal.logs import LogsOrder, Printer, mentions
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.messages import delta, job, snapshot, synced, welcome
 
@@ -90,7 +90,7 @@ async def fake(monkeypatch):
 async def printed(fake: FakeDaemon, **order: Any) -> tuple[list[int], str]:
     """The ids of the lines that are printed, and standard error."""
     out, err = io.StringIO(), io.StringIO()
-    async with asyncio.timeout(30), Client(fake.url) as client:
+    async with asyncio.timeout(PATIENCE), Client(fake.url) as client:
         await command.logs(client, LogsOrder("a", **order), Printer(out, "json"), err)
     return [json.loads(one)["event_id"] for one in out.getvalue().splitlines()], err.getvalue()
 
@@ -107,7 +107,7 @@ async def test_lines_of_any_job_are_printed_as_they_are_found_with_a_note_on_wha
 
     async def found(limit: int, output: command.Output = "plain") -> tuple[str, str]:
         out, err = io.StringIO(), io.StringIO()
-        async with asyncio.timeout(30), Client(fake.url) as client:
+        async with asyncio.timeout(PATIENCE), Client(fake.url) as client:
             await command.find_lines(client, {"text": "line"}, limit, out, output, err)
         return out.getvalue(), err.getvalue()
 

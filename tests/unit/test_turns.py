@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from correlator.sinks.turns import Held, Refused, Turns
+from tests.support.eventually import PATIENCE
 
 
 async def _pieces(turns: Turns, address: str, count: int, done: list[str]) -> None:
@@ -80,7 +81,7 @@ async def test_what_is_cancelled_at_any_moment_gives_its_turn_back():
         for task in tasks[::2]:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await asyncio.wait_for(_pieces(turns, "d", 1, done), 10)
+        await asyncio.wait_for(_pieces(turns, "d", 1, done), PATIENCE)
         assert done[-1] == "d"
         assert turns.waiting == 0
 

@@ -13,6 +13,7 @@ import pytest
 
 from correlator.web import files, joined, shortened
 from deploy.sbom import vendored
+from tests.support.eventually import PATIENCE
 from tests.support.servers import program
 
 ROOT = Path(str(resources.files("correlator.web")))
@@ -99,7 +100,7 @@ def test_joined_modules_keep_their_scopes_their_order_and_their_addresses(tmp_pa
     """
     (tmp_path / "script.mjs").write_text(script)
     done = subprocess.run(
-        [program("node"), "script.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=20, check=False
+        [program("node"), "script.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.stderr == ""
     assert done.stdout.strip() == '[["a","inner",1],"a","b","main.js","parts/c.js"]'

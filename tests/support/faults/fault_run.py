@@ -98,10 +98,12 @@ class FaultRun:
 
             async def new_job_arrives() -> bool:
                 # A client that was away does not get older lines: each attempt writes a row of its own.
-                await eventually(self._both_connected, within=15)
+                await eventually(
+                    self._both_connected,
+                )
                 job_id, row, number = await self._probe(writer)
                 event = (row, "job.started", job_id)
-                await eventually(lambda: number in self.reader.received_at and event in self.listener.events, within=10)
+                await eventually(lambda: number in self.reader.received_at and event in self.listener.events)
                 return True
 
             await eventually(new_job_arrives, within=RECOVERS_WITHIN)

@@ -18,9 +18,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.eventually import PATIENCE
 from tests.support.system.roots import Root
 
-BOOT_SECONDS = 30.0
 _CLONE_NEWNET = 0x40000000
 _ENVIRON = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/root", "LANG": "C.UTF-8", "TERM": "dumb"}
 
@@ -35,7 +35,7 @@ class Machine:
         self._leader = 0
 
     def boot(self) -> None:
-        """Returns when the target that was booted for is reached; AssertionError with the console after 30 s."""
+        """Returns when the target that was booted for is reached; AssertionError with the console otherwise."""
         options = ["--quiet", "--boot", "--register=no", "--keep-unit", "--private-network", "--link-journal=no"]
         options += ["--machine=appliance", "--console=pipe", f"--directory={self._root.path}"]
         steps = (
@@ -52,7 +52,7 @@ class Machine:
                 stderr=console,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + BOOT_SECONDS
+        deadline = time.monotonic() + PATIENCE
         while not self._booted():
             assert self._nspawn.poll() is None, self._console.read_text(errors="replace")
             assert time.monotonic() < deadline, self._console.read_text(errors="replace")
@@ -144,7 +144,7 @@ class Machine:
             self._nspawn.wait(5 if self._leader else 0)
         except subprocess.TimeoutExpired:
             self._nspawn.kill()
-            self._nspawn.wait(10)
+            self._nspawn.wait(PATIENCE)
         self._nspawn, self._leader = None, 0
 
     def __enter__(self) -> Self:
