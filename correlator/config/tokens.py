@@ -154,3 +154,5 @@ def contradictions(
             yield (file,), f"{file}: expected a file with the token, or the credential api-token-{table.name}"
         if table.instances and not gateway:
             yield (instances,), f"{instances}: only a gateway has several appliances: remove it"
+        if table.instances and "metrics" in table.scope:
+            yield (instances,), f"{instances}: metrics name all appliances: give them to a token of their own"

@@ -78,6 +78,7 @@ class Gateway:
             describe_cluster=self._describe,
             parser=connection.parser,
         )
+        self._views(config)()
         self._listener = ListenerConfig(config)
         self.supervisor = Supervisor(fleet.hub)
         self._http = self._listener.sink(self.supervisor.serves, fleet)
@@ -86,6 +87,7 @@ class Gateway:
 
     async def run(self, process: Process) -> None:
         """Serve until `process` is stopped."""
+        fleet, reloaded = self.fleet, [self._views, self._listener.prepare, _log_level]
         report_build("nats")
         _count_jobs(self.fleet.hub.published)
         cluster_metrics.BEHIND.set_function(lambda: self._jobs.behind)
@@ -106,11 +108,12 @@ class Gateway:
                         ("lines", self._subscribe()),
                         ("judge", self._judge()),
                         ("waiting-ids", self._sender.run()),
+                        ("views", fleet.fill()),
                         ("supervisor", self.supervisor.run(process.beat)),
                         ("heartbeat", stalls.heartbeat()),
                         ("memory", memory.return_free_memory()),
                         ("announce", announce(process, self.supervisor, self._synced)),
-                        ("reload", reload_on_request(process, self.supervisor, [self._listener.prepare, _log_level])),
+                        ("reload", reload_on_request(process, self.supervisor, reloaded)),
                     )
                 }
                 await process.stop.wait()
@@ -145,11 +148,12 @@ class Gateway:
         self.fleet.read_alive(messages, None if self._alive.synced else self._alive.server_time)
 
     def _waiting_ids(self) -> Iterator[tuple[str | None, WaitingIds]]:
-        """The IDs that clients wait for, of the fleet and of each appliance."""
-        yield None, self.fleet.hub.waiting_ids
-        for name in self.fleet.appliances:
-            if (hub := self.fleet.hub_of(name)) is not None:
-                yield name, hub.waiting_ids
+        return self.fleet.waiting_ids()
+
+    def _views(self, config: Config) -> Callable[[], None]:
+        """Return what has the fleet serve the appliances that tokens may see; satisfies `daemon.Prepare`."""
+        sets = {frozenset(token.instances) for token in config.http.tokens if token.instances}
+        return lambda: self.fleet.show(sets)
 
     async def _want(self, message: bytes) -> None:
         with contextlib.suppress(ClusterUnavailable):  # The IDs are published again.

@@ -1,10 +1,11 @@
 """The fleet: all appliances of a stream, the jobs of each, and those of all together, and the hubs that publish them.
 
-A gateway has one hub (`RemoteHub`) for all appliances and one for each. The stream gives both their positions: its
-sequences are the positions of all hubs. A job ID that two appliances have (a legacy ID, or a copied database) is one
-job in the hub of all: the newer one by its age, then the one of the first instance by name. Its `rev` is then the
-sequence of the last message about any of the two, so every gateway publishes the same. What a hub says of the databases
-behind it (`RemoteStatus`) follows from what their collectors report, and from the gateway's own connection.
+A gateway has one hub (`RemoteHub`) for each appliance, one for all of them, and one for each set of appliances that a
+token may see (`View`): what a client must not see is not in its hub, whatever it asks. The stream gives all of them
+their positions: its sequences. A job ID that two appliances have (a legacy ID, or a copied database) is one job in the
+hub of both: the newer one by its age, then the one of the first instance by name. Its `rev` is then the sequence of the
+last message about any of the two, so every gateway publishes the same. What a hub says of the databases behind it
+(`RemoteStatus`) follows from what their collectors report, and from the gateway's own connection.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from functools import partial
 from typing import Any, TypeVar, get_args
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from correlator.bounded import BoundedDict
 from correlator.cluster import keys, received
@@ -37,7 +38,7 @@ from correlator.model.published import Change, Event, PublishedJob, Reason
 from correlator.model.replies import InstanceHealth, Resolved
 from correlator.model.rows import Int64, Micros
 from correlator.ops.stalls import timed
-from correlator.pipeline.hub import Batch, DatabaseStatus, Hub, ResumeRing, available, wall_clock
+from correlator.pipeline.hub import Batch, DatabaseStatus, Hub, ResumeRing, WaitingIds, available, wall_clock
 from correlator.pipeline.queries import JobQuery, OtherJobs, Question
 
 log = logging.getLogger(__name__)
@@ -343,12 +344,28 @@ MAX_EVENTS = 50_000
 MAX_UNCONFIRMED = 1_000
 """The number of jobs whose events are remembered; of those whose events wait for a document."""
 
-ALL = ""
-"""The name of the hub of all appliances."""
+FILLED_AT_ONCE = 200
+"""Jobs that are added to a new view in one step. One takes about 20 µs."""
 
 _STATES = {Kind.JOB_LATE: ForecastState.LATE, Kind.JOB_OVERDUE: ForecastState.OVERDUE}
 """The events that streaming clients get, and the state of a forecast that each announces."""
 _REASONS: dict[str, Reason] = {reason: reason for reason in get_args(Reason)}
+
+
+class View(Struct, eq=False):
+    """The hub of several appliances. `names`: None: all that there are. `shared`: the job IDs that several have had.
+
+    `is_filled`: it has all jobs of its appliances that were read before it was made.
+    """
+
+    hub: RemoteHub
+    names: frozenset[str] | None = None
+    shared: set[str] = field(default_factory=set)
+    is_filled: bool = True
+
+    def has(self, instance: str) -> bool:
+        """True if it shows the jobs of this appliance."""
+        return self.names is None or instance in self.names
 
 
 class Fleet:
@@ -391,9 +408,11 @@ class Fleet:
         self._refused: set[str] = set()
         self.appliances: dict[str, Appliance] = {}
         self._hubs: dict[str, RemoteHub] = {}
-        self._shared: set[str] = set()
-        """The job IDs that several appliances have had."""
         self.hub = self._hub_of(lambda: list(self.appliances.values()))
+        self._views: dict[frozenset[str] | None, View] = {None: View(self.hub)}
+        """By the names of their appliances."""
+        self._made = asyncio.Event()
+        """Set when a view was made that has to be filled."""
 
     # -- for the endpoints
 
@@ -407,9 +426,65 @@ class Fleet:
             raise SourceUnavailable(why)
         return found
 
+    def view_of(self, names: frozenset[str]) -> RemoteHub | None:
+        """The hub of these appliances together; None if `show` was not asked for it."""
+        view = self._views.get(names)
+        return view.hub if view is not None else None
+
+    def show(self, sets: Iterable[frozenset[str]]) -> None:
+        """Have a hub for each of these sets of appliances. `fill` gives it the jobs that were read before."""
+        wanted = {None, *sets}
+        for names in self._views.keys() - wanted:
+            del self._views[names]
+        for names in wanted - self._views.keys():
+            hub = self._hub_of(partial(self._named, names), self.hub)
+            hub.published.advance(self.hub.seq, self.hub.clock())
+            view = self._views[names] = View(hub, names)
+            if not hub.status.loading:
+                hub.status.loading, view.is_filled = True, False
+                self._made.set()
+
+    async def fill(self, at_once: int = FILLED_AT_ONCE) -> None:
+        """Give new views the jobs that were read before, `at_once` in a step, until cancelled."""
+        while True:
+            await self._made.wait()
+            self._made.clear()
+            for view in [view for view in self._views.values() if not view.is_filled]:
+                with timed("view"):
+                    ids = [
+                        shown.job_id
+                        for name, hub in self._hubs.items()
+                        if view.has(name)
+                        for shown in hub.published.all()
+                    ]
+                for start in range(0, len(ids), at_once):
+                    if view.is_filled:  # The stream is read from its beginning.
+                        break
+                    with timed("view"):
+                        for job_id in ids[start : start + at_once]:
+                            if copies := self._copies(view, job_id):
+                                self._settle(view, job_id, max(shown.rev for shown in copies), "gone")
+                    await asyncio.sleep(0)
+                if not view.is_filled:
+                    view.is_filled = True
+                    view.hub.published.forget_changes()
+                    view.hub.synced()
+                    view.hub.status.judge()
+
     def hubs(self) -> Iterable[RemoteHub]:
-        yield self.hub
+        yield from (view.hub for view in self._views.values())
         yield from self._hubs.values()
+
+    def waiting_ids(self) -> Iterator[tuple[str | None, WaitingIds]]:
+        """The IDs that clients wait for, each with the appliance whose job it may be; None: any."""
+        for view in self._views.values():
+            for name in (None,) if view.names is None else sorted(view.names & self._hubs.keys()):
+                yield name, view.hub.waiting_ids
+        for name, hub in self._hubs.items():
+            yield name, hub.waiting_ids
+
+    def _named(self, names: frozenset[str] | None) -> list[Appliance]:
+        return [one for name, one in self.appliances.items() if names is None or name in names]
 
     def judge(self) -> None:
         """Compute the state of each appliance again. Call it twice a second."""
@@ -417,8 +492,9 @@ class Fleet:
             hub.status.judge()
         for name, hub in self._hubs.items():
             hub.published.complete_from = self.appliances[name].complete_since
-        known = [hub.published.complete_from for hub in self._hubs.values()]
-        self.hub.published.complete_from = None if None in known else max((k for k in known if k), default=None)
+        for view in self._views.values():
+            known = [hub.published.complete_from for name, hub in self._hubs.items() if view.has(name)]
+            view.hub.published.complete_from = None if None in known else max((k for k in known if k), default=None)
         late = self._lines.expire(time.monotonic(), lambda name, job_id: self._last_at(name, job_id) is not None)
         for name, lines in late.items():
             self._publish_lines(name, lines)
@@ -448,7 +524,9 @@ class Fleet:
 
     def reset(self, epoch: str) -> None:
         """Forget all jobs: what follows is another stream, or the same one from the beginning."""
-        self._shared.clear()
+        for view in self._views.values():
+            view.shared.clear()
+            view.is_filled = True  # What follows has all jobs.
         self._marks.clear()
         for hub in self.hubs():
             hub.reset(epoch)
@@ -458,8 +536,10 @@ class Fleet:
         starts = self.hub.status.loading
         if starts:
             self._forget_removed()
+        filling = {view.hub for view in self._views.values() if not view.is_filled}
         for hub in self.hubs():
-            hub.synced()
+            if hub not in filling:
+                hub.synced()
         if starts:
             self.judge()
 
@@ -479,7 +559,7 @@ class Fleet:
         if not messages:
             return True
         is_same = True
-        changes: defaultdict[str, list[Change]] = defaultdict(list)
+        changes: defaultdict[RemoteHub, list[Change]] = defaultdict(list)
         with timed("stream"):
             for message in messages:
                 self._marks.note(message.seq, message.at)
@@ -491,17 +571,19 @@ class Fleet:
             last = messages[-1]
             for hub in self.hubs():
                 hub.published.advance(last.seq, last.at)
-        for hub, of in [(self.hub, ALL), *((hub, name) for name, hub in self._hubs.items())]:
-            hub.publish(changes.get(of, ()))
-        for name in changes.keys() - {ALL}:
+        for hub in self.hubs():
+            hub.publish(changes.get(hub, ()))
+        for name, hub in self._hubs.items():
+            if hub not in changes:
+                continue
             if self._unconfirmed:
-                for change in changes[name]:
+                for change in changes[hub]:
                     self._announce(name, change.job_id)
-            documents = ((c.job_id, _last_at(c.new)) for c in changes[name] if c.new is not None)
+            documents = ((c.job_id, _last_at(c.new)) for c in changes[hub] if c.new is not None)
             self._publish_lines(name, self._lines.appeared(name, documents))
         return is_same
 
-    def _read(self, message: StoredMessage, changes: defaultdict[str, list[Change]]) -> None:
+    def _read(self, message: StoredMessage, changes: defaultdict[RemoteHub, list[Change]]) -> None:
         found = keys.job_of(message.subject)
         if found is None:
             return
@@ -512,8 +594,9 @@ class Fleet:
         headers = message.headers or {}
         if "KV-Operation" in headers or "Nats-Marker-Reason" in headers:
             reason = _REASONS.get(headers.get("Cor-Reason", ""), "gone")
-            changes[instance] += hub.published.remove(job_id, message.seq, reason)
-            changes[ALL] += self._settle(job_id, message.seq, reason)
+            changes[hub] += hub.published.remove(job_id, message.seq, reason)
+            for view in self._views_of(instance):
+                changes[view.hub] += self._settle(view, job_id, message.seq, reason)
             return
         shown = self._parser.parse(
             message.subject, partial(received.document, message.payload, message.seq, instance, job_id)
@@ -521,23 +604,31 @@ class Fleet:
         if shown is None:
             self.appliances[instance].note_unreadable()
             return
-        changes[instance] += hub.published.put(shown)
-        other = self.hub.published.get(job_id)
-        if other is None or other.instance == instance:
-            if job_id not in self._shared:
-                changes[ALL] += self.hub.published.put(shown)
-                return
-        else:
-            self._shared.add(job_id)
-        changes[ALL] += self._settle(job_id, message.seq, "gone")
+        changes[hub] += hub.published.put(shown)
+        for view in self._views_of(instance):
+            other = view.hub.published.get(job_id)
+            if view.is_filled and job_id not in view.shared and (other is None or other.instance == instance):
+                changes[view.hub] += view.hub.published.put(shown)
+            else:
+                changes[view.hub] += self._settle(view, job_id, message.seq, "gone")
 
-    def _settle(self, job_id: str, seq: int, reason: Reason) -> list[Change]:
-        """Publish the newest of the jobs that appliances have by this ID, or its removal."""
-        copies = [shown for hub in self._hubs.values() if (shown := hub.published.get(job_id)) is not None]
+    def _views_of(self, instance: str) -> list[View]:
+        return [view for view in self._views.values() if view.has(instance)]
+
+    def _copies(self, view: View, job_id: str) -> list[PublishedJob]:
+        """The jobs that the appliances of a view have by this ID."""
+        hubs = (hub for name, hub in self._hubs.items() if view.has(name))
+        return [shown for hub in hubs if (shown := hub.published.get(job_id)) is not None]
+
+    def _settle(self, view: View, job_id: str, seq: int, reason: Reason) -> list[Change]:
+        """Publish the newest of the jobs that the appliances of a view have by this ID, or its removal."""
+        copies = self._copies(view, job_id)
         if not copies:
-            self._shared.discard(job_id)
-            return self.hub.published.remove(job_id, seq, reason)
-        return self.hub.published.put(encoding.revised(_winner(copies), seq))
+            view.shared.discard(job_id)
+            return view.hub.published.remove(job_id, seq, reason)
+        if len(copies) > 1:
+            view.shared.add(job_id)
+        return view.hub.published.put(encoding.revised(_winner(copies), seq))
 
     def _instance(self, name: str) -> RemoteHub | None:
         if (known := self._hubs.get(name)) is not None:
@@ -603,7 +694,7 @@ class Fleet:
         elif forecast is not None and forecast.state in (_STATES[event.kind], ForecastState.OVERDUE):
             del self._unconfirmed[instance, job_id]
             self._announced[instance, job_id] = event.kind
-            for one in (hub, *([self.hub] if self._shows(instance, job_id) else [])):
+            for one in (hub, *self._showing(instance, job_id)):
                 one.publish(events=[event])
 
     def read_lines(self, subject: str, payload: bytes) -> None:
@@ -624,13 +715,18 @@ class Fleet:
     def _publish_lines(self, instance: str, lines: Sequence[AttributedRow], lost: int = 0) -> None:
         if (hub := self._hubs.get(instance)) is not None:
             hub.publish(lines=lines, dropped=lost)
-        of_all = [row for row in lines if row.job_id is not None and self._shows(instance, row.job_id)]
-        self.hub.publish(lines=of_all, dropped=lost)
+        for view in self._views_of(instance):
+            shown = [row for row in lines if row.job_id is not None and _shows(view.hub, instance, row.job_id)]
+            view.hub.publish(lines=shown, dropped=lost)
 
-    def _shows(self, instance: str, job_id: str) -> bool:
-        """True if the hub of all publishes this appliance's job by that ID."""
-        shown = self.hub.published.get(job_id)
-        return shown is not None and shown.instance == instance
+    def _showing(self, instance: str, job_id: str) -> list[RemoteHub]:
+        """The hubs of several appliances that publish this appliance's job by that ID."""
+        return [view.hub for view in self._views_of(instance) if _shows(view.hub, instance, job_id)]
+
+
+def _shows(hub: RemoteHub, instance: str, job_id: str) -> bool:
+    shown = hub.published.get(job_id)
+    return shown is not None and shown.instance == instance
 
 
 def _last_at(shown: PublishedJob) -> Micros:

@@ -134,6 +134,10 @@ class RemoteJobs(JobDirectory):
         self.seq = max(self.seq, seq)
         self._forget(at)
 
+    def forget_changes(self) -> None:
+        """Note that what changed up to now is not known: positions before get a snapshot."""
+        self._forgotten = self.seq
+
     def clear(self) -> None:
         """Begin again with another stream."""
         self.seq, self._forgotten, self.complete_from = 0, 0, None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,10 @@ def config(url: str) -> Config:
 
 
 class RunningGateway:
-    """A gateway that runs. `url`: where it listens."""
+    """A gateway that runs. `url`: where it listens. `reload(**http)` replaces settings of its listener."""
 
-    def __init__(self, gateway: Gateway, url: str, session: aiohttp.ClientSession) -> None:
-        self.gateway, self.url, self._session = gateway, url, session
+    def __init__(self, gateway: Gateway, url: str, session: aiohttp.ClientSession, reload: Callable[..., None]) -> None:
+        self.gateway, self.url, self._session, self.reload = gateway, url, session, reload
 
     async def get(self, path: str, headers: Mapping[str, str] | None = None, **query: Any) -> tuple[int, Any]:
         async with self._session.get(f"{self.url}{path}", params=query, headers=headers) as answer:
@@ -56,14 +56,21 @@ async def running(
     settings = config(url)
     settings = replace(settings, cluster=cluster or settings.cluster, http=replace(settings.http, **http))
     gateway = Gateway(settings)
-    task = asyncio.create_task(gateway.run(Process(settings, None, ready.set_result, stop, asyncio.Event())))
+    loaded = [settings]
+    process = Process(settings, lambda: loaded[-1], ready.set_result, stop, asyncio.Event())
+
+    def reload(**http: Any) -> None:
+        loaded.append(replace(loaded[-1], http=replace(loaded[-1].http, **http)))
+        process.reload_requested.set()
+
+    task = asyncio.create_task(gateway.run(process))
     try:
         async with asyncio.timeout(PATIENCE), aiohttp.ClientSession() as session:
             served = asyncio.ensure_future(gateway.supervisor.served.wait())
             await asyncio.wait([task, ready if read else served], return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 await task
-            yield RunningGateway(gateway, gateway.supervisor.url, session)
+            yield RunningGateway(gateway, gateway.supervisor.url, session, reload)
     finally:
         stop.set()
         await task

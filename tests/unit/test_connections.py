@@ -76,7 +76,7 @@ async def test_a_client_whose_frames_wait_for_its_gets_does_not_count_as_gone():
     hub, rules, ws = LocalHub(Index()), access(), None
     limits = Limits()
     streams = Streams(hub, limits)
-    reader = WebsocketConnection(Transport(), "1.2.3.4", ws, limits)  # type: ignore[arg-type]
+    reader = WebsocketConnection(Transport(), "1.2.3.4", ws, streams)  # type: ignore[arg-type]
     sockets: Any = Websockets(hub, rules, streams)
     reader.ready = True
     streams.add(reader)
@@ -94,7 +94,7 @@ async def test_a_client_whose_frames_wait_for_its_gets_does_not_count_as_gone():
 
 def test_a_client_is_gone_that_has_not_answered_a_ping_in_time_and_only_then():
     limits, transport = Limits(), Transport()
-    client = WebsocketConnection(transport, "1.2.3.4", None, limits)  # type: ignore[arg-type]
+    client = WebsocketConnection(transport, "1.2.3.4", None, Streams(LocalHub(Index()), limits))  # type: ignore[arg-type]
     client.received_at = client.pinged_at = 0.0
     asked, late = limits.ping_seconds + 0.1, limits.ping_seconds + 0.2 + limits.pong_within
     assert client.ping(limits.ping_seconds)
@@ -119,9 +119,10 @@ async def test_a_client_whose_frame_gets_no_turn_is_closed_with_1013_and_counted
         raise Refused("too many messages wait: repeat the request later", all_clients=True)
 
     hub, limits, transport = LocalHub(Index()), Limits(), Transport()
-    sockets: Any = Websockets(hub, access(), Streams(hub, limits))
+    streams = Streams(hub, limits)
+    sockets: Any = Websockets(hub, access(), streams)
     monkeypatch.setattr(sockets, "_read", refused)
-    client = WebsocketConnection(transport, "1.2.3.4", ClosedByPeer(), limits)  # type: ignore[arg-type]
+    client = WebsocketConnection(transport, "1.2.3.4", ClosedByPeer(), streams)  # type: ignore[arg-type]
     counted = metrics.CLIENTS_CLOSED.labels("1013")
     before = counted._value.get()
     await sockets._serve(None, client, None)
@@ -137,7 +138,7 @@ async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
     streams = Streams(hub)
     sockets, events = Websockets(hub, rules, streams), EventStreams(hub, rules, streams)
     grants = [kept if n % 10 == 0 else revoked for n in range(1050)]
-    clients = [WebsocketConnection(Transport(), "1.2.3.4", None, streams.limits) for _ in grants]  # type: ignore[arg-type]
+    clients = [WebsocketConnection(Transport(), "1.2.3.4", None, streams) for _ in grants]  # type: ignore[arg-type]
     readers = [EventStreamClient(Transport(), "1.2.3.4", events._framing, grant) for grant in grants]  # type: ignore[arg-type]
     for client, grant in zip(clients, grants, strict=True):
         client.ready, client.grant = True, grant

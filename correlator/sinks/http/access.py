@@ -144,7 +144,7 @@ class Access:
     def may_see_names(self, request: web.BaseRequest) -> bool:
         """True if the answer to an open path may name servers, receivers and errors. A ticket is not used up."""
         grant = self.authorised(request, tickets=False) if self.hosts_allowed(request) else None
-        return grant is not None and grant.covers(Need.READ) and grant.shows(None)
+        return grant is not None and grant.covers(Need.READ) and grant.instances is None
 
     def origin_allowed(self, request: web.BaseRequest) -> bool:
         """True without an Origin header, for the daemon's own origin, and for configured ones.

@@ -9,7 +9,7 @@ made when somebody asks for one first.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from http import HTTPStatus
 from itertools import chain
@@ -20,7 +20,7 @@ from aiohttp.typedefs import Handler
 from msgspec.structs import replace
 from prometheus_client.exposition import choose_encoder
 
-from correlator.errors import NotFound
+from correlator.errors import NotFound, SourceUnavailable
 from correlator.jobs import encoding
 from correlator.model.parameters import NoParameters
 from correlator.model.replies import InstanceHealth
@@ -29,7 +29,7 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.failover_status import FailoverStatus
-from correlator.sinks.http.grants import Need, Route
+from correlator.sinks.http.grants import ANYBODY, GRANT, Grant, Need, Route
 from correlator.sinks.http.requests import RETRY_AFTER, REVALIDATED, file_response, json_response, problem, read
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.http.sse import EventStreams
@@ -41,13 +41,26 @@ from correlator.web import File
 
 
 class HubEndpoints:
-    """The endpoints of one hub. `run` serves its streaming clients. For the other arguments see `HttpSink`."""
+    """The endpoints of one hub. `run` serves its streaming clients.
 
-    def __init__(self, hub: Hub, access: Access, limits: Limits, work: Work, unknown_id_wait: float) -> None:
+    For `instance` and `streams_for` see `Websockets`, for the other arguments `HttpSink`.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        access: Access,
+        limits: Limits,
+        work: Work,
+        unknown_id_wait: float,
+        *,
+        instance: str | None = None,
+        streams_for: Callable[[Grant], Streams] | None = None,
+    ) -> None:
         self.hub = hub
         self._access = access
         self.streams = Streams(hub, limits, work)
-        self._sockets = Websockets(hub, access, self.streams)
+        self._sockets = Websockets(hub, access, self.streams, instance=instance, streams_for=streams_for)
         self._events = EventStreams(hub, access, self.streams)
         rest = Rest(hub, work)
         failover = FailoverStatus(hub, work, unknown_id_wait=unknown_id_wait)
@@ -130,70 +143,97 @@ def _states(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, bool]
 
 
 class InstanceEndpoints:
-    """``/api/v1/instances``, and the endpoints of each appliance that was asked for, below ``/i/{instance}``.
+    """The endpoints of a listener: `main` for its hub, and at a gateway those of each appliance, ``/i/{instance}``.
 
-    `fleet` None: there is only one appliance. `make(hub)` makes its endpoints. `run` serves their streaming clients.
+    A client whose grant shows only some appliances gets at `main`, too, what the hub of those has. `fleet` None: there
+    is only one appliance. `make(hub)` makes the endpoints of a hub, when somebody asks for them first. `run` serves
+    their streaming clients.
     """
 
-    def __init__(self, fleet: Appliances | None, make: Callable[[Hub], HubEndpoints]) -> None:
+    def __init__(self, hub: Hub, fleet: Appliances | None, make: Callable[..., HubEndpoints]) -> None:
         self._fleet = fleet
         self._make = make
-        self._by_name: dict[str, HubEndpoints] = {}
+        self.main = make(hub, streams_for=lambda grant: self._of_grant(grant).streams)
+        self._made: dict[str | frozenset[str], HubEndpoints] = {}
+        """By the name of an appliance, or by those of several."""
         self._serving: dict[HubEndpoints, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
 
     @property
     def all(self) -> list[HubEndpoints]:
-        return list(self._by_name.values())
+        return [self.main, *self._made.values()]
 
-    def routes(self, every: Sequence[Route], shared: Iterable[Route]) -> list[Route]:
-        """The endpoint, and all others below the prefix: `every` of a hub, `shared` by all."""
-        found = [Route("/api/v1/instances", self.instances, Need.READ)]
-        if self._fleet is not None:
-            found += [_below(route, self._dispatch(number)) for number, route in enumerate(every)]
-            found += [_below(route, self._shared(route)) for route in shared]
-            found.append(Route(PREFIX, self._page, Need.HOST))
-        return found
+    def routes(self, shared: Sequence[Route]) -> list[Route]:
+        """All endpoints: those of each hub, and those that are `shared`."""
+        own, every = Route("/api/v1/instances", self.instances, Need.READ), self.main.routes
+        if self._fleet is None:
+            return [*every, *shared, own]
+        return [
+            *(replace(route, handler=self._dispatch(number, self._for_client)) for number, route in enumerate(every)),
+            *(*shared, own),
+            *(_below(route, self._dispatch(number, self._of)) for number, route in enumerate(every)),
+            *(_below(route, self._shared(route)) for route in shared),
+            Route(PREFIX, self._page, Need.HOST),
+        ]
 
     async def run(self) -> None:
         """Serve the streaming clients until cancelled."""
         async with asyncio.TaskGroup() as group:
             while True:
                 self._changed.clear()
-                for endpoints in self._serving.keys() - set(self._by_name.values()):
+                for endpoints in self._serving.keys() - set(self.all):
                     self._serving.pop(endpoints).cancel()
-                for endpoints in self._by_name.values():
+                for endpoints in self.all:
                     if endpoints not in self._serving:
                         self._serving[endpoints] = group.create_task(endpoints.run())
                 await self._changed.wait()
 
     async def instances(self, request: web.Request) -> web.Response:
-        """The appliances, and the health of each."""
+        """The appliances that the client may see, and the health of each."""
         read(request, NoParameters)
         if self._fleet is None:
             raise NotFound("this is not a gateway: it serves one appliance")
-        return json_response({"instances": self._fleet.describe()})
+        grant = request[GRANT]
+        return json_response({"instances": [one for one in self._fleet.describe() if grant.shows(one["instance"])]})
 
     def _of(self, request: web.Request) -> HubEndpoints:
+        """The endpoints of the appliance that the address names."""
         name = request.match_info["instance"]
-        hub = self._fleet.hub_of(name) if self._fleet is not None else None
-        endpoints = self._by_name.get(name)
+        endpoints = self._endpoints(name, self._fleet.hub_of(name) if self._fleet is not None else None, instance=name)
+        if endpoints is None:
+            raise NotFound(f"no appliance is known by {name!r}")
+        return endpoints
+
+    def _for_client(self, request: web.Request) -> HubEndpoints:
+        """The endpoints of all appliances that the client may see."""
+        return self._of_grant(request.get(GRANT, ANYBODY))
+
+    def _of_grant(self, grant: Grant) -> HubEndpoints:
+        if self._fleet is None or grant.instances is None:
+            return self.main
+        endpoints = self._endpoints(grant.instances, self._fleet.view_of(grant.instances))
+        if endpoints is None:  # A reload has changed the tokens since the request was admitted.
+            raise SourceUnavailable("the tokens have changed: ask again")
+        return endpoints
+
+    def _endpoints(self, key: str | frozenset[str], hub: Hub | None, **more: Any) -> HubEndpoints | None:
+        """The endpoints of a hub, which are made anew where it is not the one of before; None without a hub."""
+        endpoints = self._made.get(key)
         if endpoints is not None and endpoints.hub is hub:
             return endpoints
         if endpoints is not None:  # The appliance was removed from the fleet since, and may have come back.
-            del self._by_name[name]
+            del self._made[key]
             self._changed.set()
-        if hub is None:
-            raise NotFound(f"no appliance is known by {name!r}")
-        endpoints = self._by_name[name] = self._make(hub)
-        self._changed.set()
-        return endpoints
+        if hub is not None:
+            endpoints = self._made[key] = self._make(hub, **more)
+            self._changed.set()
+        return endpoints if hub is not None else None
 
-    def _dispatch(self, number: int) -> Handler:
-        """Calls the same endpoint of the appliance."""
+    def _dispatch(self, number: int, which: Callable[[web.Request], HubEndpoints]) -> Handler:
+        """Calls the same endpoint of the hub that the request is about."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await self._of(request).routes[number].handler(request)
+            return await which(request).routes[number].handler(request)
 
         return handle
 
@@ -220,6 +260,9 @@ class Appliances(Protocol):
 
     def hub_of(self, instance: str) -> Hub | None:
         """The hub of one appliance; None if there is none of that name."""
+
+    def view_of(self, names: frozenset[str]) -> Hub | None:
+        """The hub of several appliances; None if no token of the configuration is for just these."""
 
     def describe(self) -> list[InstanceHealth]:
         """The health of each appliance, sorted by name."""

@@ -60,18 +60,21 @@ class Grant(Struct, frozen=True):
             self.instances is None or (other.instances is not None and other.instances <= self.instances)
         )
 
-    def shows(self, instance: str | None) -> bool:
-        """True if the grant shows this appliance of a fleet; None: all of them."""
+    def shows(self, instance: str) -> bool:
+        """True if the grant shows this appliance of a fleet."""
         return self.instances is None or instance in self.instances
 
 
 ANYBODY: Final = Grant()
 """The grant of a request where no token is needed. The secret of a configured token is never empty."""
 
-NOT_SHOWN: Final = "this token shows single appliances only: ask below /i/NAME/, with the name of one of them"
-
 GRANT: Final = web.RequestKey("grant", Grant)
 """Key under which a request carries the grant of its token."""
+
+
+def not_shown(instance: str) -> str:
+    """Why a request is refused whose grant does not show an appliance. It does not say whether there is one."""
+    return f"this token does not show the appliance {instance!r}"
 
 
 def grants_of(tokens: Iterable[AcceptedToken]) -> tuple[Grant, ...]:

@@ -33,7 +33,7 @@ from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import FOREIGN_ORIGIN, Access, Rules
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
-from correlator.sinks.http.grants import GRANT, NOT_SHOWN, Need, Route, Routes, grants_of
+from correlator.sinks.http.grants import GRANT, Need, Route, Routes, grants_of, not_shown
 from correlator.sinks.http.requests import (
     RETRY_AFTER,
     REVALIDATED,
@@ -168,16 +168,15 @@ class HttpSink:
 
     def application(self, hub: Hub) -> web.Application:
         """Make the endpoints of a hub, and `routes`, which says what each of them needs."""
-        self._main = main = self._endpoints_of(hub)
-        self._instances = instances = InstanceEndpoints(self._fleet, self._endpoints_of)
+        self._instances = InstanceEndpoints(hub, self._fleet, self._endpoints_of)
         shared = [
             Route(TICKET_PATH, self._ticket, Need.READ, method="POST"),
-            *of_process(hub, lambda: [one.streams for one in self._endpoints]),
+            *of_process(hub, lambda: [one.streams for one in self._instances.all]),
             *self._static.routes(),
         ]
         app = web.Application(middlewares=[self._answer])
         app.on_response_prepare.append(self._add_headers)
-        self.routes = Routes([*main.routes, *shared, *instances.routes(main.routes, shared)], app.router)
+        self.routes = Routes(self._instances.routes(shared), app.router)
         return app
 
     async def run(self, hub: Hub) -> None:
@@ -202,16 +201,14 @@ class HttpSink:
             access_log=None,
             logger=server_log,
         )
-        background = asyncio.gather(
-            self._main.run(), self._instances.run(), self._close_revoked(), self._disconnect_all()
-        )
+        background = asyncio.gather(self._instances.run(), self._close_revoked(), self._disconnect_all())
         try:
             self._on_ready(await self._listen(acceptor))
             await background
         finally:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(5.0):
-                    for one in self._endpoints:
+                    for one in self._instances.all:
                         await one.close()
             background.cancel()
             acceptor.close()
@@ -222,15 +219,11 @@ class HttpSink:
         """Disconnect all streaming clients, so that they connect again: their positions have become invalid."""
         self._disconnect.set()
 
-    @property
-    def _endpoints(self) -> list[HubEndpoints]:
-        return [self._main, *self._instances.all]
-
     async def _disconnect_all(self) -> None:
         while True:
             await self._disconnect.wait()
             self._disconnect.clear()
-            for one in self._endpoints:
+            for one in self._instances.all:
                 await one.disconnect()
 
     async def _close_revoked(self) -> None:
@@ -241,7 +234,7 @@ class HttpSink:
         while True:
             await set_within(self._access.changed, EXPIRED_WITHIN if self._access.may_expire else None)
             self._access.changed.clear()
-            for one in self._endpoints:
+            for one in self._instances.all:
                 for _ in one.close_revoked():
                     await asyncio.sleep(0)
 
@@ -347,8 +340,8 @@ class HttpSink:
             return problem(HTTPStatus.FORBIDDEN, "a page of another site sent this request: open the address by itself")
         if not grant.covers(need):
             return problem(HTTPStatus.FORBIDDEN, f"this token does not have the scope {need.value}")
-        if need is Need.READ and not grant.shows(request.match_info.get("instance")):
-            return problem(HTTPStatus.FORBIDDEN, NOT_SHOWN)
+        if (instance := request.match_info.get("instance")) is not None and not grant.shows(instance):
+            return problem(HTTPStatus.FORBIDDEN, not_shown(instance))
         request[GRANT] = grant
         return None
 

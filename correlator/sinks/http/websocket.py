@@ -24,8 +24,7 @@ from correlator.ops.stalls import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import CHECKED_AT_ONCE, Access, Floods, Pace
-from correlator.sinks.http.grants import NOT_SHOWN, Grant, Need
-from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.http.grants import Grant, Need, not_shown
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
@@ -145,12 +144,26 @@ FRAMES: Final = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PON
 
 
 class Websockets:
-    """All websocket connections of one listener."""
+    """All websocket connections of one listener.
 
-    def __init__(self, hub: Hub, access: Access, streams: Streams) -> None:
+    `instance`: the appliance of a fleet that `streams` are of; None: of all, or of the only one. `streams_for(grant)`:
+    those that show what a grant allows; None: `streams`.
+    """
+
+    def __init__(
+        self,
+        hub: Hub,
+        access: Access,
+        streams: Streams,
+        *,
+        instance: str | None = None,
+        streams_for: Callable[[Grant], Streams] | None = None,
+    ) -> None:
         self._hub = hub
         self._access = access
         self._streams = streams
+        self._instance = instance
+        self._streams_for = streams_for or (lambda _: streams)
         self._open: dict[WebsocketConnection, None] = {}
         """Includes connections that have not sent `hello` yet."""
         self._floods = Floods(time.monotonic)
@@ -164,7 +177,7 @@ class Websockets:
                 beat()
                 now = time.monotonic()
                 for client in [r for r in self._open if r.ready and not r.closing]:
-                    if not self._streams.fanout.lags(client) and not client.ping(now):
+                    if not client.streams.fanout.lags(client) and not client.ping(now):
                         metrics.CLIENTS_CLOSED.labels("gone").inc()
                         client.abort()
 
@@ -172,8 +185,8 @@ class Websockets:
         """Send `bye` to all clients, so that they reconnect, and close their connections."""
         clients = [r for r in self._open if not r.closing]
         for client in clients:
-            self._streams.bye(client, CloseCode.RESTART)
-            self._streams.remove(client)
+            client.streams.bye(client, CloseCode.RESTART)
+            client.streams.remove(client)
             client.end(CloseCode.RESTART, b"restart")
         for client in clients:
             if client.closing is not None:
@@ -186,7 +199,7 @@ class Websockets:
             valid = client.grant is not None and self._access.holds(client.grant)
             if client.ready and not client.closing and not valid and client in self._open:
                 metrics.CLIENTS_CLOSED.labels(str(CloseCode.UNAUTHORISED)).inc()
-                self._streams.remove(client)
+                client.streams.remove(client)
                 client.end(CloseCode.UNAUTHORISED, b"this token has ended")
             if number % CHECKED_AT_ONCE == 0:
                 yield
@@ -211,14 +224,13 @@ class Websockets:
         ws.headers.clear()  # They have been sent, and would stay in memory.
         if (transport := request.transport) is None:  # The client has gone.
             return ws
-        client = WebsocketConnection(transport, address, ws, self._streams.limits)
-        client.instance = request.match_info.get("instance")
+        client = WebsocketConnection(transport, address, ws, self._streams)
         self._open[client] = None
         try:
             with self._access.admitted(request) as admitted:
                 await self._serve(request, client, admitted)
         finally:
-            self._streams.remove(client)
+            client.streams.remove(client)
             self._open.pop(client, None)
             client.close()
             drop_frames(ws.exception())  # They refer to the websocket.
@@ -237,7 +249,7 @@ class Websockets:
             metrics.CLIENTS_CLOSED.labels(str(close.code)).inc()
             if isinstance(close, Flood):
                 self._floods.note(client.address)
-            self._streams.remove(client)
+            client.streams.remove(client)
             if not client.closing:
                 client.end(close.code, close.reason)
         if client.closing:
@@ -298,7 +310,7 @@ class Websockets:
                 await self._handle_message(client, message)
             except BadRequest as error:
                 good = False
-                self._streams.send(client, Error(error.sub, "bad_request", str(error)))
+                client.streams.send(client, Error(error.sub, "bad_request", str(error)))
             await self._turns.round(client.address)  # let other connections run
         return good
 
@@ -310,14 +322,14 @@ class Websockets:
         elif isinstance(message, Subscribe):
             await self._subscribe(client, message)
         elif isinstance(message, Unsubscribe):
-            if not self._streams.fanout.unsubscribe(client, message.id):
+            if not client.streams.fanout.unsubscribe(client, message.id):
                 raise BadRequest(f"there is no subscription {message.id}", message.id)
         elif isinstance(message, Get):
             await client.gets.acquire()
             client.received_at = time.monotonic()  # pongs were not read while this waited
-            self._streams.start(client, self._get(client, message.job_id))
+            client.streams.start(client, self._get(client, message.job_id))
         elif isinstance(message, Ping):
-            self._streams.send(client, Pong())
+            client.streams.send(client, Pong())
         else:
             assert_never(message)
 
@@ -334,17 +346,18 @@ class Websockets:
                 raise Close(CloseCode.FORBIDDEN, "this token is not known")
         if not client.grant.covers(Need.READ):
             raise Close(CloseCode.FORBIDDEN, "this token does not have the scope read")
-        if not client.grant.shows(client.instance):
-            raise Close(CloseCode.FORBIDDEN, NOT_SHOWN)
+        if self._instance is not None and not client.grant.shows(self._instance):
+            raise Close(CloseCode.FORBIDDEN, not_shown(self._instance))
+        client.streams = self._streams_for(client.grant)
         client.ready = True
         client.resume = _resume(hello.resume)
-        if (refusal := await self._streams.refusal(client.resume)) is not None:
+        if (refusal := await client.streams.refusal(client.resume)) is not None:
             raise Close(CloseCode.TRY_LATER, refusal)
-        self._streams.welcome(client, client.resume)
+        client.streams.welcome(client, client.resume)
 
     async def _subscribe(self, client: WebsocketConnection, message: Subscribe) -> None:
-        known = self._streams.fanout.subs(client)
-        most = self._streams.limits.max_subscriptions
+        known = client.streams.fanout.subs(client)
+        most = client.streams.limits.max_subscriptions
         if message.id not in known and len(known) >= most:
             raise Close(CloseCode.TOO_MANY, f"at most {most} subscriptions")
         wanted = Filter(
@@ -356,10 +369,10 @@ class Websockets:
             ),
             frozenset(message.jobs) if message.jobs is not None else None,
         )
-        if not self._streams.fanout.groups.has_room(wanted):
+        if not client.streams.fanout.groups.has_room(wanted):
             raise Close(CloseCode.TOO_MANY, "too many IDs in all subscriptions together")
         resuming = bool(message.resume)
-        await self._streams.subscribe(
+        await client.streams.subscribe(
             client, message.id, wanted, message.logs, resume=client.resume if resuming else None, resuming=resuming
         )
 
@@ -367,7 +380,7 @@ class Websockets:
         """Answer a `get`, in its own task, as the database may be slow."""
         code = "unavailable"
         try:
-            if await self._streams.put(client, name, GET_WITHIN):
+            if await client.streams.put(client, name, GET_WITHIN):
                 return
             code, detail = "not_found", f"no job is known by {name!r}"
         except SourceUnavailable as error:
@@ -378,7 +391,7 @@ class Websockets:
             detail = f"the database did not answer within {GET_WITHIN:g} s"
         finally:
             client.gets.release()
-        self._streams.send(client, Error(None, code, detail, name))
+        client.streams.send(client, Error(None, code, detail, name))
 
 
 def _has_token(frame: str) -> bool:
@@ -417,9 +430,11 @@ class WebsocketConnection:
 
     transport: ClassVar[str] = "websocket"
 
-    def __init__(self, transport: asyncio.Transport, address: str, ws: web.WebSocketResponse, limits: Limits) -> None:
+    def __init__(self, transport: asyncio.Transport, address: str, ws: web.WebSocketResponse, streams: Streams) -> None:
         self._transport = transport
-        self._limits = limits
+        self._limits = streams.limits
+        self.streams = streams
+        """Those that show what the client may see."""
         self.address = address
         self.ws = ws
         self.framing: Framing = framed
@@ -435,8 +450,6 @@ class WebsocketConnection:
         self._ended: asyncio.Event | None = None
         """Set once the peer has answered the close frame, or has gone. Made for it: an event has 760 bytes."""
         self.resume: Resume | None = None
-        self.instance: str | None = None
-        """The appliance of a fleet whose address the client uses; None: that of all."""
 
     def write(self, framed: bytes) -> None:
         if self.closing is None and not self._transport.is_closing():

@@ -1,0 +1,174 @@
+"""What a client gets whose token shows only some appliances of a fleet: what these have, no more and no less."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from correlator.cluster import keys
+from correlator.gateway.fleet import Fleet, RemoteHub
+from correlator.gateway.stream import StoredMessage
+from correlator.jobs.encoding import document, encode
+from correlator.model.facts import Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.pipeline.hub import Batch, wall_clock
+from tests.support.background import in_background
+from tests.support.eventually import eventually
+from tests.support.there import there
+
+SHOWN = frozenset({"dc1", "dc2"})
+NAMES = ("x", "y")
+PURGED = {"KV-Operation": "PURGE", "Cor-Reason": "retention"}
+NOW = wall_clock()
+
+Write: TypeAlias = tuple[str, str, tuple[set[str], int] | None]
+"""A document that the collector of an appliance writes: its job ID, its external IDs and its start; None removes it."""
+
+writes = st.lists(
+    st.tuples(
+        st.sampled_from(["dc1", "dc2", "dc1", "dc2", "dc3"]),
+        st.sampled_from(["a", "b"]),
+        st.none() | st.tuples(st.sets(st.sampled_from(NAMES)), st.integers(0, 3)),
+    ),
+    max_size=25,
+)
+
+
+def stored(seq: int, write: Write) -> StoredMessage:
+    instance, job_id, content = write
+    subject = keys.job(instance, job_id)
+    if content is None:
+        return StoredMessage(subject, seq, NOW + seq, b"", PURGED)
+    names, started_at = content
+    view = JobView(job_id, Status.COMPLETED, external_ids=tuple(sorted(names)), started_at=started_at)
+    return StoredMessage(subject, seq, NOW + seq, encode(document(PublishedJob(view, seq, 0))), None)
+
+
+def new_fleet(*sets: frozenset[str]) -> Fleet:
+    fleet = Fleet(lambda _: None)
+    fleet.show(sets)
+    fleet.reset("epoch")
+    fleet.synced()
+    return fleet
+
+
+def expected(found: Sequence[Write]) -> dict[str, tuple[str, int, int]]:
+    """For each job that `SHOWN` have: the appliance of the newest copy, its start, and the last message about any."""
+    copies: dict[str, dict[str, int]] = {}
+    last: dict[str, int] = {}
+    for seq, (instance, job_id, content) in enumerate(found, 1):
+        if instance not in SHOWN:
+            continue
+        last[job_id] = seq
+        of_job = copies.setdefault(job_id, {})
+        of_job.pop(instance, None)
+        if content is not None:
+            of_job[instance] = content[1]
+    newest = {job_id: min(of, key=lambda name: (-of[name], name)) for job_id, of in copies.items() if of}
+    return {job_id: (name, copies[job_id][name], last[job_id]) for job_id, name in newest.items()}
+
+
+def jobs(hub: RemoteHub) -> dict[str, tuple[str, int | None, int]]:
+    return {s.job_id: (s.instance, s.view.started_at, s.rev) for s in hub.published.all()}
+
+
+@given(writes)
+@example([("dc1", "a", (set(), 1)), ("dc2", "a", (set(), 3)), ("dc2", "a", (set(), 0))])
+def test_several_appliances_together_publish_just_what_they_have_at_the_positions_of_the_whole_stream(found):
+    fleet = new_fleet(SHOWN)
+    view = there(fleet.view_of(SHOWN))
+    folded: dict[str, tuple[str, int | None, int]] = {}
+
+    def on_batch(batch: Batch) -> None:
+        for change in batch.changes:
+            folded.pop(change.job_id, None)
+            if change.new is not None:
+                folded[change.job_id] = (change.new.instance, change.new.view.started_at, change.new.rev)
+
+    view.subscribe(on_batch)
+    for seq, write in enumerate(found, 1):
+        fleet.read([stored(seq, write)])
+        assert jobs(view) == folded == expected(found[:seq])
+        assert view.seq == fleet.hub.seq == seq
+        resolved = [view.published.resolve(name) for name in NAMES]
+        assert {one.job_id for one in resolved if one is not None} <= folded.keys()
+    assert view.running == 0
+
+
+def fill(fleet: Fleet, at_once: int, messages: Sequence[StoredMessage]) -> None:
+    """Fill the views that were made, `at_once` jobs in a step, while `messages` arrive one in each step."""
+
+    async def run() -> None:
+        left = list(messages)
+        async with in_background(fleet.fill(at_once)):
+            view = there(fleet.view_of(SHOWN))
+            while left or view.status.loading:
+                if left:
+                    fleet.read([left.pop(0)])
+                    fleet.synced()
+                await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+NEWER, OLDER = (set[str](), 3), (set[str](), 0)
+
+
+@given(writes, writes, st.integers(1, 3))
+@example([("dc1", "a", NEWER), ("dc1", "b", NEWER)], [("dc2", "b", OLDER)], 1)
+def test_a_set_of_appliances_that_a_reload_adds_gets_what_was_read_before_and_meanwhile(before, meanwhile, at_once):
+    fleet, found = new_fleet(), [*before, *meanwhile]
+    for seq, write in enumerate(before, 1):
+        fleet.read([stored(seq, write)])
+    fleet.synced()
+    fleet.show([SHOWN])
+    view = there(fleet.view_of(SHOWN))
+    assert view.refusal() is not None, "until it has all, no job in it does not mean that there is none"
+    fill(fleet, at_once, [stored(seq, write) for seq, write in enumerate(meanwhile, len(before) + 1)])
+    assert view.refusal() is None
+    # What is only known of a copy is that it was removed, not when: a job may have an earlier revision, never a later.
+    assert {job_id: one[:2] for job_id, one in jobs(view).items()} == {
+        job_id: one[:2] for job_id, one in expected(found).items()
+    }
+    assert all(rev <= expected(found)[job_id][2] for job_id, (_, _, rev) in jobs(view).items())
+    if len(before) > 1:
+        assert not view.reaches(len(before) - 1), "what changed before is not known"
+        position = view.seq
+        fleet.read([stored(position + 1, ("dc1", "a", NEWER))])
+        fleet.synced()
+        assert view.reaches(position)
+
+
+async def test_a_stream_that_is_read_again_while_a_view_is_filled_is_not_mixed_with_what_was_before():
+    fleet = new_fleet()
+    fleet.read([stored(seq, ("dc1", f"j{seq}", (set(), seq))) for seq in range(1, 1_000)])
+    fleet.synced()
+    fleet.show([SHOWN])
+    view = there(fleet.view_of(SHOWN))
+    async with in_background(fleet.fill()):
+        await eventually(lambda: len(view.published) > 0)
+        assert len(view.published) < 999, "it is filled in steps"
+        fleet.reset("another epoch")
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert (len(view.published), view.refusal() is not None) == (0, True)
+        fleet.read([stored(1, ("dc1", "new", (set(), 1)))])
+        fleet.synced()
+    assert [shown.job_id for shown in view.published.all()] == ["new"]
+    assert view.refusal() is None
+
+
+def test_a_set_that_no_token_has_any_more_is_forgotten_and_the_ids_of_one_are_asked_of_its_appliances():
+    fleet = new_fleet(SHOWN, frozenset({"dc3"}))
+    fleet.read([stored(seq, (name, "a", (set(), 1))) for seq, name in enumerate(("dc1", "dc3"), 1)])
+    view = there(fleet.view_of(SHOWN))
+    view.waiting_ids.watch_id("later")
+    asked = {name for name, ids in fleet.waiting_ids() if "later" in ids.unknown_ids(10)}
+    assert asked == {"dc1"}, "of those that there are"
+    fleet.show([SHOWN])
+    assert fleet.view_of(SHOWN) is view
+    assert fleet.view_of(frozenset({"dc3"})) is None
