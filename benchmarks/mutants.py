@@ -38,6 +38,7 @@ LIST = ROOT / "benchmarks" / "data" / "mutants.diff"
 CORE = (
     *(f"{package}/*" for package in ("jobs", "forecast", "pipeline", "state", "sinks/streaming", "cluster")),
     "sources/gaps",
+    "sources/reset_markers",
     "sources/tail",
 )
 LEVELS = (("tests/unit", "tests/contract"), ("tests/integration", "tests/acceptance", "tests/security"))

@@ -192,20 +192,37 @@ class Index:
         self._hold_back(turn)
         return turn.outcome()
 
+    def apply_again(self, entries: Iterable[Entry], now: Micros) -> Outcome:
+        """Apply rows that have been applied before, to jobs that may have left memory since. Causes no events.
+
+        The tables may have been read after these rows were written, so `entries` have a lower `observed_at` than any
+        reading.
+        """
+        turn = _Turn(now, past=True)
+        turn.named.update(dict.fromkeys(self._join_silently(entries, turn)))
+        self._settle(turn)
+        turn.attributed.clear()
+        return turn.outcome()
+
     def apply_past(self, entries: Iterable[Entry], now: Micros) -> Outcome:
         """Apply rows of the log's past. Causes no events; `show_past` publishes the changes.
 
         The tables were read after these rows were written, so `entries` have a lower `observed_at` than any reading.
         """
-        turn, rows = _Turn(now, past=True), defaultdict[str, list[Entry]](list)
+        turn = _Turn(now, past=True)
+        self._incomplete.update(dict.fromkeys(self._join_silently(entries, turn)))
+        turn.attributed.clear()
+        return turn.outcome()
+
+    def _join_silently(self, entries: Iterable[Entry], turn: _Turn) -> Iterable[str]:
+        """Join rows that cause no events. Returns their jobs."""
+        rows = defaultdict[str, list[Entry]](list)
         for entry in entries:
             if (job_id := self._attribute(entry, turn, past=True)) is not None:
                 rows[job_id].append(entry)
         for job_id, some in rows.items():
             self._join_rows(job_id, some, turn)
-            self._incomplete[job_id] = None
-        turn.attributed.clear()
-        return turn.outcome()
+        return rows
 
     def show_past(self, limit: int, now: Micros) -> Outcome:
         """Publish the next `limit` jobs with rows of the past, one change each. Call it until `past_unread` is None."""
@@ -733,6 +750,8 @@ class Index:
         job_id, silence = view.job_id, self.silence
         wrote = job_id in turn.wrote
         turn.wrote.discard(job_id)  # It may be settled again, as the parent of another job.
+        if old is not None and old.view.source != view.source:
+            silence.forget(job_id)  # It was that of a row of `failover_jobs` with the same ID.
         if view.status is not Status.RUNNING:
             silence.forget(job_id)
             if not view.terminal:

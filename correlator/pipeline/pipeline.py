@@ -380,6 +380,9 @@ class Pipeline:
             self.status.reads(rows)
             return self._hub.apply(entries)
 
+    def again(self, rows: Sequence[LogRow]) -> Outcome:
+        return self._hub.publish(self._index.apply_again(self._entries(rows, 0), self._clock()))
+
     def past(self, rows: Sequence[LogRow]) -> Outcome:
         # Logical time 0: the tables had these transitions before they were read, so any reading is newer.
         return self._hub.publish(self._index.apply_past(self._entries(rows, 0), self._clock()))

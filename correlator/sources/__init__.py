@@ -38,6 +38,9 @@ class Feed(Protocol):
 
     def rows(self, rows: Sequence[LogRow]) -> Outcome: ...
 
+    def again(self, rows: Sequence[LogRow]) -> Outcome:
+        """Apply rows that were passed on before, and have been read again. Nothing of them is announced or streamed."""
+
     def past(self, rows: Sequence[LogRow]) -> Outcome:
         """Apply rows of the log's past. Nothing is published for them until `show_past`."""
 

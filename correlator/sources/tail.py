@@ -6,8 +6,9 @@ order, may never become visible, and start again lower after TRUNCATE, a restore
 The model: the head is the highest id that has been read. `follow` reads the rows from the head on; ids that they skip
 become windows of `Gaps`. `watch` probes these windows with dirty reads, and reads the rows that turn out to exist with
 READ COMMITTED. `read_past` reads the rows from before a first start (`Past`). `watch_for_reset`, and a check of the row
-at the head in every read, detect ids that have started again; `begin` then finds the newest row that is still the same
-(`ResetMarkers`). All of them are tasks of one event loop; a batch is applied between two awaits.
+at the head in every read, detect ids that have started again; `begin` then finds the newest row that was read
+(`ResetMarkers`). Rows that went away and come back are no news (`ReadRows`). All of them are tasks of one event loop; a
+batch is applied between two awaits.
 
 Invariants: a dirty read is evidence and never published. `Gaps` decides alone whether an id is emitted, so two tasks
 never emit the same row. The position changes only together with the rows that it covers, so that a checkpoint taken at
@@ -19,15 +20,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import struct
 import time
-import zlib
-from bisect import bisect_left
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from typing import TypeAlias
 
 from msgspec.structs import replace
@@ -45,116 +41,12 @@ from correlator.sources.db.queries import HEAVY, MESSAGE_COMPARED, Queries
 from correlator.sources.db.session import IN_ONE, Database, Range, Session
 from correlator.sources.doorbell import DoorbellRetry
 from correlator.sources.gaps import Gaps, Probe, Window
+from correlator.sources.reset_markers import RECENT, Mark, ReadRows, ResetMarkers, mark_of, same
 from correlator.tasks import set_within, until_next
-
-RECENT = 1_024
-"""Number of newest rows that are all markers."""
-
-EVERY = 4
-LEVELS = 6
-PER_LEVEL = 96
-"""One of `EVERY` markers that leave a level enters the next. There are `LEVELS` levels of `PER_LEVEL` markers each."""
-
-QUARTER = 900_000_000
-"""Microseconds. After a change of the zone a row's time reads differently, by a multiple of a quarter of an hour."""
-
-_PACKED = struct.Struct("<QI")
-
-_Mark = tuple[int, int]
 
 
 class LogReset(Exception):
-    """The ids of log_events have started again lower: TRUNCATE, a restored backup, or a crash of the server."""
-
-
-class ResetMarkers:
-    """Rows by which the daemon finds its place again in a log whose ids have started again lower, in order of ids.
-
-    A crash of the server can take back the newest ids, a restored backup takes back more, and TRUNCATE all of them. The
-    newest marker that is still the same row shows where to go on. All of the newest rows are markers; of older rows,
-    fewer the older they are. So a log that lost n rows is read again from a row at most about n / 30 below its new end,
-    for any n. Rows are the same if id, time and message are: the rest may change later. Pure, and small enough for
-    every checkpoint.
-
-    `packed`: what `packed()` returned in an earlier run.
-    """
-
-    def __init__(self, packed: bytes = b"") -> None:
-        self._levels: tuple[deque[_Mark], ...] = tuple(deque[_Mark]() for _ in range(1 + LEVELS))
-        self._skipped = [0] * len(self._levels)
-        self._packed: bytes | None = None
-        known = list(_PACKED.iter_unpack(packed[: len(packed) // _PACKED.size * _PACKED.size]))
-        self._levels[0].extend(known[-RECENT:])
-        end = len(known) - RECENT
-        for level in self._levels[1:]:
-            if end > 0:
-                level.extend(known[max(0, end - PER_LEVEL) : end])
-            end -= PER_LEVEL
-
-    def add(self, rows: Iterable[LogRow]) -> None:
-        """Add rows that have been read, in ascending order of id."""
-        self._levels[0].extend(map(_mark, rows))
-        self._sort_out()
-
-    def add_late(self, rows: Iterable[LogRow]) -> None:
-        """Add rows that became visible below newer ones, so that none is read again as a new one after a reset.
-
-        Those of before all markers are left out.
-        """
-        newest = self._levels[0]
-        for mark in map(_mark, rows):
-            if (at := bisect_left(newest, mark)) or len(newest) < RECENT:
-                newest.insert(at, mark)
-        self._sort_out()
-
-    def _sort_out(self) -> None:
-        """Hand markers down to the levels of older ones, where a level has too many."""
-        self._packed = None
-        leaving: list[_Mark] = []
-        for depth, level in enumerate(self._levels):
-            level.extend(leaving)
-            surplus = [level.popleft() for _ in range(len(level) - (PER_LEVEL if depth else RECENT))]
-            leaving = surplus[EVERY - 1 - self._skipped[depth] :: EVERY]
-            self._skipped[depth] = (self._skipped[depth] + len(surplus)) % EVERY
-            if not leaving:
-                break
-
-    def packed(self) -> bytes:
-        """The markers for the checkpoint. Their size does not depend on the length of the log."""
-        if self._packed is None:
-            self._packed = b"".join(_PACKED.pack(*mark) for mark in chain(*reversed(self._levels)))
-        return self._packed
-
-    def ids(self) -> Iterator[int]:
-        """The ids of all markers, the newest first."""
-        return (mark[0] for mark in self._newest_first())
-
-    def newest_of(self, rows: Iterable[LogRow]) -> LogRow | None:
-        """The highest of `rows` that is still the same row as its marker; None if there is none."""
-        wanted = {row.id: row for row in rows}
-        known = (m for m in self._newest_first() if m[0] in wanted)
-        return next((wanted[m[0]] for m in known if _mark(wanted[m[0]]) == m), None)
-
-    def cut(self, last: int) -> None:
-        """Remove the markers above `last`: their rows are gone or replaced."""
-        self._packed = None
-        for level in self._levels:
-            while level and level[-1][0] > last:
-                level.pop()
-
-    def _newest_first(self) -> Iterator[_Mark]:
-        return chain.from_iterable(reversed(level) for level in self._levels)
-
-
-def same(row: LogRow, other: LogRow) -> bool:
-    """True if both are readings of the same row, not only of the same id."""
-    return row.id == other.id and _mark(row) == _mark(other)
-
-
-def _mark(row: LogRow) -> _Mark:
-    # Deleting a job sets job_id and step_id of its rows to NULL; the rest of a row never changes.
-    text = f"{row.ts % QUARTER} {row.message[:MESSAGE_COMPARED]}"
-    return row.id, zlib.crc32(text.encode("utf-8", "surrogatepass"))
+    """The log is not as it was read: TRUNCATE, a restored backup, a crash of the server, times that were rewritten."""
 
 
 # -- light readings, and the rows of a statement
@@ -291,6 +183,7 @@ class Past:
         session: Session,
         feed: Feed,
         note: Callable[[Outcome], None],
+        seen: Callable[[Sequence[LogRow]], object],
         miss: Miss,
         turn: Callable[[], Awaitable[None]],
         batch: BatchSize,
@@ -299,6 +192,7 @@ class Past:
 
         Args:
             note: Gets the outcome of each part.
+            seen: Gets the rows of each part.
             miss: Gets the ids that were missing.
             turn: Returns when the tail has nothing to catch up with.
             batch: Rows per read.
@@ -314,6 +208,7 @@ class Past:
                 found = await queries.light_rows_from(session, self.at + 1, limit, last=last, after=self._newest)
             async for rows in slices(queries.rows_in, session, found):
                 note(feed.past(rows))
+                seen(rows)
                 self._passed([r.id for r in rows], rows[-1].id, miss)
                 self._newest = rows[-1].ts
                 await turn()
@@ -345,6 +240,9 @@ LOADED_WITHIN = 10.0
 
 SLACK = 60_000_000
 """Microseconds by which the time of a row may be before that of a row with a lower id."""
+
+COME_BACK_WITHIN = 900.0
+"""Seconds after a reset in which rows that were read before may come back."""
 
 HOLES_AT_ONCE = 256
 """Most missing ids below the head that are read after a wake-up by the doorbell. Probes cover the others."""
@@ -396,6 +294,9 @@ class Tail:
     _begun: bool = False
     _head_row: LogRow | None = None
     _reset_markers: ResetMarkers = field(default_factory=ResetMarkers)
+    _read_rows: ReadRows = field(default_factory=ReadRows)
+    _reset_at: float = -math.inf
+    """When the log was last not as it was read, by `clock`."""
     _target: int = 0
     _behind: bool = True
     _reported_at: float = 0.0
@@ -414,14 +315,24 @@ class Tail:
     def cursor(self) -> Cursor:
         """The position for the checkpoint (`resume`)."""
         past = self.past.kept() if self.past is not None else None
-        markers = self._reset_markers.packed()
-        return Cursor(self.gaps.head, self._head_row, self.gaps.kept(), past, markers, self._complete_to, self.sample)
+        markers = self._reset_markers
+        return Cursor(
+            self.gaps.head,
+            self._head_row,
+            self.gaps.kept(),
+            past,
+            markers.packed(),
+            self._complete_to,
+            self.sample,
+            markers.shapes(),
+        )
 
     def resume(self, cursor: Cursor) -> None:
         """Continue where an earlier run stopped. Its windows are open again, as transactions outlive the daemon."""
         self._clear_gaps()
         self.gaps.head, self._head_row = cursor.head, cursor.row
-        self._reset_markers = ResetMarkers(cursor.marks)
+        self._reset_markers = ResetMarkers(cursor.marks, cursor.shapes)
+        self._read_rows.add(list(self._reset_markers))
         self.past = Past(*cursor.past) if cursor.past is not None else None
         self._await([list(w) for w in cursor.holes])
         self._target = cursor.head
@@ -435,13 +346,17 @@ class Tail:
     async def begin(self, queries: Queries, rows: Session, since: Micros) -> None:
         """Set the position of a first start: the head at the newest row, the past from `since` (microseconds) on.
 
-        After a reset the head goes to the newest row that is still as it was read. If there is none, it goes to the
-        newest row that is older than what was read: rows that a backup restored are the past, later ones are new.
-        The position changes only after the last query has succeeded. Raises `SourceUnavailable`.
+        After a reset the head goes to the newest row that was read. If there is none, it goes to the newest row that is
+        older than what was read: rows that a backup restored are the past, later ones are new. The position changes
+        only after the last query has succeeded. Raises `SourceUnavailable`.
         """
         target = await queries.last_id(rows)
-        if (known := await self._last_known(queries, rows)) is not None:
-            self._go_back(known, target)
+        if (known := await self._newest_known(queries, rows)) is not None:
+            self._move_back(known.id, known)
+            self._reset(known.id)
+            self._target = target
+            self.started = True
+            log.info("row %d of log_events was read: reading continues after it", known.id)
             return
         first = await queries.first_since(rows, since)
         last = target
@@ -452,8 +367,9 @@ class Tail:
             newest = await queries.light_rows_upto(rows, last, min(RECENT, self.batch.rows))
         self._clear_gaps()
         self._complete_to = None
+        self._reset(last)
         self._reset_markers = ResetMarkers()
-        self._reset_markers.add(reversed(newest))
+        self._reset_markers.add(self._seen(newest[::-1]))
         self._head_row = newest[0] if newest and newest[0].id == last else None
         self.gaps.head = last
         self.past = Past.between(first - 1, last)
@@ -468,18 +384,42 @@ class Tail:
         now = await queries.now(rows)
         return min(self._head_row.ts, now - int(read_before * 1_000_000)) - SLACK
 
-    async def _last_known(self, queries: Queries, rows: Session) -> LogRow | None:
+    async def _newest_known(self, queries: Queries, rows: Session) -> LogRow | None:
+        """The newest row that was read, though it may have another time by now."""
+        found: dict[int, LogRow] = {}
         for part in chunks(list(self._reset_markers.ids()), IN_ONE):
-            if (known := self._reset_markers.newest_of(await queries.light_rows_in(rows, part))) is not None:
+            found |= {row.id: row for row in await queries.light_rows_in(rows, part)}
+            if (known := self._reset_markers.newest_known(found, part[-1])) is not None:
+                if renewed := self._reset_markers.renew(found):
+                    log.warning("the times of rows in log_events are others than when they were read (%d)", renewed)
                 return known
         return None
 
-    def _go_back(self, known: LogRow, target: int) -> None:
-        """Continue after `known`, the newest row that is as it was read."""
-        self._move_back(known.id, known)
-        self._target = target
-        self.started = True
-        log.info("row %d of log_events is unchanged: reading continues after it", known.id)
+    def _reset(self, last: int) -> None:
+        """Note that the rows above `last` are not there any more. They may come back."""
+        self._read_rows.reset(last)
+        self._reset_at = self.clock()
+
+    def _seen(self, rows: Sequence[LogRow]) -> Sequence[Mark]:
+        """Note that rows have been read. Returns their marks."""
+        marks = [mark_of(row) for row in rows]
+        self._read_rows.add(marks)
+        return marks
+
+    def _deliver(self, rows: Sequence[LogRow], feed: Feed, note: Note) -> Sequence[Mark]:
+        """Pass rows on that have been read: as new ones, unless they were read before a reset. Returns their marks."""
+        marks, again = self._seen(rows), []
+        if self._read_rows and self.clock() > self._reset_at + COME_BACK_WITHIN:
+            self._read_rows.forget()
+        if self._read_rows:
+            known = [self._read_rows.is_known(mark) for mark in marks]
+            again = [row for row, is_known in zip(rows, known, strict=True) if is_known]
+            rows = [row for row, is_known in zip(rows, known, strict=True) if not is_known]
+        if again:
+            note(feed.again(again))
+        if rows:
+            note(feed.rows(rows))
+        return marks
 
     def _move_back(self, head: int, row: LogRow | None) -> None:
         """Move the head back. Rows above it are read again; windows below it stay open."""
@@ -569,9 +509,7 @@ class Tail:
             new = self.gaps.fill(by_id)
             metrics.LATE_ROWS.inc(self.gaps.late - late)
             if new:
-                late_rows = [by_id[i] for i in new]
-                self._reset_markers.add_late(late_rows)
-                note(feed.rows(late_rows))
+                self._reset_markers.add_late(self._deliver([by_id[i] for i in new], feed, note))
             emitted += len(new)
             await asyncio.sleep(0)
         return emitted
@@ -596,7 +534,7 @@ class Tail:
         if self.past is None:
             return
         turn = partial(self.wait_while_busy, beat)
-        await self.past.read(queries, session, feed, note, self._miss, turn, self.past_batch)
+        await self.past.read(queries, session, feed, note, self._seen, self._miss, turn, self.past_batch)
         self.past = None
         log.info("the past of the log has been read")
 
@@ -666,8 +604,7 @@ class Tail:
             if self.gaps.open:
                 self._new_holes.set()
             self._head_row = _without_bulk(part[-1])
-            self._reset_markers.add(part)
-            note(feed.rows(part))
+            self._reset_markers.add(self._deliver(part, feed, note))
             if part[-1].id != new[-1].id:
                 await asyncio.sleep(0)
 

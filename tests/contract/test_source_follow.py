@@ -130,6 +130,40 @@ async def test_rows_after_a_truncate_are_new_also_if_the_last_one_read_was_of_th
         assert received.errors == []
 
 
+PRECISIONS = ("datetime(0)", "datetime(3)", "datetime(6)", "timestamp(6)")
+
+
+async def test_other_times_of_rows_repeat_nothing_whether_a_person_or_another_precision_changed_them(mariadb_original):
+    original = mariadb_original
+    later = "UPDATE log_events SET ts = ts + INTERVAL 7 MINUTE"
+    changes = [*(f"ALTER TABLE log_events MODIFY ts {kind} NOT NULL" for kind in PRECISIONS), later]
+    async with running_follower(original.source()) as (received, _):
+        for number in range(20):
+            await original.log(f"old {number}")
+        await received.receives("old 19")
+        for number, change in enumerate(changes):
+            await original.run(change)
+            await original.log(f"new {number}")
+            await received.receives(f"new {number}")
+        assert received.messages == [*(f"old {n}" for n in range(20)), *(f"new {n}" for n in range(len(changes)))]
+
+
+async def test_a_log_that_is_emptied_and_refilled_repeats_nothing(original):
+    async with running_follower(original.source()) as (received, tail):
+        rows = [{"id": n, "message": f"old {n}", "level": "INFO", "ts": now(micros=True)} for n in range(1, 21)]
+        for row in rows:
+            await original.insert("log_events", **row)
+        await received.receives("old 20")
+        await original.truncate_log()
+        await eventually(lambda: tail.gaps.head == 0)
+        for row in rows:
+            await original.insert("log_events", **row)
+        await original.log("new")
+        await received.receives("new")
+        await eventually(lambda: len(received.came_back) == 20)
+        assert received.messages == [*(f"old {n}" for n in range(1, 21)), "new"]
+
+
 def judged(status: SourceStatus) -> str:
     """What it says of the database now: the pipeline judges it every second."""
     status.judge()

@@ -244,6 +244,9 @@ class SimulatedFollower:
     def rows(self, rows: list[LogRow]) -> Outcome:
         return Outcome()
 
+    def again(self, rows: list[LogRow]) -> Outcome:
+        return Outcome()
+
     def past(self, rows: list[LogRow]) -> Outcome:
         return self.rows(rows)
 

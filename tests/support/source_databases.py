@@ -295,6 +295,8 @@ class RecordingPipeline(Pipeline):
     def __init__(self) -> None:
         super().__init__(LocalHub(Index()))
         self.received: list[LogRow] = []
+        self.came_back: list[str] = []
+        """The messages of rows that were read before a reset."""
         self.followed: list[str] = []
         """The messages of new rows, which streams get."""
         self.errors: list[str] = []
@@ -305,6 +307,10 @@ class RecordingPipeline(Pipeline):
         self.received += rows
         self.followed += [row.message for row in rows]
         return super().rows(rows)
+
+    def again(self, rows: Sequence[LogRow]) -> Outcome:
+        self.came_back += [row.message for row in rows]
+        return super().again(rows)
 
     def past(self, rows: Sequence[LogRow]) -> Outcome:
         self.received += rows

@@ -22,9 +22,10 @@ from correlator.ops import metrics
 from correlator.ops.stalls import Heartbeats
 from correlator.pipeline.source_status import ApplianceClock, SourceStatus
 from correlator.sources.follow import Follower
+from correlator.sources.reset_markers import RECENT
 from correlator.sources.tables.history import History
 from correlator.sources.tables.reconcile import Reconcile
-from correlator.sources.tail import RECENT, BatchSize, Past, Tail
+from correlator.sources.tail import BatchSize, Past, Tail
 from tests.support.earlier_runs import HistoryFeed, ended_job, insert, read_history, read_with
 from tests.support.eventually import PATIENCE
 from tests.support.pipeline_harness import PipelineHarness
@@ -248,6 +249,7 @@ async def test_a_past_of_heavy_rows_is_read_in_smaller_parts_and_each_row_once()
                 SimpleNamespace(light_rows_from=log.light_rows_from, rows_in=None),  # type: ignore[arg-type]
                 None,  # type: ignore[arg-type]
                 feed,  # type: ignore[arg-type]
+                lambda _: None,
                 lambda _: None,
                 lambda after, ids, last: missed.extend(set(range(after + 1, last + 1)) - set(ids)),
                 turn,

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import Callable
 from copy import copy
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
 from correlator.errors import SourceUnavailable
+from correlator.model.persisted import Cursor
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
 from correlator.sources.db.session import Range
@@ -23,10 +26,15 @@ class RecordingFollower(SimulatedFollower):
     def __init__(self, innodb: InnoDB, tail: Tail) -> None:
         super().__init__(innodb, tail)
         self.delivered: list[LogRow] = []
+        self.again_delivered: list[LogRow] = []
         self.queries = 0
 
     def rows(self, rows: list[LogRow]) -> Outcome:
         self.delivered += rows
+        return Outcome()
+
+    def again(self, rows: list[LogRow]) -> Outcome:
+        self.again_delivered += rows
         return Outcome()
 
     async def rows_from(self, session: Session, first: int, limit: int) -> list[LogRow]:
@@ -180,6 +188,63 @@ def test_a_clock_that_goes_an_hour_forward_is_no_reset(loop, innodb, reader):
     assert reader.ids == [1, 2, 3, 4, 5, 5], "but another row at the same id is one"
 
 
+@pytest.mark.parametrize("ends", [False, True])
+def test_times_that_are_rewritten_repeat_nothing_and_hide_no_new_row(loop, innodb, reader, ends):
+    if ends:
+        cursor = reader.tail.cursor()
+        reader = RecordingFollower(innodb, Tail(clock=loop.time))
+        reader.tail.resume(msgspec.msgpack.decode(msgspec.msgpack.encode(cursor), type=Cursor))
+    innodb.rows = {i: replace(row, ts=row.ts + 7 * 60_000_000) for i, row in innodb.rows.items()}
+    delivered = len(reader.ids)
+    if ends:
+        follow(loop, reader)
+    else:
+        loop.run(5.0)
+    write(innodb, 3)
+    loop.run(5.0)
+    assert (reader.ids[delivered:], reader.again_delivered) == ([6, 7, 8], [])
+
+
+def test_rows_that_go_away_and_come_back_are_no_news_and_those_in_between_are(loop, innodb, reader):
+    """As with a replica that is behind, and back: its rows 4 and 5 come late, and row 6 was only committed there."""
+    rows = dict(innodb.rows)
+    innodb.replace({i: row for i, row in rows.items() if i <= 3}, 4)
+    loop.run(5.0)
+    innodb.replace(rows, 6)
+    write(innodb, 1)
+    loop.run(5.0)
+    innodb.replace({i: row for i, row in rows.items() if i <= 2}, 3)
+    loop.run(5.0)
+    innodb.replace(rows, 7)
+    write(innodb, 1)
+    loop.run(5.0)
+    assert reader.ids == [1, 2, 3, 4, 5, 6, 7]
+    assert [row.id for row in reader.again_delivered] == [4, 5, 3, 4, 5]
+
+
+def test_a_table_that_is_refilled_after_a_truncate_repeats_nothing_not_even_rows_that_come_in_another_order(
+    loop, innodb, reader
+):
+    rows = dict(innodb.rows)
+    innodb.replace({}, 1)
+    loop.run(5.0)
+    innodb.replace({i: row for i, row in rows.items() if i in (2, 5)}, 6)
+    loop.run(1.0)
+    innodb.rows = rows
+    write(innodb, 1)
+    loop.run(20.0)
+    assert reader.ids == [1, 2, 3, 4, 5, 6]
+    assert sorted(row.id for row in reader.again_delivered) == [1, 2, 3, 4, 5]
+
+
+def test_other_rows_with_the_ids_of_rows_that_went_away_are_new(loop, innodb, reader):
+    innodb.replace({}, 1)
+    loop.run(5.0)
+    write(innodb, 7)
+    loop.run(5.0)
+    assert (reader.ids, reader.again_delivered) == ([1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 6, 7], [])
+
+
 class Away(RecordingFollower):
     """Its database goes away in the middle of a first question about where to begin, so many times."""
 
@@ -264,6 +329,10 @@ class Threes(RecordingFollower):
 
     async def last_id(self, session: Session) -> int:
         return self._upto()
+
+    def again(self, rows: list[LogRow]) -> Outcome:
+        self.again_delivered += rows
+        return Outcome()
 
     async def rows_from(self, session: Session, first: int, limit: int) -> list[LogRow]:
         await asyncio.sleep(0.01)
