@@ -15,8 +15,18 @@ from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
 from correlator.sinks.cluster import sink as cluster_sink
 from correlator.sinks.cluster.documents import DirtyKeys, repair
-from tests.support.cluster_harness import collector, documents, epoch_of, events, last_seq, read_stream, reading
+from tests.support.cluster_harness import (
+    Collector,
+    collector,
+    documents,
+    epoch_of,
+    events,
+    last_seq,
+    read_stream,
+    reading,
+)
 from tests.support.eventually import eventually
+from tests.support.faults.proxy import Proxy
 from tests.support.pipeline_harness import NOW
 from tests.support.there import there
 
@@ -111,6 +121,32 @@ async def test_jobs_of_a_checkpoint_are_compared_only_once_the_log_has_been_read
             await asyncio.sleep(0.3)
             assert (await documents(one.connection, "dc1"))["a"] != newer["a"]
             one.read_to = 1 << 62
+            await one.equal()
+
+
+async def test_over_a_slow_link_new_jobs_are_written_before_a_past_that_changes(nats):
+    """1 Mbit/s. At a first start every old job is written, and changes as its log is read."""
+    past, new = [f"past {n}" for n in range(1_000)], [f"new {n}" for n in range(12)]
+    async with (
+        Proxy(nats.port) as slow,
+        collector(nats) as reader,
+        Collector(f"nats://127.0.0.1:{slow.port}").connected() as one,
+    ):
+        one.change(*past, status="completed")
+        async with one.writing():
+            slow.rate = 125_000
+            one.change(*past, status="completed")
+            one.change(*new)
+
+            async def arrived():
+                found = await documents(reader.connection, "dc1")
+                missing = [job_id for job_id in new if job_id not in found]
+                assert not missing, f"{len(missing)} of {len(new)} are missing, beside {len(found)} documents"
+                return found
+
+            found = await eventually(arrived)
+            assert len(found) < 500, "the past has its turn, and no more"
+            slow.rate = None
             await one.equal()
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from msgspec.structs import replace
 
+from correlator.jobs import joblog
 from correlator.jobs.index import Index
+from correlator.model.rows import LogRow
 from correlator.sinks.cluster import documents
-from correlator.sinks.cluster.documents import DirtyKeys, StoredValue, StreamComparison
+from correlator.sinks.cluster.documents import DirtyKeys, StoredValue, StreamComparison, Urgency, urgency
 from tests.support.mqtt_harness import gone, reading
 from tests.support.pipeline_harness import NOW
 
@@ -35,12 +39,49 @@ def test_keys_without_an_acknowledgement_are_written_first_and_keep_their_age():
     assert popped(dirty) == ["a", "b", "c"]
 
 
-def test_changes_and_differences_take_turns():
+def test_changes_are_written_before_the_past_which_has_every_fourth_turn():
     dirty = DirtyKeys(lambda: 0.0)
-    dirty.add(["old 1", "old 2", "old 3"])
-    dirty.mark("new 1")
-    dirty.mark("new 2")
-    assert popped(dirty) == ["new 1", "old 1", "new 2", "old 2", "old 3"]
+    dirty.add(["differs"])
+    for n in range(3):
+        dirty.mark(f"past {n}", "past")
+    for n in range(5):
+        dirty.mark(f"new {n}")
+    assert popped(dirty) == [
+        *("new 0", "new 1", "new 2", "differs"),
+        *("new 3", "new 4", "past 0", "past 1", "past 2"),
+    ]
+
+
+def test_a_job_that_only_goes_on_is_written_once_a_second_and_at_once_when_more_changes():
+    now = 0.0
+    dirty = DirtyKeys(lambda: now, spacing=1.0)
+    dirty.mark("a", "goes on")
+    assert popped(dirty) == ["a"], "the first one waits for nothing"
+    dirty.acknowledged()
+    for now in (0.1, 0.5, 0.9):  # noqa: B007 - the clock reads it
+        dirty.mark("a", "goes on")
+        assert popped(dirty) == []
+    assert (dirty.oldest(), len(dirty)) == (None, 1), "it waits because it should: it is not late"
+    assert dirty.due_in() == pytest.approx(0.1)
+    now = 1.0
+    assert (dirty.due_in(), popped(dirty)) == (0.0, ["a"])
+    dirty.mark("a", "goes on")
+    dirty.mark("a", "now")
+    assert popped(dirty) == ["a"]
+    dirty.mark("a", "goes on")
+    dirty.hurry()
+    assert popped(dirty) == ["a"], "a process that stops waits for nothing"
+
+
+def test_the_urgency_of_a_change_is_that_of_what_people_see():
+    index = Index()
+    index.loading = False
+    appears = index.apply([reading("a")], NOW).changes
+    rows = [LogRow(n, "a line", NOW + n, level, "a") for n, level in enumerate(("INFO", "WARN"), 1)]
+    (goes_on,), (warns,) = (index.apply([joblog.read(row, row.id)[0]], row.ts).changes for row in rows)
+    (ends,) = index.apply([reading("a", observed_at=3, status="completed")], NOW + 3).changes
+    changes = (*appears, goes_on, warns, ends, replace(ends, old=ends.new))
+    assert [urgency(change) for change in changes] == ["now", "goes on", "now", "now", "past"]
 
 
 def test_removed_jobs_are_bounded_and_a_comparison_finds_those_that_were_dropped():
@@ -62,7 +103,8 @@ class Writer(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dirty = DirtyKeys(lambda: 0.0, max_removed=3)
+        self.now = 0.0
+        self.dirty = DirtyKeys(lambda: self.now, max_removed=3)
         self.dirty.add(JOBS)  # the first comparison, with an empty stream
         self.memory: dict[str, int] = dict.fromkeys(JOBS, 0)
         self.stream: dict[str, int | None] = {}
@@ -77,14 +119,18 @@ class Writer(RuleBasedStateMachine):
         self.dropped = False
         """True once the reason of a removal may have been forgotten."""
 
-    @rule(job_id=st.sampled_from(JOBS))
-    def a_job_changes(self, job_id: str) -> None:
+    @rule(seconds=st.sampled_from([0.3, 1.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @rule(job_id=st.sampled_from(JOBS), urgency=st.sampled_from(["now", "goes on", "past"]))
+    def a_job_changes(self, job_id: str, urgency: Urgency = "now") -> None:
         self.version += 1
         self.memory[job_id] = self.version
         self.reasons.pop(job_id, None)
         self.marked_meanwhile.add(job_id)
         self.marked_since.add(job_id)
-        self.dirty.mark(job_id)
+        self.dirty.mark(job_id, urgency)
 
     @rule(job_id=st.sampled_from(JOBS), reason=st.sampled_from(["retention", "merged"]))
     def a_job_leaves(self, job_id: str, reason: str) -> None:
@@ -146,7 +192,8 @@ class Writer(RuleBasedStateMachine):
         different = [i for i in JOBS if self.stream.get(i) != self.memory.get(i)]
         if not self.dirty.incomplete and self.compared is None:
             assert len(different) <= len(self.dirty)
-        assert (self.dirty.oldest() is None) == (len(self.dirty) == 0)
+        assert len(self.dirty) > 0 or self.dirty.oldest() is None
+        assert (self.dirty.due_in() is None) == (len(self.dirty) == 0) or self.flight
 
     @invariant()
     def the_reason_of_a_removal_is_known_until_it_is_acknowledged(self) -> None:
@@ -154,6 +201,7 @@ class Writer(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Everything goes well from here, and the stream ends equal to memory."""
+        self.dirty.hurry()
         for _ in range(2):
             if self.compared is not None:
                 self.a_comparison_finds_differences()

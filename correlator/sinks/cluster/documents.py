@@ -29,7 +29,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -42,7 +42,7 @@ from correlator.cluster.streams import MARKER_TTL
 from correlator.jobs import encoding, joblog, sizes
 from correlator.jobs.directory import JobDirectory, place_of
 from correlator.model.encoder import encode_document
-from correlator.model.published import PublishedJob, Reason
+from correlator.model.published import Change, PublishedJob, Reason
 from correlator.model.rows import StepRecord
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
@@ -223,56 +223,111 @@ async def next_batch(
     return batch
 
 
-class DirtyKeys:
-    """The keys to write, in two queues that share a batch: changes, and what a comparison found to differ.
+PAST_TURN = 4
+"""Of so many keys, one is of the past while others wait too."""
 
-    Changes do not wait behind 20,000 documents that are written again, and changes that never end do not starve those.
-    `clock`: returns seconds; only `oldest` depends on it. Use it from one event loop only.
+GOES_ON_EVERY = 1.0
+"""Least seconds between two documents of a job that only goes on."""
+
+DUE_TOGETHER = 0.05
+"""Seconds for which documents that become due one after the other wait for each other."""
+
+Urgency: TypeAlias = Literal["now", "goes on", "past"]
+
+
+def urgency(change: Change) -> Urgency:
+    """How soon a change has to be written: at once, unless the job only goes on, or had ended before.
+
+    A warning or an error is written at once. A job that had ended before changes while the log's past is read, all of
+    them at a first start.
+    """
+    old, new = change.old, change.new
+    if old is None or new is None:
+        return "now"
+    if change.goes_on:
+        quiet = (new.view.warnings, new.view.errors) == (old.view.warnings, old.view.errors)
+        return "goes on" if quiet else "now"
+    return "past" if old.view.terminal and new.view.terminal else "now"
+
+
+class DirtyKeys:
+    """The keys to write, in queues by their urgency.
+
+    What changes now does not wait for 20,000 documents of the past: of `PAST_TURN` keys of a batch only one is of the
+    past, so changes that never end do not starve those either. What a comparison found to differ counts as past. A job
+    that only goes on, because its log has new rows, is written again after `spacing` seconds: rows that come in the
+    meantime cost nothing. `clock`: returns seconds. Use it from one event loop only.
+
+    Each queue is in the order of its times, so that the oldest key is the first of one.
     """
 
-    def __init__(self, clock: Callable[[], float], *, max_removed: int = MAX_REMOVED) -> None:
+    def __init__(
+        self, clock: Callable[[], float], *, max_removed: int = MAX_REMOVED, spacing: float = GOES_ON_EVERY
+    ) -> None:
         self._clock = clock
-        self._changed: OrderedDict[str, float] = OrderedDict()
-        """Keys that changed, by the time of the first mark that is not acknowledged."""
-        self._differing: OrderedDict[str, float] = OrderedDict()
-        """Keys that a comparison found to differ from the stream."""
+        self._spacing = spacing
+        self._now: OrderedDict[str, float] = OrderedDict()
+        """Keys to write at once, by the time of the first mark that is not acknowledged."""
+        self._past: OrderedDict[str, float] = OrderedDict()
+        self._paced: dict[str, None] = {}
+        """Keys of jobs that only went on since they were written, less than `spacing` ago."""
+        self._written: OrderedDict[str, float] = OrderedDict()
+        """Keys that were written less than `spacing` ago, by the time of that."""
         self._removed: BoundedDict[str, Reason] = BoundedDict(max_removed)
         """Why each job left whose removal is not acknowledged."""
-        self._in_flight: dict[str, float] = {}
-        self._serve_changed = False
+        self._in_flight: dict[str, tuple[float, OrderedDict[str, float]]] = {}
+        """With the queue that each was in."""
+        self._served = 0
         self._touched: set[str] | None = None
         self.incomplete = False
         """True if a removed job was dropped. Only a comparison finds it in the stream; it sets this to False."""
 
-    def mark(self, job_id: str) -> None:
+    def mark(self, job_id: str, urgency: Urgency = "now") -> None:
         """The document of a job has changed."""
         self._removed.pop(job_id, None)
-        self._mark(job_id)
+        self._mark(job_id, urgency)
 
     def mark_removed(self, job_id: str, reason: Reason) -> None:
         """A job has left memory."""
-        self._mark(job_id)
+        self._mark(job_id, "now")
         if (evicted := self._removed.put(job_id, reason)) is not None:
-            self._changed.pop(evicted[0], None)
-            self._differing.pop(evicted[0], None)
+            self._now.pop(evicted[0], None)
+            self._past.pop(evicted[0], None)
             self.incomplete = True
 
     def add(self, job_ids: Iterable[str]) -> None:
         """Add jobs whose document in the stream differs from that in memory."""
         now = self._clock()
         for job_id in job_ids:
-            if job_id not in self._changed:
-                self._differing.setdefault(job_id, now)
+            if not self._is_dirty(job_id):
+                self._past[job_id] = now
 
     def pop_next(self) -> str | None:
-        """Move the next key into the batch in flight. None if no key is dirty."""
-        self._serve_changed = not self._serve_changed
-        queue = (self._changed or self._differing) if self._serve_changed else (self._differing or self._changed)
+        """Move the next key that is due into the batch in flight. None if there is none."""
+        self._release()
+        self._served += 1
+        queue = (self._past or self._now) if self._served % PAST_TURN == 0 else (self._now or self._past)
         if not queue:
             return None
         job_id, since = queue.popitem(last=False)
-        self._in_flight[job_id] = since
+        self._in_flight[job_id] = since, queue
+        self._written[job_id] = self._clock()
+        self._written.move_to_end(job_id)
         return job_id
+
+    def due_in(self) -> float | None:
+        """Return the seconds until a key is due; 0: one is. None if there is nothing to write."""
+        self._release()
+        if self._now or self._past:
+            return 0.0
+        if not self._paced:
+            return None
+        return max(DUE_TOGETHER, next(iter(self._written.values())) + self._spacing - self._clock())
+
+    def hurry(self) -> None:
+        """Write all that is dirty at once, from now on: the process stops."""
+        self._spacing = 0.0
+        self._release()
 
     def removal(self, job_id: str) -> Reason:
         """Why a job left memory. A job of which nothing is known is gone: an earlier run has written it."""
@@ -281,16 +336,19 @@ class DirtyKeys:
     def acknowledged(self) -> None:
         """The stream has stored the batch in flight."""
         for job_id in self._in_flight:
-            if job_id not in self._changed:
+            if not self._is_dirty(job_id):
                 self._removed.pop(job_id, None)
         self._in_flight.clear()
 
     def unacknowledged(self) -> None:
         """The stream may not have stored the batch in flight: its keys are dirty again, before all others."""
-        for job_id, since in reversed(self._in_flight.items()):
-            self._differing.pop(job_id, None)
-            self._changed[job_id] = since
-            self._changed.move_to_end(job_id, last=False)
+        for job_id, (since, queue) in reversed(self._in_flight.items()):
+            if job_id in self._now:
+                queue = self._now  # noqa: PLW2901 - it has changed meanwhile
+            self._past.pop(job_id, None)
+            self._paced.pop(job_id, None)
+            queue[job_id] = since
+            queue.move_to_end(job_id, last=False)
         self._in_flight.clear()
 
     def begin_comparison(self) -> set[str]:
@@ -299,7 +357,7 @@ class DirtyKeys:
         Returns the keys that must not be compared: those that are dirty, in flight, or marked until `end_comparison`.
         The set grows meanwhile.
         """
-        self._touched = {*self._changed, *self._differing, *self._in_flight}
+        self._touched = {*self._now, *self._past, *self._paced, *self._in_flight}
         return self._touched
 
     def end_comparison(self) -> None:
@@ -307,20 +365,42 @@ class DirtyKeys:
         self._touched = None
 
     def oldest(self) -> float | None:
-        """Return the clock time since which the oldest key is dirty. None if all are clean."""
-        queues = (self._in_flight, self._changed, self._differing)
-        return min((min(queue.values()) for queue in queues if queue), default=None)
+        """Return the clock time since which the oldest key could have been written. None if none could."""
+        firsts = [next(iter(queue.values())) for queue in (self._now, self._past) if queue]
+        return min([*firsts, *(since for since, _ in self._in_flight.values())], default=None)
 
     def __len__(self) -> int:
         """Number of keys that are not clean."""
-        dirty = len(self._changed) + len(self._differing)
-        return dirty + sum(i not in self._changed and i not in self._differing for i in self._in_flight)
+        dirty = len(self._now) + len(self._past) + len(self._paced)
+        return dirty + sum(not self._is_dirty(job_id) for job_id in self._in_flight)
 
-    def _mark(self, job_id: str) -> None:
-        since = self._differing.pop(job_id, None)
-        self._changed.setdefault(job_id, self._clock() if since is None else since)
+    def _is_dirty(self, job_id: str) -> bool:
+        return job_id in self._now or job_id in self._past or job_id in self._paced
+
+    def _mark(self, job_id: str, urgency: Urgency) -> None:
         if self._touched is not None:
             self._touched.add(job_id)
+        if job_id in self._now:
+            return
+        if urgency == "past" and job_id not in self._paced:
+            self._past.setdefault(job_id, self._clock())
+            return
+        self._release()
+        self._past.pop(job_id, None)
+        if urgency == "goes on" and job_id in self._written:
+            self._paced[job_id] = None
+        else:
+            self._paced.pop(job_id, None)
+            self._now[job_id] = self._clock()
+
+    def _release(self) -> None:
+        """Make the paced keys due that were written `spacing` seconds ago. Each key costs a step once."""
+        now = self._clock()
+        while self._written and next(iter(self._written.values())) + self._spacing <= now:
+            job_id, _ = self._written.popitem(last=False)
+            if job_id in self._paced:
+                del self._paced[job_id]
+                self._now[job_id] = now
 
 
 # -- the comparison of memory with the stream

@@ -54,7 +54,7 @@ from correlator.ops import cluster_metrics
 from correlator.ops.outage import Outage
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, next_batch, repair
+from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, next_batch, repair, urgency
 from correlator.sinks.cluster.events import EventQueue, EventWriter, stream_event
 from correlator.sinks.cluster.log_lines import LineQueue
 from correlator.sinks.event_log import EventLog
@@ -292,7 +292,7 @@ class ClusterSink:
                     if change.new is None:
                         self._dirty.mark_removed(change.job_id, change.reason or "gone")
                     elif not change.moved:
-                        self._dirty.mark(change.job_id)
+                        self._dirty.mark(change.job_id, urgency(change))
             for event in batch.events:
                 dropped = self._events.add(stream_event(event, self._instance))
                 cluster_metrics.EVENTS_DROPPED.inc(dropped)
@@ -335,7 +335,7 @@ class ClusterSink:
         """Write one batch of documents, after checking the epoch: on a new connection, and every few seconds."""
         if self._checked != self._connection.generation or time.monotonic() >= self._check_at:
             await self._check_epoch()
-        await self._wait(self._work, lambda: len(self._dirty) > 0)
+        await self._wait(self._work, self._dirty.due_in)
         try:
             messages = await next_batch(self._connection, self._instance, published, self._dirty)
             if messages:
@@ -370,7 +370,7 @@ class ClusterSink:
 
     async def _write_events(self) -> None:
         """Write one batch of events."""
-        await self._wait(self._work, lambda: len(self._events) > 0)
+        await self._wait(self._work, lambda: 0.0 if len(self._events) else None)
         if len(self._events):
             cluster_metrics.EVENTS.inc(await self._event_writer.step())
             self._note_acknowledgement()
@@ -401,7 +401,7 @@ class ClusterSink:
 
     async def _send_lines(self) -> None:
         """Send the lines that wait, or drop them if the cluster is away."""
-        await self._wait(self._lines_arrived, lambda: len(self._lines) > 0)
+        await self._wait(self._lines_arrived, lambda: 0.0 if len(self._lines) else None)
         while waiting := len(self._lines):
             message = self._lines.pop_message()
             try:
@@ -413,16 +413,19 @@ class ClusterSink:
 
     # -- internal
 
-    async def _wait(self, event: asyncio.Event, has_work: Callable[[], bool]) -> None:
-        """Wait until there is work, but not longer than `BEAT`."""
-        if has_work():
+    async def _wait(self, event: asyncio.Event, due_in: Callable[[], float | None]) -> None:
+        """Wait until there may be work, but not longer than `BEAT`. `due_in`: see `DirtyKeys`."""
+        due = due_in()
+        if due == 0:
             return
         event.clear()
-        await set_within(event, BEAT)
+        await set_within(event, BEAT if due is None else min(BEAT, due))
 
     async def _flush(self, tasks: set[asyncio.Task[None]]) -> None:
         """Wait until nothing is pending, but not longer than the time for it."""
         until = time.monotonic() + self._timings.flush_within
+        self._dirty.hurry()
+        self._work.set()
         while tasks and self._writing and self._connection.connected and time.monotonic() < until:
             if any(task.done() for task in tasks) or (not len(self._dirty) and not len(self._events)):
                 return
