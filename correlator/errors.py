@@ -11,6 +11,7 @@ top is a defect of the program.
     * SchemaError          its `log_events` cannot be used; try again only after the tables have changed
     * OtherDatabase        it is not the one that the cluster's checkpoint is of
   * CheckpointInUse        another process uses the state directory
+  * ForeignListener        a user of this host listens where a secret would have been sent
   * BadRequest             a client's request cannot be understood
   * NotFound               no job has the ID that a client asked for
 
@@ -115,6 +116,10 @@ class OtherDatabase(SourceError):
 
 class CheckpointInUse(CorrelatorError):
     """Another process has locked the checkpoint in this directory."""
+
+
+class ForeignListener(CorrelatorError):
+    """An ordinary user of this host listens where a secret would be sent. The message says who, and what to do."""
 
 
 class BadRequest(CorrelatorError):

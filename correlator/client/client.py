@@ -31,6 +31,7 @@ import msgspec
 from msgspec import Struct
 from yarl import URL
 
+from correlator.client.connector import TokenConnector
 from correlator.client.line_merge import Page
 from correlator.client.messages import (
     MAX_MESSAGE,
@@ -105,7 +106,8 @@ class Client:
 
     async def __aenter__(self) -> Self:
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
-        connector = aiohttp.TCPConnector(ssl=self._ssl if self._ssl is not None else True)
+        connect = TokenConnector if self._token else aiohttp.TCPConnector
+        connector = connect(ssl=self._ssl if self._ssl is not None else True)
         self._session = aiohttp.ClientSession(connector=connector, headers=headers)
         return self
 
@@ -120,7 +122,7 @@ class Client:
 
         Raises:
             BadRequest: the daemon rejects the query.
-            Unreachable, AccessRefused, NotACorrelator: see their docstrings.
+            Unreachable, AccessRefused, NotACorrelator, ForeignListener: see their docstrings.
         """
         return await self._listed("/api/v1/jobs", query, limit)
 
@@ -169,7 +171,7 @@ class Client:
 
         Raises:
             NotFound: no job has this ID.
-            Unreachable, AccessRefused, NotACorrelator: see their docstrings.
+            Unreachable, AccessRefused, NotACorrelator, ForeignListener: see their docstrings.
         """
         page = Page([], more=True)
         while page.more:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -19,9 +20,11 @@ from msgspec import Struct
 from prometheus_client.parser import text_string_to_metric_families
 
 from correlator import __version__
+from correlator.client.connector import TokenConnector
 from correlator.config.schema import Config
 from correlator.doctor import service
-from correlator.doctor.report import Check, failure, ok, some, warning
+from correlator.doctor.report import Check, failure, listeners, ok, some, warning
+from correlator.errors import ForeignListener
 from correlator.forecast.forecaster import OperationKey
 from correlator.model.replies import OperationsList
 
@@ -100,12 +103,15 @@ async def inspect(config: Config, url: str | None, token: str) -> DaemonFindings
     where = (url if "://" in url else f"http://{url}").rstrip("/") if url else service.url_of(config)
     if url is None and config.http.listen.port == 0:
         return DaemonFindings((ok(PORT, "the daemon uses any free port (http.listen has port 0)"),))
-    connector = aiohttp.TCPConnector(ssl=_context(config, own=url is None) if where.startswith("https") else True)
+    connect = TokenConnector if token else aiohttp.TCPConnector
+    connector = connect(ssl=_context(config, own=url is None) if where.startswith("https") else True)
     timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         began = time.monotonic()
         try:
             status, ready = await _json(session, f"{where}/health/ready")
+        except ForeignListener as error:
+            return DaemonFindings((failure(PORT, str(error), fix=[listeners(urlsplit(where).port or 443)]),))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return DaemonFindings((await _silent(config, where, error, asked=url is not None),))
         if ready is None or not isinstance(ready.get("ready"), bool):
@@ -176,17 +182,16 @@ def _unready(parts: Mapping[str, Any], lines: Sequence[str], sick: Sequence[str]
 
 def stranger(config: Config, where: str, what: str) -> Check:
     port = config.http.listen.port
-    fix = [f"ss -ltnp 'sport = :{port}'", _listen(config.http.listen.host, port + 1)]
+    fix = [listeners(port), _listen(config.http.listen.host, port + 1)]
     return failure(PORT, f"another program answers at {where} ({what})", fix=fix)
 
 
 async def _silent(config: Config, where: str, error: BaseException, *, asked: bool) -> Check:
     """Judge an address without a valid answer. `asked`: whether the address was given with --url."""
     cause = getattr(error, "os_error", error)
-    listeners = f"ss -ltnp 'sport = :{config.http.listen.port}'"
     if isinstance(error, TimeoutError):
         words = f"a program listens at {where} and does not answer within {ANSWER_WITHIN:g} s"
-        return failure(PORT, words, fix=[listeners, "systemctl restart correlator"])
+        return failure(PORT, words, fix=[listeners(config.http.listen.port), "systemctl restart correlator"])
     if asked:
         fix = ["systemctl status correlator", "systemctl start correlator"]
         return failure(PORT, f"{where}: {_words(error)}", fix=fix)
@@ -209,7 +214,7 @@ def bindable(host: str, port: int) -> Check:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except OSError as error:
-        fix = ["ip -brief address"] if error.errno == errno.EADDRNOTAVAIL else [f"ss -ltnp 'sport = :{port}'"]
+        fix = ["ip -brief address"] if error.errno == errno.EADDRNOTAVAIL else [listeners(port)]
         if error.errno == errno.EACCES:
             fix = [_listen(host, 8686)]
         why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)

@@ -26,6 +26,7 @@ from correlator.doctor.report import (
     database_is_here,
     failure,
     guarded,
+    listeners,
     new_password,
     ok,
     password_source,
@@ -34,7 +35,7 @@ from correlator.doctor.report import (
     warning,
 )
 from correlator.doctor.service import Setting
-from correlator.errors import Away, SourceUnavailable
+from correlator.errors import Away, ForeignListener, SourceUnavailable
 from correlator.pipeline.source_status import CONNECTIONS as NEEDED
 from correlator.pipeline.source_status import few_connections
 from correlator.sources.databases import database_of
@@ -147,9 +148,7 @@ async def login(setting: Setting, link: Link) -> Check:
     try:
         await link.open()
     except SourceUnavailable as error:
-        if error.reason is Away.NOT_MARIADB:
-            return failure(LOGIN, str(error), ["Set database.url to the MariaDB server that has the tables."])
-        return refused(setting, str(error), error.code)
+        return away(setting, error)
     took = (time.monotonic() - began) * 1000
     if isinstance(url, SqliteUrl):
         return ok(LOGIN, f"{url.path} can be read")
@@ -162,6 +161,16 @@ async def login(setting: Setting, link: Link) -> Check:
     if not _OLDEST <= found <= _NEWEST:
         return warning(LOGIN, f"{words}: the correlator is tested with MariaDB 10.5 to 11.8 only.")
     return ok(LOGIN, words)
+
+
+def away(setting: Setting, error: SourceUnavailable) -> Check:
+    """Return the failed login, with its cause and its fix."""
+    url = setting.config.database.url
+    if error.reason is Away.NOT_MARIADB:
+        return failure(LOGIN, str(error), ["Set database.url to the MariaDB server that has the tables."])
+    if isinstance(error.__cause__, ForeignListener) and isinstance(url, MysqlUrl):
+        return failure(LOGIN, str(error), fix=[listeners(url.port)])
+    return refused(setting, str(error), error.code)
 
 
 def refused(setting: Setting, words: str, code: int | None) -> Check:

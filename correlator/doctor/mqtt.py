@@ -19,9 +19,18 @@ from msgspec import Struct
 
 from correlator.config.schema import Mqtt
 from correlator.config.values import is_loopback
-from correlator.doctor.report import Check, failure, ok, some, warning
+from correlator.doctor.report import Check, failure, listeners, ok, some, warning
 from correlator.sinks.mqtt import home_assistant
-from correlator.sinks.mqtt.connection import DEFAULT, LOST, Closed, Connector, MqttClient, code_of, describe_reason
+from correlator.sinks.mqtt.connection import (
+    DEFAULT,
+    LOST,
+    Closed,
+    Connector,
+    Foreign,
+    MqttClient,
+    code_of,
+    describe_reason,
+)
 from correlator.sinks.mqtt.topics import Topics
 from correlator.tasks import quiet, set_within
 
@@ -132,6 +141,8 @@ async def _try(
 def judge_login(settings: Mqtt, error: BaseException) -> Check:
     words = f"{settings.url}: {str(error) or type(error).__name__}"
     user = settings.username
+    if isinstance(error, Foreign) and settings.url is not None:
+        return failure(LOGIN, words, fix=[listeners(settings.url.port)])
     if code_of(error) in _NOT_AUTHORIZED:
         if not user:
             fix = [

@@ -77,6 +77,11 @@ def failure(name: str, summary: str, detail: Sequence[str] = (), fix: Sequence[s
     return Check(name, "failure", summary, tuple(detail), tuple(fix))
 
 
+def listeners(port: int) -> str:
+    """Return the command that shows which programs listen at a port."""
+    return f"ss -ltnp 'sport = :{port}'"
+
+
 def share(part: int, whole: int) -> str:
     """Return a text such as ``12 of 40 (30 %)``."""
     return f"{part} of {whole}" + (f" ({100 * part / whole:.0f} %)" if whole else "")

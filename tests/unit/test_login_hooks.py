@@ -36,12 +36,11 @@ def test_each_method_that_is_overridden_or_called_is_one_of_the_driver(theirs, n
 async def test_after_the_login_a_connection_has_only_methods_of_its_driver(driver):
     """Packets of results are read as fast as without the checks."""
     server = HostileDatabase(greeting(), (OK, OK))
-    terms = login.Terms(None, unix_socket=False)
+    terms = login.Terms(None, unix_socket=False, password=True)
     async with server.listening() as port:
         connection = await login.connect(
             driver, terms, host="127.0.0.1", port=port, user="u", password="p", connect_timeout=PATIENCE
         )
         assert not {"read_packet", "_read_packet"} & set(vars(connection))
-        if driver == "aiomysql":
-            assert login.transport_of(connection).get_extra_info("socket").type == socket.SOCK_STREAM
+        assert login.transport_of(connection).get_extra_info("socket").type == socket.SOCK_STREAM
         connection.close()

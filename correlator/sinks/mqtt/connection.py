@@ -18,6 +18,7 @@ import contextlib
 import functools
 import logging
 import math
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -30,6 +31,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from correlator.config.schema import Mqtt, client_context
+from correlator.errors import ForeignListener
+from correlator.listeners import check_listener
 from correlator.sinks.event_log import LATE_AFTER, ON_TIME_BELOW
 from correlator.sinks.mqtt.topics import MqttMessage
 
@@ -213,6 +216,10 @@ class Closed(aiomqtt.MqttError):
         self.reason = reason
 
 
+class Foreign(aiomqtt.MqttError):
+    """A user of this host who is no service listens where the broker should be: nothing was sent."""
+
+
 async def answered(call: Awaitable[T], within: float) -> T:
     """Await `call` for at most `within` seconds. Raises: `TimedOut`."""
     try:
@@ -276,6 +283,9 @@ class MqttClient(aiomqtt.Client):
 
     def __init__(self, *args: Any, on_refused: Callable[[str], None] = lambda _: None, **kwargs: Any) -> None:
         self.on_refused = on_refused
+        context: ssl.SSLContext | None = kwargs.get("tls_context")
+        self._unproven = context is None or context.verify_mode is not ssl.CERT_REQUIRED
+        self._password = bool(kwargs.get("password"))
         self.on_message: Callable[[str, bytes, bool], None] | None = None
         self._acknowledgements: dict[int, asyncio.Future[None]] = {}
         """Of the messages in flight, by packet identifier."""
@@ -328,6 +338,15 @@ class MqttClient(aiomqtt.Client):
         self._misc_task = None
         for name in _CALLBACKS:
             setattr(self._client, name, None)
+
+    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """Check who listens. This runs in the thread that connects, before it sends CONNECT."""
+        if self._password and self._unproven:
+            try:
+                check_listener(sock, "the password of the broker", "use mqtts:// with a certificate that is verified")
+            except ForeignListener as error:
+                raise Foreign(str(error)) from None
+        super()._on_socket_open(client, userdata, sock)
 
     def _on_connect(
         self, client: paho.Client, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None

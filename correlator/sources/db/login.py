@@ -10,7 +10,8 @@ server says, from its greeting to the end of the login, before the driver answer
 
 - with `database.tls`, the greeting must offer TLS;
 - over a protected connection, every method of the driver may be used;
-- otherwise only those of `CHALLENGES`, by which the password cannot be read on the network.
+- otherwise only those of `CHALLENGES`, by which the password cannot be read on the network;
+- on this host, whoever listens must not be an ordinary user (`correlator.listeners`).
 
 No driver has a public hook for this, so `connect` overrides what `tests/unit/test_login_hooks.py` names, in both in
 the same way.
@@ -27,6 +28,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from typing import Any, ClassVar, Literal
+
+from correlator.listeners import check_listener
 
 Driver = Literal["aiomysql", "asyncmy"]
 
@@ -64,15 +67,21 @@ class NotMariaDB(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """`tls`: the context of `database.tls`, or None; `unix_socket`: whether the connection is one."""
+    """`tls`: the context of `database.tls`, or None; `unix_socket`, `password`: whether there is one."""
 
     tls: ssl.SSLContext | None
     unix_socket: bool
+    password: bool
+
+    @property
+    def verified(self) -> bool:
+        """True if a certificate proves who the server is."""
+        return self.tls is not None and self.tls.verify_mode is ssl.CERT_REQUIRED
 
     @property
     def protected(self) -> bool:
         """True if nobody but the server can read what is sent."""
-        return self.unix_socket or (self.tls is not None and self.tls.verify_mode is ssl.CERT_REQUIRED)
+        return self.unix_socket or self.verified
 
     def check_greeting(self, capabilities: int, method: str) -> None:
         """Check the server's first packet. `method`: the one that it names. Raises: `UnsafeLogin`."""
@@ -82,6 +91,12 @@ class Terms:
             )
         if capabilities & _PLUGIN_AUTH:  # without it the first answer is that of mysql_native_password
             self._check_method(method)
+
+    async def check_listener(self, connection: Any) -> None:
+        """Check who listens, if that is on this host. `connection`: the socket. Raises: `ForeignListener`."""
+        if self.password and not self.verified:
+            instead = "run the correlator as that user, or set database.tls, with the CA of the server's certificate"
+            await asyncio.to_thread(check_listener, connection, "the password of the database", instead)
 
     def check_packet(self, packet: bytes) -> None:
         """Check a later packet of the login. Raises: `UnsafeLogin`."""
@@ -132,8 +147,9 @@ def naming(connection: Any) -> Iterator[None]:
 
 
 def transport_of(connection: Any) -> asyncio.Transport:
-    """The transport of an open connection of aiomysql. Nothing else may use the connection from now on."""
-    transport: asyncio.Transport = connection._writer.transport  # noqa: SLF001
+    """The transport of a connection. Once it is open, nothing else may use the connection from then on."""
+    asyncmy = isinstance(connection, _AsyncmyLogin)
+    transport: asyncio.Transport = connection._transport if asyncmy else connection._writer.transport  # noqa: SLF001
     return transport
 
 
@@ -161,6 +177,7 @@ class _Login:
         """Called when the greeting has been read and nothing has been sent; returns when the login is accepted."""
         read, terms = getattr(self, self.read), self._terms
         terms.check_greeting(getattr(self, "server_capabilities"), getattr(self, self.method))  # noqa: B009
+        await terms.check_listener(transport_of(self).get_extra_info("socket"))
 
         async def checked(*args: Any) -> Any:
             packet = await read(*args)

@@ -17,7 +17,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 from correlator.config.values import is_loopback
-from correlator.errors import Away, SourceUnavailable, drop_frames
+from correlator.errors import Away, ForeignListener, SourceUnavailable, drop_frames
 from correlator.sources.db import login, zones
 from correlator.sources.db.login import Driver, NotMariaDB, Terms, UnsafeLogin
 from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, query_failed
@@ -189,7 +189,7 @@ class MariaDBDatabase:
             async with asyncio.timeout(self._connect_timeout):
                 connecting = login.connect(
                     driver,
-                    Terms(a.tls, bool(a.unix_socket)),
+                    Terms(a.tls, unix_socket=bool(a.unix_socket), password=bool(a.password)),
                     **where,
                     user=a.user,
                     password=a.password,
@@ -305,7 +305,7 @@ def _column(values: Row) -> Row:
 
 def _reason(error: BaseException) -> Away:
     """The kind of failure, by the server's error number."""
-    if isinstance(error, UnsafeLogin):
+    if isinstance(error, (UnsafeLogin, ForeignListener)):
         return Away.UNSAFE_LOGIN
     if isinstance(error, NotMariaDB):
         return Away.NOT_MARIADB
