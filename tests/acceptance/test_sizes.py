@@ -6,7 +6,6 @@ What silent jobs cost is not among them: `integration/test_silent_jobs.py` count
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -87,7 +86,9 @@ def server() -> Iterator[MariaDB]:
 async def rig(server: MariaDB, tmp_path: Path) -> AsyncIterator[Direct]:
     database = await server.create_schema(f"sizes_{tmp_path.name}")
     with contextlib.ExitStack() as stack:
-        group = stack.enter_context(memory_limit(LIMIT)) if os.getuid() == 0 else None
+        group = None
+        with contextlib.suppress(OSError):  # without the right to make one the sizes are tried all the same
+            group = stack.enter_context(memory_limit(LIMIT))
         async with Direct(tmp_path, database, group) as rig:
             yield rig
     await database.drop()

@@ -22,7 +22,11 @@ class LimitedGroup:
         parent, self._v2 = _parent()
         self._path = parent / f"correlator-{os.getpid()}-{time.monotonic_ns()}"
         self._path.mkdir()
-        (self._path / ("memory.max" if self._v2 else "memory.limit_in_bytes")).write_text(str(limit))
+        try:
+            (self._path / ("memory.max" if self._v2 else "memory.limit_in_bytes")).write_text(str(limit))
+        except BaseException:
+            self._path.rmdir()
+            raise
 
     def add(self, pid: int) -> None:
         """Put a process, and what it allocates from now on, under the limit."""
@@ -46,7 +50,7 @@ class LimitedGroup:
 
 @contextlib.contextmanager
 def memory_limit(limit: int) -> Iterator[LimitedGroup]:
-    """A group for the block. Raises OSError where this process may not make one (it takes root)."""
+    """A group for the block. Raises OSError where this process may not make one: without root, in most containers."""
     group = LimitedGroup(limit)
     try:
         yield group
@@ -55,15 +59,25 @@ def memory_limit(limit: int) -> Iterator[LimitedGroup]:
 
 
 def _parent() -> tuple[Path, bool]:
-    """The folder of this process's own memory group, and whether it is of version 2."""
+    """The folder of the group in which this process can make a memory group, and whether it is of version 2.
+
+    Version 1: its own. Version 2: the nearest one above that lends its groups the controller; a group with processes
+    of its own, such as the session of a login, lends none.
+    """
     own = {line.split(":")[1]: line.split(":", 2)[2] for line in Path("/proc/self/cgroup").read_text().splitlines()}
     for line in _MOUNTS.read_text().splitlines():
         fields = line.split()
         mounted, kind, options = Path(fields[4]), fields[fields.index("-") + 1], fields[-1].split(",")
         if kind == "cgroup" and "memory" in options and "memory" in own:
             return _below(mounted, own["memory"]), False
-        if kind == "cgroup2" and "memory" in (mounted / "cgroup.subtree_control").read_text().split():
-            return _below(mounted, own.get("", "/")), True
+        if kind == "cgroup2":
+            below = _below(mounted, own.get("", "/"))
+            for folder in (below, *below.parents):
+                if (
+                    folder.is_relative_to(mounted)
+                    and "memory" in (folder / "cgroup.subtree_control").read_text().split()
+                ):
+                    return folder, True
     raise OSError("the kernel offers no memory controller here")
 
 
