@@ -99,9 +99,16 @@ class Server(ABC):
         if self._process is not None:
             raise ServerError(f"{type(self).__name__} is running already")
         command = self._prepare()
+        environ = os.environ | {"HOME": str(self.folder)}  # where some keep files of their own
         with (self.folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                env=environ,
+                start_new_session=True,
             )
         deadline = time.monotonic() + PATIENCE
         while not self._ready():
