@@ -55,7 +55,7 @@ def test_what_a_test_breaks_or_leaves_is_its_own(tmp_path: Path):
     done = subprocess.run(
         [*command, f"--rootdir={REPOSITORY}", f"--config-file={REPOSITORY / 'pyproject.toml'}", str(tmp_path)],
         cwd=REPOSITORY,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "TMPDIR": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=200,

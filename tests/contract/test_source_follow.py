@@ -133,7 +133,7 @@ async def test_rows_after_a_truncate_are_new_also_if_the_last_one_read_was_of_th
 PRECISIONS = ("datetime(0)", "datetime(3)", "datetime(6)", "timestamp(6)")
 
 
-async def test_other_times_of_rows_repeat_nothing_whether_a_person_or_another_precision_changed_them(mariadb_original):
+async def test_other_times_of_rows_repeat_nothing_whether_a_person_or_a_precision_changed_them(mariadb_original):
     original = mariadb_original
     later = "UPDATE log_events SET ts = ts + INTERVAL 7 MINUTE"
     changes = [*(f"ALTER TABLE log_events MODIFY ts {kind} NOT NULL" for kind in PRECISIONS), later]

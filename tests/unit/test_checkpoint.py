@@ -230,7 +230,7 @@ def test_what_a_checkpoint_stores_changes_only_with_its_version():
 
 
 @pytest.mark.parametrize("kind", [PersistedJob, PersistedLegacy])
-def test_a_member_at_the_end_of_what_is_stored_of_a_job_is_left_out_by_a_version_that_does_not_know_it(kind):
+def test_a_version_that_does_not_know_the_last_member_of_a_stored_job_leaves_it_out(kind):
     index = filled()
     (found, *_) = stored(index)[kind is PersistedLegacy]
     members = msgspec.msgpack.decode(msgspec.msgpack.encode(found))

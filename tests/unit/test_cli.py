@@ -25,7 +25,8 @@ from tests.support.eventually import PATIENCE
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path, log_as_before):
-    """No settings of this machine."""
+    """No settings of this machine, and no watchdog, which would end the process of the tests."""
+    monkeypatch.setenv("WATCHDOG_USEC", "0")
     monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "default.toml")
 
 
@@ -44,7 +45,7 @@ def daemon(monkeypatch):
     def daemon(work):
         module = ModuleType("correlator.app")
 
-        async def run(config, *, load):
+        async def run(config, *, load, beat):
             await asyncio.sleep(0)
             work(config)
 

@@ -78,7 +78,7 @@ def jobs(hub: RemoteHub) -> dict[str, tuple[str, int | None, int]]:
 
 @given(writes)
 @example([("dc1", "a", (set(), 1)), ("dc2", "a", (set(), 3)), ("dc2", "a", (set(), 0))])
-def test_several_appliances_together_publish_just_what_they_have_at_the_positions_of_the_whole_stream(found):
+def test_several_appliances_together_publish_what_they_have_at_the_positions_of_the_stream(found):
     fleet = new_fleet(SHOWN)
     view = there(fleet.view_of(SHOWN))
     folded: dict[str, tuple[str, int | None, int]] = {}
@@ -162,7 +162,7 @@ async def test_a_stream_that_is_read_again_while_a_view_is_filled_is_not_mixed_w
     assert view.refusal() is None
 
 
-def test_a_set_that_no_token_has_any_more_is_forgotten_and_the_ids_of_one_are_asked_of_its_appliances():
+def test_a_set_without_a_token_is_forgotten_and_the_ids_of_one_are_asked_of_its_appliances():
     fleet = new_fleet(SHOWN, frozenset({"dc3"}))
     fleet.read([stored(seq, (name, "a", (set(), 1))) for seq, name in enumerate(("dc1", "dc3"), 1)])
     view = there(fleet.view_of(SHOWN))

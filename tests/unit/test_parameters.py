@@ -59,7 +59,7 @@ WRONG: list[tuple[type[Struct], str, str]] = [
     (ListJobs, "steps=2", "steps='2': expected one of 0, 1"),
     (ListJobs, "since=2025-09-22", "since='2025-09-22': expected a time with its zone, e.g. 2025-09-22T10:00:00Z"),
     (GetEntity, "name=n&nam=m", "there is no query parameter 'nam' here; known: cursor, kind, limit, name, since"),
-    (GetJob, "wait=1", "id: expected one ID of a job"),
+    (GetJob, "wait=1", "id: is required, and is not given"),
     (GetJob, "id=", "id='': expected one ID of a job"),
     (GetJob, "id=j&wait=nan", "wait='nan': expected a number from 0 to 60"),
     (ListJobEvents, "id=j&before=0", "before='0': expected a number from 1 to 9007199254740991"),

@@ -108,7 +108,7 @@ REWRITTEN = {
 
 
 @pytest.mark.parametrize("how", REWRITTEN)
-def test_rows_of_other_times_are_the_rows_that_were_read_and_are_known_by_these_times_from_then_on(how):
+def test_rows_of_other_times_are_those_that_were_read_and_known_by_these_times_from_then_on(how):
     marks = marked(*LOG)
     rewritten = {one.id: replace(one, ts=REWRITTEN[how](one.ts)) for one in LOG}
     assert marks.newest_known(rewritten) == rewritten[40]
@@ -130,7 +130,7 @@ def test_rows_of_the_same_messages_and_other_attrs_are_other_rows():
 
 
 @given(st.data())
-def test_whatever_is_lost_replaced_and_rewritten_reading_goes_on_after_the_newest_row_that_was_read(data):
+def test_whatever_is_lost_replaced_and_rewritten_reading_goes_on_after_the_newest_row(data):
     lost = data.draw(st.integers(0, len(LOG)))
     kept = LOG[: len(LOG) - lost]
     rewrite = data.draw(st.sampled_from([None, *REWRITTEN.values()]))

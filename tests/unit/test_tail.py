@@ -222,9 +222,7 @@ def test_rows_that_go_away_and_come_back_are_no_news_and_those_in_between_are(lo
     assert [row.id for row in reader.again_delivered] == [4, 5, 3, 4, 5]
 
 
-def test_a_table_that_is_refilled_after_a_truncate_repeats_nothing_not_even_rows_that_come_in_another_order(
-    loop, innodb, reader
-):
+def test_a_table_refilled_after_a_truncate_repeats_nothing_whatever_the_order_of_its_rows(loop, innodb, reader):
     rows = dict(innodb.rows)
     innodb.replace({}, 1)
     loop.run(5.0)
