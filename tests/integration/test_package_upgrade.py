@@ -119,3 +119,22 @@ def test_an_upgrade_leaves_a_file_that_is_no_toml_and_says_what_to_do(host: Host
     assert f"correlator: {host.etc}/correlator.toml: not TOML" in ended.stderr
     assert "Correct it, then run: correlator config move" in ended.stderr
     assert (host.etc / "gateway.toml").read_text() == gateway_reference()
+
+
+def test_an_upgrade_starts_the_service_before_it_removes_the_old_environment(tmp_path: Path):
+    script = (DEPLOY / "debian/postinst").read_text()
+    parts = [re.search(rf"^{name}\(\) \{{.*?^\}}$", script, re.MULTILINE | re.DOTALL) for name in ("tidy", "restart")]
+    functions = "\n".join(part[0] for part in parts if part is not None)
+    for name in ("old", "new"):
+        (tmp_path / f"venv-{name}").mkdir()
+    (tmp_path / "venv").symlink_to("venv-new")
+    running = functions.replace("[ ! -d /run/systemd/system ]", "false")
+    ended = run(
+        *("sh", "-e", "-c"),
+        f"home={tmp_path}; units=a.service; replaced=venv-old; allowed() {{ true; }}\n"
+        'systemctl() { case "$*" in *" start "*) ls "$home" >"$home/at-the-start" ;; esac; }\n'
+        f"{running}\nrestart",
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "at-the-start").read_text().split() == ["at-the-start", "venv", "venv-new", "venv-old"]
+    assert sorted(path.name for path in tmp_path.glob("venv*")) == ["venv", "venv-new"]
