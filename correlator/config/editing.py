@@ -11,7 +11,7 @@ import re
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -44,11 +44,14 @@ class NotWritten(CorrelatorError):
 
 
 class KeyChange(NamedTuple):
-    """A key, its value in TOML, and the file that sets it. `same`: it did so before."""
+    """A key, its value in TOML, and the file that sets it. `same`: it did so before.
+
+    `value` None: the key was removed from the file. `file` None: no file had it.
+    """
 
     dotted: str
-    value: str
-    file: Path
+    value: str | None
+    file: Path | None
     same: bool
 
 
@@ -80,20 +83,66 @@ def set_keys(
     folder = files.folder_of(main)
     if may_be_missing:
         _make(main.parent)
-    with _locked(main):
-        read = Files({}, {}) if may_be_missing and not (main.exists() or folder.exists()) else files.read(main)
-        before: Config | None = None
-        with contextlib.suppress(ConfigError):
-            before = loading.load(main, environ, gateway=gateway)
-        texts: dict[Path, str] = {}
-        changes = []
+
+    def change(read: Files, texts: dict[Path, str]) -> Iterator[KeyChange]:
         for dotted, value in parsed.items():
             target = read.setter(dotted) or folder / LOCAL
             text = texts.get(target, read.texts.get(target, ""))
             texts[target] = with_value(target, text, tuple(dotted.split(".")), value)
             key = known_key(dotted, gateway=gateway)
             printed = key.parse(value) if key.is_url and key.parse is not None and value else value
-            changes.append(KeyChange(dotted, values.toml(printed), target, same=texts[target] == text))
+            yield KeyChange(dotted, values.toml(printed), target, same=texts[target] == text)
+
+    return _edit(main, environ, change, gateway=gateway, may_be_missing=may_be_missing)
+
+
+def unset_keys(main: Path, given: Sequence[str], environ: Mapping[str, str], *, gateway: bool = False) -> Edited:
+    """Remove keys, or whole tables such as `database.tls`, from all files of the configuration `main`.
+
+    A table that is left empty is removed with its last key, because an empty [database.tls] switches TLS on. Nothing is
+    written unless the configuration is right without them. Raises: see `set_keys`.
+    """
+    for dotted in given:
+        if not _is_optional_table(dotted):
+            known_key(dotted, gateway=gateway)
+
+    def change(read: Files, texts: dict[Path, str]) -> Iterator[KeyChange]:
+        for dotted in given:
+            names = tuple(dotted.split("."))
+            holding = [
+                path for path, text in read.texts.items() if files.contains(tomllib.loads(texts.get(path, text)), names)
+            ]
+            for path in holding:
+                texts[path] = without_value(path, texts.get(path, read.texts[path]), names)
+                yield KeyChange(dotted, None, path, same=False)
+            if not holding:
+                yield KeyChange(dotted, None, None, same=True)
+
+    return _edit(main, environ, change, gateway=gateway)
+
+
+def _is_optional_table(dotted: str) -> bool:
+    """Whether this is a table inside a section, which means something even if it is empty."""
+    return dotted.count(".") == 1 and any(name.startswith(f"{dotted}.") for name, _ in leaves())
+
+
+def _edit(
+    main: Path,
+    environ: Mapping[str, str],
+    change: Callable[[Files, dict[Path, str]], Iterable[KeyChange]],
+    *,
+    gateway: bool,
+    may_be_missing: bool = False,
+) -> Edited:
+    """Write the texts that `change` makes of the files if the configuration is right with them."""
+    with _locked(main):
+        missing = may_be_missing and not (main.exists() or files.folder_of(main).exists())
+        read = Files({}, {}) if missing else files.read(main)
+        before: Config | None = None
+        with contextlib.suppress(ConfigError):
+            before = loading.load(main, environ, gateway=gateway)
+        texts: dict[Path, str] = {}
+        changes = [*change(read, texts)]
         try:
             after = loading.loaded(main, environ, gateway=gateway, replaced=texts)
         except ConfigError as error:
@@ -151,6 +200,47 @@ def with_value(path: Path, text: str, names: tuple[str, ...], value: Any) -> str
             if tomllib.loads(candidate) == wanted:
                 return candidate
     raise NotSet(f"{path}: {dotted} cannot be set there, as its table has an unusual form: set it with an editor")
+
+
+def without_value(path: Path, text: str, names: tuple[str, ...]) -> str:
+    """Return the text of `path` without a key or table, and everything else as it was. Raises: `NotSet`."""
+    wanted = _without(files.parse(path, text), names)
+    lines, kept = files.lines(text), list[str]()
+    at = 0
+    for one in files.statements(text):
+        kept += lines[at : one.start]
+        at = one.end
+        statement = "".join(lines[one.start : one.end])
+        inside = names[len(one.table) :]
+        if not one.value:  # the header of a table: it goes with the table
+            if one.table == names[: len(one.table)] and len(one.table) > 1 and not files.contains(wanted, one.table):
+                continue
+        elif one.table[: len(names)] == names:
+            continue
+        elif one.table == names[: len(one.table)] and inside and files.contains(one.value, inside):
+            if not (left := _without(one.value, inside)):
+                continue
+            name = next(iter(left))
+            statement = f"{name} = {_inline(left[name])}\n"
+        kept.append(statement)
+    made = "".join([*kept, *lines[at:]])
+    with contextlib.suppress(ValueError):
+        if _keys_of(tomllib.loads(made)) == _keys_of(wanted):
+            return made
+    dotted = ".".join(names)
+    raise NotSet(f"{path}: {dotted} cannot be removed there, as its table has an unusual form: do it with an editor")
+
+
+def _without(table: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Return a copy of a table without what the names lead to, and without tables that are empty then."""
+    made = deepcopy(dict(table))
+    if len(names) == 1:
+        made.pop(names[0], None)
+    elif isinstance(made.get(names[0]), dict):
+        made[names[0]] = _without(made[names[0]], names[1:])
+        if not made[names[0]]:
+            del made[names[0]]
+    return made
 
 
 def write(path: Path, text: str, *, like: Path | None = None) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from correlator.config import loading, rendering, values
-from correlator.config.editing import MOVED, Edited, known_key, move_keys, set_keys
+from correlator.config.editing import MOVED, Edited, known_key, move_keys, set_keys, unset_keys
 from correlator.config.files import folder_of
 from correlator.config.loading import Value
 from correlator.doctor import service
@@ -108,6 +108,27 @@ def set_(file: Path | None, gateway: bool, given: tuple[str, ...]) -> None:
         edited = set_keys(main, pairs, environ, gateway=gateway, may_be_missing=file is None)
     except ConfigError as error:
         raise ConfigError([*error.problems, _NOTHING]) from error
+    _print(main, edited)
+
+
+@config.command("unset")
+@_files
+@click.argument("given", metavar="KEY...", nargs=-1, required=True)
+def unset(file: Path | None, gateway: bool, given: tuple[str, ...]) -> None:
+    """Remove keys, e.g. database.tls.ca, or a table, e.g. database.tls, from all files: the defaults apply again.
+
+    A table that is left empty is removed with its last key. Nothing is written unless the whole configuration is right.
+    """
+    main = _main(file, gateway=gateway)
+    environ = {"HOME": "/", **service.environ_of(main, os.environ)}
+    try:
+        edited = unset_keys(main, given, environ, gateway=gateway)
+    except ConfigError as error:
+        raise ConfigError([*error.problems, _NOTHING]) from error
+    _print(main, edited)
+
+
+def _print(main: Path, edited: Edited) -> None:
     for line in edited.twice:
         click.echo(f"warning: {line}", err=True)
     for line in _report(main, edited):
@@ -167,7 +188,12 @@ def _report(main: Path, edited: Edited) -> list[str]:
     unit = service.unit_of(main)
     of_unit = asyncio.run(service.variables_of(unit)) if unit is not None else set()
     for change in edited.changes:
-        lines.append(f"{change.file}: {change.dotted} = {change.value}{', as before' if change.same else ''}")
+        if change.value is not None:
+            lines.append(f"{change.file}: {change.dotted} = {change.value}{', as before' if change.same else ''}")
+        elif change.file is not None:
+            lines.append(f"{change.file}: {change.dotted} is removed")
+        else:
+            lines.append(f"No file sets {change.dotted}.")
         variable = loading.variable(change.dotted)
         if variable in of_unit:
             lines.append(f"But {variable} of the unit wins over the files: remove it by systemctl edit {unit}")

@@ -531,3 +531,68 @@ def test_every_key_can_move(etc):
     assert before.mqtt.tls is not None
     move_keys(file, reference())
     assert (load(file, HOME), file.read_text()) == (before, reference())
+
+
+# unset
+
+
+@pytest.fixture
+def unset(etc):
+    def unset(*arguments, env=None):
+        return CliRunner().invoke(main, ["config", "unset", *map(str, arguments)], env=HOME | (env or {}))
+
+    return unset
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ('[database.tls]\nca = "/x"\n', ""),
+        ('[database]\nurl = "mysql://u@h/d"\n\n[database.tls]\nca = "/x"\n', '[database]\nurl = "mysql://u@h/d"\n\n'),
+        ('[database]\ntls.ca = "/x"  # ours\ndoorbell = true\n', "[database]\ndoorbell = true\n"),
+        ('[database]\ntls = { ca = "/x" }\n', "[database]\n"),
+        ('[database]\ntls = { ca = "/x", verify = true }\n', '[database]\ntls = { "verify" = true }\n'),
+        ('# a\n[database.tls]  # b\n# c\nca = "/x"\nverify = true\n', "# a\n[database.tls]  # b\n# c\nverify = true\n"),
+        ('database = { doorbell = true, tls = { ca = "/x" } }\n', 'database = { "doorbell" = true }\n'),
+    ],
+)
+def test_a_key_is_removed_with_its_table_if_that_is_empty_then(text, left):
+    assert editing.without_value(Path("x"), text, ("database", "tls", "ca")) == left
+
+
+def test_tls_is_switched_off_by_a_command(run, unset, etc):
+    (etc / "ca.pem").write_text("")
+    assert run("database.tls.ca", etc / "ca.pem").exit_code == 0
+    (etc / "conf.d" / "60-more.toml").write_text("[database.tls]\nverify = false\n")
+    assert load(etc / "correlator.toml", HOME).database.tls is not None
+    result = unset("database.tls")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.splitlines() == [
+        f"{etc / 'conf.d' / LOCAL}: database.tls is removed",
+        f"{etc / 'conf.d' / '60-more.toml'}: database.tls is removed",
+        "A restart applies it: systemctl restart correlator",
+    ]
+    assert load(etc / "correlator.toml", HOME).database.tls is None
+    again = unset("database.tls", "jobs.max_jobs")
+    assert again.stdout.splitlines()[:2] == ["No file sets database.tls.", "No file sets jobs.max_jobs."]
+    assert again.exit_code == 0
+
+
+def test_what_others_need_and_what_is_unknown_is_not_removed(run, unset, etc):
+    assert run("http.listen", "0.0.0.0:8686", "http.insecure", "true").exit_code == 0
+    local = (etc / "conf.d" / LOCAL).read_text()
+    for wrong, code in (("http.insecure", 78), ("mqtt", 2), ("mqtt.urll", 2), ("webhooks[1].url", 2)):
+        assert unset(wrong).exit_code == code, wrong
+        assert (etc / "conf.d" / LOCAL).read_text() == local
+
+
+@given(st.lists(st.sampled_from([name for name, key in leaves() if not key.is_secret]), min_size=1, unique=True))
+def test_what_is_set_one_by_one_and_removed_again_leaves_no_key(names):
+    text = "# first\n[log]\n"
+    for name in names:
+        text = with_value(Path("x"), text, tuple(name.split(".")), "x")
+    for name in names:
+        text = editing.without_value(Path("x"), text, tuple(name.split(".")))
+    assert not any(tomllib.loads(text).values())
+    assert "tls]" not in text
+    assert text.startswith("# first\n")
