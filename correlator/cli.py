@@ -152,14 +152,19 @@ def tap(file: Path | None, level: Any, job_id: str | None, attributed: bool, out
     It reads the database directly, with the daemon's configuration. The daemon need not run. On a terminal a row is one
     line that fits the window; in a pipe nothing is cut.
     """
-    chosen = _load(file).config
+    from correlator.doctor import service  # noqa: PLC0415 - see run
+
+    chosen = service.load(file, os.environ).config
     logs.configure("warning", "text", os.environ)
     from correlator.app import tap as tap_log  # noqa: PLC0415 - see run
     from correlator.sinks.tap import TapSink  # noqa: PLC0415 - see run
+    from correlator.sources.databases import database_of  # noqa: PLC0415 - see run
     from correlator.terminal.tap import printer  # noqa: PLC0415 - see run
 
+    database_of(chosen)  # loads the driver, while this process may read the folders of its user
     sink = TapSink(printer(output, standard_output()), level=level, job=job_id, attributed=attributed)
-    _drive(while_output_is_read(tap_log(chosen, sink)))
+    with service.as_account(chosen):
+        _drive(while_output_is_read(tap_log(chosen, sink)))
 
 
 @main.command()

@@ -259,7 +259,7 @@ def _versions(examined: Examined) -> dict[str, Any]:
 async def _schema(setting: Setting) -> str:
     """Return the statement of each table, or the reason why there is none."""
     config = setting.config
-    link = Link(database_of(config))
+    link = Link(database_of(config), lambda: service.as_account(config))
     texts = []
     try:
         async with asyncio.timeout(SCHEMA_WITHIN):

@@ -5,10 +5,12 @@ They run one after the other over one session; after a failed query the next che
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 from shlex import quote
@@ -71,7 +73,7 @@ async def inspect(setting: Setting, retained_jobs: Sequence[str], of_daemon: Dae
         database = database_of(config)
     except (SourceUnavailable, OSError) as error:  # the driver is not installed, or a certificate cannot be read
         return DatabaseFindings((failure(LOGIN, str(error)),))
-    link = Link(database)
+    link = Link(database, lambda: service.as_account(config))
     try:
         checks = [await guarded(LOGIN, login(setting, link))]
         if checks[0].status == "failure":
@@ -111,14 +113,19 @@ async def _inspect_contents(
 class Link:
     """A session that opens on first use and again after an error. Implements `sources.db.session.Session`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(
+        self, database: Database, acting: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    ) -> None:
+        """`acting`: whom to act as while a session is opened."""
         self._database = database
+        self._acting = acting
         self._session: Session | None = None
 
     async def open(self) -> None:
         """Open the session if it is not open. Raises SourceUnavailable."""
         if self._session is None:
-            self._session = await self._database.open()
+            with self._acting():
+                self._session = await self._database.open()
 
     async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
         await self.open()

@@ -11,11 +11,12 @@ import asyncio
 import contextlib
 import http.client
 import os
+import pwd
 import re
 import shutil
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from http import HTTPStatus
 from pathlib import Path
@@ -27,6 +28,7 @@ from msgspec import Struct
 from correlator.config import loading as config
 from correlator.config.schema import Config, leaves
 from correlator.config.tokens import SCOPES, AcceptedToken
+from correlator.config.values import MysqlUrl
 from correlator.errors import ConfigError
 
 UNIT, GATEWAY_UNIT = "correlator.service", "correlator-gateway.service"
@@ -221,6 +223,34 @@ async def run(*command: str, within: float = WITHIN) -> tuple[int, str]:
         await process.wait()
         raise
     return process.returncode or 0, out.decode("utf-8", "replace")
+
+
+@contextlib.contextmanager
+def as_account(config: Config) -> Iterator[None]:
+    """Act as the user whom the database logs in over its socket while the block runs, if root runs this.
+
+    With `unix_socket` MariaDB admits the user of this host who has the account's name and no other, not even root. A
+    login with a password needs none of this. Where no such user exists, nothing changes, and MariaDB refuses.
+
+    The whole process acts as that user: nothing else of it may run meanwhile that needs root.
+    """
+    url, settings = config.database.url, config.database
+    by_socket = settings.unix_socket is not None and not settings.password
+    user = None
+    if os.geteuid() == 0 and by_socket and isinstance(url, MysqlUrl):
+        with contextlib.suppress(KeyError):
+            user = pwd.getpwnam(url.user)
+    if user is None:
+        yield
+        return
+    group = os.getegid()
+    os.setegid(user.pw_gid)
+    try:
+        os.seteuid(user.pw_uid)
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
 
 
 async def variables_of(unit: str) -> set[str]:
