@@ -15,11 +15,12 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers test-generators
+.PHONY: help bench demo docs test collected test-names test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers test-generators
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
 	@echo "make test     run all tests, with private servers   (ARGS='-k gaps' for some of them)"
+	@echo "make test-names   what resolves names, with three hosts files: IPv4 only, Debian's, IPv6 first"
 	@echo "make test-clients  200 clients of a busy log, a minute behind a proxy, a job found among 100,000: what takes too long for make test"
 	@echo "make test-storms  thousands of clients that ask, connect or wait at once: none delays another; make test has the short ones"
 	@echo "make test-cluster  takeovers, and all that can break in a cluster, with a table of what it cost"
@@ -55,6 +56,17 @@ test: servers $(DEV)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not alone$(SELECTED)" $(ARGS); together=$$?; \
 	  $(BIN)/python -m pytest -m "not long and alone$(SELECTED)" $(ARGS); alone=$$?; \
 	  case "$$together $$alone" in "0 0"|"0 5"|"5 0") ;; *) exit 1;; esac
+
+# What asks the hosts file, with each of those that machines have in place of this one's: in a mount namespace, where an ordinary user keeps his number.
+HOSTS_AS := unshare --mount $(if $(filter-out 0,$(shell id -u)),--map-root-user)
+TESTS_AS := $(if $(filter-out 0,$(shell id -u)),unshare --map-user=$(shell id -u) --map-group=$(shell id -g))
+test-names: servers $(DEV)
+	@$(HOSTS_AS) $(TESTS_AS) true || { echo "make test-names needs a mount namespace, which this machine gives to root only." >&2; exit 1; }
+	@for hosts in tests/data/hosts/*; do \
+	  echo "With $$hosts as /etc/hosts:"; \
+	  $(HOSTS_AS) sh -c 'mount --bind "$$0" /etc/hosts && exec "$$@"' $$hosts $(TESTS_AS) \
+	    $(BIN)/python -m pytest -q -m "not long and names" $(ARGS) || exit 1; \
+	done
 
 # Compile the tests once, which six workers would each do by themselves. A file that cannot be read is reported by `make test`.
 collected: $(DEV)

@@ -63,17 +63,21 @@ that is compiled for it. On that Python the whole program runs in Debian 13 as w
 LONG = ("test_gaps_machine.py", "test_streams_random.py")
 """Unit tests of which one takes seconds."""
 
+NAMES = ("integration/test_webhooks.py::test_an_unwanted_address",)
+"""Tests that ask the hosts file. Others choose the addresses of their names (`tests/support/names.py`)."""
+
 TESTS = Path(__file__).parent
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """True for files that have no test of the marks `alone` or `twice`, if only such tests are to run."""
+    """True for files that have no test of the marks `alone`, `names` or `twice`, if only such tests are to run."""
     if not collection_path.is_file() or collection_path.name == "conftest.py":
         return None
     where = collection_path.relative_to(TESTS).as_posix()
-    only = set(re.findall(r"(?<!not )\b(?:alone|twice)\b", config.option.markexpr))
-    if "alone" in only and not any(test.startswith(where) or where.startswith(test) for test in ALONE):
-        return True
+    only = set(re.findall(r"(?<!not )\b(?:alone|names|twice)\b", config.option.markexpr))
+    for mark, tests in (("alone", ALONE), ("names", NAMES)):
+        if mark in only and not any(test.startswith(where) or where.startswith(test) for test in tests):
+            return True
     return True if "twice" in only and not TWICE.match(where) else None
 
 
@@ -83,6 +87,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         where = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
         if where.startswith(ALONE):
             item.add_marker(pytest.mark.alone)
+        if where.startswith(NAMES):
+            item.add_marker(pytest.mark.names)
         if TWICE.match(where):
             item.add_marker(pytest.mark.twice)
     # Some tests compute and some wait: mixed, they occupy the processors all the time. Each worker begins with an equal
