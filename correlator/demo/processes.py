@@ -1,13 +1,14 @@
-"""The programs that the demo starts beside itself, each in a process of its own, and nats-server as one of them.
+"""The programs that the demo starts beside itself, each in a process of its own: an MQTT broker, NATS, daemons.
 
 Invariants: standard output and error go to one file; the process runs in a session of its own, so that Ctrl-C reaches
 the demo only, which stops the programs in reverse order; it has ended when its `async with` block has ended.
-nats-server, if the extra `demo` has installed it, is an MQTT 3.1.1 broker or a cluster. It listens on free loopback
-ports only and keeps its store in the given folder.
+The MQTT broker is the mosquitto of the system, else nats-server, which the extra `demo` installs. nats-server is the
+cluster of a fleet, too. They listen on free loopback ports only, and keep their files in the given folder.
 """
 
 import asyncio
 import json
+import os
 import shlex
 import shutil
 import socket
@@ -28,6 +29,9 @@ STOP_DEADLINE = 15.0
 
 PROBE_EVERY = 0.1
 """Seconds between two questions whether a program is usable."""
+
+SYSTEM_PROGRAMS = "/usr/local/sbin:/usr/sbin"
+"""Where servers are installed; not every user's PATH has these folders."""
 
 LAST_LINES = 5
 """Lines of its output that an error quotes."""
@@ -137,6 +141,12 @@ def nats_binary() -> Path | None:
     return Path(found) if found else None
 
 
+def broker_binary() -> Path | None:
+    """Return the MQTT broker to run: mosquitto, which knows MQTT 5, else nats-server; None without either."""
+    found = shutil.which("mosquitto", path=f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PROGRAMS}")
+    return Path(found) if found else nats_binary()
+
+
 @contextmanager
 def held_port(port: int = 0) -> Iterator[int]:
     """Hold a loopback port, by default a free one: nothing gets it but a server that asks for its number.
@@ -163,9 +173,25 @@ async def mqtt_broker(binary: Path, folder: Path) -> AsyncIterator[int]:
     """
     with held_port() as port, held_port() as unused:
         mqtt = {"mqtt": {"host": "127.0.0.1", "port": port}}
-        async with nats_server(binary, folder, unused, mqtt) as program:
+        broker = (
+            _mosquitto(binary, folder, port) if _is_mosquitto(binary) else nats_server(binary, folder, unused, mqtt)
+        )
+        async with broker as program:
             await program.usable(partial(accepts, port))
             yield port
+
+
+def _is_mosquitto(binary: Path) -> bool:
+    return binary.stem == "mosquitto"
+
+
+@asynccontextmanager
+async def _mosquitto(binary: Path, folder: Path, port: int) -> AsyncIterator[Program]:
+    """Run mosquitto for anonymous clients of this host. It keeps no file: the daemon publishes all again."""
+    lines = (f"listener {port} 127.0.0.1", "allow_anonymous true", "max_queued_messages 0", "log_dest stdout")
+    config = await asyncio.to_thread(_write, folder, "mosquitto.conf", "\n".join(lines) + "\n")
+    async with running("mosquitto", [binary, "-c", config], folder / "mosquitto.log") as program:
+        yield program
 
 
 @asynccontextmanager
@@ -178,13 +204,13 @@ async def nats_server(binary: Path, folder: Path, port: int, more: Mapping[str, 
         "jetstream": {"store_dir": str(folder / "store"), "max_file_store": MAX_STORE},
         **more,
     }
-    config = await asyncio.to_thread(_configure, folder, settings)
+    # Its configuration language reads JSON.
+    config = await asyncio.to_thread(_write, folder, "nats-server.conf", json.dumps(settings))
     async with running("nats-server", [binary, "--config", config], folder / "nats-server.log") as program:
         yield program
 
 
-def _configure(folder: Path, settings: Mapping[str, object]) -> Path:
+def _write(folder: Path, name: str, text: str) -> Path:
     folder.mkdir(exist_ok=True)
-    config = folder / "nats-server.conf"
-    config.write_text(json.dumps(settings), encoding="utf-8")  # its configuration language reads JSON
-    return config
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder / name

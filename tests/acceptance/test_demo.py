@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -15,10 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import aiomqtt
 import pytest
 
+from correlator.demo import processes
+from correlator.demo.processes import broker_binary, mqtt_broker, nats_binary
 from tests.support.eventually import PATIENCE, eventually
-from tests.support.paths import REPOSITORY
+from tests.support.paths import DEPLOY, REPOSITORY
+from tests.support.servers import program
 
 APPLIANCES = 2
 START_WITHIN = 4 * PATIENCE
@@ -155,3 +160,31 @@ async def test_both_gateways_of_a_fleet_serve_every_appliance_and_each_line_work
         assert all(f"{name} was killed by signal 9" in errors(tmp_path).read_text() for name in killed)
         for url in (gateways[0], standby, *collectors[1:]):
             await get(f"{url}/health/live")
+
+
+NODE_RED_PROTOCOLS = {"3": "V31", "4": "V311", "5": "V5"}
+
+
+def test_an_installed_mosquitto_is_the_broker_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(processes, "SYSTEM_PROGRAMS", str(tmp_path / "sbin"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert broker_binary() == nats_binary()
+    (tmp_path / "sbin").mkdir()
+    (tmp_path / "sbin/mosquitto").symlink_to(program("mosquitto"))
+    assert broker_binary() == tmp_path / "sbin/mosquitto", "where Debian has it, which is not on every user's PATH"
+
+
+@pytest.mark.parametrize("server", ["mosquitto", "nats-server"])
+async def test_each_broker_of_the_demo_speaks_the_protocol_of_the_flow_for_node_red(tmp_path: Path, server: str):
+    flow = json.loads((DEPLOY / "node-red/running-jobs.json").read_text())
+    (written,) = {node["protocolVersion"] for node in flow if node["type"] == "mqtt-broker"}
+    protocol = aiomqtt.ProtocolVersion[NODE_RED_PROTOCOLS[written]]
+    binary = Path(program("mosquitto")) if server == "mosquitto" else nats_binary()
+    assert binary is not None
+    async with mqtt_broker(binary, tmp_path / "broker") as port:
+        async with aiomqtt.Client("127.0.0.1", port, protocol=protocol) as client:
+            await client.publish("correlator/v1/a/vm/x/state", b"{}", qos=1, retain=True)
+        async with aiomqtt.Client("127.0.0.1", port, protocol=protocol) as client:
+            await client.subscribe("correlator/v1/+/vm/+/state", qos=1)
+            async with asyncio.timeout(PATIENCE):
+                assert (await anext(aiter(client.messages))).payload == b"{}"
