@@ -200,15 +200,24 @@ def doctor(ctx: click.Context, file: Path | None, output: Any, url: str | None, 
 
 @main.command()
 @_config_option
+@click.option(
+    "--wait",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Instead, wait until it is ready: it has read the tables. Give up after this time.",
+)
 @click.pass_context
-def health(ctx: click.Context, file: Path | None) -> None:
-    """Ask the daemon or the gateway of this host whether it makes progress: the health check of a container.
+def health(ctx: click.Context, file: Path | None, wait: float | None) -> None:
+    """Ask the daemon or the gateway of this host whether it makes progress.
 
-    The exit code is 1 if it does not, or does not answer within 4 s. A database that is away is no reason.
+    This is the health check of a container. The exit code is 1 if it does not, or does not answer within 4 s. A
+    database that is away is no reason.
     """
     from correlator.doctor import service  # noqa: PLC0415 - see run
 
-    if (problem := service.unhealthy(os.environ, file)) is not None:
+    environ = os.environ
+    problem = service.unhealthy(environ, file) if wait is None else service.unready(environ, file, wait)
+    if problem is not None:
         click.echo(f"correlator: {problem}", err=True)
         ctx.exit(1)
 

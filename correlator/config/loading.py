@@ -181,7 +181,10 @@ def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple
     config = replace(
         config,
         http=replace(
-            http, public_url=http.public_url or (http.own_url(socket.gethostname()) if http.listen.port else None)
+            http,
+            public_url=http.public_url or (http.own_url(socket.gethostname()) if http.listen.port else None),
+            # A daemon and a gateway of one host have the same one, and need not both use it.
+            tls_key=http.tls_key or (credential(environ, "tls-key") if http.tls_cert else None),
         ),
         cluster=_in_cluster(config.cluster, environ, "gateway-key" if gateway else "cluster-key"),
         mqtt=replace(config.mqtt, instance=config.mqtt.instance or socket.gethostname()),

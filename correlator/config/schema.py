@@ -398,7 +398,9 @@ class Http(Section):
         live=True,
     )
     tls_cert: Path | None = _key(None, "Certificate chain (PEM): https on this listener.", live=True)
-    tls_key: Path | None = _key(None, "Its private key (PEM).", live=True)
+    tls_key: Path | None = _key(
+        None, "Its private key (PEM), as a file that the service can read; better as the credential tls-key.", live=True
+    )
     max_readers: int = _key(10000, "Maximum number of websockets and event streams at once.", live=True, ge=1)
     max_readers_per_address: int = _key(10000, "The same for one address.", live=True, ge=1)
     max_subscriptions: int = _key(100, "Maximum number of subscriptions of one connection.", ge=1)

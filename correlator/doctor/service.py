@@ -38,9 +38,11 @@ STATE = Path("/var/lib/correlator")
 ALIVE_WITHIN = 4.0
 """Seconds within which a daemon has to answer `unhealthy`."""
 
+ASK_EVERY = 0.5
+
 UNIT_FILES = tuple(Path(folder, UNIT) for folder in ("/etc/systemd/system", "/usr/lib/systemd/system"))
 
-SECRETS = (*(key.credential for _, key in leaves() if key.credential), "cluster-key", "gateway-key")
+SECRETS = (*(key.credential for _, key in leaves() if key.credential), "cluster-key", "gateway-key", "tls-key")
 """The credentials of the units; those of webhooks and of tokens have names of their own."""
 
 WITHIN = 5.0
@@ -119,8 +121,20 @@ def url_of(config: Config) -> str:
     return config.http.own_url("::1" if config.http.listen.host == "::" else "127.0.0.1")
 
 
-def unhealthy(environ: Mapping[str, str], file: Path | None = None) -> str | None:
-    """Ask the daemon of this host, or its gateway, whether it lives. Return what is wrong, None if nothing is."""
+def unready(environ: Mapping[str, str], file: Path | None, within: float) -> str | None:
+    """Wait until the daemon of this host, or its gateway, is ready. Return what is wrong after `within` seconds."""
+    until = time.monotonic() + within
+    while (problem := unhealthy(environ, file, ready=True)) is not None and time.monotonic() < until:
+        time.sleep(ASK_EVERY)
+    return problem
+
+
+def unhealthy(environ: Mapping[str, str], file: Path | None = None, *, ready: bool = False) -> str | None:
+    """Ask the daemon of this host, or its gateway, whether it lives, or is `ready`.
+
+    Return what is wrong, None if nothing is.
+    """
+    path, lacking = ("/health/ready", "is not ready") if ready else ("/health/live", "makes no progress")
     config = of_this_host(environ, file)
     if config is None:
         return "http.listen has port 0, so the daemon may be at any: set a port"
@@ -131,12 +145,12 @@ def unhealthy(environ: Mapping[str, str], file: Path | None = None) -> str | Non
         if url.startswith("https"):
             connection = http.client.HTTPSConnection(place, timeout=ALIVE_WITHIN, context=own_context(config))
         with contextlib.closing(connection):
-            connection.request("GET", "/health/live")
+            connection.request("GET", path)
             response = connection.getresponse()
             said = response.read(1_000).decode("utf-8", "replace")
     except (OSError, http.client.HTTPException) as error:
         return f"no daemon answers at {url}: {str(error) or type(error).__name__}"
-    return None if response.status == HTTPStatus.OK else f"the daemon at {url} makes no progress: {said}"
+    return None if response.status == HTTPStatus.OK else f"the daemon at {url} {lacking}: {said}"
 
 
 def own_context(config: Config) -> ssl.SSLContext:

@@ -265,15 +265,12 @@ async def test_a_private_key_can_be_a_credential_as_well(machine: Machine, servi
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     self_sign(certificate, key, "gui.example")
     machine.write("/etc/correlator/certificate.pem", certificate.read_text())
-    machine.write("/etc/ssl/private/correlator.key", key.read_text(), 0o600)
-    load, path = re.findall(r"LoadCredential=tls-key:.*correlator\.key|http\.tls_key = \".*\"", UNIT.read_text())
-    service.drop_in("tls", load)
-    tls = '[http]\ntls_cert = "/etc/correlator/certificate.pem"\n' + path.removeprefix("http.")
-    with service.configured(f"{CONFIGURATION}{tls}\n"):
+    machine.write("/etc/correlator/tls-key", key.read_text(), 0o600)
+    with service.configured(f'{CONFIGURATION}[http]\ntls_cert = "/etc/correlator/certificate.pem"\n'):
         service.systemctl("restart")
     async with aiohttp.ClientSession() as session, session.get("https://127.0.0.1:8686/health/live", ssl=False) as got:
         assert got.status == 200
-    service.drop_in("tls", None)
+    machine.run("rm /etc/correlator/tls-key")
     service.systemctl("restart")
 
 
@@ -282,12 +279,10 @@ async def test_a_gateway_that_may_write_nowhere_serves_https(machine: Machine, t
     certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
     self_sign(certificate, key, "gui.example")
     machine.write("/etc/correlator/certificate.pem", certificate.read_text())
-    machine.write("/etc/ssl/private/gateway.key", key.read_text(), 0o600)
-    load, path = re.findall(r"LoadCredential=tls-key:.*gateway\.key|http\.tls_key = \".*\"", GATEWAY_UNIT.read_text())
-    http = 'listen = "127.0.0.1:8687"\ntls_cert = "/etc/correlator/certificate.pem"\n' + path.removeprefix("http.")
+    machine.write("/etc/correlator/tls-key", key.read_text(), 0o600)
+    http = 'listen = "127.0.0.1:8687"\ntls_cert = "/etc/correlator/certificate.pem"'
     machine.write("/etc/correlator/gateway.toml", f'[http]\n{http}\n[cluster]\nurl = "nats://127.0.0.1:4222"\n')
-    machine.write(f"/etc/systemd/system/{GATEWAY_UNIT.name}.d/tls.conf", f"[Service]\n{load}\n")
-    machine.run(f"systemctl daemon-reload; systemctl restart {GATEWAY_UNIT.stem}", check=False)
+    machine.run(f"systemctl restart {GATEWAY_UNIT.stem}", check=False)
     try:
         url = "https://127.0.0.1:8687/health/live"
         async with aiohttp.ClientSession() as session, session.get(url, ssl=False) as got:
@@ -296,8 +291,7 @@ async def test_a_gateway_that_may_write_nowhere_serves_https(machine: Machine, t
         error.add_note(machine.run(f"journalctl --unit={GATEWAY_UNIT.stem} --no-pager"))
         raise
     finally:
-        machine.run(f"systemctl stop {GATEWAY_UNIT.stem}; rm -r /etc/systemd/system/{GATEWAY_UNIT.name}.d")
-        machine.run("systemctl daemon-reload")
+        machine.run(f"systemctl stop {GATEWAY_UNIT.stem}; rm /etc/correlator/tls-key")
 
 
 @everywhere

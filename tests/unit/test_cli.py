@@ -351,6 +351,31 @@ def test_a_local_command_and_a_completion_import_neither_rich_nor_a_client():
     assert done.stdout == "[]\n"
 
 
+def test_health_waits_until_the_daemon_is_ready_and_gives_up_after_the_time(invoke, tmp_path):
+    asked = []
+
+    class Answers(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_response(200 if len(asked) > 2 else 503)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answers)
+    file = tmp_path / "elsewhere.toml"
+    file.write_text(f'[http]\nlisten = "127.0.0.1:{server.server_port}"')
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    given_up = invoke("health", "--config", str(file), "--wait", "0")
+    assert (given_up.exit_code, "is not ready" in given_up.stderr) == (1, True), given_up.output
+    ready = invoke("health", "--config", str(file), "--wait", "60")
+    server.shutdown()
+    server.server_close()
+    assert (ready.exit_code, ready.output) == (0, "")
+    assert asked == ["/health/ready"] * 3
+
+
 @pytest.mark.parametrize(
     ("status", "tls", "says"), [(200, False, ""), (200, True, ""), (503, False, "makes no progress")]
 )

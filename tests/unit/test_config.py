@@ -276,6 +276,19 @@ def test_an_empty_credential_counts_as_absent_but_a_configured_file_must_have_co
     assert problems(f"[http]\ntokens_file = '{tmp_path / 'api-token'}'")
 
 
+@pytest.mark.parametrize("gateway", [True, False])
+def test_the_listeners_key_may_be_a_credential_which_is_nothing_without_a_certificate(tmp_path, gateway):
+    """A daemon and a gateway of one host share the credential; one of them may listen on loopback without TLS."""
+    for name in ("tls-key", "tls.pem", "own-key"):
+        (tmp_path / name).write_text("x")
+    environ = {"HOME": "/", "CREDENTIALS_DIRECTORY": str(tmp_path), "CORRELATOR_CLUSTER__URL": "nats://127.0.0.1:4222"}
+    assert load(None, environ, gateway=gateway).http.tls_key is None
+    environ["CORRELATOR_HTTP__TLS_CERT"] = str(tmp_path / "tls.pem")
+    assert load(None, environ, gateway=gateway).http.tls_key == tmp_path / "tls-key"
+    environ["CORRELATOR_HTTP__TLS_KEY"] = str(tmp_path / "own-key")
+    assert load(None, environ, gateway=gateway).http.tls_key == tmp_path / "own-key"
+
+
 def test_a_file_that_is_nested_without_end_is_a_problem(problems):
     (line,) = problems("x = " + "[" * 20_000)
     assert "not TOML" in line
