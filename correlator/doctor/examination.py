@@ -38,7 +38,8 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
     answer = await guarded(daemon.PORT, daemon.inspect(config, url, token or service.token_of(config)))
     of_daemon = daemon.DaemonFindings((answer,)) if isinstance(answer, Check) else answer
     of_secrets = await guarded(host.SECRETS, asyncio.to_thread(host.secrets, setting))
-    of_host = [host.configuration(setting), of_secrets, host.versions()]
+    of_listener = await guarded(host.LISTENER, asyncio.to_thread(host.listener, config))
+    of_host = [host.configuration(setting), of_secrets, of_listener, host.versions()]
     if setting.gateway:
         of_unit = await guarded(host.UNIT_CHECK, host.unit_state(service.GATEWAY_UNIT))
         of_cluster = await _examine_cluster(config, of_daemon, gateway=True)

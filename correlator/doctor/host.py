@@ -26,12 +26,14 @@ from msgspec import Struct
 from correlator import __version__
 from correlator.config import loading
 from correlator.config.schema import Config, settings
+from correlator.config.values import is_loopback
 from correlator.doctor import service
 from correlator.doctor.report import Check, failure, ok, some, warning
 from correlator.doctor.service import Setting
 from correlator.state.checkpoint_file import Checkpoint
 
 CONFIGURATION, SECRETS, VERSIONS, UNIT_CHECK = "configuration", "secrets", "versions", "unit"
+LISTENER = "http.listen"
 DIRECTORY, CHECKPOINT = "state.directory", "state.checkpoint"
 
 LITTLE, TOO_LITTLE = 500 * 1024 * 1024, 64 * 1024 * 1024
@@ -114,6 +116,21 @@ def secrets(setting: Setting) -> Check:
         )
     count = "1 file with a secret" if len(there) == 1 else f"{len(there)} files with secrets"
     return ok(SECRETS, f"{count}, not readable by every user" if there else "no secret is in a file")
+
+
+def listener(config: Config) -> Check:
+    """Judge who can connect to the daemon, and who can read the traffic."""
+    http = config.http
+    if is_loopback(http.listen.host):
+        return ok(LISTENER, f"{http.listen}: only programs of this host can connect")
+    if http.tls_cert is not None:
+        return ok(LISTENER, f"{http.listen}, with TLS")
+    read = "tokens and jobs" if config.http.read_tokens() else "jobs, and so can everybody else: no token is needed"
+    lines = [
+        "Give it a certificate (http.tls_cert, docs/install.md), or let it listen on loopback, behind a proxy with TLS."
+    ]
+    fix = [f'http.listen = "127.0.0.1:{http.listen.port}"']
+    return warning(LISTENER, f"{http.listen}, without TLS: who sees the traffic can read {read}", lines, fix)
 
 
 def _is_private(file: Path) -> bool:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from correlator.config.schema import Mqtt
-from correlator.config.values import is_loopback
+from correlator.config.values import bracketed, is_loopback
 from correlator.doctor.report import Check, failure, listeners, ok, some, warning
 from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.connection import (
@@ -95,6 +95,9 @@ async def inspect(settings: Mqtt, *, running: bool) -> BrokerFindings:
     version = retained.pop(_VERSION, b"").decode("utf-8", "replace")
     if version:
         login = ok(LOGIN, f"{login.summary}; {version}")
+    if settings.password and not url.tls and not is_loopback(url.host):
+        words = f"{login.summary}, not encrypted: the password can be read on the network"
+        login = warning(LOGIN, words, fix=[f'mqtt.url = "mqtts://{bracketed(url.host)}:8883"'])
     return BrokerFindings((login, judge_acl(settings, tried, running=running)), retained, version)
 
 
@@ -243,18 +246,24 @@ def judge_retained(settings: Mqtt, retained: Mapping[str, bytes], unknown: Seque
 
 
 def clearing(settings: Mqtt, *topics: str) -> str:
-    """Return the command that removes the retained messages under `topics`."""
+    """Return the command that removes the retained messages under `topics`. No argument of a program is a password."""
     assert settings.url is not None
     words = ["mosquitto_sub", "-h", quote(settings.url.host), "-p", str(settings.url.port)]
     if settings.url.tls:
         ca = settings.tls.ca if settings.tls is not None else None
         words += ["--cafile", quote(str(ca))] if ca else ["--tls-use-os-certs"]
     if settings.username:
-        file = settings.password_file
-        words += ["-u", quote(settings.username), "-P", f'"$(cat {quote(str(file))})"' if file else '"$PASSWORD"']
+        words += ["-u", quote(settings.username)]
     # Any client that may publish can choose the name of an instance, so it must be quoted.
     words += [word for topic in topics for word in ("-t", quote(topic))]
-    return " ".join([*words, "--remove-retained", "--retained-only", "-W", "5"])
+    command = " ".join([*words, "--remove-retained", "--retained-only", "-W", "5"])
+    if not settings.username:
+        return command
+    # mosquitto_sub takes it from its file of options.
+    password = f"$(cat {quote(str(settings.password_file))})" if settings.password_file else "$PASSWORD"
+    options = f'printf -- \'-P %s\\n\' "{password}" >"$XDG_CONFIG_HOME/mosquitto_sub"'
+    folder = 'export XDG_CONFIG_HOME="$(mktemp -d)"; trap \'rm -r "$XDG_CONFIG_HOME"\' EXIT'
+    return f"({folder}; {options}; {command})"
 
 
 def _states(settings: Mqtt, retained: Mapping[str, bytes]) -> dict[str, str]:

@@ -54,6 +54,33 @@ def test_a_file_is_readable_for_the_service_and_one_with_a_password_for_no_other
     assert (other.status, other.fix) == (secret, (f"chmod o-rwx {file}",) if secret == "failure" else ())
 
 
+# -- the listener
+
+
+@pytest.mark.parametrize(
+    ("listen", "settings", "status", "says"),
+    [
+        ("127.0.0.1:8686", {}, "ok", "only programs of this host"),
+        ("[::1]:8686", {}, "ok", "only programs of this host"),
+        ("0.0.0.0:8686", {"tokens": True}, "warning", "without TLS: who sees the traffic can read tokens and jobs"),
+        ("[::]:8687", {"insecure": True}, "warning", "no token is needed"),
+        ("10.0.0.1:8686", {"tokens": True, "tls": True}, "ok", "with TLS"),
+    ],
+)
+def test_a_listener_that_others_can_reach_has_tls_or_a_warning(tmp_path, listen, settings, status, says):
+    (tmp_path / "file").write_text("a-token-of-some-length\n")
+    given = {"http__listen": listen, "http__insecure": str(settings.get("insecure", False)).lower()}
+    if settings.get("tokens"):
+        given["http__tokens_file"] = tmp_path / "file"
+    if settings.get("tls"):
+        given |= {"http__tls_cert": tmp_path / "file", "http__tls_key": tmp_path / "file"}
+    found = setting(**given)
+    check = host.listener(found.config)
+    assert (check.status, says in check.summary) == (status, True), check.summary
+    (fix,) = copyable(found, check).fix or ("none",)
+    assert (status == "warning") == (f"127.0.0.1:{found.config.http.listen.port}" in fix), fix
+
+
 # -- the state directory
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shlex
+import shutil
 import socket
+import subprocess
 from collections.abc import Callable
 from typing import Any
 
@@ -158,6 +161,29 @@ def status(state):
     return json.dumps({"state": state}).encode()
 
 
+@pytest.mark.parametrize("in_file", [True, False])
+def test_no_program_of_the_command_that_clears_topics_has_the_password_as_an_argument(tmp_path, in_file):
+    password, programs = "a 'b \"c $(d)", tmp_path / "programs"
+    (tmp_path / "word").write_text(f"{password}\n")
+    programs.mkdir()
+    for name in ("mosquitto_sub", "cat", "mktemp"):
+        real = shutil.which(name) if name != "mosquitto_sub" else None
+        said = 'cat "$XDG_CONFIG_HOME/mosquitto_sub"' if real is None else f'exec {real} "$@"'
+        (programs / name).write_text(f'#!/bin/sh\nprintf "%s\\n" "$0 $*" >>{tmp_path}/arguments\n{said}\n')
+        (programs / name).chmod(0o755)
+    file = {"mqtt__password_file": tmp_path / "word"} if in_file else {"mqtt__password": password}
+    command = mqtt.clearing(config(mqtt__username="correlator", **file).mqtt, "a/#")
+    environ = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "PASSWORD": "" if in_file else password}
+    environ["TMPDIR"] = str(tmp_path)
+    done = subprocess.run(
+        ["sh", "-e", "-c", command], env=environ, capture_output=True, text=True, timeout=10, check=True
+    )
+    assert done.stdout == f"-P {password}\n"
+    assert "mosquitto_sub -h 10.0.0.7" in (tmp_path / "arguments").read_text()
+    assert "$(d)" not in (tmp_path / "arguments").read_text()
+    assert {path.name for path in tmp_path.iterdir()} == {"word", "programs", "arguments"}
+
+
 def test_orphaned_topics_are_named_with_the_command_that_clears_them():
     topics = {
         "correlator/v1/here/status": status("offline"),  # ours, which may come back
@@ -173,11 +199,8 @@ def test_orphaned_topics_are_named_with_the_command_that_clears_them():
     check = mqtt.judge_retained(SETTINGS, topics, ["j1"])
     assert check.status == "warning"
     assert check.detail[0].startswith("offline, and not ours: old;")
-    begin, end = (
-        'mosquitto_sub -h 10.0.0.7 -p 1883 -u correlator -P "$PASSWORD" -t',
-        "--remove-retained --retained-only -W 5",
-    )
-    assert check.fix == (
+    begin, end = "mosquitto_sub -h 10.0.0.7 -p 1883 -u correlator -t", "--remove-retained --retained-only -W 5"
+    assert tuple(command.split("; ")[-1].removesuffix(")") for command in check.fix) == (
         f"{begin} 'correlator/v1/old/#' -t homeassistant/device/correlator_2Fv1_2Fold/+/config {end}",
         f"{begin} correlator/v1/here/job/j1/state {end}",
     )
