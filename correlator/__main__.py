@@ -9,7 +9,7 @@ except ModuleNotFoundError as error:
         raise
     sys.exit(
         f"correlator: the module {error.name} is not installed. Without the extra `server` this is only the client for"
-        " Python (docs/python.md). In a clone of the sources, say: pip install '.[server]'"
+        " Python (docs/python.md): install it again as 'FILE[server]', where FILE is its wheel (docs/install.md)"
     )
 
 if __name__ == "__main__":

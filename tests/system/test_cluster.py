@@ -32,7 +32,7 @@ def machine(
     """A system with an appliance's database, the package and the collector's account, and no network."""
     folder = tmp_path_factory.mktemp(request.param)
     root = installations.of(request.param).root.copy(folder)
-    prepare_host(root, folder, "127.0.0.1 localhost nats-1.example\n")
+    prepare_host(root, "127.0.0.1 localhost nats-1.example\n")
     with Machine(root, folder / "console") as machine:
         machine.run(APPLIANCE + INSERT.format(job=JOB, name="gui-0"))
         yield machine

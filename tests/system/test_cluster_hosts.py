@@ -38,7 +38,7 @@ def hosts(installations: Installations, tmp_path_factory: pytest.TempPathFactory
         for host in HOSTS:
             folder = tmp_path_factory.mktemp(host)
             root = installed.copy(folder)
-            prepare_host(root, folder, f"127.0.0.1 localhost\n{names}")
+            prepare_host(root, f"127.0.0.1 localhost\n{names}")
             machine = stack.enter_context(Machine(root, folder / "console"))
             machine.run(f"hostname {host}; systemctl daemon-reload")
             machines[host] = machine

@@ -4,6 +4,7 @@ The commands are those of the documents: each block of shell in them is run as i
 """
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,7 @@ def followed(package: Path, newer_package: Path, tmp_path_factory: pytest.TempPa
     """A Debian 13 with an appliance's database, on which somebody has done what install.md says."""
     folder = tmp_path_factory.mktemp("install")
     root = Root("trixie", folder)
-    root.put(f"/root/{package.name}", package)
+    root.put(f"/root/build/{package.name}", package)
     root.put("/root/later.deb", newer_package)
     root.put("/root/appliance.sql", SCHEMA)
     with Machine(root, folder / "console") as machine:
@@ -66,9 +67,8 @@ def test_the_installation_lasts_less_than_five_minutes(followed: Followed):
 
 
 def test_then_it_is_ready_reads_the_database_and_publishes_to_the_broker(followed: Followed):
-    ready = next(text for step, text in followed.said.items() if "/health/ready" in step)
-    # curl reports each 503 before it asks again, and ends no line: what the next command prints follows.
-    health, _ = json.JSONDecoder().raw_decode(ready[ready.index("{") :])
+    asked = "sed 's/^/Authorization: Bearer /' /etc/correlator/api-token | curl --silent --header @- --insecure"
+    health = json.loads(followed.machine.run(f"{asked} https://localhost:8686/health/ready"))
     assert (health["ready"], health["degraded"]) == (True, False), health
     step = next(step for step in followed.said if "mosquitto_sub" in step)
     state = json.loads(followed.said[step].splitlines()[-1])["state"]
@@ -92,26 +92,27 @@ def test_the_doctor_finds_nothing_wrong(followed: Followed):
     assert followed.machine.run(f'{step.strip()}; echo "exit $?"', check=False).splitlines()[-1] == "exit 0"
 
 
-def test_opened_to_others_it_asks_for_the_token(followed: Followed):
-    asked = "curl --silent --output /dev/null --write-out '%{http_code}' http://localhost:8686/api/v1/jobs"
-    assert followed.machine.run(asked) == "401"
+def test_opened_to_others_it_has_tls_and_asks_for_the_token(followed: Followed):
+    asked = "curl --silent --output /dev/null --write-out '%{http_code}' --cacert /etc/correlator/tls.pem"
+    assert followed.machine.run(f"{asked} https://localhost:8686/api/v1/jobs") == "401"
+    by_name = '--resolve "$(hostname):8686:127.0.0.1" "https://$(hostname):8686/health/ready"'
+    assert followed.machine.run(f"{asked} {by_name}") == "200"
+    assert re.search(r"http\.listen +0\.0\.0\.0:8686, with TLS", followed.machine.run("correlator doctor"))
 
 
 def test_upgrade_downgrade_and_removal_work_as_documented(followed: Followed, package: Path, newer_package: Path):
     machine = followed.machine
     version = "dpkg-query --show --showformat='${Version}' correlator"
     installed = machine.run(version)
-    machine.run(f"mv {package.name} /tmp; mv later.deb {newer_package.name}")
+    machine.run(f"mv later.deb {newer_package.name}")
     said = follow(machine, "upgrade.md", "Upgrading")
     assert "0.0.0.0:8686" in next(text for step, text in said.items() if "check-config" in step)
     assert machine.run(version) == NEWER
     follow(machine, "upgrade.md", "Upgrading the system")
-    machine.run(f"rm {newer_package.name}; mv /tmp/{package.name} .")
+    machine.run(f"rm {newer_package.name}; mv build/{package.name} .")
     follow(machine, "upgrade.md", "Going back")
     assert machine.run(version) == installed
-    machine.run(
-        "curl --fail --silent --retry 60 --retry-connrefused --retry-delay 1 http://localhost:8686/health/ready"
-    )
+    machine.run("correlator health --wait 60")
     follow(machine, "upgrade.md", "Removing")
     assert machine.run("systemctl is-active correlator", check=False).strip() == "inactive"
     assert machine.run("ls -d /etc/correlator /var/lib/private/correlator /usr/lib/correlator 2>/dev/null; true") == ""
@@ -119,7 +120,7 @@ def test_upgrade_downgrade_and_removal_work_as_documented(followed: Followed, pa
 
 def test_every_block_of_shell_in_the_documents_is_followed():
     """Here, or in test_other_installations.py; but for the container, whose base image only a registry has."""
-    elsewhere = {"As a container", "By uv, on any Linux", "By hand, as a service"}
+    elsewhere = {"As a container", "With uv, for one user", "By hand, as a service"}
     documented = {
         (document, section)
         for document in ("install.md", "upgrade.md")

@@ -1,6 +1,6 @@
 """The installations of docs/install.md without the Debian package, exactly as written, on a Debian 13 without network.
 
-What they would fetch lies beside: the wheels that the package carries, and what builds ours.
+What they would fetch lies beside: the wheels that the package carries, and those that build ours.
 """
 
 import sys
@@ -14,21 +14,18 @@ from correlator import __version__
 from tests.support.mariadb import SCHEMA
 from tests.support.markdown import shell_blocks
 from tests.support.paths import REPOSITORY
-from tests.support.system.installations import add_backend
 from tests.support.system.nspawn import Machine
 from tests.support.system.roots import Root
+from tests.support.system.wheels import wheels_that_build
 
-SOURCES = ("LICENSE", "README.md", "correlator", "deploy", "pyproject.toml", "requirements")
+SOURCES = ("LICENSE", "Makefile", "README.md", "correlator", "deploy", "pyproject.toml", "requirements")
 WITHIN = 120.0
 
 OFFLINE = {
     "PIP_NO_INDEX": "1",
     "PIP_NO_COMPILE": "1",  # Python does it when it runs
-    "PIP_FIND_LINKS": "/root/unpacked/usr/lib/correlator/wheels",
-    "PIP_NO_BUILD_ISOLATION": "false",  # as pip reads it: no isolation
-    "PYTHONPATH": "/root/backend",
-    "UV_FIND_LINKS": "/root/unpacked/usr/lib/correlator/wheels",
-    "UV_NO_BUILD_ISOLATION": "1",
+    "PIP_FIND_LINKS": "/root/unpacked/usr/lib/correlator/wheels /root/wheels",
+    "UV_FIND_LINKS": "/root/unpacked/usr/lib/correlator/wheels,/root/wheels",
     "UV_NO_INDEX": "1",
     "UV_OFFLINE": "1",
     "UV_PYTHON_DOWNLOADS": "never",
@@ -36,7 +33,7 @@ OFFLINE = {
 
 
 def packed(target: Path) -> Path:
-    """A clone of the sources, and beside it what builds a wheel of them."""
+    """A clone of the sources."""
     with tarfile.open(target, "w") as archive:
         for name in SOURCES:
             archive.add(
@@ -44,7 +41,6 @@ def packed(target: Path) -> Path:
                 f"clone/{name}",
                 filter=lambda member: None if "__pycache__" in member.name else member,
             )
-        add_backend(archive)
     return target
 
 
@@ -55,6 +51,8 @@ def machine(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     root = Root("trixie", folder)
     root.put("/root/sources.tar", packed(folder / "sources.tar"))
     root.put("/root/correlator.deb", package)
+    for wheel in wheels_that_build():
+        root.put(f"/root/wheels/{wheel.name}", wheel)
     root.put("/root/appliance.sql", SCHEMA)
     given = "".join(f'export {name}="{value}"\n' for name, value in OFFLINE.items())
     root.put("/root/given", f"{given}cd /root/clone\nset -e\n".encode())
@@ -86,5 +84,5 @@ def test_by_hand_it_is_a_service(machine: Machine):
 
 
 def test_uv_makes_it_a_command(machine: Machine):
-    follow_offline(machine, "By uv, on any Linux")
+    follow_offline(machine, "With uv, for one user")
     assert machine.run("/root/.local/bin/correlator --version").strip() == f"correlator {__version__}"

