@@ -226,6 +226,18 @@ CLIENTS_LAGGING = gauge("correlator_readers_lagging", "Connections that read slo
 CLIENTS_CLOSED = counter("correlator_readers_closed", "Connections closed by the correlator.", ["reason"])
 for _reason in ("slow", "gone"):
     CLIENTS_CLOSED.labels(_reason)
+REFUSED = counter(
+    "correlator_http_refused",
+    "Requests and websockets that were refused, 401, 403 and too many wrong tokens (429). no_token, wrong_token,"
+    " expired, ticket: nobody is known by what they sent. guesses: too many wrong tokens came from that address. scope,"
+    " instance: the token is not for that. host, origin: a name or a page that is not listed.",
+    ["reason"],
+)
+TOKEN_EXPIRES = gauge(
+    "correlator_http_token_expires_timestamp_seconds",
+    "Unix time at which a token with a name and an end expires.",
+    ["token"],
+)
 CONNECTIONS = gauge("correlator_connections", "Open connections to the listener, idle ones too.")
 CONNECTIONS_ENDED = counter(
     "correlator_connections_ended",

@@ -25,8 +25,8 @@ from correlator.model.rows import JobRecord
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import LinesPage
 from correlator.sinks.http import connections
-from correlator.sinks.http.access import FLOOD_DELAY, Floods
 from correlator.sinks.http.connections import Connections, HttpConnection, Peer
+from correlator.sinks.http.floods import FLOOD_DELAY, Floods
 from correlator.sinks.http.websocket import WebsocketConnection
 from tests.support.background import in_background
 from tests.support.certificates import Certificates

@@ -39,6 +39,7 @@ from correlator.model.persisted import Cursor
 from correlator.model.rows import JobRecord, LogRow, StepRecord
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http import sse, websocket
+from correlator.sinks.http.audit import Audit
 from correlator.sinks.http.requests import as_problem
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.turns import Work
@@ -244,7 +245,7 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
     archive = DatabaseArchive(SQLiteDatabase(appliance_file))
     hub = LocalHub(Index(), archive)
     hub.status.loading = False
-    rest = Rest(hub, Work())
+    rest = Rest(hub, Work(), Audit(time.monotonic))
     with asyncio.Runner() as runner:
 
         def ask(target: str) -> int:

@@ -6,6 +6,7 @@ import sys
 from unittest.mock import Mock
 
 import pytest
+from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,18 +14,16 @@ from hypothesis import strategies as st
 from correlator.config.schema import Config, Http
 from correlator.model.messages import CloseCode
 from correlator.sinks.http.access import (
-    MAX_FLOODS,
     MAX_TICKETS,
     MAX_TICKETS_EACH,
     TICKET_SECONDS,
     Access,
-    Floods,
-    Pace,
     Rules,
     TrustedProxies,
     share_of,
 )
-from correlator.sinks.http.grants import ANYBODY
+from correlator.sinks.http.floods import MAX_FLOODS, Floods, Pace
+from correlator.sinks.http.grants import ANYBODY, Denied, Grant
 from correlator.sinks.http.server import ListenerConfig
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE
@@ -54,6 +53,14 @@ def request(path="/", address="10.0.0.1", **headers):
     transport.get_extra_info.side_effect = lambda name, default=None: (address, 1) if name == "peername" else default
     named = {name.title(): value for name, value in headers.items()}
     return make_mocked_request("GET", path, headers={"Host": "box.example:8686", **named}, transport=transport)
+
+
+async def admitted(at: Access, asked: web.BaseRequest) -> Grant | None:
+    """The grant of a request; None if it is denied."""
+    try:
+        return await at.admit(asked)
+    except Denied:
+        return None
 
 
 @pytest.mark.parametrize(
@@ -160,45 +167,46 @@ def test_what_a_page_of_another_site_sends_is_foreign_unless_it_has_a_ticket(hea
         *((header, None) for header in ("Bearer", "Basic second", "second", "Bearer secon", "Bearer second2", "")),
     ],
 )
-def test_any_of_the_tokens_is_accepted_and_no_other(header, token):
+async def test_any_of_the_tokens_is_accepted_and_no_other(header, token):
     at = access(grants=granted("first", "second"))
-    assert at.authorised(request(authorization=header)) == (granted(token)[0] if token else None)
-    assert at.known("\ud800") is None, "it is no text"
-    assert access().authorised(request(authorization=header)) == ANYBODY
+    assert await admitted(at, request(authorization=header)) == (granted(token)[0] if token else None)
+    with pytest.raises(Denied, match="not known"):
+        await at.log_in("\ud800", "10.0.0.1")
+    assert await admitted(access(), request(authorization=header)) == ANYBODY
 
 
-def test_a_ticket_admits_one_request_and_ends_after_its_seconds(clock):
+async def test_a_ticket_admits_one_request_and_ends_after_its_seconds(clock):
     (grant,) = granted("t")
     at = access(clock, grants=[grant])
     early, late = (request(f"/?ticket={at.ticket(grant)}") for _ in range(2))
     clock.now += TICKET_SECONDS - 0.1
-    assert [at.authorised(early), at.authorised(early)] == [grant, None]
+    assert [await admitted(at, early), await admitted(at, early)] == [grant, None]
     clock.now += 0.1
-    assert not at.authorised(late)
+    assert not await admitted(at, late)
 
 
-def test_a_token_that_asks_for_many_tickets_revokes_its_own_oldest_and_no_other():
+async def test_a_token_that_asks_for_many_tickets_revokes_its_own_oldest_and_no_other():
     grant, other = granted("t", "other")
     at = access(grants=[grant, other])
     of_other = at.ticket(other)
     first, second, *_, last = [at.ticket(grant) for _ in range(MAX_TICKETS_EACH + 1)]
-    found = [at.authorised(request(f"/?ticket={t}")) for t in (first, second, last, of_other)]
+    found = [await admitted(at, request(f"/?ticket={t}")) for t in (first, second, last, of_other)]
     assert found == [None, grant, grant, other]
 
 
-def test_the_tickets_of_all_tokens_are_bounded_and_those_that_expired_do_not_count(clock):
+async def test_the_tickets_of_all_tokens_are_bounded_and_those_that_expired_do_not_count(clock):
     grants = granted(*(str(n) for n in range(MAX_TICKETS // MAX_TICKETS_EACH + 1)))
     at = access(clock, grants=grants)
     expired = at.ticket(grants[0])
     clock.now += TICKET_SECONDS
     kept = [at.ticket(grant) for grant in grants[:-1] for _ in range(MAX_TICKETS_EACH)]
-    assert at.authorised(request(f"/?ticket={expired}")) is None
+    assert await admitted(at, request(f"/?ticket={expired}")) is None
     more = at.ticket(grants[-1])
-    found = [at.authorised(request(f"/?ticket={t}")) for t in (kept[0], kept[1], more)]
+    found = [await admitted(at, request(f"/?ticket={t}")) for t in (kept[0], kept[1], more)]
     assert found == [None, grants[0], grants[-1]]
 
 
-def test_a_ticket_of_a_revoked_token_is_refused():
+async def test_a_ticket_of_a_revoked_token_is_refused():
     grants = kept_grant, _ = granted("kept", "revoked")
     at = access(grants=grants)
     kept, revoked = map(at.ticket, grants)
@@ -206,8 +214,8 @@ def test_a_ticket_of_a_revoked_token_is_refused():
     at.change(Rules([kept_grant]))
     assert at.changed.is_set()
     assert [at.holds(grant) for grant in (*grants, ANYBODY)] == [True, False, False]
-    assert at.authorised(request(f"/?ticket={revoked}")) is None
-    assert at.authorised(request(f"/?ticket={kept}")) == kept_grant
+    assert await admitted(at, request(f"/?ticket={revoked}")) is None
+    assert await admitted(at, request(f"/?ticket={kept}")) == kept_grant
     at.change(Rules())
     still = [at.holds(grant) for grant in (*grants, ANYBODY)]
     assert still == [True, True, True], "where no token is configured any more every connection stays"

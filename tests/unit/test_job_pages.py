@@ -7,6 +7,7 @@ import itertools
 import json
 import random
 import socket
+import time
 from typing import Any
 
 import aiohttp
@@ -19,6 +20,7 @@ from correlator.jobs import encoding
 from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import ArchivePage, JobQuery, LinesFound
+from correlator.sinks.http.audit import Audit
 from correlator.sinks.http.rest import JobPages, Rest, encode_cursor
 from correlator.sinks.turns import Work
 from tests.support import raw_http
@@ -108,7 +110,7 @@ def _listed(response: web.Response) -> list[dict[str, Any]]:
 
 async def test_a_document_in_lists_is_encoded_once_for_each_revision(monkeypatch):
     harness = _with_jobs(3)
-    rest, made = Rest(harness.hub, Work()), list[str]()
+    rest, made = Rest(harness.hub, Work(), Audit(time.monotonic)), list[str]()
     document = encoding.document
 
     def counted(shown, *args, **options):
@@ -126,7 +128,7 @@ async def test_a_document_in_lists_is_encoded_once_for_each_revision(monkeypatch
 
 
 async def test_lists_that_are_asked_for_at_once_are_made_in_different_rounds_of_the_loop():
-    rest = Rest(_with_jobs(120).hub, Work())
+    rest = Rest(_with_jobs(120).hub, Work(), Audit(time.monotonic))
     made: list[int] = []
     done = 0
 

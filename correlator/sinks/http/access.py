@@ -25,7 +25,10 @@ from msgspec import Struct
 
 from correlator.bounded import BoundedDict
 from correlator.model.messages import CloseCode
-from correlator.sinks.http.grants import ANYBODY, Grant, Need
+from correlator.ops import metrics
+from correlator.sinks.http.audit import Audit
+from correlator.sinks.http.floods import Guesses
+from correlator.sinks.http.grants import ANYBODY, REASONS, Denied, Grant, Need
 
 TICKET_SECONDS = 30.0
 """Seconds for which a ticket is valid."""
@@ -38,11 +41,6 @@ EXPIRED_AT_ONCE = 4
 
 CHECKED_AT_ONCE = 100
 """Connections whose token is checked in one step after a change of the rules. To close one takes about 10 µs."""
-
-FLOOD_DELAY, MAX_FLOOD_DELAY = 0.5, 5.0
-FLOOD_FORGOTTEN = 5.0
-MAX_FLOODS = 10_000
-"""Seconds, and addresses. See `Floods`."""
 
 MAX_HOPS = 20
 """Proxies in a row whose addresses are read."""
@@ -69,6 +67,9 @@ class Rules(Struct, frozen=True):
 
 DEFAULT: Final = Rules()
 
+for _reason in REASONS:  # see `metrics`: an alert uses them
+    metrics.REFUSED.labels(_reason)
+
 
 class Access:
     """The access rules of one listener, replaceable at run time by `change`.
@@ -87,6 +88,8 @@ class Access:
         self._now = now
         self._own_hosts = frozenset({"localhost", listen_host.lower()})
         self._tickets = Tickets(clock)
+        self._guesses = Guesses(clock)
+        self.audit = Audit(clock)
         self.changed = asyncio.Event()
         """Set by `change`. Connections whose grant does not hold any more must be closed then."""
         self._connections: Counter[str] = Counter()
@@ -96,6 +99,10 @@ class Access:
         """Replace the rules. A token without a grant among them is revoked, as are the tickets it requested."""
         self._rules = rules
         self._grants = {grant.secret: grant for grant in rules.grants}
+        metrics.TOKEN_EXPIRES.clear()
+        for grant in self._grants.values():
+            if grant.until < math.inf:
+                metrics.TOKEN_EXPIRES.labels(grant.name).set(grant.until)
         self._origins = frozenset(o.lower().rstrip("/") for o in rules.origins)
         self._hosts = self._own_hosts | {h.lower() for h in rules.hosts}
         self._proxies = TrustedProxies(rules.proxies)
@@ -142,9 +149,28 @@ class Access:
         return header is None or request.host == header or self.host_allowed(request.host)
 
     def may_see_names(self, request: web.BaseRequest) -> bool:
-        """True if the answer to an open path may name servers, receivers and errors. A ticket is not used up."""
-        grant = self.authorised(request, tickets=False) if self.hosts_allowed(request) else None
-        return grant is not None and grant.covers(Need.READ) and grant.instances is None
+        """True if the answer to an open path may name servers, receivers and errors. A ticket is not used up.
+
+        A probe must not wait: where a token would have to, it is not checked.
+        """
+        if not self.hosts_allowed(request):
+            return False
+        if not self._grants:
+            return True
+        given, address = (bearer_of(request) or "").encode("utf-8", "replace"), request.remote or ""
+        if not given or self._guesses.delay(address, given):
+            return False
+        try:
+            grant = self._checked(given, address)
+        except Denied as denied:
+            self.note(denied, address)
+            return False
+        return grant.covers(Need.READ) and grant.instances is None
+
+    def note(self, denied: Denied, address: str) -> None:
+        """Count a refusal, and write it to the journal."""
+        metrics.REFUSED.labels(denied.reason).inc()
+        self.audit.refused(denied, address)
 
     def origin_allowed(self, request: web.BaseRequest) -> bool:
         """True without an Origin header, for the daemon's own origin, and for configured ones.
@@ -162,7 +188,7 @@ class Access:
 
         For an image, a script or a link there is no Origin header: the page cannot read the answer, and the request
         would have been answered. One with a ticket was meant to be sent. A token in a header is no sign of that: such
-        a page cannot set one, and a proxy sets it for everybody. `grant`: what `authorised` returned.
+        a page cannot set one, and a proxy sets it for everybody. `grant`: what `admit` returned.
         """
         has_ticket = grant is not ANYBODY and hdrs.AUTHORIZATION not in request.headers
         is_hidden = hdrs.ORIGIN not in request.headers
@@ -186,28 +212,43 @@ class Access:
             "Access-Control-Expose-Headers": "ETag, Retry-After, Content-Disposition",
         }
 
-    def authorised(self, request: web.BaseRequest, *, tickets: bool = True) -> Grant | None:
-        """The grant of the token in ``Authorization: Bearer``, or of a ticket in the query, which is used up, or None.
+    async def admit(self, request: web.BaseRequest, *, tickets: bool = True) -> Grant:
+        """The grant of the ticket in the query, which is used up, or of the token in ``Authorization: Bearer``.
 
-        Returns `ANYBODY` if no token is needed.
+        Returns `ANYBODY` if no token is needed. Raises: `Denied`.
         """
         if not self._grants:
             return ANYBODY
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and (known := self.known(token.strip())) is not None:
-            return known
         ticket = request.query.get("ticket") if tickets else None
         known = self._tickets.redeem(ticket) if ticket is not None else None
-        return known if known is not None and self.holds(known) else None
+        if known is not None and self.holds(known):
+            return known
+        if (token := bearer_of(request)) is not None:
+            return await self.log_in(token, request.remote or "")
+        if ticket is not None:
+            raise Denied("ticket", "this ticket has been used, or has expired: get another one by POST /api/v1/ticket")
+        raise Denied("no_token", "a token is needed: Authorization: Bearer …, or a ticket of POST /api/v1/ticket")
 
-    def known(self, token: str) -> Grant | None:
-        """The grant of a token; None if it has none now. Compares with all tokens in constant time."""
+    async def log_in(self, token: str, address: str) -> Grant:
+        """The grant of a token that comes from this address. Raises: `Denied`."""
         given = token.encode("utf-8", "replace")
-        found = [grant for secret, grant in self._grants.items() if hmac.compare_digest(given, secret)]
-        return found[0] if found and found[0].until > self._now() else None
+        if not await self._guesses.turn(address, given):
+            raise Denied("guesses", "too many wrong tokens came from this address: repeat the request later")
+        return self._checked(given, address)
+
+    def _checked(self, token: bytes, address: str) -> Grant:
+        """The grant of a token. It is compared with all tokens in constant time. Raises: `Denied`."""
+        found = [grant for secret, grant in self._grants.items() if hmac.compare_digest(token, secret)]
+        if not found:
+            self._guesses.wrong(address)
+            raise Denied("wrong_token", "this token is not known")
+        self._guesses.right(address, token)
+        if found[0].until <= self._now():
+            raise Denied("expired", "this token has expired", found[0])
+        return found[0]
 
     def holds(self, grant: Grant) -> bool:
-        """True if a grant that `authorised` or `known` returned still holds: its token has as many rights now."""
+        """True if a grant that `admit` or `log_in` returned still holds: its token has as many rights now."""
         if not self._grants:
             return True
         current = self._grants.get(grant.secret)
@@ -230,6 +271,7 @@ class Access:
         """Count a connection while the block runs. Yields (close code, reason) if it must be refused, else None."""
         address = request.remote or ""
         if not self.origin_allowed(request):
+            self.note(Denied("origin", FOREIGN_ORIGIN), address)
             yield CloseCode.FORBIDDEN, FOREIGN_ORIGIN
             return
         rules = self._rules
@@ -321,57 +363,10 @@ class TrustedProxies:
         return parsed is not None and any(ipaddress.ip_address(parsed) in network for network in self._networks)
 
 
-class Pace:
-    """Rate limit of one client (token bucket): `burst` messages at once, `rate` per second on average.
-
-    `clock`: monotonic seconds.
-    """
-
-    def __init__(self, burst: int, rate: float, clock: Callable[[], float]) -> None:
-        self._burst = float(burst)
-        self._rate = rate
-        self._clock = clock
-        self._left, self._at = self._burst, clock()
-
-    def allows(self) -> bool:
-        """Count one message. Returns False if it exceeds the limit."""
-        now = self._clock()
-        self._left = min(self._burst, self._left + (now - self._at) * self._rate)
-        self._at = now
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
-
-
-class Floods:
-    """Delays for addresses whose connections were closed because they sent too much.
-
-    Such a connection costs its burst, and one that comes back at once would cost it again and again. So an address has
-    to wait `FLOOD_DELAY` seconds for each flood, which is forgotten after `FLOOD_FORGOTTEN`, but `MAX_FLOOD_DELAY` at
-    most, as other clients may have the same address. `clock`: monotonic seconds.
-    """
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._until: BoundedDict[str, float] = BoundedDict(MAX_FLOODS)
-        """For an address: when its floods have been forgotten."""
-
-    def note(self, address: str) -> None:
-        """A connection of this address was closed."""
-        most = FLOOD_FORGOTTEN * MAX_FLOOD_DELAY / FLOOD_DELAY
-        until = max(self._until.pop(address, 0.0), self._clock())
-        self._until[address] = min(until + FLOOD_FORGOTTEN, self._clock() + most)
-
-    def delay(self, address: str) -> float:
-        """Seconds that a new connection of this address has to wait."""
-        if (until := self._until.get(address)) is None:
-            return 0.0
-        left = until - self._clock()
-        if left <= 0:
-            del self._until[address]
-            return 0.0
-        return min(MAX_FLOOD_DELAY, left / FLOOD_FORGOTTEN * FLOOD_DELAY)
+def bearer_of(request: web.BaseRequest) -> str | None:
+    """The token of ``Authorization: Bearer``, if there is one."""
+    scheme, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
+    return token.strip() or None if scheme.lower() == "bearer" else None
 
 
 @lru_cache(10_000)

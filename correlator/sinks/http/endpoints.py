@@ -62,7 +62,7 @@ class HubEndpoints:
         self.streams = Streams(hub, limits, work)
         self._sockets = Websockets(hub, access, self.streams, instance=instance, streams_for=streams_for)
         self._events = EventStreams(hub, access, self.streams)
-        rest = Rest(hub, work)
+        rest = Rest(hub, work, access.audit)
         failover = FailoverStatus(hub, work, unknown_id_wait=unknown_id_wait)
         answers: dict[str, Handler] = {
             "/api/v1/jobs/{id:[^/]+}": rest.job,  # first: aiohttp tries these in order, and most requests are for it

@@ -16,13 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from enum import Enum
-from typing import Final
+from http import HTTPStatus
+from typing import Final, Literal, TypeAlias, get_args
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 from msgspec import Struct
 
 from correlator.config.tokens import SCOPES, AcceptedToken
+from correlator.model.messages import CloseCode
 
 
 class Need(Enum):
@@ -34,6 +36,39 @@ class Need(Enum):
     """No token: the files of the page, and the websocket, which gets its token in `hello`."""
     METRICS = "metrics"
     READ = "read"
+
+
+Reason: TypeAlias = Literal[
+    "no_token", "wrong_token", "expired", "ticket", "guesses", "scope", "instance", "host", "origin"
+]
+REASONS: Final[tuple[Reason, ...]] = get_args(Reason)
+"""Why requests are refused: the labels of the metric."""
+
+_STATUS: Final[dict[Reason, HTTPStatus]] = {
+    **dict.fromkeys(("no_token", "wrong_token", "expired", "ticket"), HTTPStatus.UNAUTHORIZED),
+    "guesses": HTTPStatus.TOO_MANY_REQUESTS,
+}
+_CLOSE_CODE: Final[dict[Reason, CloseCode]] = {
+    **dict.fromkeys(("no_token", "expired", "ticket"), CloseCode.UNAUTHORISED),
+    "guesses": CloseCode.TOO_MANY,
+}
+
+
+class Denied(Exception):
+    """A request is refused: it has no valid token, or may not do what it asks for. `grant`: that of its token."""
+
+    def __init__(self, reason: Reason, detail: str, grant: Grant | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.grant = grant
+
+    @property
+    def status(self) -> HTTPStatus:
+        return _STATUS.get(self.reason, HTTPStatus.FORBIDDEN)
+
+    @property
+    def close_code(self) -> CloseCode:
+        return _CLOSE_CODE.get(self.reason, CloseCode.FORBIDDEN)
 
 
 class Grant(Struct, frozen=True):
@@ -54,6 +89,16 @@ class Grant(Struct, frozen=True):
         """True if a request with this grant may use a route that has this need."""
         return need in (Need.NOTHING, Need.HOST) or need.value in self.scope
 
+    def check(self, need: Need, instance: str | None) -> None:
+        """Raises `Denied` unless the grant covers `need`, and shows the appliance that the address names, if any.
+
+        The answer does not say whether there is such an appliance.
+        """
+        if not self.covers(need):
+            raise Denied("scope", f"this token does not have the scope {need.value}", self)
+        if instance is not None and not self.shows(instance):
+            raise Denied("instance", f"this token does not show the appliance {instance!r}", self)
+
     def includes(self, other: Grant) -> bool:
         """True if everything that `other` allows is allowed."""
         return other.scope <= self.scope and (
@@ -70,11 +115,6 @@ ANYBODY: Final = Grant()
 
 GRANT: Final = web.RequestKey("grant", Grant)
 """Key under which a request carries the grant of its token."""
-
-
-def not_shown(instance: str) -> str:
-    """Why a request is refused whose grant does not show an appliance. It does not say whether there is one."""
-    return f"this token does not show the appliance {instance!r}"
 
 
 def grants_of(tokens: Iterable[AcceptedToken]) -> tuple[Grant, ...]:

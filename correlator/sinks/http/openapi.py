@@ -61,8 +61,12 @@ AWAY: Final = _problem(
 )
 BUSY: Final = _problem(
     HTTPStatus.TOO_MANY_REQUESTS,
-    "The client's address has too many requests that wait, or replies that it has not read. Repeat the request.",
+    "The client's address has too many requests that wait, replies that it has not read, or wrong tokens. Repeat the"
+    " request.",
     RETRY,
+)
+GUESSES: Final = _problem(
+    HTTPStatus.TOO_MANY_REQUESTS, "Too many wrong tokens came from the client's address. Repeat the request.", RETRY
 )
 UNKNOWN: Final = _problem(HTTPStatus.NOT_FOUND, "No job is known by this ID.")
 
@@ -74,7 +78,7 @@ UNAUTHORIZED: Final = _problem(
     "Tokens are configured, and the request has no valid one.",
     ("WWW-Authenticate", "`Bearer`"),
 )
-OPEN, HOST, TOKEN = (), (FORBIDDEN,), (FORBIDDEN, UNAUTHORIZED)
+OPEN, HOST, TOKEN = (), (FORBIDDEN,), (FORBIDDEN, UNAUTHORIZED, GUESSES)
 """How a request is refused before it reaches its endpoint: never, by its Host, by Host and token."""
 
 TOO_LONG: Final = (
@@ -256,7 +260,10 @@ _ENDPOINTS: Final = (
         (
             _ok("Each `data` is a message, each `id` is `{epoch}:{seq}`; see asyncapi.json.", str, EVENT_STREAM),
             BAD,
-            _problem(HTTPStatus.TOO_MANY_REQUESTS, "The limit of streaming connections is reached."),
+            _problem(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                "The limit of streaming connections is reached, or too many wrong tokens came from the address.",
+            ),
             _problem(HTTPStatus.SERVICE_UNAVAILABLE, "The daemon is shutting down.", RETRY),
             _problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "HTTP/1.0 has no streams."),
         ),
@@ -453,7 +460,7 @@ _SECURITY: Final = {
 
 
 def _operation(endpoint: Endpoint, refs: dict[Any, Schema], schemas: Schema) -> Schema:
-    answers = {answer.status: answer for answer in (*endpoint.answers, *TOO_LONG, *endpoint.gate)}
+    answers = {answer.status: answer for answer in (*endpoint.gate, *TOO_LONG, *endpoint.answers)}
     return {
         "operationId": endpoint.name,
         "tags": [endpoint.tag],

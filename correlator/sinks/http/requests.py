@@ -27,6 +27,7 @@ from correlator.errors import BadRequest, NotFound, SourceUnavailable, drop_fram
 from correlator.jobs import encoding
 from correlator.model.parameters import JobFilters
 from correlator.pipeline.queries import JobQuery
+from correlator.sinks.http.grants import Denied
 from correlator.sinks.turns import Refused
 from correlator.web import File
 
@@ -81,6 +82,15 @@ def problem(status: int, detail: str, headers: dict[str, str] | None = None) -> 
         content_type="application/problem+json",
         headers=headers,
     )
+
+
+def refused(denied: Denied) -> web.Response:
+    """The response for a request that is not admitted."""
+    headers = {
+        HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},
+        HTTPStatus.TOO_MANY_REQUESTS: RETRY_AFTER,
+    }
+    return problem(denied.status, str(denied), headers.get(denied.status))
 
 
 def as_problem(error: Exception, request: web.Request) -> web.Response:  # noqa: PLR0911 - a list of errors

@@ -59,6 +59,8 @@ from correlator.pipeline.queries import (
     Operations,
     UsualSteps,
 )
+from correlator.sinks.http.audit import Audit
+from correlator.sinks.http.grants import GRANT
 from correlator.sinks.http.requests import (
     RETRY_AFTER,
     StreamedResponse,
@@ -298,9 +300,10 @@ _T = TypeVar("_T", bound=GetJobLog)
 class Rest:
     """The endpoints under ``/api/v1`` for jobs, their logs, IDs, entities and operations."""
 
-    def __init__(self, hub: Hub, work: Work) -> None:
+    def __init__(self, hub: Hub, work: Work, audit: Audit) -> None:
         self._hub = hub
         self._work = work
+        self._audit = audit
         self._pages = JobPages(hub, work)
         self._waits = JobWaits(hub, work)
         self._log_text = LogText(hub, work)
@@ -377,6 +380,8 @@ class Rest:
         return await respond(request, found[0], read(request, kind))
 
     async def _text(self, request: web.Request, shown: PublishedJob, asked: GetJobLog) -> web.StreamResponse:
+        if request.method != "HEAD":
+            self._audit.downloaded(request[GRANT], request.remote or "", shown.job_id)
         return await self._log_text.send(request, shown, _line_query(asked))
 
     async def _events(self, request: web.Request, shown: PublishedJob, asked: ListJobEvents) -> web.Response:
@@ -402,6 +407,7 @@ class Rest:
         words, places = _words(asked.text), given(asked.cursor)
         if not words:
             raise BadRequest("text: expected a word")
+        self._audit.searched(request[GRANT], request.remote or "")
         query = LineQuery(asked.level, since=since, until=until, words=words)
         start, before = decode_cursor(places, tuple[dict[str, Int64], float]) if places is not None else ({}, 0.0)
         async with self._work.queries.turn(request.remote or ""):

@@ -33,7 +33,7 @@ from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import FOREIGN_ORIGIN, Access, Rules
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
-from correlator.sinks.http.grants import GRANT, Need, Route, Routes, grants_of, not_shown
+from correlator.sinks.http.grants import GRANT, Denied, Need, Route, Routes, grants_of
 from correlator.sinks.http.requests import (
     RETRY_AFTER,
     REVALIDATED,
@@ -41,6 +41,7 @@ from correlator.sinks.http.requests import (
     file_response,
     json_response,
     problem,
+    refused,
     server_log,
 )
 from correlator.sinks.streaming.limits import DEFAULT, Limits
@@ -265,7 +266,10 @@ class HttpSink:
                 else:
                     if not probe:
                         await self._work.begin.round(request.remote or "")
-                    response = self._refusal(request, need) or await handler(request)
+                    response = await self._admitted(request, need) or await handler(request)
+            except Denied as denied:
+                self._access.note(denied, request.remote or "")
+                response = refused(denied)
             except Exception as error:  # noqa: BLE001 - every exception becomes a response
                 response = as_problem(error, request)
             if surplus:
@@ -309,10 +313,10 @@ class HttpSink:
             headers[hdrs.CACHE_CONTROL] = "no-store"
         headers.extend(self._access.cors(request))  # beside another Vary
 
-    def _refusal(self, request: web.Request, need: Need) -> web.Response | None:  # noqa: PLR0911 - a list of reasons
-        """The error response for a request that is not admitted, else None. `Websockets` checks its tokens itself.
+    async def _admitted(self, request: web.Request, need: Need) -> web.Response | None:
+        """Admit a request, or answer it. `need`: that of its route. `Websockets` checks its tokens itself.
 
-        `need`: that of its route.
+        Raises: `Denied`.
         """
         access, probe = self._access, need is Need.NOTHING
         host_allowed = probe or access.hosts_allowed(request)
@@ -321,27 +325,16 @@ class HttpSink:
         if probe:
             return None
         if not host_allowed:
-            return problem(
-                HTTPStatus.FORBIDDEN, "this Host is not served here: add its name to http.allowed_hosts if it is yours"
-            )
+            raise Denied("host", "this Host is not served here: add its name to http.allowed_hosts if it is yours")
         if need is Need.HOST:
             return None
         if not access.origin_allowed(request):
-            return problem(HTTPStatus.FORBIDDEN, FOREIGN_ORIGIN)
+            raise Denied("origin", FOREIGN_ORIGIN)
         is_ticket = local(request.path) == TICKET_PATH
-        grant = access.authorised(request, tickets=not is_ticket)  # a ticket must not create the next
-        if grant is None:
-            return problem(
-                HTTPStatus.UNAUTHORIZED,
-                "a token is needed: Authorization: Bearer …, or a ticket of POST /api/v1/ticket",
-                {"WWW-Authenticate": "Bearer"},
-            )
+        grant = await access.admit(request, tickets=not is_ticket)  # a ticket must not create the next
         if access.is_foreign(request, grant):
-            return problem(HTTPStatus.FORBIDDEN, "a page of another site sent this request: open the address by itself")
-        if not grant.covers(need):
-            return problem(HTTPStatus.FORBIDDEN, f"this token does not have the scope {need.value}")
-        if (instance := request.match_info.get("instance")) is not None and not grant.shows(instance):
-            return problem(HTTPStatus.FORBIDDEN, not_shown(instance))
+            raise Denied("origin", "a page of another site sent this request: open the address by itself")
+        grant.check(need, request.match_info.get("instance"))
         request[GRANT] = grant
         return None
 

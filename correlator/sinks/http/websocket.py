@@ -23,8 +23,9 @@ from correlator.ops import metrics
 from correlator.ops.stalls import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.access import CHECKED_AT_ONCE, Access, Floods, Pace
-from correlator.sinks.http.grants import Grant, Need, not_shown
+from correlator.sinks.http.access import CHECKED_AT_ONCE, Access
+from correlator.sinks.http.floods import Floods, Pace
+from correlator.sinks.http.grants import Denied, Grant, Need
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
@@ -244,8 +245,8 @@ class Websockets:
             if refused is not None:
                 raise Close(*refused)
             await self._read(request, client)
-        except (Close, Refused) as error:  # `Refused`: the turn of a frame did not come
-            close = error if isinstance(error, Close) else Close(CloseCode.TRY_LATER, str(error))
+        except (Close, Denied, Refused) as error:  # `Refused`: the turn of a frame did not come
+            close = self._closing(error, client)
             metrics.CLIENTS_CLOSED.labels(str(close.code)).inc()
             if isinstance(close, Flood):
                 self._floods.note(client.address)
@@ -255,11 +256,18 @@ class Websockets:
         if client.closing:
             await client.ignore()
 
+    def _closing(self, error: Exception, client: WebsocketConnection) -> Close:
+        """With what a connection is closed after an error."""
+        if isinstance(error, Denied):
+            self._access.note(error, client.address)
+            return Close(error.close_code, str(error))
+        return error if isinstance(error, Close) else Close(CloseCode.TRY_LATER, str(error))
+
     async def _read(self, request: web.Request, client: WebsocketConnection) -> None:
         """Handle frames until the peer closes the connection, or until the daemon has written its close frame."""
         clock = asyncio.get_running_loop().time
         pace, subscribes = Pace(MAX_BURST, MAX_RATE, clock), Pace(MAX_SUBSCRIBES, SUBSCRIBE_RATE, clock)
-        client.grant = self._access.authorised(request)
+        client.grant = await self._admitted(request)
         deadline = clock() + HELLO_WITHIN
         said = request.query.get("say")  # the first frame, which arrives a round trip sooner in the address
         if said is not None and _has_token(said):
@@ -289,6 +297,15 @@ class Websockets:
                 bad += 1
                 if bad >= MAX_BAD_FRAMES:
                     raise Close(CloseCode.BAD_PROTOCOL, "three bad frames")
+
+    async def _admitted(self, request: web.Request) -> Grant | None:
+        """The grant of the handshake; None if `hello` has to bring a token. Raises: `Denied` for a wrong one."""
+        try:
+            return await self._access.admit(request)
+        except Denied as denied:
+            if denied.reason in ("no_token", "ticket"):
+                return None
+            raise
 
     async def _handle_frame(
         self, client: WebsocketConnection, frame: str | bytes, pace: Pace, subscribes: Pace
@@ -340,14 +357,9 @@ class Websockets:
             raise Close(CloseCode.BAD_PROTOCOL, f"version {hello.version} is not spoken here; version {VERSION} is")
         if client.grant is None or not self._access.holds(client.grant):
             if not hello.token:
-                raise Close(CloseCode.UNAUTHORISED, "a token is needed in hello")
-            client.grant = self._access.known(hello.token)
-            if client.grant is None:
-                raise Close(CloseCode.FORBIDDEN, "this token is not known")
-        if not client.grant.covers(Need.READ):
-            raise Close(CloseCode.FORBIDDEN, "this token does not have the scope read")
-        if self._instance is not None and not client.grant.shows(self._instance):
-            raise Close(CloseCode.FORBIDDEN, not_shown(self._instance))
+                raise Denied("no_token", "a token is needed in hello")
+            client.grant = await self._access.log_in(hello.token, client.address)
+        client.grant.check(Need.READ, self._instance)
         client.streams = self._streams_for(client.grant)
         client.ready = True
         client.resume = _resume(hello.resume)
