@@ -15,7 +15,7 @@ top is a defect of the program.
   * BadRequest             a client's request cannot be understood
   * NotFound               no job has the ID that a client asked for
 
-Subclasses that one command alone raises stand beside it: `Unreachable`, `Refused` and `NotACorrelator` in
+Subclasses that one command alone raises stand beside it: `Unreachable`, `Incomplete`, `Refused` and `NotACorrelator` in
 `correlator.client.client`, `Unwritten` in `correlator.doctor.bundle`. Exceptions that never leave their module or
 package are no `CorrelatorError`: `Close` (websocket), `LogReset` (tail), `Ended` (binlog) and `Unusable` (checkpoint).
 """

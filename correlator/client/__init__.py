@@ -12,11 +12,11 @@ from correlator.errors import BadRequest, CorrelatorError, NotFound
 from correlator.model.messages import Wanted
 
 if TYPE_CHECKING:
-    from correlator.client.client import AccessRefused, Client, JobList, NotACorrelator, Unreachable
+    from correlator.client.client import AccessRefused, Client, Incomplete, JobList, NotACorrelator, Unreachable
 
 __all__ = [  # noqa: RUF022 - by subject
     "Client", "Wanted", "Update", "ConnectionState", "Job", "JobList", "LogMessage", "Remaining", "moment", "remaining",
-    "CorrelatorError", "AccessRefused", "BadRequest", "NotACorrelator", "NotFound", "Unreachable",
+    "CorrelatorError", "AccessRefused", "BadRequest", "Incomplete", "NotACorrelator", "NotFound", "Unreachable",
 ]  # fmt: skip
 
 

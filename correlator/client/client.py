@@ -170,10 +170,11 @@ class Client:
         """Yield the log lines of a job from `level` on, the oldest first, up to the newest that there is.
 
         Raises:
+            Incomplete: after the last line: others may be missing.
             NotFound: no job has this ID.
             Unreachable, AccessRefused, NotACorrelator, ForeignListener: see their docstrings.
         """
-        page = Page([], more=True)
+        page, reason = Page([], more=True), None
         while page.more:
             found = await self.events_page(name, {"level": level}, page.next_after)
             if found is None:
@@ -181,6 +182,9 @@ class Client:
             page = found
             for line in page.events:
                 yield line
+            reason = page.reason or reason
+        if reason is not None:
+            raise Incomplete(reason)
 
     async def events_page(self, name: str, query: Query, after: str | None = None) -> Page | None:
         """Fetch a page of log lines of a job, after the `next_after` of the page before; None without such a job.
@@ -442,6 +446,10 @@ def _frame(message: ClientMessage) -> str:
 
 class Unreachable(CorrelatorError):
     """The daemon does not answer, or cannot answer at the moment. A retry may succeed."""
+
+
+class Incomplete(CorrelatorError):
+    """All lines that were found have been returned, and others may be missing. A repetition may find them."""
 
 
 class AccessRefused(CorrelatorError):

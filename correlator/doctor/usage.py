@@ -81,11 +81,13 @@ async def read_log(config: Config, queries: Queries, session: Session, now: int)
     """Read the newest rows of the last day, from the end backwards. `now`: Unix seconds of the database's clock."""
     log, last = LogOfDay(config.jobs.external_id_keys), await queries.last_id(session)
     since, until = (now - DAY) * 1_000_000, time.monotonic() + READ_WITHIN
+    span = await queries.log_span(session, since)
     while log.rows < MAX_ROWS and time.monotonic() <= until:
         rows = await queries.light_rows_upto(session, last, ROWS_AT_ONCE)
         async for part in slices(queries.rows_in, session, rows):
             log.add(row for row in part if row.ts >= since)
-        if len(rows) < ROWS_AT_ONCE or any(0 < row.ts < since for row in rows):
+        if len(rows) < ROWS_AT_ONCE or rows[-1].id <= span.first:
+            log.whole = span.certain
             return log
         last = rows[-1].id - 1
     log.whole = False

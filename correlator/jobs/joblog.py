@@ -42,7 +42,8 @@ MAX_ATTRS = 1 << 20
 """Longer attrs, in characters, are not parsed. JobLog itself writes far shorter ones."""
 
 TOO_LONG = "!"
-"""A source passes this in place of longer attrs. It is not valid JSON, so it cannot be a value of attrs."""
+"""A source passes this in place of longer attrs. It is not valid JSON, so it cannot be a value of attrs. An object with
+those of their members that name the job may follow."""
 
 MAX_CARRIED = 1 << 16
 """Longer attrs, in characters, are not part of a streamed log line. They are read from the database on request."""
@@ -66,7 +67,7 @@ def read(
     """
     bad: list[str] = []
     value = _value(row.attrs, bad)
-    attrs = value if isinstance(value, dict) else {}
+    attrs = value if isinstance(value, dict) else _names_of_too_long(row.attrs)
     carried = value if row.attrs is not None and len(row.attrs) <= MAX_CARRIED else None
     job_id, step_id = row.job_id or None, row.step_id
     by: Attribution = "none" if job_id is None else "column"
@@ -197,7 +198,7 @@ def attrs_value(text: str | None) -> Any:
 def _value(text: str | None, bad: list[str]) -> Any:
     if not text:
         return None
-    if text == TOO_LONG or len(text) > MAX_ATTRS:
+    if text.startswith(TOO_LONG) or len(text) > MAX_ATTRS:
         bad.append("attrs_too_long")
         return None
     try:
@@ -208,6 +209,10 @@ def _value(text: str | None, bad: list[str]) -> Any:
     if not isinstance(value, dict) and value is not None:
         bad.append("attrs_not_object")
     return value
+
+
+def _names_of_too_long(text: str | None) -> dict[str, Any]:
+    return metadata_object(text.removeprefix(TOO_LONG)) or {} if text and text.startswith(TOO_LONG) else {}
 
 
 def _identifier(value: object, key: str, bad: list[str]) -> str | None:

@@ -49,12 +49,16 @@ class EventsPage(TypedDict):
     next_after: `after` of the next page; opaque. Null: the job has ended and has no further rows.
     next_before: Only with `before`: the `before` of the page before this one. Null: the log begins here.
     more: True: the next page can be read now. False: all rows so far have been read.
+    complete: False: rows may be missing from this page and those before it.
+    reason: Why the page is not complete; null if it is.
     """
 
     events: list[LogEvent]
     next_after: str | None
     next_before: NotRequired[int | None]
     more: bool
+    complete: bool
+    reason: str | None
 
 
 class FoundEvent(LogEvent):

@@ -189,13 +189,14 @@ class LinesPage(Struct, frozen=True):
 
     `next_after`: where the next page begins; None after the last line of an ended job. `more`: the next page exists
     already. `next_before`, of a page that was read backward: the event ID that the page before it ends below; None at
-    the begin of the log.
+    the begin of the log. `reason`: why lines may be missing; None if none are.
     """
 
     lines: Sequence[LogLine]
     next_after: str | None = None
     more: bool = False
     next_before: Int64 | None = None
+    reason: str | None = None
 
 
 class LinesFound(Struct, frozen=True):

@@ -24,8 +24,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, TypeAlias, TypeVar
 
@@ -40,9 +39,7 @@ from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.searches import Place
 from correlator.sources.db.session import Database, Session
-
-AIM = 0.05
-"""Seconds that one query should take."""
+from correlator.sources.db.slices import Budget, Slices
 
 T = TypeVar("T")
 
@@ -193,48 +190,6 @@ class Questions:
 def _same(error: SourceUnavailable) -> SourceUnavailable:
     """A new exception for another request: one that is raised twice collects the tracebacks of both."""
     return SourceUnavailable(str(error), error.reason)
-
-
-class Slices:
-    """The size of the next slice, in rows or ids: fourfold after a quick query, a quarter after a slow one."""
-
-    def __init__(self, first: int, least: int, most: int) -> None:
-        self.size = first
-        self._least, self._most = least, most
-
-    @contextmanager
-    def timed(self) -> Iterator[None]:
-        """Measure the queries of one slice of the current size, also if they fail."""
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.record(time.monotonic() - began)
-
-    def shrink(self, size: int) -> None:
-        """Make the next slice no larger than `size`, as little as that was enough."""
-        self.size = max(self._least, min(size, self.size))
-
-    def record(self, seconds: float) -> None:
-        """Adapt the size to a slice that took `seconds`."""
-        if seconds < AIM / 2:
-            self.size = min(self._most, self.size * 4)
-        elif seconds > AIM * 4:
-            self.size = max(self._least, self.size // 4)
-
-
-class Budget:
-    """Seconds of queries for one request. The first slice is always allowed, so that every request makes progress."""
-
-    def __init__(self, seconds: float) -> None:
-        self._until = time.monotonic() + seconds
-        self._begun = False
-
-    def allows(self) -> bool:
-        """True if another slice may be read."""
-        allowed = not self._begun or time.monotonic() < self._until
-        self._begun = True
-        return allowed
 
 
 class Search(Struct):

@@ -199,6 +199,8 @@ class _LogsRun:
         """The event ID that the first page begins with."""
         self._since = moment(order.since)
         self._note = ""
+        self._reason: str | None = None
+        """Why lines may be missing, as it was printed."""
         self.job: Document = {}
 
     async def find(self) -> None:
@@ -299,6 +301,9 @@ class _LogsRun:
         page = await self._client.events_page(str(self.job["job_id"]), given, None if place else self._after)
         if page is None:
             raise NotFound("the job was deleted before its log was read")
+        if page.reason is not None and self._reason is None:
+            print_error(self._stderr, f"lines may be missing: {page.reason}")
+        self._reason = page.reason or self._reason
         return page
 
     async def _patiently(self, ask: Callable[[], Awaitable[_T]]) -> _T:

@@ -248,6 +248,10 @@ export interface LogPage {
   readonly next_after: string | null;
   /** False if all lines so far have been read. A page may be short, or empty, before that. */
   readonly more: boolean;
+  /** False if lines may be missing from this page and those before it. */
+  readonly complete: boolean;
+  /** Why lines may be missing; null if the page is complete. */
+  readonly reason: string | null;
 }
 
 /** A running job became late or overdue. A connection that lags may lose it. */

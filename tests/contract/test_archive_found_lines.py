@@ -15,8 +15,8 @@ from correlator.pipeline.queries import FindLines, LineQuery, LogLines
 from correlator.sources.archive.lines import REST_SHARE
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
+from correlator.sources.db.slices import AIM
 from correlator.sources.db.zones import fixed
-from correlator.sources.search import AIM
 from tests.support.archive_queries import archive_of, at, names, unix
 
 

@@ -305,12 +305,20 @@ async def test_blobs_are_read_as_the_text_they_hold(original):
         assert (reading.record.metadata, reading.record.error_message) == (attrs.decode(), "broken \ufffd")
 
 
-async def test_attrs_of_four_megabytes_stay_where_they_are(original):
+async def test_of_attrs_of_four_megabytes_the_members_that_name_the_job_are_read(original):
     around = '{"job_id":"u1"}'
     await original.log("before", attrs=around)
-    await original.log("huge", attrs=json.dumps({"job_id": "u1", "dump": "x" * (4 << 20)}))
+    names = {"job_id": 'u\\1 "é\u2028', "step_id": 7, "gui_job_id": None, "failover_job_id": "x" * 2000}
+    await original.log("huge", attrs=json.dumps({"dump": "x" * (4 << 20), **names}))
+    await original.log("in an array", attrs=json.dumps([{"job_id": "u1", "dump": "x" * (4 << 20)}]))
     await original.log("after", attrs=around)
-    assert [r.attrs for r in await rows(original)] == [around, joblog.TOO_LONG, around]
+    first, huge, array, last = await rows(original)
+    assert (first.attrs, last.attrs) == (around, around)
+    assert max(len(huge.attrs or ""), len(array.attrs or "")) < 1_000
+    entry, bad = joblog.read(huge, 0)
+    assert (entry.job_id, entry.step_id, entry.external_ids, entry.attrs) == (names["job_id"], 7, (), None)
+    assert bad == ("attrs_too_long",)
+    assert joblog.read(array, 0)[0].job_id is None
 
 
 async def test_a_text_column_of_another_character_set_is_read_the_same(mariadb_original):

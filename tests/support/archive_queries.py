@@ -31,7 +31,7 @@ def unix(second: int) -> int:
 @contextlib.asynccontextmanager
 async def archive_of(appliance: Original, *, zone: Zone = UTC_ZONE, **options: Any) -> AsyncIterator[DatabaseArchive]:
     """What takes time on a busy machine may take it, unless a test says otherwise."""
-    patient = dict.fromkeys(("page_within", "jobs_within", "search_within"), PATIENCE)
+    patient = dict.fromkeys(("page_within", "jobs_within", "search_within", "times_within"), PATIENCE)
     archive = DatabaseArchive(appliance.source(zone=zone), **(patient | options))
     try:
         yield archive

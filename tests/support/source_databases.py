@@ -264,12 +264,13 @@ async def open_queries(source: Database, *, limits: Sizes | None = None) -> Asyn
 
 
 class RecordingSession:
-    """Records the queries of a session, and the size of each answer. Called with a session, it is one of that."""
+    """Records the queries of a session, with size and rows of each answer. Called with a session, it is one of that."""
 
     def __init__(self, session: Any = None) -> None:
         self.session = session
         self.queries: list[tuple[str, Sequence[object]]] = []
         self.answers: list[int] = []
+        self.rows: list[int] = []
 
     def __call__(self, session: Any) -> Self:
         self.session = session
@@ -282,6 +283,7 @@ class RecordingSession:
     async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
         rows: Sequence[tuple[Any, ...]] = await self.session.query(sql, args)
         self.queries.append((sql, args))
+        self.rows.append(len(rows))
         self.answers.append(sum(len(str(value)) for row in rows for value in row))
         return rows
 

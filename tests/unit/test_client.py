@@ -16,6 +16,7 @@ from correlator.client import (
     AccessRefused,
     BadRequest,
     Client,
+    Incomplete,
     LogMessage,
     NotACorrelator,
     NotFound,
@@ -201,6 +202,16 @@ async def test_a_page_of_log_lines_is_read_when_it_is_wanted(fake):
             if (count := count + 1) == 1_500:
                 break
     assert len(fake.replies) == 1
+
+
+async def test_lines_that_may_be_missing_are_an_error_after_those_that_were_found(fake):
+    page = {"events": [{"event_id": 1, "message": "m"}], "next_after": "n", "more": True}
+    more = {"events": [{"event_id": 2, "message": "m"}], "next_after": "n", "more": False}
+    fake.replies = [web.json_response(page | {"complete": False, "reason": "times"}), web.json_response(more)]
+    async with Client(fake.url) as client, contextlib.aclosing(client.lines("a", "DEBUG")) as lines:
+        assert [(await anext(lines)).event_id for _ in range(2)] == [1, 2]
+        with pytest.raises(Incomplete, match="times"):
+            await anext(lines)
 
 
 async def test_log_lines_of_an_unknown_job_and_a_server_without_a_search_of_lines_are_errors(fake):

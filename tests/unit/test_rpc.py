@@ -84,10 +84,12 @@ FORMS: list[tuple[Any, str, list[tuple[Any, str]]]] = [
         (OtherJobs([Raw(b"{}")], (5, "u1")), '{"jobs":[{}],"next_before":[5,"u1"]}'),
     ]),
     (LINES, f'{{"names":{NAMES_JSON},"after":"x","limit":10,"query":{EVERY_JSON}}}', [
-        (LinesPage([LINE], "next", more=True), f'{{{PAGE_JSON}:"next","more":true,"next_before":null}}'),
+        (LinesPage([LINE], "next", more=True), f'{{{PAGE_JSON}:"next","more":true,"next_before":null,"reason":null}}'),
     ]),
     (LAST, f'{{"names":{NAMES_JSON},"after":null,"limit":10,"query":{SOME_JSON},"before":9}}', [
-        (LinesPage([LINE], next_before=3), f'{{{PAGE_JSON}:null,"more":false,"next_before":3}}'),
+        (LinesPage([LINE], next_before=3), f'{{{PAGE_JSON}:null,"more":false,"next_before":3,"reason":null}}'),
+        (LinesPage([LINE], next_before=3, reason="r"),
+         f'{{{PAGE_JSON}:null,"more":false,"next_before":3,"reason":"r"}}'),
     ]),
     (FIND, FIND_JSON, [
         (LinesFound([]), '{"lines":[],"places":{},"searched":1.0,"searched_to":null,"reason":null}'),

@@ -176,7 +176,8 @@ def test_a_message_has_its_shape_to_the_last_member(name, message):
 def test_a_log_line_has_its_shape_whatever_was_logged_with_it(attrs):
     line = orjson.loads(encoding.encode(encoding.log_line(replace(LINE, attrs=attrs))))
     assert REST.wrong("LogEvent", line) == []
-    assert REST.wrong("EventsPage", {"events": [line], "next_after": "5", "more": True}) == []
+    page = {"events": [line], "next_after": "5", "more": True, "complete": True, "reason": None}
+    assert REST.wrong("EventsPage", page) == []
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,8 @@ class Scripted(FakeDaemon):
         self.job: dict[str, Any] | None = job("a", 1, steps=STEPS)
         self.found: list[dict[str, Any]] = []
         """The pages of the search for lines of any job."""
+        self.reason: str | None = None
+        """Why lines may be missing from the pages."""
         self.failures = 0
         """Requests for lines to answer with 503 before the next page."""
 
@@ -58,7 +60,8 @@ class Scripted(FakeDaemon):
             first = int(request.query.get("after", sum(one["event_id"] < start for one in lines)))
             some = lines[first : first + 2]
             more = len(lines) > first + 2
-            return web.json_response({"events": some, "next_after": str(first + len(some)), "more": more})
+            missing = {"complete": self.reason is None, "reason": self.reason}
+            return web.json_response({"events": some, "next_after": str(first + len(some)), "more": more, **missing})
         if self.job is None:
             return web.json_response({"detail": "no job"}, status=404, content_type="application/problem+json")
         return web.json_response(self.job)
@@ -121,6 +124,12 @@ async def test_lines_of_any_job_are_printed_as_they_are_found_with_a_note_on_wha
         fake.found[0]["events"][0],
         "correlator: these are the newest 1, in 20 % of the logs: --limit asks for others\n",
     )
+
+
+async def test_lines_that_may_be_missing_are_reported_once(fake):
+    fake.lines, fake.reason = [line(n) for n in range(1, 6)], "times are unread"
+    ids, err = await printed(fake)
+    assert (ids, err) == ([1, 2, 3, 4, 5], "correlator: lines may be missing: times are unread\n")
 
 
 async def test_followed_lines_come_from_pages_and_the_stream_without_a_hole_or_a_repeat(fake):

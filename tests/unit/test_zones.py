@@ -47,7 +47,7 @@ class Log:
 
 def queries() -> Queries:
     schema = Schema({t: dict.fromkeys(c, "datetime" if t == "log_events" else "text") for t, c in TABLES.items()})
-    return Queries(Dialect("?", "{}", "{}", "", "", "LENGTH({})", "{}", ""), schema, BERLIN)
+    return Queries(Dialect("?", "{}", "{}", "", "", "LENGTH({})", "{}", "", "{}"), schema, BERLIN)
 
 
 @pytest.fixture
@@ -118,7 +118,7 @@ async def test_the_steps_of_a_job_that_began_in_the_second_hour_are_of_that_hour
     steps = [(FIRST + 75 * minutes, SECOND + 10 * minutes), (SECOND + 10 * minutes, None)]
     times = {"job_tracking": "timestamp", "job_steps": "datetime"}
     schema = Schema({t: dict.fromkeys(c, times.get(t, "text")) for t, c in TABLES.items()})
-    asked = Queries(Dialect("?", "{}", "{}", "", "", "LENGTH({})", "{}", ""), schema, BERLIN)
+    asked = Queries(Dialect("?", "{}", "{}", "", "", "LENGTH({})", "{}", "", "{}"), schema, BERLIN)
     (reading,) = await read_readings(asked, Tables(FIRST + 74 * minutes, *steps), 1, ["j"])
     assert reading.steps is not None
     assert [(s.started_at, s.completed_at) for s in reading.steps] == [

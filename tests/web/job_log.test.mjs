@@ -106,3 +106,12 @@ test("a logbook has the newest of all lines, each once and in the order of time,
     assert.deepEqual([book.size, book.forgotten], [kept.length, count]);
   }
 });
+
+test("lines that may be missing are an error with the daemon's reason", async () => {
+  const [status, incomplete] = page([1, 2], "2", true);
+  const first = [status, { ...incomplete, complete: false, reason: "times are unread" }];
+  const { log, Socket } = await opened({ "": first, 2: page([3], "3") });
+  Socket.last.snapshot(1, [job("a")]);
+  await pass();
+  assert.deepEqual([ids(log), log.state.loaded, log.state.error], [[1, 2, 3], true, "times are unread"]);
+});

@@ -202,3 +202,20 @@ test("huge lines are bounded by their characters", () => {
   assert.equal(window.lines.length, MOST_CHARACTERS >> 20);
   assert.equal(window.highest, 40);
 });
+
+test("a page that may lack lines is remembered with its reason until another place is opened", async () => {
+  const log = new Log(2000);
+  const feed = new LogFeed(
+    async (place) => ({ ...(await log.page(place)), complete: place.before !== 1501, reason: place.before === 1501 ? "unread times" : null }),
+    () => {},
+    MOST,
+  );
+  await feed.openEnd();
+  assert.equal(feed.incomplete, null);
+  await feed.earlier();
+  assert.equal(feed.incomplete, "unread times");
+  await feed.later();
+  assert.equal(feed.incomplete, "unread times");
+  await feed.openStart();
+  assert.equal(feed.incomplete, null);
+});

@@ -391,7 +391,7 @@ class Rest:
         names, limit, query = _names(shown), asked.limit, _line_query(asked)
         page = await self._hub.ask(LogLines(names, after if first is None else first, limit, query, before))
         back = {"next_before": page.next_before} if before is not None else {}
-        more = {"next_after": page.next_after, **back, "more": page.more}
+        more = {"next_after": page.next_after, **back, "more": page.more, **_complete(page.reason)}
         return await self._lines(request, map(encoding.log_line, page.lines), more)
 
     async def _lines(self, request: web.Request, lines: Iterable[object], more: dict[str, Any]) -> web.Response:
@@ -417,8 +417,7 @@ class Rest:
             "next_cursor": encode_cursor((found.places, searched)) if found.places else None,
             "searched": searched,
             "searched_to": encoding.rfc3339(found.searched_to) if found.searched_to is not None else None,
-            "complete": found.reason is None,
-            "reason": found.reason,
+            **_complete(found.reason),
         }
         return await self._lines(request, map(_found_line, found.lines), more)
 
@@ -491,6 +490,11 @@ def _run(view: JobView) -> trends.ComparedRun:
 
 def _line_query(asked: GetJobLog) -> LineQuery:
     return LineQuery(asked.level, asked.steps, asked.text, _micros(asked.since))
+
+
+def _complete(reason: str | None) -> dict[str, Any]:
+    """What a page says of itself. `reason`: why something is missing."""
+    return {"complete": reason is None, "reason": reason}
 
 
 def _words(text: str) -> frozenset[str]:
@@ -611,7 +615,10 @@ class JobWaits:
 
 
 class LogText:
-    """Sends logs as text. An error after the first page aborts the connection: the client sees that it is not whole."""
+    """Sends logs as text. An error after the first page aborts the connection: the client sees that it is not whole.
+
+    If lines may be missing, the last line begins with `#` and says why.
+    """
 
     def __init__(self, hub: Hub, work: Work) -> None:
         self._hub = hub
@@ -637,16 +644,18 @@ class LogText:
             steps = {step.id: step.name for step in encoding.steps_of(shown)}
             try:
                 if response.has_body:
-                    await _write(response, first, steps)
-                    async for lines in pages:
-                        await _write(response, lines, steps)
+                    reason = await _write(response, first, steps)
+                    async for page in pages:
+                        reason = await _write(response, page, steps) or reason
+                    if reason is not None:
+                        await response.write(f"# {escape(reason)}\n".encode())
                 await response.write_eof()
             except (SourceUnavailable, TimeoutError, ConnectionError):
                 if request.transport is not None:
                     request.transport.abort()
         return response
 
-    async def _pages(self, asked: LogLines) -> AsyncIterator[list[LogLine]]:
+    async def _pages(self, asked: LogLines) -> AsyncIterator[LinesPage]:
         """The lines in the order of time. Pages follow the IDs, so as many lines as the last one had are held back."""
         held: list[LogLine] = []
         page = await self._hub.ask(asked)
@@ -654,7 +663,7 @@ class LogText:
             merged = sorted([*held, *page.lines], key=lambda line: (line.at, line.event_id))
             ready = len(merged) - (len(page.lines) if page.lines else len(held)) if page.more else len(merged)
             held = merged[ready:]
-            yield merged[:ready]
+            yield replace(page, lines=merged[:ready])
             if not page.more:
                 return
             page = await self._persist(replace(asked, after=page.next_after))
@@ -670,10 +679,12 @@ class LogText:
         raise SourceUnavailable("the log was not read to its end", Away.NO_ANSWER)
 
 
-async def _write(response: StreamedResponse, lines: Sequence[LogLine], steps: Mapping[int, str]) -> None:
-    if lines:
+async def _write(response: StreamedResponse, page: LinesPage, steps: Mapping[int, str]) -> str | None:
+    """Write the lines of a page, and return why others may be missing."""
+    if page.lines:
         async with asyncio.timeout(WRITE_WITHIN):
-            await response.write("".join(_text(line, steps) for line in lines).encode())
+            await response.write("".join(_text(line, steps) for line in page.lines).encode())
+    return page.reason
 
 
 def _text(line: LogLine, steps: Mapping[int, str]) -> str:

@@ -12,6 +12,9 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from typing import Any
+
+from msgspec.structs import replace
 
 from correlator.bounded import BoundedDict
 from correlator.errors import Away, SourceUnavailable
@@ -25,12 +28,14 @@ from correlator.model.replies import Resolved
 from correlator.model.rows import LegacyRecord
 from correlator.pipeline.queries import ArchivePage, FindLines, Found, JobQuery, LinesFound, LinesPage, LogLines
 from correlator.sources.archive import lines
-from correlator.sources.archive.lines import MatchingLines
+from correlator.sources.archive.lines import Heads, LinePlace, MatchingLines
 from correlator.sources.db import searches
+from correlator.sources.db.log_times import LogQuestion, LogTimes
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.searches import Place
 from correlator.sources.db.session import Database, Session
-from correlator.sources.search import MAX_FOUND, Ask, Budget, Lookup, Questions, Slices, owned
+from correlator.sources.db.slices import Budget, Slices
+from correlator.sources.search import MAX_FOUND, Ask, Lookup, Questions, owned
 from correlator.tasks import SharedTasks
 
 AT_ONCE = 100
@@ -60,6 +65,8 @@ class DatabaseArchive:
         page_within: Seconds of queries for one page of log lines.
         jobs_within: Seconds of queries for one call of `page`, whose caller asks for more until it has waited enough.
         search_within: Seconds of queries that one request may spend on the search for an ID.
+        times_within: Seconds that one request may spend on learning where in the log its times are.
+        times: Where in the log times are.
         refusal: Returns why the database is not asked now: `SourceUnavailable` with this text is raised instead.
     """
 
@@ -73,6 +80,8 @@ class DatabaseArchive:
         page_within: float = 0.5,
         jobs_within: float = 0.1,
         search_within: float = 2.0,
+        times_within: float = 2.0,
+        times: LogTimes | None = None,
         refusal: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._page_within = page_within
@@ -87,6 +96,9 @@ class DatabaseArchive:
         self._log_slices = Slices(first=1_000, least=500, most=50_000)
         self._text_slices = Slices(first=5_000, least=100, most=50_000)
         self._searching = asyncio.Lock()
+        self._times_within = times_within
+        self._times = times or LogTimes()
+        self._heads = Heads()
 
     async def find(self, name: str, advance_clock: Callable[[], int]) -> Found | None:
         """The newest job with the ID `name`. Requests for one ID share a search, which ends with the last of them."""
@@ -171,17 +183,27 @@ class DatabaseArchive:
     async def lines(self, asked: LogLines) -> LinesPage:
         """At most `limit` lines; fewer if they are large or finding them takes too long."""
         matching = MatchingLines(asked.names, asked.limit, asked.query, self._keys)
+        start = lines.decode_place(asked.after) if isinstance(asked.after, str) else asked.after
+        names, since = asked.names, asked.query.since
+        if isinstance(start, LinePlace) and names.ended is None:  # what follows is up to the newest row
+            names, since = replace(names, started=0), None
+        span = await lines.job_span(self._times, self._ask_log, names, since, self._times_within)
         budget = Budget(self._page_within)
         if asked.before is not None:
-            return await lines.backward_page(self._log.ask, matching, self._log_slices, asked.before, budget)
-        start = lines.decode_place(asked.after) if isinstance(asked.after, str) else asked.after
-        return await lines.ForwardPage(matching, self._log_slices).read(self._log.ask, start, budget)
+            return await lines.backward_page(self._log.ask, matching, self._log_slices, span, asked.before, budget)
+        page = lines.ForwardPage(matching, self._log_slices, self._heads, span)
+        return await page.read(self._log.ask, start, budget)
 
     async def find_lines(self, asked: FindLines) -> LinesFound:
         """Some `limit` lines, or those that were found in time."""
-        page = lines.FoundPage(asked.query, asked.limit, self._text_slices, self._keys)
+        query = asked.query
+        span = await self._times.span(self._ask_log, query.since, query.until, self._times_within)
+        page = lines.FoundPage(query, asked.limit, self._text_slices, self._times, span, self._keys)
         budget = Budget(self._page_within)
         return await page.read(self._log.ask, asked.places.get(""), budget, self._searching)
+
+    async def _ask_log(self, question: LogQuestion) -> Any:
+        return await self._log.ask(lambda queries, session: question(queries.log_clock, session))
 
     async def close(self) -> None:
         await self._jobs.close()

@@ -1,8 +1,8 @@
 """Log lines from the database: those of one job, also where a row names the job only in its attrs, and those of any.
 
 No index leads to nine in ten rows of a job, so ranges of the primary key are read: from just before the job's first row
-to just after its last. Ids grow with time, except for the few seconds that rows wait for their commit. A job may have
-millions of rows: one step reads one slice of ids, and the caller decides how many make a page.
+to just after its last, which `LogTimes` finds although the clock of the log may have been set back meanwhile. A job may
+have millions of rows: one step reads one slice of ids, and the caller decides how many make a page.
 
 `ForwardPage` reads forward. Ids become visible out of order, so its place is not only an id: it has the ids below that
 were not visible, and every later page reads those again, for as long as a transaction may live. So pages miss and
@@ -18,6 +18,7 @@ import base64
 import binascii
 import time
 import zlib
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -34,9 +35,11 @@ from correlator.model.published import FoundLine, LogLine
 from correlator.model.rows import LogRow, Micros
 from correlator.pipeline.queries import JobNames, LineQuery, LinesFound, LinesPage
 from correlator.sources.db import searches
+from correlator.sources.db.log_times import AskLog, IdSpan, LogTimes
 from correlator.sources.db.queries import Queries
-from correlator.sources.db.session import IN_ONE, Session
-from correlator.sources.search import AIM, Ask, Budget, Slices
+from correlator.sources.db.session import IN_ONE, Range, Session
+from correlator.sources.db.slices import AIM, Budget, Slices
+from correlator.sources.search import Ask
 
 MAX_SPAN = 50_000
 """Ids below the newest among which missing ones are still read again."""
@@ -59,11 +62,11 @@ BEFORE = 60_000_000
 AFTER = 120_000_000
 """Microseconds before the begin and after the end of a job within which its rows get ids: JobLog writes in batches."""
 
-REPEATED = 3_600_000_000
-"""Microseconds by which local time may be off in the hour that the end of daylight saving time repeats."""
+LATE_FOR = 600.0
+"""Seconds for which a missing id may still appear."""
 
-LATE_FOR = 600_000_000
-"""Microseconds for which a missing id may still appear."""
+MAX_HEADS = 61
+"""Times at which the newest id is noted, evenly over `LATE_FOR`."""
 
 REST_SHARE = 0.25
 """Seconds of rest after each second of a search for text in the log: it uses four fifths of a core of the server."""
@@ -98,12 +101,64 @@ class LinePlace(Struct, frozen=True):
         return text
 
 
+class JobSpan(Struct, frozen=True):
+    """The ids among which the rows of a job are, as far as its times and those of the log say.
+
+    `first`: of a row from its begin on, and from the time on that the client asks for, if it asks for one (`since`).
+    `last`: None if the job runs, or its end may be the newest row. `reason`: why others may have rows too.
+    """
+
+    first: int = 1
+    since: int = 1
+    last: int | None = None
+    reason: str | None = None
+
+
+async def job_span(times: LogTimes, ask: AskLog, names: JobNames, since: Micros | None, within: float) -> JobSpan:
+    """Find where the rows of a job are, in about `within` seconds."""
+    began = names.started - BEFORE if names.started else None
+    of_job = await times.span(ask, began, names.ended + AFTER if names.ended is not None else None, within)
+    later = await times.span(ask, since, None, within) if since is not None else of_job
+    reason = None
+    if not (of_job.certain and later.certain):
+        known = min(of_job.known, later.known)
+        reason = (
+            f"the log is long, and the times of {known:.0%} of its rows are known so far: if its clock was set back,"
+            " lines are missing here. Repeat the request in some seconds"
+        )
+    return JobSpan(of_job.first, later.first if since is not None else 1, of_job.last, reason)
+
+
+class Heads:
+    """The newest ids of the log at some times, by which an id is settled: no row is committed at it any more.
+
+    The times of rows say nothing about how long ago they were written: a clock may have been set.
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque(maxlen=MAX_HEADS)
+
+    def settled(self, head: int) -> int:
+        """Note the newest id of now, and return the highest that was there `LATE_FOR` seconds ago."""
+        now = time.monotonic()
+        if self._seen and head < self._seen[-1][1]:  # the ids have started again lower
+            self._seen.clear()
+        while len(self._seen) > 1 and now - self._seen[1][0] >= LATE_FOR:
+            self._seen.popleft()
+        if not self._seen or now - self._seen[-1][0] >= LATE_FOR / (MAX_HEADS - 1):
+            self._seen.append((now, head))
+        at, settled = self._seen[0]
+        return max(head - MAX_SPAN, settled if now - at >= LATE_FOR else 0)
+
+
 class ForwardPage:
     """Reads one page, by one question for each slice of ids."""
 
-    def __init__(self, matching: MatchingLines, slices: Slices) -> None:
+    def __init__(self, matching: MatchingLines, slices: Slices, heads: Heads, span: JobSpan) -> None:
         self._matching = matching
         self._slices = slices
+        self._heads = heads
+        self._span = span
         self._floor = 0
         self._last = 0
         self._to_revisit: list[int] = []
@@ -118,21 +173,18 @@ class ForwardPage:
         lines = self._matching.in_order()
         names = self._matching.names
         ended = over and names is not None and names.ended is not None and not lines
-        return LinesPage(lines, None if ended else place.encode(), more=not over)
+        return LinesPage(lines, None if ended else place.encode(), not over, reason=self._span.reason)
 
     async def _begin(self, place: LinePlace | int | None, queries: Queries, session: Session) -> LinePlace:
         """Find the range of ids to read, and return the place to start from."""
-        names, head = await self._matching.prepare(queries, session)
+        bounds, head = await self._matching.prepare(self._span, queries, session)
         if isinstance(place, int):
-            first = await _first(queries, session, names, self._matching.query.since)
-            place = LinePlace(min(max(place, first) - 1, head))
+            place = LinePlace(min(max(place, bounds[0]) - 1, head))
         if place is None or place.upto > head:  # the ids have started again lower: all rows are new
-            place = LinePlace(await _first(queries, session, names, self._matching.query.since) - 1)
-        self._last = await _last(queries, session, names, head)
-        if place.holes or max(self._last, place.upto) > head - MAX_SPAN:
-            self._floor = max(head - MAX_SPAN, await _recent(queries, session, head))
-        else:
-            self._floor = head
+            place = LinePlace(bounds[0] - 1)
+        self._last = bounds[1]
+        settled = self._heads.settled(head)
+        self._floor = settled if place.holes or max(self._last, place.upto) > head - MAX_SPAN else head
         place = place.forget(self._floor)
         self._to_revisit = sorted(place.holes)
         return place
@@ -165,13 +217,14 @@ class ForwardPage:
         return place.settle(i for i in there if i <= seen_to)
 
 
-async def backward_page(ask: Ask, matching: MatchingLines, slices: Slices, before: int, budget: Budget) -> LinesPage:
+async def backward_page(
+    ask: Ask, matching: MatchingLines, slices: Slices, span: JobSpan, before: int, budget: Budget
+) -> LinesPage:
     """Read one page back from the id `before`, by one question for each slice of ids."""
 
     async def begin(queries: Queries, session: Session) -> tuple[int, int]:
-        names, head = await matching.prepare(queries, session)
-        first = await _first(queries, session, names, matching.query.since)
-        return first, min(before, await _last(queries, session, names, head) + 1)
+        (first, last), _ = await matching.prepare(span, queries, session)
+        return first, min(before, last + 1)
 
     async def step(place: int, queries: Queries, session: Session) -> int:
         lowest = max(first, place - slices.size)
@@ -184,17 +237,21 @@ async def backward_page(ask: Ask, matching: MatchingLines, slices: Slices, befor
     while place > first and not matching.full and budget.allows():
         place = await ask(partial(step, place))
     more = place > first
-    return LinesPage(matching.in_order(), None, more, place if more else None)
+    return LinesPage(matching.in_order(), None, more, place if more else None, span.reason)
 
 
 class FoundPage:
     """Reads lines of any job, the newest first, by one question for each slice of ids."""
 
-    def __init__(self, query: LineQuery, limit: int, slices: Slices, id_keys: Sequence[str]) -> None:
-        self._query = query
+    def __init__(
+        self, query: LineQuery, limit: int, slices: Slices, times: LogTimes, span: IdSpan, id_keys: Sequence[str]
+    ) -> None:
         self._matching = MatchingLines(None, limit, query, id_keys)
         self._slices = slices
-        self._first = self._last = 0
+        self._times = times
+        self._span = span
+        self._first = span.first if span.certain else span.known_from
+        self._last = 0
         self._round_trip = 0.0
         """Seconds of the last query that asked for an id."""
         self._maybe_empty = True
@@ -219,15 +276,13 @@ class FoundPage:
 
     async def _begin(self, before: int | None, queries: Queries, session: Session) -> int:
         """Find the range of ids to read, and return the id below which to start."""
-        since, until = self._query.since, self._query.until
-        self._first = 1 if since is None else await queries.first_since(session, since - _before(queries))
-        self._last = await queries.last_id(session)
-        if until is not None:
-            self._last = min(self._last, await queries.first_since(session, until + AFTER + _before(queries)))
+        head = await queries.last_id(session)
+        self._last = head if self._span.last is None else min(head, self._span.last)
         return self._last + 1 if before is None else min(before, self._last + 1)
 
     async def _step(self, before: int, queries: Queries, session: Session) -> int:
         """Search one slice of the ids below `before`, and return the id from which on all has been searched."""
+        before = self._times.last_below(before, self._span) + 1
         last = await self._last_below(before, queries, session) if self._maybe_empty else before - 1
         if last < self._first:
             return self._first
@@ -251,11 +306,12 @@ class FoundPage:
     async def _page(self, before: int, queries: Queries, session: Session) -> LinesFound:
         """The page. `before`: what the last step returned."""
         lines = await self._named(queries, session)
-        if before <= self._first:
+        if before <= self._first and self._span.certain:
             return LinesFound(lines)
+        first = self._first if self._span.certain else 1
         oldest = await queries.light_rows_from(session, before, 1, after=0)
         at = oldest[0].ts or None if oldest else None
-        return LinesFound(lines, {"": before}, (self._last + 1 - before) / (self._last + 1 - self._first), at)
+        return LinesFound(lines, {"": before}, (self._last + 1 - before) / (self._last + 1 - first), at)
 
     async def _named(self, queries: Queries, session: Session) -> list[FoundLine]:
         """The lines, newest first, with what names their jobs: a row may name its step alone, or an external ID."""
@@ -272,35 +328,6 @@ class FoundPage:
             else:
                 found.append(replace(line, job_id=self._matching.external.get(line.event_id)))
         return found[::-1]
-
-
-async def _first(queries: Queries, session: Session, names: JobNames, since: Micros | None) -> int:
-    """An id at or before the job's first row from `since` on."""
-    if since is not None and since > names.started:
-        return await queries.first_since(session, since - _before(queries))
-    first = await queries.first_since(session, names.started - _before(queries))
-    known = await queries.id_bounds(session, names.job_id)
-    return min(first, known[0]) if known is not None else first
-
-
-def _before(queries: Queries) -> Micros:
-    """How much earlier than a time rows may get ids that are logged at it."""
-    return BEFORE + (REPEATED if queries.schema.is_local("log_events", "ts") else 0)
-
-
-async def _last(queries: Queries, session: Session, names: JobNames, head: int) -> int:
-    """An id at or after the job's last row."""
-    if names.ended is None:
-        return head
-    last = await queries.first_since(session, names.ended + AFTER)
-    known = await queries.id_bounds(session, names.job_id)
-    return min(head, max(last, known[1] if known is not None else 0))
-
-
-async def _recent(queries: Queries, session: Session, head: int) -> int:
-    """The id up to which no row is committed any more."""
-    newest = await queries.light_rows_upto(session, head, 1)
-    return await queries.first_since(session, newest[0].ts - LATE_FOR) - 1 if newest else head
 
 
 class MatchingLines:
@@ -321,14 +348,20 @@ class MatchingLines:
         self._bytes = 0
         self._fewest = CANDIDATES if query.texts else 1
 
-    async def prepare(self, queries: Queries, session: Session) -> tuple[JobNames, int]:
-        """Read the steps of the job as they are now. Returns its names with these, and the newest id of the log."""
+    async def prepare(self, span: JobSpan, queries: Queries, session: Session) -> tuple[Range, int]:
+        """Read the steps of the job as they are now, and its rows that an index finds.
+
+        Returns the first and the last id to read, and the newest id of the log.
+        """
         assert self.names is not None
         head = await queries.last_id(session)
         if queries.schema.has("job_steps", "id", "job_id"):  # a step may be newer than what is in memory
             steps = (await queries.steps_of(session, {self.names.job_id: None})).get(self.names.job_id, ())
             self.names = replace(self.names, step_ids=self.names.step_ids | {s.id for s in steps})
-        return self.names, head
+        first, last = span.first, head if span.last is None else min(head, span.last)
+        if (indexed := await queries.id_bounds(session, self.names.job_id)) is not None:
+            first, last = min(first, indexed[0]), max(last, indexed[1])
+        return (max(first, span.since), last), head
 
     def in_order(self) -> list[LogLine]:
         """The lines in the order of time."""

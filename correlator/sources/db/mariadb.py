@@ -118,6 +118,7 @@ class MariaDBDatabase:
         size="LENGTH({})",
         member="JSON_EXTRACT({}, {})",
         matches="BINARY {} REGEXP %s",
+        joined="CONCAT({}, {})",
         briefly="SET STATEMENT max_statement_time = {seconds} FOR ",
     )
 

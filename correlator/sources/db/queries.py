@@ -11,7 +11,6 @@ Of a JSON column above the limit of a document, a shortened object is read inste
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeAlias, TypeVar
@@ -24,6 +23,7 @@ from correlator.jobs import joblog
 from correlator.jobs.directory import OwnIds
 from correlator.jobs.encoding import rfc3339
 from correlator.jobs.sizes import (
+    KEPT_KEYS,
     MAX_KEPT,
     SHORT_ERROR,
     STEP_ERRORS,
@@ -38,6 +38,7 @@ from correlator.jobs.sizes import (
 )
 from correlator.model.facts import MAX_CHILDREN, Reading
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
+from correlator.sources.db.log_times import IdSpan, LogClock, LogQuestion, LogTimes, RepeatedHours, last_id
 from correlator.sources.db.session import IN_ONE, TABLES, Dialect, Range, Row, Schema, Session
 from correlator.sources.db.zones import Zone
 
@@ -239,11 +240,8 @@ MESSAGE_COMPARED = 512
 HEAVY = 4_096
 """Bytes of a message or of attrs above which a light reading leaves them out."""
 
-ROWS_AT_ONCE = 5_000
-"""Rows in one query, some 10 ms. An hour of 100 rows a second takes a second, once for all pages of a `Queries`."""
-
-SETTLED = 300_000_000
-"""Microseconds of the second hour after which all later rows belong to it."""
+FIRST_WITHIN = 2.0
+"""Seconds in which the first row since a time is found, whichever way the clock was set."""
 
 LOGGED_ROWS = 2000
 """Rows of the log that are read from either end to find the jobs with an external ID."""
@@ -299,7 +297,7 @@ class Queries:
         self.lost = lost
         self._oversized = Oversized(dialect, self.limits)
         self._malformed = malformed
-        self._repeated = RepeatedHours(self.expression("log_events", "ts"))
+        self._repeated = RepeatedHours()
         self._light = ", ".join(_light(schema, c) or self.expression("log_events", c) for c in TABLES["log_events"])
 
     def lost_of(self, table: str) -> tuple[str, ...]:
@@ -321,7 +319,7 @@ class Queries:
                 hours.setdefault(hour, []).append(row)
         second = set[int]()
         for hour, some in hours.items():
-            second |= await self._repeated.second(session, self.zone, hour, sorted(row[0] for row in some))
+            second |= await self._repeated.second(session, self.log_clock, hour, sorted(row[0] for row in some))
         return [self.log_row(row, since=self.zone.readings(row[2])[1] if row[0] in second else began) for row in rows]
 
     async def _rows_in(self, session: Session, ids: Sequence[int], columns: str) -> list[Row]:
@@ -346,18 +344,25 @@ class Queries:
 
     async def last_id(self, session: Session, below: int | None = None) -> int:
         """The highest id of log_events (below this one); 0 if there is none."""
-        where = "" if below is None else f" WHERE id < {int(below)}"
-        found = await session.query(f"SELECT MAX(id) FROM log_events{where}")
-        return int(found[0][0] or 0)
+        return await last_id(session, below)
 
     async def first_since(self, session: Session, since: Micros) -> int:
-        """The id at which rows from `since` on begin."""
+        """The lowest id of a row from `since` on. If finding it takes long, the log's times are taken for sorted."""
+        return (await self.log_span(session, since)).first
 
-        def is_before(ts: Micros | None) -> bool:
-            return (self.utc("log_events", "ts", ts) or 0) < since
+    async def log_span(self, session: Session, since: Micros) -> IdSpan:
+        """The ids of log_events that may have a row from `since` on, found in about `FIRST_WITHIN` seconds."""
 
-        high = await self.last_id(session)
-        return 1 + await _last_before(session, high, self._time("log_events", "ts"), is_before)
+        async def ask(question: LogQuestion) -> Any:
+            return await question(self.log_clock, session)
+
+        return await LogTimes().span(ask, since, None, FIRST_WITHIN)
+
+    @property
+    def log_clock(self) -> LogClock:
+        """How the times of log_events are written."""
+        local = self.schema.is_local("log_events", "ts")
+        return LogClock(self.dialect.local_micros if local else self.dialect.utc_micros, self.zone if local else None)
 
     def log_row(self, row: Row, near: Micros | None = None, since: Micros | None = None) -> LogRow:
         """Convert a row. `near` and `since` as in `Zone.utc`, for local times that a DST change repeats."""
@@ -650,7 +655,7 @@ class Queries:
     def _bounded(self, table: str, column: str) -> str:
         """The column, or only its beginning or NULL if its text is long."""
         if column == "attrs":
-            return f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN '{joblog.TOO_LONG}' ELSE attrs END"
+            return f"CASE WHEN LENGTH(attrs) > {joblog.MAX_ATTRS} THEN {self._names_in_attrs()} ELSE attrs END"
         limits = {"metadata": self.limits.metadata, "source_vm_spec": self.limits.metadata}
         if table == "job_steps":
             limits["error_message"] = SHORT_ERROR
@@ -660,6 +665,20 @@ class Queries:
             cut = f"SUBSTR({column}, 1, {self.limits.error})"
             return f"CASE WHEN {self._size(table, column)} <= {self.limits.error} THEN {column} ELSE {cut} END"
         return column
+
+    def _names_in_attrs(self) -> str:
+        """What is read of attrs that are too long: `joblog.TOO_LONG`, and the members that name the job."""
+        text = f"'{joblog.TOO_LONG}{{'"
+        keys = dict.fromkeys(("job_id", "step_id", *self.limits.keep))
+        for number, key in enumerate(name for name in keys if name not in KEPT_KEYS):
+            name = "".join(c for c in key if c not in "\\\"'%{}")
+            member = self.dialect.member.format("attrs", f"""'$."{name}"'""")
+            value = f"CASE WHEN {self.dialect.size.format(member)} <= {MAX_KEPT} THEN {member} END"
+            for part in (f"""'{"," if number else ""}"{name}":'""", f"COALESCE({value}, 'null')"):
+                text = self.dialect.joined.format(text, part)
+        text = self.dialect.joined.format(text, "'}'")
+        readable = f"LENGTH(attrs) <= {MAX_SEARCHED} AND JSON_VALID(attrs)"
+        return f"CASE WHEN {readable} THEN {text} ELSE '{joblog.TOO_LONG}' END"
 
     def _time(self, table: str, column: str) -> str:
         """A time as integer microseconds; DATETIME ones still in local time."""
@@ -776,71 +795,3 @@ def _one(text: str) -> str:
     if len(_texts) >= MAX_TEXTS:
         return _texts.get(text, text)
     return _texts.setdefault(text, text)
-
-
-async def _last_before(session: Session, high: int, ts: str, is_before: Callable[[Micros | None], bool]) -> int:
-    """An id up to `high` such that the times of all rows up to it are before, and those of later rows are not.
-
-    A binary search: no index has `ts`, the expression of the time, but it grows with the id.
-    """
-    low = 0
-    while low < high:
-        middle = (low + high) // 2
-        where = f"id > {middle} AND ts IS NOT NULL ORDER BY id LIMIT 1"
-        found = await session.query(f"SELECT id, {ts} FROM log_events WHERE {where}")
-        if found and is_before(found[0][1]):
-            low = int(found[0][0])
-        else:
-            high = middle
-    return low
-
-
-class RepeatedHours:
-    """Which of its two readings a local time of `log_events` has, in an hour that comes twice.
-
-    Ids grow with time, except for the seconds that rows wait for their commit. So all rows of the hour are followed in
-    the order of their ids, as the tail follows those that it catches up with: each is read as of the first time that is
-    not before the row in front of it (`Zone.utc`). Rows of one page do not suffice: an hour may pass between two of
-    them. It knows the ids at which the reading changes, of the hour that was last asked about. One question at a time.
-
-    `ts`: the expression of the local time. A log whose ids start again lower needs a new object, as `Questions` makes
-    one once a minute.
-    """
-
-    def __init__(self, ts: str) -> None:
-        self._ts = ts
-        self._hour: Range | None = None
-        self._read_to = 0
-        self._last: Micros = 0
-        """The time of the row with the id `_read_to`, in UTC."""
-        self._turns: list[int] = []
-        """The ids at which the reading changes: from the first to the second, and back for rows that came late."""
-        self._settled = False
-
-    async def second(self, session: Session, zone: Zone, hour: Range, ids: Sequence[int]) -> set[int]:
-        """Those of `ids`, ascending, whose local time in `hour` has the second reading."""
-        if hour != self._hour:
-
-            def is_before(local: Micros | None) -> bool:
-                return (local or 0) < hour[0]  # times before the hour are lower, others are not
-
-            self._read_to = await _last_before(session, ids[-1], self._ts, is_before)
-            self._hour, self._last, self._turns, self._settled = hour, 0, [], False
-        while not self._settled and self._read_to < ids[-1]:
-            where = f"id > {self._read_to} ORDER BY id LIMIT {ROWS_AT_ONCE}"
-            rows = await session.query(f"SELECT id, {self._ts} FROM log_events WHERE {where}")
-            self._follow(zone, hour, [(int(i), int(local)) for i, local in rows if local is not None])
-            if not rows:
-                break
-            self._read_to = int(rows[-1][0])
-        return {event_id for event_id in ids if bisect_right(self._turns, event_id) % 2}
-
-    def _follow(self, zone: Zone, hour: Range, rows: Sequence[tuple[int, Micros]]) -> None:
-        for event_id, local in rows:
-            self._last = zone.utc(local, since=self._last)
-            first, second = zone.readings(local)
-            if (self._last != first) is not bool(len(self._turns) % 2):
-                self._turns.append(event_id)
-            if self._last > second + (hour[0] - local) + SETTLED:
-                self._settled = True
-                return

@@ -304,9 +304,6 @@ async def legacy_places(
 SCAN_WITHIN = 1.0
 """Seconds after which the server ends the search of one slice of the log for the lines of any job."""
 
-DAY = 86_400_000_000
-"""Microseconds around a time, of any zone, within which its clock is changed once at most."""
-
 
 async def sizes_of(
     queries: Queries,
@@ -333,9 +330,9 @@ async def sizes_of(
         where += f" AND ({_of_steps(queries, query)})"
     at = f"COALESCE({queries.expression('log_events', 'ts')}, 0)"
     if query.since is not None:
-        where += f" AND {at} >= {query.since + min(_offsets(queries, query.since))}"
+        where += f" AND {at} >= {query.since + min(queries.log_clock.offsets(query.since))}"
     if query.until is not None:
-        where += f" AND {at} < {query.until + max(_offsets(queries, query.until))}"
+        where += f" AND {at} < {query.until + max(queries.log_clock.offsets(query.until))}"
     for text in query.texts:
         needles, plain = _needles(text), _plain_part(text)
         found_in = [queries.dialect.matches.format("message")]
@@ -355,21 +352,14 @@ async def sizes_of(
     return [(int(i), int(n or 0)) for i, n in found]
 
 
-def _offsets(queries: Queries, at: Micros) -> list[Micros]:
-    """By how much the clock of log_events may be ahead of UTC at about this time; [0] if it is UTC."""
-    if not queries.schema.is_local("log_events", "ts"):
-        return [0]
-    return [near - utc for near in (at - DAY, at, at + DAY) for utc in queries.zone.readings(near)]
-
-
 def _of_job(queries: Queries, names: JobNames) -> tuple[str, list[object]]:
     """The SQL condition for rows that may belong to a job, and its arguments."""
     mark, schema = queries.dialect.placeholder, queries.schema
     attrs = schema.has("log_events", "attrs")
-    # An ID without a plain part is in any attrs: the rows that are read decide.
-    texts = [_plain_part(t) or "{" for t in (names.job_id, *names.external_ids)] if attrs else []
-    conditions: list[str] = [f"INSTR(attrs, {mark}) > 0" for _ in texts]
-    args: list[object] = [*texts]
+    conditions, args = list[str](), list[object]()
+    if attrs:  # In any case, as the job ID is compared so. An ID without a plain part is in any attrs: the rows decide.
+        conditions.append(queries.dialect.matches.format("attrs"))
+        args.append(_pattern([_plain_part(name) or "{" for name in (names.job_id, *names.external_ids)]))
     if steps := sorted(names.step_ids):
         if attrs:
             conditions.append("INSTR(attrs, '\"step_id\"') > 0")

@@ -111,8 +111,8 @@ class Dialect:
     ``{path}`` of the JSON in ``{column}``, NULL where there is none. `size`: bytes of a text;
     `member`: the JSON text that an object has at a path. `matches`: whether a text matches a regular expression, which
     knows upper and lower case of ASCII letters; NULL does not. It is compared as bytes, in which no text is invalid;
-    that also costs a third of INSTR of LOWER. `briefly`: what stands before a statement that may be ended after
-    ``{seconds}``.
+    that also costs a third of INSTR of LOWER. `joined`: one text, of a text and of another one. `briefly`: what stands
+    before a statement that may be ended after ``{seconds}``.
     """
 
     placeholder: str
@@ -123,6 +123,7 @@ class Dialect:
     size: str
     member: str
     matches: str
+    joined: str
     briefly: str = ""
 
     def marks(self, values: Collection[object]) -> str:

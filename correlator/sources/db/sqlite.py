@@ -71,6 +71,7 @@ class SQLiteDatabase:
         size="LENGTH(CAST({} AS BLOB))",
         member="({} -> {})",
         matches="CAST({} AS BLOB) REGEXP ?",
+        joined="({} || {})",
     )
 
     def __init__(self, path: Path, *, zone: Zone | None = None, timeout: float = 10.0) -> None:

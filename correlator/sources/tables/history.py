@@ -37,7 +37,7 @@ from correlator.model.rows import Micros
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, as_status
 from correlator.sources.db.session import Schema, Session
-from correlator.sources.search import Slices
+from correlator.sources.db.slices import Slices
 
 MAX_SEARCHED = 4_000_000
 """Most bytes of metadata in which the server searches for the name of the VM."""

@@ -85,7 +85,7 @@ export class JobLog {
     clearTimeout(this.#retry);
     try {
       const isWhole = await history.read();
-      const error = isWhole ? null : "the log is too long to be read to its end";
+      const error = isWhole ? history.reason : "the log is too long to be read to its end";
       if (history === this.#history) this.#set({ loaded: true, error });
     } catch (error) {
       if (history !== this.#history) return;
@@ -111,6 +111,7 @@ export class JobLog {
 const MOST_PAGES = 200; // in one read, so that a job of a million lines does not block the page
 
 class LogHistory {
+  /** @type {string | null} why lines of the pages so far may be missing */ reason = null;
   /** @type {string | undefined} */ #after;
   #again = false;
   #closed = false;
@@ -168,6 +169,7 @@ class LogHistory {
     const page = await this.#correlator.history(this.#jobId, { level: this.#level, after: this.#after });
     if (this.#closed) return false;
     this.#after = page.next_after ?? this.#after;
+    this.reason = page.reason ?? this.reason;
     this.#onLines(page.events);
     return page.more;
   }

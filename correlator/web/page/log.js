@@ -267,7 +267,7 @@ class Lines extends Component {
   }
 
   #notes() {
-    const { dropped, trouble, loading, loaded, window } = this.#feed;
+    const { dropped, trouble, incomplete, loading, loaded, window } = this.#feed;
     const { target } = this.props;
     const missing = target !== null && loaded && loading === "" && !window.has(target) && trouble === null;
     return [
@@ -275,6 +275,7 @@ class Lines extends Component {
       missing && `Line ${target} is not among these lines`,
       dropped > 0 && `${counted(dropped, "line")} came too fast for this browser and were read again`,
       trouble !== null && `Lines are missing: ${trouble}`,
+      incomplete !== null && `Lines may be missing: ${incomplete}`,
     ]
       .filter(Boolean)
       .join(" · ");

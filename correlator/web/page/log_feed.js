@@ -43,6 +43,8 @@ export class LogFeed {
   loading = "";
   loaded = false;
   trouble = null;
+  /** Why lines may be missing from the pages that have been read; null if none are. */
+  incomplete = null;
 
   /**
    * `fetchPage({before | from | after})` returns a page of `/events`; `onChange` is called after each change; `most`
@@ -164,6 +166,7 @@ export class LogFeed {
     this.loaded = false;
     this.unseen = 0;
     this.trouble = null;
+    this.incomplete = null;
   }
 
   /** Does one piece of work. Resolves with false if another place was opened meanwhile. */
@@ -202,6 +205,7 @@ export class LogFeed {
         return; // live lines have evicted those that this page precedes
       }
       this.#backward = page.next_before ?? null;
+      this.incomplete = page.reason ?? this.incomplete;
       this.window.lowest = this.#backward ?? 1;
       added += this.window.add(page.events);
       this.#cutEnd();
@@ -223,6 +227,7 @@ export class LogFeed {
       if (typeof page.next_after === "string") {
         this.#forward = { after: page.next_after };
       }
+      this.incomplete = page.reason ?? this.incomplete;
       added += this.window.add(page.events);
       this.atEnd = !page.more && this.#arrived < RECENT;
       if (this.atEnd) {
