@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -74,3 +75,39 @@ async def test_a_whole_log_is_sent_as_text_in_the_order_of_time_and_its_parts_ar
             assert (await response.text()).splitlines() == lines[2500:]
     status, body = await daemon.get(f"{path}?limit=5")
     assert (status, "'limit'" in body["detail"]) == (400, True)
+
+
+@pytest.mark.parametrize("back", [1.2, 3, 8])
+async def test_a_log_is_whole_although_its_clock_was_set_back_by_hours(
+    daemon: Daemon, appliance: Appliance, run: Run, back: float
+):
+    def at(minute: float) -> str:
+        return (begin + timedelta(minutes=minute)).strftime("%Y-%m-%d %H:%M:%S.%f")
+
+    begin = datetime.now(UTC) - timedelta(hours=12)
+    due: dict[str, list[int]] = {}
+    for number in range(20):  # one after the other, before the clock is set back
+        job = f"old-{number}"
+        await appliance.job(id=job, status="completed", started_at=at(6 * number), completed_at=at(6 * number + 5))
+        due[job] = [
+            await appliance.log(f"line {n}", attrs={"job_id": job}, ts=at(6 * number + n / 2)) for n in range(7)
+        ]
+    after = 125 - 60 * back
+    await appliance.job(id="Across", started_at=at(120))
+    due["Across"] = [await appliance.log("x", attrs={"job_id": "aCROSS"}, ts=at(120 + n / 10)) for n in range(21)]
+    due["Across"] += [await appliance.log("x", attrs={"job_id": "Across"}, ts=at(after + n / 10)) for n in range(21)]
+    due["Across"].append(await appliance.log("x", attrs={"job_id": "Across"}, ts=at(after - 30 * 60)))
+    dump = {"job_id": "Across", "dump": "x" * (1 << 21)}
+    due["Across"].append(await appliance.log("x", attrs=dump, ts=at(after + 4)))
+    assert (await daemon.get("/api/v1/jobs/Across?wait=30"))[0] == 200
+    for job, ids in due.items():
+        status, page = await daemon.get(f"/api/v1/jobs/{job}/events?limit=1000")
+        assert (status, page["complete"], page["reason"], page["more"]) == (200, True, None, False)
+        assert sorted(line["event_id"] for line in page["events"]) == ids, job
+    assert daemon.session is not None
+    async with daemon.session.get(URL("/api/v1/jobs/Across/log")) as response:
+        assert len((await response.text()).splitlines()) == len(due["Across"])
+    command = await run("logs", "Across", "-o", "json")
+    assert await command.end() == 0
+    assert sorted(json.loads(line)["event_id"] for line in command.out.splitlines()) == due["Across"]
+    assert command.err == ""

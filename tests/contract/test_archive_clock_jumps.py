@@ -10,6 +10,7 @@ from correlator.pipeline.queries import FindLines, JobNames, LineQuery, LogLines
 from correlator.sources.db.log_times import LogTimes
 from tests.support.archive_queries import archive_of
 from tests.support.clock_jumps import JumpingLog, ids
+from tests.support.source_databases import open_queries
 
 SEEDS = range(6)
 
@@ -70,6 +71,19 @@ async def test_a_search_of_a_period_finds_each_line_of_that_time(original, seed)
                 due = [row.id for row in log.rows if row.message == "line 3"
                        and (begin or 0) <= row.ts and (end is None or row.ts < end)]  # fmt: skip
                 assert await searched(archive, query) == due
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_a_first_start_begins_before_all_rows_of_its_period(original, seed):
+    log, chance = JumpingLog(seed), random.Random(seed)
+    await log.write(original, late=False)
+    visible = [row for row in log.rows if row.id not in log.late]
+    async with open_queries(original.source()) as (queries, session):
+        for _ in range(4):
+            since = chance.choice(log.rows).ts
+            due = min(row.id for row in visible if row.ts >= since)
+            below = max((row.id for row in visible if row.id < due), default=0)
+            assert await queries.first_since(session, since) == below + 1, "ids in front of it may be committed late"
 
 
 async def forward(archive, names: JobNames, limit: int, query: LineQuery | None = None) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -47,6 +48,18 @@ async def test_the_doctor_finds_the_job_of_a_row_of_any_size(original):
     async with open_queries(original.source()) as (queries, session):
         found = await usage.read_log(Config(), queries, session, int(time.time()))
     assert (found.rows, found.without_job, found.job_ends) == (len(SIZES), 0, {f"j{size}" for size in SIZES})
+
+
+async def test_the_doctor_reads_all_rows_of_the_day_behind_older_ones(original):
+    """Single rows of days ago, and a clock that was set back, are no end of the day."""
+    now = int(time.time())
+    for number in range(3 * usage.ROWS_AT_ONCE // 1000):
+        ago = 23 * 3600 if number % 2 == 0 else 30 * 3600
+        rows = [f"('INFO', 'm', '{datetime.fromtimestamp(now - ago + n, UTC):%Y-%m-%d %H:%M:%S}')" for n in range(1000)]
+        await original.run(f"INSERT INTO log_events (level, message, ts) VALUES {', '.join(rows)}")
+    async with open_queries(original.source()) as (queries, session):
+        found = await usage.read_log(Config(), queries, session, now)
+    assert (found.rows, found.whole) == (3000, True)
 
 
 async def test_no_answer_holds_more_than_a_bound_and_every_row_comes_whole(original):
