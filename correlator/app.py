@@ -37,6 +37,7 @@ from correlator.daemon import (
     reload_on_request,
     report_build,
 )
+from correlator.errors import Away, SourceUnavailable
 from correlator.jobs import sizes
 from correlator.jobs.exports import Exports
 from correlator.jobs.horizon import Horizon
@@ -51,8 +52,9 @@ from correlator.sinks.http.server import ListenerConfig
 from correlator.sinks.webhooks import WebhookSink
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.databases import database_of
+from correlator.sources.db import identity
 from correlator.sources.db.mariadb import MariaDBDatabase
-from correlator.sources.db.session import Database
+from correlator.sources.db.session import Database, closing
 from correlator.sources.doorbell import Doorbell
 from correlator.sources.follow import Follower
 from correlator.sources.tables.legacy import Legacy
@@ -61,7 +63,7 @@ from correlator.sources.tail import Tail
 from correlator.state.checkpoint import Saved, StoredForecasts
 from correlator.state.checkpoint_file import Checkpoint
 from correlator.state.saver import Saver
-from correlator.tasks import end_tasks, ends_before, set_by_signals
+from correlator.tasks import Backoff, end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
     from correlator.cluster.lease import Lease
@@ -164,6 +166,16 @@ async def _term(process: Process, lease: Lease | None) -> None:
             if active.saved is not None:
                 core.source.expect(active.saved.cursor.sample)
             saved = newest(saved, active.saved)
+        elif saved is not None:
+            comparing = outer.create_task(_is_followed(core, saved, str(config.database.url)), name="database")
+            if not await ends_before(comparing, process.stop):
+                supervisor.stops()
+                await end_tasks({comparing, *watching, *serving})
+                await asyncio.to_thread(checkpoint.close)
+                return
+            if not comparing.result():
+                await asyncio.to_thread(checkpoint.set_aside, f"it is of the database at {saved.source}")
+                saved = None
         await _follow(process, daemon, saved, active, outer, watching, serving if active is None else set())
         await end_tasks(serving, again=DRAIN_WITHIN)
     # Stop, 5: Close the archive's sessions.
@@ -269,6 +281,27 @@ async def _open(checkpoint: Checkpoint) -> Saved | None:
         return None
 
 
+async def _is_followed(core: Core, saved: Saved, source: str) -> bool:
+    """Return whether a checkpoint is of the database that is followed now, however that is reached.
+
+    A checkpoint that was made at the same URL is used at once. Otherwise the database is asked for the sample of jobs,
+    and until it answers nothing is served: what was saved may be another appliance's.
+    """
+    backoff = Backoff()
+    while saved.source != source:
+        if not saved.cursor.sample:
+            return False
+        try:
+            async with closing(core.database.open()) as session:
+                return not await identity.is_other(session, core.database.dialect, saved.cursor.sample)
+        except SourceUnavailable as error:
+            if error.reason is Away.FAILED:  # it has no job_tracking
+                return False
+            core.hub.status.failed(error)
+        await asyncio.sleep(backoff.next())
+    return True
+
+
 async def _restore(saved: Saved, core: Core) -> None:
     """Publish the jobs of the last run, and have the source resume at its position in the log."""
     age = max(0.0, time.time() - saved.at)
@@ -340,7 +373,6 @@ def core_of(
         legacy=legacy,
         doorbell=doorbell,
         limits=limits,
-        in_cluster=config.cluster.url is not None,
     )
     return Core(database, hub, pipeline, tail, source, archive)
 

@@ -303,6 +303,9 @@ def _judge_at_rest(config: Config, file: Path, figures: CheckpointFigures) -> tu
             store.close()
     if saved is None:
         return ok(CHECKPOINT, "nothing has been written to it yet"), figures
+    url = str(config.database.url)
+    moved = () if saved.source == url else (f"It was written at {saved.source}: the next start compares the jobs.",)
     jobs, events, head = len(saved.jobs) + len(saved.legacy), len(saved.events), saved.cursor.head
     figures = CheckpointFigures(figures.bytes, figures.version, saved.at, head, jobs, events)
-    return ok(CHECKPOINT, f"{jobs} jobs and {events} events, up to row {head} of the log"), figures
+    words = f"{jobs} jobs and {events} events, up to row {head} of the log"
+    return ok(CHECKPOINT, words, moved), figures

@@ -25,7 +25,7 @@ class Cursor(Struct, frozen=True):
     ``past``: the part of the log's past that is still unread, in the source's own format.
     ``marks``: packed rows before the head. They identify a log that lost its newest rows (`ResetMarkers`).
     ``complete_to``: rows with a higher ID were read without some columns; None if none were.
-    ``sample``: IDs of jobs by which the database is recognized, in a cluster. ``shapes``: what ``marks`` have besides.
+    ``sample``: IDs of jobs by which the database is recognized. ``shapes``: what ``marks`` have besides.
     """
 
     head: int = 0

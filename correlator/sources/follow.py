@@ -93,8 +93,6 @@ class Follower:
     earlier: History = field(default_factory=History)
     doorbell: Doorbell | None = None
     limits: Sizes = field(default_factory=Sizes)
-    in_cluster: bool = False
-    """True if another collector may go on with the checkpoint, so that it has to name the database."""
     check_every: float = 5.0
     """Seconds between checks of the schema, and of the server's UTC offset. Both may change during a connection."""
     check_lost_every: float = 1.0
@@ -192,8 +190,7 @@ class Follower:
                 tasks.create_task(self._earlier_runs(queries, feed), name="history")
                 tasks.create_task(self.tail.watch_for_reset(self.database, session), name="resets")
                 tasks.create_task(self._watch_schema(queries, session, feed), name="schema")
-                if self.in_cluster:
-                    tasks.create_task(self._recognize_later(queries, beat), name="identity")
+                tasks.create_task(self._recognize_later(queries, beat), name="identity")
 
     @contextlib.asynccontextmanager
     async def _session(self, beat: Callable[[], None], *, dirty: bool = False) -> AsyncIterator[Session]:
@@ -393,7 +390,7 @@ class Follower:
 
     async def _recognize(self, queries: Queries, session: Session) -> None:
         """Take the sample for the checkpoint. Raises: `OtherDatabase`."""
-        if not self.in_cluster or not queries.schema.has("job_tracking", "id"):
+        if not queries.schema.has("job_tracking", "id"):
             return
         if await identity.is_other(session, self.database.dialect, self._expected):
             raise OtherDatabase

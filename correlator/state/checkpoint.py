@@ -181,7 +181,7 @@ class Saved(Struct, frozen=True):
     """What the last run saved. `at`: Unix seconds; `events`: the pending events of all sinks, in order.
 
     `forecasts`: the earlier runs; None if they were not read yet. `exports`: None if ended jobs were not exported.
-    `position`: the position in the stream of a cluster.
+    `position`: the position in the stream of a cluster. `source`: how the database was reached; "" if not in a file.
     """
 
     at: float
@@ -193,6 +193,7 @@ class Saved(Struct, frozen=True):
     forecasts: Decoded | None = None
     exports: PersistedExports | None = None
     position: bytes | None = None
+    source: str = ""
 
 
 class Changes(Struct, frozen=True):

@@ -1,7 +1,8 @@
 """The checkpoint file: the position in the log, the state of the index, and events without acknowledgement.
 
-It is one SQLite file, and each write is one transaction: the file always holds the state of one moment. A file that is
-damaged, of another database or of another version is renamed, and the daemon starts without it: everything in it can
+It is one SQLite file, and each write is one transaction: the file always holds the state of one moment. It names how
+the database was reached; whether that is the one that is followed now is decided by whoever opens the file. A file that
+is damaged or of another version is renamed, and the daemon starts without it: everything in it can
 be read from the tables again, except for the unacknowledged events.
 """
 
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
+from msgspec.structs import replace
 
 from correlator.errors import CheckpointInUse
 from correlator.state.checkpoint import VERSION, Changes, Name, Saved, Unusable, rows_of, saved_of
@@ -34,7 +36,8 @@ _WRITE = "INSERT OR REPLACE INTO rows VALUES (?, ?, ?)"
 
 
 class Checkpoint:
-    """The file at `path`, for the database that `source` names. Every call blocks: call it in a worker thread.
+    """The file at `path`, of a run that reaches its database by `source`. Every call blocks: call it in a worker
+    thread.
 
     Only one call may run at a time. Raises: `CheckpointInUse` if another process has locked the file, `sqlite3.Error`
     or `OSError` if it cannot be read or written.
@@ -130,10 +133,9 @@ class Checkpoint:
         found = connection.execute("SELECT value FROM rows WHERE kind = ? AND key = ?", SOURCE).fetchone()
         if found is None:
             return None
-        if (source := msgspec.msgpack.decode(found[0], type=str)) != self._source:
-            raise Unusable(f"it is of {source}")
         rows = connection.execute("SELECT kind, key, value FROM rows")
-        return saved_of(((kind, key), value) for kind, key, value in rows)
+        saved = saved_of(((kind, key), value) for kind, key, value in rows)
+        return replace(saved, source=msgspec.msgpack.decode(found[0], type=str))
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

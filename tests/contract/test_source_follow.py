@@ -55,11 +55,11 @@ async def test_a_first_start_reads_the_history_by_the_clock_of_the_database(orig
 async def test_in_a_cluster_no_other_database_is_followed_than_that_of_the_checkpoint(original):
     """A backup of it has some of its jobs; another appliance, or an empty one, has none."""
     names = [await original.job(f"j{number:03}") for number in range(3)]
-    async with running_follower(original.source(), in_cluster=True) as (received, tail):
+    async with running_follower(original.source()) as (received, tail):
         await received.receives()
         assert tail.cursor().sample == tuple(names)
     for expected, same in (((), True), (("of a later job", "j001"), True), (("of another appliance",), False)):
-        follower = Follower(original.source(), Tail(), Reconcile(), in_cluster=True)
+        follower = Follower(original.source(), Tail(), Reconcile())
         follower.expect(expected)
         received = RecordingPipeline()
         running = asyncio.create_task(follower.run(received))

@@ -126,7 +126,8 @@ def test_a_checkpoint_is_reported_in_numbers_and_not_changed(tmp_path, checkpoin
     assert check == ok(host.CHECKPOINT, "0 jobs and 1 events, up to row 77 of the log")
     assert (figures.head, figures.events, figures.version) == (77, 1, VERSION)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
-    assert f"it is of {URL}" in inspect_checkpoint(tmp_path, "mysql://u@other/d")[0].summary
+    (moved,) = inspect_checkpoint(tmp_path, "mysql://u@other/d")[0].detail
+    assert f"written at {URL}: the next start compares the jobs" in moved
     assert inspect_checkpoint(tmp_path / "new")[0].status == "ok", "before the first start there is none"
 
 

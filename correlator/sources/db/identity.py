@@ -1,6 +1,7 @@
 """Whose database it is: a sample of its jobs, by which a later run recognizes it.
 
-Problem. In a cluster, collectors that have the same name by mistake must not go on from each other's checkpoint. The
+Problem. A checkpoint stays in use if the same database is reached in another way, not if another appliance has taken
+its place. In a cluster, collectors that have the same name by mistake must not go on from each other's checkpoint. The
 name of a server, its address and its `server_uid` change when it is moved, restored or replaced by its replica, and
 the rows of the log start again after a restored backup. The tables have no mark of their own, and get none.
 
