@@ -32,7 +32,9 @@ _W: Final = r"[^\t-\r ]"
 _WORDS: Final = f"^{_S}*({_W}+{_S}+){{0,{MAX_WORDS - 1}}}{_W}*$"
 _SOME_WORDS: Final = f"^{_S}*{_W}+({_S}+{_W}+){{0,{MAX_WORDS - 1}}}{_S}*$"
 """Up to `MAX_WORDS` words, and at least one, as every language's regular expressions can say it: without look-ahead and
-escapes of Unicode, which RE2 lacks. Other separators of Unicode are allowed too."""
+escapes of Unicode, which RE2 lacks. ASCII separates words; any other space is part of one."""
+
+WORD: Final = f"{_W}+"
 
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 

@@ -58,7 +58,7 @@ def scan(
             unfit.add(positive_data_acceptance)
         checks: Any = [check for check in CHECKS.get_all() if check not in unfit]
         response = case.call(headers=headers)
-        if response.status_code == 414 and response.content.startswith(b"Got more than 8190 bytes"):
+        if response.status_code == 414:
             return  # The parser of aiohttp refuses so long a line, before it is a request.
         case.validate_response(response, headers=headers, checks=checks)
         answers[case.operation.definition.raw["operationId"]].add(response.status_code)

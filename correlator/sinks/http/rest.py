@@ -30,6 +30,7 @@ from correlator.jobs import encoding
 from correlator.jobs.directory import Place, place_of
 from correlator.model.parameters import (
     MAX_WORDS,
+    WORD,
     FindEvents,
     GetEntity,
     GetJob,
@@ -498,7 +499,7 @@ def _complete(reason: str | None) -> dict[str, Any]:
 
 
 def _words(text: str) -> frozenset[str]:
-    words = frozenset(text.split())
+    words = frozenset(re.findall(WORD, text))
     if len(words) > MAX_WORDS:
         raise BadRequest(f"text: expected at most {MAX_WORDS} words, not {len(words)}")
     return words
