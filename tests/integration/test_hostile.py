@@ -386,7 +386,9 @@ async def test_behind_a_trusted_proxy_only_the_client_that_sent_too_much_waits(h
         for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
             headers = {"X-Forwarded-For": address}
             async with client.ws_connect(f"{url}/ws", autoping=False, headers=headers) as ws:
-                await ws.send_json([HELLO, *({"type": "ping"} for _ in range(1_500 if len(delays) == 1 else 1))])
+                await ws.send_json(HELLO)
+                for _ in range(15 if len(delays) == 1 else 1):
+                    await ws.send_json([{"type": "ping"}] * 100)
                 if len(delays) == 1:
                     assert await closed_with(ws) == 4429
     assert delays == [("10.0.0.1", False), ("10.0.0.2", False), ("10.0.0.1", True)]

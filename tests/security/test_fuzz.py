@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import functools
 import json
 import os
@@ -38,7 +37,7 @@ from correlator.model.messages import ClientMessage
 from correlator.model.persisted import Cursor
 from correlator.model.rows import JobRecord, LogRow, StepRecord
 from correlator.pipeline.pipeline import LocalHub
-from correlator.sinks.http import sse, websocket
+from correlator.sinks.http import frames, sse
 from correlator.sinks.http.audit import Audit
 from correlator.sinks.http.requests import as_problem
 from correlator.sinks.http.rest import Rest
@@ -180,12 +179,14 @@ def test_no_row_stops_the_index_and_every_job_can_be_encoded(facts: list[Any]) -
     ).map(json.dumps)
 )
 def test_no_frame_raises_but_a_bad_request(raw: str | bytes) -> None:
-    with contextlib.suppress(BadRequest):
-        for said in websocket.decode(raw):
-            assert isinstance(said, (*get_args(ClientMessage), BadRequest))
-            if isinstance(said, BadRequest):
-                str(said).encode("utf-8")  # it is sent to the client
-                assert len(str(said)) < 1000
+    try:
+        said = [frames.decode(one) for one in frames.split(raw)]
+    except BadRequest as error:
+        words = str(error)
+    else:
+        assert all(isinstance(message, get_args(ClientMessage)) for message in said)
+        return
+    assert len(words.encode("utf-8")) < 4000, "it is sent to the client"
 
 
 FILTERS = ("status", "job_type", "operation", "context_id", "parent_job_id")

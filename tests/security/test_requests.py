@@ -24,9 +24,9 @@ from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http.access import Access, Rules
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
+from correlator.sinks.http.frames import MAX_FRAME
 from correlator.sinks.http.grants import Denied
 from correlator.sinks.http.server import Listener
-from correlator.sinks.http.websocket import MAX_FRAME
 from tests.support.appliance import Appliance
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
@@ -150,6 +150,24 @@ async def test_a_body_is_neither_read_into_memory_nor_unpacked(small: Daemon):
     sent = request("POST", "/api/v1/ticket", "Content-Encoding: deflate", f"Content-Length: {len(bomb)}", body=bomb)
     assert (await exchange(small.port, sent)).status in (200, 400, 413)
     assert small.memory() - before < 10
+
+
+async def test_frames_of_thousands_of_messages_before_hello_cost_next_to_no_memory(small: Daemon):
+    """Each of them, decoded, is 15 MB: anybody could end the daemon with 160 connections."""
+    most = b"[" + b",".join([b"1"] * ((MAX_FRAME - 2) // 2)) + b"]"
+    before = small.memory()
+    async with contextlib.AsyncExitStack() as opened:
+        for _ in range(40):
+            reader, writer = await opened.enter_async_context(connected(small.port))
+            writer.write(upgrade() + frame(most))
+            async with asyncio.timeout(PATIENCE):
+                await reader.readuntil(b"bad_request")
+        assert small.memory() - before < 40
+    async with connected(small.port) as (reader, writer):
+        address = URL("/ws").with_query(say="[" + ",".join(["1"] * 3_500) + "]")
+        writer.write(upgrade(str(address)))
+        async with asyncio.timeout(PATIENCE):
+            await reader.readuntil(b"bad_request")
 
 
 # -- ambiguity

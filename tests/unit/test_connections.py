@@ -20,9 +20,10 @@ from correlator.ops import metrics
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access, Rules
+from correlator.sinks.http.frames import PING, close_frame
 from correlator.sinks.http.grants import ANYBODY
 from correlator.sinks.http.sse import EventStreamClient, EventStreams, _wanted
-from correlator.sinks.http.websocket import PING, WebsocketConnection, Websockets, close_frame
+from correlator.sinks.http.websocket import WebsocketConnection, Websockets
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Message
 from correlator.sinks.streaming.sessions import Streams

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from correlator.errors import BadRequest
 from correlator.model.messages import MAX_IDS, Get, Hello, Ping, Subscribe, Unsubscribe
-from correlator.sinks.http.websocket import decode, text_frame
+from correlator.sinks.http.frames import MAX_ERROR, MAX_MESSAGES, decode, split, text_frame
 
 
 @pytest.mark.parametrize(
@@ -33,12 +34,26 @@ from correlator.sinks.http.websocket import decode, text_frame
     ],
 )
 def test_each_message_is_read_and_members_of_later_versions_are_left(text, said):
-    assert decode(text) == decode(text.encode()) == [said]
+    assert messages(text) == messages(text.encode()) == [said]
 
 
 def test_a_frame_may_hold_several_messages_in_order():
-    assert decode(' [{"type":"ping"},{"type":"get","job_id":"j"}]') == [Ping(), Get("j")]
-    assert decode("[]") == []
+    assert messages(' [{"type":"ping"},{"type":"get","job_id":"j"}]') == [Ping(), Get("j")]
+    assert messages("[]") == []
+
+
+def test_a_frame_holds_a_bounded_number_of_messages():
+    """None of a longer one is decoded, and the parser stops at the first beyond."""
+    assert messages(json.dumps([{"type": "ping"}] * MAX_MESSAGES)) == [Ping()] * MAX_MESSAGES
+    most = b"[" + b",".join([b"1"] * 32_000) + b"]"
+    split(most[:1] + b"1]")  # what the first call makes once
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadRequest, match="at most 100 messages"):
+            split(most)
+        assert tracemalloc.get_traced_memory()[1] < 20_000, "of the parser, 32,000 objects are 2 MB"
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
@@ -67,18 +82,25 @@ def test_a_bad_frame_is_a_bad_request(text):
     assert wrong(text)
 
 
+def messages(text):
+    return [decode(raw) for raw in split(text)]
+
+
 def wrong(text):
     """What is wrong with a frame."""
     try:
-        return [said for said in decode(text) if isinstance(said, BadRequest)]
+        messages(text)
     except BadRequest as error:
         return [error]
+    return []
 
 
-def test_of_several_messages_only_the_wrong_ones_are_refused_with_what_is_known():
-    ping, error, get = decode('[{"type":"ping"},{"type":"shout"},{"type":"get","job_id":"j"}]')
-    assert (ping, get) == (Ping(), Get("j"))
+def test_what_is_wrong_with_a_message_is_named_with_what_is_known_and_is_short():
+    (error,) = wrong('[{"type":"ping"},{"type":"shout"},{"type":"get","job_id":"j"}]')
     assert re.search(r"shout.*hello, subscribe, unsubscribe, get and ping", str(error))
+    for text in ({"type": "x" * 60_000}, {"type": "subscribe", "id": 1, "status": ["x" * 60_000]}):
+        (error,) = wrong(json.dumps(text))
+        assert len(str(error)) < MAX_ERROR + 100
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from correlator.config.schema import Http, Mqtt
 from correlator.model import messages, parameters, replies
 from correlator.model.document import JobDocument
 from correlator.pipeline.hub import MAX_CHANGES
-from correlator.sinks.http import websocket
+from correlator.sinks.http import frames, websocket
 from correlator.sinks.http.access import TICKET_SECONDS
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
 from correlator.sinks.mqtt.topics import DISCOVERY, SPACING, TopicKey, Topics, unescape
@@ -371,7 +371,13 @@ _ENDPOINTS: Final = (
         "The first message is `hello`. A refusal is a close code, because browsers show nothing else.",
         (
             Answer(HTTPStatus.SWITCHING_PROTOCOLS, "Continue with `hello`. A refusal is a close code."),
-            _problem(HTTPStatus.BAD_REQUEST, "Not a websocket handshake."),
+            _problem(HTTPStatus.BAD_REQUEST, "The key of the handshake is invalid."),
+            _problem(
+                HTTPStatus.UPGRADE_REQUIRED,
+                "Not a handshake of version 13 (RFC 6455).",
+                ("Upgrade", "websocket"),
+                ("Sec-WebSocket-Version", "13"),
+            ),
         ),
         gate=HOST,
     ),
@@ -616,8 +622,9 @@ def _web_channels() -> tuple[Schema, Schema]:
                 "Text frames of JSON: a frame is one message or an array of messages. The parameter `say` of an"
                 " address may have the first one, without a token. `hello` is due within"
                 f" {websocket.HELLO_WITHIN:g} s; a bookmark comes at least every 10 s."
-                f" Frames from a client are at most {websocket.MAX_FRAME} bytes (else 1009), with at most"
-                f" {messages.MAX_IDS} IDs in a subscription; {websocket.MAX_BAD_FRAMES} bad ones close the connection."
+                f" Frames from a client are at most {frames.MAX_FRAME} bytes (else 1009), of {frames.MAX_MESSAGES}"
+                f" messages with at most {messages.MAX_IDS} IDs in a subscription; {websocket.MAX_BAD_FRAMES} bad ones"
+                f" close the connection. `hello` is one of the first {frames.MAX_MESSAGES_OF_UNKNOWN} of a frame."
                 " Close codes: " + ", ".join(f"{code} {code.reason}" for code in messages.CloseCode) + "."
             ),
             "servers": [{"$ref": "#/servers/websocket"}],

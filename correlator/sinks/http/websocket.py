@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from http import HTTPStatus
 from typing import Any, ClassVar, Final, assert_never
 
 import msgspec
-from aiohttp import WSCloseCode, WSMsgType, web
-from msgspec import Struct
+from aiohttp import HttpVersion11, WSCloseCode, WSMsgType, hdrs, web
 
 from correlator.errors import BadRequest, SourceUnavailable, drop_frames
 from correlator.model.messages import ClientMessage, CloseCode, Error, Get, Hello, Ping, Pong, Subscribe, Unsubscribe
@@ -25,85 +26,26 @@ from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import CHECKED_AT_ONCE, Access
 from correlator.sinks.http.floods import Floods, Pace
+from correlator.sinks.http.frames import (
+    MAX_FRAME,
+    MAX_MESSAGES_OF_UNKNOWN,
+    PING,
+    close_frame,
+    decode,
+    is_close_code,
+    pong_frame,
+    split,
+    text_frame,
+)
 from correlator.sinks.http.grants import Denied, Grant, Need
+from correlator.sinks.http.requests import problem
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
 from correlator.sinks.turns import Refused
 from correlator.tasks import set_within
 
-# -- frames (RFC 6455): the messages in those of clients, and those to clients
-
-MAX_FRAME = 64 * 1024
-"""Bytes of one frame from a client. A longer frame closes the connection with 1009."""
-
-_DECODER = msgspec.json.Decoder(ClientMessage)
-_MANY = msgspec.json.Decoder(list[msgspec.Raw])
-
-
-def decode(text: str | bytes) -> list[ClientMessage | BadRequest]:
-    """The messages of a frame, which is one message or an array. An invalid message is represented by its error.
-
-    Raises:
-        BadRequest: The frame is not JSON.
-    """
-    raw = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
-    if raw.lstrip()[:1] != b"[":
-        return [_message(raw)]
-    try:
-        return [_message(bytes(one)) for one in _MANY.decode(raw)]
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        raise BadRequest(f"a frame is a JSON object, or an array of them: {error}") from error
-
-
-def _message(raw: bytes) -> ClientMessage | BadRequest:
-    try:
-        said: ClientMessage = _DECODER.decode(raw)
-    except msgspec.ValidationError as error:
-        known = "known types are hello, subscribe, unsubscribe, get and ping"
-        return BadRequest(f"{error}; {known}", _subscription(raw))
-    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
-        return BadRequest(f"a frame is a JSON object, or an array of them: {error}")
-    return said
-
-
-def _subscription(raw: bytes) -> int | None:
-    """The subscription ID of an invalid message, if it has one."""
-    try:
-        return msgspec.json.decode(raw, type=_About).id
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-
-
-class _About(Struct):
-    id: int | None = None
-
-
-def text_frame(payload: bytes) -> bytes:
-    """One final, unmasked text frame."""
-    size = len(payload)
-    if size < 126:
-        return b"\x81" + size.to_bytes(1, "big") + payload
-    if size < 1 << 16:
-        return b"\x81\x7e" + size.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + size.to_bytes(8, "big") + payload
-
-
-PING = b"\x89\x00"
-
-
-def pong_frame(payload: bytes) -> bytes:
-    """The reply to a ping. `payload`: at most 125 bytes."""
-    return b"\x8a" + len(payload).to_bytes(1, "big") + payload
-
-
-def close_frame(code: int, reason: bytes) -> bytes:
-    """A close frame. `reason`: at most 123 bytes of UTF-8."""
-    return b"\x88" + (2 + len(reason)).to_bytes(1, "big") + code.to_bytes(2, "big") + reason
-
-
-# -- connections
-
+logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)  # It warns of every request for a subprotocol.
 
 VERSION = 1
 """The version of the protocol."""
@@ -139,6 +81,11 @@ SLOW_CLOSE_WITHIN = 120.0
 
 MAX_AFTER_CLOSE = 100
 """Frames that are read after the close frame, and ignored. Then no more are read until the transport is aborted."""
+
+TOO_MANY_MESSAGES: Final = f"more than {MAX_RATE:g} messages a second, or {SUBSCRIBE_RATE:g} subscribes"
+
+UPGRADE: Final = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+"""Headers of the answer to what is no handshake (RFC 9110, 15.5.22; RFC 6455, 4.4)."""
 
 FRAMES: Final = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG)
 """What the peer sends while a connection is open."""
@@ -211,6 +158,8 @@ class Websockets:
         Raises:
             BadRequest: `Sec-WebSocket-Key` is invalid.
         """
+        if (why := _no_handshake(request)) is not None:
+            return problem(HTTPStatus.UPGRADE_REQUIRED, why, dict(UPGRADE))
         address = request.remote or ""
         await asyncio.sleep(self._floods.delay(address))
         # aiohttp refuses a frame of `max_msg_size` already.
@@ -220,8 +169,9 @@ class Websockets:
         )
         try:
             await ws.prepare(request)
-        except ValueError as error:  # for a key that is not ASCII; aiohttp refuses other invalid keys itself
-            raise BadRequest("Sec-WebSocket-Key: expected 16 bytes in base64") from error
+        except (ValueError, web.HTTPBadRequest) as error:  # the first for a key that is not ASCII
+            drop_frames(error)  # They refer to the request.
+            raise BadRequest("Sec-WebSocket-Key: expected 16 bytes in base64") from None
         ws.headers.clear()  # They have been sent, and would stay in memory.
         if (transport := request.transport) is None:  # The client has gone.
             return ws
@@ -270,9 +220,7 @@ class Websockets:
         client.grant = await self._admitted(request)
         deadline = clock() + HELLO_WITHIN
         said = request.query.get("say")  # the first frame, which arrives a round trip sooner in the address
-        if said is not None and _has_token(said):
-            raise Close(CloseCode.UNAUTHORISED, "a token in an address is not accepted: send hello in a frame")
-        bad = int(said is not None and not await self._handle_frame(client, said, pace, subscribes))
+        bad = int(said is not None and not await self._handle_frame(client, said, pace, subscribes, in_address=True))
         while True:
             try:
                 async with asyncio.timeout_at(None if client.ready else deadline):
@@ -280,7 +228,9 @@ class Websockets:
             except TimeoutError:
                 raise Close(CloseCode.NO_HELLO, f"no hello within {HELLO_WITHIN:g} s") from None
             if message.type is WSMsgType.CLOSE and not client.closing:
-                client.write(close_frame(WSCloseCode.OK, b""))
+                client.write(
+                    close_frame(WSCloseCode.OK if is_close_code(message.data) else WSCloseCode.PROTOCOL_ERROR, b"")
+                )
             if message.type not in FRAMES:
                 return
             client.received_at = time.monotonic()
@@ -291,7 +241,7 @@ class Websockets:
                 client.pong(message.data)
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 if not pace.allows():
-                    raise Flood(CloseCode.TOO_MANY, f"more than {MAX_RATE:g} messages a second")
+                    raise Flood(CloseCode.TOO_MANY, TOO_MANY_MESSAGES)
                 continue
             if not await self._handle_frame(client, message.data, pace, subscribes):
                 bad += 1
@@ -308,31 +258,40 @@ class Websockets:
             raise
 
     async def _handle_frame(
-        self, client: WebsocketConnection, frame: str | bytes, pace: Pace, subscribes: Pace
+        self,
+        client: WebsocketConnection,
+        frame: str | bytes,
+        pace: Pace,
+        subscribes: Pace,
+        *,
+        in_address: bool = False,
     ) -> bool:
-        """Handle the messages of a frame one by one. Returns False if one of them was invalid."""
-        good = True
+        """Handle the messages of a frame one by one, up to the first that is invalid. Returns False if there is one."""
+        if not pace.allows():
+            raise Flood(CloseCode.TOO_MANY, TOO_MANY_MESSAGES)
         try:
-            messages = decode(frame)
+            for number, raw in enumerate(split(frame)):
+                if number and not pace.allows():
+                    raise Flood(CloseCode.TOO_MANY, TOO_MANY_MESSAGES)
+                if number >= MAX_MESSAGES_OF_UNKNOWN and not client.ready:
+                    raise BadRequest(f"say hello among the first {MAX_MESSAGES_OF_UNKNOWN} messages")
+                message = decode(raw)
+                if isinstance(message, Subscribe) and not subscribes.allows():
+                    raise Flood(CloseCode.TOO_MANY, TOO_MANY_MESSAGES)
+                await self._handle_message(client, message, in_address=in_address)
+                await self._turns.round(client.address)  # let other connections run
         except BadRequest as error:
-            messages = [error]
-        for message in messages:
-            if not pace.allows() or (isinstance(message, Subscribe) and not subscribes.allows()):
-                raise Flood(
-                    CloseCode.TOO_MANY, f"more than {MAX_RATE:g} messages a second, or {SUBSCRIBE_RATE:g} subscribes"
-                )
-            try:
-                if isinstance(message, BadRequest):
-                    raise message
-                await self._handle_message(client, message)
-            except BadRequest as error:
-                good = False
-                client.streams.send(client, Error(error.sub, "bad_request", str(error)))
-            await self._turns.round(client.address)  # let other connections run
-        return good
+            client.streams.send(client, Error(error.sub, "bad_request", str(error)))
+            await self._turns.round(client.address)
+            return False
+        return True
 
-    async def _handle_message(self, client: WebsocketConnection, message: ClientMessage) -> None:
+    async def _handle_message(
+        self, client: WebsocketConnection, message: ClientMessage, *, in_address: bool = False
+    ) -> None:
         if isinstance(message, Hello):
+            if in_address and message.token:
+                raise Close(CloseCode.UNAUTHORISED, "a token in an address is not accepted: send hello in a frame")
             await self._hello(client, message)
         elif not client.ready:
             raise BadRequest('say hello first: {"type":"hello","version":1}')
@@ -406,11 +365,15 @@ class Websockets:
         client.streams.send(client, Error(None, code, detail, name))
 
 
-def _has_token(frame: str) -> bool:
-    try:
-        return any(isinstance(message, Hello) and message.token for message in decode(frame))
-    except BadRequest:
-        return False
+def _no_handshake(request: web.Request) -> str | None:
+    """Why a request is no handshake of the protocol's version 13 (RFC 6455, 4.2.1); None if it is one."""
+    options = [option.strip().lower() for option in request.headers.get(hdrs.CONNECTION, "").split(",")]
+    is_upgrade = "upgrade" in options and request.headers.get(hdrs.UPGRADE, "").strip().lower() == "websocket"
+    if not is_upgrade or request.version < HttpVersion11:
+        return "this is the address of a websocket: connect with a client of RFC 6455"
+    if request.headers.get(hdrs.SEC_WEBSOCKET_VERSION) != UPGRADE["Sec-WebSocket-Version"]:
+        return "only version 13 of the websocket protocol is spoken here"
+    return None
 
 
 def _resume(message: Any) -> Resume | None:
