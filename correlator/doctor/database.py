@@ -449,6 +449,9 @@ NEAR = 60.0
 
 JOBS_COMPARED = 50
 
+DECIDING = 5
+"""The newest jobs that decide which offset applies."""
+
 
 def judge_schema(schema: Schema, *, legacy: bool) -> Check:
     lacks = [name for name in schema.missing() if legacy or not name.startswith("failover_jobs")]
@@ -507,20 +510,23 @@ def judge_zone(
     """
     used = _offset_of(zone, now)
     words = f"{'auto: ' if configured == 'auto' else ''}{zone.name} (UTC{_hours(used)})"
-    if wrong := _wrong_by(errors):
+    shown = _shown_by(errors)
+    if shown.offset:
+        wrong = shown.offset
         return failure(
             ZONE,
             f"{words} is wrong by {abs(wrong) / 3600:g} h: DATETIME columns are at UTC{_hours(used + wrong)}",
             [
-                f"Shown by {len(errors)} recent jobs, whose first steps seem to start {_hours(wrong)} h after the job.",
+                f"Shown by {shown.jobs}, whose first steps seem to start {_hours(wrong)} h after the job.",
                 "If the zone has daylight saving time, set its name, e.g. Europe/Berlin.",
             ],
             _zone_setting(used + wrong, host, now),
         )
-    proven = [f"{len(errors)} recent jobs agree"] if errors else []
+    agree = f"{shown.agreeing} of {shown.compared} recent jobs agree, the newest among them"
+    proven = [agree] if shown.agreeing else []
     if offset is not None and offset != used:
         lines = [f"The server's own zone is at UTC{_hours(offset)} now.", *proven]
-        if errors:
+        if proven:
             return ok(ZONE, words, lines)
         return warning(
             ZONE,
@@ -548,13 +554,30 @@ def _zone_of_host() -> str:
     return name if name in available_timezones() else ""
 
 
-def _wrong_by(errors: Sequence[float]) -> int:
-    """Return the offset in seconds that most of the jobs show, or 0."""
-    near = Counter(round(e / QUARTER) * QUARTER for e in errors if -5.0 <= e - round(e / QUARTER) * QUARTER <= NEAR)
-    if not near:
-        return 0
-    offset, count = near.most_common(1)[0]
-    return offset if count * 2 > len(errors) else 0
+class ShownOffset(Struct, frozen=True):
+    """The offset in seconds by which the newest jobs show that the zone is wrong; 0 if it is right.
+
+    `agreeing`: the jobs that show the same, of those that show any offset (`compared`). 0: the newest do not agree.
+    """
+
+    offset: int
+    agreeing: int
+    compared: int
+
+    @property
+    def jobs(self) -> str:
+        return f"{self.agreeing} of {self.compared} recent jobs, the newest among them"
+
+
+def _shown_by(errors: Sequence[float]) -> ShownOffset:
+    """Judge `errors`, the newest jobs first. They decide, because others may be older than a change of the zone."""
+    near = [round(e / QUARTER) * QUARTER for e in errors]
+    shown = [offset for e, offset in zip(errors, near, strict=True) if -5.0 <= e - offset <= NEAR]
+    newest = Counter(shown[:DECIDING]).most_common(1)
+    if not newest or newest[0][1] * 2 <= len(shown[:DECIDING]):
+        return ShownOffset(0, 0, len(shown))
+    offset, _ = newest[0]
+    return ShownOffset(offset, shown.count(offset), len(shown))
 
 
 async def clock(config: Config, session: Session) -> Check:

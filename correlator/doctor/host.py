@@ -5,6 +5,7 @@ The checkpoint is that of an earlier run. It is read from a copy, without changi
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import fcntl
 import os
@@ -38,6 +39,9 @@ DIRECTORY, CHECKPOINT = "state.directory", "state.checkpoint"
 
 LITTLE, TOO_LITTLE = 500 * 1024 * 1024, 64 * 1024 * 1024
 """Free bytes. The checkpoint of 20,000 jobs needs some 50 MB, and its write-ahead log as much again."""
+
+RUNNING_SYSTEMD = Path("/run/systemd/system")
+"""It exists if systemd is running: sd_booted(3)."""
 
 _FREE_IT = "Free space on the file system of this directory; what fills it is not the correlator's to delete."
 
@@ -198,8 +202,8 @@ def libraries() -> dict[str, str]:
     return found
 
 
-async def unit_state(name: str = service.UNIT) -> Check:
-    """Check the state of a systemd unit."""
+async def unit_state(name: str = service.UNIT, *, running: Path = RUNNING_SYSTEMD) -> Check:
+    """Check the state of a systemd unit. `running`: the folder that exists if systemd is running."""
     wanted = "LoadState,ActiveState,SubState,Result,NRestarts,ExecMainStatus,StatusText,NeedDaemonReload"
     try:
         code, out = await service.run("systemctl", "show", name, f"--property={wanted}")
@@ -207,8 +211,10 @@ async def unit_state(name: str = service.UNIT) -> Check:
         return ok(UNIT_CHECK, "systemd is not installed")
     except (OSError, TimeoutError) as error:
         return warning(UNIT_CHECK, f"systemctl does not answer: {str(error) or type(error).__name__}")
+    if code and not await asyncio.to_thread(running.exists):
+        return ok(UNIT_CHECK, "systemd is not running on this host, so it supervises no correlator")
     if code:
-        return ok(UNIT_CHECK, "systemd is not running", out.splitlines()[:1])
+        return warning(UNIT_CHECK, f"systemctl show {name} failed with exit code {code}", out.splitlines()[:1])
     return judge_unit(dict(line.partition("=")[::2] for line in out.splitlines()), name)
 
 
@@ -269,7 +275,7 @@ def checkpoint(config: Config) -> tuple[Check, CheckpointFigures | None]:
         version = int.from_bytes(head[60:], "big")  # SQLite's header has the user_version there.
         figures = CheckpointFigures(file.stat().st_size, version)
     except FileNotFoundError:
-        return ok(CHECKPOINT, "none yet: the first start reads the tables, and the log of database.history"), None
+        return ok(CHECKPOINT, "none yet: the first start reads the tables, and the log of jobs.history"), None
     except OSError as error:
         return failure(CHECKPOINT, f"{file} cannot be read: {error.strerror}", fix=[f"ls -l {quote(str(file))}"]), None
     if holder is not None:

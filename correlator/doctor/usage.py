@@ -27,7 +27,7 @@ from correlator.model.facts import ENDED, STATUS_OF, Entry
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
-from correlator.sources.db.session import Session
+from correlator.sources.db.session import Schema, Session
 from correlator.sources.search import Lookup, directly, owned
 from correlator.sources.tail import slices
 
@@ -70,11 +70,16 @@ async def inspect(config: Config, queries: Queries, session: Session, of_daemon:
         judge_ids(log, tables),
         judge_unresolved(log, tables, nowhere, unsure),
         judge_legacy(log, tables, without_job, undecided, legacy=config.jobs.legacy),
-        judge_drops(log, tables, now * 1_000_000, of_daemon.corrections),
+        judge_drops(log, tables, now * 1_000_000, of_daemon.corrections, unread=_unread(queries.schema)),
     ]
     if of_daemon.operations is not None:
         checks.append(judge_operations(tables, of_daemon.operations))
     return checks
+
+
+def _unread(schema: Schema) -> list[str]:
+    """Return the columns by which rows of the log name jobs and steps, as far as they are missing."""
+    return [f"log_events.{name}" for name in ("attrs", "job_id", "step_id") if not schema.has("log_events", name)]
 
 
 async def read_log(config: Config, queries: Queries, session: Session, now: int) -> LogOfDay:
@@ -164,6 +169,10 @@ async def look_up(config: Config, queries: Queries, session: Session, names: lis
 
 SETTLED = 60_000_000
 """Microseconds at both ends of the examined period that are ignored, as a row there may be late or outside."""
+
+_LOG_EXTENT = "SELECT COUNT(*), MIN(id), MAX(id), MIN(ts), MAX(ts) FROM log_events;"
+
+_LEGACY_ROWS = "SELECT job_id, status, source_vm_name, created_at FROM failover_jobs ORDER BY id DESC LIMIT 10;"
 
 FOLLOWED_BY_GUI = "failover"
 """The type of jobs that a GUI follows by a constructed ID; jobs such as a scheduler's need none."""
@@ -282,7 +291,10 @@ def judge_legacy(
     words = f"{share(len(unclaimed), len(tables.legacy))} rows of failover_jobs of 24 h have no JobLog job"
     detail, fix = _other_keys(unclaimed, log, tables)
     if not fix and legacy:
-        detail = ["They are published from failover_jobs, without steps."]
+        detail = [
+            "They are published from failover_jobs, without steps, because no job has their IDs (docs/joblog.md)."
+        ]
+        fix = [_LEGACY_ROWS]
     elif not fix:
         detail, fix = ["With jobs.legacy they are published, without steps."], ["jobs.legacy = true"]
     return warning(LEGACY, words, [f"e.g. {some(unclaimed)}", *detail], fix)
@@ -295,8 +307,20 @@ def unclaimed(log: LogOfDay, tables: TablesOfDay) -> dict[str, LegacyRecord]:
     return {row.job_id: row for row in tables.legacy if row.job_id not in known}
 
 
-def judge_drops(log: LogOfDay, tables: TablesOfDay, now: Micros, counted: Mapping[str, float] | None) -> Check:
-    """Judge lifecycle rows missing in the log. `counted`: the daemon's own counters by kind, None if not available."""
+def judge_drops(
+    log: LogOfDay,
+    tables: TablesOfDay,
+    now: Micros,
+    counted: Mapping[str, float] | None,
+    *,
+    unread: Sequence[str] = (),
+) -> Check:
+    """Judge lifecycle rows missing in the log. `counted`: the daemon's own counters by kind, None if not available.
+
+    `unread`: columns of the log that name jobs and steps, and cannot be read.
+    """
+    if unread:
+        return ok(DROPS, f"not judged: {some(unread)} cannot be read")
     # A log that was read in part is complete from its oldest row that was read.
     since = SETTLED + (now - DAY * 1_000_000 if log.whole else log.oldest or now)
     until = now - SETTLED
@@ -325,11 +349,27 @@ def judge_drops(log: LogOfDay, tables: TablesOfDay, now: Micros, counted: Mappin
         )
     total = sum(len(missing) for _, missing, _ in lost)
     if total and log.rows:
-        detail.append("The published state is still correct, from the tables; it is a second late, without a log line.")
-        return warning(DROPS, f"JobLog dropped {total} of its lifecycle rows: its queue is full at times", detail)
+        detail += [
+            _why_missing(counted),
+            "The published state is correct all the same, from the tables: a second later, and without a log line.",
+            "Nothing has to be repaired here; who maintains JobLog decides whether its queue is too small.",
+        ]
+        words = f"{total} of {sum(len(whole) for _, _, whole in lost)} starts and ends of the tables are not in the log"
+        return warning(DROPS, words, detail, [_LOG_EXTENT])
     if not any(whole for _, _, whole in lost):
         return ok(DROPS, "nothing started or ended in the examined period", detail)
     return ok(DROPS, "no start and no end is missing in the log", detail)
+
+
+def _why_missing(counted: Mapping[str, float] | None) -> str:
+    """Return why rows may be missing. The daemon counts a row that does not come, and not one that is deleted later."""
+    dropped = "JobLog drops rows while its queue is full"
+    gone = "rows were deleted, or the log was emptied"
+    if counted is None:
+        return f"Either {dropped}, or {gone}."
+    if any(counted.values()):
+        return f"{dropped}."
+    return f"The daemon missed none since its start: {gone} afterwards, or they were missing before."
 
 
 def judge_operations(tables: TablesOfDay, runs: Mapping[OperationKey, int]) -> Check:

@@ -60,10 +60,13 @@ def _counts(report: CheckReport) -> Text:
     text = Text(f"correlator {report.version}: ")
     for number, (word, style) in enumerate(words):
         text.append(", " if number else "").append(word, style)
-    if any(check.fix for check in report.checks if check.status != "ok"):
-        text.append(". Run the commands marked > to fix it.")
-    if any(check.see for check in report.checks if check.status != "ok"):
-        text.append(". Those marked $ change nothing and show more of the cause.")
+    failed = [check for check in report.checks if check.status != "ok"]
+    notes = {
+        "Run the commands marked > to fix it.": any(check.fix for check in failed),
+        "Commands marked $ change nothing and show more of the cause.": any(check.see for check in failed),
+    }
+    if marked := " ".join(note for note, is_due in notes.items() if is_due):
+        text.append(f". {marked}")
     return text
 
 

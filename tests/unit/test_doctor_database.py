@@ -135,12 +135,21 @@ BERLIN = zones.named("Europe/Berlin")
         (zones.fixed(-12600), -12600, [0.0], "ok", "UTC-03:30"),
         (BERLIN, 7200, [0.4, 3600.2, 500.0], "ok", "UTC+02:00"),  # one job that waited for an hour
         (BERLIN, 7200, [400.0, 1300.0], "ok", "UTC+02:00"),  # first steps without information
+        (BERLIN, 7200, [0.4] * 24 + [7200.5] * 26, "ok", "UTC+02:00"),  # the newest decide
+        (zones.fixed(0), 0, [7200.5] * 24 + [0.4] * 26, "failure", "DATETIME columns are at UTC+02:00"),
     ],
 )
 def test_a_wrong_zone_shows_in_the_first_steps_of_jobs(zone, offset, errors, status, says):
     check = database.judge_zone("auto", zone, offset, errors, NOW)
     assert (check.status, says in check.summary) == (status, True), check
     assert status != "ok" or ("daylight saving" in "".join(check.detail)) is (zone is not BERLIN)
+
+
+def test_the_jobs_that_agree_on_a_wrong_zone_are_counted():
+    check = database.judge_zone("UTC", zones.fixed(0), 0, [7200.5] * 24 + [0.4] * 20 + [400.0] * 6, NOW)
+    assert check.detail[0].startswith("Shown by 24 of 44 recent jobs, the newest among them")
+    check = database.judge_zone("UTC", zones.fixed(0), 0, [0.4] * 24 + [7200.5] * 20, NOW)
+    assert check.detail == ("24 of 44 recent jobs agree, the newest among them",)
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from correlator.config import loading as configuration
 from correlator.doctor import database, service
-from correlator.doctor.report import copyable, failure, new_password
+from correlator.doctor.report import Check, CheckReport, copyable, failure, new_password
 from correlator.doctor.service import Setting
+from correlator.terminal.doctor import print_report
 from tests.support.eventually import PATIENCE
 from tests.support.paths import REPOSITORY
 from tests.support.root_shell import write_program
@@ -126,3 +129,17 @@ def test_a_password_that_is_missing_is_made_first_and_for_root_alone(tmp_path):
     paste(make)
     assert (tmp_path / "db-password").stat().st_mode & 0o777 == 0o600
     assert len((tmp_path / "db-password").read_text().strip()) == 32
+
+
+def test_the_last_line_of_the_report_says_what_its_marks_mean():
+    check = Check("a", "failure", "b", fix=("repair",), see=("show",))
+    ends = {
+        "1 failure. Run the commands marked > to fix it."
+        " Commands marked $ change nothing and show more of the cause.": check,
+        "1 failure. Commands marked $ change nothing and show more of the cause.": replace(check, fix=()),
+        "1 failure": replace(check, fix=(), see=()),
+    }
+    for end, one in ends.items():
+        out = io.StringIO()
+        print_report(CheckReport("1", "at", (one,)), out, {})
+        assert out.getvalue().splitlines()[-1] == f"correlator 1: 0 ok, 0 warnings, {end}"

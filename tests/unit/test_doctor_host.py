@@ -206,6 +206,16 @@ def test_the_state_of_the_unit_is_judged(said, status, says):
     assert says in " ".join((check.summary, *check.detail, *check.fix))
 
 
+@pytest.mark.parametrize("is_running", [False, True])
+async def test_a_host_without_systemd_is_no_error_and_a_systemctl_that_fails_is_one(monkeypatch, tmp_path, is_running):
+    systemctl = tmp_path / "systemctl"
+    systemctl.write_text('#!/bin/sh\necho "Can\'t operate."\nexit 1\n')
+    systemctl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    check = await host.unit_state(running=tmp_path if is_running else tmp_path / "none")
+    assert (check.status, "Can't operate." in check.detail) == (("warning", True) if is_running else ("ok", False))
+
+
 async def test_a_program_that_does_not_end_is_ended():
     with pytest.raises(TimeoutError):
         await service.run("sleep", "1000", within=0.05)

@@ -93,6 +93,8 @@ def test_legacy_rows_without_a_joblog_job_are_named():
     assert list(usage.unclaimed(log(), found)) == ["alone"]
     check = usage.judge_legacy(log(), found, ["alone"], legacy=True)
     assert (check.status, check.detail[0]) == ("warning", "e.g. alone")
+    assert check.fix, "a command that shows more"
+    assert any("docs/joblog.md" in line for line in check.detail)
     assert usage.judge_legacy(log(), found, [], legacy=True).status == "ok"
     assert usage.judge_legacy(log(), found, ["alone"], legacy=False).fix
 
@@ -116,11 +118,25 @@ def test_ends_that_only_the_tables_show_are_counted_as_dropped():
     found = TablesOfDay((job("a"), job("b"), job("c", status="running")), steps=steps("a", 1, 2))
     check = usage.judge_drops(whole, found, NOW, {"job_ended": 3.0, "error": 0.0})
     assert check.status == "warning"
-    assert check.summary.startswith("JobLog dropped 2 of its lifecycle rows")
+    assert check.summary == "2 of 6 starts and ends of the tables are not in the log"
+    assert any("JobLog drops rows while its queue is full" in line for line in check.detail)
+    assert not any("deleted" in line for line in check.detail)
+    assert check.fix, "a command that shows more"
+    nothing_missed = usage.judge_drops(whole, found, NOW, {"job_ended": 0.0})
+    assert any("The daemon missed none since its start" in line for line in nothing_missed.detail)
+    assert not any("queue is full" in line for line in nothing_missed.detail)
+    unknown = usage.judge_drops(whole, found, NOW, None)
+    assert any("queue is full" in line and "deleted" in line for line in unknown.detail)
     assert "job ends: 1 of 2 (50 %) are in the tables and not in the log" in check.detail
     assert "step starts: 1 of 2 (50 %) are in the tables and not in the log" in check.detail
     assert "step ends: 0 of 2 (0 %) are in the tables and not in the log" in check.detail
     assert any("job_ended 3 " in line for line in check.detail)
+
+
+def test_a_log_without_a_column_that_names_steps_or_jobs_is_not_judged():
+    found = TablesOfDay((job("a"),), steps=steps("a", 1, 2))
+    check = usage.judge_drops(log(row()), found, NOW, None, unread=("log_events.attrs",))
+    assert (check.status, check.summary) == ("ok", "not judged: log_events.attrs cannot be read")
 
 
 def test_ends_of_the_last_minute_or_before_the_examined_period_are_not_missed():
