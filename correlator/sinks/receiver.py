@@ -269,6 +269,16 @@ _NEVER = tuple(
 """Special ranges among the others: the registries of RFC 6890, of which Python's versions have different parts."""
 
 
+_METADATA = tuple(
+    ipaddress.ip_network(text)
+    for text in (
+        *("168.63.129.16/32", "100.100.100.200/32"),  # Azure, Alibaba; most others are in 169.254.0.0/16
+        *("fd00:ec2::/32", "fd20:ce::254/128", "fd00:c1::a9fe:a9fe/128", "fd00:42::42/128"),  # AWS, GCP, OCI, Scaleway
+    )
+)
+"""Where clouds give their machines credentials and settings: public or private addresses that lead to no receiver."""
+
+
 class ForbiddenAddress(OSError):
     """A connection to an address that the configuration does not allow. Nothing was sent."""
 
@@ -292,6 +302,8 @@ def refusal(text: str, *, allow_private: bool) -> str | None:
         address = _unwrapped(ipaddress.ip_address(text.partition("%")[0]))
     except ValueError:
         return f"{text} is no IP address"
+    if any(address in network for network in _METADATA):
+        return f"{text} is the metadata service of a cloud, and never allowed"
     if any(address in network for network in _PRIVATE):
         return None if allow_private else f"{text} is private or loopback, and allow_private is false"
     if any(address in network for network in _NEVER) or (address.version == 6 and address not in _UNICAST):

@@ -85,6 +85,8 @@ def test_a_private_address_needs_the_permission_however_it_is_written(address):
         *("::", "fe80::1%eth0", "ff02::1", "fec0::1", "::7f00:1", "2001:db8::1", "::ffff:169.254.169.254", "x", ""),
         *("64:ff9b::a9fe:a9fe", "64:ff9b:1::808:808", "::ffff:0:808:808", "2002:a9fe:a9fe::", "198.18.0.1"),
         *("2001::1", "3fff::1", "5f00::1", "100::1", "4000::1"),
+        *("168.63.129.16", "::ffff:168.63.129.16", "64:ff9b::a83f:8110", "100.100.100.200"),
+        *("fd00:ec2::254", "fd20:ce::254", "fd00:c1::a9fe:a9fe", "fd00:42::42"),
     ],
 )
 def test_an_address_of_another_use_is_never_allowed(address):
