@@ -91,7 +91,13 @@ async def test_no_secret_shows_anywhere(own_mariadb: MariaDB, tmp_path: Path) ->
                 await exchange(daemon.port, odd)  # only its sender gets the answer
 
             async with connected(database) as connection:
-                await Appliance(connection).end(await Appliance(connection).job("ends"))
+                job = await Appliance(connection).job("ends")
+
+                async def is_known() -> bool:
+                    return (await daemon.get(f"/api/v1/jobs/{job}", headers=bearer))[0] == 200
+
+                await eventually(is_known)  # its end has whole seconds, and is to be after the start of the daemon
+                await Appliance(connection).end(job)
 
             async def away() -> bool:
                 parts = (await daemon.get("/health/ready", headers=bearer))[1]["parts"]
