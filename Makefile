@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-names test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers test-generators
+.PHONY: help bench demo docs test collected test-names test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers audit test-generators
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -36,7 +36,8 @@ help:
 	@echo "make test-package  the Debian package in a booted Debian 13: README.md followed, each unit as installed, purged (needs root)"
 	@echo "make test-system  the Debian package in whole systems, and the unit under systemd (1.7 GB in build/; needs root)"
 	@echo "make deb      the Debian package, in build/      make client-package  the browser client for npm, in build/"
-	@echo "make release  all files of a release, in build/release: of a commit, always the same bytes (needs root)"
+	@echo "make release  all files of a release, in build/release: of a commit, always the same bytes (needs root; SIGN_KEY=FILE signs them)"
+	@echo "make audit    ask an advisory database about every locked package (needs the network)"
 	@echo "make image    the container image, for docker load and podman load, in build/ (needs root)      make wheel  for docker build"
 	@echo "make bench    measure it beside the limits and its peers, a quarter of an hour on a quiet machine   (ARGS='catchup rest --quick', ARGS='rest --against main~5')"
 	@echo "make mutants  break the core at 200 places, and list those that no test notices, an hour or two on a quiet machine; it goes on where it stopped"
@@ -159,7 +160,11 @@ image: servers $(DEV)
 release: SERVERS := $(IMAGE)
 release: servers $(DEV)
 	@command -v dpkg-deb >/dev/null || { echo "make release needs dpkg-deb: Debian's package dpkg." >&2; exit 1; }
-	@$(BIN)/python -m deploy.release
+	@$(BIN)/python -m deploy.release $(SIGN_KEY:%=--sign-key %)
+
+# Asks an advisory database about each locked package; no part of `.ci/run`, because it needs the network.
+audit: $(DEV)
+	@$(BIN)/python -m deploy.audit $(ARGS)
 
 BUILT = TEST_PACKAGE="$$(ls $(CURDIR)/build/correlator_*_$$(dpkg --print-architecture).deb)"
 

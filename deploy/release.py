@@ -1,12 +1,14 @@
 """All that a release consists of, in build/release: from a clone without changes, the same bytes each time.
 
 Wheel, source archive, a Debian package for each architecture, the npm package, the container image, the bill of
-materials, release notes of CHANGELOG.md, and SHA256SUMS. All times are that of the commit ($SOURCE_DATE_EPOCH). Equal
-bytes need the same zlib, dpkg and, for the image, buildah and packages of Debian; the other tools are locked.
+materials, release notes of CHANGELOG.md, and SHA256SUMS, signed where a key is given. All times are that of the commit
+($SOURCE_DATE_EPOCH). Equal bytes need the same zlib, dpkg and, for the image, buildah and packages of Debian; the other
+tools are locked.
 
-`python -m deploy.release` prints the names and sizes.
+`python -m deploy.release` prints the names and sizes. `--sign-key FILE`: see `signing`.
 """
 
+import argparse
 import contextlib
 import hashlib
 import os
@@ -18,7 +20,7 @@ from pathlib import Path
 
 from hatchling.build import build_sdist, build_wheel
 
-from deploy import image, sbom
+from deploy import image, sbom, signing
 from deploy.client import build as client
 from deploy.debian import build as debian
 from deploy.locked import REPOSITORY
@@ -58,8 +60,8 @@ def notes(changelog: str, built: str) -> str:
     return f"# correlator {built}\n\n{what}\n\n{section['text'].strip()}\n"
 
 
-def build(folder: Path) -> list[Path]:
-    """Write all files to `folder`, which is replaced when they are complete."""
+def build(folder: Path, key: Path | None = None) -> list[Path]:
+    """Write all files to `folder`, which is replaced when they are complete. `key` signs them."""
     os.environ.pop("SOURCE_DATE_EPOCH", None)  # which says when the commit was made, and not what somebody has set
     os.environ["SOURCE_DATE_EPOCH"] = str(epoch())
     built = version()
@@ -78,20 +80,27 @@ def build(folder: Path) -> list[Path]:
         (made / f"correlator-{built}.md").write_text(text)
         sums = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in sorted(made.iterdir())]
         (made / "SHA256SUMS").write_text("".join(sums))
+        if key is not None:
+            signing.sign(made / "SHA256SUMS", key)
         shutil.rmtree(folder, ignore_errors=True)
         made.rename(folder)
     return sorted(folder.iterdir())
 
 
 def main() -> None:
-    if words := refusal():
+    parser = argparse.ArgumentParser(description="Build all files of a release.")
+    parser.add_argument("--sign-key", type=Path, help="a key of deploy/allowed_signers, which signs SHA256SUMS")
+    key: Path | None = parser.parse_args().sign_key
+    if words := refusal() or (signing.refusal(key) if key is not None else None):
         sys.exit(words)
     try:
-        files = build(REPOSITORY / "build/release")
+        files = build(REPOSITORY / "build/release", key)
     except ValueError as error:
         sys.exit(str(error))
     for file in files:
         print(f"{file.stat().st_size:>10,}  {file.relative_to(REPOSITORY)}")
+    if key is None:
+        print("SHA256SUMS is not signed: make release SIGN_KEY=FILE signs it.")
 
 
 if __name__ == "__main__":

@@ -365,6 +365,14 @@ ELSEWHERE = (
     ),
     Elsewhere(ANY, ANY, r"journalctl -u correlator.*", (f"{UNIT}::test_log_lines_have_their_priority_and_name",)),
     Elsewhere(
+        r"SECURITY\.md",
+        "Verifying a release",
+        ANY,
+        (
+            "tests/security/test_releases.py::test_the_documented_command_verifies_a_release_and_what_somebody_has_of_it",
+        ),
+    ),
+    Elsewhere(
         ANY,
         ANY,
         "promtool test rules .*",

@@ -24,8 +24,9 @@ MADE = ("build/", "lib/correlator/")
 """FOLDERS: where a file named in backticks may be, besides beside its document. MADE: of files that a command makes."""
 
 SUFFIXES = (
+    ".sig",
     *(".py", ".md", ".toml", ".sql", ".service", ".js", ".json", ".yml", ".yaml", ".conf", ".txt", ".gz", ".mjs"),
-    *(".ts", ".svg", ".deb"),
+    *(".ts", ".svg", ".deb", ".sig"),
 )
 KEYS = {dotted for dotted, _ in leaves()}
 SECTIONS = {dotted.rpartition(".")[0] for dotted in KEYS}
