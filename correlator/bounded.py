@@ -35,6 +35,46 @@ class BoundedDict(OrderedDict[K, V]):
         return self.popitem(last=False)
 
 
+class SizedDict(Generic[K, V]):
+    """Values of at most `most` bytes in sum. `size` returns the bytes of a value.
+
+    A value beyond the bound evicts those that were put first, or itself. Operations are O(1).
+    """
+
+    def __init__(self, most: int, size: Callable[[V], int]) -> None:
+        self._most = most
+        self._size = size
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._values
+
+    def get(self, key: K) -> V | None:
+        found = self._values.get(key)
+        return found[0] if found is not None else None
+
+    def values(self) -> Iterator[V]:
+        """The values, in the order in which they were put."""
+        return (value for value, _ in self._values.values())
+
+    def put(self, key: K, value: V) -> None:
+        """Set `key`, which becomes the newest."""
+        self.discard(key)
+        size = self._size(value)
+        self._values[key] = value, size
+        self.bytes += size
+        while self.bytes > self._most:
+            self.bytes -= self._values.popitem(last=False)[1][1]
+
+    def discard(self, key: K) -> None:
+        if (found := self._values.pop(key, None)) is not None:
+            self.bytes -= found[1]
+
+
 class PendingRows(Generic[K, V]):
     """Log rows of jobs that are not loaded yet, by key, in the order of arrival. Operations are O(1).
 

@@ -43,7 +43,8 @@ ECHO_WITHIN = 3.0
 QUIET_AFTER, QUIET_WITHIN = 0.5, 10.0
 """Seconds without a message after which all retained ones have arrived; seconds to wait at most."""
 
-MAX_TOPICS = 50_000
+MAX_TOPICS, MAX_BYTES = 50_000, 16 * 1024 * 1024
+"""Retained topics that are judged, and bytes of their names and payloads."""
 
 _NOT_AUTHORIZED = (4, 5, 134, 135)
 """CONNACK codes "bad user name or password" and "not authorized", of MQTT 3.1.1 and of MQTT 5."""
@@ -111,19 +112,24 @@ async def _try(
     if settings.home_assistant:
         filters[-1:-1] = [topics.devices, home_assistant.STATUS]
     retained: dict[str, bytes] = {}
+    room = MAX_BYTES
     received, arrived = asyncio.Event(), asyncio.Event()
 
     def on_message(topic: str, payload: bytes, is_retained: bool) -> None:
+        nonlocal room
         arrived.set()
         if topic == probe:
             received.set()
         elif is_retained and len(retained) < MAX_TOPICS:
-            retained[topic] = payload
+            kept = b"" if topics.key(topic) is not None else payload  # of jobs only the topics are judged
+            if (size := len(topic) + len(kept)) <= room:
+                room -= size
+                retained[topic] = kept
 
     reading = asyncio.create_task(client.read(on_message), name="doctor-mqtt")
     try:
         async with asyncio.timeout(2 * CALL_WITHIN + QUIET_WITHIN):
-            granted = await client.subscribe([(f, 1) for f in filters])
+            granted = await client.subscribe([(f, 0) for f in filters])
             codes = [getattr(code, "value", code) for code in granted]
             await client.publish(probe, b"{}", qos=1, retain=False)
             if settings.home_assistant:  # An empty message removes a device. No VM has this one: `_` begins an escape.

@@ -89,12 +89,11 @@ async def test_what_an_earlier_run_left_is_removed(mosquitto):
         async with first.running():
             await holds(watcher, first)
         # The daemon was away for long, and has no memory of what it knew.
-        left = watcher.retained[first.state("b/1")]
         second = MqttHarness(mosquitto.port, reading("a", "x"), reading("c", "z"), instance=first.instance, epoch="e2")
         async with second.running():
             await holds(watcher, second)
             assert watcher.said(first.state("b/1"))[-2:] == [
-                {**left, "deleted": True, "epoch": "e2", "seq": second.index.published.seq}, None,
+                {"job_id": "b/1", "deleted": True, "epoch": "e2", "seq": second.index.published.seq}, None,
             ]  # fmt: skip
             assert None not in watcher.said(first.state("a"))
             await eventually(lambda: second.sink.describe()["pending"] == 0)
@@ -136,3 +135,14 @@ async def test_a_job_that_changes_all_the_time_is_published_four_times_a_second(
         published = len(watcher.said(world.state("a"))) - known
         assert published <= took / topics.SPACING + 1
         assert len(watcher.said(world.state("quick"))) == 1
+
+
+async def test_what_an_earlier_run_left_is_removed_in_parts_if_there_is_no_room_for_all(mosquitto):
+    timings = MqttTimings(quiet_after=0.2)
+    world = MqttHarness(mosquitto.port, reading("a"), sink={"max_left": 50_000, "timings": timings})
+    async with aiomqtt.Client("127.0.0.1", mosquitto.port) as other, watch(world, mosquitto.port) as watcher:
+        for n in range(400):
+            await other.publish(world.state(f"left-{n}"), b"{}", retain=True)
+        await eventually(lambda: len(watcher.jobs()) == 400)
+        async with world.running():
+            await holds(watcher, world)

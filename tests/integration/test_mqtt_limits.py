@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from tests.support import hostile_broker
 from tests.support.accepting import accepting
+from tests.support.background import in_background
 from tests.support.eventually import eventually
 from tests.support.mosquitto import Mosquitto
-from tests.support.mqtt_harness import MqttHarness, reading, watch
+from tests.support.mqtt_harness import MqttHarness, drained, reading, watch
 from tests.support.servers import free_port
 
 
@@ -196,3 +198,12 @@ async def test_a_broker_that_supports_less_is_published_to_all_the_same(caplog):
             assert "retained" in error
             assert "QoS 0" in error
         assert sum("the broker is limited" in m for m in caplog.messages) == 1
+
+
+async def test_a_broker_that_refuses_each_message_for_another_reason_does_not_fill_the_log(caplog):
+    world = MqttHarness(port := free_port(), *(reading(f"j{n}") for n in range(200)))
+    async with in_background(hostile_broker.broker("", {}, port=port, attack="refusals")), world.running():
+        await eventually(lambda: world.sink.connected and drained(world, 0))
+        assert "refuses messages" in world.sink.describe()["error"]
+    lines = [record.getMessage() for record in caplog.records if "refuses messages" in record.getMessage()]
+    assert len(lines) == len({*lines}) <= 5

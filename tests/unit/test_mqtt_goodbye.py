@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -23,6 +24,7 @@ class Broker:
     """One connection to a broker, which has received `states`."""
 
     maximum_packet_size, receive_maximum, maximum_qos, retain_available = 0xFFFF_FFFF, 20, 2, True
+    retained_at = -math.inf
 
     def __init__(self) -> None:
         self.states: list[str] = []

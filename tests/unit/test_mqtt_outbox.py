@@ -218,12 +218,12 @@ def test_a_foreign_topic_has_no_key(topic):
 class TreeHarness:
     """An index and its topic tree, connected as by the hub."""
 
-    def __init__(self, *readings, index=None, devices=False):
+    def __init__(self, *readings, index=None, devices=False, **bounds):
         self.index = index or Index()
         self.index.loading = False
         self.event_log = EventLog()
         self.events = MqttEvents(self.event_log, lambda: 0.0)
-        self.tree = MqttOutbox(NAMES, self.index.published, "e1", self.events, lambda: 0.0, devices=devices)
+        self.tree = MqttOutbox(NAMES, self.index.published, "e1", self.events, lambda: 0.0, devices=devices, **bounds)
         self.now = 0.0
         self.learn(*readings)
 
@@ -277,12 +277,16 @@ LEFT = {
 """What an earlier run left on the broker. The status has no key: it stays as it is."""
 
 
+ROOM = 1_200
+"""Bytes: two of them are removed at a time."""
+
+
 class RetainedTopics(RuleBasedStateMachine):
     """An index that changes, and a broker that loses connections, messages, and all that it retains."""
 
     def __init__(self):
         super().__init__()
-        self.world, self.store, self.flying, self.times = TreeHarness(), dict(LEFT), [], itertools.count(2)
+        self.world, self.store, self.flying, self.times = TreeHarness(max_left=ROOM), dict(LEFT), [], itertools.count(2)
         self.has_devices = False
         self.beginning: Any = None
 
@@ -339,7 +343,8 @@ class RetainedTopics(RuleBasedStateMachine):
                 self.receive(message)
         self.flying.clear()
         if is_restart:
-            self.world, self.has_devices = TreeHarness(index=self.world.index, devices=devices), devices
+            self.world = TreeHarness(index=self.world.index, devices=devices, max_left=ROOM)
+            self.has_devices = devices
         if is_store_lost:
             self.store.clear()
         self.world.tree.end()
@@ -347,17 +352,17 @@ class RetainedTopics(RuleBasedStateMachine):
         next(self.beginning, None)
         # As the sink does: it does not read the topics of devices where it needs not.
         own = {topic: payload for topic, payload in self.store.items() if topic.startswith(NAMES.root)}
-        for topic, payload in own.items():
-            self.world.tree.on_retained(topic, payload)
+        for topic in own:
+            self.world.tree.on_retained(topic)
         devices = self.store.keys() - own.keys()
         if self.has_devices or NAMES.of(TopicKey("marker")) in own:
             for topic in devices:
-                self.world.tree.on_retained(topic, b"{}")
+                self.world.tree.on_retained(topic)
             if not self.has_devices and not devices:
                 self.world.tree.devices_removed()
 
     def teardown(self):
-        for _ in range(2):  # The marker goes after the devices.
+        for _ in LEFT:  # The marker goes after the devices, and what has no room after what has.
             self.connect()
             for _ in self.beginning:
                 pass
@@ -374,21 +379,20 @@ def test_after_any_changes_losses_and_restarts_what_is_retained_is_what_the_inde
     run_state_machine_as_test(RetainedTopics, settings=settings(stateful_step_count=30))
 
 
-def test_the_tombstone_of_a_job_has_its_last_state_or_what_an_earlier_run_left_of_it():
+def test_the_tombstone_of_a_job_has_its_last_state_or_after_an_earlier_run_its_id():
     world = TreeHarness(reading("a", "x"))
     world.begin()
     world.send()
     last = there(world.index.published.get("a"))
     world.learn(Reading("a", 2))
-    for topic, payload in LEFT.items():
-        world.tree.on_retained(topic, payload)
+    for topic in LEFT:
+        world.tree.on_retained(topic)
     sent = world.send()
     at = {"deleted": True, "epoch": "e1", "seq": world.index.published.seq}
     said = {m.topic: json.loads(m.payload) for m in sent if m.payload}
     assert said == {
         state("a"): {**document_of(last), **at},
-        state("gone"): {"job_id": "gone", "status": "running", **at},
-        **{state(name): {"job_id": name, **at} for name in ("odd", "none")},
+        **{state(name): {"job_id": name, **at} for name in ("gone", "odd", "none")},
     }
     assert all(m.payload.count(b'"epoch"') == 1 for m in sent if m.payload)
     assert {m.topic for m in sent if not m.payload} == {*said, *LEFT, ext("x")} - {
@@ -429,13 +433,38 @@ def test_the_topics_of_a_new_connection_are_no_work_for_the_garbage_collector():
     assert len(gc.get_objects()) - before < 100
 
 
-def test_jobs_that_leave_while_the_broker_is_away_are_bounded(monkeypatch):
-    monkeypatch.setattr(outbox, "MAX_TOMBSTONES", 2)
-    world = TreeHarness(*(reading(f"j{n}", started=n, vm=f"v{n}") for n in range(4)), devices=True)
+def test_jobs_that_leave_while_the_broker_is_away_are_bounded_in_bytes():
+    large = "x" * 6_000
+    world = TreeHarness(
+        *(reading(f"j{n}", started=n, vm=f"v{n}", error=large) for n in range(4)), devices=True, max_tombstones=20_000
+    )
     world.learn(*(Reading(f"j{n}", 2) for n in range(4)))
     world.begin()
     gone = {m.topic for m in world.send() if not m.payload}
     assert gone == {of(f"{kind}{n}") for n in (2, 3) for of, kind in ((state, "j"), (vm, "v"), (discovery, "v"))}
+
+
+def test_topics_of_an_earlier_run_are_removed_in_parts_of_a_bounded_size():
+    world, held = TreeHarness(max_left=10_000), {state(f"gone-{n}-{'x' * 1_000}") for n in range(40)}
+    world.begin()
+    sweeps = 0
+    while held:
+        world.tree.begin_sweep()
+        for topic in held:
+            world.tree.on_retained(topic)
+        assert world.tree.pending <= 9
+        assert 0 < world.tree.left <= 10_000
+        held -= {m.topic for m in world.send() if not m.payload}
+        assert world.tree.left == 0
+        assert world.tree.has_missed == bool(held)
+        sweeps += 1
+    assert sweeps == 7
+
+
+def test_a_topic_that_is_longer_than_any_name_is_not_ours():
+    assert NAMES.key(ext("ä" * 255)) == TopicKey("ext", "ä" * 255)
+    assert NAMES.key(vm("\x1f" * 1_024)) == TopicKey("vm", "\x1f" * 1_024)
+    assert NAMES.key(ext("x" * 10_000)) is None
 
 
 def test_an_event_is_published_once_with_its_position():

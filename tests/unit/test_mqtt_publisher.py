@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,11 +21,12 @@ async def test_a_broker_that_sends_what_it_retains_before_an_acknowledgement_doe
     monkeypatch.setattr(module, "DEADLINE_INTERVAL", 0.0)
     publisher = Publisher(60.0, "mqtt://broker", 5.0, lambda _: None)
     silent: Any = SimpleNamespace(
-        maximum_packet_size=1_000, receive_maximum=20, maximum_qos=2, retain_available=True, publish=never
-    )
+        maximum_packet_size=1_000, receive_maximum=20, maximum_qos=2, retain_available=True, publish=never,
+        retained_at=-math.inf,
+    )  # fmt: skip
     publisher.begin(silent, mqtt5=True)
     sending = asyncio.create_task(publisher.send(silent, MqttMessage("job/a/state", b"x")))
-    deadlines = asyncio.create_task(publisher.enforce_deadlines())
+    deadlines = asyncio.create_task(publisher.enforce_deadlines(silent))
 
     async def pass_time(seconds: float) -> None:
         nonlocal now
@@ -34,7 +36,7 @@ async def test_a_broker_that_sends_what_it_retains_before_an_acknowledgement_doe
 
     for _ in range(10):
         await pass_time(4.0)
-        publisher.broker_sends()
+        silent.retained_at = now
     assert not deadlines.done()
     await pass_time(4.0)
     assert not deadlines.done()

@@ -220,7 +220,7 @@ def test_what_is_retained_has_its_shape_to_the_last_member():
     built.on_batch(hub.Batch(5, [Change("j", 5, there(index.published.get("j")), None, "retention")]))
     index.apply([Reading("j", 2, None)], AT)
     deleted, nothing = built.messages(topics.TopicKey("state", "j"))
-    built.on_retained("p/i/job/left/state", b"no JSON")
+    built.on_retained("p/i/job/left/state")
     least, _ = built.messages(topics.TopicKey("state", "left"))
     assert nothing.payload == b""
     for name, message in {

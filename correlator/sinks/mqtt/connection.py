@@ -6,7 +6,7 @@ retained messages. A DISCONNECT of the broker is `Closed`, no answer is `TimedOu
 `MqttClient` is one connection, and is used once: a reused client would send again what it could not send before. It
 overrides or calls private hooks of aiomqtt and paho for what they lack: the limits of CONNACK, the reason of a
 DISCONNECT, refused messages, and closing the socket at any moment. `tests/unit/test_mqtt_hooks.py` fails when a version
-no longer has one of them.
+no longer has one of them. What a broker sends is bounded by `BoundedClient`.
 
 aiomqtt's own timeouts are off: `asyncio.wait_for` may lose a cancellation (Python 3.11), `asyncio.timeout` does not.
 """
@@ -34,6 +34,7 @@ from correlator.config.schema import Mqtt, client_context
 from correlator.errors import ForeignListener
 from correlator.listeners import check_listener
 from correlator.sinks.event_log import LATE_AFTER, ON_TIME_BELOW
+from correlator.sinks.mqtt.incoming import MAX_PACKET, BoundedClient, Violation
 from correlator.sinks.mqtt.topics import MqttMessage
 
 log = logging.getLogger(__name__)
@@ -130,8 +131,8 @@ class Connector:
         try:
             yield client
         except LOST:
-            if client.disconnect_reason is not None:
-                raise Closed(client.disconnect_reason) from None
+            if client.ended_by is not None:
+                raise client.ended_by from None
             raise
         except asyncio.CancelledError:
             await self._disconnect(client)
@@ -186,6 +187,8 @@ class Connector:
             keepalive=self._timings.keepalive,
             timeout=math.inf,
             clean_session=None if self.mqtt5 else True,
+            properties=_connect_properties() if self.mqtt5 else None,
+            logger=_LIBRARY,
             tls_context=tls,
             max_queued_outgoing_messages=0,
             max_inflight_messages=WINDOW,
@@ -253,11 +256,25 @@ class _Shared(Properties):
         return packed
 
 
+@functools.cache
+def _connect_properties() -> Properties:
+    """Return what the daemon asks of a broker in MQTT 5: no large packets, and no texts in acknowledgements."""
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.MaximumPacketSize = MAX_PACKET
+    properties.RequestProblemInformation = 0
+    return properties
+
+
 # -- the client
 
 
 UNSUPPORTED_VERSION = (1, 0x84)
 """CONNACK codes for an unsupported protocol version: of a 3.1.1 broker, and of an MQTT 5 broker."""
+
+
+_LIBRARY = logging.getLogger(f"{__name__}.library")
+_LIBRARY.setLevel(logging.CRITICAL)
+"""What aiomqtt and paho log. The sink reports each error once; they repeat some for every packet."""
 
 
 _CALLBACKS = (
@@ -278,18 +295,25 @@ class MqttClient(aiomqtt.Client):
     retain_available = True
     """The other limits of CONNACK. These are the values that MQTT 5 defines for a broker that announces none."""
 
-    disconnect_reason: ReasonCode | None = None
-    """The reason of the broker's DISCONNECT, if it sent one."""
+    ended_by: Closed | Violation | None = None
+    """Why the connection ended, if the broker has sent a DISCONNECT, or what it must not send."""
+
+    _client: BoundedClient
 
     def __init__(self, *args: Any, on_refused: Callable[[str], None] = lambda _: None, **kwargs: Any) -> None:
         self.on_refused = on_refused
         context: ssl.SSLContext | None = kwargs.get("tls_context")
         self._unproven = context is None or context.verify_mode is not ssl.CERT_REQUIRED
         self._password = bool(kwargs.get("password"))
-        self.on_message: Callable[[str, bytes, bool], None] | None = None
         self._acknowledgements: dict[int, asyncio.Future[None]] = {}
         """Of the messages in flight, by packet identifier."""
         super().__init__(*args, **kwargs)
+        self._client.__class__ = BoundedClient  # aiomqtt takes no client
+
+    @property
+    def retained_at(self) -> float:
+        """Monotonic time at which a part of a retained message was last received."""
+        return self._client.retained_at
 
     async def publish(  # type: ignore[override]
         self, topic: str, payload: bytes, *, qos: int, retain: bool, properties: Properties | None = None
@@ -310,10 +334,10 @@ class MqttClient(aiomqtt.Client):
     async def read(self, on_message: Callable[[str, bytes, bool], None]) -> None:
         """Call `on_message` with each message that is not empty until the connection has ended.
 
-        It gets topic, payload, and whether the broker had retained the message. aiomqtt's own `messages` takes a task
-        for each. Raises: aiomqtt.MqttError.
+        It gets the topic, the payload (the beginning of a long one, `incoming.KEPT`), and whether the broker had
+        retained the message. aiomqtt's own `messages` takes a task for each. Raises: aiomqtt.MqttError.
         """
-        self.on_message = on_message
+        self._client.on_received = on_message
         await asyncio.wait((self._disconnected,))
         raise aiomqtt.MqttError("disconnected") from self._disconnected.exception()
 
@@ -339,15 +363,6 @@ class MqttClient(aiomqtt.Client):
         for name in _CALLBACKS:
             setattr(self._client, name, None)
 
-    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
-        """Check who listens. This runs in the thread that connects, before it sends CONNECT."""
-        if self._password and self._unproven:
-            try:
-                check_listener(sock, "the password of the broker", "use mqtts:// with a certificate that is verified")
-            except ForeignListener as error:
-                raise Foreign(str(error)) from None
-        super()._on_socket_open(client, userdata, sock)
-
     def _on_connect(
         self, client: paho.Client, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None
     ) -> None:
@@ -361,15 +376,24 @@ class MqttClient(aiomqtt.Client):
         self, client: paho.Client, userdata: Any, flags: Any, reason_code: Any, properties: Properties | None = None
     ) -> None:
         if getattr(flags, "is_disconnect_packet_from_server", False):
-            self.disconnect_reason = reason_code
+            self.ended_by = Closed(reason_code)
         if not self._connected.done():  # aiomqtt would wait for CONNACK anyway
             self._connected.set_exception(aiomqtt.MqttError("the connection ended before the broker answered"))
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
-    def _on_message(self, client: paho.Client, userdata: Any, message: paho.MQTTMessage) -> None:
-        del client, userdata
-        if self.on_message is not None and message.payload:
-            self.on_message(message.topic, bytes(message.payload), message.retain)
+    def _on_subscribe(
+        self, client: paho.Client, userdata: Any, mid: int, reason_codes: Any, properties: Properties | None = None
+    ) -> None:
+        if mid not in self._pending_subscribes:
+            raise Violation("a SUBACK without a SUBSCRIBE")
+        super()._on_subscribe(client, userdata, mid, reason_codes, properties)
+
+    def _on_unsubscribe(
+        self, client: paho.Client, userdata: Any, mid: int, reason_codes: Any, properties: Properties | None = None
+    ) -> None:
+        if mid not in self._pending_unsubscribes:
+            raise Violation("an UNSUBACK without an UNSUBSCRIBE")
+        super()._on_unsubscribe(client, userdata, mid, reason_codes, properties)
 
     def _on_publish(self, client: paho.Client, userdata: Any, mid: int, reason_code: Any, properties: Any) -> None:
         del client, userdata, properties
@@ -378,6 +402,33 @@ class MqttClient(aiomqtt.Client):
         acknowledgement = self._acknowledgements.get(mid)
         if acknowledgement is not None and not acknowledgement.done():
             acknowledgement.set_result(None)
+
+    def _on_socket_open(self, client: paho.Client, userdata: Any, sock: Any) -> None:
+        """Check who listens, then do as aiomqtt does, except that an error while reading ends the connection.
+
+        aiomqtt would handle the same packet again and again. This runs in the thread that connects, before it sends
+        CONNECT.
+        """
+
+        def start() -> None:
+            number = sock.fileno()
+            if client.socket() is sock:
+                self._loop.add_reader(number, self._read, sock)
+                self._misc_task = self._loop.create_task(self._misc_loop())
+
+        del userdata
+        if self._password and self._unproven:
+            try:
+                check_listener(sock, "the password of the broker", "use mqtts:// with a certificate that is verified")
+            except ForeignListener as error:
+                raise Foreign(str(error)) from None
+        self._loop.call_soon_threadsafe(start)
+
+    def _read(self, sock: Any) -> None:
+        if self._client.socket() is sock:
+            self._attempt(self._client.loop_read)
+        if self._client.socket() is sock and getattr(sock, "pending", int)():  # of a TLS record
+            self._loop.call_soon(self._read, sock)
 
     def _on_socket_register_write(self, client: paho.Client, userdata: Any, sock: Any) -> None:
         """Do as aiomqtt does, but check the socket first: it may be closed by then and its number reused.
@@ -399,8 +450,12 @@ class MqttClient(aiomqtt.Client):
         try:
             call(*arguments)
         except Exception as error:  # noqa: BLE001
-            if not self._disconnected.done():
-                self._disconnected.set_exception(error)
+            if isinstance(error, Violation):
+                self.ended_by = error
+            for future in (self._connected, self._disconnected):
+                if not future.done():
+                    future.set_exception(error)
+            self._client._sock_close()  # noqa: SLF001 - see `drop`
 
 
 # -- reason codes

@@ -3,8 +3,9 @@
 The two differ in what may be lost. A topic holds state: only the newest message counts, so `DirtyTopics` has keys and
 no payloads, and memory does not grow with the number of changes. `MqttOutbox` builds the payload from the index when it
 is sent. A job that left the index gets a tombstone: its last state with ``"deleted": true``, then an empty message that
-removes the topic. An event is a fact: `MqttEvents` stores each with its payload, in the order of its job, until the
-broker has acknowledged it, up to `MAX_EVENTS` and `MAX_BYTES`.
+removes the topic. Of a topic that an earlier run left, only the name is kept: a broker may hold any number of them, and
+anything in them (`MAX_LEFT`). An event is a fact: `MqttEvents` stores each with its payload, in the order of its job,
+until the broker has acknowledged it, up to `MAX_EVENTS` and `MAX_BYTES`.
 
 A broker may be too slow for all of them, for hours. Then what is late is chosen: a state that has waited for
 `STATES_WITHIN` goes before events, an event of a job that has ended before one of a job that runs, and each of them
@@ -31,7 +32,7 @@ from typing import Any, NamedTuple, assert_never
 from msgspec import Struct
 from msgspec.msgpack import Decoder
 
-from correlator.bounded import BoundedDict, chunks
+from correlator.bounded import SizedDict, chunks
 from correlator.jobs import encoding
 from correlator.jobs.directory import NO_AGE, JobDirectory, Names
 from correlator.jobs.fold import vm_name
@@ -43,14 +44,27 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch
 from correlator.sinks.event_log import EventLog, PendingEvents
 from correlator.sinks.mqtt import home_assistant
-from correlator.sinks.mqtt.topics import SPACING, MqttMessage, TopicKey, Topics, parse_state
+from correlator.sinks.mqtt.topics import SPACING, MqttMessage, TopicKey, Topics
 
 BEGIN_BATCH = 500
 """Maximum number of jobs that one step of `MqttOutbox.begin` sorts, and of topics that one adds."""
 
 
-MAX_TOMBSTONES = 20_000
-"""Maximum number of jobs that left and whose topics still exist. The sweep after the next connect finds the others."""
+MAX_TOMBSTONES = 16 * 1024 * 1024
+"""Maximum bytes of the last states of jobs that left and whose topics still exist. The sweep after the next connect
+finds the topics of the others."""
+
+
+MEMBERS, STEP = 2_000, 500
+"""Bytes of the last state of a job, and of a step, without long texts."""
+
+
+MAX_LEFT = 16 * 1024 * 1024
+"""Maximum bytes of the topics of earlier runs that are being removed. Others are read again after them."""
+
+
+KEY = 512
+"""Bytes that a key takes besides its name, while it is pending."""
 
 
 MAX_EVENTS = 50_000
@@ -81,8 +95,8 @@ class MqttOutbox:
     """The topics of the index, with an outbox of those that the broker lacks.
 
     There is no connection before `begin` and after `end`; changes are not marked then. `clock`: returns seconds, the
-    same as the clock of `events`. `devices`: whether each VM is a device for Home Assistant. Use it from one event loop
-    only.
+    same as the clock of `events`. `devices`: whether each VM is a device for Home Assistant. `max_tombstones`,
+    `max_left`: bytes. Use it from one event loop only.
     """
 
     def __init__(
@@ -94,13 +108,21 @@ class MqttOutbox:
         clock: Callable[[], float],
         *,
         devices: bool = False,
+        max_tombstones: int = MAX_TOMBSTONES,
+        max_left: int = MAX_LEFT,
     ) -> None:
         self._topics = topics
         self._published = published
         self._epoch = epoch
         self._events = events
         self._outbox = DirtyTopics(clock)
-        self._tombstones: BoundedDict[str, tuple[PublishedJob | dict[str, Any], int]] = BoundedDict(MAX_TOMBSTONES)
+        self._tombstones: SizedDict[str, tuple[PublishedJob, int]] = SizedDict(max_tombstones, _size_of_state)
+        """The last state of each job that left, and the `seq` of its end."""
+        self._left: set[TopicKey] = set()
+        """The topics of earlier runs that are being removed."""
+        self._left_bytes, self._max_left = 0, max_left
+        self.has_missed = False
+        """Whether there was no room for a topic of an earlier run since the begin of the last sweep."""
         self._vms = VmJobs()
         self._devices = devices
         self._connected = False
@@ -110,9 +132,9 @@ class MqttOutbox:
         """Mark the topics that a batch of the hub changes. Returns the number of events that were dropped."""
         for change in batch.changes:
             if change.new is not None:
-                self._tombstones.pop(change.job_id, None)
+                self._tombstones.discard(change.job_id)
             elif change.old is not None:
-                self._tombstones[change.job_id] = change.old, change.seq
+                self._tombstones.put(change.job_id, (change.old, change.seq))
             if self._connected:  # `begin` finds earlier changes in the index
                 if not change.moved:
                     self._outbox.mark(TopicKey("state", change.job_id))
@@ -134,12 +156,11 @@ class MqttOutbox:
         A step sorts at most `BEGIN_BATCH` jobs, or adds as many topics. Other tasks may run between two steps; what
         they change is sent too. Do not call `pop_next` before the last step.
         """
-        self._outbox.restart()
-        self._events.restart()
+        self._restart()
         self._connected = True
         self._vms = VmJobs()
         published = list(self._published.all())
-        left = [name if isinstance(last, dict) else last for name, (last, _) in self._tombstones.items()]
+        gone = [last for last, _ in self._tombstones.values()]
         by_age: list[list[tuple[AgeKey, PublishedJob]]] = []
         for batch in chunks(published, BEGIN_BATCH):
             with timed("mqtt begin"):
@@ -149,7 +170,7 @@ class MqttOutbox:
             yield
         newest_first = (job for _, job in merge(*by_age, key=itemgetter(0), reverse=True))
         marker = (TopicKey("marker"),) if self._devices else ()
-        keys = chain(marker, (key for job in chain(newest_first, left) for key in self._keys(job)))
+        keys = chain(marker, (key for job in chain(newest_first, gone) for key in self._keys(job)))
         more = True
         while more:
             with timed("mqtt begin"):
@@ -161,26 +182,52 @@ class MqttOutbox:
     def end(self) -> None:
         """End the connection. The next `begin` computes what the broker lacks from the index."""
         self._connected = False
+        self._restart()
+
+    def _restart(self) -> None:
         self._outbox.restart()
         self._events.restart()
+        self._left.clear()
+        self._left_bytes = 0
 
-    def on_retained(self, topic: str, payload: bytes) -> TopicKey | None:
+    def begin_sweep(self) -> None:
+        """All topics that the broker holds are about to be passed to `on_retained`."""
+        self.has_missed = False
+
+    def on_retained(self, topic: str) -> TopicKey | None:
         """Remove a topic that the broker holds, if an earlier run left it and the index does not have its job.
 
         The marker stays until `devices_removed`. Returns the key of the topic.
         """
         key = self._topics.key(topic)
-        match key:
-            case TopicKey("state", name) if self._published.get(name) is None and name not in self._tombstones:
-                self._tombstones[name] = parse_state(payload, name), self._published.seq
+        if key is not None and key not in self._left and self._is_obsolete(key):
+            if self.left + _size_of_key(key) <= self._max_left:
+                self._left.add(key)
+                self._left_bytes += _size_of_key(key)
                 self._outbox.mark(key)
-            case TopicKey("ext", name) if self._published.owner(name) is None:
-                self._outbox.mark(key)
-            case TopicKey("vm", name) if self._vms.newest(name) is None:
-                self._outbox.mark(key)
-            case TopicKey("discovery", name) if not self._devices or self._vms.newest(name) is None:
-                self._outbox.mark(key)
+            else:
+                self.has_missed = True
         return key
+
+    def _is_obsolete(self, key: TopicKey) -> bool:
+        match key.kind:
+            case "state":
+                return self._published.get(key.name) is None and key.name not in self._tombstones
+            case "ext":
+                return self._published.owner(key.name) is None
+            case "vm":
+                return self._vms.newest(key.name) is None
+            case "discovery":
+                return not self._devices or self._vms.newest(key.name) is None
+            case "marker":
+                return False
+            case kind:
+                assert_never(kind)
+
+    @property
+    def left(self) -> int:
+        """Bytes of the topics of earlier runs that are being removed."""
+        return self._left_bytes
 
     def devices_removed(self) -> None:
         """The broker holds no device of an earlier run any more, and this run has none: remove the marker."""
@@ -206,8 +253,12 @@ class MqttOutbox:
         """The broker has acknowledged every message of the parcel."""
         if isinstance(tag, int):
             self._events.acknowledged(tag)
-        elif self._outbox.acknowledged(tag) and tag.kind == "state":
-            self._tombstones.pop(tag.name, None)
+        elif self._outbox.acknowledged(tag):
+            if tag.kind == "state":
+                self._tombstones.discard(tag.name)
+            if tag in self._left:
+                self._left.remove(tag)
+                self._left_bytes -= _size_of_key(tag)
 
     def due(self) -> float | None:
         """Return when `pop_next` may have a topic without a new change, or None."""
@@ -275,24 +326,18 @@ class MqttOutbox:
     def _job(self, topic: str, job_id: str) -> tuple[MqttMessage, ...]:
         if (shown := self._published.get(job_id)) is not None:
             return (MqttMessage(topic, self._state(encoding.text(shown), {}, shown.rev), expires=shown.view.terminal),)
-        empty = MqttMessage(topic, b"")
-        if job_id not in self._tombstones:
-            return (empty,)
-        last, seq = self._tombstones[job_id]
-        document = encoding.text(last) if isinstance(last, PublishedJob) else encoding.encode(last)
-        return MqttMessage(topic, self._state(document, {"deleted": True}, seq)), empty
+        if (tombstone := self._tombstones.get(job_id)) is not None:
+            last, seq = tombstone
+            document = encoding.text(last)
+        else:  # an earlier run left it, or there was no room for its last state
+            document, seq = encoding.encode({"job_id": job_id}), self._published.seq
+        return MqttMessage(topic, self._state(document, {"deleted": True}, seq)), MqttMessage(topic, b"")
 
     def _state(self, document: bytes, more: Mapping[str, Any], seq: int) -> bytes:
         return encoding.extended(document, {**more, "epoch": self._epoch, "seq": seq})
 
-    def _keys(self, shown: PublishedJob | str) -> Iterator[TopicKey]:
-        """The topics of a job, also those of its VM: a newer job of the VM may have begun since `begin`.
-
-        Of a job that an earlier run left on the broker only the ID is known.
-        """
-        if isinstance(shown, str):
-            yield TopicKey("state", shown)
-            return
+    def _keys(self, shown: PublishedJob) -> Iterator[TopicKey]:
+        """The topics of a job, including those of its VM: a newer job of the VM may have begun since `begin`."""
         yield TopicKey("state", shown.job_id)
         for external_id in shown.view.external_ids:
             yield TopicKey("ext", external_id)
@@ -310,6 +355,16 @@ class MqttOutbox:
     def _pop_topic(self, now: float) -> Parcel | None:
         key = self._outbox.pop_next(now)
         return Parcel(key, self.messages(key)) if key is not None else None
+
+
+def _size_of_state(tombstone: tuple[PublishedJob, int]) -> int:
+    view = tombstone[0].view
+    texts = len(view.metadata or "") + len(view.error or "") + sum(len(step.error_message or "") for step in view.steps)
+    return MEMBERS + STEP * len(view.steps) + texts
+
+
+def _size_of_key(key: TopicKey) -> int:
+    return KEY + len(key.name)
 
 
 def _affected_external_ids(change: Change) -> Iterable[str]:

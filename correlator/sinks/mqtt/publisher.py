@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable
 
@@ -89,8 +88,6 @@ class Publisher:
 
         Those of a connection that has ended stay until `connection_lost`.
         """
-        self._received_at = -math.inf
-        """Monotonic time of the last message from the broker. Acknowledgements follow those that it sent before."""
         self._oversized = OversizedMessages()
         self._skipped: BoundedDict[str, None] = BoundedDict(MAX_SKIPPED)
         """The retained topics whose newest message was left out."""
@@ -127,19 +124,16 @@ class Publisher:
         self._skipped.pop(message.topic, None)
         metrics.MQTT_PUBLISHED.inc()
 
-    def broker_sends(self) -> None:
-        """The broker has sent a message. An acknowledgement may follow thousands of retained messages."""
-        self._received_at = time.monotonic()
+    async def enforce_deadlines(self, client: MqttClient) -> None:
+        """Run until a message has waited for PUBACK for too long. Raises: `TimedOut`.
 
-    async def enforce_deadlines(self) -> None:
-        """Run until a message has waited for PUBACK for too long and the broker sent nothing else. Raises: `TimedOut`.
-
-        One periodic check of the oldest message costs less than a timer for each.
+        A broker may send thousands of retained messages, or a large one, before an acknowledgement: meanwhile it has
+        not stopped answering. One periodic check of the oldest message costs less than a timer for each.
         """
         while True:
             await asyncio.sleep(DEADLINE_INTERVAL)
             oldest = next(iter(self._in_flight.values()), None)
-            if oldest is not None and time.monotonic() - max(oldest[0], self._received_at) > self._timeout:
+            if oldest is not None and time.monotonic() - max(oldest[0], client.retained_at) > self._timeout:
                 raise TimedOut(self._timeout)
 
     def connection_lost(self, error: BaseException) -> None:

@@ -42,7 +42,7 @@ from correlator.sinks.mqtt.connection import (
     describe_error,
     kind_of,
 )
-from correlator.sinks.mqtt.outbox import MAX_EVENTS, MqttEvents, MqttOutbox, Parcel
+from correlator.sinks.mqtt.outbox import MAX_EVENTS, MAX_LEFT, MqttEvents, MqttOutbox, Parcel
 from correlator.sinks.mqtt.publisher import Publisher, window
 from correlator.sinks.mqtt.topics import TopicKey, Topics
 from correlator.tasks import Backoff, quiet, set_within
@@ -55,12 +55,16 @@ STUCK_AFTER = 90.0
 LOADING_POLL = 0.1
 """Seconds between two checks whether the index has been loaded."""
 
+LEFT_POLL = 0.1
+"""Seconds between two checks whether topics of an earlier run have been removed."""
+
 
 class MqttSink:
     """Satisfies `correlator.sinks.Sink`. Use it from one event loop only.
 
     `event_log`: has its pending events, also those of the last run. `retention`: seconds that ended jobs stay in
-    memory. `max_events`: how many wait at most.
+    memory. `max_events`: how many wait at most. `max_left`: bytes of the topics of earlier runs
+    that are removed at once.
     """
 
     def __init__(
@@ -70,12 +74,14 @@ class MqttSink:
         *,
         retention: float = 86_400.0,
         max_events: int = MAX_EVENTS,
+        max_left: int = MAX_LEFT,
         backoff: Backoff | None = None,
         timings: MqttTimings = DEFAULT,
     ) -> None:
         self._topics = Topics(settings.root)
         self._devices = settings.home_assistant
         self._events = MqttEvents(event_log, time.monotonic, max_events=max_events)
+        self._max_left = max_left
         self._outbox: MqttOutbox | None = None
         self._timings = timings
         self._connector = Connector(settings, timings, self._refused)
@@ -120,7 +126,13 @@ class MqttSink:
     async def run(self, hub: Hub) -> None:
         """Publish until cancelled, then publish ``offline`` and disconnect, which takes 8 s at most."""
         outbox = self._outbox = MqttOutbox(
-            self._topics, hub.published, hub.epoch, self._events, time.monotonic, devices=self._devices
+            self._topics,
+            hub.published,
+            hub.epoch,
+            self._events,
+            time.monotonic,
+            devices=self._devices,
+            max_left=self._max_left,
         )
 
         def on_batch(batch: Batch) -> None:
@@ -168,7 +180,7 @@ class MqttSink:
                 asyncio.create_task(self._report(client, hub, outbox, turn), name="mqtt-index"),
                 asyncio.create_task(self._sweep(client, hub, outbox), name="mqtt-sweep"),
                 asyncio.create_task(self._announce(outbox), name="mqtt-announce"),
-                asyncio.create_task(self._publisher.enforce_deadlines(), name="mqtt-deadlines"),
+                asyncio.create_task(self._publisher.enforce_deadlines(client), name="mqtt-deadlines"),
             }
             try:
                 done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
@@ -259,8 +271,10 @@ class MqttSink:
     async def _sweep(self, client: MqttClient, hub: Hub, outbox: MqttOutbox) -> None:
         """Read all retained messages, so that `_read` finds those that an earlier run left.
 
-        With QoS 0, of which a broker queues more. What it drops anyway is found after another connect, or expires. A
-        run without devices does not ask for Home Assistant's topics, which may be forbidden, unless the marker says
+        With QoS 0, of which a broker queues more. What it drops anyway is found after another connect, or expires. If
+        there is no room for some, all are read again once those that had room have been removed.
+
+        A run without devices does not ask for Home Assistant's topics, which may be forbidden, unless the marker says
         that an earlier run had some. Then it reads them until none is left: a broker may pause in the midst of them. A
         read that has not got the marker, asked for last, has ended too early.
         """
@@ -268,7 +282,16 @@ class MqttSink:
         if self._devices:
             await self._subscribe(client, [home_assistant.STATUS])
         devices, marker = self._topics.devices, self._topics.of(TopicKey("marker"))
-        found = await self._read_retained(client, [*self._topics.filters, *([devices] if self._devices else [])])
+        filters = [*self._topics.filters, *([devices] if self._devices else [])]
+        while True:
+            outbox.begin_sweep()
+            began = time.monotonic()
+            found = await self._read_retained(client, filters)
+            if not outbox.has_missed:
+                break
+            await asyncio.sleep(time.monotonic() - began)  # the broker and the event loop have other work too
+            while outbox.left:  # noqa: ASYNC110
+                await asyncio.sleep(LEFT_POLL)
         if self._devices or "marker" not in found:
             return
         pause = self._timings.quiet_after
@@ -297,9 +320,8 @@ class MqttSink:
 
         def on_message(topic: str, payload: bytes, retained: bool) -> None:
             if retained:
-                if (key := outbox.on_retained(topic, payload)) is not None:
+                if (key := outbox.on_retained(topic)) is not None:
                     self._retained_kinds.add(key.kind)
-                self._publisher.broker_sends()
                 self._retained_arrived.set()
                 self._wake.set()
             elif (topic, payload) == (home_assistant.STATUS, home_assistant.BEGAN):

@@ -7,14 +7,17 @@ broker holds leads back to the job, external ID or VM that it belongs to.
 from __future__ import annotations
 
 import re
-from typing import Any, Literal, NamedTuple, assert_never
+from typing import Literal, NamedTuple, assert_never
 from urllib.parse import quote, unquote
 
-import orjson
 from msgspec import Struct
 
 SPACING = 0.25
 """Minimum seconds between two states of one job: at most four states per second."""
+
+LONGEST_LEVEL = 8_192
+"""Maximum characters of a level that names a job, an ID or a VM: more than any of them takes (255 characters of an ID,
+1,024 bytes of a name)."""
 
 DISCOVERY = "homeassistant/device/{node_id}/{object_id}/config"
 """The topic of a device for Home Assistant. Its two IDs may have `A–Z a–z 0–9 _ -` only."""
@@ -92,6 +95,8 @@ class Topics(Struct, frozen=True):
 
     def key(self, topic: str) -> TopicKey | None:
         """Return the inverse of `of`, or None for a topic that this daemon would not write."""
+        if len(topic) > len(self.root) + LONGEST_LEVEL + len(DISCOVERY):
+            return None
         try:
             match topic.removeprefix(f"{self.root}/").split("/"):
                 case ["job", level, "state"]:
@@ -116,13 +121,3 @@ class MqttMessage(NamedTuple):
     payload: bytes
     retain: bool = True
     expires: bool = False
-
-
-def parse_state(payload: bytes, job_id: str) -> dict[str, Any]:
-    """Return the job in a state that the broker holds, without the members that each state gets; at least its ID."""
-    try:
-        state = orjson.loads(payload)
-    except ValueError:
-        state = None
-    known = state if isinstance(state, dict) else {}
-    return {n: value for n, value in known.items() if n not in ("deleted", "epoch", "seq")} | {"job_id": job_id}
