@@ -65,10 +65,13 @@ async def test_a_gateway_serves_an_appliance_over_a_takeover_and_permissions_ref
             soon = await appliance.job("soon")
             status, body = await waiting
             assert (status, body["job_id"], body["instance"]) == (200, soon, "dc1")
-            # Gateways ask the collector for the rows of the log.
-            status, body = await gateway.get(f"/api/v1/jobs/{job_id}/events")
-            assert status == 200
-            assert [event["message"] for event in body["events"]] == ["Job started", "attach: retrying"]
+
+            async def serves_its_rows() -> bool:
+                status, body = await gateway.get(f"/api/v1/jobs/{job_id}/events")
+                assert status == 200, body  # 503: the collector, which gateways ask for them, is too slow
+                return [event["message"] for event in body["events"]] == ["Job started", "attach: retrying"]
+
+            await eventually(serves_its_rows)
             await appliance.end(job_id, "failed", "no such volume")
             assert await watching.end() == 10, watching.err
             assert "no such volume" in watching.out

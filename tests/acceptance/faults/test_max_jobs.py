@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from correlator.sources.tables.reconcile import ROUND
 from tests.support.bulk_rows import fill
 from tests.support.daemon import Daemon
+from tests.support.eventually import eventually
 from tests.support.listener import Listener
 from tests.support.mariadb import Database, MariaDB
 from tests.support.mosquitto import Mosquitto
@@ -87,7 +89,7 @@ async def rests(
     async with asyncio.timeout(SETTLED_WITHIN):
         while quiet < 3:  # The jobs beyond the limit leave, 500 a second, and the broker gets that.
             before = messages.count, await daemon.metric("correlator_jobs")
-            assert await listed(daemon, limit) == Counter(ids)
+            assert await eventually(partial(listed, daemon, limit)) == Counter(ids)
             await asyncio.sleep(0.3)
             quiet = quiet + 1 if (messages.count, await daemon.metric("correlator_jobs")) == before else 0
         while True:  # A first start still reads the past.
