@@ -39,7 +39,7 @@ from correlator.doctor.report import (
 from correlator.doctor.service import Setting
 from correlator.errors import Away, ForeignListener, SourceUnavailable
 from correlator.pipeline.source_status import CONNECTIONS as NEEDED
-from correlator.pipeline.source_status import few_connections
+from correlator.pipeline.source_status import REPLICA_LATE, few_connections
 from correlator.sources.databases import database_of
 from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.queries import Queries
@@ -49,6 +49,7 @@ from correlator.sources.db.session import (
     OLDER_GENERATION,
     TABLES,
     Database,
+    Replication,
     Row,
     Schema,
     Session,
@@ -57,6 +58,7 @@ from correlator.sources.db.zones import Zone
 
 LOGIN, TLS, RIGHTS, CONNECTIONS = "database.login", "database.tls", "database.rights", "database.connections"
 SCHEMA, ZONE, CLOCK = "database.schema", "database.timezone", "database.clock"
+REPLICA = "database.replica"
 
 
 class DatabaseFindings(Struct, frozen=True):
@@ -83,6 +85,7 @@ async def inspect(setting: Setting, retained_jobs: Sequence[str], of_daemon: Dae
             checks.append(await guarded(RIGHTS, rights(config, link)))
             checks.append(await guarded(CONNECTIONS, connections(link)))
         checks.append(await guarded(CLOCK, clock(config, link)))
+        checks += await _replica(database, link)
         contents = await _inspect_contents(config, database, link, retained_jobs, of_daemon)
         return DatabaseFindings((*checks, *contents.checks), contents.unknown_jobs)
     finally:
@@ -145,6 +148,8 @@ class Link:
 _ACCOUNT = re.compile(r"'(?P<user>[^']*)'@'(?P<host>[^']*)'")
 _OLDEST, _NEWEST = (10, 5), (11, 8)
 _DOORBELL = ("REPLICATION SLAVE", "BINLOG MONITOR")
+_MONITOR = "SLAVE MONITOR"
+"""REPLICA MONITOR, as SHOW GRANTS calls it: it shows how far a replica is behind."""
 
 
 async def login(setting: Setting, link: Link) -> Check:
@@ -234,6 +239,31 @@ def refused(setting: Setting, words: str, code: int | None) -> Check:
     return failure(LOGIN, words, [*detail, *not_examined], fix)
 
 
+async def _replica(database: Database, link: Link) -> list[Check]:
+    """Return the check of a replica; none for another server."""
+    found = await guarded(REPLICA, database.replication(link))
+    if isinstance(found, Check):
+        return [found]
+    return [judge_replica(found)] if found is not None else []
+
+
+def judge_replica(found: Replication) -> Check:
+    if not found.running:
+        lines = [
+            "It is a replica by its settings. What is written to its primary does not arrive here.",
+            "If it has become the primary, run RESET REPLICA ALL. The daemon sees it by the first row that is written.",
+            "Without REPLICA MONITOR, the account of the correlator sees it only after a restart of the server.",
+        ]
+        return failure(REPLICA, "replication has stopped", lines, ["SHOW REPLICA STATUS;", "START REPLICA;"])
+    if found.behind is None:
+        lines = ["How far it is behind is not known: the account has no REPLICA MONITOR on *.*, a right of the server."]
+        return ok(REPLICA, "a replica, and its replication runs", lines)
+    words = f"a replica, {found.behind:.0f} s behind its primary"
+    if found.behind > REPLICA_LATE:
+        return warning(REPLICA, words, fix=["SHOW REPLICA STATUS;", "SHOW PROCESSLIST;"])
+    return ok(REPLICA, words)
+
+
 async def encryption(config: Config, session: Session) -> Check:
     cipher = await session.query("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
     version = await session.query("SHOW SESSION STATUS LIKE 'Ssl_version'")
@@ -280,7 +310,7 @@ def judge_rights(config: Config, lines: Sequence[str]) -> Check:
     assert isinstance(url, MysqlUrl)
     tables = [t for t in TABLES if t != "failover_jobs" or config.jobs.legacy]
     doorbell = config.database.doorbell
-    found = read_grants(lines, url.database, TABLES, also=_DOORBELL if doorbell else ())
+    found = read_grants(lines, url.database, TABLES, also=(*(_DOORBELL if doorbell else ()), _MONITOR))
     missing = [t for t in found.missing if t in tables]
     if missing:
         return failure(

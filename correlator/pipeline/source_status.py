@@ -109,6 +109,9 @@ OF_LAST_RUN = "the state of the last run is served"
 CONNECTIONS = 9
 """Connections that the daemon keeps, the one for the binary log among them; some more for moments."""
 
+REPLICA_LATE = 60.0
+"""Seconds behind its primary above which a replica is late, as the alert on the lag of the source has it."""
+
 STEADY = 10.0
 """Seconds without a failure after which a part whose query failed is well again; more than between two attempts."""
 
@@ -215,6 +218,9 @@ class SourceStatus(DatabaseStatus):
         """True while there are jobs as the last run saved them, which have not been read again."""
         self._few_connections: str | None = None
         """What it means that the account may have fewer connections than are needed; None: it may have enough."""
+        self._replica_trouble: str | None = None
+        self._replica_behind = 0.0
+        """Seconds that the database is behind its primary, as far as is known; 0 if it is no replica."""
         self._behind = True
         """True while the log is being caught up with: the delay of those rows is not measured."""
         self._past = self._read_to = 0
@@ -230,9 +236,12 @@ class SourceStatus(DatabaseStatus):
 
     @property
     def lag_seconds(self) -> float:
-        """Seconds since everything was last read; 0 while the database is live, and before the first answer."""
+        """Seconds since everything was last read; 0 while the database is live, and before the first answer.
+
+        A live replica is behind its primary for as long as it says.
+        """
         if self.database == "live" or self._answered is None:
-            return 0.0
+            return round(self._replica_behind, 3)
         since = min([self._answered, *(trouble.began for trouble in self._tables().values())])
         return round(time.monotonic() - since, 3)
 
@@ -242,8 +251,8 @@ class SourceStatus(DatabaseStatus):
         part = {**super().describe_database(), "judged_at": rfc3339(judged_at) if judged_at is not None else None}
         if judged_at is None and part["ok"]:
             part |= {"ok": False, "error": self._not_judged()}
-        if self._few_connections is not None:
-            part |= {"ok": False, "error": "; ".join(filter(None, (part["error"], self._few_connections)))}
+        for words in filter(None, (self._few_connections, self._replica_trouble)):
+            part |= {"ok": False, "error": "; ".join(filter(None, (part["error"], words)))}
         return part
 
     def describe_tables(self) -> dict[str, Any]:
@@ -355,6 +364,27 @@ class SourceStatus(DatabaseStatus):
     @property
     def has_few_connections(self) -> bool:
         return self._few_connections is not None
+
+    def replica(self, behind: float | None, *, stopped: bool = False) -> None:
+        """Report how far the database is behind its primary, in seconds. None: it is no replica, or it is not known.
+
+        `stopped`: its replication has stopped, and `behind` is the time for which that was seen.
+        """
+        before, self._replica_behind = self._replica_trouble, behind or 0.0
+        self._replica_trouble = None
+        if stopped:
+            self._replica_trouble = (
+                "the database is a replica, and its replication has stopped: nothing newer arrives since at least"
+                f" {self._replica_behind:.0f} s"
+            )
+        elif self._replica_behind > REPLICA_LATE:
+            self._replica_trouble = f"the database is a replica, {self._replica_behind:.0f} s behind its primary"
+        if (before is None) != (self._replica_trouble is None):
+            if self._replica_trouble is None:
+                log.info("the database is no longer behind its primary")
+            else:
+                log.warning("%s", self._replica_trouble)
+            self.judge()
 
     def connections(self, allowed: int) -> None:
         """Report how many connections the account may have at once; 0: any number."""

@@ -191,6 +191,7 @@ class Follower:
                 tasks.create_task(self.tail.watch_for_reset(self.database, session), name="resets")
                 tasks.create_task(self._watch_schema(queries, session, feed), name="schema")
                 tasks.create_task(self._recognize_later(queries, beat), name="identity")
+                tasks.create_task(self._watch_replication(session, feed), name="replication")
 
     @contextlib.asynccontextmanager
     async def _session(self, beat: Callable[[], None], *, dirty: bool = False) -> AsyncIterator[Session]:
@@ -404,6 +405,26 @@ class Follower:
             with contextlib.suppress(SourceUnavailable):
                 async with self._session(beat) as session:
                     await self._recognize(queries, session)
+
+    async def _watch_replication(self, session: Session, feed: Feed) -> None:
+        """Report how far a replica is behind.
+
+        One whose replication is stopped may have become the primary: then rows are written to it.
+        """
+        stopped: tuple[float, int] | None = None
+        while True:
+            found, now, head = await self.database.replication(session), time.monotonic(), self.tail.cursor().head
+            if found is None or found.running:
+                stopped = None
+                feed.status.replica(found.behind if found is not None else None)
+            elif stopped is None:
+                stopped = now, head
+            else:
+                if now - stopped[0] < 2 * self.check_every:  # what was applied last may only just have been read
+                    stopped = stopped[0], head
+                written = head > stopped[1]
+                feed.status.replica(None if written else now - stopped[0], stopped=not written)
+            await asyncio.sleep(self.check_every)
 
     async def _watch_schema(self, queries: Queries, session: Session, feed: Feed) -> None:
         """Raises `SchemaChanged` within seconds after a change, and at once if a query has failed because of it."""

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import ssl
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -20,7 +22,7 @@ from correlator.config.values import is_loopback
 from correlator.errors import Away, ForeignListener, SourceUnavailable, drop_frames
 from correlator.sources.db import login, zones
 from correlator.sources.db.login import Driver, NotMariaDB, Terms, UnsafeLogin
-from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, query_failed
+from correlator.sources.db.session import TABLES, Dialect, Replication, Row, Schema, Session, closing, query_failed
 from correlator.sources.db.zones import Zone
 from correlator.tasks import keeping_cancellation
 
@@ -29,6 +31,12 @@ MAX_KILLS = 100
 
 KILL_WITHIN = 5.0
 """Seconds to kill all of them."""
+
+MONITORED_EVERY = 60.0
+"""Seconds until an account that may not see the delay of a replica is asked again."""
+
+_SECONDS_BEHIND = 32
+"""The column Seconds_Behind_Master of SHOW REPLICA STATUS. A driver's rows have no names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +146,8 @@ class MariaDBDatabase:
         self.driver: Driver = installed_driver(driver)
         self._to_kill: set[int] = set()
         self._killing: asyncio.Task[None] | None = None
+        self._monitored_again = -math.inf
+        """When the account is asked again whether it may see the delay of a replica, in monotonic seconds."""
 
     def log_in_with(self, password: str) -> None:
         """Use this password from the next connection on."""
@@ -264,6 +274,34 @@ class MariaDBDatabase:
             "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone))"
         )
         return round(int(rows[0][0] or 0) / 900) * 900
+
+    async def replication(self, session: Session) -> Replication | None:
+        """What any account may see, and the delay if the account has REPLICA MONITOR. That is asked on a session of
+        its own, because a refused statement ends one; after a refusal again a minute later.
+        """
+        found: dict[str, str] = dict(
+            await session.query(
+                "SHOW GLOBAL STATUS WHERE Variable_name IN"
+                " ('Slave_heartbeat_period', 'Slave_running', 'Slaves_running')"
+            )
+        )
+        is_set_up = float(found.get("Slave_heartbeat_period") or 0) > 0  # that of the connection without a name
+        if not is_set_up and found.get("Slaves_running", "0") == "0":
+            return None
+        running = found.get("Slave_running") == "ON" if is_set_up else True
+        if time.monotonic() < self._monitored_again:
+            return Replication(running)
+        try:
+            async with closing(self.open()) as own:
+                rows = await own.query("SHOW REPLICA STATUS")
+        except SourceUnavailable as error:
+            if error.reason is Away.MISSING_GRANTS:
+                self._monitored_again = time.monotonic() + MONITORED_EVERY
+            return Replication(running)
+        if is_set_up and not rows:  # after RESET REPLICA ALL, of which the status knows nothing until a restart
+            return None
+        delay = rows[0][_SECONDS_BEHIND] if rows and len(rows[0]) > _SECONDS_BEHIND else None
+        return Replication(running, float(delay) if delay is not None else None)
 
     async def next_id(self, session: Session) -> int:
         rows = await session.query(

@@ -177,6 +177,17 @@ class MonitoredSession:
         await self.session.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Replication:
+    """What a server says of itself as a replica. `running`: it receives and applies changes of its primary.
+
+    `behind`: seconds that it is behind; None if the account may not see that (REPLICA MONITOR), or nothing runs.
+    """
+
+    running: bool
+    behind: float | None = None
+
+
 class Database(Protocol):
     """One server with the tables of an appliance. Every method raises `SourceUnavailable`."""
 
@@ -192,6 +203,9 @@ class Database(Protocol):
 
     async def zone(self, session: Session) -> Zone:
         """The zone of DATETIME columns, as configured or as detected now."""
+
+    async def replication(self, session: Session) -> Replication | None:
+        """None if the server is no replica."""
 
     async def next_id(self, session: Session) -> int:
         """The next AUTO_INCREMENT id of log_events; 0 if unknown."""

@@ -123,6 +123,9 @@ class SQLiteDatabase:
         del session
         return self._zone or zones.host()
 
+    async def replication(self, session: Session) -> None:
+        del session
+
     async def next_id(self, session: Session) -> int:
         rows = await session.query("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'")
         if not rows:
