@@ -118,3 +118,15 @@ async def test_a_part_that_has_a_problem_is_named_with_its_error_once_the_token_
         await page.goto(fake.url)
         await enter(page, "right")
         await expect(page.locator(".health-banner")).to_have_text("MQTT: broker.example refuses the login.")
+
+
+async def test_a_refused_page_can_be_loaded_again_which_leads_to_the_sign_in_of_a_proxy(page: Page):
+    async with serving(token="right") as fake:
+        fake.jobs["a"] = document("a")
+        address = f"{fake.url}/#/jobs/a"
+        await page.goto(address)
+        await expect(page.get_by_role("heading", name="A token is needed")).to_be_visible()
+        await page.evaluate("window.before = true")
+        await page.get_by_role("link", name="load it again").click()
+        await page.wait_for_function("window.before === undefined")
+        assert page.url == address, "the view stays"

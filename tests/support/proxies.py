@@ -93,14 +93,44 @@ class Caddy(Proxy):
     """Caddy, with a certificate of its own authority, all of whose files are in the server's folder."""
 
     def _prepare(self) -> Sequence[str]:
-        file = self.folder / "Caddyfile"
         changes = {
             **self._upstreams,
             "http://localhost:8082": f"http://localhost:{self.polled}",
             f"\n{NAME} {{": f"\nhttps://{NAME}:{self.port} {{\n\tbind 127.0.0.1",
         }
-        options = "skip_install_trust\n\tlocal_certs\n\tadmin off"
         site = rewritten(self._with_token((DEPLOY / "caddy/Caddyfile").read_text(), "header_up"), changes)
-        file.write_text(f"{{\n\t{options}\n\tauto_https disable_redirects\n}}\n{site}")
-        places = (f"XDG_DATA_HOME={self.folder}", f"XDG_CONFIG_HOME={self.folder}")
-        return ["env", *places, program("caddy"), "run", "--adapter", "caddyfile", "--config", str(file)]
+        return caddy(self.folder, site)
+
+
+class SignOn(Proxy):
+    """Caddy with single sign-on: `sessions` is the port of oauth2-proxy, or of what speaks like it."""
+
+    name = "correlator.example"
+
+    def __init__(self, daemon: int, sessions: int, token: str) -> None:
+        super().__init__(daemon, daemon, daemon, token)
+        self._sessions = sessions
+
+    @property
+    def origin(self) -> str:
+        return f"https://{self.name}:{self.port}"
+
+    def _prepare(self) -> Sequence[str]:
+        changes = {
+            "127.0.0.1:8686": self._upstreams["127.0.0.1:8686"],
+            "forward_auth 127.0.0.1:4180": f"forward_auth 127.0.0.1:{self._sessions}",
+            "reverse_proxy 127.0.0.1:4180": f"reverse_proxy 127.0.0.1:{self._sessions}",
+            f"\n{self.name} {{": f"\nhttps://{self.name}:{self.port} {{\n\tbind 127.0.0.1",
+        }
+        site = rewritten((DEPLOY / "caddy/oidc.Caddyfile").read_text(), changes)
+        return caddy(self.folder, site, CORRELATOR_TOKEN=self._token)
+
+
+def caddy(folder: Path, site: str, **environ: str) -> Sequence[str]:
+    """The command that starts Caddy with this site, a certificate of its own authority, and all files in `folder`."""
+    file = folder / "Caddyfile"
+    options = "skip_install_trust\n\tlocal_certs\n\tadmin off\n\tauto_https disable_redirects"
+    file.write_text(f"{{\n\t{options}\n}}\n{site}")
+    given = {"XDG_DATA_HOME": str(folder), "XDG_CONFIG_HOME": str(folder), **environ}
+    places = (f"{name}={value}" for name, value in given.items())
+    return ["env", *places, program("caddy"), "run", "--adapter", "caddyfile", "--config", str(file)]

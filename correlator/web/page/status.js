@@ -59,6 +59,11 @@ function retry(at) {
   return seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now.";
 }
 
+function reload(event) {
+  event.preventDefault();
+  location.reload();
+}
+
 /** The form for a token, if the daemon requires one or has rejected the last one. */
 export class Refused extends Component {
   #submit = (event) => {
@@ -76,6 +81,7 @@ export class Refused extends Component {
       ${connection.error !== null && html`<p class="soft">The daemon answered: ${text(connection.error)}</p>`}
       <label>Token <input type="password" name="token" autocomplete="off" required /></label>
       <button type="submit">Connect</button>
+      <p class="soft">If you signed in to open this page, your session may have ended: <a href="" onClick=${reload}>load it again</a>.</p>
     </form>`;
   }
 }
