@@ -76,17 +76,23 @@ class SourceUnavailable(SourceError):
 
     With a `reason` the message may name the server, the account and the query: it is for the log, and `public` is the
     reason's text. Without a reason the message names none of them, and `public` is the message. `table`: the table
-    whose query failed, while the connection may be well; None if the connection failed.
+    whose query failed, while the connection may be well; None if the connection failed. `meaning`: what the error
+    means, of which both have a copy (`correlator.pipeline.database_errors`).
     """
 
-    def __init__(self, detail: str, reason: Away | None = None, table: str | None = None) -> None:
-        super().__init__(detail)
+    def __init__(
+        self, detail: str, reason: Away | None = None, table: str | None = None, meaning: str | None = None
+    ) -> None:
+        super().__init__(detail if meaning is None else f"{detail}: {meaning}")
         self.reason = reason
         self.table = table
+        self.meaning = meaning
 
     @property
     def public(self) -> str:
-        return str(self) if self.reason is None else self.reason.value
+        if self.reason is None:
+            return str(self)
+        return self.reason.value if self.meaning is None else f"{self.reason.value}: {self.meaning}"
 
     @property
     def code(self) -> int | None:

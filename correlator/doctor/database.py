@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 from shlex import quote
+from urllib.parse import quote as quote_url
 from zoneinfo import ZoneInfo, available_timezones
 
 from msgspec import Struct
@@ -38,7 +39,7 @@ from correlator.doctor.report import (
 )
 from correlator.doctor.service import Setting
 from correlator.errors import Away, ForeignListener, SourceUnavailable
-from correlator.pipeline.source_status import CONNECTIONS as NEEDED
+from correlator.pipeline.database_errors import GRANTS, NEW_PASSWORD, START, fault_of
 from correlator.pipeline.source_status import REPLICA_LATE, few_connections
 from correlator.sources.databases import database_of
 from correlator.sources.db.mariadb import MariaDBDatabase
@@ -160,7 +161,7 @@ async def login(setting: Setting, link: Link) -> Check:
     try:
         await link.open()
     except SourceUnavailable as error:
-        return away(setting, error)
+        return away(setting, error, await _servers_here(config))
     took = (time.monotonic() - began) * 1000
     if isinstance(url, SqliteUrl):
         return ok(LOGIN, f"{url.path} can be read")
@@ -175,18 +176,21 @@ async def login(setting: Setting, link: Link) -> Check:
     return ok(LOGIN, words)
 
 
-def away(setting: Setting, error: SourceUnavailable) -> Check:
-    """Return the failed login, with its cause and its fix."""
+def away(setting: Setting, error: SourceUnavailable, servers: Sequence[Listening] = ()) -> Check:
+    """Return the failed login, with its cause and its fix. `servers`: the MariaDB servers of this host."""
     url = setting.config.database.url
     if error.reason is Away.NOT_MARIADB:
         return failure(LOGIN, str(error), ["Set database.url to the MariaDB server that has the tables."])
     if isinstance(error.__cause__, ForeignListener) and isinstance(url, MysqlUrl):
         return failure(LOGIN, str(error), fix=[listeners(url.port)])
-    return refused(setting, str(error), error.code)
+    return refused(setting, str(error), error.code, servers)
 
 
-def refused(setting: Setting, words: str, code: int | None) -> Check:
-    """Return the failed login. `code`: MariaDB's error number, or None if the error is not from MariaDB."""
+def refused(setting: Setting, words: str, code: int | None, servers: Sequence[Listening] = ()) -> Check:
+    """Return the failed login. `code`: MariaDB's error number, or None if the error is not from MariaDB.
+
+    `servers`: the MariaDB servers of this host.
+    """
     config = setting.config
     url, settings = config.database.url, config.database
     if isinstance(url, SqliteUrl):
@@ -196,46 +200,23 @@ def refused(setting: Setting, words: str, code: int | None) -> Check:
     if denied and denied["host"] == "localhost" and url.host.startswith("127.") and settings.unix_socket is None:
         account = f"'{denied['user']}'@'{url.host}'"  # as README and grants.sql have it
     not_examined = ["Without a login these are not examined: rights, schema, time zone, clock, and the use of the log."]
-    match code:
-        case 1045:
-            given = (
-                f"the password of {password_source(setting)} was tried"
-                if settings.password
-                else "no password was given"
-            )
-            detail = [f"The account does not exist for this host, or its password differs; {given}."]
-            if "db-password" in service.outdated(setting):
-                detail.append("The running service uses the password that it was started with, until it is restarted.")
-            if settings.tls is None:
-                detail.append("MariaDB gives the same error for accounts that require TLS; [database.tls] is not set.")
-            fix = [
-                *new_password(setting, account, named if named != account else None),
-                *grant_select(url.database, TABLES, account),
-                *restart(setting),
-            ]
-        case 1044:
-            detail = ["The account exists and has no privilege in this database."]
-            fix = grant_select(url.database, TABLES, account)
-        case 1049:
-            detail = ["The server has no database of this name."]
-            detail.append("Set the correct name in database.url.")
-            fix = ["SHOW DATABASES;"]
-        case 1040 | 1203 | 1226:
-            detail = [f"The server or this account has no connection left. The daemon needs {NEEDED}, this program 1."]
-            fix = [f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 24;", "SHOW PROCESSLIST;"]
-        case _ if "offers no TLS" in words:
-            detail = ["The configuration requires TLS, and MariaDB has no certificate."]
-            fix = ["SHOW VARIABLES LIKE 'have_ssl';"]
-        case _ if "certificate" in words.lower():
-            detail = ["The server's certificate is not trusted by database.tls.ca, or is for another name."]
-            fix = [f"openssl s_client -starttls mysql -connect {url.host}:{url.port} -showcerts </dev/null"]
-        case _:
-            detail = []
-            fix = (
-                ["systemctl start mariadb", "systemctl status mariadb"]
-                if database_is_here(config)
-                else [f"nc -vz {url.host} {url.port}"]
-            )
+    detail, fix = explained(setting, words, code, account, named, servers=servers)
+    if code == 1045:
+        given = (
+            f"the password of {password_source(setting)} was tried" if settings.password else "no password was given"
+        )
+        detail.append(f"The account does not exist for this host, or its password differs; {given}.")
+        if "db-password" in service.outdated(setting):
+            detail.append("The running service uses the password that it was started with, until it is restarted.")
+        if settings.tls is None:
+            detail.append("MariaDB gives the same error for accounts that require TLS; [database.tls] is not set.")
+        fix += restart(setting)
+    elif "offers no TLS" in words:
+        detail = ["The configuration requires TLS, and MariaDB has no certificate."]
+        fix = ["SHOW VARIABLES LIKE 'have_ssl';"]
+    elif "certificate" in words.lower():
+        detail = ["The server's certificate is not trusted by database.tls.ca, or is for another name."]
+        fix = [f"openssl s_client -starttls mysql -connect {authority(url)} -showcerts </dev/null"]
     return failure(LOGIN, words, [*detail, *not_examined], fix)
 
 
@@ -262,6 +243,105 @@ def judge_replica(found: Replication) -> Check:
     if found.behind > REPLICA_LATE:
         return warning(REPLICA, words, fix=["SHOW REPLICA STATUS;", "SHOW PROCESSLIST;"])
     return ok(REPLICA, words)
+
+
+def explained(
+    setting: Setting,
+    words: str,
+    code: int | None,
+    account: str,
+    named: str,
+    *,
+    table: str = "",
+    servers: Sequence[Listening] = (),
+) -> tuple[list[str], list[str]]:
+    """Return what a person has to decide about an error, and the commands that fix it, as the table of errors has them.
+
+    `account`: that which the commands are for. `named`: the same as MariaDB names it.
+    """
+    config = setting.config
+    url = config.database.url
+    assert isinstance(url, MysqlUrl)
+    fault = fault_of(code, words)
+    decide = [fault.decide] if fault is not None and fault.decide else []
+    fix: list[str] = []
+    for command in fault.fix if fault is not None else (START,):
+        if command == NEW_PASSWORD:
+            fix += new_password(setting, account, named if named != account else None)
+        elif command == GRANTS:
+            fix += grant_select(url.database, (table,) if table else TABLES, account)
+        elif command == START:
+            said, commands = _started(config, url, servers)
+            fix += commands
+            decide += [said] if said else []
+        else:
+            places = {"account": account, "database": quoted_name(url.database), "table": quoted_name(table)}
+            fix.append(command.format(**places, host=url.host, port=url.port))
+    return decide, fix
+
+
+def _started(config: Config, url: MysqlUrl, servers: Sequence[Listening]) -> tuple[str, list[str]]:
+    """Return what is to be said of a server that does not listen at the configured address, and the commands.
+
+    `servers`: those that run on this host.
+    """
+    if not database_is_here(config):
+        return "", [f"nc -vz {quote(url.host)} {url.port}"]
+    if not servers:
+        return "", ["systemctl start mariadb", "systemctl status mariadb"]
+    places = [*(place for one in servers for place in (*one.addresses, *one.sockets))]
+    said = f"MariaDB runs on this host, and listens at {some(places) or 'no address'}, not at {_where(config)}."
+    if len(servers) > 1:
+        return f"{said} Somebody has to decide which of {len(servers)} servers has the tables.", ["ss -lxtnp"]
+    (server,) = servers
+    if server.addresses:
+        there = f"mysql://{quote_url(url.user)}@{server.addresses[0]}/{quote_url(url.database)}"
+        return said, [f'database.url = "{there}"', "ss -lxtnp"]
+    if server.sockets:
+        return said, [f'database.unix_socket = "{server.sockets[0]}"', "ss -lxtnp"]
+    return said, ["systemctl restart mariadb", "ss -lxtnp"]
+
+
+class Listening(Struct, frozen=True):
+    """Where a MariaDB of this host listens: addresses as in a URL, the widest first, and Unix sockets."""
+
+    addresses: tuple[str, ...]
+    sockets: tuple[str, ...]
+
+
+_OF_MARIADB = re.compile(r'\("(?:mariadbd|mysqld)",pid=(\d+)')
+
+
+def read_listening(lines: Iterable[str]) -> list[Listening]:
+    """Parse the lines of `ss -lxtnpH`: the servers that run, one for each process."""
+    found: dict[str, tuple[list[str], list[str]]] = {}
+    for line in lines:
+        fields = line.split()
+        for pid in sorted(set(_OF_MARIADB.findall(line))):
+            addresses, sockets = found.setdefault(pid, ([], []))
+            if fields[0].startswith("u_"):
+                sockets.append(fields[4])
+                continue
+            host, _, port = fields[4].rpartition(":")
+            loopback = {"0.0.0.0": "127.0.0.1", "*": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - what ss prints
+            addresses.append(f"{loopback.get(host, host)}:{port}")
+    return [Listening(tuple(addresses), tuple(sockets)) for addresses, sockets in found.values()]
+
+
+async def _servers_here(config: Config) -> list[Listening]:
+    """Return the MariaDB servers of this host, as far as they can be seen."""
+    if not database_is_here(config):
+        return []
+    try:
+        code, out = await service.run("ss", "-lxtnpH")
+    except (OSError, TimeoutError):
+        return []
+    return read_listening(out.splitlines()) if code == 0 else []
+
+
+def authority(url: MysqlUrl) -> str:
+    """Return host and port as programs take them: an IPv6 address in brackets."""
+    return f"[{url.host}]:{url.port}" if ":" in url.host else f"{url.host}:{url.port}"
 
 
 async def encryption(config: Config, session: Session) -> Check:
@@ -337,7 +417,7 @@ def _where(config: Config) -> str:
     url = config.database.url
     if config.database.unix_socket is not None:
         return str(config.database.unix_socket)
-    return f"{url.host}:{url.port}" if isinstance(url, MysqlUrl) else str(url.path)
+    return authority(url) if isinstance(url, MysqlUrl) else str(url.path)
 
 
 # SHOW GRANTS: which of our tables an account may read, and which other privileges it has. Pure. A line may contain the

@@ -61,6 +61,42 @@ def test_each_refusal_of_the_login_has_its_own_fix(code, words, fix):
     assert fixes == ("systemctl start mariadb", "systemctl status mariadb")
 
 
+SS = """\
+u_str LISTEN 0 80 /run/mysqld/mysqld.sock 21 * 0 users:(("mariadbd",pid=7,fd=30))
+u_str LISTEN 0 80 /run/other 22 * 0 users:(("systemd",pid=1,fd=30))
+"""
+SIX = 'tcp LISTEN 0 80 [::1]:3306 [::]:* users:(("mariadbd",pid=7,fd=20))'
+TWO = 'tcp LISTEN 0 80 0.0.0.0:3307 0.0.0.0:* users:(("mysqld",pid=8,fd=20))'
+
+
+@pytest.mark.parametrize(
+    ("listening", "fix", "says"),
+    [
+        ("", "systemctl start mariadb", ""),
+        (
+            SS,
+            'database.unix_socket = "/run/mysqld/mysqld.sock"',
+            "listens at /run/mysqld/mysqld.sock, not at",
+        ),
+        (SS + SIX, 'database.url = "mysql://correlator@[::1]:3306/mig_oma"', "listens at [::1]:3306, /run/mysqld"),
+        (SS + SIX + "\n" + TWO, "ss -lxtnp", "decide which of 2 servers"),
+    ],
+)
+def test_a_server_that_listens_elsewhere_is_not_started_again(listening, fix, says):
+    local = setting(database__url="mysql://correlator@127.0.0.1/mig_oma")
+    words = "MariaDB at x: Can't connect to MySQL server (2003): [Errno 111] Connect call failed, refused"
+    check = database.refused(local, words, 2003, database.read_listening(listening.splitlines()))
+    assert check.fix[0] == fix
+    assert says in " ".join(check.detail)
+
+
+def test_an_ipv6_address_is_written_as_each_program_takes_it():
+    there = setting(database__url="mysql://correlator@[2001:db8::1]:3310/mig_oma")
+    assert database.refused(there, "broke", 2013).fix == ("nc -vz 2001:db8::1 3310",)
+    words = "Can't connect: [SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed (2003)"
+    assert "-connect [2001:db8::1]:3310 " in database.refused(there, words, 2003).fix[0]
+
+
 def test_an_account_that_may_have_too_few_connections_is_named_with_the_fix():
     few = database.judge_connections(4, "'correlator'@'10.%'")
     assert (few.status, few.fix) == ("warning", ("ALTER USER 'correlator'@'10.%' WITH MAX_USER_CONNECTIONS 24;",))

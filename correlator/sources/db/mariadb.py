@@ -20,6 +20,7 @@ from typing import Any, Literal
 
 from correlator.config.values import is_loopback
 from correlator.errors import Away, ForeignListener, SourceUnavailable, drop_frames
+from correlator.pipeline.database_errors import fault_of
 from correlator.sources.db import login, zones
 from correlator.sources.db.login import Driver, NotMariaDB, Terms, UnsafeLogin
 from correlator.sources.db.session import TABLES, Dialect, Replication, Row, Schema, Session, closing, query_failed
@@ -90,7 +91,8 @@ class MariaDBSession:
                 raise
             except Exception as error:
                 self._drop()
-                raise query_failed(f"MariaDB: {_message(error)}", _reason(error), sql) from error
+                reason, meaning = _kind(error)
+                raise query_failed(f"MariaDB: {_message(error)}", reason, sql, meaning) from error
 
     def _drop(self, *, running: bool = False) -> None:
         connection, self.connection = self.connection, None
@@ -221,7 +223,8 @@ class MariaDBDatabase:
             raise failed from error
 
     def _failed(self, error: Exception) -> SourceUnavailable:
-        return SourceUnavailable(f"MariaDB at {self.address}: {_message(error)}", _reason(error))
+        reason, meaning = _kind(error)
+        return SourceUnavailable(f"MariaDB at {self.address}: {_message(error)}", reason, meaning=meaning)
 
     async def _prepare(self, session: MariaDBSession, level: str) -> None:
         # The server's deadlines are shorter than ours: it then ends the statement, not the connection. The one for
@@ -342,29 +345,18 @@ def _column(values: Row) -> Row:
     return values
 
 
-def _reason(error: BaseException) -> Away:
-    """The kind of failure, by the server's error number."""
+def _kind(error: BaseException) -> tuple[Away, str | None]:
+    """The kind of failure and its meaning, by the server's error number."""
     if isinstance(error, (UnsafeLogin, ForeignListener)):
-        return Away.UNSAFE_LOGIN
+        return Away.UNSAFE_LOGIN, None
     if isinstance(error, NotMariaDB):
-        return Away.NOT_MARIADB
+        return Away.NOT_MARIADB, None
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-    return _REASONS.get(number, Away.FAILED if 1000 <= number < 2000 else Away.UNREACHABLE)
-
-
-_REASONS = {
-    # The account, the password, the database or the host is refused.
-    **dict.fromkeys((1044, 1045, 1049, 1130, 1698, 1862, 4151), Away.LOGIN_REFUSED),
-    **dict.fromkeys((1142, 1143, 1227, 1370), Away.MISSING_GRANTS),
-    # The account has as many connections as it may have.
-    **dict.fromkeys((1203, 1226), Away.NO_CONNECTION),
-    # Too many connections, a server that shuts down, a connection that the server has closed.
-    **dict.fromkeys((1040, 1053, 1077, 1079, 1152, 1184, 1927), Away.UNREACHABLE),
-    # Our queries lock no rows, so the lock is one of the whole table: LOCK TABLES, ALTER TABLE, or one that waits.
-    1205: Away.LOCKED,
-    1969: Away.SLOW,
-}
-"""By error number. The others of the server are 1000 to 1999 (a few 4xxx); 2000 to 2999 are the client library's."""
+    if not isinstance(error, OSError) and (fault := fault_of(number, _message(error))) is not None:
+        return fault.reason, fault.meaning
+    # Those of the server are 1000 to 1999, and from 3000 on; 2000 to 2999 are the client library's.
+    of_server = 1000 <= number < 2000 or number >= 3000
+    return (Away.FAILED if of_server else Away.UNREACHABLE), None
 
 
 def _message(error: BaseException) -> str:

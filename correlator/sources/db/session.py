@@ -137,10 +137,10 @@ _OF_A_QUERY = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_
 _TABLE = re.compile(rf"\bFROM ({'|'.join(TABLES)})\b")
 
 
-def query_failed(detail: str, reason: Away, sql: str) -> SourceUnavailable:
+def query_failed(detail: str, reason: Away, sql: str, meaning: str | None = None) -> SourceUnavailable:
     """The error of the query `sql`, with the table that it reads."""
     table = _TABLE.search(sql) if reason in _OF_A_QUERY else None
-    return SourceUnavailable(detail, reason, table[1] if table is not None else None)
+    return SourceUnavailable(detail, reason, table[1] if table is not None else None, meaning)
 
 
 def as_text(value: object) -> object:
