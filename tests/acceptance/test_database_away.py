@@ -41,7 +41,7 @@ async def test_jobs_in_memory_are_listed_and_what_a_frozen_or_stopped_database_h
         await eventually(degraded)
         status, page = await daemon.get("/api/v1/jobs")
         assert (status, [j["job_id"] for j in page["jobs"]], page["complete"]) == (200, [job_id], False)
-        assert page["reason"] == "the database cannot be reached"
+        assert page["reason"] == "the database cannot be reached: no server listens at this address"
         assert (await daemon.get("/api/v1/jobs/gui-1"))[0] == 200
         asked = await asyncio.gather(*(daemon.get(f"/api/v1/jobs/nobody-{n}") for n in range(12)))
         assert {status for status, _ in asked} == {503}

@@ -195,7 +195,7 @@ async def test_after_every_response_of_every_route_the_connection_is_in_sync(
                         daemon.port, method, path, *headers, *connection, version=version, after="/health/live"
                     )
                     seen[path].add(status)
-        assert set().union(*seen.values()) <= {200, 304, 400, 404, 405} | ({505} if method != "HEAD" else set())
+        assert set().union(*seen.values()) <= {200, 304, 400, 404, 405, 426} | ({505} if method != "HEAD" else set())
         assert seen[text] == ({405} if method == "OPTIONS" else {200})
 
 

@@ -137,7 +137,8 @@ async def lines_of(daemon: Daemon, name: str, **query: Any) -> list[Document]:
     while True:
         status, page = await daemon.get(f"/api/v1/jobs/{quote(name, safe='')}/events?{urlencode(query)}")
         assert status == 200, page
-        assert set(page) == {"events", "next_after", "more"}
+        assert page.keys() == {"events", "next_after", "more", "complete", "reason"}, page
+        assert page["complete"], page["reason"]
         times = [(line["at"], line["event_id"]) for line in page["events"]]
         assert times == sorted(times)
         found += page["events"]

@@ -84,7 +84,7 @@ MAX_AFTER_CLOSE = 100
 
 TOO_MANY_MESSAGES: Final = f"more than {MAX_RATE:g} messages a second, or {SUBSCRIBE_RATE:g} subscribes"
 
-UPGRADE: Final = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
+UPGRADE: Final = {"Upgrade": "websocket", "Connection": "Upgrade, close", "Sec-WebSocket-Version": "13"}
 """Headers of the answer to what is no handshake (RFC 9110, 15.5.22; RFC 6455, 4.4)."""
 
 FRAMES: Final = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG)
@@ -159,7 +159,9 @@ class Websockets:
             BadRequest: `Sec-WebSocket-Key` is invalid.
         """
         if (why := _no_handshake(request)) is not None:
-            return problem(HTTPStatus.UPGRADE_REQUIRED, why, dict(UPGRADE))
+            required = problem(HTTPStatus.UPGRADE_REQUIRED, why, dict(UPGRADE))
+            required.force_close()  # as its header says
+            return required
         address = request.remote or ""
         await asyncio.sleep(self._floods.delay(address))
         # aiohttp refuses a frame of `max_msg_size` already.
