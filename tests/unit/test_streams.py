@@ -438,6 +438,10 @@ def test_an_idle_client_gets_few_bookmarks_and_none_later_than_ten_seconds_after
 def test_websockets_without_connections_wake_every_five_seconds(loop, monkeypatch):
     hub, beats = LocalHub(Index()), list[float]()
     monkeypatch.setattr("correlator.ops.stalls._Heartbeat.beat", lambda _: beats.append(now()))
-    loop.create_task(Websockets(hub, Access(listen_host="127.0.0.1", clock=now), Streams(hub)).run())
+
+    async def serve() -> None:
+        await Websockets(hub, Access(listen_host="127.0.0.1", clock=now), Streams(hub)).run()
+
+    loop.create_task(serve())
     loop.run(100.0)
     assert 19 <= len(beats) <= 21
