@@ -81,7 +81,9 @@ def shape(*types: Any) -> str:
         if isinstance(found, inspect.CustomType):
             return found.cls.__name__
         parts = [part for value in asdict(found).values() for part in (value if isinstance(value, tuple) else [value])]
-        return type(found).__name__, [name(part) if isinstance(part, inspect.Type) else part for part in parts]
+        named = [name(part) if isinstance(part, inspect.Type) else part for part in parts]
+        # Python has equal unions once, in the order in which a process wrote one first.
+        return type(found).__name__, sorted(named, key=str) if isinstance(found, inspect.UnionType) else named
 
     return str(([name(found) for found in inspect.multi_type_info(types)], structs))
 
@@ -226,7 +228,7 @@ def test_what_a_checkpoint_stores_changes_only_with_its_version():
     kept = (SavedMoment, IndexState, PersistedJob, PersistedLegacy, PersistedEvent, Redo, Chunk)
     kept_by_others = (General, OperationState, StoredHead, Position)
     form = f"{SCHEMA} {shape(*kept, *kept_by_others)}"
-    assert (VERSION, zlib.crc32(form.encode())) == (5, 2468175530)
+    assert (VERSION, zlib.crc32(form.encode())) == (5, 1687647376)
 
 
 @pytest.mark.parametrize("kind", [PersistedJob, PersistedLegacy])
