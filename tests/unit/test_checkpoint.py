@@ -6,6 +6,7 @@ What every store promises is in `tests/contract/test_stores.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 import zlib
@@ -217,7 +218,8 @@ def test_a_file_says_how_the_database_was_reached_when_it_was_written(tmp_path: 
     assert there(other.open()).source == "mysql://one"
     other.write(changes(filled()))
     other.close()
-    assert there(Checkpoint(tmp_path / "c", "mysql://one").open()).source == "mysql://two"
+    with contextlib.closing(Checkpoint(tmp_path / "c", "mysql://one")) as again:
+        assert there(again.open()).source == "mysql://two"
 
 
 def test_what_a_checkpoint_stores_changes_only_with_its_version():
