@@ -56,14 +56,24 @@ def run(file: Path | None) -> None:
 
 
 @main.command()
-@_config_option
+@click.option(
+    "--config",
+    "file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration in TOML; its drop-ins are read after it.  [default: /etc/correlator/gateway.toml where it"
+    f" exists, else {loading.DEFAULT_FILE}]",
+)
 def gateway(file: Path | None) -> None:
     """Serve the jobs of all appliances of a cluster until SIGTERM or SIGINT.
 
     It reads the NATS servers of [cluster] and no database. The configuration needs [cluster] with a url, and [http].
     """
-    chosen = _start(file, gateway=True)
+    from correlator.doctor import service  # noqa: PLC0415 - see run
     from correlator.gateway.app import run as run_gateway  # noqa: PLC0415 - see run
+
+    file = file or (service.GATEWAY_FILE if service.GATEWAY_FILE.exists() else None)
+    chosen = _start(file, gateway=True)
 
     beat = watchdog.of_process(os.environ)
     _drive(run_gateway(chosen, load=lambda: _warned(_load(file, gateway=True)), beat=beat))

@@ -46,8 +46,19 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def first_sentence(text: str) -> str:
+    """Return the first sentence of a help text, which lists and completions show whole."""
+    paragraph = " ".join(text.strip().partition("\n\n")[0].split())
+    return re.split(r"(?<=\.) ", paragraph)[0]
+
+
 class Commands(click.Group):
-    """Turns the exceptions of a command into messages and exit codes."""
+    """Turns the exceptions of a command into messages and exit codes. Its help cuts no description of a command."""
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        if cmd.short_help is None and cmd.help:
+            cmd.short_help = first_sentence(cmd.help)
+        super().add_command(cmd, name)
 
     def main(self, *args: Any, **settings: Any) -> Any:
         for name in ("stdout", "stderr"):

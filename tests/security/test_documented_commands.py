@@ -165,6 +165,14 @@ def test_no_advice_installs_a_package_by_its_name_or_without_hashes():
     assert not wrong
 
 
+def test_no_document_puts_a_secret_where_the_service_cannot_read_it():
+    """Its account exists only while it runs, so what only root can read has to come as a credential of the unit."""
+    named = re.compile(r'^\s*(?:\w+_)?file\s*=\s*"/etc/[^"]*"', re.MULTILINE)
+    shown = [block for document in guides() for block in blocks(document) if block.language == "toml"]
+    assert len(shown) > 10
+    assert not [(block.place, named.findall(block.text)) for block in shown if named.search(block.text)]
+
+
 def test_a_listener_that_others_can_reach_has_tls_in_every_document():
     """Inside of a container it has none: its port is published on loopback."""
     opened = re.compile(r"listen\W+(?:0\.0\.0\.0|\[::\]):\d+")

@@ -17,6 +17,7 @@ from click.testing import CliRunner
 from correlator.cli import main
 from correlator.config import loading as configuration
 from correlator.config.schema import Config
+from correlator.doctor import service
 from correlator.errors import ConfigError, SchemaError, SourceUnavailable
 from correlator.terminal.watch import WatchOrder
 from tests.support.certificates import Certificates
@@ -349,6 +350,28 @@ def test_a_local_command_and_a_completion_import_neither_rich_nor_a_client():
     code = f"import sys, {modules}; print([m for m in ('rich', 'aiohttp', 'aiomysql') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("width", ["60", "80", "200"])
+@pytest.mark.parametrize("group", [(), ("config",)])
+def test_no_description_of_a_command_is_cut_off(invoke, width, group):
+    found = invoke(*group, "--help", env={"COLUMNS": width, "TERMINAL_WIDTH": width})
+    assert found.exit_code == 0
+    listed = found.stdout.partition("Commands:")[2]
+    assert listed
+    assert "..." not in listed
+
+
+def test_a_gateway_reads_its_own_file_which_its_help_names(invoke, tmp_path, monkeypatch):
+    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
+    monkeypatch.setattr(service, "GATEWAY_FILE", tmp_path / "gateway.toml")
+    (tmp_path / "correlator.toml").write_text("[wrong]\n")
+    (tmp_path / "gateway.toml").write_text("[strange]\n")
+    found = invoke("gateway")
+    assert (found.exit_code, "strange: unknown section" in found.stderr) == (78, True), found.stderr
+    (tmp_path / "gateway.toml").unlink()
+    assert "wrong: unknown section" in invoke("gateway").stderr, "as before, where there is none of its own"
+    assert "/etc/correlator/gateway.toml" in " ".join(invoke("gateway", "--help").stdout.split())
 
 
 def test_health_waits_until_the_daemon_is_ready_and_gives_up_after_the_time(invoke, tmp_path):
