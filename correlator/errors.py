@@ -58,7 +58,7 @@ class Away(Enum):
     """Why the database cannot answer. The value may be sent to clients: it names no host, account or query."""
 
     UNREACHABLE = "the database cannot be reached"
-    NO_CONNECTION = "the database account has no connection left"
+    NO_CONNECTION = "a limit of the database account is reached"
     LOGIN_REFUSED = "the database refuses the login"
     UNSAFE_LOGIN = "the password of the database was not sent, because others could have read it"
     NOT_MARIADB = "the database server is not MariaDB: MySQL is not supported"

@@ -9,11 +9,12 @@ import contextlib
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from pathlib import Path
 from shlex import quote
+from typing import TypeVar
 from urllib.parse import quote as quote_url
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -25,6 +26,7 @@ from correlator.config.values import MysqlUrl, SqliteUrl
 from correlator.doctor import service, usage
 from correlator.doctor.daemon import DaemonFindings
 from correlator.doctor.report import (
+    CHECK_WITHIN,
     Check,
     database_is_here,
     failure,
@@ -62,6 +64,9 @@ SCHEMA, ZONE, CLOCK = "database.schema", "database.timezone", "database.clock"
 REPLICA = "database.replica"
 
 
+T = TypeVar("T")
+
+
 class DatabaseFindings(Struct, frozen=True):
     """`unknown_jobs`: the requested jobs that no table has; None if the tables could not be queried."""
 
@@ -78,40 +83,74 @@ async def inspect(setting: Setting, retained_jobs: Sequence[str], of_daemon: Dae
         return DatabaseFindings((failure(LOGIN, str(error)),))
     link = Link(database, lambda: service.as_account(config))
     try:
-        checks = [await guarded(LOGIN, login(setting, link))]
+        checks = [await _checked(setting, LOGIN, login(setting, link))]
         if checks[0].status == "failure":
             return DatabaseFindings(tuple(checks))
+        granted: Rights | None = None
         if not isinstance(config.database.url, SqliteUrl):
-            checks.append(await guarded(TLS, encryption(config, link)))
-            checks.append(await guarded(RIGHTS, rights(config, link)))
-            checks.append(await guarded(CONNECTIONS, connections(link)))
-        checks.append(await guarded(CLOCK, clock(config, link)))
+            checks.append(await _checked(setting, TLS, encryption(config, link)))
+            found = await _checked(setting, RIGHTS, rights(config, link))
+            granted = None if isinstance(found, Check) else found
+            checks.append(found if isinstance(found, Check) else judge_rights(config, found))
+            checks.append(await _checked(setting, CONNECTIONS, connections(link)))
+        checks.append(await _checked(setting, CLOCK, clock(config, link)))
         checks += await _replica(database, link)
-        contents = await _inspect_contents(config, database, link, retained_jobs, of_daemon)
+        contents = await _inspect_contents(setting, database, link, retained_jobs, of_daemon, granted)
         return DatabaseFindings((*checks, *contents.checks), contents.unknown_jobs)
     finally:
         await link.close()
 
 
 async def _inspect_contents(
-    config: Config, database: Database, link: Link, retained_jobs: Sequence[str], of_daemon: DaemonFindings
+    setting: Setting,
+    database: Database,
+    link: Link,
+    retained_jobs: Sequence[str],
+    of_daemon: DaemonFindings,
+    granted: Rights | None,
 ) -> DatabaseFindings:
-    """Run the checks that need the schema."""
-    schema = await guarded(SCHEMA, database.schema(link))
+    """Run the checks that need the schema. `granted`: what the account may read, if that is known."""
+    config = setting.config
+    schema = await _checked(setting, SCHEMA, database.schema(link))
     if isinstance(schema, Check):
         return DatabaseFindings((schema,))
-    checks = [judge_schema(schema, legacy=config.jobs.legacy)]
+    checks = [judge_schema(schema, legacy=config.jobs.legacy, granted=granted)]
     if not schema.has("log_events", *INDISPENSABLE):
         return DatabaseFindings(tuple(checks))
-    zone = await guarded(ZONE, database.zone(link))
+    zone = await _checked(setting, ZONE, database.zone(link))
     if isinstance(zone, Check):
         return DatabaseFindings((*checks, zone))
     queries = Queries(database.dialect, schema, zone)
-    checks.append(await guarded(ZONE, time_zone(config, database, queries, link)))
-    used = await guarded(usage.ROWS, usage.inspect(config, queries, link, of_daemon), usage.WITHIN)
+    checks.append(await _checked(setting, ZONE, time_zone(config, database, queries, link)))
+    used = await _checked(setting, usage.ROWS, usage.inspect(config, queries, link, of_daemon), usage.WITHIN)
     checks += [used] if isinstance(used, Check) else used
-    unknown = await guarded(SCHEMA, jobs_in_no_table(queries, link, list(retained_jobs)))
+    unknown = await _checked(setting, SCHEMA, jobs_in_no_table(queries, link, list(retained_jobs)))
     return DatabaseFindings(tuple(checks), None if isinstance(unknown, Check) else unknown)
+
+
+async def _checked(setting: Setting, name: str, work: Awaitable[T], within: float = CHECK_WITHIN) -> T | Check:
+    """Return the result of `work`, or a failed check `name` that explains an error of the database."""
+
+    async def explaining() -> T | Check:
+        try:
+            return await work
+        except SourceUnavailable as error:
+            return failed(setting, name, error)
+
+    return await guarded(name, explaining(), within)
+
+
+def failed(setting: Setting, name: str, error: SourceUnavailable) -> Check:
+    """Return the check `name` that failed because a query did, with the meaning of the error and its fix."""
+    url = setting.config.database.url
+    if not isinstance(url, MysqlUrl):
+        return failure(name, str(error))
+    denied = _ACCOUNT.search(str(error))
+    account = f"'{denied['user']}'@'{denied['host']}'" if denied else f"'{url.user}'@'%'"
+    decide, fix = explained(
+        setting, str(error), error.code, account, account, table=error.table or "", reason=error.reason
+    )
+    return failure(name, str(error), decide, fix)
 
 
 class Link:
@@ -183,10 +222,16 @@ def away(setting: Setting, error: SourceUnavailable, servers: Sequence[Listening
         return failure(LOGIN, str(error), ["Set database.url to the MariaDB server that has the tables."])
     if isinstance(error.__cause__, ForeignListener) and isinstance(url, MysqlUrl):
         return failure(LOGIN, str(error), fix=[listeners(url.port)])
-    return refused(setting, str(error), error.code, servers)
+    return refused(setting, str(error), error.code, servers, error.reason)
 
 
-def refused(setting: Setting, words: str, code: int | None, servers: Sequence[Listening] = ()) -> Check:
+def refused(
+    setting: Setting,
+    words: str,
+    code: int | None,
+    servers: Sequence[Listening] = (),
+    reason: Away | None = None,
+) -> Check:
     """Return the failed login. `code`: MariaDB's error number, or None if the error is not from MariaDB.
 
     `servers`: the MariaDB servers of this host.
@@ -200,7 +245,7 @@ def refused(setting: Setting, words: str, code: int | None, servers: Sequence[Li
     if denied and denied["host"] == "localhost" and url.host.startswith("127.") and settings.unix_socket is None:
         account = f"'{denied['user']}'@'{url.host}'"  # as README and grants.sql have it
     not_examined = ["Without a login these are not examined: rights, schema, time zone, clock, and the use of the log."]
-    detail, fix = explained(setting, words, code, account, named, servers=servers)
+    detail, fix = explained(setting, words, code, account, named, servers=servers, reason=reason)
     if code == 1045:
         given = (
             f"the password of {password_source(setting)} was tried" if settings.password else "no password was given"
@@ -254,6 +299,7 @@ def explained(
     *,
     table: str = "",
     servers: Sequence[Listening] = (),
+    reason: Away | None = None,
 ) -> tuple[list[str], list[str]]:
     """Return what a person has to decide about an error, and the commands that fix it, as the table of errors has them.
 
@@ -262,7 +308,7 @@ def explained(
     config = setting.config
     url = config.database.url
     assert isinstance(url, MysqlUrl)
-    fault = fault_of(code, words)
+    fault = fault_of(code, words, reason)
     decide = [fault.decide] if fault is not None and fault.decide else []
     fix: list[str] = []
     for command in fault.fix if fault is not None else (START,):
@@ -289,17 +335,25 @@ def _started(config: Config, url: MysqlUrl, servers: Sequence[Listening]) -> tup
         return "", [f"nc -vz {quote(url.host)} {url.port}"]
     if not servers:
         return "", ["systemctl start mariadb", "systemctl status mariadb"]
-    places = [*(place for one in servers for place in (*one.addresses, *one.sockets))]
-    said = f"MariaDB runs on this host, and listens at {some(places) or 'no address'}, not at {_where(config)}."
+    places = [place for one in servers for place in (*one.addresses, *one.sockets)]
+    if (where := _where(config)) in places:
+        decide = "Somebody has to decide whether to restart it."
+        return f"MariaDB listens at {where}, and does not answer. {decide}", ["systemctl status mariadb"]
+    said = f"MariaDB runs on this host, and listens at {some(places) or 'no address'}, not at {where}."
     if len(servers) > 1:
-        return f"{said} Somebody has to decide which of {len(servers)} servers has the tables.", ["ss -lxtnp"]
-    (server,) = servers
+        said += f" Somebody has to decide which of {len(servers)} servers has the tables."
+        return said, ["ss -lxtnp"]
+    return said, [*_reaching(servers[0], url), "ss -lxtnp"]
+
+
+def _reaching(server: Listening, url: MysqlUrl) -> list[str]:
+    """Return the setting by which a server of this host is reached."""
     if server.addresses:
         there = f"mysql://{quote_url(url.user)}@{server.addresses[0]}/{quote_url(url.database)}"
-        return said, [f'database.url = "{there}"', "ss -lxtnp"]
+        return [f'database.url = "{there}"']
     if server.sockets:
-        return said, [f'database.unix_socket = "{server.sockets[0]}"', "ss -lxtnp"]
-    return said, ["systemctl restart mariadb", "ss -lxtnp"]
+        return [f'database.unix_socket = "{server.sockets[0]}"']
+    return ["systemctl restart mariadb"]
 
 
 class Listening(Struct, frozen=True):
@@ -379,25 +433,28 @@ def judge_connections(allowed: int, account: str) -> Check:
     return ok(CONNECTIONS, f"up to {allowed} at once" if allowed else "no limit for the account")
 
 
-async def rights(config: Config, session: Session) -> Check:
-    assert isinstance(config.database.url, MysqlUrl)
-    lines = [str(row[0]) for row in await session.query("SHOW GRANTS")]
-    return judge_rights(config, lines)
-
-
-def judge_rights(config: Config, lines: Sequence[str]) -> Check:
+async def rights(config: Config, session: Session) -> Rights:
+    """Return what the account may do."""
     url = config.database.url
     assert isinstance(url, MysqlUrl)
-    tables = [t for t in TABLES if t != "failover_jobs" or config.jobs.legacy]
+    lines = [str(row[0]) for row in await session.query("SHOW GRANTS")]
+    return read_grants(lines, url.database, TABLES, also=(*(_DOORBELL if config.database.doorbell else ()), _MONITOR))
+
+
+def judge_rights(config: Config, found: Rights) -> Check:
+    url = config.database.url
+    assert isinstance(url, MysqlUrl)
     doorbell = config.database.doorbell
-    found = read_grants(lines, url.database, TABLES, also=(*(_DOORBELL if doorbell else ()), _MONITOR))
-    missing = [t for t in found.missing if t in tables]
-    if missing:
-        return failure(
+    followed = [t for t in TABLES if t != "failover_jobs" or config.jobs.legacy]
+    missing = [t for t in found.missing if t in followed]
+    columns = [name for name in found.missing_columns if name.partition(".")[0] in followed]
+    if missing or columns:
+        tables = list(dict.fromkeys([*missing, *(name.partition(".")[0] for name in columns)]))
+        return (failure if missing else warning)(
             RIGHTS,
-            f"no SELECT on {some(missing)}",
+            f"no SELECT on {some([*missing, *columns])}",
             [*(f"Granted beyond need: {words}." for words in found.excess)],
-            [*grant_select(url.database, missing, found.account), *found.revoke],
+            [*grant_select(url.database, tables, found.account), *found.revoke],
         )
     if doorbell and not found.everywhere & {"REPLICATION SLAVE", "ALL PRIVILEGES"}:
         lines = ["Polling continues without it.", *(f"Granted beyond need: {words}." for words in found.excess)]
@@ -462,6 +519,8 @@ class Rights(Struct, frozen=True):
     grant: tuple[str, ...]
     everywhere: frozenset[str] = frozenset()
     """Privileges that are granted on ``*.*``."""
+    missing_columns: tuple[str, ...] = ()
+    """Columns of tables of which others are granted, as ``table.column``."""
 
 
 def read_grants(lines: Iterable[str], database: str, tables: Collection[str], also: Collection[str] = ()) -> Rights:
@@ -498,6 +557,7 @@ def read_grants(lines: Iterable[str], database: str, tables: Collection[str], al
         tuple(revoke),
         tuple(grant_select(database, lacking, account) if excess else ()),
         frozenset(name for g in grants if g.base == g.table == "*" and not g.kind for name, _ in g.privileges),
+        tuple(name for t in tables if t not in missing for name in _unreadable_columns(grants, database, t)),
     )
 
 
@@ -536,6 +596,19 @@ def _readable(grants: Iterable[Grant], database: str, table: str) -> bool:
     )
 
 
+def _unreadable_columns(grants: Iterable[Grant], database: str, table: str) -> list[str]:
+    """Return the columns that are read and not granted, where SELECT is granted on some columns alone."""
+    granted: set[str] = set()
+    for grant in grants:
+        for name, columns in grant.privileges if grant.names(database, table) else ():
+            if name == "ALL PRIVILEGES" or (name == "SELECT" and not columns):
+                return []
+            if name == "SELECT":
+                granted.update(column.strip(" `").lower() for column in columns.strip(" ()").split(","))
+    names = [f"{table}.{column}" for column in TABLES[table] if column not in granted]
+    return [name for name in names if name not in OLDER_GENERATION]
+
+
 def _matches(pattern: str, database: str) -> bool:
     r"""Match the database name of a grant, which is a pattern: `_` and `%` are wildcards, `\` escapes."""
     parts = re.findall(r"\\.|.", pattern[1:-1].replace("``", "`"), re.DOTALL)
@@ -563,25 +636,38 @@ DECIDING = 5
 """The newest jobs that decide which offset applies."""
 
 
-def judge_schema(schema: Schema, *, legacy: bool) -> Check:
+def judge_schema(schema: Schema, *, legacy: bool, granted: Rights | None = None) -> Check:
+    """Judge which tables and columns there are. `granted`: what the account may read, if that is known."""
     lacks = [name for name in schema.missing() if legacy or not name.startswith("failover_jobs")]
-    if not schema.has("log_events", *INDISPENSABLE):
-        return failure(
-            SCHEMA,
-            "log_events, or its id, message or ts, does not exist, or SELECT on it is not granted",
-            ["Without it the daemon has nothing to follow."],
-            ["SHOW TABLES;", "SHOW CREATE TABLE log_events;"],
+    hidden = {*granted.missing, *granted.missing_columns} if granted is not None else set()
+    unseen = [name for name in lacks if name in hidden or name.partition(".")[0] in hidden]
+    gone = [name for name in lacks if name not in unseen]
+    words = "; ".join(
+        [*([f"not granted: {some(unseen)}"] if unseen else []), *([f"do not exist: {some(gone)}"] if gone else [])]
+    )
+    lines = ["database.rights has the GRANT."] if unseen else []
+    show = ["SHOW TABLES;"] if any("." not in name for name in gone) else []
+    show += [f"SHOW CREATE TABLE {table};" for table in sorted({n.partition(".")[0] for n in gone if "." in n})]
+    if gone:
+        lines.append(
+            "Somebody has to decide: JobLog makes its tables, and a migration or a backup may have removed them."
         )
+    if not schema.has("log_events", *INDISPENSABLE):
+        return failure(SCHEMA, words, ["Without log_events the daemon has nothing to follow.", *lines], show)
     if not lacks:
         return ok(SCHEMA, "current: all columns exist")
     if set(lacks) <= OLDER_GENERATION:
         return ok(SCHEMA, "the older generation, which the correlator supports", [f"without {some(lacks)}"])
-    return warning(
-        SCHEMA,
-        f"missing, or not granted: {some(lacks)}",
-        ["The correlator works without them; what they contain is missing in its documents."],
-        [f"SHOW CREATE TABLE {table};" for table in sorted({name.split(".")[0] for name in lacks})],
-    )
+    return warning(SCHEMA, words, [_without(lacks), *lines], show)
+
+
+def _without(lacks: Sequence[str]) -> str:
+    """Return what the daemon does without these tables and columns."""
+    if any(name in ("log_events.attrs", "log_events.job_id", "log_events.step_id") for name in lacks):
+        return "New rows wait up to 60 s for what names their job, and are then read without it (docs/operations.md)."
+    if "job_tracking" in lacks:
+        return "Without job_tracking, jobs that were read stay as they are, and a first start waits for it."
+    return "What was read of them stays, and what is new is missing in the documents."
 
 
 async def time_zone(config: Config, database: Database, queries: Queries, session: Session) -> Check:

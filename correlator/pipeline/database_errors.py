@@ -142,9 +142,20 @@ _ROWS: tuple[tuple[tuple[int, ...], str, Fault], ...] = (
 """By number: 1 to 999 are of a table's engine and of the operating system, 2000 to 2999 of the client library."""
 
 
-def fault_of(code: int | None, words: str) -> Fault | None:
-    """Return the meaning of an error with this number and these words; None if the table has none."""
+_OF_REASON = {
+    Away.NO_ANSWER: Fault(
+        Away.NO_ANSWER,
+        "the server is frozen or overloaded, or the network drops its packets",
+        (_PROCESSES,),
+        "Somebody has to decide whether to restart the server: it ends what the server is doing.",
+    ),
+}
+"""The meaning of an error that has no number."""
+
+
+def fault_of(code: int | None, words: str, reason: Away | None = None) -> Fault | None:
+    """Return the meaning of an error with this number and these words, else of this kind; None if there is none."""
     for codes, pattern, fault in _ROWS:
         if code in codes and re.search(pattern, words, re.IGNORECASE):
             return fault
-    return None
+    return _OF_REASON.get(reason) if reason is not None else None

@@ -162,14 +162,14 @@ _STATES = {
 """The state by the reason of a failed query; of any other reason: `FAILING`."""
 
 _MEANINGS = {
-    TableState.MISSING: "{} cannot be read: gone, or SELECT is not granted; correlator doctor shows the GRANT",
+    TableState.MISSING: "{} cannot be read: it does not exist, or SELECT is not granted; correlator doctor says which",
     TableState.REFUSED: "{} cannot be read: SELECT is not granted; correlator doctor shows the GRANT",
     TableState.LOCKED: "{} cannot be read: another session has locked the table (LOCK TABLES, ALTER TABLE, or one that"
     " waits behind an open transaction); SHOW FULL PROCESSLIST shows it, KILL ends it",
     TableState.SLOW: "{} cannot be read: its queries are not answered in time; the table may be locked, or the server"
     " busy: SHOW FULL PROCESSLIST shows it",
-    TableState.FAILING: "{} cannot be read: the database ends its queries with an error; the correlator's log has it;"
-    " CHECK TABLE and the log of the server show the cause",
+    TableState.FAILING: "{} cannot be read: the database ends its queries with an error; the correlator's log has it,"
+    " and correlator doctor shows more",
     TableState.READING: "{} can be read again: what changed meanwhile is being read",
 }
 
@@ -183,10 +183,14 @@ class Trouble:
     since: Micros
     began: float
     failed_at: float
+    meaning: str | None = None
+    """What the error means, if the table of errors has it."""
 
     @property
     def error(self) -> str:
         """What it means and what to do, without host, account and query."""
+        if self.state is TableState.FAILING and self.meaning is not None:
+            return f"{self.what} cannot be read: {self.meaning}; correlator doctor shows what to do"
         return _MEANINGS[self.state].format(self.what)
 
 
@@ -337,8 +341,8 @@ class SourceStatus(DatabaseStatus):
         metrics.SOURCE_FAILURES.inc()
         state = TableState.FAILING if error.reason is None else _STATES.get(error.reason, TableState.FAILING)
         known = self._troubles.get(part)
-        self._troubles[part] = trouble = self._trouble(state, part.table, known)
-        if known is None or known.state is not state:
+        self._troubles[part] = trouble = replace(self._trouble(state, part.table, known), meaning=error.meaning)
+        if known is None or (known.state, known.meaning) != (state, error.meaning):
             log.warning("%s. What was read stays; trying again. (%s: %s)", trouble.error, part.value[1], error)
         if state is not TableState.SLOW:  # Else it has answered, with an error.
             self._reached()

@@ -125,7 +125,10 @@ def test_rights_are_judged_by_what_is_followed():
     user = "`correlator`@`%`"
 
     def judged(*grants, **settings):
-        found = database.judge_rights(config(**settings), [f"GRANT USAGE ON *.* TO {user}", *grants])
+        held = config(**settings)
+        lines = [f"GRANT USAGE ON *.* TO {user}", *grants]
+        also = ("REPLICATION SLAVE", "REPLICA MONITOR") if held.database.doorbell else ("REPLICA MONITOR",)
+        found = database.judge_rights(held, database.read_grants(lines, "mig_oma", TABLES, also))
         return found.status, found.fix
 
     four = [f"GRANT SELECT ON `mig_oma`.`{t}` TO {user}" for t in TABLES]
@@ -137,6 +140,10 @@ def test_rights_are_judged_by_what_is_followed():
     assert judged(*four, database__doorbell="true") == ("warning", (f"{slave};",))
     assert judged(*four, slave, database__doorbell="true") == ("ok", ())
     assert judged(*four, slave)[0] == "warning"
+    some = f"GRANT SELECT (`id`, `message`, `ts`, `level`) ON `mig_oma`.`log_events` TO {user}"
+    assert judged(some, *(one for one in four if "log_events" not in one)) == (
+        "warning", (f"GRANT SELECT ON `mig_oma`.`log_events` TO {user};",)
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -155,6 +162,18 @@ def test_what_the_schema_lacks_is_named(without, status, named):
     not_followed = [f"failover_jobs.{c}" for c in TABLES["failover_jobs"]]
     assert database.judge_schema(schema(*not_followed), legacy=True).status == "warning"
     assert database.judge_schema(schema(*not_followed), legacy=False).status == "ok"
+
+
+def test_what_does_not_exist_and_what_is_not_granted_are_told_apart():
+    user = "`correlator`@`%`"
+    grants = [f"GRANT USAGE ON *.* TO {user}", f"GRANT SELECT ON `mig_oma`.`log_events` TO {user}"]
+    granted = database.read_grants(grants, "mig_oma", TABLES)
+    without = [f"job_steps.{c}" for c in TABLES["job_steps"]]
+    check = database.judge_schema(schema(*without, "log_events.attrs"), legacy=True, granted=granted)
+    assert check.summary == "not granted: job_steps; do not exist: log_events.attrs"
+    assert any("wait up to 60 s" in line for line in check.detail)
+    assert any("Somebody has to decide" in line for line in check.detail)
+    assert check.fix == ("SHOW CREATE TABLE log_events;",)
 
 
 BERLIN = zones.named("Europe/Berlin")

@@ -359,8 +359,14 @@ def _kind(error: BaseException) -> tuple[Away, str | None]:
     return (Away.FAILED if of_server else Away.UNREACHABLE), None
 
 
+_NO_SOCKET = "Transport does not expose socket instance"
+"""What both drivers say if the connection is over before they have set its options."""
+
+
 def _message(error: BaseException) -> str:
     """An error of the driver in one line: without its class and tuple, but with its cause."""
+    if isinstance(error, RuntimeError) and _NO_SOCKET in str(error):
+        return "the server closed the connection at once"
     args: Sequence[Any] = error.args
     words = f"{args[1]} ({args[0]})" if len(args) >= 2 and isinstance(args[0], int) else str(error)
     by = error.__cause__
