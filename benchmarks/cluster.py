@@ -14,7 +14,7 @@ from correlator.model.facts import Line, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import StepRecord
 from tests.support.background import in_background
-from tests.support.cluster import connected
+from tests.support.cluster import connected, create_streams
 from tests.support.mariadb import Database
 from tests.support.nats import Nats
 from tests.support.stream_writer import AT, StreamWriter
@@ -51,6 +51,7 @@ async def gateways(url: str, count: int = 1) -> AsyncIterator[list[Gateway]]:
 @contextlib.asynccontextmanager
 async def collectors(database: Database, url: str, count: int = 1) -> AsyncIterator[list[Measured]]:
     """Daemons of one appliance; not started."""
+    await create_streams(url)
     with tempfile.TemporaryDirectory() as folder:
         found = []
         for number in range(count):

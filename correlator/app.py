@@ -110,8 +110,9 @@ async def _run(process: Process) -> None:
     renewals = Connection(settings, "collector", parser=parser, ping_every=RENEWALS_PING_EVERY)
     writes = Connection(settings, "collector", parser=parser)
     connecting = {asyncio.create_task(connection.run(), name="nats") for connection in (renewals, writes)}
+    lease = Lease(renewals, writes, settings)
+    connecting.add(asyncio.create_task(lease.streams.run(), name="streams"))
     try:
-        lease = Lease(renewals, writes, settings)
         cluster_metrics.CONNECTED.set_function(lambda: renewals.connected and writes.connected)
         cluster_metrics.LEASE.labels(lease.instance).set_function(lambda: lease.active)
         while not process.stop.is_set():
@@ -424,7 +425,9 @@ def _cluster_sinks(
         position=saved.position if saved is not None else None,
     )
     standbys = Standbys(lease.connection, lease.instance)
-    hub.readiness["cluster"] = lambda: lease.describe() | sink.describe() | standbys.describe()
+    hub.readiness["cluster"] = lambda: (
+        lease.describe() | sink.describe() | standbys.describe() | lease.streams.describe()
+    )
     return sink, GatewayRequests(lease.connection, lease.instance), standbys
 
 

@@ -150,6 +150,30 @@ for _command in (config, *COMMANDS):
     main.add_command(_command)
 
 
+@main.group(cls=Commands)
+def cluster() -> None:
+    """Prepare the NATS servers of a cluster."""
+
+
+@cluster.command("create")
+@_config_option
+@click.option("--gateway", is_flag=True, help="The file is a gateway's; without --config /etc/correlator/gateway.toml.")
+@click.pass_context
+def create_streams(ctx: click.Context, file: Path | None, gateway: bool) -> None:
+    """Create the streams of the cluster that are missing, and reset foreign settings of the others.
+
+    It connects as [cluster] says. The user of NATS needs the right for it, which neither collectors nor gateways have.
+    What the streams hold stays, so it may run again. The exit code is 1 if NATS refuses a change.
+    """
+    from correlator.doctor import service  # noqa: PLC0415 - see run
+    from correlator.terminal.cluster import create  # noqa: PLC0415 - see run
+
+    logs.configure("error", "text", os.environ)
+    lines, complete = asyncio.run(create(service.load(file, os.environ, gateway=gateway).config.cluster))
+    click.echo("\n".join(map(logs.escape, lines)))
+    ctx.exit(0 if complete else 1)
+
+
 @main.command()
 @_config_option
 @level_option("--level", "DEBUG", "Show rows from this level on.")

@@ -112,6 +112,8 @@ class Connection:
         self._error: str | None = None
         self._since = time.monotonic()
         self._options = login_options(settings)
+        self.api_subject = f"$JS.{settings.domain}.API" if settings.domain else "$JS.API"
+        """What the subjects of JetStream's API begin with."""
         self.window = SendWindow()
         self.parser = parser or Parser()
         """Parses the messages of this process."""
@@ -237,7 +239,7 @@ class Connection:
         A request gets no answer while no server leads the stream, so others follow: call only what may come twice.
         """
         payload = json.dumps(request).encode() if request is not None else b""
-        answer = await self._first_answer(f"$JS.API.{method}", payload, within=within, again=within / ASKED)
+        answer = await self._first_answer(f"{self.api_subject}.{method}", payload, within=within, again=within / ASKED)
         found = answer_of(answer.data)
         if refusal := found.get("error"):
             raise Refused(f"{refusal.get('description', 'refused')} ({method})", refusal.get("err_code", 0))
@@ -250,7 +252,9 @@ class Connection:
         requests too: so another request follows if there is no answer soon. `seq_of` is its sequence, the header
         Nats-Time-Stamp its time.
         """
-        answer = await self._first_answer(f"$JS.API.DIRECT.GET.{stream}.{subject}", within=within, again=ASK_AGAIN)
+        answer = await self._first_answer(
+            f"{self.api_subject}.DIRECT.GET.{stream}.{subject}", within=within, again=ASK_AGAIN
+        )
         headers = answer.headers or {}
         if "Nats-Sequence" in headers:  # A stored message may have a header Status of its own.
             return answer

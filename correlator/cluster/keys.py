@@ -19,8 +19,8 @@ EPOCH = "$KV.cor.epoch"
 WANT = "cor.v1.want"
 """Gateways publish the IDs here that their clients wait for."""
 
-INBOX = "_INBOX."
-"""What the subjects of all inboxes begin with."""
+INBOXES = ("_INBOX.", "_R_.")
+"""What the subjects of all inboxes begin with; the second are those of other accounts."""
 
 ACK = "$JS.ACK."
 """What the reply subject of a message from a consumer begins with. Its own status messages have another, or none."""

@@ -77,10 +77,6 @@ BEHIND_READS = 8
 """Reads of the owner key, `POLL_EVERY` apart, that may have an old answer. After them the key has gone back."""
 
 
-RETRY_EVERY = 1.0
-"""Seconds between two attempts to create the streams."""
-
-
 class Lease:
     """The lease of `settings.instance`, as this process sees it. Event loop's thread only.
 
@@ -92,14 +88,14 @@ class Lease:
         self._connection = connection
         self.connection = writes
         self.instance = settings.instance
-        self._replicas = settings.replicas
+        self.streams = streams.StreamCheck(connection, settings.replicas)
         self._owner_key = keys.owner(settings.instance)
         self._alive_key = keys.alive(settings.instance)
         self._alive_seq = 0
         self._known: dict[str, tuple[bytes, Seen]] = {}
         """The last value of each key."""
-        self._ensured = False
-        """True once the streams were as this process wants them."""
+        self._complete = False
+        """True once all streams were there."""
         self._error: str | None = None
         self._lost = asyncio.Event()
         self._owner: Seen | None = None
@@ -137,7 +133,8 @@ class Lease:
         away = None if self._connection.connected else self._connection.describe()["error"]
         error = away or self._error
         if error is None:
-            return f"this is the standby of {self.instance}"
+            problem = self.streams.problem
+            return f"this is the standby of {self.instance}" + (f", and {problem}" if problem is not None else "")
         return f"waiting for the lease of {self.instance}, following and publishing nothing until then: {error}"
 
     async def acquire(self, is_barred: Callable[[], Awaitable[bool]] | None = None) -> Fence:
@@ -152,15 +149,13 @@ class Lease:
         standby, renewable = Standby(self.holder), True
         while True:
             try:
-                if not self._ensured:
-                    await self._ensure()
+                if not self._complete:
+                    await self._require_streams()
                 alive, owner = await self._read_keys()
             except (ClusterUnavailable, Refused) as error:
                 self._failed(error)
                 standby = standby.missed()
-                if self._ensured:
-                    await self._ensure_again()
-                await asyncio.sleep(POLL_EVERY if isinstance(error, ClusterUnavailable) else RETRY_EVERY)
+                await asyncio.sleep(POLL_EVERY)
                 continue
             self._note_owner(owner)
             standby = standby.polled(asyncio.get_running_loop().time(), alive, owner)
@@ -211,10 +206,12 @@ class Lease:
             await self._renew(report, released=True)
             log.info("the lease of %s was released", self.instance)
 
-    async def _ensure(self) -> None:
-        """Create or update the streams."""
-        await streams.ensure(self._connection, self._replicas)
-        self._ensured = True
+    async def _require_streams(self) -> None:
+        """Raises: `ClusterUnavailable` unless all streams are there."""
+        found = await streams.infos(self._connection)
+        if (problem := streams.problem(found)) is not None and None in found.values():
+            raise ClusterUnavailable(problem)
+        self._complete = True
 
     async def _read_keys(self) -> tuple[Seen | None, Seen | None]:
         """Read the alive key and the owner key."""
@@ -282,7 +279,6 @@ class Lease:
                 self._alive_seq = alive.seq if alive is not None else 0
             except (ClusterUnavailable, Refused) as error:
                 self._failed(error)
-                await self._ensure_again()
                 return True
         return True
 
@@ -296,8 +292,7 @@ class Lease:
         for reads in range(1, BEHIND_READS + 1):
             try:
                 alive, owner = await self._read_keys()
-            except (ClusterUnavailable, Refused):  # Unknown. Without the stream nobody responds: create it again.
-                await self._ensure_again()
+            except (ClusterUnavailable, Refused):  # Unknown.
                 return True
             if self._is_lost(owner):
                 return False
@@ -314,14 +309,6 @@ class Lease:
 
     def _is_lost(self, owner: Seen | None) -> bool:
         return is_lost(self.holder, self._fence.seq if self._fence is not None else 0, owner)
-
-    async def _ensure_again(self) -> None:
-        """A stream may be gone: that of the alive key is in memory. The next request does not wait for long."""
-        try:
-            async with asyncio.timeout(ANSWER_WITHIN):
-                await self._ensure()
-        except (ClusterUnavailable, Refused, TimeoutError) as error:
-            log.debug("the streams cannot be checked: %s", error)
 
     def _failed(self, error: Exception) -> None:
         if self._error is None:

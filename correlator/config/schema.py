@@ -146,6 +146,11 @@ class Cluster(Section):
     tls: Tls | None = _key(
         None, "TLS for tls:// servers. Without this table their certificates are checked with the system's CAs."
     )
+    domain: str = _key(
+        "",
+        "The domain of JetStream: its API is at $JS.DOMAIN.API. Empty: that of the user's own account.",
+        text_like(r"[A-Za-z0-9_-]{0,64}", "1 to 64 of the characters A-Z a-z 0-9 - _"),
+    )
     replicas: Replicas = _key(1, "How many NATS servers keep each stream.")
 
 

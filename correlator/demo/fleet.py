@@ -21,6 +21,7 @@ import aiohttp
 import click
 from msgspec import Struct
 
+from correlator.config.schema import Cluster, NatsUrl
 from correlator.demo.processes import Program, accepts, held_port, nats_binary, nats_server, running
 from correlator.demo.run import (
     DATABASE,
@@ -34,8 +35,11 @@ from correlator.demo.run import (
 )
 from correlator.demo.traffic import Traffic, appliance
 from correlator.errors import CorrelatorError
+from correlator.tasks import end_tasks
 
 GATEWAYS = 2
+CONNECT_WITHIN = 10.0
+"""Seconds to connect to the NATS server that has started."""
 
 Tables = Mapping[str, Mapping[str, object]]
 
@@ -111,6 +115,7 @@ async def _run(
             urls = [_url(port), *(_url(stack.enter_context(held_port())) for _ in range(GATEWAYS - 1))]
             nats = await stack.enter_async_context(nats_server(binary, folder / "nats", cluster, {}))
             await nats.usable(partial(accepts, cluster))
+            await _create_streams(cluster)
             # 2. The appliances, and all programs at once.
             fleet = [
                 _Appliance(
@@ -151,6 +156,22 @@ async def _run(
             # 5. One that ends ends no other, as on hosts of their own.
             for program in (nats, *programs, standby):
                 group.create_task(_report_end(program), name="demo-program")
+
+
+async def _create_streams(cluster: int) -> None:
+    """Create the streams, as `correlator cluster create` does."""
+    # A demo without a fleet has no client of NATS.
+    from correlator.cluster import streams  # noqa: PLC0415
+    from correlator.cluster.connection import Connection  # noqa: PLC0415
+
+    settings = Cluster(url=NatsUrl.parse(f"nats://127.0.0.1:{cluster}"), instance="demo")
+    connection = Connection(settings, "provisioner")
+    running = asyncio.create_task(connection.run())
+    try:
+        await connection.connect(CONNECT_WITHIN)
+        await streams.create(connection, settings.replicas)
+    finally:
+        await end_tasks({running})
 
 
 async def _report_end(program: Program) -> None:

@@ -48,6 +48,11 @@ class Prober(Connection):
 CONNECT_WITHIN = 5.0
 """Seconds until a server must have accepted the login."""
 
+PROVISIONER = "Run the command with the certificate of the provisioner, if the server has the users of deploy/nats/."
+
+DOMAIN = 'cluster.domain = "correlator"'
+"""What names the API of JetStream to the accounts of deploy/nats/."""
+
 FULL, NEARLY_FULL = 0.95, 0.8
 """Shares of the bytes that a stream may have."""
 
@@ -72,7 +77,7 @@ async def inspect(settings: Cluster, *, gateway: bool, metrics: str | None, ours
             return [_unreachable(settings, str(error))]
         checks = [_judge_server(connection, time.monotonic() - began)]
         try:
-            found = {name: await streams.info(connection, name) for name in streams.wanted(settings.replicas)}
+            found = await streams.infos(connection)
         except (ClusterUnavailable, Refused) as error:
             return [*checks, _no_streams(connection, role, error)]
         checks.append(judge_streams(found, settings, gateway=gateway))
@@ -122,7 +127,7 @@ def _unreachable(settings: Cluster, reason: str) -> Check:
 
 def _no_streams(connection: Prober, role: str, error: Exception) -> Check:
     if connection.refusals:
-        lines = [*connection.refusals[:3], f"deploy/nats/ has the permissions of a {role}."]
+        lines = [*connection.refusals[:3], f"deploy/nats/ has the permissions of a {role}; they need {DOMAIN}."]
         return failure(STREAMS, f"the user may not ask for the streams: {error}", lines)
     return failure(STREAMS, f"JetStream does not answer: {error}", ["It may be off, or have no majority of servers."])
 
@@ -132,19 +137,26 @@ def judge_streams(found: Mapping[str, dict[str, Any] | None], settings: Cluster,
     if missing := [name for name, info in found.items() if info is None]:
         none = len(missing) == len(found)
         words = "there are no streams: none was created yet, or NATS has lost them" if none else "streams are missing"
-        lines = [f"missing: {', '.join(missing)}", "The collector that holds its lease, or starts, creates them."]
-        return warning(STREAMS, words, lines, () if gateway else ["systemctl restart correlator"])
+        lines = [f"missing: {', '.join(missing)}", PROVISIONER]
+        return failure(STREAMS, words, lines, [streams.COMMAND])
     infos = {name: info for name, info in found.items() if info is not None}
     bad = [*(f"{name} has no leader" for name in leaderless(infos)), *_filled(infos, FULL)]
     if bad:
         return failure(STREAMS, some(bad), ["Writes are refused. A majority of the servers has to run, with space."])
     doubtful = [*_filled(infos, NEARLY_FULL), *_lagging(infos)]
-    if not gateway:
-        doubtful += _other_settings(infos, settings)
+    # A gateway has no replicas of its own in its configuration.
+    foreign = [
+        f"{name}: {setting}"
+        for name, info in infos.items()
+        for setting in streams.foreign(name, info["config"], 1 if gateway else settings.replicas)
+    ]
     replicas = infos[keys.STATE]["config"]["num_replicas"]
     state = infos[keys.STATE]["state"]
     words = f"{len(infos)} streams, {replicas} {'replica' if replicas == 1 else 'replicas'}"
     words += f", {state['messages']} keys, {state['bytes'] / 1e6:.1f} MB"
+    if foreign:
+        lines = [*foreign, *doubtful, words, PROVISIONER]
+        return warning(STREAMS, f"{len(foreign)} settings of the streams are foreign", lines, [streams.COMMAND])
     if doubtful:
         return warning(STREAMS, some(doubtful), [words])
     lines = ["A lost server loses the stream until the collectors have written it again."] if replicas == 1 else []
@@ -170,12 +182,6 @@ def _lagging(infos: Mapping[str, dict[str, Any]]) -> list[str]:
                 state = "offline" if replica.get("offline") else "behind"
                 lines.append(f"{name}: the replica on {replica.get('name')} is {state}")
     return lines
-
-
-def _other_settings(infos: Mapping[str, dict[str, Any]], settings: Cluster) -> Sequence[str]:
-    have = {name: info["config"]["num_replicas"] for name, info in infos.items()}
-    want = settings.replicas
-    return [f"{name} has {n} replicas, and cluster.replicas = {want}" for name, n in have.items() if n != want]
 
 
 # Permissions at NATS: what the role needs is allowed, and a gateway may write no job. NATS checks the permission for a
@@ -225,7 +231,7 @@ def _tries_of_collector(connection: Prober, settings: Cluster) -> dict[str, Call
         keys.EPOCH,
         keys.alive(instance),
         keys.checkpoint(instance, PROBE_NAME),
-        keys.event(instance, PROBE_NAME),
+        f"{keys.event(instance, PROBE_NAME)}.check",  # Gateways subscribe events, which have no further token.
     )
     read = (
         (keys.STATE, keys.owner(instance)),
@@ -238,6 +244,8 @@ def _tries_of_collector(connection: Prober, settings: Cluster) -> dict[str, Call
         tries[f"write {subject}"] = partial(_write, connection, subject)
     for stream, subject in read:
         tries[f"read {subject}"] = partial(_read, connection, stream, subject)
+    for stream in (keys.STATE, keys.CHECKPOINT):
+        tries[f"read {stream}"] = partial(_read_several, connection, stream)
     tries[f"subscribe {keys.WANT}"] = partial(_subscribe, connection, keys.WANT)
     tries[f"subscribe {keys.standby(instance)}"] = partial(_subscribe, connection, keys.standby(instance))
     tries[f"subscribe {keys.rpc(instance, '*')}"] = partial(_subscribe, connection, keys.rpc(instance, "*"))
@@ -269,6 +277,12 @@ async def _write(connection: Prober, subject: str) -> None:
 
 async def _read(connection: Prober, stream: str, subject: str) -> None:
     await connection.last(stream, subject, within=ANSWER_WITHIN)
+
+
+async def _read_several(connection: Prober, stream: str) -> None:
+    """Ask for many messages at once, beyond the end of the stream."""
+    request = b'{"seq":%d,"next_by_subj":">","batch":1}' % 2**62
+    await connection.request(f"{connection.api_subject}.DIRECT.GET.{stream}", request, within=ANSWER_WITHIN)
 
 
 async def _consume(connection: Prober, stream: str, subject: str) -> None:

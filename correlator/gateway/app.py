@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from correlator import __version__
-from correlator.cluster import keys, received
+from correlator.cluster import keys, received, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection
 from correlator.cluster.rpc import Caller
 from correlator.config.schema import Config
@@ -64,6 +64,7 @@ class Gateway:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.connection = connection = Connection(config.cluster, "gateway")
+        self._check = streams.StreamCheck(connection)
         caller = Caller(connection)
         self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, self._reset, _epoch)
         self._alive = alive = OrderedConsumer(connection, keys.ALIVE, keys.EVERY_ALIVE, self._on_alive)
@@ -102,6 +103,7 @@ class Gateway:
                     inner.create_task(work, name=name)
                     for name, work in (
                         ("connection", self.connection.run()),
+                        ("streams", self._check.run()),
                         ("jobs", self._jobs.run()),
                         ("alive", self._alive.run()),
                         ("writable", self._alive.follow_writable()),
@@ -168,7 +170,7 @@ class Gateway:
         return None
 
     def _describe(self) -> dict[str, Any]:
-        found = self.connection.describe()
+        found = self.connection.describe() | self._check.describe()
         error = self._error()
         return found if error is None else {**found, "ok": False, "error": error}
 

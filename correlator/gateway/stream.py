@@ -176,7 +176,7 @@ class OrderedConsumer:
         """Check that the stream is the one that was read, or begin again."""
         info = await streams.info(self._connection, self._stream)
         if info is None:
-            raise NotThere(f"the stream {self._stream} does not exist: no collector has created it yet")
+            raise NotThere(str(streams.problem({self._stream: None})))
         identity = await self._identity(self._connection) if self._identity is not None else ""
         if identity is None:
             raise NotThere(f"the stream {self._stream} has no epoch: no collector has written to it yet")

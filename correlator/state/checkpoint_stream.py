@@ -39,8 +39,8 @@ import itertools
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, NoReturn, TypeAlias
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from typing import NoReturn, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -48,6 +48,7 @@ from msgspec import Struct
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Connection, Fenced, Refused, Unacknowledged, seq_of
 from correlator.cluster.fence import Fence, StreamMessage
+from correlator.cluster.stream_reader import StreamReader
 from correlator.state.checkpoint import (
     MOMENT,
     VERSION,
@@ -59,9 +60,6 @@ from correlator.state.checkpoint import (
     rows_of,
     saved_of,
 )
-
-if TYPE_CHECKING:
-    from nats.aio.msg import Msg
 
 log = logging.getLogger(__name__)
 
@@ -88,17 +86,6 @@ of a light reading, which leaves out long texts (`Queries.light_rows_from`); its
 
 REMOVED_FOR = 3600
 """Seconds that the marker of a removed row stays."""
-
-READ_AT_ONCE = 1000
-FIRST_BYTES, MOST_BYTES = 64_000, 4_000_000
-AT_ONCE_SECONDS = 1.0
-"""Rows of one answer to a read; bytes of the first one, and of the largest. One that comes sooner than after this time
-is followed by one twice as large, and one that takes twice as long by a smaller one: a ping waits behind it."""
-
-FIRST_WITHIN = 0.5
-READ_WITHIN = 5.0
-"""Seconds until the first row of an answer, after which another request follows that waits twice as long; seconds
-without a row after which the read has failed."""
 
 FOLLOW_EVERY = 2.0
 """Seconds between two reads of a standby, or as long as the last one took: half of a slow link is left to others."""
@@ -308,7 +295,7 @@ class StreamCheckpoint:
         """Take the stream over, and return its rows and its chunks, each by name."""
         fence = await self._lease.own(keys.CHECKPOINT, keys.checkpoint_owner(self._instance))
         copy = self._copy
-        if copy is None or copy.seq >= fence.seq:  # The second: the stream is older than what was read.
+        if copy is None or copy.reader.seq >= fence.seq:  # The second: the stream is older than what was read.
             copy = StreamCopy(self._connection, self._instance)
         await copy.read()
         if copy.owner_seq != fence.seq:
@@ -336,7 +323,7 @@ class StreamCopy:
     def __init__(self, connection: Connection, instance: str) -> None:
         self._connection = connection
         self._instance = instance
-        self._at_once = FIRST_BYTES
+        self.reader = StreamReader(connection, keys.CHECKPOINT, keys.checkpoint_rows(instance))
         self._forget(b"")
 
     def _forget(self, whole: bytes) -> None:
@@ -347,8 +334,7 @@ class StreamCopy:
         """The sequence of the owner key."""
         self.last_seq = 0
         """The sequence of the row `MOMENT`."""
-        self.seq = 0
-        """All up to this sequence has been read."""
+        self.reader.seq = 0
         self._read_at = time.monotonic(), time.time()
         """When the last complete read began, by two clocks: one may stand still while the process does."""
 
@@ -370,66 +356,19 @@ class StreamCopy:
         passed = max(abs(then - before) for then, before in zip(now, self._read_at, strict=True))
         if whole != self._whole or passed > REMOVED_FOR / 2:  # Later, the marker of a removed row may be gone.
             self._forget(whole)
-        async for message in self._messages():
+        async for message in self.reader.messages():
             headers = message.headers or {}
-            self.seq = seq_of(message)
             name = _name(headers["Nats-Subject"])
             if name == ("owner",):
-                self.owner_seq = self.seq
+                self.owner_seq = seq_of(message)
             elif name:
-                self.last_seq = self.seq if name == MOMENT else self.last_seq
+                self.last_seq = seq_of(message) if name == MOMENT else self.last_seq
                 found = self.chunks if name[0] == CHUNKS else self.rows
                 if message.data:
                     found[name] = message.data
                 else:  # Another server than the last one may answer, and know that a row was removed.
                     found.pop(name, None)
         self._read_at = now
-
-    async def _messages(self) -> AsyncIterator[Msg]:
-        """Yield the last message of every row that is new, by direct gets of many messages at once.
-
-        A server that hangs may get a request: without an answer, another one follows, and only its answers count.
-        """
-        rows = keys.checkpoint_rows(self._instance)
-        asked, within, inbox = 0, FIRST_WITHIN, self._connection.client.new_inbox()
-        queue: asyncio.Queue[Msg] = asyncio.Queue()
-        async with self._connection.subscribed(f"{inbox}.*", queue.put, pending=4 * MOST_BYTES):
-            while True:
-                asked += 1
-                request = {
-                    "seq": self.seq + 1,
-                    "next_by_subj": rows,
-                    "batch": READ_AT_ONCE,
-                    "max_bytes": self._at_once,
-                }
-                began, first = time.monotonic(), True
-                await self._connection.publish(
-                    f"$JS.API.DIRECT.GET.{keys.CHECKPOINT}", msgspec.json.encode(request), reply=f"{inbox}.{asked}"
-                )
-                left = within
-                while (message := await _next(queue, left)) is not None:
-                    if message.subject != f"{inbox}.{asked}":
-                        continue
-                    if first:  # An answer that comes late is not asked for again.
-                        first, within = False, max(FIRST_WITHIN, 3 * (time.monotonic() - began))
-                    left = READ_WITHIN
-                    headers = message.headers or {}
-                    status = headers.get("Status")
-                    if "Nats-Subject" in headers:  # A row, whatever other headers it was written with.
-                        yield message
-                    elif status == "204":
-                        if int(headers.get("Nats-Num-Pending", "0")) == 0:
-                            return
-                        self._at_once = _next_size(self._at_once, time.monotonic() - began)
-                        break
-                    elif status == "404":
-                        return
-                    else:
-                        raise Refused(f"the checkpoint cannot be read: {headers.get('Description', status)}")
-                else:
-                    if left >= READ_WITHIN:
-                        raise ClusterUnavailable("the checkpoint cannot be read: no answer")
-                    within = min(READ_WITHIN, 2 * within)
 
 
 class Redo(Struct, frozen=True):
@@ -494,24 +433,6 @@ def newest(file: Saved | None, stream: Saved | None) -> Saved | None:
     if file is None or stream is None:
         return file or stream
     return file if file.at > stream.at and file.cursor.head >= stream.cursor.head else stream
-
-
-def _next_size(size: int, seconds: float) -> int:
-    """Return the bytes of the next answer after one of `size` bytes that took so long."""
-    if seconds < AT_ONCE_SECONDS:
-        return min(MOST_BYTES, 2 * size)
-    return max(FIRST_BYTES, size // 2) if seconds > 2 * AT_ONCE_SECONDS else size
-
-
-async def _next(queue: asyncio.Queue[Msg], within: float) -> Msg | None:
-    """Return the next message, None if there is none for `within` seconds."""
-    if queue.qsize():
-        return queue.get_nowait()
-    try:
-        async with asyncio.timeout(within):
-            return await queue.get()
-    except TimeoutError:
-        return None
 
 
 def _name(subject: str) -> Name | None:

@@ -20,7 +20,7 @@ from tests.support.terminal import commands_against
 def tls(nats: DeployedNats, user: str) -> dict[str, Any]:
     """The settings of a process that has the certificate of `user`."""
     files = {"ca": nats.certificates.ca, "cert": nats.certificates.cert(user), "key": nats.certificates.key(user)}
-    return {f"cluster__tls__{name}": file for name, file in files.items()}
+    return {f"cluster__tls__{name}": file for name, file in files.items()} | {"cluster__domain": "correlator"}
 
 
 async def holds_the_lease(daemon: Daemon) -> bool:
@@ -32,6 +32,7 @@ async def test_a_gateway_serves_an_appliance_over_a_takeover_and_permissions_ref
 ):
     await appliance.job("old", status="completed", started_at=ago(days=2), completed_at=ago(days=1))
     with DeployedNats() as nats:
+        await nats.create_streams()
         of_gateway = {f"CORRELATOR_{name.upper()}": str(file) for name, file in tls(nats, "gateway").items()}
         options = tls(nats, "collector-dc1") | {"jobs__retention": "3s"}
         async with (

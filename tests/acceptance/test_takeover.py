@@ -20,7 +20,7 @@ from correlator.cluster.lease import Lease
 from tests.support.appliance import Appliance, connected
 from tests.support.background import in_background
 from tests.support.cluster import connected as to_nats
-from tests.support.cluster import never_silent, settings
+from tests.support.cluster import create_streams, never_silent, settings
 from tests.support.cluster_harness import read_stream
 from tests.support.collectors import cluster_part, collector, has_role, is_active, pair
 from tests.support.daemon import Daemon
@@ -54,6 +54,7 @@ async def test_a_standby_asks_the_database_nothing_and_says_that_it_is_one(
     tmp_path: Path, own_mariadb: MariaDB, nats: Nats
 ):
     database = await own_mariadb.create_schema()
+    await create_streams(nats.url)
     async with to_nats(nats.url) as connection:
         lease = Lease(connection, connection, settings(nats.url))
         await lease.acquire()
@@ -87,6 +88,7 @@ async def test_a_reload_of_a_standby_is_checked_at_once_and_outlasts_each_loss_o
     async def posts() -> bool:
         return "webhooks" in (await daemon.get("/health/ready"))[1]["parts"]
 
+    await create_streams(nats.url)
     async with to_nats(nats.url) as connection:
         lease = Lease(connection, connection, settings(nats.url))
         await lease.acquire()
@@ -207,11 +209,20 @@ async def test_a_collector_without_nats_waits_and_stops_when_it_is_asked(
         status, body = await waiting.get("/api/v1/jobs")
         assert (status, body["detail"]) == (503, REFUSAL.partition("ask")[0] + "ask the active one, or try again")
         await asyncio.to_thread(nats.start)
+        missing = (
+            "KV_cor, KV_cor_alive, KV_cor_checkpoint, cor_events do not exist: create with correlator cluster create"
+        )
+        await eventually(lambda: says(waiting, missing))
+        await create_streams(nats.url)
         await eventually(lambda: is_active(waiting))
         await asyncio.to_thread(nats.kill)
         await eventually(lambda: _is_disconnected(waiting))
         assert await is_active(waiting)  # Without NATS the active goes on for its own clients.
         assert await waiting.stop() == 0
+
+
+async def says(daemon: Daemon, text: str) -> bool:
+    return text in str((await cluster_part(daemon)).get("error"))
 
 
 async def _is_disconnected(daemon: Daemon) -> bool:
@@ -296,6 +307,7 @@ async def test_a_takeover_by_a_collector_with_other_limits_publishes_no_event_ag
         assert len(events) == len(set(events))
         return set(events) == happened
 
+    await create_streams(nats.url)
     async with (
         to_nats(nats.url, role="doctor") as reader,
         collector(tmp_path / "few", database, nats.url, **few) as one,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from correlator.cluster import streams
 from correlator.config import loading, rendering
 from correlator.doctor import cluster
 from tests.support.appliance import Appliance, connected
@@ -125,7 +126,7 @@ async def test_hosts_of_their_own_connect_with_certificates_and_permissions(tmp_
     program(
         tmp_path,
         "correlator",
-        'case "$1" in doctor) exit 0;; esac\n'
+        f'case "$1" in doctor) exit 0;; cluster) exec {sys.executable} -m correlator "$@";; esac\n'
         f'case "$*" in *--gateway*) file={gateway}/gateway.toml;; *) file={collector}/correlator.toml;; esac\n'
         f'export CREDENTIALS_DIRECTORY=${{file%/*}}\nexec {sys.executable} -m correlator "$@" --config "$file"',
     )
@@ -139,8 +140,8 @@ async def test_hosts_of_their_own_connect_with_certificates_and_permissions(tmp_
         "127.0.0.1:8222": f"127.0.0.1:{monitor}",
     }
     steps = shell_blocks(DOCUMENT, "Hosts of their own")
-    assert len(steps) == 5
-    certificates, server, users, of_collector, of_gateway = steps
+    assert len(steps) == 6
+    certificates, server, users, create_streams, of_collector, of_gateway = steps
     script = [certificates, server.replace("/etc/nats", str(nats)), users.replace("/etc/nats", str(nats))]
     script += [
         mapped(step, {"/etc/correlator": str(e)}) for step, e in ((of_collector, collector), (of_gateway, gateway))
@@ -162,11 +163,21 @@ async def test_hosts_of_their_own_connect_with_certificates_and_permissions(tmp_
         found = {c.name: c for c in await cluster.inspect(of_dc1, gateway=False, metrics=None, ours={})}
         assert found["cluster.server"].status == "ok", found
         assert found["cluster.streams"].summary.startswith("there are no streams: none was created yet")
+        assert found["cluster.streams"].fix == ("correlator cluster create",)
+        refused = create_streams.replace(" provisioner.", " collector-dc1.")
+        said = await run(mapped(f"{refused.rstrip()} || true", everywhere), tmp_path)
+        assert "run this as the provisioner" in said
+        for create in ("created", "as it should be"):
+            said = await run(mapped(create_streams, everywhere), tmp_path)
+            assert sorted(said.splitlines()) == sorted(f"{name}: {create}" for name in streams.wanted(1))
+        found = {c.name: c for c in await cluster.inspect(of_dc1, gateway=False, metrics=None, ours={})}
+        assert found["cluster.permissions"].summary == "may write dc1, and no other appliance", found
         credentials_ = {"CREDENTIALS_DIRECTORY": str(gateway)}
         of_gateway_ = loading.load(gateway / "gateway.toml", credentials_, gateway=True).cluster
         found = {c.name: c for c in await cluster.inspect(of_gateway_, gateway=True, metrics=None, ours={})}
         assert found["cluster.server"].status == "ok", found
-        assert 'user: "CN=collector-dc2", permissions: $role-collector-dc2' in (nats / "accounts.conf").read_text()
+        assert {c.status for c in found.values()} <= {"ok", "warning"}, found
+        assert 'include "collector-dc2.conf"' in (nats / "accounts.conf").read_text()
         healthz = [line for line in shell_blocks(DOCUMENT, "Upgrades")[0].splitlines() if line.startswith("curl")]
         assert "ok" in await run(mapped("\n".join(healthz), everywhere), tmp_path)
     three = mapped(shell_blocks(DOCUMENT, "From one NATS server to three")[-1], {"/etc/correlator": str(collector)})

@@ -23,7 +23,7 @@ async def stored(connection, *ids):
 
 
 async def owned(connection, value=b"first", expected=0):
-    await streams.ensure(connection, 1)
+    await streams.create(connection, 1)
     return Fence(connection, keys.STATE, OWNER, value, await put(connection, OWNER, value, expected=expected))
 
 

@@ -19,24 +19,96 @@ from tests.support.nats import Nats
 from tests.support.there import there
 
 
-async def test_streams_are_created_once_and_updated_when_settings_differ(nats):
+async def test_streams_are_created_once_and_every_foreign_setting_is_named_and_reset(nats):
     async with connected(nats.url) as connection, connected(nats.url) as other:
         everything = list(streams.wanted(1))
-        made = await asyncio.gather(streams.ensure(connection, 1), streams.ensure(other, 1))
-        assert {name for names in made for name in names} == set(everything)
-        assert await streams.ensure(connection, 1) == []
+        made = await asyncio.gather(streams.create(connection, 1), streams.create(other, 1))
+        assert {one.name for several in made for one in several if one.changed is None} == set(everything)
+        assert await streams.create(connection, 1) == [streams.Made(name, []) for name in everything]
+        assert streams.problem(await streams.infos(connection)) is None
         config = there(await streams.info(connection, keys.STATE))["config"]
-        edited = config | {"max_bytes": 5_000_000, "max_msg_size": 1000}
-        await connection.api(f"STREAM.UPDATE.{keys.STATE}", edited)
-        assert await streams.ensure(connection, 1) == [keys.STATE]
-        assert there(await streams.info(connection, keys.STATE))["config"] == config | {"max_bytes": 5_000_000}
+        chosen = {"max_bytes": 5_000_000, "description": "ours", "compression": "s2"}
+        for name, value in FOREIGN.items():
+            await connection.api(f"STREAM.UPDATE.{keys.STATE}", config | chosen | {name: value})
+            said = str(streams.problem(await streams.infos(connection)))
+            assert f"KV_cor: {name} is " in said, said
+            assert streams.COMMAND in said
+            changed = (await streams.create(connection, 1))[0]
+            assert [setting.name for setting in changed.changed or ()] == [name]
+            assert changed.refusal is None
+            assert there(await streams.info(connection, keys.STATE))["config"] == config | chosen
+        await connection.api("STREAM.DELETE.cor_events")
         with pytest.raises(Refused):
-            await streams.ensure(connection, 3)
+            await streams.create(connection, 3)
+
+
+FOREIGN = {
+    "max_msgs": 1000,
+    "max_msgs_per_subject": 2,
+    "max_age": 600 * 10**9,
+    "max_msg_size": 1000,
+    "max_consumers": 1,
+    "discard": "old",
+    "no_ack": True,
+    "duplicate_window": 10**9,
+    "allow_direct": False,
+    "allow_rollup_hdrs": True,
+    "republish": {"src": "$KV.cor.dc1.>", "dest": "other.>"},
+    "subject_transform": {"src": "$KV.cor.x.>", "dest": "$KV.cor.y.>"},
+    "subjects": ["$KV.cor.>", "more"],
+    "sources": [{"name": "cor_events"}],
+}
+"""Settings that change what collectors and gateways rely on, each by itself."""
+
+
+async def test_a_sealed_stream_is_named_although_nats_unseals_none(nats):
+    async with connected(nats.url) as connection:
+        await streams.create(connection, 1)
+        config = there(await streams.info(connection, keys.EVENTS))["config"]
+        await connection.api(f"STREAM.UPDATE.{keys.EVENTS}", config | {"sealed": True})
+        assert "cor_events: " in str(streams.problem(await streams.infos(connection)))
+        (refused,) = [one for one in await streams.create(connection, 1) if one.refusal is not None]
+        assert refused.name == keys.EVENTS
+        assert "sealed" in [setting.name for setting in refused.changed or ()]
+
+
+OF_EARLIER_VERSIONS: dict[str, dict[str, object]] = {
+    keys.STATE: {"allow_rollup_hdrs": True, "subject_delete_marker_ttl": 86400 * 10**9},
+    keys.ALIVE: {"allow_rollup_hdrs": True, "storage": "memory", "persist_mode": "default"},
+    keys.CHECKPOINT: {"allow_rollup_hdrs": True},
+}
+
+
+async def test_the_streams_of_an_earlier_version_are_changed_and_keep_what_they_have(nats):
+    async with connected(nats.url) as connection:
+        for name, settings_ in streams.wanted(1).items():
+            await connection.api(
+                f"STREAM.CREATE.{name}", settings_ | {"name": name} | OF_EARLIER_VERSIONS.get(name, {})
+            )
+        kept = {keys.STATE: keys.job("dc1", "a"), keys.EVENTS: keys.event("dc1", "a")}
+        for subject in kept.values():
+            await connection.request(subject, b"kept")
+        said = str(streams.problem(await streams.infos(connection)))
+        assert all(f"{name}: allow_rollup_hdrs is True, not unset" in said for name in OF_EARLIER_VERSIONS), said
+        assert {one.name for one in await streams.create(connection, 1) if one.changed} == OF_EARLIER_VERSIONS.keys()
+        assert streams.problem(await streams.infos(connection)) is None
+        for name, subject in kept.items():
+            assert there(await connection.last(name, subject)).data == b"kept"
+
+
+async def test_a_single_server_that_starts_again_has_every_stream(nats):
+    async with connected(nats.url) as connection:
+        await streams.create(connection, 1)
+        await connection.request(keys.alive("dc1"), b"{}")
+        await asyncio.to_thread(nats.kill)
+        await asyncio.to_thread(nats.start)
+        await connection.connect(PATIENCE)
+        assert streams.problem(await streams.infos(connection)) is None
 
 
 async def test_a_request_of_the_api_may_come_twice(nats_cluster):
     async with connected(nats_cluster.url) as connection:
-        await streams.ensure(connection, 3)
+        await streams.create(connection, 3)
         for push in (True, False):
             config = {"name": f"c{push}", "filter_subject": keys.jobs("dc1"), "ack_policy": "none", "mem_storage": True}
             config |= {"num_replicas": 1, "inactive_threshold": 10**10}

@@ -46,7 +46,7 @@ async def test_a_standby_with_another_database_than_the_checkpoint_is_barred_fro
             for job_id in rows:
                 await original.job(job_id)
     async with connected(nats.url) as connection:
-        await streams.ensure(connection, 1)
+        await streams.create(connection, 1)
         if stored is not None:
             await connection.request(keys.checkpoint("dc1", *MOMENT), stored)
         counterpart = Counterpart(Lease(connection, connection, settings(nats.url)), database, {})

@@ -79,6 +79,7 @@ async def shows(gateway: RunningGateway, one: Collector) -> bool:
 
 async def test_garbage_of_every_role_ends_nobody_and_hides_no_document():
     with DeployedNats() as nats:
+        await nats.create_streams()
         async with contextlib.AsyncExitStack() as stack:
             one, other = [await stack.enter_async_context(Active(nats, name).active(nats)) for name in ("dc1", "dc2")]
             section = nats.section("gateway", "here")
@@ -109,6 +110,7 @@ async def test_garbage_of_every_role_ends_nobody_and_hides_no_document():
 
 async def test_a_request_has_no_reply_that_is_a_write_of_the_collector():
     with DeployedNats() as nats:
+        await nats.create_streams()
         async with Active(nats, "dc1").active(nats) as one:
             request = (keys.rpc("dc1", "find").encode(), b"", b'{"params":{"name":"a"},"within":1}')
             tls = certificate(nats, "gateway")

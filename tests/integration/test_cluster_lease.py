@@ -14,7 +14,7 @@ from correlator.cluster.lease import TAKE_AFTER, Lease
 from correlator.config import loading
 from correlator.daemon import Process
 from tests.support.background import in_background
-from tests.support.cluster import connected, settings
+from tests.support.cluster import connected, create_streams, settings
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy
 from tests.support.there import there
@@ -23,6 +23,7 @@ from tests.support.there import there
 @contextlib.asynccontextmanager
 async def candidate(url):
     """A lease on a connection of its own."""
+    await create_streams(url)
     async with connected(url) as connection:
         yield Lease(connection, connection, settings(url))
 
@@ -67,6 +68,7 @@ async def test_the_holder_outlasts_the_loss_of_all_streams_and_its_writes_are_ac
             await asyncio.to_thread(nats.kill)
             await asyncio.to_thread(shutil.rmtree, nats.folder / "js")
             await asyncio.to_thread(nats.start)
+            await create_streams(nats.url)
 
             async def accepted():
                 await fence.write([StreamMessage(keys.job("dc1", "a"), b"{}")])
@@ -93,6 +95,7 @@ async def test_a_stop_while_the_checkpoint_is_read_hands_the_lease_over(nats, tm
         "CORRELATOR_STATE__DIRECTORY": str(tmp_path),
     }
     process = Process(loading.load(None, environ), None, None, asyncio.Event(), asyncio.Event())
+    await create_streams(nats.url)
     async with connected(nats.url) as connection, asyncio.timeout(PATIENCE):
         term = asyncio.create_task(app._run(process))
         await reading.wait()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
+import json
 import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import ClusterUnavailable, Connection
+from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
 from correlator.config.schema import NatsUrl
 from tests.support.background import in_background
 from tests.support.cluster import running
@@ -20,9 +23,6 @@ from tests.support.deployed_nats import DeployedNats, DeployedNode
 from tests.support.eventually import eventually
 from tests.support.paths import DEPLOY
 from tests.support.servers import free_port
-
-SHORT = 0.7
-"""Seconds after which an unanswered request was refused: the server drops what a user may not publish."""
 
 
 @pytest.fixture(scope="module")
@@ -49,24 +49,122 @@ class Refusals:
         await eventually(lambda: any(f'{kind} to "{subject.lower()}"' in line for line in self.said))
 
 
-async def test_a_collector_reads_its_own_jobs_by_a_consumer_and_none_of_others(deployed: DeployedNats):
-    stream, root = keys.STATE, "$KV.cor"
+STREAMS = (keys.STATE, keys.ALIVE, keys.CHECKPOINT, keys.EVENTS)
+VICTIM = {
+    keys.job("dc2", "1"): keys.STATE,
+    keys.owner("dc2"): keys.STATE,
+    keys.alive("dc2"): keys.ALIVE,
+    keys.checkpoint("dc2", "job", "1"): keys.CHECKPOINT,
+    keys.checkpoint_owner("dc2"): keys.CHECKPOINT,
+    keys.event("dc2", "1"): keys.EVENTS,
+    keys.events_owner("dc2"): keys.EVENTS,
+}
+"""What the appliance dc2 has, by subject, and the stream of each."""
 
-    def consumer(subject: str) -> dict[str, object]:
-        config = {"name": "c", "filter_subject": subject, "ack_policy": "none", "inactive_threshold": 10**10}
-        return {"stream_name": stream, "config": config}
+METHODS = (
+    "INFO", "STREAM.NAMES", "STREAM.LIST", "META.LEADER.STEPDOWN", "SERVER.REMOVE", "STREAM.TEMPLATE.NAMES",
+    "ACCOUNT.PURGE.correlator", "ACCOUNT.STREAM.MOVE.correlator.{s}", "ACCOUNT.STREAM.CANCEL_MOVE.correlator.{s}",
+    *(f"STREAM.{name}.{{s}}" for name in (
+        "CREATE", "UPDATE", "INFO", "DELETE", "PURGE", "SNAPSHOT", "RESTORE", "MSG.GET", "MSG.DELETE",
+        "LEADER.STEPDOWN", "PEER.REMOVE", "TEMPLATE.CREATE", "TEMPLATE.DELETE",
+    )),
+    "DIRECT.GET.{s}", "DIRECT.GET.{s}.{k}",
+    *("CONSUMER.CREATE.{s}", "CONSUMER.CREATE.{s}.c", "CONSUMER.CREATE.{s}.c.{k}", "CONSUMER.CREATE.{s}.c.{o}"),
+    *("CONSUMER.DURABLE.CREATE.{s}.c", "CONSUMER.NAMES.{s}", "CONSUMER.LIST.{s}", "CONSUMER.INFO.{s}.theirs"),
+    *("CONSUMER.DELETE.{s}.theirs", "CONSUMER.MSG.NEXT.{s}.theirs", "CONSUMER.LEADER.STEPDOWN.{s}.theirs"),
+    *("CONSUMER.PAUSE.{s}.theirs", "CONSUMER.RESET.{s}.theirs", "CONSUMER.UNPIN.{s}.theirs"),
+)  # fmt: skip
+"""The API of JetStream. `s`: a stream, `k`: what dc2 has in it, `o`: everything of dc1 in it."""
 
-    async with deployed.connected("collector-dc1") as collector:
-        await streams.ensure(collector, 1)
-        mine, others = f"{root}.dc1.>", f"{root}.dc2.>"
-        made = await collector.api(f"CONSUMER.CREATE.{stream}.c.{mine}", consumer(mine))
-        assert made["config"]["filter_subject"] == mine
-        for subject in (others, f"{root}.>"):
-            with pytest.raises(ClusterUnavailable):
-                await collector.api(f"CONSUMER.CREATE.{stream}.c.{subject}", consumer(subject), within=SHORT)
-        with pytest.raises(ClusterUnavailable):
-            await collector.api(f"CONSUMER.CREATE.{stream}.c", consumer(others), within=SHORT)
+ROLLUP: tuple[dict[str, str], ...] = (
+    {},
+    {"Nats-Rollup": "all"},
+    {"Nats-Rollup": "sub"},
+    {"KV-Operation": "PURGE", "Nats-Rollup": "sub"},
+)
 
+
+def requests_of(method: str, stream: str, subject: str, own: str, config: dict[str, Any]) -> list[bytes]:
+    """The payloads that ask a method of the API for the worst."""
+    if ".CONSUMER." in f".{method}":
+        into = {"name": "c", "ack_policy": "none", "filter_subject": own, "deliver_subject": subject}
+        pull = {name: value for name, value in into.items() if name != "deliver_subject"}
+        every = into | {"filter_subject": subject, "deliver_policy": "all"}
+        asked = [{"stream_name": stream, "config": one} for one in (into, pull, every)]
+    elif method.startswith(("STREAM.UPDATE", "STREAM.CREATE")):
+        worst: tuple[dict[str, Any], ...] = (
+            {"max_msgs": 1},
+            {"sealed": True},
+            {"republish": {"src": own, "dest": subject}},
+            {"max_age": 10**9},
+        )
+        asked = [config | one for one in worst]
+    else:
+        harm: tuple[dict[str, Any], ...] = ({}, {"seq": 1}, {"filter": subject}, {"last_by_subj": subject})
+        asked = list(harm)
+    return [b"", *(json.dumps(one).encode() for one in asked)]
+
+
+async def everything_of_dc2(two: Connection) -> dict[str, Any]:
+    """What the appliance dc2 has, and the settings and consumers of all streams."""
+    found: dict[str, Any] = {}
+    for subject, stream in VICTIM.items():
+        message = await two.last(stream, subject)
+        found[subject] = message and (message.data, seq_of(message))
+    for name, info in (await streams.infos(two)).items():
+        assert info is not None, name
+        found[name] = info["config"]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("user", "instance", "own"),
+    [("collector-dc1", "dc1", "$KV.cor.dc1.>"), ("gateway", "here", "$KV.cor.>")],
+)
+async def test_no_request_and_no_message_of_a_role_changes_anything_of_another_appliance(
+    deployed: DeployedNats, user: str, instance: str, own: str
+):
+    """Each method of the API for each stream, asked for the worst, with answers sent to what another appliance has."""
+    await deployed.create_streams()
+    async with (
+        deployed.connected("collector-dc2", "dc2") as two,
+        deployed.connected("gateway") as other,
+        deployed.connected(user, instance) as attacker,
+        other.subscribed(keys.line("*"), ignored),
+        other.subscribed("cor.v1.*.event.*", ignored),
+    ):
+        for subject in VICTIM:
+            await two.request(subject, b"true")
+        if user != "gateway":
+            await attacker.request(keys.job("dc1", "1"), b"forged")
+        before = await everything_of_dc2(two)
+        said = Refusals(attacker)
+        sent = 0
+        for prefix, stream, method in itertools.product(("$JS.API", "$JS.correlator.API"), STREAMS, METHODS):
+            victim = next(subject for subject, of in VICTIM.items() if of == stream)
+            asked = f"{prefix}.{method.format(s=stream, k=victim, o=own)}"
+            for payload in requests_of(method, stream, victim, own, before[stream]):
+                for reply in ("", *VICTIM):
+                    await attacker.publish(asked, payload, reply=reply)
+                    sent += 1
+            await attacker.client.flush()
+        own_subjects = [keys.job("dc1", "1"), "$JS.correlator.API.DIRECT.GET.KV_cor.$KV.cor.dc1.job.1", keys.WANT]
+        for subject, headers, reply in itertools.product([*VICTIM, *own_subjects], ROLLUP, ("", *VICTIM)):
+            await attacker.publish(subject, b"forged", reply=reply, headers=headers)
+            sent += 1
+        await attacker.publish("anything", b"")
+        await said.of("publish", "anything")  # All before it has been handled.
+        for _ in range(5):  # What a consumer delivers, or a request is answered, comes later.
+            await asyncio.sleep(0.2)
+            assert await everything_of_dc2(two) == before
+        assert sent > 4000
+
+
+async def ignored(_: object) -> None:
+    """Interest in what others publish, as of every gateway."""
+
+
+CHANGES = ("CREATE", "UPDATE", "DELETE", "PURGE", "MSG.DELETE")
 
 OF_OTHERS = (
     keys.job("dc2", "1"),
@@ -76,13 +174,10 @@ OF_OTHERS = (
     keys.event("dc2", "1"),
     keys.line("dc2"),
     keys.rpc("dc2", "find"),
-    "$JS.API.STREAM.DELETE.KV_cor",
-    "$JS.API.STREAM.PURGE.KV_cor",
-    "$JS.API.STREAM.MSG.DELETE.KV_cor",
-    "$JS.API.STREAM.CREATE.another",
-    "$JS.API.STREAM.MSG.GET.KV_cor_checkpoint",
-    "$JS.API.DIRECT.GET.KV_cor",
-    "$JS.API.DIRECT.GET.KV_cor_checkpoint.$KV.cor_checkpoint.dc2.job.1",
+    "$JS.correlator.API.DIRECT.GET.KV_cor_alive",
+    "$JS.correlator.API.DIRECT.GET.KV_cor_checkpoint.$KV.cor_checkpoint.dc2.job.1",
+    *(f"{api}.STREAM.{name}.KV_cor" for api in ("$JS.API", "$JS.correlator.API") for name in CHANGES),
+    *(f"{api}.CONSUMER.CREATE.KV_cor.c.$KV.cor.dc1.>" for api in ("$JS.API", "$JS.correlator.API")),
     "_INBOX.cor.gateway.x.1",
     "anything",
 )
@@ -90,10 +185,10 @@ OF_OTHERS = (
 OF_COLLECTORS = [
     *(keys.job("dc1", "1"), keys.owner("dc1"), keys.EPOCH, keys.alive("dc1"), keys.event("dc1", "1")),
     *(keys.checkpoint("dc1", "job", "1"), keys.line("dc1")),
-    *("$JS.API.STREAM.CREATE.KV_cor", "$JS.API.STREAM.UPDATE.KV_cor", "$JS.API.STREAM.DELETE.KV_cor"),
-    *("$JS.API.STREAM.PURGE.KV_cor", "$JS.API.STREAM.MSG.DELETE.KV_cor"),
-    *("$JS.API.DIRECT.GET.KV_cor_checkpoint.$KV.cor_checkpoint.dc1.job.1", "_INBOX.cor.collector.dc1.1"),
-    *("$JS.API.DIRECT.GET.KV_cor_checkpoint", "$JS.API.CONSUMER.CREATE.KV_cor_checkpoint.c.$KV.cor_checkpoint.>"),
+    *(f"{api}.STREAM.{name}.KV_cor" for api in ("$JS.API", "$JS.correlator.API") for name in CHANGES),
+    *("$JS.correlator.API.DIRECT.GET.KV_cor_checkpoint.$KV.cor_checkpoint.dc1.job.1", "_INBOX.cor.collector.dc1.1"),
+    "$JS.correlator.API.DIRECT.GET.KV_cor_checkpoint",
+    "$JS.correlator.API.CONSUMER.CREATE.KV_cor_checkpoint.c.$KV.cor_checkpoint.>",
 ]
 
 LISTENED_TO = [
@@ -156,10 +251,12 @@ async def test_three_nodes_keep_each_stream_three_times_and_one_may_be_lost():
             await asyncio.to_thread(stack.enter_context, node)
         await eventually(lambda: all(node.healthy() for node in nodes))
         urls = ",".join(node.url for node in nodes)
+        section = replace(first.section("provisioner"), url=NatsUrl.parse(urls), replicas=3)
+        async with running(Connection(section, "provisioner")) as connection:
+            await streams.create(connection, 3)
+            assert [one.changed for one in await streams.create(connection, 1)] == [[]] * 4
         section = replace(first.section("collector-dc1"), url=NatsUrl.parse(urls), replicas=3)
         async with running(Connection(section, "collector")) as connection:
-            await streams.ensure(connection, 3)
-            assert await streams.ensure(connection, 1) == []
             info = await streams.info(connection, keys.STATE) or {}
             assert info["config"]["num_replicas"] == 3
             names = {info["cluster"]["leader"], *(replica["name"] for replica in info["cluster"]["replicas"])}

@@ -227,7 +227,7 @@ async def test_streams_that_are_created_again_get_a_new_epoch_and_every_job(nats
             one.change("a")
             one.happen(2)
             await eventually(lambda: one.sink.describe()["error"] is not None)
-            await streams.ensure(one.connection, 1)
+            await streams.create(one.connection, 1)
             # What the lease does.
             one.sink._fence.seq = await put(one.connection, keys.owner("dc1"), one.sink._fence.value, expected=0)
             await one.equal()

@@ -17,8 +17,10 @@ from correlator.config.schema import Cluster
 from correlator.doctor import cluster
 from correlator.doctor.report import Check
 from tests.support.background import in_background
-from tests.support.cluster import connected, settings
+from tests.support.cluster import connected, handled, settings
 from tests.support.deployed_nats import DeployedNats
+from tests.support.eventually import eventually
+from tests.support.gateways import running
 from tests.support.nats import Nats
 from tests.support.servers import free_port
 
@@ -37,8 +39,8 @@ def deployed() -> Iterator[DeployedNats]:
 async def collector(deployed: DeployedNats, instance: str = "dc1", **value: object) -> AsyncIterator[None]:
     """Streams, and an alive key that is renewed as a collector does it."""
     alive = {"holder": "one", "version": "1.0", "database": "live", "error": None, "jobs": 7} | value
+    await deployed.create_streams()
     async with deployed.connected(f"collector-{instance}", instance) as connection:
-        await streams.ensure(connection, 1)
 
         async def renew() -> None:
             while True:
@@ -93,6 +95,16 @@ async def test_a_collector_that_is_gone_is_named_to_both_roles_and_the_checks_ch
     assert "dc1" in gateways["cluster.appliances"].summary
 
 
+async def test_the_checks_of_a_collector_and_of_a_gateway_are_seen_by_no_gateway(deployed: DeployedNats):
+    section = deployed.section("gateway", "here")
+    async with collector(deployed), running(deployed.url, section, read=False) as gateway:
+        await eventually(lambda: gateway.gateway.connection.connected)
+        await handled(gateway.gateway.connection)
+        await asyncio.gather(inspect(deployed.section("collector-dc1")), inspect(section, gateway=True))
+        await handled(gateway.gateway.connection)
+        assert gateway.gateway.connection.parser.describe() == {}
+
+
 async def test_what_keeps_a_user_from_its_work_is_a_failure_that_names_it(deployed: DeployedNats):
     port = free_port()
     other = replace(deployed.section("collector-dc2"), instance="dc1")
@@ -119,9 +131,10 @@ async def test_what_keeps_a_user_from_its_work_is_a_failure_that_names_it(deploy
 async def test_without_permissions_on_the_server_the_doctor_warns_of_the_rights_not_needed(nats: Nats):
     section = settings(nats.url)
     assert (await inspect(section))["cluster.streams"].summary.startswith("there are no streams")
-    assert (await inspect(section, gateway=True))["cluster.streams"].status == "warning"
+    check = (await inspect(section, gateway=True))["cluster.streams"]
+    assert (check.status, check.fix) == ("failure", ("correlator cluster create",))
     async with connected(nats.url) as connection:
-        await streams.ensure(connection, 1)
+        await streams.create(connection, 1)
     assert (await inspect(section))["cluster.permissions"].status == "warning"
     assert (await inspect(section, gateway=True))["cluster.permissions"].status == "warning"
 
@@ -147,7 +160,8 @@ async def test_a_holder_that_differs_or_is_not_well_is_a_warning_with_what_it_is
     assert of_down["cluster.lease"].status == "warning"
     assert "down: Connection refused" in of_down["cluster.lease"].summary
     assert replicas["cluster.streams"].status == "warning"
-    assert "1 replicas, and cluster.replicas = 3" in replicas["cluster.streams"].summary
+    assert "KV_cor: num_replicas is 1, not 3" in replicas["cluster.streams"].detail
+    assert replicas["cluster.streams"].fix == ("correlator cluster create",)
 
 
 @pytest.mark.parametrize(
@@ -193,6 +207,7 @@ class Silent:
 
     def __init__(self) -> None:
         self.client = self
+        self.api_subject = "$JS.API"
         self.refusals: list[str] = []
 
     async def request(self, subject: str, *_: object, **__: object) -> None:

@@ -127,7 +127,7 @@ async def test_an_epoch_key_that_is_deleted_is_written_again_and_every_gateway_f
             return epoch not in earlier and epoch == read and await listed(gateway) == due([one])
 
         epochs: set[str | None] = {None, ""}
-        for headers in ({"KV-Operation": "DEL"}, {"KV-Operation": "PURGE", "Nats-Rollup": "sub"}, None):
+        for headers in ({"KV-Operation": "DEL"}, {"KV-Operation": "PURGE"}, None):
             one.change("a")
             await eventually(partial(serves, first, set(epochs)))
             epochs.add(await epoch_of(one.connection))

@@ -138,7 +138,7 @@ async def test_a_stream_whose_last_message_has_expired_is_synced():
         async with connected(nats.url) as connection:
             dc1 = await writer(connection)
             await dc1.put(job("a"))
-            marker = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "1s"}
+            marker = {"KV-Operation": "PURGE", "Nats-TTL": "1s"}
             await connection.request(keys.job("dc1", "b"), b"", headers=marker)
 
             async def expired():

@@ -15,7 +15,7 @@ from correlator.model.persisted import Cursor, PersistedJob
 from correlator.state import checkpoint_stream as stream
 from correlator.state.checkpoint import Saved
 from correlator.state.checkpoint_stream import MAX_ROW, MAX_ROWS, REDO, StreamCheckpoint, StreamCopy, newest
-from tests.support.cluster import connected, settings
+from tests.support.cluster import connected, create_streams, settings
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy
 from tests.support.saved_index import changes, filled
@@ -38,6 +38,7 @@ class Active:
 @contextlib.asynccontextmanager
 async def active(url):
     """A process that takes the lease; an earlier holder has released it."""
+    await create_streams(url)
     async with connected(url) as connection:
         lease = Lease(connection, connection, settings(url))
         yield Active(lease, await lease.acquire())
@@ -107,7 +108,7 @@ async def test_a_takeover_after_an_older_copy_of_the_stream_is_back_reads_all_of
         await first.checkpoint.write(changes(filled(5)), everything=True)
         copy = StreamCopy(first.lease.connection, "dc1")
         await copy.read()
-        copy.seq += 1_000
+        copy.reader.seq += 1_000
         second = StreamCheckpoint("dc1", first.fence, lambda: None, copy=copy)
         saved = await second.open()
         assert saved is not None
@@ -148,7 +149,7 @@ async def test_a_copy_of_a_checkpoint_that_is_gone_or_was_written_anew_is_not_us
         await purged.read()
         assert not purged.rows
         await standby.api(f"STREAM.DELETE.{keys.CHECKPOINT}")
-        await streams.ensure(standby, 1)
+        await streams.create(standby, 1)
         again = StreamCheckpoint("dc1", first.fence, lambda: None)
         for number in range(40):  # Its sequences go past those that the copy has read.
             await again.write(changes(filled(3), Cursor(number)), everything=number == 0)
@@ -183,7 +184,7 @@ async def test_a_slow_link_gets_answers_that_no_ping_waits_behind_for_long(nats)
         await copy.read()
         assert len([name for name in copy.rows if name[0] == "job"]) == 601
         assert standby.generation == generation
-        assert copy._at_once < 500_000
+        assert copy.reader.at_once < 500_000
 
 
 def test_the_file_is_used_only_if_it_is_later_and_further_on():

@@ -15,6 +15,7 @@ from schemathesis.checks import CHECKS, not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
+from tests.support.cluster import create_streams
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.gateways import gateway_process
@@ -92,6 +93,7 @@ async def test_a_scan_of_a_guarded_daemon(guarded: Daemon, examples: int) -> Non
 
 @pytest.mark.parametrize("examples", EXAMPLES)
 async def test_a_scan_of_a_gateway(appliance_file: Path, tmp_path: Path, nats: Nats, examples: int) -> None:
+    await create_streams(nats.url)
     async with (
         Daemon(tmp_path, database__url=f"sqlite://{appliance_file}", cluster__url=nats.url),
         gateway_process(tmp_path / "gateway", nats.url) as gateway,

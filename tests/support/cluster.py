@@ -25,6 +25,12 @@ async def connected(url: str, instance: str = "dc1", role: str = "collector") ->
         yield connection
 
 
+async def create_streams(url: str, replicas: Replicas = 1) -> None:
+    """Create the streams as `correlator cluster create` does, on servers without roles."""
+    async with connected(url, role="provisioner") as connection:
+        await streams.create(connection, replicas)
+
+
 @contextlib.asynccontextmanager
 async def running(connection: Connection) -> AsyncIterator[Connection]:
     """Connect, and stay connected until the block ends."""

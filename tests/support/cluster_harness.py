@@ -76,7 +76,8 @@ class Collector(HubHarness):
     async def connected(self):
         async with in_background(self.connection.run()):
             await self.connection.connect(PATIENCE)
-            await streams.ensure(self.connection, self.replicas)
+            if streams.problem(await streams.infos(self.connection), self.replicas) is not None:
+                await streams.create(self.connection, self.replicas)
             yield self
 
     async def acquire_lease(self, restored: Iterable[PersistedEvent] = (), **more: Any) -> None:

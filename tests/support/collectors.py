@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.support.cluster import create_streams
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
@@ -35,7 +36,12 @@ async def pair(
     environs: Sequence[Mapping[str, str] | None] = (None, None),
     **settings: Any,
 ) -> AsyncIterator[tuple[Daemon, Daemon]]:
-    """An active collector that is ready, and its standby. `environs`: what else each finds in its environment."""
+    """An active collector that is ready, and its standby. `environs`: what else each finds in its environment.
+
+    Servers without TLS get the streams.
+    """
+    if not url.startswith("tls://"):
+        await create_streams(url, settings.get("cluster__replicas", 1))
     async with (
         collector(folder / "one", database, url, environs[0], **settings) as active,
         collector(folder / "two", database, url, environs[1], **settings) as standby,

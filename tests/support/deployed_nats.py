@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import replace
 
+from correlator.cluster import streams
 from correlator.cluster.connection import Connection
 from correlator.config.schema import Cluster, Tls
 from tests.support.certificates import Certificates
@@ -19,7 +20,7 @@ from tests.support.paths import DEPLOY
 from tests.support.proxies import rewritten
 
 CERTIFICATE = "/etc/nats/server.pem"
-USERS = ("gateway", "collector-dc1", "collector-dc2", "stranger")
+USERS = ("gateway", "provisioner", "collector-dc1", "collector-dc2", "stranger")
 KEY = "/run/credentials/nats-server.service/server.key"
 
 
@@ -44,14 +45,9 @@ class DeployedNats(Nats):
         one = (self.folder / "collector-dc1.conf").read_text()
         (self.folder / "collector-dc2.conf").write_text(one.replace("dc1", "dc2"))
         accounts = (self.folder / "accounts.conf").read_text()
-        first = '{ user: "CN=collector-dc1", permissions: $role-collector-dc1 }'
-        accounts = rewritten(
-            accounts,
-            {
-                'include "collector-dc1.conf"': 'include "collector-dc1.conf"\ninclude "collector-dc2.conf"',
-                first: first + "\n" + first.replace("dc1", "dc2"),
-            },
-        )
+        # As `sed '/dc1/{p; s/dc1/dc2/g}'` of docs/cluster.md.
+        pairs = ((line, line.replace("dc1", "dc2")) for line in accounts.splitlines(keepends=True))
+        accounts = "".join(line if line == other else line + other for line, other in pairs)
         (self.folder / "accounts.conf").write_text(accounts)
 
     def _prepare(self) -> Sequence[str]:
@@ -75,7 +71,13 @@ class DeployedNats(Nats):
         tls = Tls(ca=self.certificates.ca)
         if user:
             tls = replace(tls, cert=self.certificates.cert(user), key=self.certificates.key(user))
-        return replace(settings(self.url, instance), tls=tls)
+        domain = "" if user == "provisioner" else "correlator"
+        return replace(settings(self.url, instance), tls=tls, domain=domain)
+
+    async def create_streams(self) -> None:
+        """Create the streams, as the provisioner."""
+        async with self.connected("provisioner") as connection:
+            await streams.create(connection, 1)
 
     @contextlib.asynccontextmanager
     async def connected(self, user: str, instance: str = "dc1") -> AsyncIterator[Connection]:

@@ -26,7 +26,7 @@ from correlator.model.persisted import Cursor
 from correlator.state.checkpoint import Changes, Decoded, Name, Saved, decode_forecasts, encode_operation
 from correlator.state.checkpoint_file import Checkpoint
 from correlator.state.checkpoint_stream import FORM, StreamCheckpoint
-from tests.support.cluster import connected, settings
+from tests.support.cluster import connected, create_streams, settings
 from tests.support.saved_index import changes, filled
 
 ROWS = 3
@@ -189,6 +189,7 @@ Store: TypeAlias = FileStore | StreamStore
 @contextlib.asynccontextmanager
 async def stream_store(url: str) -> AsyncIterator[StreamStore]:
     """A store in a server of NATS that is empty."""
+    await create_streams(url)
     async with connected(url) as connection:
         yield StreamStore(connection, await Lease(connection, connection, settings(url)).acquire())
 

@@ -17,7 +17,7 @@ AT = 1_758_553_933_000_000
 AT_ONCE = 250
 """Documents of which the last is acknowledged: NATS stores them in the order in which they come."""
 
-PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": "86400s"}
+PURGE = {"KV-Operation": "PURGE", "Nats-TTL": "86400s"}
 
 
 def job(job_id: str, status: str = "running", *, started_at: int = AT, ids: Iterable[str] = ()) -> PublishedJob:
@@ -36,7 +36,7 @@ class StreamWriter:
         self._instance = instance
 
     async def begin(self, epoch: str = "epoch-1") -> None:
-        await streams.ensure(self._connection, 1)
+        await streams.create(self._connection, 1)
         if await self._connection.last(keys.STATE, keys.EPOCH) is None:
             await self.set_epoch(epoch)
 

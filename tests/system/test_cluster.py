@@ -48,8 +48,8 @@ def test_the_package_has_no_other_unit(machine: Machine):
 
 
 def test_the_steps_lead_to_a_gateway_that_serves_what_the_collector_reads(machine: Machine):
-    certificates, server, users, collector, gateway = shell_blocks("docs/cluster.md", "Hosts of their own")
-    for step in (certificates, server, users, collector):
+    certificates, server, users, streams, collector, gateway = shell_blocks("docs/cluster.md", "Hosts of their own")
+    for step in (certificates, server, users, streams, collector):
         machine.run(f"exec <&-; set -e; {step}", within=WITHIN)
     assert json.loads(machine.get("/health/ready"))["parts"]["cluster"]["ok"] is True
     machine.run(f"exec <&-; set -e; {gateway}", within=WITHIN)

@@ -23,21 +23,20 @@ both change: a job that is marked while the comparison runs is written anyway, a
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec import UNSET
 from msgspec.structs import replace
 
 from correlator.bounded import BoundedDict, chunks
 from correlator.cluster import keys
-from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
+from correlator.cluster.connection import Connection
 from correlator.cluster.fence import StreamMessage
+from correlator.cluster.stream_reader import StreamReader
 from correlator.cluster.streams import MARKER_TTL
 from correlator.jobs import encoding, joblog, sizes
 from correlator.jobs.directory import JobDirectory, place_of
@@ -46,9 +45,6 @@ from correlator.model.published import Change, PublishedJob, Reason
 from correlator.model.rows import StepRecord
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
-
-if TYPE_CHECKING:
-    from nats.aio.msg import Msg
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +184,7 @@ AT_ONCE = 32
 
 
 REASON_HEADER = "Cor-Reason"
-PURGE = {"KV-Operation": "PURGE", "Nats-Rollup": "sub", "Nats-TTL": f"{MARKER_TTL}s"}
+PURGE = {"KV-Operation": "PURGE", "Nats-TTL": f"{MARKER_TTL}s"}
 
 
 MAX_REMOVED = 20_000
@@ -407,12 +403,7 @@ class DirtyKeys:
 
 
 SLICE = 200
-SLICE_BYTES = 1_000_000
-"""Messages and bytes of one slice of the stream."""
-
-
-UNUSED_SECONDS = 30
-"""The server removes a consumer that nobody has used for so long."""
+"""Messages of one slice of the stream."""
 
 
 COMPARED_AT_ONCE = 100
@@ -440,7 +431,7 @@ async def repair(
     differing: list[str] = []
     found: list[str] = []
     try:
-        async for stored in slices(connection, instance, timings.answer_within):
+        async for stored in slices(connection, instance):
             for part in chunks(stored, COMPARED_AT_ONCE):
                 with timed("cluster comparison"):
                     differing += comparison.differing(part)
@@ -519,59 +510,17 @@ class StreamComparison:
         yield [*ended, *rest]  # The rest has left memory.
 
 
-async def slices(connection: Connection, instance: str, within: float) -> AsyncIterator[list[StoredValue]]:
-    """Yield the newest message of each job of `instance`, in the order of the stream.
-
-    Raises: `ClusterUnavailable` if nothing arrives for `within` seconds, `Refused`.
-    """
-    name, subject = secrets.token_hex(12), keys.jobs(instance)
-    settings = {
-        "name": name,
-        "filter_subject": subject,
-        "deliver_policy": "all",  # The stream keeps one message of a subject.
-        "ack_policy": "none",
-        "mem_storage": True,
-        "num_replicas": 1,
-        "inactive_threshold": UNUSED_SECONDS * 1_000_000_000,
-    }
-    request = {"stream_name": keys.STATE, "config": settings}
-    # The API's subject has the filter, so that the server can limit a collector to its own jobs.
-    await connection.api(f"CONSUMER.CREATE.{keys.STATE}.{name}.{subject}", request, within=within)
-    messages: asyncio.Queue[Msg] = asyncio.Queue()
-    inbox = connection.client.new_inbox()
-    async with connection.subscribed(inbox, messages.put):
-        wanted = json.dumps({"batch": SLICE, "max_bytes": SLICE_BYTES, "no_wait": True}).encode()
-        while True:
-            await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{keys.STATE}.{name}", wanted, reply=inbox)
-            stored = await _slice(messages, within)
-            if not stored:
-                return
-            yield stored
-
-
-async def _slice(messages: asyncio.Queue[Msg], within: float) -> list[StoredValue]:
-    """Return the messages of one slice. Empty after the last one."""
-    found: list[StoredValue] = []
-    while len(found) < SLICE:
-        try:
-            async with asyncio.timeout(within):
-                message = await messages.get()
-        except TimeoutError:
-            raise ClusterUnavailable(f"nothing of the stream within {within:g} s") from None
+async def slices(connection: Connection, instance: str) -> AsyncIterator[list[StoredValue]]:
+    """Yield the newest message of each job of `instance`, in the order of the stream. Raises: as `StreamReader`."""
+    slice_: list[StoredValue] = []
+    async for message in StreamReader(connection, keys.STATE, keys.jobs(instance)).messages():
         headers = message.headers or {}
-        if message.reply.startswith(keys.ACK):  # A stored message may have a header Status of its own.
-            if (job := keys.job_of(message.subject)) is not None:
-                found.append(_stored(job[1], message.data, headers))
-            continue
-        match headers.get("Status", ""):
-            case "404":  # There are no more messages.
-                break
-            case "409":  # The slice before this one is complete, or this one has enough bytes.
-                if found:
-                    break
-            case status:
-                raise Refused(headers.get("Description", status))
-    return found
+        if (job := keys.job_of(headers["Nats-Subject"])) is not None:
+            slice_.append(_stored(job[1], message.data, headers))
+        if len(slice_) == SLICE:
+            yield slice_
+            slice_ = []
+    yield slice_
 
 
 def _stored(job_id: str, payload: bytes, headers: dict[str, str] | None) -> StoredValue:

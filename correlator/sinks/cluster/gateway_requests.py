@@ -95,7 +95,7 @@ class GatewayRequests:
             except ClusterUnavailable:
                 return  # The gateway asks again.
 
-        if message.reply.startswith(keys.INBOX):  # A reply must not be a write that only this process may do.
+        if message.reply.startswith(keys.INBOXES):  # A reply must not be a write that only this process may do.
             await responder.receive(message.subject.rpartition(".")[2], message.data, reply)
 
     async def _on_want(self, hub: Hub, message: Msg) -> None:

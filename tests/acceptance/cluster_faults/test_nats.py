@@ -20,7 +20,7 @@ import pytest
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.gateway.fleet import OFFLINE_AFTER
-from tests.support.cluster import connected
+from tests.support.cluster import connected, create_streams
 from tests.support.collectors import has_role
 from tests.support.daemon import correlator
 from tests.support.eventually import eventually
@@ -101,7 +101,7 @@ async def test_two_servers_of_three_killed(database: Database, nats_cluster: Nat
 async def test_a_gateway_at_the_last_server_calls_no_collector_offline_that_cannot_write(nats_cluster: NatsCluster):
     left, *others = nats_cluster.servers
     async with connected(left.url) as connection:
-        await streams.ensure(connection, 3)
+        await streams.create(connection, 3)
         dc1 = StreamWriter(connection, "dc1")
         await dc1.begin()
         await dc1.alive()
@@ -235,6 +235,7 @@ async def test_store_lost_or_an_older_copy_of_it_back_with_a_standby(
         if older:
             await asyncio.to_thread(copy.rename, files)
         await asyncio.to_thread(nats.start)
+        await create_streams(nats.url)
         kept = before & set(await run.events()) if older else set()
         assert kept < before
         recovery = await run.recovered()
