@@ -8,6 +8,7 @@ asks for is old news.
 
 The state is saved with the index, in one transaction. What has been exported after the last save is exported again if
 the daemon is killed; nothing is left out. A job is remembered for as long as it is in memory, which bounds the state.
+`MAX_GONE` are remembered though the tables do not have them any more: they may come back.
 
 Nothing here reads a clock: `now` is in seconds of any clock that never goes back, `at` in microseconds since 1970.
 """
@@ -18,11 +19,15 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from itertools import islice
 
+from correlator.bounded import BoundedDict
 from correlator.jobs.fold import ended_at
 from correlator.jobs.horizon import FOR_EVER
 from correlator.model.persisted import PersistedExports
 from correlator.model.published import Change
 from correlator.model.rows import Micros
+
+MAX_GONE = 10_000
+"""Exported jobs that are remembered though the tables do not have them any more."""
 
 
 class Exports:
@@ -38,6 +43,8 @@ class Exports:
         self._since = saved.since if saved is not None else FOR_EVER
         self._exported: dict[str, bool] = {}
         """The jobs in memory whose end was news. False: it has not been exported yet."""
+        self._gone: BoundedDict[str, None] = BoundedDict(MAX_GONE)
+        """Jobs that had been exported when the tables did not have them any more."""
         self._changed: dict[str, None] = {}
         self._due: OrderedDict[str, float] = OrderedDict()
         """Jobs to export, with the time of their end. All have the same delay, so this is also their order."""
@@ -63,7 +70,12 @@ class Exports:
         old, new, job_id = change.old, change.new, change.job_id
         if new is None:
             self._left(change, at)
-        elif new.view.terminal and job_id not in self._exported:
+        elif not new.view.terminal:
+            self._gone.pop(job_id, None)
+        elif job_id in self._gone:
+            del self._gone[job_id]
+            self._set(job_id, exported=True)
+        elif job_id not in self._exported:
             was_known = old is not None and old.complete and not old.view.terminal
             if was_known or ended_at(new.view, new.alive_at) > self._since:
                 self._set(job_id, exported=False)
@@ -126,6 +138,8 @@ class Exports:
         old = change.old
         if change.reason == "retention" and old is not None and old.view.terminal:
             self._since = max(self._since, min(ended_at(old.view, old.alive_at), at))
+        if change.reason == "gone" and self._exported.get(change.job_id):
+            self._gone[change.job_id] = None
         self.dropped += change.job_id in self._due and change.reason != "merged"
         self._set(change.job_id, exported=None)
 

@@ -32,6 +32,7 @@ from msgspec.structs import replace
 
 from correlator.bounded import PendingRows, Schedule, chunks
 from correlator.jobs import fold, joblog
+from correlator.jobs.away import AWAY_FOR, AwayJob, AwayJobs
 from correlator.jobs.directory import Children, OwnIds, PublishedJobs, names_differ
 from correlator.jobs.fold import ended_at
 from correlator.jobs.forecasts import Forecasts
@@ -39,7 +40,7 @@ from correlator.jobs.horizon import FOR_EVER, Horizon, Silence
 from correlator.jobs.known import KnownJobs, RemovedJobs
 from correlator.jobs.missing_rows import Transitions, compare, transitions
 from correlator.jobs.record import LegacyRow, Record
-from correlator.model.facts import AttributedRow, Entry, Fact, Job, Kind, Reading, Status
+from correlator.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import NO_TITLES, Change, Event, JobView, Lost, Outcome, PublishedJob, Reason, Titles
 from correlator.model.rows import LegacyRecord, Micros
@@ -68,10 +69,10 @@ class _Turn:
     """One call of the index: the jobs to settle, why, and the outcome so far.
 
     `named`: the jobs, in the order in which they were named. `doubts`: rows of a transition wait for their event until
-    it is certain which job they name. `past`: their changes cause no events; `silent`: those of
-    these jobs do not either. `wrote`: jobs with new log rows. `evicted`: jobs that leave memory for lack of room.
-    `parents`: set while a checkpoint is restored, for parents that are settled once all jobs are there; `restored`:
-    what it has of jobs that were not settled yet.
+    it is certain which job they name. `past`: their changes cause no events; `silent`: those of these jobs do not
+    either. `wrote`: jobs with new log rows. `evicted`: jobs that leave memory for lack of room. `returned`: jobs that
+    were gone and are back. `parents`: set while a checkpoint is restored, for parents that are settled once all jobs
+    are there; `restored`: what it has of jobs that were not settled yet.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class _Turn:
         self.wrote: set[str] = set()
         self.silent: set[str] = set()
         self.evicted: frozenset[str] = frozenset()
+        self.returned: dict[str, AwayJob] = {}
         self.changes: list[Change] = []
         self.events: list[Event] = []
         self.attributed: list[AttributedRow] = []
@@ -97,6 +99,7 @@ class _Turn:
         self.ended: set[str] = set()
         self.lost: list[Lost] = []
         self.dropped = 0
+        self.log_from: Micros | None = None
 
     def outcome(self) -> Outcome:
         return Outcome(
@@ -108,6 +111,7 @@ class _Turn:
             self.ended,
             self.lost,
             self.dropped,
+            self.log_from,
         )
 
 
@@ -143,7 +147,8 @@ class Index:
         self.silence = Silence(self.horizon, stalled_after)
         self.forecasts = Forecasts(self.horizon, records)
         self._removed = RemovedJobs()
-        self.known = KnownJobs(records, self.published, self._removed, self.silence)
+        self._away = AwayJobs()
+        self.known = KnownJobs(records, self.published, self._removed, self._away, self.silence)
         self._unsaved: dict[str, None] = {}
         """The jobs whose persisted state has changed."""
         self._transitions = Transitions()
@@ -193,13 +198,14 @@ class Index:
         return turn.outcome()
 
     def apply_again(self, entries: Iterable[Entry], now: Micros) -> Outcome:
-        """Apply rows that have been applied before, to jobs that may have left memory since. Causes no events.
+        """Apply rows that have been read before, to jobs that may have been away then. Causes no events.
 
         The tables may have been read after these rows were written, so `entries` have a lower `observed_at` than any
         reading.
         """
         turn = _Turn(now, past=True)
-        turn.named.update(dict.fromkeys(self._join_silently(entries, turn)))
+        known = [e for e in entries if (job_id := self._job_of(e)[0]) in self._records or job_id in self._away]
+        turn.named.update(dict.fromkeys(self._join_silently(known, turn)))
         self._settle(turn)
         turn.attributed.clear()
         return turn.outcome()
@@ -276,6 +282,8 @@ class Index:
         for step_id in [i for i in self._step_rows if self._step_rows.first(i)[0] < now - WAIT_FOR]:
             turn.attributed += _unattributed(self._step_rows.pop(step_id))
         turn.events += self._transitions.due(self.horizon.log_watched(now))
+        for away in self._away.expired(now):
+            self._forget_away(away, turn)
         return turn.outcome()
 
     def renew_forecasts(self, now: Micros, *, learn: bool) -> Outcome:
@@ -308,20 +316,24 @@ class Index:
 
     def all_ids(self) -> list[str]:
         """The IDs of all jobs that have persisted state."""
-        return [*self._records, *(i for i in self.known.rows if i not in self._records)]
+        ids = dict.fromkeys([*self._records, *self._away])
+        return [*ids, *(i for i in self.known.rows if i not in ids)]
 
     def persisted(self, job_id: str) -> PersistedJob | PersistedLegacy | None:
         """The state of a job that a checkpoint must contain. None if the job left memory."""
-        silence = self.silence.persisted(job_id)
         if (record := self._records.get(job_id)) is not None:
-            if (shown := self.published.get(job_id)) is None:
-                return PersistedJob(record.facts, 0)
-            forecast = self.forecasts.persisted(record, shown.forecast)
-            return PersistedJob(record.facts, shown.updated_at, forecast, silence, shown.end_seen_at)
+            return self._persisted(record, self.published.get(job_id))
         if (row := self.known.legacy(job_id)) is None:
-            return None
+            return away.stored if (away := self._away.get(job_id)) is not None else None
+        silence = self.silence.persisted(job_id)
         shown = self.published.get(job_id)
         return PersistedLegacy.of(row, silence, shown.end_seen_at if shown is not None else 0)
+
+    def _persisted(self, record: Record, shown: PublishedJob | None) -> PersistedJob:
+        if shown is None:
+            return PersistedJob(record.facts, 0)
+        forecast, silence = self.forecasts.persisted(record, shown.forecast), self.silence.persisted(record.job_id)
+        return PersistedJob(record.facts, shown.updated_at, forecast, silence, shown.end_seen_at)
 
     def state(self) -> IndexState:
         """The state besides the jobs that a checkpoint must contain."""
@@ -349,7 +361,10 @@ class Index:
         self._transitions.restore((event for _, event in state.pending_events), self.horizon.log_watched_from(now))
         self.silence.judged_to = state.watched
         parents: dict[str, None] = {}
-        for part in chunks(jobs, RESTORED_AT_ONCE):
+        for one in jobs:
+            if one.away_at > now - AWAY_FOR:
+                self._restore_away(one, now)
+        for part in chunks([one for one in jobs if not one.away_at], RESTORED_AT_ONCE):
             restored = [self._restore(one, now) for one in part]
             yield self._publish_restored(parents, now, {one.job.job_id: one for one in restored})
         for names in chunks(list(parents), RESTORED_AT_ONCE):
@@ -378,6 +393,25 @@ class Index:
         self._transitions.changed(was, view, record.facts, self.horizon.log_watched_from(now), -1)
         return replace(stored, end_seen_at=now) if view.terminal and not was.terminal else stored
 
+    def _restore_away(self, stored: PersistedJob, now: Micros) -> None:
+        """Add a job of a checkpoint that was gone. A reading that has arrived since the start finds that it is back."""
+        record, stored = Record(stored.job.job_id), replace(stored, job=fold.restored(stored.job))
+        shown = None
+        if stored.updated_at:
+            shown = PublishedJob(
+                fold.view(stored.job, self.id_keys),
+                rev=0,
+                updated_at=stored.updated_at,
+                stalled=stored.silence is not None and stored.silence.stalled,
+                alive_at=fold.alive_at(stored.job),
+                forecast=stored.forecast.published if stored.forecast is not None else None,
+                end_seen_at=stored.end_seen_at,
+            )
+            record.steps = tuple(step.id for step in shown.view.steps)
+            self._removed.add(record.job_id, shown.view, shown.alive_at, now, gone=True)
+        if record.job_id not in self._records:
+            self._keep_away(AwayJob(stored, shown, record))
+
     def _publish_restored(
         self, parents: dict[str, None], now: Micros, restored: dict[str, PersistedJob], names: Iterable[str] = ()
     ) -> Outcome:
@@ -390,23 +424,15 @@ class Index:
     # -- facts become part of what is known
 
     def _attribute(self, entry: Entry, turn: _Turn, *, past: bool) -> str | None:
-        """Attribute a row to a job by its job ID, else by its step, else by an external ID.
+        """Attribute a row to its job. It is added to the outcome, and its event.
 
-        It is added to the outcome, and its event. Returns the job that it is joined into: none if that is unknown, or
-        was removed, unless the row starts it again.
+        Returns the job that it is joined into: none if that is unknown, or was removed, unless the row starts it again.
         """
-        job_id, by = entry.job_id, entry.by
-        if job_id is not None and job_id not in self._records:
-            job_id = self._own_ids.of(job_id)
-        if job_id is None and entry.step_id is not None:
-            job_id, by = self._job_of_step.get(entry.step_id), "step"
-            if job_id is None:
-                turn.unread_steps.add(entry.step_id)
-                turn.attributed += _unattributed(self._step_rows.add(entry.step_id, (turn.now, entry, past)))
-                return None
-        if job_id is None and entry.external_ids:
-            job_id = self.published.owner(entry.external_ids[0])
-            by = "external_id" if job_id is not None else "none"
+        job_id, by = self._job_of(entry)
+        if by == "step" and job_id is None and entry.step_id is not None:
+            turn.unread_steps.add(entry.step_id)
+            turn.attributed += _unattributed(self._step_rows.add(entry.step_id, (turn.now, entry, past)))
+            return None
         turn.attributed.append(AttributedRow(entry, job_id, by))
         if job_id is None:
             return None
@@ -417,6 +443,10 @@ class Index:
                 turn.doubts = True
             elif not past:
                 turn.events.append(_event(kind, entry, job_id))
+        if job_id in self._away:
+            if kind is Kind.JOB_STARTED:
+                turn.unread.add(job_id)
+            return job_id
         if job_id not in self._records:
             if self._removed.skips(entry, job_id):
                 return None
@@ -424,6 +454,20 @@ class Index:
         if kind is not None and kind.ends_job and not past:
             turn.ended.add(job_id)
         return job_id
+
+    def _job_of(self, entry: Entry) -> tuple[str | None, Attribution]:
+        """The job of a row by its job ID, else by its step, else by an external ID; None for an unknown one."""
+        job_id = entry.job_id
+        if job_id is not None:
+            return (job_id if job_id in self._records else self._own_ids.of(job_id)), entry.by
+        if entry.step_id is not None:
+            return self._job_of_step.get(entry.step_id), "step"
+        if entry.external_ids:
+            name = entry.external_ids[0]
+            if (job_id := self.published.owner(name) or self._away.owner(name)) is not None:
+                return job_id, "external_id"
+            return None, "none"
+        return None, entry.by
 
     def _record(self, job_id: str) -> Record:
         """The record of a job. An unknown job gets one, and waits to be read from the tables."""
@@ -441,14 +485,21 @@ class Index:
         self._unsaved[job_id] = None
 
     def _join_rows(self, job_id: str, entries: Sequence[Entry], turn: _Turn) -> None:
+        self._unsaved[job_id] = None
+        if (away := self._away.get(job_id)) is not None:
+            self._away.join(away, entries)
+            return
         record = self._record(job_id)
         record.facts = facts = fold.fold_rows(record.facts, entries)
-        self._unsaved[job_id] = None
         if facts.reading is None:
             turn.unread.add(job_id)
 
     def _join_reading(self, reading: Reading, turn: _Turn) -> None:
         job_id = reading.job_id
+        if job_id in self._away:
+            if reading.record is None:
+                return
+            self._come_back(job_id, turn)
         record = self._record(job_id)
         before = record.facts
         if record.read(reading):
@@ -462,10 +513,11 @@ class Index:
 
     def _join_step_rows(self, record: Record, view: JobView, turn: _Turn) -> None:
         """Note the steps of a job, and join the rows that waited for one of them."""
-        new = [step.id for step in view.steps if step.id not in self._job_of_step]
+        of = self._job_of_step
+        new = [step.id for step in view.steps if step.id not in of or of[step.id] in self._away]
         if not new:
             return
-        self._job_of_step.update(dict.fromkeys(new, record.job_id))
+        of.update(dict.fromkeys(new, record.job_id))
         record.steps += tuple(new)
         entries = []
         for step_id in new if self._step_rows else ():
@@ -496,14 +548,14 @@ class Index:
 
         Then they cause those events that had to wait, as only the tables have the ID of the job.
         """
-        unread, pending = self.known.unread, self.known.pending_rows
-        if turn.past or not (unread or pending.count or turn.doubts):
+        unread, away, pending = self.known.unread, self._away, self.known.pending_rows
+        if turn.past or not (unread or away or pending.count or turn.doubts):
             return
         released: list[AttributedRow] = []
-        for job_id in [i for i in pending if i not in unread]:
+        for job_id in [i for i in pending if i not in unread and i not in away]:
             released += pending.pop(job_id)
         for row in turn.attributed:
-            if row.job_id is not None and row.job_id in unread:
+            if row.job_id is not None and (row.job_id in unread or row.job_id in away):
                 released += pending.add(row.job_id, row)
             else:
                 released.append(row)
@@ -564,10 +616,14 @@ class Index:
                 self._show(old.view, old.alive_at, old, record, turn)
             return
         if self.tracking and reading is not None and reading.record is None:
-            self._remove(record, old, "gone", old.view if old is not None else None, turn)
+            self._leave(record, old, turn)
             return
         view, alive_at = self._view(record, old)
-        was_in_memory = old is not None or (turn.restored is not None and record.job_id in turn.restored)
+        was_in_memory = (
+            old is not None
+            or record.job_id in turn.returned
+            or (turn.restored is not None and record.job_id in turn.restored)
+        )
         is_news = was_in_memory or self._removed.is_news(view, alive_at)
         if not is_news or self._has_expired(view, alive_at, old, turn):
             self._remove(record, old, "retention", view, turn)
@@ -614,8 +670,12 @@ class Index:
         self.known.unread.pop(job_id, None)
         if old is None and self.published.past_unread is not None and self.loading:
             self._incomplete[job_id] = None
-        if old is None and view.terminal and ended_at(view, alive_at) <= self._removed.announced_until(job_id):
-            record.observed = None
+        if old is None and job_id not in turn.returned:
+            announced_until = self._removed.announced_until(job_id)
+            if view.terminal and ended_at(view, alive_at) <= announced_until:
+                record.observed = None
+            if not turn.past and (began := view.started_at or 0) <= announced_until:
+                turn.log_from = began if turn.log_from is None else min(turn.log_from, began)
         if old is None or old.view.external_ids != view.external_ids:
             for name in view.external_ids:  # Clients get the removal of a legacy job before the job that has its ID.
                 if name != job_id:
@@ -650,6 +710,8 @@ class Index:
             return 0
         if turn.restored and (stored := turn.restored.get(view.job_id)) is not None:
             return stored.end_seen_at
+        if (away := turn.returned.get(view.job_id)) is not None:
+            old = away.shown
         if old is None:
             return 0
         return old.end_seen_at if old.view.terminal else turn.now
@@ -676,17 +738,17 @@ class Index:
     ) -> None:
         """Publish `view` if the document differs: the only place, but for `_grow`, where one changes with its facts."""
         job_id, now, past = view.job_id, turn.now, turn.past or view.job_id in turn.silent
+        end_seen_at, was = self._end_seen_at(view, old, turn), self._seen(view, old, turn)
         if record is None or (family := record.family) is None:
             family = self._children.of(job_id, record.facts.reading if record is not None else None)
             if record is not None:
                 record.family = family
         complete = job_id not in self._incomplete
-        end_seen_at = self._end_seen_at(view, old, turn)
         stored = turn.restored.pop(job_id, None) if turn.restored else None
         if stored is not None and not stored.updated_at:
             stored = None  # It was not published.
-        was_announced = old is not None and old.stalled and self.silence.is_news(job_id)
-        self._note_life(view, alive_at, old, record, stored, turn, past=past)
+        was_announced = was is not None and was.stalled and self.silence.is_news(job_id)
+        self._note_life(view, alive_at, was, record, stored, turn, past=past)
         stalled = self.silence.is_stalled(job_id)
         if (
             old is not None
@@ -705,12 +767,12 @@ class Index:
                 forecast = self.forecasts.restore_job(view, stored.forecast, now)
             else:
                 forecast = old.forecast
-        elif turn.parents is not None and old is not None:
-            updated_at, forecast = old.updated_at, old.forecast
+        elif was is not None and (turn.parents is not None or (was is not old and was.view == view)):
+            updated_at, forecast = was.updated_at, was.forecast
         else:
-            of_the_past = view.terminal and (old is None or (past and not old.complete))
+            of_the_past = view.terminal and (was is None or (past and not was.complete))
             updated_at = min(now, max(alive_at, view.ended_at or 0)) if of_the_past else now
-            forecast = self.forecasts.of(view, old, alive_at, now)
+            forecast = self.forecasts.of(view, was, alive_at, now)
             self._unsaved[job_id] = None
         new = PublishedJob(
             view,
@@ -725,9 +787,20 @@ class Index:
             titles=self.published.titles,
             end_seen_at=end_seen_at,
         )
-        self._follow_up(self._put(new, old, turn), turn, past=past)
+        self._follow_up(self._put(new, old, turn), turn, past=past, was=was)
         if stored is None and (stalled and self.silence.is_news(job_id)) is not was_announced:
             self._announce_silence(new, turn, past=past)
+
+    def _seen(self, view: JobView, old: PublishedJob | None, turn: _Turn) -> PublishedJob | None:
+        """What clients have seen of a job, though it may not be published now. One that is back goes on with that."""
+        if old is not None and old.view.source != view.source:
+            self.silence.forget(view.job_id)  # It was that of a row of `failover_jobs` with the same ID.
+        if (away := turn.returned.pop(view.job_id, None)) is None or away.shown is None:
+            return old
+        if away.stored.silence is not None:
+            self.silence.restore(view.job_id, away.stored.silence)
+        self.forecasts.restore_job(view, away.stored.forecast, turn.now)
+        return away.shown
 
     def _put(self, new: PublishedJob, old: PublishedJob | None, turn: _Turn, *, goes_on: bool = False) -> Change:
         self.published.set_job(new, old)
@@ -750,8 +823,6 @@ class Index:
         job_id, silence = view.job_id, self.silence
         wrote = job_id in turn.wrote
         turn.wrote.discard(job_id)  # It may be settled again, as the parent of another job.
-        if old is not None and old.view.source != view.source:
-            silence.forget(job_id)  # It was that of a row of `failover_jobs` with the same ID.
         if view.status is not Status.RUNNING:
             silence.forget(job_id)
             if not view.terminal:
@@ -789,14 +860,15 @@ class Index:
         was_published = old is not None and old.view.source == "joblog"
         self._drop_record(job_id)
         self.known.unread.pop(job_id, None)
-        for step_id in record.steps:
-            del self._job_of_step[step_id]
-        alive_at = old.alive_at if old is not None else fold.alive_at(record.facts)
+        self._forget_steps(record)
+        alive_at = fold.alive_at(record.facts) if view is not None else 0
+        if old is not None:
+            alive_at = old.alive_at
         if reason == "retention" and view is not None:
             self._removed.had_no_room(view, alive_at)
             self.published.leave_out(view.started_at or 0)
         if old is None or was_published:
-            self._removed.add(job_id, view, alive_at, turn.now)
+            self._removed.add(job_id, view, alive_at, turn.now, gone=reason == "gone")
         if old is not None and was_published:
             for name in old.view.external_ids if reason == "retention" else ():
                 self._retire(name, reason, turn)
@@ -807,6 +879,45 @@ class Index:
             turn.named[job_id] = None  # No JobLog job has the ID, but a row of `failover_jobs` may.
         if reason == "gone" and (own := self._own_ids.of(job_id)) != job_id:  # It is the ID of a job in another case.
             self._move_rows([row.entry for row in self.known.pending_rows.pop(job_id)], own, turn)
+
+    def _leave(self, record: Record, old: PublishedJob | None, turn: _Turn) -> None:
+        """Remove a JobLog job that the tables do not have any more. It is kept for a while, as it may come back."""
+        away = None
+        # A row that names a job in another case is not of a job that is gone.
+        if old.view.source == "joblog" if old is not None else record.job_id == record.job_id.casefold():
+            read = record.viewed.reading if record.viewed is not None else None
+            record.facts = replace(record.facts, reading=read)
+            away = AwayJob(replace(self._persisted(record, old), away_at=turn.now), old, record)
+        self._remove(record, old, "gone", old.view if old is not None else None, turn)
+        if away is not None and self._own_ids.of(record.job_id) == record.job_id:
+            for forgotten in self._keep_away(away):
+                self._forget_away(forgotten, turn)
+
+    def _keep_away(self, away: AwayJob) -> list[AwayJob]:
+        """Keep a job that is gone. Returns those that are forgotten for it."""
+        self._job_of_step.update(dict.fromkeys(away.record.steps, away.job_id))
+        return self._away.add(away)
+
+    def _come_back(self, job_id: str, turn: _Turn) -> None:
+        """Go on with a job that is in the tables again."""
+        if (away := self._away.pop(job_id)) is None:
+            return
+        record = self._records[job_id] = away.record
+        record.facts, record.viewed, record.family = away.stored.job, None, None
+        self._own_ids.add(job_id)
+        self._unsaved[job_id] = None
+        turn.returned[job_id] = away
+
+    def _forget_away(self, away: AwayJob, turn: _Turn) -> None:
+        """Forget a job that is gone. The lines that waited for it are passed on."""
+        self._forget_steps(away.record)
+        self._unsaved[away.job_id] = None
+        turn.attributed += self.known.pending_rows.pop(away.job_id)
+
+    def _forget_steps(self, record: Record) -> None:
+        for step_id in record.steps:
+            if self._job_of_step.get(step_id) == record.job_id:
+                del self._job_of_step[step_id]
 
     def _retire(self, job_id: str, reason: Reason, turn: _Turn) -> None:
         """Remove a row of `failover_jobs` from memory, and set it aside: it stays unpublished until it changes."""
@@ -831,10 +942,12 @@ class Index:
 
     # -- what follows from a change
 
-    def _follow_up(self, change: Change, turn: _Turn, *, past: bool, to_parent: bool = True) -> None:
+    def _follow_up(
+        self, change: Change, turn: _Turn, *, past: bool, to_parent: bool = True, was: PublishedJob | None = None
+    ) -> None:
         """Update what leads to the job, its times, and its events; name the jobs that a change of it may change.
 
-        `to_parent`: the document of its parent changes with it.
+        `to_parent`: the document of its parent changes with it. `was`: what clients have seen of the job.
         """
         job_id, old, new = change.job_id, change.old, change.new
         if new is not None:
@@ -849,11 +962,11 @@ class Index:
             else:
                 self._expiry.discard(job_id)
             if new is not None and not past:
-                self._note_transitions(old, new, turn)
-        was, view = old.view if old is not None else None, new.view if new is not None else None
-        if was is None or view is None or names_differ(was, view):
-            self._move_names(job_id, was, view, turn)
-        for parent in self._children.move(was, view):
+                self._note_transitions(was, new, turn)
+        before, after = old.view if old is not None else None, new.view if new is not None else None
+        if before is None or after is None or names_differ(before, after):
+            self._move_names(job_id, before, after, turn)
+        for parent in self._children.move(before, after):
             if (record := self._records.get(parent)) is not None:
                 record.family = None
             if to_parent:

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from correlator.bounded import BoundedDict, PendingRows
 from correlator.forecast.forecaster import OperationKey
 from correlator.jobs import joblog
+from correlator.jobs.away import AwayJobs
 from correlator.jobs.directory import PublishedJobs
 from correlator.jobs.fold import ended_at, legacy_view
 from correlator.jobs.forecasted_job import operation_key
@@ -56,6 +57,8 @@ class RemovedJobs:
         self._forgotten_until: Micros = -1
         """The newest time of a job that a checkpoint does not contain."""
         self._announced_until: Micros = -1
+        self._gone: BoundedDict[str, None] = BoundedDict(MAX_REMOVED)
+        """Those that left because the tables did not have them any more."""
         self._no_room_until: Micros = -1
         """The newest end of a job that left by `retention` or `max_jobs`: memory has no room for an older one."""
 
@@ -71,6 +74,10 @@ class RemovedJobs:
         seen_to = min(self._no_room_until, self.announced_until(view.job_id))
         return not view.terminal or ended_at(view, alive_at) > seen_to
 
+    def may_return(self, job_id: str) -> bool:
+        """True if the job was not removed, or only because the tables did not have it."""
+        return job_id not in self._seen_to or job_id in self._gone
+
     def skips(self, entry: Entry, job_id: str) -> bool:
         """True for a late row of a removed job. A row that starts the job again brings it back."""
         seen_to = self._seen_to.get(job_id)
@@ -78,11 +85,15 @@ class RemovedJobs:
 
     # -- called by the index
 
-    def add(self, job_id: str, view: JobView | None, alive_at: Micros, now: Micros) -> None:
+    def add(self, job_id: str, view: JobView | None, alive_at: Micros, now: Micros, *, gone: bool = False) -> None:
         """Remember a job that leaves memory, or that was not published. `view`: what is known of it, if anything.
 
-        `now` is in microseconds since 1970.
+        `now` is in microseconds since 1970. `gone`: the tables do not have it, and it belongs in memory once they do.
         """
+        if gone:
+            self._gone[job_id] = None
+        else:
+            self._gone.pop(job_id, None)
         ended = ended_at(view, 0) if view is not None and view.terminal else 0
         seen_to = max(self._seen_to.get(job_id, 0), alive_at, ended)
         if (evicted := self._seen_to.put(job_id, seen_to)) is not None:
@@ -96,8 +107,8 @@ class RemovedJobs:
 
     def discard(self, job_id: str) -> None:
         """Note that a job is published again."""
-        self._seen_to.pop(job_id, None)
-        self._newest.pop(job_id, None)
+        for known in (self._seen_to, self._newest, self._gone):
+            known.pop(job_id, None)
 
     def has_read(self, newest: Micros) -> None:
         """Note that the tables were read while nothing was announced. `newest`: the newest time of a job in them."""
@@ -134,7 +145,12 @@ class KnownJobs:
     """The records by job ID, and what sources ask before they query a table. Only the index changes it."""
 
     def __init__(
-        self, records: dict[str, Record], published: PublishedJobs, removed: RemovedJobs, silence: Silence
+        self,
+        records: dict[str, Record],
+        published: PublishedJobs,
+        removed: RemovedJobs,
+        away: AwayJobs,
+        silence: Silence,
     ) -> None:
         self.records = records
         self.rows: dict[str, LegacyRow] = {}
@@ -151,6 +167,7 @@ class KnownJobs:
         """Rows of unread jobs, which are held back."""
         self._published = published
         self._removed = removed
+        self._away = away
         self._silence = silence
 
     def active(self) -> set[str]:
@@ -185,7 +202,7 @@ class KnownJobs:
     def needs_reading(self, job_id: str) -> bool:
         """True if the tables may contain news of a job that began or ended recently."""
         shown = self._published.get(job_id)
-        return job_id not in self._removed and (shown is None or not shown.view.terminal)
+        return self._removed.may_return(job_id) and (shown is None or not shown.view.terminal)
 
     def has_ended(self, job_id: str) -> bool:
         """True if the job is in memory and has ended."""
@@ -193,8 +210,12 @@ class KnownJobs:
         return shown is not None and shown.view.terminal
 
     def is_new(self, job_id: str) -> bool:
-        """True if the job is not in memory and was not removed."""
-        return self._published.get(job_id) is None and job_id not in self._removed
+        """True if the job is not in memory, and was not removed while the tables had it."""
+        return self._published.get(job_id) is None and self._removed.may_return(job_id)
+
+    def away(self) -> list[str]:
+        """The IDs of the jobs that the tables had not when they were read last, and that are kept for a while."""
+        return list(self._away)
 
     def reading(self, job_id: str) -> Reading | None:
         """The last reading of a JobLog job; None if there is none."""

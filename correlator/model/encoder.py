@@ -1,4 +1,4 @@
-"""Documents and messages as JSON: encoded, and compared for a merge patch.
+"""Documents and messages as JSON: encoded, and compared for a merge patch. What a checkpoint has, as msgpack.
 
 Apart from the types, which a client has too: it needs no encoder but its own.
 """
@@ -34,6 +34,14 @@ def encode_document(found: Struct) -> bytes:
     except (UnicodeEncodeError, RecursionError):
         buffer[:] = orjson.dumps(clean(found))
     return bytes(buffer)
+
+
+def packed(value: Any) -> bytes | None:
+    """Encode a value for a checkpoint. None for None, and if it cannot be encoded (a lone surrogate)."""
+    try:
+        return msgspec.msgpack.encode(value) if value is not None else None
+    except (ValueError, OverflowError, TypeError, RecursionError):
+        return None
 
 
 def clean(value: Any, depth: int = 0) -> Any:

@@ -71,7 +71,7 @@ class PersistedJob(Struct, frozen=True, gc=False, array_like=True, tag=0):
     """The state of a job in a checkpoint: its facts, the time of its last change, its forecast, and its silence.
 
     `updated_at` is 0 if the job was not published yet, as its tables had not been read. `end_seen_at`: see
-    `PublishedJob`.
+    `PublishedJob`. `away_at`: when the tables had the job no more (`jobs.away`); 0: they have it.
     """
 
     job: Job
@@ -79,6 +79,7 @@ class PersistedJob(Struct, frozen=True, gc=False, array_like=True, tag=0):
     forecast: PersistedForecast | None = None
     silence: PersistedSilence | None = None
     end_seen_at: Micros = 0
+    away_at: Micros = 0
 
 
 class PersistedLegacy(LegacyRecord, frozen=True, gc=False, array_like=True, tag=1):

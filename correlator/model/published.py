@@ -231,7 +231,8 @@ class Outcome(Struct, frozen=True):
 
     `attributed`: the log rows with their jobs. `unread`, `unread_steps`: the jobs and steps to read from the tables.
     `ended`: jobs that ended. `lost`: log rows that JobLog lost. `dropped`: the number of transitions that will not be
-    announced.
+    announced. `log_from`: the log has to be read again from this time on, as jobs came back of which nobody remembers
+    what it said; None: it has not.
     """
 
     changes: Sequence[Change] = ()
@@ -242,3 +243,4 @@ class Outcome(Struct, frozen=True):
     ended: AbstractSet[str] = frozenset()
     lost: Sequence[Lost] = ()
     dropped: int = 0
+    log_from: Micros | None = None

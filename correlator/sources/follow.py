@@ -99,6 +99,8 @@ class Follower:
     """The same while something that was read before is missing."""
     give_up_after: float = 600.0
     """Seconds after which a lost column that does not exist any more is no longer missed: the appliance has changed."""
+    collect_returned: float = 5.0
+    """Seconds for which other jobs may come back before the log is read again for all of them."""
     wait_for_columns: float = 60.0
     """Seconds that new rows wait for a column of the log that was read before. Then they are read without it."""
     _schema: Schema | None = None
@@ -187,6 +189,7 @@ class Follower:
                 else:
                     self._loaded.discard(SourcePart.LEGACY)
                 tasks.create_task(self._past(queries, feed), name="past")
+                tasks.create_task(self._log_of_returned_jobs(queries, feed), name="returned jobs")
                 tasks.create_task(self._earlier_runs(queries, feed), name="history")
                 tasks.create_task(self.tail.watch_for_reset(self.database, session), name="resets")
                 tasks.create_task(self._watch_schema(queries, session, feed), name="schema")
@@ -322,6 +325,27 @@ class Follower:
                 await self.tail.read_past(queries, MonitoredSession(session, beat), feed, self.reconcile.note, beat)
 
         await self._read_beside(read, position, feed.status.past_failed)
+
+    async def _log_of_returned_jobs(self, queries: Queries, feed: Feed) -> None:
+        """Read the log again for jobs that came back of which nobody remembers what it said."""
+        reconcile = self.reconcile
+        with feed.live.heartbeat("returned", self.patience) as beat:
+
+            async def read(session: Session) -> None:
+                monitored = MonitoredSession(session, beat)
+                since = await queries.now(monitored) - int(self.history * 1_000_000)
+                reconcile.log_needed.clear()
+                since = max(since, reconcile.log_from or 0)
+                await self.tail.read_again_from(since, queries, monitored, feed, reconcile.note, beat)
+                if not reconcile.log_needed.is_set():  # Else others have come back, whose rows were passed meanwhile.
+                    reconcile.log_from = None
+
+            while True:
+                beat()
+                await set_within(reconcile.log_needed, 1.0)
+                if reconcile.log_from is not None:
+                    await asyncio.sleep(self.collect_returned)
+                    await self._read_beside(read, lambda: reconcile.log_from, feed.status.past_failed)
 
     async def _earlier_runs(self, queries: Queries, feed: Feed) -> None:
         """Once the daemon is ready, read the runs that forecasts learn from, on a session of its own."""

@@ -181,18 +181,15 @@ class Past:
         self,
         queries: Queries,
         session: Session,
-        feed: Feed,
-        note: Callable[[Outcome], None],
-        seen: Callable[[Sequence[LogRow]], object],
+        apply: Callable[[Sequence[LogRow]], None],
         miss: Miss,
         turn: Callable[[], Awaitable[None]],
         batch: BatchSize,
     ) -> None:
-        """Read to the end of the past, then publish what it changed.
+        """Read to the end of the past.
 
         Args:
-            note: Gets the outcome of each part.
-            seen: Gets the rows of each part.
+            apply: Gets the rows of each part.
             miss: Gets the ids that were missing.
             turn: Returns when the tail has nothing to catch up with.
             batch: Rows per read.
@@ -201,23 +198,17 @@ class Past:
             SourceUnavailable: The database failed. The position stays, and nothing is read twice.
         """
         while self.at < self.last:
-            feed.status.past_progress(self.at - self.before, self.last - self.before)
             await turn()
             last, limit = self.last, batch.rows
             with batch:
                 found = await queries.light_rows_from(session, self.at + 1, limit, last=last, after=self._newest)
             async for rows in slices(queries.rows_in, session, found):
-                note(feed.past(rows))
-                seen(rows)
+                apply(rows)
                 self._passed([r.id for r in rows], rows[-1].id, miss)
                 self._newest = rows[-1].ts
                 await turn()
             if len(found) < limit:
                 self._passed([], last, miss)
-        began = time.monotonic()
-        while feed.show_past():
-            await asyncio.sleep(min(BETWEEN_SHOWS, time.monotonic() - began))
-            began = time.monotonic()
 
     def _passed(self, ids: Sequence[int], upto: int, miss: Miss) -> None:
         after = max(self.at, self.floor)
@@ -294,6 +285,8 @@ class Tail:
     _begun: bool = False
     _head_row: LogRow | None = None
     _reset_markers: ResetMarkers = field(default_factory=ResetMarkers)
+    _again: tuple[Micros, Past] | None = None
+    """The rows that are read again for jobs that came back, and since when."""
     _read_rows: ReadRows = field(default_factory=ReadRows)
     _reset_at: float = -math.inf
     """When the log was last not as it was read, by `clock`."""
@@ -531,12 +524,41 @@ class Tail:
         self, queries: Queries, session: Session, feed: Feed, note: Note, beat: Callable[[], None]
     ) -> None:
         """Read the rest of the past, and publish it. Calls `beat` while it waits. Raises `SourceUnavailable`."""
-        if self.past is None:
+        if (past := self.past) is None:
             return
-        turn = partial(self.wait_while_busy, beat)
-        await self.past.read(queries, session, feed, note, self._seen, self._miss, turn, self.past_batch)
+
+        def apply(rows: Sequence[LogRow]) -> None:
+            note(feed.past(rows))
+            self._seen(rows)
+
+        async def turn() -> None:
+            feed.status.past_progress(past.at - past.before, past.last - past.before)
+            await self.wait_while_busy(beat)
+
+        await past.read(queries, session, apply, self._miss, turn, self.past_batch)
+        began = time.monotonic()
+        while feed.show_past():
+            await asyncio.sleep(min(BETWEEN_SHOWS, time.monotonic() - began))
+            began = time.monotonic()
         self.past = None
         log.info("the past of the log has been read")
+
+    async def read_again_from(
+        self, since: Micros, queries: Queries, session: Session, feed: Feed, note: Note, beat: Callable[[], None]
+    ) -> None:
+        """Read the log again from a time on, to the head, for jobs that came back. Goes on where a failure ended it.
+
+        Calls `beat` while it waits. Raises `SourceUnavailable`.
+        """
+        if self._again is None or self._again[0] > since:
+            first = await queries.first_since(session, since - SLACK)
+            self._again = since, Past.between(first - 1, self.gaps.head)
+        log.info("the log is read again from id %d on: jobs have come back", self._again[1].at + 1)
+        turn = partial(self.wait_while_busy, beat)
+        await self._again[1].read(
+            queries, session, lambda rows: note(feed.again(rows)), lambda *_: None, turn, self.past_batch
+        )
+        self._again = None
 
     async def wait_while_busy(self, beat: Callable[[], None]) -> None:
         """Wait until there are no new rows to catch up with."""

@@ -14,7 +14,6 @@ forecaster, since its arrays change. Their numbers have the byte order of the ma
 from __future__ import annotations
 
 import contextlib
-import logging
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -27,6 +26,7 @@ from msgspec.structs import replace
 from correlator.forecast.forecaster import Forecaster, Operation, OperationKey, OperationState
 from correlator.forecast.window import Tails, floats
 from correlator.jobs.forecasts import Accuracy, Forecasts
+from correlator.model.encoder import packed
 from correlator.model.persisted import (
     Cursor,
     IndexState,
@@ -36,8 +36,6 @@ from correlator.model.persisted import (
     PersistedLegacy,
 )
 from correlator.model.rows import Micros
-
-log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -234,19 +232,19 @@ def rows_of(changes: Changes) -> Iterator[tuple[Name, bytes | None]]:
     """
     encode = msgspec.msgpack.encode
     for name, job in _named("job", changes.jobs):
-        yield name, _encoded(job)
+        yield name, packed(job)
     yield from _named("forecast", changes.forecasts)
     exports = changes.exports
     for name, exported in _named("export", exports.jobs if exports is not None else {}):
-        yield name, _encoded(exported)
+        yield name, packed(exported)
     state = changes.memory
-    if (memory := _encoded(state)) is None:
-        of_events = tuple(filter(_encoded, state.pending_events))
-        memory = encode(replace(state, pending_events=of_events, removed=tuple(filter(_encoded, state.removed))))
+    if (memory := packed(state)) is None:
+        of_events = tuple(filter(packed, state.pending_events))
+        memory = encode(replace(state, pending_events=of_events, removed=tuple(filter(packed, state.removed))))
     for start in range(0, len(memory), PART):
         yield ("memory", str(start)), memory[start : start + PART]
     for number, event in changes.events.items():
-        yield ("event", str(number)), _encoded(event)
+        yield ("event", str(number)), packed(event)
     since = exports.since if exports is not None else None
     yield MOMENT, encode(SavedMoment(changes.at, changes.cursor, len(memory), since, changes.position))
 
@@ -254,17 +252,8 @@ def rows_of(changes: Changes) -> Iterator[tuple[Name, bytes | None]]:
 def _named(kind: str, values: Mapping[str, T]) -> Iterator[tuple[Name, T]]:
     """Name the rows of a kind. A key without an encoding (a lone surrogate) is left out: no store takes it."""
     for key, value in values.items():
-        if key.isascii() or _encoded(key) is not None:
+        if key.isascii() or packed(key) is not None:
             yield (kind, key), value
-
-
-def _encoded(value: object) -> bytes | None:
-    """Encode a value; None for none, and if it cannot be encoded. Such a job is read from the tables again."""
-    try:
-        return msgspec.msgpack.encode(value) if value is not None else None
-    except (ValueError, OverflowError, TypeError, RecursionError) as error:
-        log.debug("a value is left out of the checkpoint: %s", error)
-        return None
 
 
 def saved_of(rows: Iterable[Row]) -> Saved:

@@ -164,6 +164,20 @@ async def test_a_log_that_is_emptied_and_refilled_repeats_nothing(original):
         assert received.messages == [*(f"old {n}" for n in range(1, 21)), "new"]
 
 
+async def test_the_log_of_a_job_that_runs_again_after_it_left_memory_is_read_again(original):
+    began, ended = ago(hours=30), ago(hours=29)
+    await original.job("j", status="failed", started_at=began, completed_at=ended)
+    for number in range(3):
+        await original.log(f"of before {number}", job_id="j", level="WARN", ts=ago(hours=2))
+    async with running_follower(original.source(), collect_returned=0.0) as (received, _):
+        await received.receives("of before 2")
+        await eventually(lambda: not received.known.active())
+        assert received.view("j") is None
+        await original.run("UPDATE job_tracking SET status = 'running', completed_at = NULL WHERE id = 'j'")
+        await eventually(lambda: (view := received.view("j")) is not None and view.warnings == 3)
+        assert received.followed == []
+
+
 def judged(status: SourceStatus) -> str:
     """What it says of the database now: the pipeline judges it every second."""
     status.judge()

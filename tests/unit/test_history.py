@@ -248,9 +248,7 @@ async def test_a_past_of_heavy_rows_is_read_in_smaller_parts_and_each_row_once()
             await past.read(
                 SimpleNamespace(light_rows_from=log.light_rows_from, rows_in=None),  # type: ignore[arg-type]
                 None,  # type: ignore[arg-type]
-                feed,  # type: ignore[arg-type]
-                lambda _: None,
-                lambda _: None,
+                feed.past,  # type: ignore[arg-type]
                 lambda after, ids, last: missed.extend(set(range(after + 1, last + 1)) - set(ids)),
                 turn,
                 batch,

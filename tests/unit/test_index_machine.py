@@ -17,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 from msgspec.structs import replace
 
 from correlator.jobs import fold
+from correlator.jobs.away import AWAY_FOR
 from correlator.jobs.fold import ended_at
 from correlator.jobs.index import WAIT_FOR, Index
 from correlator.jobs.known import LATE_COMMIT
@@ -31,6 +32,17 @@ BASE = 1_758_550_000 * SECOND
 RETENTION, MAX_JOBS, STALLED_AFTER = 40 * SECOND, 3, 20 * SECOND
 
 
+class AwayJob:
+    """A job that the tables do not have since `at`, as it was published last."""
+
+    def __init__(self, job_id: str, at: Micros, view: JobView | None, facts: list[Fact]) -> None:
+        self.job_id, self.at, self.view, self.facts = job_id, at, view, facts
+        self.alive_at: Micros = 0
+        self.lived: Micros | None = None
+        self.end_seen: Micros | None = None
+        self.stalled = False
+
+
 class NaiveIndex:
     """What is published of all jobs. `views`: by job ID, as of the last call. Times in microseconds."""
 
@@ -43,6 +55,8 @@ class NaiveIndex:
         """Rows of `failover_jobs` that were undecided at a restart: their silence begins before they are published."""
         self._end_seen: dict[str, Micros] = {}
         """When each published job that has ended was seen to end, if it was published before its end."""
+        self._away: dict[str, AwayJob] = {}
+        self._returned: dict[str, AwayJob] = {}
         self._joined: dict[str, Job] = {}
         """The facts of the published JobLog jobs as of the last call."""
         self._alive_at: dict[str, Micros] = {}
@@ -61,6 +75,13 @@ class NaiveIndex:
         wrote = set()
         for fact in facts:
             job_id = fact.job_id if isinstance(fact, Reading) else self._job_of(fact, now)
+            if job_id is not None and (away := self._away.get(job_id)) is not None:
+                if isinstance(fact, Entry):
+                    away.facts.append(fact)
+                    continue
+                if fact.record is None:
+                    continue
+                self._come_back(self._away.pop(job_id))
             if job_id is None or (isinstance(fact, Entry) and self._is_late(job_id, fact)):
                 continue
             self.facts.setdefault(job_id, []).append(fact)
@@ -109,22 +130,29 @@ class NaiveIndex:
                 elif view is not None:
                     self._remove(job_id, view, now)
         self._settle(now)
+        for away in [one for one in self._away.values() if one.at <= now - AWAY_FOR]:
+            del self._away[away.job_id]
+            self._steps = {step: of for step, of in self._steps.items() if of != away.job_id}
 
     def restart(self) -> None:
         """A checkpoint has no rows that were set aside or wait, no lost steps, and few of the removed jobs.
 
-        It has no row of `failover_jobs` with the ID of a JobLog job either; they are read again after the start.
+        It has no row of `failover_jobs` with the ID of a JobLog job, and no job that is away with the ID of a row. Both
+        are read again after the start.
         """
         for job_id in self.facts.keys() & self.rows.keys():
             del self.rows[job_id]
             if self._source(job_id) == "legacy":
                 self._unpublish(job_id)
+        for job_id in self._away.keys() & self.rows.keys():
+            del self._away[job_id]
         self.silent |= self.rows.keys() - self.views.keys()
         self._announced_until = max(self._announced_until, self._newest - LATE_COMMIT)
         self._removed = {i: at for i, at in self._removed.items() if at > self._announced_until}
         self._aside.clear()
         self._waiting.clear()
-        self._steps = {step.id: view.job_id for view in self.views.values() for step in view.steps}
+        known = [*self.views.values(), *(one.view for one in self._away.values() if one.view is not None)]
+        self._steps = {step.id: view.job_id for view in known for step in view.steps}
         self._no_room_until = -1
 
     # -- what everything follows from
@@ -156,18 +184,22 @@ class NaiveIndex:
         if job.reading.record is None:
             published = self._source(job_id)
             if published != "legacy":
+                self._leave(job_id, now)
                 self._forget(job_id, self.views.get(job_id))
             del self.facts[job_id]
             if published == "joblog":
+                steps = self._steps
                 self._unpublish(job_id)
+                self._steps = steps
                 self._set_aside(job_id)
             return None
         view, alive_at = fold.view(job), fold.alive_at(job)
-        if self._has_expired(view, alive_at, now) or not (job_id in self.views or self._is_news(view, alive_at)):
+        known = job_id in self.views or job_id in self._returned
+        if self._has_expired(view, alive_at, now) or not (known or self._is_news(view, alive_at)):
             self._remove(job_id, view, now)
             return None
         for step in view.steps:
-            if step.id not in self._steps:
+            if step.id not in self._steps or self._steps[step.id] in self._away:
                 self._steps[step.id] = job_id
                 rows = [replace(e, job_id=job_id, by="step") for _, e in self._waiting if e.step_id == step.id]
                 self._waiting = [one for one in self._waiting if one[1].step_id != step.id]
@@ -184,8 +216,31 @@ class NaiveIndex:
         self._removed.pop(job_id, None)
         return waited
 
+    def _leave(self, job_id: str, now: Micros) -> None:
+        """A job that the tables do not have any more is kept as it was published, with its rows."""
+        view = self.views.get(job_id)
+        read = self._joined[job_id].reading if job_id in self._joined else None
+        facts: list[Fact] = [f for f in self.facts[job_id] if isinstance(f, Entry)]
+        away = self._away[job_id] = AwayJob(job_id, now, view, facts if read is None else [read, *facts])
+        away.alive_at, away.lived = self._alive_at.get(job_id, 0), self._lived.get(job_id)
+        away.stalled, away.end_seen = job_id in self.stalled, self._end_seen.get(job_id)
+
+    def _come_back(self, away: AwayJob) -> None:
+        """It goes on as it was, but for what has happened since."""
+        self.facts[away.job_id] = away.facts
+        self._returned[away.job_id] = away
+
     def _publish(self, view: JobView, now: Micros) -> None:
         was = self.views.get(view.job_id)
+        if (away := self._returned.pop(view.job_id, None)) is not None and away.view is not None:
+            was = away.view
+            self._alive_at[view.job_id] = away.alive_at
+            if away.lived is not None:
+                self._lived[view.job_id] = away.lived
+            if away.stalled:
+                self.stalled.add(view.job_id)
+            if away.end_seen is not None:
+                self._end_seen[view.job_id] = away.end_seen
         if not view.terminal:
             self._end_seen.pop(view.job_id, None)
         elif was is not None and not was.terminal:
@@ -258,7 +313,15 @@ class NaiveIndex:
             if entry.step_id not in self._steps:
                 self._waiting.append((now, entry))
             return self._steps.get(entry.step_id)
-        return self.owner(entry.external_ids[0]) if entry.external_ids else None
+        if not entry.external_ids:
+            return None
+        owner = self.owner(entry.external_ids[0])
+        away = [
+            i
+            for i, one in self._away.items()
+            if one.view is not None and entry.external_ids[0] in one.view.external_ids
+        ]
+        return owner if owner is not None else away[-1] if away else None
 
     def _is_late(self, job_id: str, entry: Entry) -> bool:
         seen_to = self._removed.get(job_id)
@@ -274,9 +337,12 @@ class NaiveIndex:
 
     def _has_expired(self, view: JobView, alive_at: Micros, now: Micros) -> bool:
         """A job that clients have seen run ends first."""
-        was = self.views.get(view.job_id)
+        away = self._returned.get(view.job_id)
+        was = away.view if away is not None else self.views.get(view.job_id)
         seen_to_run = was is not None and not was.terminal
-        return view.terminal and not seen_to_run and self._leaving(view, alive_at) <= now - RETENTION
+        end_seen = away.end_seen or 0 if away is not None else 0
+        leaving = max(self._leaving(view, alive_at), end_seen)
+        return view.terminal and not seen_to_run and leaving <= now - RETENTION
 
     def _is_news(self, view: JobView, alive_at: Micros) -> bool:
         announced = max(self._removed.get(view.job_id, -1), self._announced_until)
@@ -288,11 +354,15 @@ class NaiveIndex:
 
     def _alive(self, job_id: str) -> Micros:
         """The last activity of a job, as it was when it was published."""
-        return self._alive_at[job_id] if job_id in self.views else fold.alive_at(self.joined(job_id))
+        if job_id in self.views:
+            return self._alive_at[job_id]
+        job = self.joined(job_id)
+        return fold.alive_at(job) if job.reading is not None and job.reading.record is not None else 0
 
     def _remove(self, job_id: str, view: JobView, now: Micros) -> None:
         """Remove a JobLog job for lack of room. The rows of `failover_jobs` with its IDs stay unpublished."""
         published = self.views.get(job_id)
+        self._returned.pop(job_id, None)
         self._no_room_until = max(self._no_room_until, ended_at(view, self._alive(job_id)))
         if self._source(job_id) != "legacy":
             self._forget(job_id, view)
@@ -436,7 +506,10 @@ class IndexMachine(RuleBasedStateMachine):
         self.naive.decide_legacy(owned - apart, sorted(apart), self.now)
         self._published(self.index.decide_legacy(owned - apart, sorted(apart), self.now))
 
-    @rule(seconds=st.sampled_from([0, 1, 10, 25, 40]), restarts=st.sampled_from([False, False, False, True]))
+    @rule(
+        seconds=st.sampled_from([0, 1, 10, 25, 40, AWAY_FOR // SECOND]),
+        restarts=st.sampled_from([False, False, False, True]),
+    )
     def time_passes(self, seconds: int, *, restarts: bool) -> None:
         self.now += seconds * SECOND
         self.naive.expire(self.now)

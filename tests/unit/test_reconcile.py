@@ -23,7 +23,7 @@ from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.sources.follow import Follower
 from correlator.sources.tables import legacy
 from correlator.sources.tables import reconcile as reconcile_module
-from correlator.sources.tables.reconcile import BEHIND, READ_TOGETHER, Cadence, Reconcile
+from correlator.sources.tables.reconcile import BEHIND, READ_TOGETHER, SEEK_GROWTH, Absent, Cadence, Reconcile
 from correlator.sources.tail import Tail
 from tests.support.background import in_background
 from tests.support.eventually import eventually
@@ -67,7 +67,15 @@ class Tables:
 
 def quiet_feed(live: Heartbeats) -> SimpleNamespace:
     """A feed that knows no job."""
-    known = SimpleNamespace(active=set, joblog_ids=list, needs_reading=bool, is_in_memory=bool, reading=lambda _: None)
+    known = SimpleNamespace(
+        active=set,
+        joblog_ids=list,
+        away=list,
+        needs_reading=bool,
+        is_new=bool,
+        is_in_memory=bool,
+        reading=lambda _: None,
+    )
     status = SimpleNamespace(
         part_answered=lambda _: None, tables_read=lambda _: None, database_time=lambda *_: None, clock=lambda: 0
     )
@@ -282,6 +290,19 @@ LONG_SILENT = 100_000.0
 def polls(cadence: Cadence, jobs: set[str], first: int, last: int) -> list[list[str]]:
     """What is due at each second."""
     return [cadence.due(jobs, lambda _: LONG_SILENT, float(now), 120.0) for now in range(first, last)]
+
+
+def test_jobs_that_are_gone_are_looked_for_often_at_first_and_whenever_another_goes():
+    absent, found, away = Absent(1.0), [], ["a"]
+    for second in range(600):
+        if second == 300:
+            away.append("b")
+        if absent.is_due(away, float(second)):
+            found.append(second)
+    assert found[:5] == [0, 1, 2, 3, 4]
+    assert found[found.index(300) :][:3] == [300, 301, 302]
+    assert max(later - one for one, later in itertools.pairwise(found)) <= 600 / SEEK_GROWTH
+    assert not absent.is_due([], 700.0)
 
 
 def test_each_silent_job_is_read_within_the_longest_interval():

@@ -457,6 +457,14 @@ class Queries:
         found = await session.query(f"SELECT id FROM job_tracking WHERE {_ACTIVE}")
         return {r[0] for r in found}
 
+    async def existing(self, session: Session, job_ids: Sequence[str]) -> set[str]:
+        """Those of `job_ids` that the table has."""
+        found: set[str] = set()
+        for part in chunks(job_ids, IN_ONE):
+            sql = f"SELECT id FROM job_tracking WHERE id IN ({self.dialect.marks(part)})"
+            found.update(row[0] for row in await session.query(sql, part))
+        return found
+
     async def active_since(self, session: Session, since: str) -> dict[str, Micros]:
         """The jobs that have not ended and were updated at or after `since`, with their updated_at."""
         mark, at = self.dialect.placeholder, self._time("job_tracking", "updated_at")

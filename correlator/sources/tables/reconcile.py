@@ -7,8 +7,10 @@ whole every second.
 The model: a job is read (`read_readings`) when the log first mentions it, when it ends and twice after that, and every
 `interval` while it is active. A silent job is read more and more rarely, but at least every `SILENT_EVERY` (`Cadence`);
 a log row or a new updated_at makes it active again. Each interval, indexed queries find what was updated, began or
-ended since the last ones. All ended jobs in memory are read again within `ROUND`, which finds deletions. While
-job_steps fails, jobs are read without it (`pause_steps`), until everything has been read with it again.
+ended since the last ones. All ended jobs in memory are read again within `ROUND`, which finds deletions, and so are
+listed those that belong in memory, which finds what somebody has restored. A job that is gone is looked for (`Absent`)
+for as long as the index keeps it. While job_steps fails, jobs are read without it (`pause_steps`), until everything has
+been read with it again.
 
 Invariants: every reading gets its logical time before its query begins, so that a row of the log that is newer than the
 query is never overwritten (`Feed.advance_clock`). One session runs one query at a time, and none of them scans a whole
@@ -21,13 +23,14 @@ import asyncio
 import heapq
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from zlib import crc32
 
 from correlator.bounded import Schedule, chunks
 from correlator.model.published import LOST, Outcome
+from correlator.model.rows import Micros
 from correlator.ops import metrics
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
@@ -71,6 +74,9 @@ earlier one, but at least n / `ALL_ACTIVE_RATE` intervals after the last one, wh
 
 ALL_ACTIVE_RATE = 500
 
+SEEK_GROWTH = 20
+"""Jobs that are gone are looked for again after a 1/`SEEK_GROWTH` of the time since the last of them went."""
+
 UNSEEN = 10.0
 """Seconds without a complete reading of the tables, after which all active jobs are read first: any of them may have
 changed in a way that no time in the tables shows."""
@@ -108,6 +114,13 @@ class Reconcile:
     _mark: str | None = None
     """The database's time from which the next query reads. It outlives connections: jobs also change between two."""
     _doorbell_rang: bool = False
+    _listed_at: float = math.inf
+    """When the jobs that belong in memory were last listed, in monotonic seconds. `inf`: they have to be loaded."""
+    _absent: Absent = field(init=False)
+    log_from: Micros | None = None
+    """The log has to be read again from this time on: jobs have come back of which nobody remembers what it said."""
+    log_needed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set while `log_from` is not None, by each job that comes back."""
     _round_at: float = -math.inf
     """When the tables were last read completely, in monotonic seconds."""
     steps_paused: asyncio.Event = field(default_factory=asyncio.Event)
@@ -117,6 +130,7 @@ class Reconcile:
 
     def __post_init__(self) -> None:
         self._cadence = Cadence(self.interval)
+        self._absent = Absent(self.interval)
         for kind in LOST:
             metrics.CORRECTIONS.labels(kind)  # nothing lost is a series with the value 0, not a missing one
 
@@ -132,6 +146,9 @@ class Reconcile:
             self._urgent |= outcome.unread
             self._steps |= outcome.unread_steps
             self._wake.set()
+        if outcome.log_from is not None:
+            self.log_from = min(outcome.log_from, self.log_from if self.log_from is not None else outcome.log_from)
+            self.log_needed.set()
         for job_id in outcome.ended:
             for after in AGAIN_AFTER:
                 heapq.heappush(self._later, (now + after, job_id))
@@ -148,11 +165,8 @@ class Reconcile:
             since = await queries.clock(session, self.retention)
             _note_time(queries, feed, since, self.retention, began)
             active = await queries.active_ids(session)
-            ended = await queries.newest_since(session, since, "completed_at", self.max_jobs - len(active))
-            begun = await queries.newest_since(session, since, "started_at", self.max_jobs)
-            if len(begun) == self.max_jobs:
-                feed.left_out(begun[-1][1] or 0)
-            ids = active.union(feed.known.joblog_ids(), (i for i, _ in ended), (i for i, _ in begun))
+            listed = await self._list(queries, session, feed, since, len(active))
+            ids = active.union(feed.known.joblog_ids(), listed)
             if feed.status.restored_jobs and not all_steps:
                 self._round, self._share = [i for i in ids - active if feed.known.has_ended(i)], BEHIND
                 self.behind = bool(self._round)
@@ -161,6 +175,15 @@ class Reconcile:
         self._read_all(queries, feed, began)
         if not self.behind:
             feed.status.read_again(SourcePart.JOBS)
+
+    async def _list(self, queries: Queries, session: Session, feed: Feed, since: str, active: int) -> set[str]:
+        """The newest jobs since then that belong in memory if they have ended, beside `active` ones that have not."""
+        ended = await queries.newest_since(session, since, "completed_at", self.max_jobs - active)
+        begun = await queries.newest_since(session, since, "started_at", self.max_jobs)
+        if len(begun) == self.max_jobs:
+            feed.left_out(begun[-1][1] or 0)
+        self._listed_at = time.monotonic()
+        return {i for i, _ in ended} | {i for i, _ in begun}
 
     def _read_all(self, queries: Queries, feed: Feed, began: float) -> None:
         """Note a complete reading that began at this time, in monotonic seconds. None is complete without the jobs."""
@@ -266,6 +289,12 @@ class Reconcile:
             ids |= await self._compare(queries, session, count, active, now)
             stamped = queries.schema.has("job_tracking", "updated_at")
             longest = SILENT_EVERY if stamped else SILENT_WITHOUT_STAMP
+            if self._absent.is_due(away := feed.known.away(), now):
+                ids |= await queries.existing(session, away)
+            if now - self._listed_at > ROUND:
+                since = await queries.clock(session, self.retention)
+                listed = await self._list(queries, session, feed, since, count)
+                ids |= {i for i in listed if feed.known.is_new(i)}
             at = feed.status.clock()
             ids.update(self._cadence.due(active, lambda i: feed.known.silent_for(i, at), now, longest))
             if not self._round:
@@ -337,6 +366,30 @@ class Reconcile:
             )
             self.note(feed.readings(readings))
             await asyncio.sleep(0)
+
+
+class Absent:
+    """When jobs that are gone are looked for: often at first, as most that come back do so at once.
+
+    Args:
+        shortest: Seconds between two searches.
+    """
+
+    def __init__(self, shortest: float) -> None:
+        self._shortest = shortest
+        self._newest: str | None = None
+        self._since = self._due = 0.0
+
+    def is_due(self, away: Sequence[str], now: float) -> bool:
+        """True if they are to be looked for now. `away`: their IDs, in the order in which they went."""
+        if not away:
+            return False
+        if away[-1] != self._newest:
+            self._newest, self._since, self._due = away[-1], now, now
+        if now < self._due:
+            return False
+        self._due = now + max(self._shortest, (now - self._since) / SEEK_GROWTH)
+        return True
 
 
 class Cadence:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -157,3 +159,58 @@ async def test_the_server_leaves_daylight_saving_time(mosquitto: Mosquitto, tmp_
 async def last_id(database: Database) -> int:
     """The highest id of the log."""
     return int((await database.run("SELECT MAX(id) FROM log_events"))[0][0])
+
+
+@pytest.mark.parametrize(
+    ("how", "seconds"),
+    [("TRUNCATE TABLE", 4), pytest.param("DELETE FROM", 8, marks=pytest.mark.long)],
+)
+async def test_the_jobs_are_emptied_and_refilled(
+    how: str, seconds: float, database: Database, mosquitto: Mosquitto, tmp_path: Path
+):
+    async with fault_run(tmp_path, database, mosquitto) as run:
+        async with run.fault(f"MariaDB: {how} job_tracking, refilled after {seconds} s"):
+            await run.goes_on()
+            async with emptied(run.database, "job_tracking", how):
+                await asyncio.sleep(seconds)
+        again = {event: count for event, count in run.listener.events.items() if count > 1 and event[0] is not None}
+        assert not again, f"{len(again)} events were published again"
+
+
+async def test_a_replica_that_is_behind_answers_for_a_while(mosquitto: Mosquitto, tmp_path: Path):
+    with MariaDB("--log-bin=binlog", "--server-id=1") as server, MariaDB("--server-id=2") as behind:
+        database = await server.create_schema()
+        await replicates(server, behind, database, delay=4)
+        async with fault_run(tmp_path, database, mosquitto) as run:
+            async with run.fault("MariaDB: 10 s of a replica that is 4 s behind"):
+                await run.goes_on()
+                run.to_database.target = behind.port
+                run.to_database.reset()
+                await asyncio.sleep(10)
+                run.to_database.target = server.port
+                run.to_database.reset()
+            again = {event: count for event, count in run.listener.events.items() if count > 1 and event[0] is not None}
+            assert not again, f"{len(again)} events were published again"
+
+
+@asynccontextmanager
+async def emptied(database: Database, table: str, how: str) -> AsyncIterator[None]:
+    """The table is empty in the block, and as it was after it; no row of another table goes with its rows."""
+    async with database.connect(init_command="SET foreign_key_checks = 0") as connection, connection.cursor() as cursor:
+        await cursor.execute(f"CREATE TABLE kept_{table} AS SELECT * FROM {table}")
+        await cursor.execute(f"{how} {table}")
+        yield
+        await cursor.execute(f"INSERT INTO {table} SELECT * FROM kept_{table}")
+        await cursor.execute(f"DROP TABLE kept_{table}")
+
+
+async def replicates(server: MariaDB, replica: MariaDB, database: Database, *, delay: int) -> None:
+    """`replica` gets what `server` commits, so many seconds later."""
+    await replica.create_schema(database.name)
+    (name, position, *_), *_ = await server.run("SHOW MASTER STATUS")
+    await server.run("CREATE USER replica@'%'", "GRANT REPLICATION SLAVE ON *.* TO replica@'%'")
+    await replica.run(
+        f"CHANGE MASTER TO master_host = '127.0.0.1', master_port = {server.port}, master_user = 'replica',"
+        f" master_log_file = '{name}', master_log_pos = {position}, master_delay = {delay}, master_use_gtid = no",
+        "START SLAVE",
+    )
