@@ -94,12 +94,22 @@ class TailOracle(SimulatedFollower):
     def rows(self, rows: list[LogRow]) -> Outcome:
         assert self._innodb.committed.issuperset(rows), "a row is delivered that was not committed"
         self.check()
+        self._emit(rows)
+        self.delivered.update(rows)
+        return super().rows(rows)
+
+    def again(self, rows: list[LogRow]) -> Outcome:
+        event("rows came back")
+        assert self.delivered.issuperset(rows), "a row passes for one that came back, and was never delivered"
+        self.check()
+        self._emit(rows)
+        return super().again(rows)
+
+    def _emit(self, rows: list[LogRow]) -> None:
         for row in rows:
             assert row.id not in self._emitted, "a row is delivered twice"
             self._emitted.add(row.id)
             self._kin.pop(row.id, None)
-        self.delivered.update(rows)
-        return super().rows(rows)
 
     async def last_id(self, session: Session) -> int:
         self.check()  # it may just have gone back
