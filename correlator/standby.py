@@ -167,7 +167,7 @@ class Counterpart:
         message = await lease.connection.last(keys.ALIVE, keys.alive(lease.instance), within=READ_WITHIN)
         seq = seq_of(message)
         renewed, self._renewal = self._renewal not in (0, seq), seq
-        if message is None or not renewed:
+        if message is None or not message.data or not renewed:
             return
         read = partial(received.decode, message.data, Alive, received.MAX_KEY)
         active = lease.connection.parser.parse(keys.alive(lease.instance), read) or Alive()
@@ -189,7 +189,7 @@ class Counterpart:
         subject = keys.checkpoint(self._lease.instance, *MOMENT)
         message = await self._lease.connection.last(keys.CHECKPOINT, subject, within=READ_WITHIN)
         sampled = None
-        if message is not None:
+        if message is not None and message.data:
             read = partial(received.decode_msgpack, message.data, _Sampled)
             sampled = self._lease.connection.parser.parse(subject, read)
         sample = sampled.cursor.sample if sampled is not None else ()

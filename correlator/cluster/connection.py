@@ -242,7 +242,7 @@ class Connection:
         answer = await self._first_answer(f"{self.api_subject}.{method}", payload, within=within, again=within / ASKED)
         found = answer_of(answer.data)
         if refusal := found.get("error"):
-            raise Refused(f"{refusal.get('description', 'refused')} ({method})", refusal.get("err_code", 0))
+            raise Refused(f"{explained(refusal.get('description', 'refused'))} ({method})", refusal.get("err_code", 0))
         return found
 
     async def last(self, stream: str, subject: str, *, within: float = ANSWER_WITHIN) -> Msg | None:
@@ -362,8 +362,8 @@ class Connection:
     def _failed(self, error: BaseException) -> None:
         text = text_of(error)
         closed = isinstance(error, BrokenPipeError | ConnectionResetError)
-        if closed and self._error is not None and is_login_refused(self._error):
-            return  # A server closes the connection of which it refused the login, often before that can be read.
+        if closed and self._error is not None and (is_login_refused(self._error) or "exceeded" in self._error):
+            return  # A server closes the connection that it refuses, often before the reason can be read.
         level = logging.WARNING if self._error is None else logging.DEBUG
         log.log(level, "NATS cannot be used: %s; trying again", text)
         self._error = text
@@ -616,10 +616,27 @@ def failure_class(error: Exception) -> type[ClusterUnavailable]:
     return NoResponder if isinstance(error, NoRespondersError) else ClusterUnavailable
 
 
+_MEANINGS = {
+    "maximum connections exceeded": "max_connections of the server are in use",
+    "maximum account active connections exceeded": "max_connections of the account are in use",
+    "maximum subscriptions exceeded": "max_subscriptions of the server or account are in use",
+    "batch is incomplete": "NATS dropped a part of it, as it does with a full disk or at max_bytes of the stream",
+    "no space left on device": "the disk of the NATS server is full",
+}
+"""What errors of NATS mean that do not say it."""
+
+
+def explained(text: str) -> str:
+    """Return an error of NATS with what it means, if it does not say it itself."""
+    lower = text.lower()
+    meaning = next((words for said, words in _MEANINGS.items() if said in lower), None)
+    return f"{text}: {meaning}" if meaning is not None else text
+
+
 def text_of(error: BaseException) -> str:
-    """Return an error of the library as one line without its own prefix."""
+    """Return an error of the library as one line without its own prefix, with what it means."""
     text = " ".join(str(error).split()).removeprefix("nats: ").strip()
-    return text or type(error).__name__
+    return explained(text) or type(error).__name__
 
 
 def kind_of(error: Exception) -> Hashable:

@@ -37,6 +37,7 @@ from correlator.cluster.connection import (
     Refused,
     Unacknowledged,
     answer_of,
+    explained,
     seq_of,
 )
 from correlator.errors import CorrelatorError
@@ -204,7 +205,7 @@ def _stored_seq(acknowledgement: bytes, what: str) -> int:
     answer = answer_of(acknowledgement)
     if refusal := answer.get("error"):
         code, text = refusal.get("err_code", 0), refusal.get("description", "refused")
-        raise (Fenced if code in STALE else Refused)(f"{text} ({what})", code)
+        raise (Fenced if code in STALE else Refused)(f"{explained(text)} ({what})", code)
     return int(answer["seq"])
 
 

@@ -226,7 +226,8 @@ class Lease:
         seq, known = seq_of(message), self._known.get(subject)
         if known is not None and (known[1].seq, known[0]) == (seq, message.data):
             return known[1]
-        value = self._connection.parser.parse(subject, partial(received.decode, message.data, Holder, received.MAX_KEY))
+        read = partial(received.decode, message.data, Holder, received.MAX_KEY)
+        value = self._connection.parser.parse(subject, read) if message.data else None  # Else somebody removed it.
         found = value or Holder()
         seen = Seen(seq, found.holder, found.released, found.host)
         self._known[subject] = message.data, seen

@@ -367,7 +367,7 @@ async def _alive_keys(connection: Prober, instances: Sequence[str]) -> list[Aliv
     found = []
     for instance, first in before.items():
         message = await connection.last(keys.ALIVE, keys.alive(instance)) if first is not None else None
-        if first is None or message is None:
+        if first is None or message is None or not message.data:  # The last: somebody removed it.
             continue
         headers = message.headers or {}
         renewed = headers.get("Nats-Sequence") != (first.headers or {}).get("Nats-Sequence")

@@ -2,10 +2,12 @@
 
 A gateway has one hub (`RemoteHub`) for each appliance, one for all of them, and one for each set of appliances that a
 token may see (`View`): what a client must not see is not in its hub, whatever it asks. The stream gives all of them
-their positions: its sequences. A job ID that two appliances have (a legacy ID, or a copied database) is one job in the
-hub of both: the newer one by its age, then the one of the first instance by name. Its `rev` is then the sequence of the
-last message about any of the two, so every gateway publishes the same. What a hub says of the databases behind it
-(`RemoteStatus`) follows from what their collectors report, and from the gateway's own connection.
+their positions: its sequences. A job ID that two appliances have (a legacy ID, a copied database, or an appliance that
+got another name) is one job in the hub of both: the one whose collector is alive, then the newer one by its age, then
+the one of the first instance by name. Its `rev` is then the sequence of the last message about any of the two, so every
+gateway publishes the same; if a collector goes away or comes back, it is the position at that moment. What a hub says
+of the databases behind it (`RemoteStatus`) follows from what their collectors report, and from the gateway's own
+connection.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar, get_args
 
 from msgspec import Struct, field
@@ -107,6 +110,10 @@ class Appliance:
             return None
         since, until = span
         return None if until - max(since, self.known_since, self._renewed_at or since) < OFFLINE_AFTER else False
+
+    def is_renewed_since(self, then: float) -> bool:
+        """True if a collector has renewed the alive key after these monotonic seconds."""
+        return self._renewed_at is not None and self._renewed_at > then
 
     def retired(self) -> bool:
         """True if no collector has been alive for long, since this process knows the appliance."""
@@ -345,7 +352,8 @@ MAX_UNCONFIRMED = 1_000
 """The number of jobs whose events are remembered; of those whose events wait for a document."""
 
 FILLED_AT_ONCE = 200
-"""Jobs that are added to a new view in one step. One takes about 20 µs."""
+SETTLED_AT_ONCE = 1_000
+"""Jobs that are added to a new view in one step, and that are settled again in one. One takes about 20 µs."""
 
 _STATES = {Kind.JOB_LATE: ForecastState.LATE, Kind.JOB_OVERDUE: ForecastState.OVERDUE}
 """The events that streaming clients get, and the state of a forecast that each announces."""
@@ -355,12 +363,14 @@ _REASONS: dict[str, Reason] = {reason: reason for reason in get_args(Reason)}
 class View(Struct, eq=False):
     """The hub of several appliances. `names`: None: all that there are. `shared`: the job IDs that several have had.
 
-    `is_filled`: it has all jobs of its appliances that were read before it was made.
+    `is_filled`: it has all jobs of its appliances that were read before it was made. `unsettled`: those of `shared` of
+    which another copy may have become the one to show, because a collector went away or came back.
     """
 
     hub: RemoteHub
     names: frozenset[str] | None = None
     shared: set[str] = field(default_factory=set)
+    unsettled: set[str] = field(default_factory=set)
     is_filled: bool = True
 
     def has(self, instance: str) -> bool:
@@ -406,6 +416,10 @@ class Fleet:
         self._marks = Marks()
         self._lines = ReceivedLines()
         self._refused: set[str] = set()
+        self._away: frozenset[str] = frozenset()
+        """The appliances of which no collector was alive at the last judgement."""
+        self._emptied: dict[str, float] = {}
+        """The appliances that had no job when the stream was read, and the monotonic seconds of that."""
         self.appliances: dict[str, Appliance] = {}
         self._hubs: dict[str, RemoteHub] = {}
         self.hub = self._hub_of(lambda: list(self.appliances.values()))
@@ -488,6 +502,13 @@ class Fleet:
 
     def judge(self) -> None:
         """Compute the state of each appliance again. Call it twice a second."""
+        self._forget_removed()
+        away = frozenset(name for name, one in self.appliances.items() if one.online() is False)
+        changed, self._away = away ^ self._away, away
+        for view in self._views.values():
+            if any(map(view.has, changed)):
+                view.unsettled |= view.shared
+            self._settle_again(view)
         for hub in self.hubs():
             hub.status.judge()
         for name, hub in self._hubs.items():
@@ -526,6 +547,7 @@ class Fleet:
         """Forget all jobs: what follows is another stream, or the same one from the beginning."""
         for view in self._views.values():
             view.shared.clear()
+            view.unsettled.clear()
             view.is_filled = True  # What follows has all jobs.
         self._marks.clear()
         for hub in self.hubs():
@@ -535,7 +557,8 @@ class Fleet:
         """Everything that the stream had has been read. Call it after each `read` from then on."""
         starts = self.hub.status.loading
         if starts:
-            self._forget_removed()
+            now = time.monotonic()
+            self._emptied = {name: now for name, hub in self._hubs.items() if not len(hub.published)}
         filling = {view.hub for view in self._views.values() if not view.is_filled}
         for hub in self.hubs():
             if hub not in filling:
@@ -544,11 +567,17 @@ class Fleet:
             self.judge()
 
     def _forget_removed(self) -> None:
-        """Forget the appliances of which the stream has no job any more, and of which no collector is alive."""
-        for name in [name for name, hub in self._hubs.items() if not len(hub.published)]:
-            if self.appliances[name].online() is False:
+        """Forget the appliances of which the stream had no job when it was read, and of which no collector is alive.
+
+        A collector may have been alive a moment before; one that is since then has an appliance without jobs.
+        """
+        for name, since in list(self._emptied.items()):
+            appliance = self.appliances[name]
+            if len(self._hubs[name].published) or appliance.is_renewed_since(since):
+                del self._emptied[name]
+            elif appliance.online() is False:
                 log.info("the appliance %s is not in the stream any more", name)
-                del self.appliances[name], self._hubs[name]
+                del self._emptied[name], self.appliances[name], self._hubs[name]
                 self._on_removed(name)
 
     def read(self, messages: Sequence[StoredMessage]) -> bool:
@@ -628,7 +657,29 @@ class Fleet:
             return view.hub.published.remove(job_id, seq, reason)
         if len(copies) > 1:
             view.shared.add(job_id)
-        return view.hub.published.put(encoding.revised(_winner(copies), seq))
+        return view.hub.published.put(encoding.revised(self._winner(copies), seq))
+
+    def _winner(self, copies: Sequence[PublishedJob]) -> PublishedJob:
+        """Of the jobs that several appliances have by one ID, return the one to show."""
+        by_name = sorted(copies, key=lambda shown: shown.instance)
+        return max(by_name, key=lambda shown: (shown.instance not in self._away, shown.view.age_key))
+
+    def _settle_again(self, view: View) -> None:
+        """Publish another copy of some jobs, if it is the one to show now.
+
+        A document changes only with its position: those of the last message of the stream wait for the next one.
+        """
+        changes: list[Change] = []
+        with timed("view"):
+            for job_id in list(islice(view.unsettled, SETTLED_AT_ONCE)):
+                copies, shown = self._copies(view, job_id), view.hub.published.get(job_id)
+                if shown is not None and copies and (winner := self._winner(copies)).instance != shown.instance:
+                    if shown.rev >= view.hub.seq:
+                        continue
+                    changes += view.hub.published.put(encoding.revised(winner, view.hub.seq))
+                view.unsettled.discard(job_id)
+        if changes:
+            view.hub.publish(changes)
 
     def _instance(self, name: str) -> RemoteHub | None:
         if (known := self._hubs.get(name)) is not None:
@@ -661,7 +712,7 @@ class Fleet:
         """Apply signs of life. `server_time`: when the reading began; None: they have come since it had caught up."""
         for message in messages:
             name = message.subject.rpartition(".")[2]
-            if keys.is_instance(name) and self._instance(name) is not None:
+            if message.payload and keys.is_instance(name) and self._instance(name) is not None:
                 age = None if server_time is None else max(0, server_time - message.at) / 1_000_000
                 read = partial(received.decode, message.payload, Alive, received.MAX_KEY)
                 self.appliances[name].renewed(self._parser.parse(message.subject, read), message.at, age)
@@ -731,11 +782,6 @@ def _shows(hub: RemoteHub, instance: str, job_id: str) -> bool:
 
 def _last_at(shown: PublishedJob) -> Micros:
     return shown.view.last.at if shown.view.last is not None else -1
-
-
-def _winner(copies: Sequence[PublishedJob]) -> PublishedJob:
-    by_name = sorted(copies, key=lambda shown: shown.instance)
-    return max(by_name, key=lambda shown: shown.view.age_key)  # the first of equal ones
 
 
 class _Event(Struct):

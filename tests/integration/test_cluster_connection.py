@@ -193,6 +193,19 @@ async def test_a_server_that_is_none_is_left_as_soon_as_one_answers(nats):
         await connection.connect(15)
 
 
+async def test_a_server_that_is_full_is_named_whatever_ends_the_connection_afterwards(nats):
+    nats.settings = ("max_connections: 1",)
+    await asyncio.to_thread(nats.kill)
+    await asyncio.to_thread(nats.start)
+    async with connected(nats.url):
+        second = Connection(settings(nats.url), "collector")
+        async with in_background(second.run()):
+            await eventually(lambda: "max_connections" in second.describe()["error"])
+            for _ in range(20):
+                await asyncio.sleep(0.1)
+                assert "max_connections of the server are in use" in second.describe()["error"]
+
+
 async def test_a_refused_login_is_a_reported_state_that_ends_with_the_right_password():
     with Nats('authorization { user: "a", password: "b" }') as server:
         connection = Connection(settings(server.url), "collector")

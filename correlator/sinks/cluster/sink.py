@@ -133,7 +133,9 @@ async def checked_epoch(connection: Connection, known: Position | None, within: 
     replicas = int(info["config"]["num_replicas"])
     created, last_seq = str(info["created"]), int(info["state"]["last_seq"])
     found = await connection.last(keys.STATE, keys.EPOCH, within=within)
-    epoch = connection.parser.parse(keys.EPOCH, partial(received.epoch, found.data)) if found is not None else None
+    epoch = None
+    if found is not None and found.data:
+        epoch = connection.parser.parse(keys.EPOCH, partial(received.epoch, found.data))
     if epoch is not None:
         if known is None or known.epoch != epoch:
             return Checked(Position(epoch, created, 0), replaced=False, replicas=replicas)

@@ -1,0 +1,147 @@
+"""Appliances that get another name, are removed, or lose a stream, as a gateway and a collector show them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from correlator.cluster import keys, streams
+from tests.support.appliance import Appliance
+from tests.support.background import in_background
+from tests.support.cluster import connected, create_streams
+from tests.support.cluster_harness import read_stream
+from tests.support.collectors import cluster_part, collector, is_active
+from tests.support.eventually import eventually
+from tests.support.gateways import RunningGateway, running
+from tests.support.mariadb import Database
+from tests.support.nats import Nats
+from tests.support.stream_writer import StreamWriter, job
+
+EVERYTHING = {
+    keys.STATE: "$KV.cor.dc1.>",
+    keys.ALIVE: keys.alive("dc1"),
+    keys.CHECKPOINT: "$KV.cor_checkpoint.dc1.>",
+    keys.EVENTS: "cor.v1.dc1.>",
+}
+
+
+async def renewing(writer: StreamWriter) -> None:
+    while True:
+        await writer.alive()
+        await asyncio.sleep(0.3)
+
+
+async def online(gateway: RunningGateway) -> dict[str, Any]:
+    status, body = await gateway.get("/api/v1/instances")
+    return {one["instance"]: one["online"] for one in body["instances"]} if status == 200 else {}
+
+
+async def test_after_another_name_the_fleet_shows_the_jobs_of_the_collector_that_lives(nats: Nats):
+    async with connected(nats.url) as connection:
+        old, new = StreamWriter(connection, "dc1"), StreamWriter(connection, "zz9")
+        await old.begin()
+        await old.put(job("a"), job("b"))
+
+        async def shows(name: str, status: str) -> bool:
+            document = await gateway.job(name)
+            assert (document["instance"], document["status"]) == ("zz9", status)
+            return True
+
+        async with running(nats.url) as gateway:
+            async with in_background(renewing(old)):
+                await eventually(lambda: online(gateway))
+            async with in_background(renewing(new)):
+                # One that ended in the meantime, and one that goes on and writes no more: the same age as before.
+                await new.put(job("a", "completed"), job("b"), job("other"))
+                await eventually(lambda: shows("a", "completed"))
+                await eventually(lambda: shows("b", "running"))
+                assert (await gateway.get("/i/dc1/api/v1/jobs/a"))[1]["status"] == "running"
+        # A gateway that starts later says the same.
+        async with in_background(renewing(new)), running(nats.url) as gateway:
+            await new.put(job("c"))
+            await eventually(lambda: shows("a", "completed"))
+
+
+async def test_an_appliance_that_is_removed_right_after_its_stop_is_forgotten_and_an_empty_one_is_not(nats: Nats):
+    async with connected(nats.url) as connection:
+        removed, empty = StreamWriter(connection, "dc1"), StreamWriter(connection, "dc2")
+        await removed.begin()
+        await removed.put(job("a"))
+        async with running(nats.url) as gateway, in_background(renewing(empty)):
+            async with in_background(renewing(removed)):
+                await eventually(lambda: both_are_online(gateway))
+            for (
+                stream,
+                subject,
+            ) in EVERYTHING.items():  # As docs/cluster.md says, within the three seconds of a silence.
+                await connection.api(f"STREAM.PURGE.{stream}", {"filter": subject})
+            await removed.set_epoch("another")
+
+            async def forgotten() -> bool:
+                assert await online(gateway) == {"dc2": True}
+                return True
+
+            await eventually(forgotten)
+
+
+async def both_are_online(gateway: RunningGateway) -> bool:
+    return await online(gateway) == {"dc1": True, "dc2": True}
+
+
+async def test_keys_that_somebody_removed_are_no_garbage(nats: Nats):
+    async with connected(nats.url) as connection:
+        writer = StreamWriter(connection, "dc1")
+        await writer.begin()
+        await writer.put(job("a"))
+        await writer.remove("a")
+        for key in (keys.alive("dc1"), keys.owner("dc1"), keys.job("dc1", "b")):
+            await connection.request(key, b"", headers={"KV-Operation": "DEL"})
+        async with running(nats.url) as gateway:
+            await writer.put(job("c"))
+            await eventually(lambda: gateway.job("c"))
+            assert gateway.gateway.connection.parser.describe() == {}
+
+
+@pytest.mark.parametrize("stream", [keys.EVENTS, keys.CHECKPOINT, keys.ALIVE, keys.STATE])
+async def test_a_stream_that_is_gone_is_named_and_used_again_once_it_is_created(
+    tmp_path: Path, database: Database, appliance: Appliance, nats: Nats, stream: str
+):
+    await create_streams(nats.url)
+    async with (
+        connected(nats.url) as connection,
+        collector(tmp_path / "one", database, nats.url) as daemon,
+        running(nats.url, read=False) as gateway,
+    ):
+        await daemon.start()
+        first = await appliance.job()
+        await eventually(lambda: gateway.job(first))
+        await connection.api(f"STREAM.DELETE.{stream}")
+
+        async def named() -> bool:
+            ours, theirs = await cluster_part(daemon), (await gateway.get("/health/ready"))[1]["parts"]["cluster"]
+            for part in (ours, theirs):
+                assert f"the stream {stream} does not exist: create with {streams.COMMAND}" in str(part.get("error"))
+            return True
+
+        await eventually(named)
+        second = await appliance.job()
+        await create_streams(nats.url)
+        await appliance.end(second)
+
+        async def works() -> bool:
+            assert (await cluster_part(daemon))["ok"] is True
+            stored = await read_stream(connection, stream, EVERYTHING[stream])
+            subjects = {subject for subject, _, _ in stored}
+            if stream == keys.EVENTS:
+                assert keys.event("dc1", second) in subjects
+            if stream == keys.CHECKPOINT:
+                assert keys.checkpoint("dc1", "job", second) in subjects
+            assert subjects
+            assert (await gateway.job(second))["status"] == "completed"
+            return await is_active(daemon)
+
+        await eventually(works, every=0.3)
+        assert (await daemon.text("/metrics")).count("correlator_cluster_takeovers_total 1.0") == 1
