@@ -187,6 +187,7 @@ class Link:
 
 _ACCOUNT = re.compile(r"'(?P<user>[^']*)'@'(?P<host>[^']*)'")
 _OLDEST, _NEWEST = (10, 5), (11, 8)
+_NOT_ADMITTED = (1045, 1698)
 _DOORBELL = ("REPLICATION SLAVE", "BINLOG MONITOR")
 _MONITOR = "SLAVE MONITOR"
 """REPLICA MONITOR, as SHOW GRANTS calls it: it shows how far a replica is behind."""
@@ -222,7 +223,26 @@ def away(setting: Setting, error: SourceUnavailable, servers: Sequence[Listening
         return failure(LOGIN, str(error), ["Set database.url to the MariaDB server that has the tables."])
     if isinstance(error.__cause__, ForeignListener) and isinstance(url, MysqlUrl):
         return failure(LOGIN, str(error), fix=[listeners(url.port)])
+    settings = setting.config.database
+    if error.code in _NOT_ADMITTED and settings.unix_socket is not None and not settings.password:
+        return not_admitted(setting, str(error))
     return refused(setting, str(error), error.code, servers, error.reason)
+
+
+def not_admitted(setting: Setting, words: str) -> Check:
+    """Return the failed login over the socket, without a password."""
+    url = setting.config.database.url
+    assert isinstance(url, MysqlUrl)
+    account = f"'{url.user}'@'localhost'"
+    detail = [
+        f"MariaDB admits the user {url.user} of this host, if that account is IDENTIFIED VIA unix_socket.",
+        "Root acts as that user here. Any other user is refused.",
+    ]
+    fix = [*socket_account(account), *grant_select(url.database, TABLES, account), *restart(setting)]
+    if service.no_user(url.user):
+        detail.append(f"This host has no user {url.user} now.")
+        fix = [f"useradd --system --no-create-home --shell /usr/sbin/nologin {quote(url.user)}", *fix]
+    return failure(LOGIN, words, detail, fix)
 
 
 def refused(
@@ -243,7 +263,7 @@ def refused(
     denied = _ACCOUNT.search(words)
     named = account = f"'{denied['user']}'@'{denied['host']}'" if denied else f"'{url.user}'@'%'"
     if denied and denied["host"] == "localhost" and url.host.startswith("127.") and settings.unix_socket is None:
-        account = f"'{denied['user']}'@'{url.host}'"  # as README and grants.sql have it
+        account = f"'{denied['user']}'@'{url.host}'"  # as grants-password.sql has it
     not_examined = ["Without a login these are not examined: rights, schema, time zone, clock, and the use of the log."]
     detail, fix = explained(setting, words, code, account, named, servers=servers, reason=reason)
     if code == 1045:
@@ -263,6 +283,14 @@ def refused(
         detail = ["The server's certificate is not trusted by database.tls.ca, or is for another name."]
         fix = [f"openssl s_client -starttls mysql -connect {authority(url)} -showcerts </dev/null"]
     return failure(LOGIN, words, [*detail, *not_examined], fix)
+
+
+def socket_account(account: str) -> list[str]:
+    """Return statements that make an account whose user MariaDB sees by the socket, as grants.sql has it."""
+    return [
+        f"CREATE USER IF NOT EXISTS {account} IDENTIFIED VIA unix_socket;",
+        f"ALTER USER {account} IDENTIFIED VIA unix_socket WITH MAX_USER_CONNECTIONS 24;",
+    ]
 
 
 async def _replica(database: Database, link: Link) -> list[Check]:

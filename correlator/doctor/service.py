@@ -267,6 +267,15 @@ def as_account(config: Config) -> Iterator[None]:
         os.setegid(group)
 
 
+def no_user(name: str) -> bool:
+    """Whether this host has no user of that name."""
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return True
+    return False
+
+
 async def variables_of(unit: str) -> set[str]:
     """Return the names of the variables of the configuration that the files of a unit set; empty without systemd."""
     try:

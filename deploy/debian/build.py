@@ -39,7 +39,8 @@ _BUILD = REPOSITORY / "build"
 _DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 _UNITS = ("correlator.service", "correlator-gateway.service")
 _EXAMPLES = (
-    *("caddy", "compose-fleet.yaml", "compose.yaml", "grafana", "grants-doorbell.sql", "grants.sql", *_UNITS),
+    *("caddy", "compose-fleet.yaml", "compose.yaml", "grafana", "correlator.sysusers", *_UNITS),
+    *("grants-doorbell.sql", "grants-password.sql", "grants.sql"),
     *("mosquitto", "nats", "nginx", "node-red", "otel-collector", "prometheus"),
 )
 _NOT_FOR_A_HOST = shutil.ignore_patterns("__pycache__", "*_test.yml")
@@ -142,6 +143,7 @@ def _lay_out(root: Path, version: str) -> None:
     deploy = REPOSITORY / "deploy"
     for unit in _UNITS:
         _copy(deploy / unit, root / "usr/lib/systemd/system" / unit)
+    _copy(deploy / "correlator.sysusers", root / "usr/lib/sysusers.d/correlator.conf")
     # postinst writes the files beside these folders: dpkg asks about an edited conffile, and fails without a terminal.
     for folder in ("conf.d", "gateway.d"):
         _made(root / "etc/correlator" / folder)

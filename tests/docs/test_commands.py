@@ -234,9 +234,9 @@ async def _say(database: Database) -> None:
 
 
 async def _write_example_job(mariadb: MariaDB) -> Database:
-    """An appliance's database with the job of the examples in it, and the account that deploy/grants.sql makes."""
+    """An appliance's database with the job of the examples in it, and the account of grants-password.sql."""
     database = await mariadb.create_schema()
-    script = re.sub(r"^--.*$", "", (REPOSITORY / "deploy/grants.sql").read_text(), flags=re.MULTILINE)
+    script = re.sub(r"^--.*$", "", (REPOSITORY / "deploy/grants-password.sql").read_text(), flags=re.MULTILINE)
     async with mariadb.connect() as connection, connection.cursor() as cursor:
         await cursor.execute("DROP USER correlator@'%'")
         for statement in filter(str.strip, script.split(";")):

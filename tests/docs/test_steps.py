@@ -47,23 +47,36 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.skipif("os.getuid() != 0", reason="the steps are root's")
-async def test_the_steps_of_the_readme_lead_from_the_package_to_a_daemon_that_serves(
+async def test_the_steps_of_the_readme_make_an_account_without_a_password(
     appliance: MariaDB, etc: Path, tmp_path: Path
 ):
-    (etc / "db-password").write_text("an old one that everybody can read\n")
-    (etc / "db-password").chmod(0o644)
-    here = {"/etc/correlator": str(etc), "deploy/": f"{REPOSITORY}/deploy/"}
-    await paste(tmp_path, steps("README.md", "db-password", "database.timezone"), mariadb=appliance, here=here)
-    assert (etc / "db-password").stat().st_mode & 0o777 == 0o600
+    here = {
+        "/etc/correlator": str(etc),
+        "deploy/": f"{REPOSITORY}/deploy/",
+        "/run/mysqld/mysqld.sock": str(appliance.socket),
+    }
+    await paste(tmp_path, steps("README.md", "grants.sql", "database.timezone"), mariadb=appliance, here=here)
     found = loading.load(etc / "correlator.toml", {"HOME": "/root", "CREDENTIALS_DIRECTORY": str(etc)})
     assert (found.database.timezone, str(found.mqtt.url)) == ("Europe/Berlin", "mqtt://broker.example:1883")
     assert found.mqtt.instance == "appliance-1"
+    assert (found.database.unix_socket, bool(found.database.password)) == (appliance.socket, False)
+    grants = [grant for (grant,) in await appliance.run("SHOW GRANTS FOR correlator@localhost")]
+    assert ("IDENTIFIED VIA unix_socket" in grants[0], len(grants)) == (True, 5), grants
+
+
+@pytest.mark.skipif("os.getuid() != 0", reason="the steps are root's")
+async def test_the_steps_with_a_password_lead_to_a_daemon_that_serves(appliance: MariaDB, etc: Path, tmp_path: Path):
+    (etc / "conf.d/50-local.toml").write_text('[database]\nunix_socket = "/run/mysqld/mysqld.sock"\n')
+    (etc / "db-password").write_text("an old one that everybody can read\n")
+    (etc / "db-password").chmod(0o644)
+    here = {"/etc/correlator": str(etc), "/usr/share/doc/correlator/examples/": f"{REPOSITORY}/deploy/"}
+    await paste(tmp_path, steps("docs/install.md", "db-password"), mariadb=appliance, here=here)
+    assert (etc / "db-password").stat().st_mode & 0o777 == 0o600
+    found = loading.load(etc / "correlator.toml", {"HOME": "/root", "CREDENTIALS_DIRECTORY": str(etc)})
+    assert found.database.unix_socket is None
     url = f"mysql://correlator@127.0.0.1:{appliance.port}/migratekit_oma"
-    daemon = Daemon(tmp_path, database__url=url, database__password_file=etc / "db-password")
-    try:
-        await daemon.start()
-    finally:
-        await daemon.close()
+    async with Daemon(tmp_path, database__url=url, database__password_file=etc / "db-password"):
+        pass
 
 
 @pytest.mark.skipif("os.getuid() != 0", reason="the steps are root's")

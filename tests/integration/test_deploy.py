@@ -29,7 +29,8 @@ from tests.support.paths import DEPLOY
 from tests.support.proxies import rewritten
 from tests.support.servers import program, run_program
 
-SQL = (DEPLOY / "grants.sql").read_text()
+SQL = (DEPLOY / "grants-password.sql").read_text()
+OF_SOCKET = (DEPLOY / "grants.sql").read_text()
 HERE = "'correlator'@'127.0.0.1'"
 TREE = "correlator/v1/appliance"
 
@@ -125,7 +126,7 @@ async def test_run_again_with_another_password_it_sets_that_one_and_keeps_the_do
     granted: Database, over_tls: bool
 ):
     script = variant("correlator.example").replace("correlator.example", "127.0.0.1") if over_tls else SQL
-    doorbell = (DEPLOY / "grants-doorbell.sql").read_text()
+    doorbell = (DEPLOY / "grants-doorbell.sql").read_text().replace("localhost", "127.0.0.1")
     await granted.server.run(*statements(script + doorbell + password("change-me")))
     first = await grants(granted.server, HERE)
     assert "REPLICATION SLAVE" in str(first)
@@ -167,7 +168,7 @@ async def test_the_daemon_works_with_that_account_and_leaves_most_of_its_connect
 @pytest.mark.filterwarnings("ignore:.*already exists")
 async def test_on_the_same_host_the_socket_is_enough(granted: Database, tmp_path: Path):
     me = os.environ.get("USER", "root") if os.getuid() else "root"
-    script = variant("localhost").replace("'correlator'@", f"'{me}'@")
+    script = OF_SOCKET.replace("'correlator'@", f"'{me}'@")
     await granted.server.run(*statements(script))  # root has all rights: the test is that it needs no password
     url = granted.url.replace("correlator@", f"{me}@")
     async with Daemon(tmp_path, database__url=url, database__unix_socket=granted.server.socket):

@@ -131,7 +131,7 @@ def test_an_upgrade_starts_the_service_before_it_removes_the_old_environment(tmp
     running = functions.replace("[ ! -d /run/systemd/system ]", "false")
     ended = run(
         *("sh", "-e", "-c"),
-        f"home={tmp_path}; units=a.service; replaced=venv-old; allowed() {{ true; }}\n"
+        f"home={tmp_path}; units=a.service; replaced=venv-old; allowed() {{ true; }}; account() {{ true; }}\n"
         'systemctl() { case "$*" in *" start "*) ls "$home" >"$home/at-the-start" ;; esac; }\n'
         f"{running}\nrestart",
     )

@@ -13,6 +13,7 @@ import pytest
 from tests.support.daemon import Daemon, correlator
 from tests.support.eventually import eventually
 from tests.support.mariadb import TABLES, Database, MariaDB
+from tests.support.root_shell import paste
 
 ACCOUNT = "daemon"
 """A user of every system, in place of the service's."""
@@ -68,7 +69,20 @@ async def test_tap_of_root_logs_in_as_the_user_of_the_service(appliance: Databas
         await tap.close()
 
 
-async def test_a_user_who_does_not_exist_is_refused_by_the_database(appliance: Database, tmp_path: Path) -> None:
+async def test_an_account_without_its_user_has_a_fix_for_both(appliance: Database, tmp_path: Path) -> None:
     _, report, _ = await correlator(configured(appliance, tmp_path, "nobody_here"), "doctor", "-o", "json")
     (check,) = (check for check in json.loads(report)["checks"] if check["name"] == "database.login")
-    assert check["status"] == "failure"
+    assert (check["status"], "no user nobody_here" in str(check["detail"])) == ("failure", True), check
+    assert check["fix"][0] == "useradd --system --no-create-home --shell /usr/sbin/nologin nobody_here"
+    assert "IDENTIFIED VIA unix_socket" in check["fix"][1]
+
+
+async def test_the_fix_of_a_missing_account_lets_the_doctor_log_in(appliance: Database, tmp_path: Path) -> None:
+    doctor = configured(appliance, tmp_path)
+    await appliance.server.run(f"DROP USER '{ACCOUNT}'@'localhost'")
+    _, report, _ = await correlator(doctor, "doctor", "-o", "json")
+    (check,) = (check for check in json.loads(report)["checks"] if check["name"] == "database.login")
+    await paste(tmp_path, check["fix"], mariadb=appliance.server)
+    _, report, _ = await correlator(doctor, "doctor", "-o", "json")
+    found = {check["name"]: check["status"] for check in json.loads(report)["checks"]}
+    assert (found["database.login"], found["database.rights"]) == ("ok", "ok"), report

@@ -40,7 +40,7 @@ QUICK = "[Service]\nTimeoutStartSec=4s\nRestartSec=200ms\n"
 def account() -> str:
     """The statements that make the database account, with the password of `SECRETS`."""
     password = f"ALTER USER 'correlator'@'127.0.0.1' IDENTIFIED BY '{SECRETS['db-password']}';\n"
-    return (REPOSITORY / "deploy/grants.sql").read_text() + password
+    return (REPOSITORY / "deploy/grants-password.sql").read_text() + password
 
 
 def prepare_host(root: Root, hosts: str) -> None:
