@@ -234,9 +234,10 @@ async def _say(database: Database) -> None:
 
 
 async def _write_example_job(mariadb: MariaDB) -> Database:
-    """An appliance's database with the job of the examples in it, and the account of grants-password.sql."""
+    """An appliance's database with the job of the examples in it, and the accounts that deploy/ makes."""
     database = await mariadb.create_schema()
-    script = re.sub(r"^--.*$", "", (REPOSITORY / "deploy/grants-password.sql").read_text(), flags=re.MULTILINE)
+    scripts = "".join((REPOSITORY / "deploy" / name).read_text() for name in ("grants.sql", "grants-password.sql"))
+    script = re.sub(r"^--.*$", "", scripts, flags=re.MULTILINE)
     async with mariadb.connect() as connection, connection.cursor() as cursor:
         await cursor.execute("DROP USER correlator@'%'")
         for statement in filter(str.strip, script.split(";")):
@@ -334,7 +335,7 @@ ELSEWHERE = (
         "At a real appliance",
         r"(head --bytes|printf|correlator config set|mariadb <deploy/).*",
         (
-            "tests/docs/test_steps.py::test_the_steps_of_the_readme_lead_from_the_package_to_a_daemon_that_serves",
+            "tests/docs/test_steps.py::test_the_steps_of_the_readme_make_an_account_without_a_password",
             f"{README}::test_the_readme_leads_to_a_daemon_that_serves_also_the_second_time",
         ),
     ),
