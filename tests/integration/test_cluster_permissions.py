@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import json
+import os
 import re
+import signal
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,11 +20,11 @@ from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, seq_of
 from correlator.config.schema import NatsUrl
 from tests.support.background import in_background
-from tests.support.cluster import running
+from tests.support.cluster import handled, running
 from tests.support.deployed_nats import DeployedNats, DeployedNode
 from tests.support.eventually import eventually
 from tests.support.paths import DEPLOY
-from tests.support.servers import free_port
+from tests.support.servers import free_port, run_program
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +242,37 @@ async def test_an_unknown_certificate_and_a_client_without_one_are_refused(
     async with in_background(connection.run()):
         await eventually(lambda: re.search(reason, connection.describe()["error"].lower()))
         assert not connection.connected
+
+
+async def test_an_appliance_is_added_by_two_reloads_while_others_stay_connected():
+    with DeployedNats() as nats:
+        await nats.create_streams()
+        nats.certificates.make("collector-dc3", "DNS:collector-dc3.example")
+        of_dc1 = (nats.folder / "collector-dc1.conf").read_text()
+        (nats.folder / "collector-dc3.conf").write_text(of_dc1.replace("dc1", "dc3"))
+        async with nats.connected("gateway") as gateway, nats.connected("collector-dc1") as first:
+            generations = gateway.generation, first.generation
+            run_program("sed", "--in-place", "/dc1/{p; s/dc1/dc3/g}", str(nats.folder / "accounts.conf"))
+
+            async def added() -> bool:
+                os.kill(nats.pid, signal.SIGHUP)
+                await asyncio.sleep(0.5)
+                async with nats.connected("collector-dc3", "dc3") as third:
+                    with contextlib.suppress(ClusterUnavailable):
+                        return b'"seq"' in (await third.request(keys.job("dc3", "a"), b"{}")).data
+                return False
+
+            await eventually(added)
+            async with nats.connected("collector-dc3", "dc3") as third:
+
+                async def answer(message: Any) -> None:
+                    await third.publish(message.reply, b"answer")
+
+                async with third.subscribed(keys.rpc("dc3", "*"), answer):
+                    await handled(third)
+                    assert (await gateway.request(keys.rpc("dc3", "find"))).data == b"answer"
+            assert b'"seq"' in (await first.request(keys.job("dc1", "a"), b"{}")).data
+            assert (gateway.generation, first.generation) == generations
 
 
 async def test_three_nodes_keep_each_stream_three_times_and_one_may_be_lost():
