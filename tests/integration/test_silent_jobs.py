@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,29 @@ async def test_silent_jobs_are_not_read_at_every_poll_and_those_that_change_are_
             )
             by_number = 30  # a comparison that no number asks for comes once a minute
             await eventually(lambda: _all(daemon, ended, lambda job: job is None or job["terminal"]), within=by_number)
+    finally:
+        await daemon.close()
+
+
+async def test_jobs_are_hardly_read_while_nothing_changes_and_any_change_is_seen(database: Database, tmp_path: Path):
+    """The jobs are so young that each would be read every few seconds; the tables say that nothing has changed."""
+    await silent_jobs(database, JOBS, hours=0.02)
+    daemon = Daemon(tmp_path, database__url=database.url)
+    try:
+        await daemon.start(within=60)
+
+        async def is_quiet() -> bool:
+            began, before = time.monotonic(), (await counters(database))["Rows_sent"]
+            await asyncio.sleep(2.0)
+            rows = (await counters(database))["Rows_sent"] - before
+            return rows / (time.monotonic() - began) < JOBS / 5
+
+        await eventually(is_quiet)
+        for number in range(3):  # By hand: no log row, no time.
+            changed = job_id(FIRST + number)
+            await database.run(f"UPDATE job_steps SET status = 'failed' WHERE job_id = '{changed}' AND seq = 1")
+            await eventually(partial(_all, daemon, [changed], lambda job: job["progress"]["steps_failed"] == 1))
+            await eventually(is_quiet)
     finally:
         await daemon.close()
 

@@ -115,9 +115,9 @@ async def pending_failovers(database: Database, ids: Iterable[tuple[str, str]], 
     )
 
 
-async def silent_jobs(database: Database, count: int) -> None:
-    """Jobs that run for 20 hours without a sign of life, as if their processes had died, with 3 steps each."""
-    at = ago(hours=20)
+async def silent_jobs(database: Database, count: int, hours: float = 20.0) -> None:
+    """Jobs that run for that long without a sign of life, as if their processes had died, with 3 steps each."""
+    at = ago(hours=hours)
     ids = [job_id(10_000_000 + n) for n in range(count)]
     columns = ("id", "operation", "job_type", "status", "started_at", "created_at", "updated_at")
     await fill(database, "job_tracking", columns, ((i, "op", "failover", "running", at, at, at) for i in ids))

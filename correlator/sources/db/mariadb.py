@@ -130,6 +130,8 @@ class MariaDBDatabase:
         matches="BINARY {} REGEXP %s",
         joined="CONCAT({}, {})",
         briefly="SET STATEMENT max_statement_time = {seconds} FOR ",
+        last_changes="SELECT table_name, update_time, TIMESTAMPDIFF(SECOND, update_time, NOW())"
+        " FROM information_schema.tables WHERE table_schema = DATABASE() AND table_name IN ({tables})",
     )
 
     def __init__(

@@ -507,6 +507,20 @@ class Queries:
         found = await session.query(f"SELECT ({clock}), (SELECT COUNT(*) FROM job_tracking WHERE {_ACTIVE})")
         return str(found[0][0]), int(found[0][1])
 
+    async def last_changes(self, session: Session, *tables: str) -> tuple[object, float]:
+        """A value that is another after each change of these tables, and the seconds since the last of them.
+
+        A transaction counts when it is committed, with the second in which it began. So one that lasts for longer than
+        these seconds may leave the value as it is. None and 0.0 if the database does not tell.
+        """
+        if not self.dialect.last_changes:
+            return None, 0.0
+        names = ", ".join(f"'{name}'" for name in tables)
+        found = await session.query(self.dialect.last_changes.format(tables=names))
+        if len(found) < len(tables) or any(age is None for *_, age in found):
+            return None, 0.0
+        return sorted((str(name), str(at)) for name, at, _ in found), float(min(age for *_, age in found))
+
     @staticmethod
     def timestamp(second: int) -> str:
         """A Unix second as text to compare TIMESTAMP columns with."""

@@ -6,11 +6,11 @@ whole every second.
 
 The model: a job is read (`read_readings`) when the log first mentions it, when it ends and twice after that, and every
 `interval` while it is active. A silent job is read more and more rarely, but at least every `SILENT_EVERY` (`Cadence`);
-a log row or a new updated_at makes it active again. Each interval, indexed queries find what was updated, began or
-ended since the last ones. All ended jobs in memory are read again within `ROUND`, which finds deletions, and so are
-listed those that belong in memory, which finds what somebody has restored. A job that is gone is looked for (`Absent`)
-for as long as the index keeps it. While job_steps fails, jobs are read without it (`pause_steps`), until everything has
-been read with it again.
+a log row or a new updated_at makes it active again. While the database says that the tables have not changed, only a
+few jobs are read (`_to_read`). Each interval, indexed queries find what was updated, began or ended since the last
+ones. All ended jobs in memory are read again within `ROUND`, which finds deletions, and so are listed those that belong
+in memory, which finds what somebody has restored. A job that is gone is looked for (`Absent`) for as long as the index
+keeps it. While job_steps fails, jobs are read without it (`pause_steps`), until everything has been read with it again.
 
 Invariants: every reading gets its logical time before its query begins, so that a row of the log that is newer than the
 query is never overwritten (`Feed.advance_clock`). One session runs one query at a time, and none of them scans a whole
@@ -26,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from itertools import islice
 from zlib import crc32
 
 from correlator.bounded import Schedule, chunks
@@ -77,6 +78,13 @@ ALL_ACTIVE_RATE = 500
 SEEK_GROWTH = 20
 """Jobs that are gone are looked for again after a 1/`SEEK_GROWTH` of the time since the last of them went."""
 
+UNCHANGED_FOR = 10
+"""Seconds after a change of the tables in which jobs are read as if there were more. Only a transaction that lasts for
+longer may commit a change that the time of the last one does not show."""
+
+POSTPONED_FOR = 60.0
+"""Most seconds for which the reading of a job waits for a change of the tables."""
+
 UNSEEN = 10.0
 """Seconds without a complete reading of the tables, after which all active jobs are read first: any of them may have
 changed in a way that no time in the tables shows."""
@@ -107,6 +115,10 @@ class Reconcile:
     behind: bool = False
     """True while jobs of the checkpoint that had ended have not been read since the restart."""
     _cadence: Cadence = field(init=False)
+    _postponed: dict[str, None] = field(default_factory=dict)
+    """The jobs to read once the tables have changed, those that wait for the longest first."""
+    _changes: object = None
+    """What showed changes of the tables at the last query."""
     _stamps: dict[str, int] = field(default_factory=dict)
     """The updated_at of recently updated jobs, as of the last query."""
     _active_count: int = -1
@@ -229,7 +241,8 @@ class Reconcile:
                 feed.status.part_answered(SourcePart.JOBS)
             elif tracking and self._doorbell_rang and now >= doorbell_due:
                 self._doorbell_rang, doorbell_due = False, now + DOORBELL_EVERY
-                ids = await self._moving(queries, session, feed, self._mark)
+                ids = await self._stamped(queries, session, self._mark)
+                ids |= await self._recent(queries, session, feed, self._mark)
                 await self._read(queries, session, feed, ids.union(self._cadence.lively(now)))
             elif tracking and now >= watched_due and feed.waiting_ids.has_waiting_ids():
                 watched_due = now + WATCHED_EVERY
@@ -284,7 +297,9 @@ class Reconcile:
         if tracking:
             following, count = await queries.clock_and_active_count(session, LATE_COMMIT)
             _note_time(queries, feed, following, LATE_COMMIT, asked)
-            ids = await self._moving(queries, session, feed, mark, active=count)
+            ids = await self._stamped(queries, session, mark, active=count)
+            recent = await self._recent(queries, session, feed, mark)
+            ids |= {i for i in recent if not feed.known.is_in_memory(i)}
             now, active = time.monotonic(), feed.known.active()
             ids |= await self._compare(queries, session, count, active, now)
             stamped = queries.schema.has("job_tracking", "updated_at")
@@ -296,7 +311,10 @@ class Reconcile:
                 listed = await self._list(queries, session, feed, since, count)
                 ids |= {i for i in listed if feed.known.is_new(i)}
             at = feed.status.clock()
-            ids.update(self._cadence.due(active, lambda i: feed.known.silent_for(i, at), now, longest))
+            due = self._cadence.due(active, lambda i: feed.known.silent_for(i, at), now, longest)
+            ids.update(
+                self._to_read([*recent - ids, *due], changed=not count or await self._have_changed(queries, session))
+            )
             if not self._round:
                 self._round = [i for i in feed.known.joblog_ids() if i not in active]
                 self._share = math.ceil(len(self._round) * self.interval / ROUND)
@@ -315,20 +333,37 @@ class Reconcile:
             _note_time(queries, feed, following, LATE_COMMIT, asked)
         return following
 
-    async def _moving(
-        self, queries: Queries, session: Session, feed: Feed, mark: str, *, active: int | None = None
-    ) -> set[str]:
-        """Jobs updated since the last query, and those that began or ended since `mark` and have to be read.
+    async def _have_changed(self, queries: Queries, session: Session) -> bool:
+        """True if the tables may have changed since the last query."""
+        tables = [table for table in ("job_tracking", "job_steps") if queries.schema.has(table)]
+        before = self._changes
+        self._changes, age = await queries.last_changes(session, *tables)
+        return self._changes is None or self._changes != before or age <= UNCHANGED_FOR
 
-        `active`: the number of active jobs in the table, if it has just been counted.
-        """
-        ids: set[str] = set()
-        if queries.schema.has("job_tracking", "updated_at"):
-            stamps = await queries.active_since(session, mark) if active != 0 else {}
-            ids = {i for i, at in stamps.items() if self._stamps.get(i) != at}
-            self._stamps = stamps
+    def _to_read(self, due: Iterable[str], *, changed: bool) -> list[str]:
+        """The jobs to read of those that are due and those that were postponed. The others are postponed."""
+        self._postponed.update(dict.fromkeys(due))
+        count = len(self._postponed)
+        if not changed:
+            count = math.ceil(count * self.interval / POSTPONED_FOR)
+        found = list(islice(self._postponed, count))
+        for job_id in found:
+            del self._postponed[job_id]
+        return found
+
+    async def _stamped(self, queries: Queries, session: Session, mark: str, *, active: int | None = None) -> set[str]:
+        """Jobs updated since the last query. `active`: the number of active jobs, if it has just been counted."""
+        if not queries.schema.has("job_tracking", "updated_at"):
+            return set()
+        stamps = await queries.active_since(session, mark) if active != 0 else {}
+        ids = {i for i, at in stamps.items() if self._stamps.get(i) != at}
+        self._stamps = stamps
+        return ids
+
+    async def _recent(self, queries: Queries, session: Session, feed: Feed, mark: str) -> set[str]:
+        """Jobs that began or ended since `mark` and may have changed."""
         recent = await queries.ids_since(session, mark, "started_at", "completed_at")
-        return ids | {i for i in recent if feed.known.needs_reading(i)}
+        return {i for i in recent if feed.known.needs_reading(i)}
 
     async def _compare(self, queries: Queries, session: Session, count: int, active: set[str], now: float) -> set[str]:
         """Jobs that have ended in the table but not in memory, or the reverse; empty if no comparison is due.
