@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from correlator.pipeline.source_status import TableState, Trouble
 from correlator.web import files
 from tests.support.browser import expect, lines
 from tests.support.faults.proxy import Link, Proxy
@@ -27,7 +28,7 @@ async def test_the_transport_the_lag_of_the_database_and_why_it_is_not_read_are_
     await expect(banner(page)).to_have_count(0)
     await fake.send(type="status", source="live", lag_seconds=2.34)
     await expect(status(page)).to_contain_text("database 2.3 s behind")
-    error = "log_events.attrs cannot be read: gone, or SELECT is not granted; correlator doctor shows the GRANT"
+    error = Trouble(TableState.MISSING, "log_events.attrs", 0, 0.0, 0.0).error
     await fake.send(type="status", source="stale", lag_seconds=12.0, error=error)
     await expect(status(page)).to_contain_text("Stale")
     await expect(banner(page)).to_contain_text(re.compile(f"Database: {error}\\. The page shows .* as of"))
