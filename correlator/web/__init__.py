@@ -39,20 +39,32 @@ CONTENT_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """What is served at one address. `is_hashed`: the address belongs to this content, and never to another one."""
+    """What is served at one address.
+
+    `is_hashed`: the address belongs to this content, and never to another one. `is_for_others`: pages of every origin
+    may load it.
+    """
 
     body: bytes
     compressed: bytes
     content_type: str
     etag: str
     is_hashed: bool
+    is_for_others: bool
 
     @classmethod
-    def of(cls, name: str, text: str, *, is_hashed: bool = False) -> File:
+    def of(cls, name: str, text: str, *, is_hashed: bool = False, is_for_others: bool = False) -> File:
         """`name`: any with the suffix of the file."""
         body = text.encode()
         etag = hashlib.sha256(body).hexdigest()[:20]
-        return cls(body, gzip.compress(body, mtime=0), CONTENT_TYPES[PurePosixPath(name).suffix], etag, is_hashed)
+        return cls(
+            body,
+            gzip.compress(body, mtime=0),
+            CONTENT_TYPES[PurePosixPath(name).suffix],
+            etag,
+            is_hashed,
+            is_for_others,
+        )
 
 
 def address(page: str | None, *view: str) -> str | None:
@@ -66,8 +78,10 @@ def files(*, gateway: bool = False) -> Mapping[str, File]:
 
     `gateway`: the page has a mark by which its scripts know that a gateway serves it, before any request.
     """
-    found = {f"/{name}": File.of(name, joined(name, beside=CLIENT[:1])) for name in CLIENT}
-    found |= {f"/{name}": File.of(name, _read(name)) for name in ("favicon.svg", *map(_types, CLIENT))}
+    client = {name: joined(name, beside=CLIENT[:1]) for name in CLIENT}
+    client |= {name: _read(name) for name in map(_types, CLIENT)}
+    found = {f"/{name}": File.of(name, text, is_for_others=True) for name, text in client.items()}
+    found["/favicon.svg"] = File.of("favicon.svg", _read("favicon.svg"))
     page = _read("index.html")
     if gateway:
         page = page.replace('<html lang="en">', '<html lang="en" data-fleet>', 1)

@@ -24,6 +24,9 @@ import {
 
 const CLOCK_INTERVAL = 1000; // ms
 
+/** What the daemon says when none is given. How it gets one on a connection is no concern of a page. */
+const NO_TOKEN = /^(a token is needed) in hello$/;
+
 // A server that renders the page has no elements; there the module may be imported all the same.
 const Base = /** @type {typeof HTMLElement} */ (globalThis.HTMLElement ?? class {});
 
@@ -207,8 +210,9 @@ function same(one, other) {
 export function appearance(update, job, { id, now, asOf, left, percent }) {
   const notice = connectionNotice(update, asOf);
   if (job === null) {
-    const status = update?.synced ? "Waiting for the job" : "Connecting";
-    const shown = { step: "", forecast: "", notice, error: "", details: "" };
+    const isRefused = update?.connection.state === "refused"; // so nothing is waited for, and the reason is the status
+    const status = isRefused ? notice : update?.synced ? "Waiting for the job" : "Connecting";
+    const shown = { step: "", forecast: "", notice: isRefused ? "" : notice, error: "", details: "" };
     return { kind: "waiting", name: id, percent: null, value: status, status, ...shown };
   }
   const outcome = outlook(job, now, left);
@@ -257,7 +261,7 @@ function errorLines(job) {
 function connectionNotice(update, asOf) {
   if (update === null) return "";
   const { state, error } = update.connection;
-  if (state === "refused") return `Refused: ${text(error)}`;
+  if (state === "refused") return `Refused: ${text(error).replace(NO_TOKEN, "$1: set the attribute token")}`;
   if (state === "live" || state === "paused" || (asOf === null && state === "connecting")) return "";
   const { word } = shownState(state);
   return asOf === null ? `${word}: ${text(error) || "no connection yet"}` : `${word}: as of ${clockTime(asOf)}`;

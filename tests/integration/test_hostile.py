@@ -28,6 +28,7 @@ from correlator.sinks.http import connections
 from correlator.sinks.http.connections import Connections, HttpConnection, Peer
 from correlator.sinks.http.floods import FLOOD_DELAY, Floods
 from correlator.sinks.http.websocket import WebsocketConnection
+from correlator.web import files
 from tests.support.background import in_background
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
@@ -447,7 +448,7 @@ async def test_a_page_of_a_listed_origin_may_ask_with_headers_everywhere(hub, cl
     monkeypatch.setattr(hub, "ask", AsyncMock(return_value=LinesPage(())))
     async with served(hub, tokens=("secret",), origins=("http://gui",)) as url:
         headers = {"Origin": "http://gui", "Access-Control-Request-Method": "GET"}
-        for path in ("/health/ready", "/client.js", "/api/v1/jobs", "/metrics", "/api/v1/jobs/j0/log"):
+        for path in ("/health/ready", "/", "/api/v1/jobs", "/metrics", "/api/v1/jobs/j0/log"):
             async with client.options(url + path, headers=headers) as response:
                 assert response.status == 204
                 allowed_headers = response.headers["Access-Control-Allow-Headers"].split(", ")
@@ -459,13 +460,36 @@ async def test_a_page_of_a_listed_origin_may_ask_with_headers_everywhere(hub, cl
                 ({"Origin": "http://gui"}, "http://gui"),
                 ({"Origin": "http://o"}, None),
             ):
-                foreign = allowed is None and bool(origin) and path not in ("/health/ready", "/client.js")
+                foreign = allowed is None and bool(origin) and path not in ("/health/ready", "/")
                 async with client.get(url + path, headers={"Authorization": "Bearer secret", **origin}) as response:
                     assert response.status == (403 if foreign else 200)
                     assert response.headers.get("Access-Control-Allow-Origin") == allowed
                     assert "Origin" in response.headers.getall("Vary"), "a cache must not mix the answers of origins"
                     exposed = response.headers.get("Access-Control-Expose-Headers", "")
                     assert ("ETag" in exposed and "Retry-After" in exposed) is (allowed is not None)
+
+
+@pytest.mark.parametrize("origins", [(), ("http://gui",)], ids=["none-listed", "one-listed"])
+async def test_every_page_may_load_the_browser_client_and_nothing_else(hub, client, origins):
+    async with served(hub, tokens=("secret",), origins=origins) as url:
+        open_to_all = set()
+        for path in (
+            *files(),
+            "/health/live",
+            "/health/ready",
+            "/api/v1/jobs",
+            "/metrics",
+            "/nothing",
+            "/progress.js/",
+        ):
+            for headers in ({"Origin": "http://o"}, {"Origin": "null"}, {"Origin": "http://o", "If-None-Match": "*"}):
+                async with client.get(url + path, headers={"Authorization": "Bearer secret", **headers}) as response:
+                    allowed = response.headers.getall("Access-Control-Allow-Origin", [])
+                    assert allowed in ([], ["*"])
+                    assert "Access-Control-Allow-Credentials" not in response.headers
+                    if allowed:
+                        open_to_all.add(path)
+        assert open_to_all == {f"/{name}.{kind}" for name in ("client", "progress", "react") for kind in ("js", "d.ts")}
 
 
 async def test_metadata_of_any_depth_disconnects_no_client(hub, client):

@@ -20,6 +20,7 @@ from correlator.sinks.http.access import (
     Access,
     Rules,
     TrustedProxies,
+    foreign_origin,
     share_of,
 )
 from correlator.sinks.http.floods import MAX_FLOODS, Floods, Pace
@@ -110,6 +111,22 @@ def test_own_host_names_and_every_ip_literal_are_allowed_and_no_other(host, allo
 )
 def test_own_and_configured_origins_are_allowed_and_none_is_needed(headers, allowed):
     assert access(origins=["https://gui.example/"]).origin_allowed(request(**headers)) is allowed
+
+
+@pytest.mark.parametrize("origin", ["https://gui.example:8443", "http://[::1]:5173", "http://xn--bcher-kva.example"])
+def test_a_refusal_names_the_origin_to_add(origin):
+    denied = foreign_origin(origin)
+    assert str(denied) == f"pages of {origin} are not allowed: add it to http.allowed_origins"
+    assert (denied.reason, denied.close_code) == ("origin", CloseCode.FORBIDDEN)
+
+
+@given(st.one_of(st.text(), st.from_regex(r"https://[a-z.]*", fullmatch=True), st.sampled_from(["null", "NULL", ""])))
+def test_a_refusal_fits_into_a_close_frame_and_repeats_nothing_that_is_no_origin(origin):
+    said = str(foreign_origin(origin))
+    assert len(said.encode()) <= 123
+    assert said.isascii()
+    assert said.isprintable()
+    assert said.endswith("http.allowed_origins")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import contextlib
 import hmac
 import ipaddress
 import math
+import re
 import secrets
 import time
 from collections import Counter, OrderedDict
@@ -45,9 +46,25 @@ CHECKED_AT_ONCE = 100
 MAX_HOPS = 20
 """Proxies in a row whose addresses are read."""
 
-FOREIGN_ORIGIN: Final = "this origin is neither that of http.public_url nor in http.allowed_origins"
+MAX_REASON = 123
+"""Bytes of the reason with which a websocket is closed (RFC 6455, 5.5)."""
+
+_ORIGIN = re.compile(r"[a-z][a-z\d+.-]*://[\w.:\[\]-]+", re.ASCII | re.IGNORECASE)
 
 _SCHEMES: Final = ("http", "https")
+
+
+def foreign_origin(origin: str) -> Denied:
+    """The refusal of a page of this origin. Its text says what to do, because it is what such a page shows."""
+    if origin == "null":
+        return Denied(
+            "origin",
+            "a file has no origin: open the page from a web server, and add its origin to http.allowed_origins",
+        )
+    said = f"pages of {origin} are not allowed: add it to http.allowed_origins"
+    if not _ORIGIN.fullmatch(origin) or len(said) > MAX_REASON:
+        said = "this origin is neither that of http.public_url nor in http.allowed_origins"
+    return Denied("origin", said)
 
 
 class Rules(Struct, frozen=True):
@@ -271,8 +288,9 @@ class Access:
         """Count a connection while the block runs. Yields (close code, reason) if it must be refused, else None."""
         address = request.remote or ""
         if not self.origin_allowed(request):
-            self.note(Denied("origin", FOREIGN_ORIGIN), address)
-            yield CloseCode.FORBIDDEN, FOREIGN_ORIGIN
+            denied = foreign_origin(request.headers[hdrs.ORIGIN])
+            self.note(denied, address)
+            yield CloseCode.FORBIDDEN, str(denied)
             return
         rules = self._rules
         if self.connections >= rules.max_readers or self._connections[address] >= rules.max_per_address:

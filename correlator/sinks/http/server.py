@@ -30,7 +30,7 @@ from correlator.config.schema import Config
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.access import FOREIGN_ORIGIN, Access, Rules
+from correlator.sinks.http.access import Access, Rules, foreign_origin
 from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
 from correlator.sinks.http.grants import GRANT, Denied, Need, Route, Routes, grants_of
@@ -66,6 +66,9 @@ class Static:
     address with another hash they get the file of this version: during an upgrade, a balancer may send the request of a
     page to a gateway of another version.
 
+    Pages of every origin may load the browser client, which is the same everywhere: then it can say on such a page that
+    the daemon refuses it, and why. What it asks for is bound by the origins that are allowed.
+
     `gateway`: the page shows the appliances of a fleet from the start, even before any of them has a job.
     """
 
@@ -81,7 +84,10 @@ class Static:
     async def file(self, request: web.Request) -> web.Response:
         path = local(request.path)
         found = self._files[_HASH.sub("-*", path)]
-        return file_response(request, found, KEPT if path in self._current else REVALIDATED)
+        response = file_response(request, found, KEPT if path in self._current else REVALIDATED)
+        if found.is_for_others:
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
+        return response
 
 
 # -- the listener
@@ -311,7 +317,8 @@ class HttpSink:
         headers.extend(HEADERS)
         if hdrs.CACHE_CONTROL not in headers:
             headers[hdrs.CACHE_CONTROL] = "no-store"
-        headers.extend(self._access.cors(request))  # beside another Vary
+        if hdrs.ACCESS_CONTROL_ALLOW_ORIGIN not in headers:
+            headers.extend(self._access.cors(request))  # beside another Vary
 
     async def _admitted(self, request: web.Request, need: Need) -> web.Response | None:
         """Admit a request, or answer it. `need`: that of its route. `Websockets` checks its tokens itself.
@@ -329,7 +336,7 @@ class HttpSink:
         if need is Need.HOST:
             return None
         if not access.origin_allowed(request):
-            raise Denied("origin", FOREIGN_ORIGIN)
+            raise foreign_origin(request.headers[hdrs.ORIGIN])
         is_ticket = local(request.path) == TICKET_PATH
         grant = await access.admit(request, tickets=not is_ticket)  # a ticket must not create the next
         if access.is_foreign(request, grant):

@@ -24,7 +24,7 @@ from correlator.ops import metrics
 from correlator.ops.stalls import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.access import CHECKED_AT_ONCE, Access
+from correlator.sinks.http.access import CHECKED_AT_ONCE, MAX_REASON, Access
 from correlator.sinks.http.floods import Floods, Pace
 from correlator.sinks.http.frames import (
     MAX_FRAME,
@@ -387,12 +387,12 @@ def _resume(message: Any) -> Resume | None:
 
 
 class Close(Exception):
-    """Raised to close the connection with `code`. `reason` is cut to 123 bytes (RFC 6455, 5.5)."""
+    """Raised to close the connection with `code`. `reason` is cut to `MAX_REASON`."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
         self.code = code
-        self.reason = reason.encode()[:123]
+        self.reason = reason.encode()[:MAX_REASON]
 
 
 class Flood(Close):
