@@ -20,6 +20,7 @@ one with a single request waits for one piece of each other address, not for all
 | `held` | requests that wait for a job to appear or to change | a number of requests |
 | `downloads` | logs that are sent as text | a number of requests |
 | `replies` | replies that clients have not read | bytes; not a queue: a list is refused while its address is above |
+| `unknown` | what websockets have sent whose `hello` has not been accepted | bytes |
 
 Invariants. Every wait has a deadline. What exceeds a bound is refused with 429 (the address's share) or 503 (all), and
 `Retry-After`. Everything runs in the event loop's thread.
@@ -258,15 +259,27 @@ class Held:
     @contextlib.contextmanager
     def holding(self, address: str, amount: int = 1) -> Iterator[None]:
         """Count `amount` while the block runs."""
-        self._held[address] += amount
-        self.total += amount
+        self._add(address, amount)
         try:
             yield
         finally:
-            self.total -= amount
-            self._held[address] -= amount
-            if not self._held[address]:
-                del self._held[address]
+            self.give_back(address, amount)
+
+    def take(self, address: str, amount: int) -> None:
+        """Count `amount` until `give_back`. Raises as `check`."""
+        self.check(address)
+        self._add(address, amount)
+
+    def give_back(self, address: str, amount: int) -> None:
+        """Count `amount` no longer."""
+        self.total -= amount
+        self._held[address] -= amount
+        if not self._held[address]:
+            del self._held[address]
+
+    def _add(self, address: str, amount: int) -> None:
+        self._held[address] += amount
+        self.total += amount
 
 
 class Work:
@@ -283,6 +296,7 @@ class Work:
         self.held = Held("requests that wait", most=10_000, each=5_000)
         self.downloads = Held("logs that are sent as text", most=16, each=4)
         self.replies = Held("replies that have not been read", most=64 << 20, each=16 << 20)
+        self.unknown = Held("bytes of websockets without a hello", most=64 << 20, each=16 << 20)
 
     async def find(self, hub: Hub, name: str, address: str) -> tuple[PublishedJob, Resolved] | None:
         """As `Hub.find`, for a client with this address: from memory at once, else in a turn of `queries`.

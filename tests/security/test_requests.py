@@ -123,9 +123,10 @@ async def test_when_all_file_descriptors_are_in_use_it_waits_and_then_serves_aga
         (get("/api/v1/jobs?q=" + "x" * 20_000), 414),
         (get("/health/live", "X-Long: " + "x" * 20_000), 431),
         (get("/health/live", *(f"X-{n}: 1" for n in range(500))), 400),
-        (b"x" * 200_000, 400),
+        (b"x" * 200_000, 431),
+        (get("/", *(f"X-{n}: {'x' * 400}" for n in range(100))), 431),
     ],
-    ids=["path", "query", "header", "headers", "no-end"],
+    ids=["path", "query", "header", "headers", "no-end", "long-headers"],
 )
 async def test_a_request_that_is_too_long_is_refused(port, sent, status):
     answer = await exchange(port, sent)
@@ -159,8 +160,10 @@ async def test_frames_of_thousands_of_messages_before_hello_cost_next_to_no_memo
     async with contextlib.AsyncExitStack() as opened:
         for _ in range(40):
             reader, writer = await opened.enter_async_context(connected(small.port))
-            writer.write(upgrade() + frame(most))
+            writer.write(upgrade())
             async with asyncio.timeout(PATIENCE):
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(frame(most))
                 await reader.readuntil(b"bad_request")
         assert small.memory() - before < 40
     async with connected(small.port) as (reader, writer):
@@ -418,8 +421,31 @@ async def test_a_frame_of_the_largest_size_is_read(port):
         (frame(b"x", 3), 1002),
         (frame(b"x" * 200, 9), 1002),
         (frame(b"x", 0), 1002),
+        (frame(b'{"type":"ping"}', mask=None), 1002),
+        (frame(b"", 9) + frame(b"x" * 70_000, mask=None), 1002),
+        *((frame(code.to_bytes(2, "big"), 8), 1002) for code in (1006, 5000, 65535)),
+        (frame(b"", 9) * 1_000, 4429),
+        (frame(b"", 1, final=False) + frame(b"", 0, final=False) * 1_000, 4429),
     ],
-    ids=["long", "long-in-parts", "no-utf-8", "opcode", "long-ping", "stray-continuation"],
+    ids=[
+        *(
+            "long",
+            "long-in-parts",
+            "no-utf-8",
+            "opcode",
+            "long-ping",
+            "stray-continuation",
+            "unmasked",
+            "unmasked-later",
+        ),
+        *(
+            "close-1006",
+            "close-5000",
+            "close-65535",
+            "pings-before-hello",
+            "fragments-before-hello",
+        ),
+    ],
 )
 async def test_a_frame_that_is_none_closes_its_connection(port, sent, code):
     async with connected(port) as (reader, writer):

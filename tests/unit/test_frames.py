@@ -3,14 +3,27 @@
 import json
 import re
 import tracemalloc
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.errors import BadRequest
-from correlator.model.messages import MAX_IDS, Get, Hello, Ping, Subscribe, Unsubscribe
-from correlator.sinks.http.frames import MAX_ERROR, MAX_MESSAGES, decode, split, text_frame
+from correlator.model.messages import MAX_IDS, CloseCode, Get, Hello, Ping, Subscribe, Unsubscribe
+from correlator.sinks.http.frames import (
+    MAX_BYTES_OF_UNKNOWN,
+    MAX_ERROR,
+    MAX_FRAMES_AT_ONCE,
+    MAX_MESSAGES,
+    ClientFrames,
+    Refusal,
+    decode,
+    split,
+    text_frame,
+)
+from correlator.sinks.turns import Held
+from tests.support.raw_http import frame
 
 
 @pytest.mark.parametrize(
@@ -128,3 +141,92 @@ def test_no_frame_raises_anything_else(raw):
 )
 def test_a_text_frame_is_final_unmasked_and_says_its_length(size, header):
     assert text_frame(b"x" * size) == header + b"x" * size
+
+
+class Parser:
+    """Takes the place of aiohttp's."""
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.received += data
+        return False, b""
+
+
+def sent_in_pieces(frames: ClientFrames, sent: bytes, cuts: Iterable[int]) -> None:
+    begin = 0
+    for cut in [*sorted(cut % (len(sent) + 1) for cut in cuts), len(sent)]:
+        if cut > begin:
+            frames.feed_data(sent[begin:cut])
+        begin = max(begin, cut)
+
+
+SIZES = st.sampled_from([0, 1, 125, 126, 127, 300, 65_535, 65_536])
+CUTS = st.lists(st.integers(0, 1 << 18), max_size=20)
+
+
+@given(st.lists(SIZES, max_size=4), CUTS, st.booleans())
+def test_masked_frames_are_passed_on_however_they_are_cut_and_an_unmasked_one_ends_that(sizes, cuts, is_wrong):
+    refusals: list[Refusal] = []
+    parser = Parser()
+    frames = ClientFrames(parser)  # type: ignore[arg-type]
+    frames.begin("a", Held("bytes", most=1 << 30, each=1 << 30), refusals.append)
+    frames.known()
+    sent = b"".join(frame(b"x" * size, 2) for size in sizes)
+    wrong = frame(b"x", mask=None) if is_wrong else b""
+    sent_in_pieces(frames, sent + wrong, cuts)
+    assert [refusal.code for refusal in refusals] == ([1002] if is_wrong else [])
+    if is_wrong:
+        assert (sent + wrong[:1]).startswith(parser.received), "no byte that shows that it is unmasked is passed on"
+        frames.feed_data(frame(b"more"))
+        assert len(refusals) == 1
+    else:
+        assert parser.received == sent
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(1, 100_000)), max_size=30), st.integers(0, 30))
+def test_what_unknown_clients_hold_is_bounded_and_given_back(clients, accepted):
+    held = Held("bytes", most=200_000, each=150_000)
+    refusals: list[Refusal] = []
+    opened = []
+    for address, size in clients:
+        frames = ClientFrames(Parser())  # type: ignore[arg-type]
+        frames.begin(address, held, refusals.append)
+        before = len(refusals)
+        frames.feed_data(b"\x81\xff" + (1 << 20).to_bytes(8, "big") + b"x" * size)
+        if size > MAX_BYTES_OF_UNKNOWN:
+            assert [refusal.code for refusal in refusals[before:]] == [CloseCode.TOO_MANY]
+        opened.append(frames)
+    assert held.total < 200_000 + MAX_BYTES_OF_UNKNOWN
+    assert {refusal.code for refusal in refusals} <= {CloseCode.TOO_MANY, CloseCode.TRY_LATER}
+    for frames in opened[:accepted]:
+        frames.known()
+    for frames in opened:
+        frames.end()
+    assert held.total == 0
+
+
+def test_what_comes_before_the_handshake_is_answered_counts_and_a_client_that_is_known_may_send_on():
+    refusals: list[Refusal] = []
+    parser, held = Parser(), Held("bytes", most=1 << 30, each=1 << 30)
+    frames = ClientFrames(parser)  # type: ignore[arg-type]
+    part = frame(b"x" * 30_000, 2)
+    frames.feed_data(part)
+    frames.begin("a", held, refusals.append)
+    assert held.total == len(part)
+    frames.feed_data(part)
+    frames.known()
+    for _ in range(10):
+        frames.feed_data(part)
+    assert (parser.received, refusals, held.total) == (12 * part, [], 0)
+    frames.feed_data(frame(b"", 9) * (MAX_FRAMES_AT_ONCE + 1))
+    assert [refusal.code for refusal in refusals] == [CloseCode.TOO_MANY]
+
+
+def test_a_refusal_before_the_handshake_is_answered_is_reported_when_it_is():
+    refusals: list[Refusal] = []
+    frames = ClientFrames(Parser())  # type: ignore[arg-type]
+    frames.feed_data(b"x" * (MAX_BYTES_OF_UNKNOWN + 1))
+    frames.begin("a", Held("bytes", most=1, each=1), refusals.append)
+    assert [refusal.code for refusal in refusals] == [CloseCode.TOO_MANY]

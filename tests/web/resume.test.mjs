@@ -166,6 +166,20 @@ test("a token, and more than 2,000 characters, are not in the address but sent w
   }
 });
 
+test("what a daemon does not read before its welcome is sent after it, in order", async () => {
+  for (const id of ["a", "b".repeat(250)]) {
+    const { client, Socket } = world({ token: "secret" });
+    const views = Array.from({ length: 250 }, (_, n) => follow(client, [`${id}${n}`]));
+    await settle();
+    Socket.last.open();
+    const { sent } = Socket.last;
+    assert.ok(sent.length > 1 && sent.length < 200 && JSON.stringify(sent).length < 24_000, sent.length);
+    Socket.last.frame({ type: "welcome", epoch: "e1", seq: 1, resumed: false });
+    const all = views.map((_, n) => ["subscribe", n + 1]);
+    assert.deepEqual(brief(sent), ["hello", ...all]);
+  }
+});
+
 test("a connection that may resume sends the subscriptions that exist at the welcome, after it", async () => {
   const all = await synced([job("x", 3)], { seq: 100 });
   await lose(all);

@@ -42,12 +42,14 @@ from http import HTTPStatus
 from typing import Any, Final, cast
 
 from aiohttp import web
+from aiohttp.http import WebSocketReader
 from aiohttp.http_exceptions import LineTooLong
 
 from correlator.bounded import BoundedDict
 from correlator.errors import CorrelatorError, drop_frames
 from correlator.ops import metrics
 from correlator.sinks.http.access import share_of
+from correlator.sinks.http.frames import ClientFrames
 from correlator.sinks.http.requests import problem
 from correlator.sinks.turns import Refused, Rounds, Turns
 
@@ -92,6 +94,12 @@ HANDSHAKE_WITHIN: Final = 10.0
 """Seconds for a TLS handshake."""
 
 
+MAX_UNANSWERED: Final = 32 << 10
+"""Bytes that a client may send over HTTP ahead of an answer: the lines of a request, and what it sends behind them."""
+
+LINGER: Final = 1.0
+"""Seconds for which more than that is read and dropped, until the connection ends."""
+
 MAX_TARGET, MAX_FIELD = 8190, 8192
 """Bytes of an address, and of a header. They differ, so that aiohttp's error says which of them was too long."""
 
@@ -112,9 +120,10 @@ class Peer:
     """One connection. `surplus`: it may only ask for `/health/*`. `end()` aborts it.
 
     `crowded`: it came while its address, or all of them, had as many as they may. `idle`: the idle ones of its address.
+    `unanswered`: bytes received since the last answer began or ended.
     """
 
-    __slots__ = ("address", "answering", "crowded", "end", "idle", "surplus")
+    __slots__ = ("address", "answering", "crowded", "end", "idle", "surplus", "unanswered")
 
     def __init__(self, address: str, idle: dict[Peer, None], *, crowded: bool, surplus: bool) -> None:
         self.address = address
@@ -122,6 +131,7 @@ class Peer:
         self.answering = False
         self.crowded = crowded
         self.surplus = surplus
+        self.unanswered = 0
         self.end: Callable[[], object] = _ended
 
 
@@ -229,10 +239,12 @@ class Connections:
         """A request of the connection is being answered from now on, until `end`."""
         peer.idle.pop(peer, None)
         peer.answering = True
+        peer.unanswered = 0
 
     def end(self, peer: Peer) -> None:
         """The request has been answered."""
         peer.answering = False
+        peer.unanswered = 0
         self.settle(peer)
 
     def asks(self, peer: Peer) -> None:
@@ -279,25 +291,66 @@ class Connections:
 
 
 class HttpConnection(web.RequestHandler):
-    """aiohttp's connection, which reports its end."""
+    """aiohttp's connection, which reports its end.
 
-    __slots__ = ("_connections", "_endings", "peer")
+    What it receives of HTTP waits in aiohttp until a request of it is answered: beyond `MAX_UNANSWERED` it is refused.
+    `frames`: what it receives of a websocket, once it is one.
+    """
+
+    __slots__ = ("_connections", "_endings", "_is_refused", "_too_much", "frames", "peer")
 
     def __init__(
-        self, server: web.Server, peer: Peer, connections: Connections, endings: Rounds, **options: Any
+        self,
+        server: web.Server,
+        peer: Peer,
+        connections: Connections,
+        endings: Rounds,
+        too_much: tuple[bytes, bytes],
+        **options: Any,
     ) -> None:
         loop = asyncio.get_running_loop()
         super().__init__(server, loop=loop, max_line_size=MAX_TARGET, max_field_size=MAX_FIELD, **options)
         self.peer = peer
+        self.frames: ClientFrames | None = None
         self._connections = connections
         self._endings = endings
+        self._too_much = too_much
+        self._is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.peer.end = cast("asyncio.Transport", transport).abort  # uvloop's is no subclass
         super().connection_made(transport)
 
+    def data_received(self, data: bytes) -> None:
+        if self.frames is None:
+            self.peer.unanswered += len(data)
+            if self.peer.unanswered > MAX_UNANSWERED and not self._is_refused:
+                self._refuse(self._too_much[0 <= data.find(b"\r\n\r\n") < MAX_UNANSWERED])
+            if self._is_refused:
+                return
+        super().data_received(data)
+
+    def _refuse(self, answer: bytes) -> None:
+        """Send `answer`, unless another one is being sent, and end the connection.
+
+        What follows is read for a while, and dropped: ending a connection with unread bytes loses the answer.
+        """
+        self._is_refused = True
+        self.close()
+        if self.transport is not None and not self.peer.answering:
+            self.transport.write(answer)
+            if self.transport.can_write_eof():
+                self.transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER, self.force_close)
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        """The connection has become a websocket."""
+        self.frames = ClientFrames(parser)
+        super().set_parser(cast("WebSocketReader", self.frames), data_received_cb)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         self._connections.lost(self.peer)
+        self.frames = None  # They refer to the parser, which refers to this.
         self._endings.add(partial(super().connection_lost, exc))
 
     def handle_error(
@@ -385,9 +438,10 @@ class Silent:
 class Acceptor:
     """Accepts the connections of one address, which begin in `turns`.
 
-    `refusal`: the response, as bytes, to a request that may not be made on its connection. `within`: seconds from the
-    connection to its first complete request, and between two. `handshake_turn`: seconds after which others may begin
-    although a TLS handshake has not ended. `options`: those of `RequestHandler`.
+    `refusal`: the response, as bytes, to a request that may not be made on its connection. `too_much`: those to more
+    than `MAX_UNANSWERED`, in the lines of a request, and behind them. `within`: seconds from the connection to its
+    first complete request, and between two. `handshake_turn`: seconds after which others may begin although a TLS
+    handshake has not ended. `options`: those of `RequestHandler`.
     """
 
     def __init__(
@@ -397,6 +451,7 @@ class Acceptor:
         server: web.Server,
         *,
         refusal: bytes,
+        too_much: tuple[bytes, bytes],
         within: float,
         handshake_turn: float,
         **options: Any,
@@ -405,6 +460,7 @@ class Acceptor:
         self._turns = turns
         self._server = server
         self._refusal = refusal
+        self._too_much = too_much
         self._within = within
         self._handshake_turn = handshake_turn
         self._options = options
@@ -535,7 +591,7 @@ class Acceptor:
         """Hand the socket to aiohttp, with TLS after the handshake. Give it up if that fails or its client has gone."""
         loop = asyncio.get_running_loop()
         options = {"keepalive_timeout": max(1.0, until - loop.time()), **self._options}
-        connection = HttpConnection(self._server, peer, self._connections, self._endings, **options)
+        connection = HttpConnection(self._server, peer, self._connections, self._endings, self._too_much, **options)
         try:
             await loop.connect_accepted_socket(
                 lambda: connection,
@@ -584,6 +640,11 @@ def _listening(family: int, address: Any) -> socket.socket:
     listening = socket.create_server(address, family=family, backlog=BACKLOG)
     listening.setblocking(False)
     return listening
+
+
+def frames_of(request: web.BaseRequest) -> ClientFrames | None:
+    """What the client of a websocket sends; None if no `Acceptor` has accepted its connection."""
+    return request.protocol.frames if isinstance(request.protocol, HttpConnection) else None
 
 
 def peer_of(request: web.BaseRequest) -> Peer | None:

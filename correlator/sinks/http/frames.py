@@ -1,19 +1,28 @@
-"""Frames of websockets (RFC 6455): the messages in those of clients, and those to clients.
+"""Frames of websockets (RFC 6455): the messages in those of clients, their bytes before aiohttp parses them, and those
+to clients.
 
 Problem. A client is not known before its `hello` has been accepted, and what it sends until then costs memory and time:
 64 kB of `[1,1,1,…]` were 32,000 messages, each with an error, on each of thousands of connections.
 
 Model. A frame has a bounded number of messages (`split`), which are decoded one after the other, up to the first that
-is invalid (`decode`).
+is invalid (`decode`). Until a client is known it may send a bounded number of bytes and frames, and all such clients
+together, and those of one address, hold a bounded number of bytes (`ClientFrames`). What exceeds a bound is not parsed.
+Besides, each frame must be masked, which aiohttp does not check.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
 import msgspec
+from aiohttp import WSCloseCode
+from aiohttp.http import WebSocketReader
 from msgspec import Raw, Struct
 
 from correlator.errors import BadRequest
-from correlator.model.messages import ClientMessage
+from correlator.model.messages import ClientMessage, CloseCode
+from correlator.sinks.turns import Held, Refused
 
 # -- the messages in a frame
 
@@ -88,6 +97,134 @@ def _subscription(raw: bytes) -> int | None:
 
 class _About(Struct):
     id: int | None = None
+
+
+# -- the bytes of a client
+
+MAX_BYTES_OF_UNKNOWN, MAX_FRAMES_OF_UNKNOWN = 80 * 1024, 300
+"""What a client may send until `hello` has been accepted: a frame of the largest size, and others behind it."""
+
+MAX_FRAMES_AT_ONCE = 1200
+"""Frames that are read at once from a client. More would exceed the burst that it may send."""
+
+
+class Refusal(NamedTuple):
+    """Why what a client sends is not read any more. `code`: of the close frame."""
+
+    code: int
+    reason: str
+
+
+UNMASKED: Final = Refusal(WSCloseCode.PROTOCOL_ERROR, "the frames of a client are masked (RFC 6455, 5.1)")
+TOO_MANY_AT_ONCE: Final = Refusal(CloseCode.TOO_MANY, f"more than {MAX_FRAMES_AT_ONCE} frames at once")
+TOO_MUCH: Final = Refusal(
+    CloseCode.TOO_MANY, f"more than {MAX_BYTES_OF_UNKNOWN >> 10} kB or {MAX_FRAMES_OF_UNKNOWN} frames before welcome"
+)
+
+_EXTENDED: Final = {126: 2, 127: 8}
+"""Bytes of a length that has no room in the second byte of a header."""
+
+
+class ClientFrames:
+    """What a client sends, on its way to `parser`, in whose place it stands: see `RequestHandler.set_parser`.
+
+    After a refusal nothing is passed on any more.
+    """
+
+    __slots__ = (
+        *("_address", "_bytes", "_frames", "_head", "_held", "_is_known", "_on_refusal", "_parser", "_refusal"),
+        "_rest",
+    )
+
+    def __init__(self, parser: WebSocketReader) -> None:
+        self._parser = parser
+        self._address = ""
+        self._held: Held | None = None
+        self._on_refusal: Callable[[Refusal], None] = lambda _: None
+        self._refusal: Refusal | None = None
+        self._is_known = False
+        self._bytes = self._frames = 0
+        """Received until the client was known."""
+        self._head = b""
+        """The begin of a header whose rest has not come yet."""
+        self._rest = 0
+        """Bytes of the current frame that have not come yet."""
+
+    def begin(self, address: str, held: Held, on_refusal: Callable[[Refusal], None]) -> None:
+        """Count what the client has sent, and what it sends until it is known, among what unknown clients hold.
+
+        `on_refusal` is called at most once, maybe at once. Call `end` in the end.
+        """
+        self._address, self._held, self._on_refusal = address, held, on_refusal
+        received, self._bytes = self._bytes, 0
+        refusal = self._refusal or self._count(received)
+        if refusal is not None:
+            self._refuse(refusal)
+
+    def known(self) -> None:
+        """The client has been accepted: what it sent does not count any more."""
+        self._is_known = True
+        if self._held is not None:
+            self._held.give_back(self._address, self._bytes)
+            self._held = None
+
+    def end(self) -> None:
+        """The client has gone."""
+        self.known()
+        self._on_refusal = lambda _: None  # What it was refers to the connection.
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Pass on what the transport has received."""
+        if self._refusal is None and (refusal := self._count(len(data)) or self._follow(data)) is not None:
+            self._refuse(refusal)
+        return self._parser.feed_data(data) if self._refusal is None else (False, b"")
+
+    def feed_eof(self) -> None:
+        """The connection has ended."""
+        self._parser.feed_eof()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._refusal = refusal
+        self._on_refusal(refusal)
+
+    def _count(self, size: int) -> Refusal | None:
+        if self._is_known:
+            return None
+        if self._bytes + size > MAX_BYTES_OF_UNKNOWN:
+            return TOO_MUCH
+        if self._held is not None:
+            try:
+                self._held.take(self._address, size)
+            except Refused as error:
+                return Refusal(CloseCode.TRY_LATER, str(error))
+        self._bytes += size
+        return None
+
+    def _follow(self, data: bytes) -> Refusal | None:
+        """Find the header of each frame in the next bytes. An unmasked one must end the connection (RFC 6455, 5.1)."""
+        at, begun = self._rest, 0
+        if self._head:
+            data, self._head = self._head + data, b""
+        size = len(data)
+        while at + 2 <= size:
+            second = data[at + 1]
+            if not second & 0x80:
+                return UNMASKED
+            length = second & 0x7F
+            if (extended := _EXTENDED.get(length, 0)) != 0:
+                if at + 2 + extended > size:
+                    break
+                length = int.from_bytes(data[at + 2 : at + 2 + extended], "big")
+            at += 2 + extended + 4 + length
+            begun += 1
+            if begun > MAX_FRAMES_AT_ONCE:
+                return TOO_MANY_AT_ONCE
+        self._head, self._rest = (data[at:], 0) if at < size else (b"", at - size)
+        if not self._is_known:
+            self._frames += begun
+            if self._frames > MAX_FRAMES_OF_UNKNOWN:
+                return TOO_MUCH
+        return None
 
 
 # -- frames to clients

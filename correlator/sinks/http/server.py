@@ -31,7 +31,7 @@ from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access, Rules, foreign_origin
-from correlator.sinks.http.connections import SERVER, Acceptor, Connections, peer_of
+from correlator.sinks.http.connections import MAX_UNANSWERED, SERVER, Acceptor, Connections, peer_of
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
 from correlator.sinks.http.grants import GRANT, Denied, Need, Route, Routes, grants_of
 from correlator.sinks.http.requests import (
@@ -110,6 +110,16 @@ PART, PART_WITHIN = 96 << 10, 60.0
 
 FULL = (HTTPStatus.SERVICE_UNAVAILABLE, "the limit of connections is reached: repeat the request later", RETRY_AFTER)
 """The answer on a connection beyond the limit."""
+
+LONG_HEADERS = (
+    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+    f"the lines of a request have at most {MAX_UNANSWERED >> 10} kB: send shorter headers",
+)
+LONG_BODY = (
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    f"a request and what follows it have at most {MAX_UNANSWERED >> 10} kB until it is answered: send no body",
+)
+"""The answers to more than that."""
 
 HEADERS = CIMultiDict(
     {
@@ -203,6 +213,7 @@ class HttpSink:
             self._work.connections,
             runner.server,
             refusal=_as_bytes(problem(*FULL)),
+            too_much=(_as_bytes(problem(*LONG_HEADERS)), _as_bytes(problem(*LONG_BODY))),
             within=self._listener.request_within,
             handshake_turn=self._listener.handshake_turn,
             access_log=None,

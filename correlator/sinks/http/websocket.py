@@ -12,6 +12,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
+from functools import partial
 from http import HTTPStatus
 from typing import Any, ClassVar, Final, assert_never
 
@@ -25,11 +26,14 @@ from correlator.ops.stalls import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import CHECKED_AT_ONCE, MAX_REASON, Access
+from correlator.sinks.http.connections import frames_of
 from correlator.sinks.http.floods import Floods, Pace
 from correlator.sinks.http.frames import (
     MAX_FRAME,
     MAX_MESSAGES_OF_UNKNOWN,
     PING,
+    ClientFrames,
+    Refusal,
     close_frame,
     decode,
     is_close_code,
@@ -177,7 +181,7 @@ class Websockets:
         ws.headers.clear()  # They have been sent, and would stay in memory.
         if (transport := request.transport) is None:  # The client has gone.
             return ws
-        client = WebsocketConnection(transport, address, ws, self._streams)
+        client = WebsocketConnection(transport, address, ws, self._streams, frames_of(request))
         self._open[client] = None
         try:
             with self._access.admitted(request) as admitted:
@@ -185,6 +189,8 @@ class Websockets:
         finally:
             client.streams.remove(client)
             self._open.pop(client, None)
+            if client.frames is not None:
+                client.frames.end()
             client.close()
             drop_frames(ws.exception())  # They refer to the websocket.
         return ws
@@ -196,17 +202,26 @@ class Websockets:
                 raise Close(CloseCode.RESTART, "restart")
             if refused is not None:
                 raise Close(*refused)
-            await self._read(request, client)
-        except (Close, Denied, Refused) as error:  # `Refused`: the turn of a frame did not come
-            close = self._closing(error, client)
-            metrics.CLIENTS_CLOSED.labels(str(close.code)).inc()
-            if isinstance(close, Flood):
-                self._floods.note(client.address)
-            client.streams.remove(client)
+            if client.frames is not None:
+                client.frames.begin(client.address, self._streams.work.unknown, partial(self._refuse, client))
             if not client.closing:
-                client.end(close.code, close.reason)
+                await self._read(request, client)
+        except (Close, Denied, Refused) as error:  # `Refused`: the turn of a frame did not come
+            self._close(client, self._closing(error, client))
         if client.closing:
             await client.ignore()
+
+    def _refuse(self, client: WebsocketConnection, refusal: Refusal) -> None:
+        """End a connection of which nothing is read any more."""
+        self._close(client, (Flood if refusal.code == CloseCode.TOO_MANY else Close)(*refusal))
+
+    def _close(self, client: WebsocketConnection, close: Close) -> None:
+        metrics.CLIENTS_CLOSED.labels(str(close.code)).inc()
+        if isinstance(close, Flood):
+            self._floods.note(client.address)
+        client.streams.remove(client)
+        if not client.closing:
+            client.end(close.code, close.reason)
 
     def _closing(self, error: Exception, client: WebsocketConnection) -> Close:
         """With what a connection is closed after an error."""
@@ -323,6 +338,8 @@ class Websockets:
         client.grant.check(Need.READ, self._instance)
         client.streams = self._streams_for(client.grant)
         client.ready = True
+        if client.frames is not None:
+            client.frames.known()
         client.resume = _resume(hello.resume)
         if (refusal := await client.streams.refusal(client.resume)) is not None:
             raise Close(CloseCode.TRY_LATER, refusal)
@@ -407,8 +424,16 @@ class WebsocketConnection:
 
     transport: ClassVar[str] = "websocket"
 
-    def __init__(self, transport: asyncio.Transport, address: str, ws: web.WebSocketResponse, streams: Streams) -> None:
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        address: str,
+        ws: web.WebSocketResponse,
+        streams: Streams,
+        frames: ClientFrames | None = None,
+    ) -> None:
         self._transport = transport
+        self.frames = frames
         self._limits = streams.limits
         self.streams = streams
         """Those that show what the client may see."""

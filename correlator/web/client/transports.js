@@ -87,6 +87,8 @@ export class TransportChoice {
 // -- The transport `websocket`: one connection for all subscriptions, with resume.
 
 const MAX_SAID = 2000; // characters in an address
+const MAX_EARLY = 24_000; // characters before the welcome: the daemon reads 80 kB and 300 frames
+const FRAME = 120; // as many as it has at least, so that they are few
 
 /** @param {TransportContext} context @returns {Link} */
 function websocket({ environment, token, position, first, receive, end }) {
@@ -106,13 +108,28 @@ function websocket({ environment, token, position, first, receive, end }) {
     waiting = [];
   }
   const socket = new environment.WebSocket(url.href);
+  let room = MAX_EARLY;
+  /** Sends what waits, as far as there is room. */
+  const flush = () => {
+    while (socket.readyState === 1 && waiting.length > 0 && room > 0) {
+      const text = JSON.stringify(waiting[0]);
+      if (room < MAX_EARLY && room < text.length + FRAME) return;
+      room -= text.length + FRAME;
+      waiting.shift();
+      socket.send(text);
+    }
+  };
   /** @param {object} message */
   const send = (message) => {
-    if (socket.readyState === 0) waiting.push(message);
-    if (socket.readyState === 1) socket.send(JSON.stringify(message));
+    waiting.push(message);
+    flush();
   };
-  socket.onopen = () => waiting.forEach(send);
-  socket.onmessage = (/** @type {{data: string}} */ event) => decode(event.data, receive, end);
+  socket.onopen = flush;
+  socket.onmessage = (/** @type {{data: string}} */ event) => {
+    decode(event.data, receive, end);
+    room = Infinity;
+    flush();
+  };
   socket.onclose = (/** @type {{code: number, reason: string}} */ event) =>
     end(event.code, event.reason || `the connection was lost (${event.code})`);
   socket.onerror = () => {}; // `close` follows with the reason
