@@ -1,0 +1,57 @@
+"""Storms of clients that have no token and say no hello, each a function that `tests.support.storms` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+
+from tests.support import raw_http
+
+MESSAGES = raw_http.frame(b"[" + b",".join([b"1"] * 32_000) + b"]")
+"""A frame of 64 kB with 32,000 messages."""
+
+WEBSOCKETS = {
+    "messages": MESSAGES,
+    "partial": raw_http.frame(b"x" * 60_000)[:-1],
+    "pings": raw_http.frame(b"", 9) * 10_000,
+    "fragments": raw_http.frame(b"", 1, final=False) + raw_http.frame(b"", 0, final=False) * 10_000,
+}
+"""What is sent after the handshake."""
+
+REQUESTS = {
+    "say": raw_http.upgrade("/ws?say=[" + ",".join(["1"] * 3_500) + "]"),
+    "headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+    + b"".join(b"X-%d: %b\r\n" % (n, b"x" * 8_000) for n in range(120)),
+    "short-headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+    + b"".join(b"X: %b\r\n" % (b"x" * 2_000) for _ in range(15)),
+    "requests": b"GET /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5_000,
+}
+"""What is sent at once."""
+
+
+async def floods(url: str, counts: dict[str, int], *, connections: int, kind: str) -> None:
+    """Connections that send what no client sends, read nothing more, and stay until they are closed."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    port = int(url.rpartition(":")[2])
+    together = asyncio.Semaphore(200)
+
+    async def one() -> None:
+        with contextlib.suppress(OSError, EOFError, TimeoutError):
+            async with together:
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                if kind in WEBSOCKETS:
+                    writer.write(raw_http.upgrade())
+                    async with asyncio.timeout(30):
+                        await reader.readuntil(b"\r\n\r\n")
+                writer.write(WEBSOCKETS.get(kind) or REQUESTS[kind])
+                async with asyncio.timeout(5):
+                    await writer.drain()
+                counts["sent"] = counts.get("sent", 0) + 1
+            try:
+                await asyncio.sleep(8.0)
+            finally:
+                writer.transport.abort()
+
+    await asyncio.gather(*(one() for _ in range(connections)))
