@@ -33,7 +33,7 @@ from tests.support.background import in_background
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
-from tests.support.raw_http import request, upgrade
+from tests.support.raw_http import connected, request, upgrade
 from tests.support.storm_streams import frame, messages, raw
 
 NOW = time.time_ns() // 1000
@@ -544,3 +544,45 @@ async def test_searches_end_when_the_clients_that_asked_for_them_have_gone(clien
         for request in asking:
             request.cancel()
         await eventually(lambda: archive.running == 0)
+
+
+@pytest.mark.parametrize("proxies", [(), ("127.0.0.1",)], ids=["no-proxy-is-trusted", "a-trusted-proxy"])
+async def test_a_site_of_five_hundred_clients_that_share_an_address_is_served(hub, proxies):
+    site = {"X-Forwarded-For": "192.0.2.1"}
+    hello = json.dumps(HELLO)[:-1] + " " * 24_000 + "}"  # as much as client.js sends before the welcome
+    async with contextlib.AsyncExitStack() as opened:
+        url = await opened.enter_async_context(served(hub, proxies=proxies))
+        session = await opened.enter_async_context(
+            aiohttp.ClientSession(headers=site, connector=aiohttp.TCPConnector(limit=0))
+        )
+
+        async def one() -> None:
+            ws = await opened.enter_async_context(session.ws_connect(f"{url}/ws"))
+            await ws.send_str(hello)
+            await messages_until(ws, "welcome")
+
+        await asyncio.gather(*(one() for _ in range(500)))
+
+
+async def test_clients_without_a_hello_behind_a_trusted_proxy_use_the_share_of_their_own_address(hub, client):
+    part = frame(b"x" * 60_000)[:-1]
+
+    async def hello_from(url: str, address: str) -> Any:
+        async with client.ws_connect(f"{url}/ws", headers={"X-Forwarded-For": address}) as ws:
+            await ws.send_json(HELLO)
+            async with asyncio.timeout(PATIENCE):
+                return await ws.receive()
+
+    async with contextlib.AsyncExitStack() as opened:
+        url = await opened.enter_async_context(served(hub, proxies=("127.0.0.1",)))
+        for _ in range(300):
+            reader, writer = await opened.enter_async_context(connected(int(url.rpartition(":")[2])))
+            writer.write(upgrade("/ws", "X-Forwarded-For: 192.0.2.1"))
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(part)
+
+        async def is_full() -> Any:
+            return (await hello_from(url, "192.0.2.1")).data == CloseCode.TRY_LATER
+
+        await eventually(is_full)
+        assert "welcome" in str((await hello_from(url, "192.0.2.2")).data)
