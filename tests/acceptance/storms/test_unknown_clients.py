@@ -19,6 +19,9 @@ LIMIT = 2 << 30
 
 KINDS = (*WEBSOCKETS, *REQUESTS)
 
+FLOODED = ("pings", "fragments")
+"""Closed with 4429, after which their address waits up to 5 s for each next websocket: few of them come to send."""
+
 
 async def survives(run: Storms, kind: str, connections: int, grown: float) -> None:
     """Check that a storm neither ends the daemon, nor stops it, nor needs more than `grown` MB."""
@@ -34,7 +37,8 @@ async def survives(run: Storms, kind: str, connections: int, grown: float) -> No
                 assert figures.lost == 0, figures.text()
                 most = max(most, run.daemon.memory())
         assert group is None or group.kills == 0
-        assert crowd.counts.get("sent", 0) > connections / 10, "of the others the kernel or the listener took nothing"
+        least = 100 if kind in FLOODED else connections / 10  # of the others the kernel or the listener took nothing
+        assert crowd.counts.get("sent", 0) > least
         assert most < before + grown, f"{before:.0f} MB before, {most:.0f} MB meanwhile; {crowd.counts}"
         assert (await run.daemon.get("/health/live"))[0] == 200
 
