@@ -118,14 +118,17 @@ def joined(entry: str, beside: Iterable[str] = (), *, read: Callable[[str], str]
 
 
 def shortened(text: str) -> str:
-    """JavaScript or CSS without indentation, and without comments on lines of their own, but ``/*!``.
+    """JavaScript or CSS without indentation, and without comments, except ``/*!``.
 
-    No line of a template may begin as one, or need its indentation.
+    Of a comment behind code, one that follows ``;``, ``,``, ``{`` or ``}`` to the end of its line is left out. No line of
+    a template may look like a comment, or need its indentation.
     """
     return _LEFT_OUT.sub("", text)
 
 
-_LEFT_OUT = re.compile(r"^[ \t]*(?:(?:/\*(?!!)(?:(?!\*/).)*\*/|//[^\n]*)\n)?", re.MULTILINE | re.DOTALL)
+_LEFT_OUT = re.compile(
+    r"^[ \t]*(?:(?:/\*(?!!)(?:(?!\*/).)*\*/|//[^\n]*)\n)?|(?<=[;,{}]) //[^\n]*$", re.MULTILINE | re.DOTALL
+)
 _LINK = re.compile(r'^(import|export) (?:(\w+)|\{([^}]*)\}) from "(\.[^"]+)";$', re.MULTILINE)
 _DECLARED = re.compile(r"^export ((?:(?:async )?function\*?|class|const) (\w+))", re.MULTILINE)
 _LISTED = re.compile(r"(?:^|(?<=[;}]))export ?\{([^}]*)\};", re.MULTILINE)

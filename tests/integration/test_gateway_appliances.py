@@ -65,7 +65,7 @@ async def test_after_another_name_the_fleet_shows_the_jobs_of_the_collector_that
             await eventually(lambda: shows("a", "completed"))
 
 
-async def test_an_appliance_that_is_removed_right_after_its_stop_is_forgotten_and_an_empty_one_is_not(nats: Nats):
+async def test_an_appliance_that_is_removed_right_after_its_stop_is_forgotten_an_empty_one_not(nats: Nats):
     async with connected(nats.url) as connection:
         removed, empty = StreamWriter(connection, "dc1"), StreamWriter(connection, "dc2")
         await removed.begin()

@@ -10,9 +10,10 @@ import pytest
 from correlator.cluster import fence, keys
 from correlator.cluster.connection import Fenced, Unacknowledged
 from correlator.cluster.fence import Fence
+from correlator.cluster.stream_reader import StreamReader
 from correlator.sinks.cluster.events import EventQueue, EventWriter, StreamEvent
 from correlator.sinks.event_log import EventLog
-from correlator.state.checkpoint_stream import StreamCheckpoint, StreamCopy
+from correlator.state.checkpoint_stream import StreamCheckpoint
 from tests.support.lease_servers import LONG_AGO, OWNER, Servers
 
 ME, OTHER = b"me", b"other"
@@ -80,6 +81,6 @@ async def test_a_row_that_another_server_knows_to_be_removed_is_not_read(servers
             newest = str(servers.values[subject][0] if value == ME else seq)
             yield SimpleNamespace(headers={"Nats-Subject": subject, "Nats-Sequence": newest}, data=value)
 
-    monkeypatch.setattr(StreamCopy, "_messages", read)
+    monkeypatch.setattr(StreamReader, "messages", read)
     found, _ = await StreamCheckpoint("dc1", lease, lambda: None)._acquire()
     assert found == {("event", "2"): b"event"}

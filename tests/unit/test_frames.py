@@ -209,7 +209,7 @@ def test_what_unknown_clients_hold_is_bounded_and_given_back(clients, accepted):
     assert held.total == 0
 
 
-def test_what_comes_before_the_handshake_is_answered_counts_and_a_client_that_is_known_may_send_on():
+def test_what_comes_before_the_handshake_counts_and_a_known_client_may_send_on():
     refusals: list[Refusal] = []
     parser, held = Parser(), Held("bytes", most=1 << 30, each=1 << 30)
     frames = ClientFrames(parser)  # type: ignore[arg-type]

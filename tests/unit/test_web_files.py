@@ -130,16 +130,17 @@ def test_modules_that_cannot_be_joined_are_refused(changed, message):
         joined("main.js", ["beside.js"], read=modules.__getitem__)
 
 
-def test_only_indentation_and_comments_on_lines_of_their_own_are_left_out():
-    kept = "/*! Licence */\ncall(); // why\n/** @type {A} */ const a = `b`;\n\nif (a) {\nb();  c();\n}\n"
+def test_only_indentation_and_comments_that_fill_or_end_a_line_are_left_out():
+    kept = '/*! Licence */\ncall("https://a");\n/** @type {A} */ const a = `b`;\n\nif (a) {\nb();  c();\n}\n'
     left_out = "// one\n  /* two\n   * // three */\n\t/**/\n"
-    assert shortened(left_out + kept.replace("b();", "  \tb();") + left_out) == kept
+    commented = kept.replace('a");', 'a"); // why').replace("(a) {", "(a) { // https://a").replace("b();", "  \tb();")
+    assert shortened(left_out + commented + left_out) == kept
 
 
-def test_no_line_of_a_template_begins_as_a_comment_does():
+def test_no_line_of_a_template_looks_like_a_comment():
     for path in ROOT.glob("page/*.js"):
         begun = ""
         for line in path.read_text().splitlines(keepends=True):
-            if re.match(r"\s*(?://|/\*)", line):
+            if re.search(r"^\s*(?://|/\*)|[;,{}] //", line):
                 assert shortened(begun).count("`") % 2 == 0, line
             begun += line

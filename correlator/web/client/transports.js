@@ -86,9 +86,11 @@ export class TransportChoice {
 
 // -- The transport `websocket`: one connection for all subscriptions, with resume.
 
-const MAX_SAID = 2000; // characters in an address
-const MAX_EARLY = 24_000; // characters before the welcome: the daemon reads 80 kB and 300 frames
-const FRAME = 120; // as many as it has at least, so that they are few
+// Characters in an address.
+const MAX_SAID = 2000;
+// Characters before the welcome, and those that each frame counts more than it has: the daemon reads 80 kB and 300 frames.
+const MAX_EARLY = 24_000;
+const FRAME = 120;
 
 /** @param {TransportContext} context @returns {Link} */
 function websocket({ environment, token, position, first, receive, end }) {
@@ -111,16 +113,16 @@ function websocket({ environment, token, position, first, receive, end }) {
   let room = MAX_EARLY;
   /** Sends what waits, as far as there is room. */
   const flush = () => {
-    while (socket.readyState === 1 && waiting.length > 0 && room > 0) {
+    while (socket.readyState === 1 && waiting.length > 0) {
       const text = JSON.stringify(waiting[0]);
-      if (room < MAX_EARLY && room < text.length + FRAME) return;
-      room -= text.length + FRAME;
-      waiting.shift();
+      const left = room - text.length - FRAME;
+      if (room < MAX_EARLY && left < 0) return;
+      room = left;
       socket.send(text);
+      waiting.shift();
     }
   };
-  /** @param {object} message */
-  const send = (message) => {
+  const send = (/** @type {object} */ message) => {
     waiting.push(message);
     flush();
   };
