@@ -120,8 +120,8 @@ def joined(entry: str, beside: Iterable[str] = (), *, read: Callable[[str], str]
 def shortened(text: str) -> str:
     """JavaScript or CSS without indentation, and without comments, except ``/*!``.
 
-    Of a comment behind code, one that follows ``;``, ``,``, ``{`` or ``}`` to the end of its line is left out. No line of
-    a template may look like a comment, or need its indentation.
+    Behind code, a comment is left out if it follows ``;``, ``,`` or a brace and ends its line. No line of a template
+    may look like a comment, or need its indentation.
     """
     return _LEFT_OUT.sub("", text)
 
