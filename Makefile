@@ -143,6 +143,7 @@ deb: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
 
 # The browser client, its element and its React hooks as a package for npm: its path is the last line.
 client-package: $(if $(wildcard $(DEV)),$(DEV),$(BASE))
+	@rm -f build/correlator-client-*.tgz
 	@$(BIN)/python -m deploy.client.build
 
 # The wheel, in build/wheel: deploy/Dockerfile installs it.

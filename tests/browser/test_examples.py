@@ -1,4 +1,4 @@
-"""The pages of docs/gui.md and docs/examples in Chromium, with a real daemon, and the types of what they use."""
+"""The pages of docs/examples in Chromium, with a real daemon, and the types of what they use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import subprocess
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -14,12 +13,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.support.appliance import Appliance
-from tests.support.browser import BrowserContext, Page, expect
+from tests.support.browser import Page, expect
 from tests.support.daemon import Daemon
-from tests.support.eventually import eventually
-from tests.support.mariadb import Database
-from tests.support.markdown import blocks
-from tests.support.past_runs import in_sequence, write_past_runs
 from tests.support.paths import REPOSITORY
 from tests.support.servers import program
 
@@ -146,40 +141,17 @@ def test_the_types_accept_the_example_and_refuse_a_wrong_use(example: Example):
     assert found == {f"wrong.tsx:{line}" for line in (5, 6, 7, 8, 12)}, example.errors
 
 
-async def test_the_pages_of_gui_md_and_the_plain_example_show_a_job_with_its_forecast_to_its_end(
-    page: Page, context: BrowserContext, database: Database, appliance: Appliance, tmp_path: Path
-):
-    minimal, line = (
-        next(b.text for b in blocks("docs/gui.md") if b.section == section and b.language == "html" and NAME in b.text)
-        for section in ("A minimal page", "One line")
-    )
-    await write_past_runs(database, [in_sequence(("validation", 1000 + n)) for n in range(20)])
-    daemon = Daemon(tmp_path, database__url=database.url)
-    try:
-        await daemon.start()
-        await eventually(lambda: "forecasts: read" in daemon.log())
-        await opened(page, daemon, {"/test/page.html": minimal + line})
-        state, element = page.locator("#state"), page.locator("correlator-progress")
-        await expect(state).to_have_text("waiting for the job")
-        await expect(element).to_contain_text("Waiting for the job")
-        plain = await context.new_page()
-        await opened(plain, daemon, {"/test/page.html": (EXAMPLES / "progress.html").read_text()})
-        shown = plain.locator("correlator-progress")
-        await expect(shown).to_contain_text("Waiting for the job")
-        # It has no steps yet: counted by them, it would be at 0 %.
-        job_id = await appliance.job(NAME, started_at=f"{datetime.now(UTC) - timedelta(seconds=500):%F %T}")
-        await expect(state).to_have_text(re.compile(r"^running, [45]\d(\.\d)? %$"))
-        await expect(element).to_contain_text(re.compile("Running.*about .* left"))
-        await appliance.step(job_id, 1, "final-sync")
-        await expect(shown).to_contain_text("final-sync")
-        await appliance.end(job_id, "failed", "no space left\nat line 7")
-        await expect(state).to_have_text(re.compile("^failed, "))
-        await expect(element).to_contain_text("Failed")
-        await expect(shown.get_by_role("status")).to_have_text("Failed")
-        await expect(shown.locator("summary")).to_have_text("no space left")
-        await expect(plain.locator("#result")).to_have_text("Nothing was changed.")
-    finally:
-        await daemon.close()
+async def test_the_plain_example_shows_a_job_to_its_end(page: Page, appliance: Appliance, daemon: Daemon):
+    await opened(page, daemon, {"/test/page.html": (EXAMPLES / "progress.html").read_text()})
+    shown = page.locator("correlator-progress")
+    await expect(shown).to_contain_text("Waiting for the job")
+    job_id = await appliance.job(NAME)
+    await appliance.step(job_id, 1, "final-sync")
+    await expect(shown).to_contain_text("final-sync")
+    await appliance.end(job_id, "failed", "no space left\nat line 7")
+    await expect(shown.get_by_role("status")).to_have_text("Failed")
+    await expect(shown.locator("summary")).to_have_text("no space left")
+    await expect(page.locator("#result")).to_have_text("Nothing was changed.")
 
 
 async def test_the_hooks_show_a_job_with_its_log_once_on_one_connection(

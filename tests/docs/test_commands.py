@@ -385,6 +385,12 @@ ELSEWHERE = (
         "man correlator.*",
         ("tests/system/test_deb.py::test_the_manual_describes_every_command_and_every_key",),
     ),
+    Elsewhere(
+        r"docs/gui\.md",
+        "As a package",
+        "npm install .*",
+        ("tests/unit/test_client_js.py::test_the_package_is_installed_as_gui_md_says",),
+    ),
     # What the system has of its own, in a line of text: nothing of ours is in it.
     Elsewhere(
         ANY, "", r"systemctl (status|cat|edit)( correlator)?|journalctl -k .*|df -h .*|openssl rand .*|pipx .*", ()

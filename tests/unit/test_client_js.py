@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
 import tarfile
@@ -18,6 +20,7 @@ from deploy.client.build import build
 from deploy.version import version
 from tests.support.eventually import PATIENCE
 from tests.support.markdown import blocks
+from tests.support.servers import program
 from tests.support.there import there
 
 TESTS = Path(__file__).parents[1] / "web"
@@ -144,6 +147,21 @@ def test_two_builds_are_equal_and_have_types_and_licence_and_nothing_that_the_pa
     exported = [each for each in about["exports"].values() if isinstance(each, dict)]
     targets = {path.removeprefix("./") for each in exported for path in each.values()}
     assert targets | {"LICENSE", "README.md", "package.json"} == files
+
+
+def test_the_package_is_installed_as_gui_md_says(node: str, tmp_path: Path) -> None:
+    """In a folder beside the clone, with the name that the build gives the file."""
+    (command,) = re.findall(r"^npm install (\S+)$", GUI.read_text(), re.MULTILINE)
+    gui = tmp_path / "gui"
+    gui.mkdir()
+    build((gui / command).parent.resolve())
+    (gui / "package.json").write_text('{ "private": true, "type": "module" }')
+    said = ["--offline", "--no-audit", "--no-fund", "--silent"]
+    script = f"exec {program('npm')} install {shlex.join(said)} {command}"
+    environ = os.environ | {"npm_config_cache": str(tmp_path / "cache")}
+    subprocess.run(["bash", "-c", script], cwd=gui, env=environ, check=True, timeout=120)
+    exports = "console.log(Object.keys(await import('correlator-client')).sort().join())"
+    assert printed(node, exports, gui) == "Correlator,acquire,merge,newest,remaining,subscribe\n"
 
 
 def test_client_and_element_can_be_imported_where_there_is_no_page(node: str, project: Path) -> None:
