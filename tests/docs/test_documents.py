@@ -150,6 +150,19 @@ def test_no_paragraph_has_more_than_80_words(document: str):
     assert not [one for one in paragraphs if len(one.split()) > 80]
 
 
+@pytest.mark.parametrize("document", ["docs/webhooks.md", "docs/traces.md"])
+def test_a_file_of_a_secret_is_a_key_only_without_systemd(document: str):
+    """The service's account cannot read what only root can: with such a key it ends with 78."""
+    text = " ".join(line.text for line in prose(document))
+    named = [sentence for sentence in re.split(r"(?<=[.:])\s| \| ", text) if re.search(r"`\w+_file`", sentence)]
+    assert named
+    assert not [sentence for sentence in named if "Without systemd" not in sentence]
+    shown = [
+        b.place for b in blocks(document) if b.language == "toml" and re.search(r"^\w+_file\s*=", b.text, re.MULTILINE)
+    ]
+    assert not shown
+
+
 def test_the_function_of_the_guide_recognises_a_signature_of_the_daemon():
     (block,) = (block for block in blocks("docs/webhooks.md") if block.language == "python")
     shown: dict[str, Any] = {}
