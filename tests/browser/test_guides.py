@@ -115,7 +115,7 @@ async def test_the_scripts_of_the_guide_follow_a_job_behind_its_proxy(
     """Some before the job exists, some while it runs. At the end the daemon wants a token, which the page fetches."""
     daemon = behind_caddy
     bar = '<progress id="bar" max="100"></progress><p id="left"></p>'
-    history = "; show({ status: String(events.map(({ message }) => message)) });"
+    history = "document.title = events.map(({ message }) => message).join();"
     site: Files = {
         "line.html": page_of(shown("line", daemon), shown("end", daemon)),
         "failed": "The end of a job leads here.",
@@ -148,7 +148,9 @@ async def test_the_scripts_of_the_guide_follow_a_job_behind_its_proxy(
         await expect(line.locator("correlator-progress")).to_contain_text(re.compile("Running.*about .* left"))
         await expect(forecast.locator("#left")).to_have_text(re.compile(r"^about \d+ min left, \w+$"))
         assert 40 < await forecast.evaluate("document.querySelector('#bar').value") < 60
-        await expect((await opened("own")).locator("#state")).to_have_text("it runs")
+        own = await opened("own")
+        await expect(own.locator("#state")).to_have_text("running")
+        await expect(own).to_have_title("it runs")
         for each in (polling, copy):
             await expect(each.locator("#state")).to_have_text("running")
         await appliance.end(job_id, "failed", "no space left")

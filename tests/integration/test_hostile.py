@@ -492,6 +492,9 @@ async def test_every_page_may_load_the_browser_client_and_nothing_else(hub, clie
                     if allowed:
                         open_to_all.add(path)
         assert open_to_all == {f"/{name}.{kind}" for name in ("client", "progress", "react") for kind in ("js", "d.ts")}
+        for path in open_to_all:
+            async with client.get(url + path, headers={"Origin": "http://gui"}) as response:
+                assert response.headers.getall("Access-Control-Allow-Origin") == ["*"], "a browser refuses two"
 
 
 async def test_metadata_of_any_depth_disconnects_no_client(hub, client):
