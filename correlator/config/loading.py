@@ -424,6 +424,7 @@ def _contradictions(config: Config) -> Iterator[tuple[tuple[str, ...], str]]:
     http, mqtt, otlp, cluster = config.http, config.mqtt, config.otlp, config.cluster
     seed = cluster.credentials_file if cluster.url else None
     checks: dict[tuple[str, ...], Callable[[], object]] = {
+        ("http.job_token_key_file",): http.job_token_keys,
         ("otlp.headers", "otlp.headers_file"): lambda: read_headers(otlp.headers, otlp.headers_file),
         ("cluster.credentials_file",): lambda: seed and is_seed(seed),
     }

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args, get_orig
 import msgspec
 
 from correlator.config import values
-from correlator.config.tokens import AcceptedToken, Token, accepted
+from correlator.config.tokens import AcceptedToken, Token, accepted, job_token_keys
 from correlator.config.values import (
     NO_QUERY,
     BrokerUrl,
@@ -402,6 +402,16 @@ class Http(Section):
         "Tokens with names, one table each, at most 100; only in the file, not in the environment.",
         live=True,
     )
+    job_token_key_file: Path | None = _key(
+        None,
+        "File of the key that signs tokens for one job, of at least 32 characters; while it is rotated, of the new and"
+        " the old one, one a line; # comments. Also as the credential job-token-key.",
+        live=True,
+        credential="job-token-key",
+    )
+    job_token_max: float = _key(
+        24 * 3600.0, "The longest time for which a token for one job is valid.", live=True, gt=0
+    )
     tls_cert: Path | None = _key(None, "Certificate chain (PEM): https on this listener.", live=True)
     tls_key: Path | None = _key(
         None, "Its private key (PEM), as a file that the service can read; better as the credential tls-key.", live=True
@@ -418,11 +428,15 @@ class Http(Section):
     @property
     def needs_token(self) -> bool:
         """True if a request needs a token."""
-        return bool(self.tokens_file or self.tokens)
+        return bool(self.tokens_file or self.tokens or self.job_token_key_file)
 
     def read_tokens(self) -> list[AcceptedToken]:
         """Return the tokens that clients may use. Raises: `ConfigError` if a file cannot be used."""
         return accepted(self.tokens_file, self.tokens)
+
+    def job_token_keys(self) -> list[str]:
+        """Return the keys of tokens for one job, the one that signs first. Raises: `ConfigError`."""
+        return job_token_keys(self.job_token_key_file)
 
     def own_url(self, host: str) -> str:
         """The URL of this listener. `host`: what to name for all addresses of this host."""

@@ -14,12 +14,16 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 from correlator.config.values import Section, instant, nearest, read_secret, shown_path, text_like, texts_like
 from correlator.config.values import key as _key
 from correlator.errors import ConfigError
+from correlator.model.job_token import MIN_KEY
 
 Scope: TypeAlias = Literal["read", "metrics"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 MIN_TOKEN = 16
 """Least characters of a token. A shorter one can be guessed."""
+
+MAX_KEYS = 2
+"""While the key of tokens for one job is rotated, two are accepted."""
 
 MAX_TOKENS = 100
 """Most tables `[[http.tokens]]`. Each token is compared with the one of every request."""
@@ -128,6 +132,15 @@ def read_lines(file: Path | None, label: str, *, what: str = "token", least: int
         problems.append(f"{label}: expected one {what} a line in {shown_path(file)}, and at least one")
     if problems:
         raise ConfigError(problems)
+    return found
+
+
+def job_token_keys(file: Path | None) -> list[str]:
+    """Return the keys of tokens for one job: the first one signs, each is accepted. Raises: `ConfigError`."""
+    label = "http.job_token_key_file"
+    found = read_lines(file, label, what="key", least=MIN_KEY)
+    if len(found) > MAX_KEYS:
+        raise ConfigError([f"{label}: expected one key in {shown_path(file or Path())}, or two while it is rotated"])
     return found
 
 

@@ -162,6 +162,8 @@ def secrets(setting: Setting) -> list[str]:
     with contextlib.suppress(ConfigError):  # the file changed after it was read
         found += [token.secret for token in config.http.read_tokens()]
     with contextlib.suppress(ConfigError):
+        found += config.http.job_token_keys()
+    with contextlib.suppress(ConfigError):
         # Of "Bearer TOKEN", the token may stand alone somewhere.
         found += [
             word

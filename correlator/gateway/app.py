@@ -80,7 +80,7 @@ class Gateway:
             parser=connection.parser,
         )
         self._views(config)()
-        self._listener = ListenerConfig(config)
+        self._listener = ListenerConfig(config, gateway=True)
         self.supervisor = Supervisor(fleet.hub)
         self._http = self._listener.sink(self.supervisor.serves, fleet)
         self._synced = asyncio.Event()

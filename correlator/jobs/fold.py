@@ -16,7 +16,7 @@ the log become visible later, and would take percent back. If R has no percent, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from hashlib import blake2b
 from operator import attrgetter
 from typing import Any, Literal
@@ -561,7 +561,12 @@ VM_NAMES = ("vm_name", "vm_name_or_id")
 
 def vm_name(job: JobView | JobRecord) -> str:
     """The name of the virtual machine that a job is about, or "" if its metadata has none."""
-    metadata = joblog.metadata_object(job.metadata) or {}
+    return _vm_name(job.metadata)
+
+
+@lru_cache(1_000)  # of a change, each client of a VM asks for it
+def _vm_name(text: str | None) -> str:
+    metadata = joblog.metadata_object(text) or {}
     for key in VM_NAMES:
         if isinstance(name := metadata.get(key), str):
             return name

@@ -38,7 +38,8 @@ from msgspec import Struct
 from correlator.bounded import BoundedDict
 from correlator.errors import SourceUnavailable
 from correlator.jobs.directory import JobDirectory
-from correlator.jobs.encoding import Documents
+from correlator.jobs.encoding import Documents, encode
+from correlator.jobs.fold import vm_name
 from correlator.model.facts import AttributedRow
 from correlator.model.messages import DatabaseState
 from correlator.model.published import Change, Event, JobView, PublishedJob, Reason
@@ -191,7 +192,9 @@ class _Kept(Struct, frozen=True, gc=False):
 
 def _kept(change: Change) -> _Kept:
     old, new = change.old, change.new
-    if change.goes_on or (old is not None and new is not None and _members(old) == _members(new)):
+    if change.goes_on or (
+        old is not None and new is not None and _members(old) == _members(new) and _same_vm(old, new)
+    ):
         return _Kept(change.job_id, change.seq, PLACE)
     carried = _carried(new)
     lost = tuple(name for name in _carried(old) if name not in carried)
@@ -217,10 +220,15 @@ _members = attrgetter(
 """The members of a job that filters use. The job ID of a job stays the same."""
 
 
+def _same_vm(old: PublishedJob, new: PublishedJob) -> bool:
+    return old.view.metadata == new.view.metadata or vm_name(old.view) == vm_name(new.view)
+
+
 def _stripped(shown: PublishedJob | None) -> PublishedJob | None:
     if shown is None:
         return None
     view = shown.view
+    vm = vm_name(view)
     found = JobView(
         view.job_id,
         view.status,
@@ -231,6 +239,7 @@ def _stripped(shown: PublishedJob | None) -> PublishedJob | None:
         job_type=view.job_type,
         operation=view.operation,
         started_at=view.started_at,
+        metadata=encode({"vm_name": vm}).decode() if vm else None,
     )
     return PublishedJob(found, shown.rev, shown.updated_at, instance=shown.instance)
 

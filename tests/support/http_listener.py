@@ -21,6 +21,7 @@ async def served(
     hub: Hub,
     *,
     tokens: tuple[str | Grant, ...] = (),
+    job_keys: tuple[str, ...] = (),
     origins: tuple[str, ...] = (),
     proxies: tuple[str, ...] = (),
     max_readers: int = 10_000,
@@ -30,13 +31,15 @@ async def served(
     now: Callable[[], float] = time.time,
     **listener: Any,
 ) -> AsyncIterator[str]:
-    """The listener's base URL. `tokens`: with all rights, or with those of a grant.
+    """The listener's base URL. `tokens`: with all rights, or with those of a grant. `job_keys`: of tokens for one job.
 
     `now`: Unix seconds, by which grants end. `listener`: further settings of `Listener`.
     """
     ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
     rules = Rules(
         grants=[one if isinstance(one, Grant) else Grant(secret=one.encode()) for one in tokens],
+        job_keys=job_keys,
+        instance="here",
         origins=origins,
         proxies=proxies,
         max_readers=max_readers,

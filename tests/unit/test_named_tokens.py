@@ -45,8 +45,8 @@ def test_a_named_token_has_the_rights_that_its_table_gives_it(write, files):
         Grant("probe", PROBE.encode(), frozenset({"metrics"})),
     )
     assert config.http.needs_token
-    assert [found[0].covers(need) for need in Need] == [True, True, False, True]
-    assert [found[2].covers(need) for need in Need] == [True, True, True, False]
+    assert [found[0].covers(need) for need in Need] == [True, True, False, True, True]
+    assert [found[2].covers(need) for need in Need] == [True, True, True, False, False]
 
 
 def test_a_token_of_the_old_file_has_all_rights(write, files):

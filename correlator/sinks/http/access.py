@@ -16,7 +16,7 @@ import re
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Final
@@ -25,11 +25,12 @@ from aiohttp import hdrs, web
 from msgspec import Struct
 
 from correlator.bounded import BoundedDict
+from correlator.model import job_token
 from correlator.model.messages import CloseCode
 from correlator.ops import metrics
 from correlator.sinks.http.audit import Audit
 from correlator.sinks.http.floods import Guesses
-from correlator.sinks.http.grants import ANYBODY, REASONS, Denied, Grant, Need
+from correlator.sinks.http.grants import ANYBODY, REASONS, Denied, Grant, Need, job_grant
 
 TICKET_SECONDS = 30.0
 """Seconds for which a ticket is valid."""
@@ -68,12 +69,18 @@ def foreign_origin(origin: str) -> Denied:
 
 
 class Rules(Struct, frozen=True):
-    """What `Access` enforces. Without `grants` every request is admitted. The limits are of streaming connections.
+    """What `Access` enforces. Without `grants` and `job_keys` every request is admitted.
 
+    `job_keys`: the keys of tokens for one job, each valid for `job_token_max` seconds at most. `instance`: the only
+    appliance, to which such a token may be restricted; None: a gateway, which has several. `max_readers` and
+    `max_per_address` are of streaming connections.
     `own_origin`: that of the page where people open it, as a browser sends it. So is the address that a request names.
     """
 
     grants: Iterable[Grant] = ()
+    job_keys: Sequence[str] = ()
+    job_token_max: float = 24 * 3600.0
+    instance: str | None = None
     origins: Iterable[str] = ()
     own_origin: str | None = None
     hosts: Iterable[str] = ()
@@ -116,6 +123,8 @@ class Access:
         """Replace the rules. A token without a grant among them is revoked, as are the tickets it requested."""
         self._rules = rules
         self._grants = {grant.secret: grant for grant in rules.grants}
+        self._job_keys = {key.encode() for key in rules.job_keys}
+        self._needs_token = bool(self._grants or self._job_keys)
         metrics.TOKEN_EXPIRES.clear()
         for grant in self._grants.values():
             if grant.until < math.inf:
@@ -172,7 +181,7 @@ class Access:
         """
         if not self.hosts_allowed(request):
             return False
-        if not self._grants:
+        if not self._needs_token:
             return True
         given, address = (bearer_of(request) or "").encode("utf-8", "replace"), request.remote or ""
         if not given or self._guesses.delay(address, given):
@@ -234,7 +243,7 @@ class Access:
 
         Returns `ANYBODY` if no token is needed. Raises: `Denied`.
         """
-        if not self._grants:
+        if not self._needs_token:
             return ANYBODY
         ticket = request.query.get("ticket") if tickets else None
         known = self._tickets.redeem(ticket) if ticket is not None else None
@@ -256,6 +265,9 @@ class Access:
     def _checked(self, token: bytes, address: str) -> Grant:
         """The grant of a token. It is compared with all tokens in constant time. Raises: `Denied`."""
         found = [grant for secret, grant in self._grants.items() if hmac.compare_digest(token, secret)]
+        if not found and (grant := self._of_job(token)) is not None:
+            self._guesses.right(address, token)
+            return grant
         if not found:
             self._guesses.wrong(address)
             raise Denied("wrong_token", "this token is not known")
@@ -264,17 +276,38 @@ class Access:
             raise Denied("expired", "this token has expired", found[0])
         return found[0]
 
+    def _of_job(self, token: bytes) -> Grant | None:
+        """The grant of a token for one job; None if it is none that a key has signed. Raises: `Denied`."""
+        text, rules = token.decode("utf-8", "replace"), self._rules
+        if not rules.job_keys or not job_token.looks_like_one(text):
+            return None
+        for key in rules.job_keys:
+            try:
+                claims = job_token.verify(text, key, now=self._now(), longest=rules.job_token_max)
+            except job_token.WrongSignature:
+                continue
+            except job_token.WrongClaims as error:
+                raise Denied("claims", f"this token cannot be accepted: {error}") from None
+            except job_token.Ended:
+                raise Denied("expired", "this token has expired") from None
+            if claims.aud and rules.instance is not None and claims.aud != rules.instance:
+                raise Denied("instance", "this token is for another appliance")
+            return job_grant(claims, key)
+        return None
+
     def holds(self, grant: Grant) -> bool:
         """True if a grant that `admit` or `log_in` returned still holds: its token has as many rights now."""
-        if not self._grants:
+        if not self._needs_token:
             return True
+        if grant.is_restricted:
+            return grant.secret in self._job_keys and grant.until > self._now()
         current = self._grants.get(grant.secret)
         return current is not None and current.until > self._now() and current.includes(grant)
 
     @property
     def may_expire(self) -> bool:
         """True if a grant may end by itself, without a `change`."""
-        return any(grant.until < math.inf for grant in self._grants.values())
+        return bool(self._job_keys) or any(grant.until < math.inf for grant in self._grants.values())
 
     def ticket(self, grant: Grant) -> str:
         """Create a ticket, which admits one request within 30 s. Browsers need it: they cannot set websocket headers.

@@ -64,26 +64,27 @@ class HubEndpoints:
         self._events = EventStreams(hub, access, self.streams)
         rest = Rest(hub, work, access.audit)
         failover = FailoverStatus(hub, work, unknown_id_wait=unknown_id_wait)
-        answers: dict[str, Handler] = {
-            "/api/v1/jobs/{id:[^/]+}": rest.job,  # first: aiohttp tries these in order, and most requests are for it
-            "/api/v1/jobs": rest.jobs,
-            "/api/v1/events": rest.find_events,
-            "/api/v1/job": rest.job,
-            "/api/v1/job/events": rest.events,
-            "/api/v1/job/log": rest.log,
-            "/api/v1/jobs/{id:(?s:.+)}/events": rest.events,
-            "/api/v1/jobs/{id:(?s:.+)}/log": rest.log,
-            "/api/v1/jobs/{id:(?s:.+)}": rest.job,
-            "/api/v1/resolve/{id:(?s:.+)}": rest.resolve,
-            "/api/v1/entities/{name:(?s:.+)}": rest.entity,
-            "/api/v1/operations": rest.operations,
-            "/api/v1/operations/{job_type:[^/]+}/{operation:(?s:.+)}": rest.operation,
-            "/api/v1/failover/{id:(?s:.+)}/status": failover.status,
-        }
+        answers: tuple[tuple[str, Handler, Need], ...] = (
+            # First: aiohttp tries these in order, and most requests are for it.
+            ("/api/v1/jobs/{id:[^/]+}", rest.job, Need.JOB),
+            ("/api/v1/jobs", rest.jobs, Need.READ),
+            ("/api/v1/events", rest.find_events, Need.READ),
+            ("/api/v1/job", rest.job, Need.JOB),
+            ("/api/v1/job/events", rest.events, Need.JOB),
+            ("/api/v1/job/log", rest.log, Need.JOB),
+            ("/api/v1/jobs/{id:(?s:.+)}/events", rest.events, Need.JOB),
+            ("/api/v1/jobs/{id:(?s:.+)}/log", rest.log, Need.JOB),
+            ("/api/v1/jobs/{id:(?s:.+)}", rest.job, Need.JOB),
+            ("/api/v1/resolve/{id:(?s:.+)}", rest.resolve, Need.JOB),
+            ("/api/v1/entities/{name:(?s:.+)}", rest.entity, Need.JOB),
+            ("/api/v1/operations", rest.operations, Need.READ),
+            ("/api/v1/operations/{job_type:[^/]+}/{operation:(?s:.+)}", rest.operation, Need.READ),
+            ("/api/v1/failover/{id:(?s:.+)}/status", failover.status, Need.JOB),
+        )
         self.routes = [
-            *(Route(path, self._unless_refused(handler), Need.READ) for path, handler in answers.items()),
+            *(Route(path, self._unless_refused(handler), need) for path, handler, need in answers),
             Route("/ws", self._sockets.handle, Need.HOST, head=False),
-            Route("/api/v1/stream", self._events.handle, Need.READ, head=False),
+            Route("/api/v1/stream", self._events.handle, Need.JOB, head=False),
             Route("/health/live", self._live, Need.NOTHING),
             Route("/health/ready", self._ready, Need.NOTHING),
         ]
@@ -211,9 +212,13 @@ class InstanceEndpoints:
     def _of_grant(self, grant: Grant) -> HubEndpoints:
         if self._fleet is None or grant.instances is None:
             return self.main
-        endpoints = self._endpoints(grant.instances, self._fleet.view_of(grant.instances))
-        if endpoints is None:  # A reload has changed the tokens since the request was admitted.
-            raise SourceUnavailable("the tokens have changed: ask again")
+        if grant.is_restricted:  # Its token names one appliance, and is not in the configuration, which has views.
+            (name,) = grant.instances
+            endpoints = self._endpoints(name, self._fleet.hub_of(name), instance=name)
+        else:
+            endpoints = self._endpoints(grant.instances, self._fleet.view_of(grant.instances))
+        if endpoints is None:  # It is not known yet, or a reload has changed the tokens since the request was admitted.
+            raise SourceUnavailable("the appliances of this token are not known: ask again")
         return endpoints
 
     def _endpoints(self, key: str | frozenset[str], hub: Hub | None, **more: Any) -> HubEndpoints | None:

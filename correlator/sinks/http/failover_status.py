@@ -6,6 +6,7 @@ is accepted.
 
 from __future__ import annotations
 
+import asyncio
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +20,7 @@ from correlator.model.replies import Resolved
 from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import LegacyRow
+from correlator.sinks.http.grants import GRANT, check_job
 from correlator.sinks.http.requests import RETRY_AFTER, json_response, problem
 from correlator.sinks.turns import Work
 
@@ -41,12 +43,18 @@ class FailoverStatus:
             Refused: Too many requests wait for an unknown ID.
             SourceUnavailable: The job is not in memory, and the database cannot be queried.
         """
-        name, address = request.match_info["id"], request.remote or ""
+        name, address, grant = request.match_info["id"], request.remote or "", request[GRANT]
+        await check_job(grant, name, lambda own: self._work.find(self._hub, own, address))
         found = await self._work.find(self._hub, name, address)
+        if found is not None and not grant.shows_job(found[0]):
+            await asyncio.sleep(self._wait)  # as long as for a job that is not there
+            raise grant.refusal()
         if found is None and self._wait > 0:
             self._work.held.check(address)
             with self._work.held.holding(address):
                 found = await self._hub.appearance(name, self._wait)
+        if not grant.shows_job(found[0] if found is not None else None):
+            raise grant.refusal()
         if found is None:
             if self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)

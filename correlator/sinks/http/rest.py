@@ -61,7 +61,7 @@ from correlator.pipeline.queries import (
     UsualSteps,
 )
 from correlator.sinks.http.audit import Audit
-from correlator.sinks.http.grants import GRANT
+from correlator.sinks.http.grants import GRANT, check_job
 from correlator.sinks.http.requests import (
     RETRY_AFTER,
     StreamedResponse,
@@ -322,17 +322,35 @@ class Rest:
         if not wait:
             return self._shown(request, name, await self._find(name, request))
         address, until = request.remote or "", asyncio.get_running_loop().time() + wait
+        await self._check(name, request)
         self._work.held.check(address)
         with self._work.held.holding(address):
             found = await self._waits.wait(name, address, until)
+            if found is not None and not request[GRANT].shows_job(found[0]):
+                await asyncio.sleep(until - asyncio.get_running_loop().time())  # as long as for a job that is not there
+                found = None
             if found is None and self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
             if found is None or rev is None:
                 return self._shown(request, name, found)
             return self._shown(request, name, await self._past(name, found, rev, until), rev)
 
-    def _find(self, name: str, request: web.Request) -> Awaitable[Found | None]:
+    async def _find(self, name: str, request: web.Request) -> Found | None:
+        """The job that an ID names. Raises: `Denied` if the client must not see it."""
+        await self._check(name, request)
+        return self._shown_to(request, await self._any(name, request))
+
+    def _any(self, name: str, request: web.Request) -> Awaitable[Found | None]:
         return self._work.find(self._hub, name, request.remote or "")
+
+    async def _check(self, name: str, request: web.Request) -> None:
+        await check_job(request[GRANT], name, lambda own: self._any(own, request))
+
+    def _shown_to(self, request: web.Request, found: Found | None) -> Found | None:
+        grant = request[GRANT]
+        if not grant.shows_job(found[0] if found is not None else None):
+            raise grant.refusal()
+        return found
 
     async def _past(self, name: str, found: Found, rev: int, until: float) -> Found:
         """Wait until the job is past revision `rev`, at most until `until` (loop time)."""
@@ -346,6 +364,7 @@ class Rest:
 
     def _shown(self, request: web.Request, name: str, found: Found | None, rev: int | None = None) -> web.Response:
         """The response with a job. The client that waited knows it as it is at revision `rev`."""
+        self._shown_to(request, found)
         if found is None:
             raise NotFound(f"no job is known by {name!r}")
         shown = found[0]
@@ -375,6 +394,8 @@ class Rest:
         found = await self._find(name, request)
         if found is None:
             whole = f"{name}/{what}"  # may be an ID that contains a raw slash
+            if request[GRANT].is_restricted:
+                raise NotFound(f"no job is known by {name!r}")
             if "id" in request.match_info and ("wait" in request.query or await self._find(whole, request) is not None):
                 return await self._job(request, whole, read(request, GetJob))
             raise NotFound(f"no job is known by {name!r}")
@@ -428,7 +449,8 @@ class Rest:
         found = await self._find(name, request)
         if found is None:
             raise NotFound(f"no job is known by {name!r}")
-        return json_response(found[1])
+        resolved = found[1]
+        return json_response(replace(resolved, also=()) if request[GRANT].is_restricted else resolved)
 
     async def jobs(self, request: web.Request) -> web.Response:
         """A page of jobs, newest first."""
@@ -440,9 +462,11 @@ class Rest:
 
     async def entity(self, request: web.Request) -> web.Response:
         """A page of the jobs of a context or of a VM, newest first. A name that is both is the context."""
-        asked = read(request, GetEntity)
+        asked, grant = read(request, GetEntity), request[GRANT]
         name = asked.name
-        kind = given(asked.kind) or await self._kind(name)
+        if grant.is_restricted and (name != grant.vm or given(asked.kind) == "context"):
+            raise grant.refusal()
+        kind = "vm" if grant.vm else given(asked.kind) or await self._kind(name)
         context, vm_name = (frozenset({name}), "") if kind == "context" else (frozenset[str](), name)
         query = JobQuery(context_id=context, vm_name=vm_name, since=_micros(asked.since))
 

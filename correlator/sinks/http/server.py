@@ -187,7 +187,7 @@ class HttpSink:
         """Make the endpoints of a hub, and `routes`, which says what each of them needs."""
         self._instances = InstanceEndpoints(hub, self._fleet, self._endpoints_of)
         shared = [
-            Route(TICKET_PATH, self._ticket, Need.READ, method="POST"),
+            Route(TICKET_PATH, self._ticket, Need.JOB, method="POST"),
             *of_process(hub, lambda: [one.streams for one in self._instances.all]),
             *self._static.routes(),
         ]
@@ -376,8 +376,9 @@ class ListenerConfig:
         CorrelatorError: The token file or the certificate cannot be used.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, gateway: bool = False) -> None:
         self._http = config.http
+        self._is_gateway = gateway
         self.access = Access(listen_host=config.http.listen.host, clock=time.monotonic)
         self.tls: ssl.SSLContext | None = None
         if config.http.tls_cert is not None:
@@ -406,6 +407,9 @@ class ListenerConfig:
         own = URL(http.public_url) if http.public_url is not None else None
         rules = Rules(
             grants=grants_of(http.read_tokens()),
+            job_keys=http.job_token_keys(),
+            job_token_max=http.job_token_max,
+            instance=None if self._is_gateway else config.cluster.instance,
             origins=http.allowed_origins,
             own_origin=str(own.origin()) if own is not None else None,
             hosts=(*http.allowed_hosts, *([own.host] if own is not None and own.host is not None else ())),

@@ -89,6 +89,7 @@ class EventStreams:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """``GET /api/v1/stream``."""
         wanted, level = _wanted(request)
+        wanted = request[GRANT].narrowed(wanted)
         with self._access.admitted(request) as refused:
             if self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "restarting", RETRY_AFTER)

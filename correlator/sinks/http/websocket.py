@@ -41,7 +41,7 @@ from correlator.sinks.http.frames import (
     split,
     text_frame,
 )
-from correlator.sinks.http.grants import Denied, Grant, Need
+from correlator.sinks.http.grants import Denied, Grant, Need, check_job
 from correlator.sinks.http.requests import problem
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
@@ -335,7 +335,7 @@ class Websockets:
             if not hello.token:
                 raise Denied("no_token", "a token is needed in hello")
             client.grant = await self._access.log_in(hello.token, client.address)
-        client.grant.check(Need.READ, self._instance)
+        client.grant.check(Need.JOB, self._instance)
         client.streams = self._streams_for(client.grant)
         client.ready = True
         if client.frames is not None:
@@ -359,6 +359,8 @@ class Websockets:
             ),
             frozenset(message.jobs) if message.jobs is not None else None,
         )
+        assert client.grant is not None
+        wanted = client.grant.narrowed(wanted)
         if not client.streams.fanout.groups.has_room(wanted):
             raise Close(CloseCode.TOO_MANY, "too many IDs in all subscriptions together")
         resuming = bool(message.resume)
@@ -370,9 +372,14 @@ class Websockets:
         """Answer a `get`, in its own task, as the database may be slow."""
         code = "unavailable"
         try:
-            if await client.streams.put(client, name, GET_WITHIN):
+            assert client.grant is not None
+            await check_job(client.grant, name, lambda own: client.streams.find(client, own))
+            if await client.streams.put(client, name, GET_WITHIN, client.grant.shows_job):
                 return
             code, detail = "not_found", f"no job is known by {name!r}"
+        except Denied as denied:
+            self._access.note(denied, client.address)
+            code, detail = "not_found", str(denied)
         except SourceUnavailable as error:
             detail = error.public
         except Refused as error:

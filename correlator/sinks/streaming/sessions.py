@@ -14,15 +14,17 @@ import asyncio
 import contextlib
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from msgspec import Struct
 
 from correlator.errors import SourceUnavailable
 from correlator.jobs import encoding
+from correlator.jobs.fold import vm_name
 from correlator.model.messages import Bookmark, Bye, Resync, SourceStatus, Synced, Welcome
 from correlator.model.published import PublishedJob
+from correlator.model.replies import Resolved
 from correlator.model.rows import Level
 from correlator.ops.stalls import STUCK_AFTER, timed
 from correlator.pipeline.hub import Hub
@@ -156,7 +158,7 @@ class Streams:
             return  # the client was removed meanwhile
         published = self._hub.published
         after = resume.seq if resume is not None and self.can_resume(resume) else None
-        unknown = [n for n in sorted(wanted.jobs or ()) if published.resolve(n) is None and n not in archived]
+        unknown = [n for n in sorted(wanted.jobs or ()) if self._is_unknown(n, wanted, archived.get(n))]
         sub = self.fanout.subscribe(client, sub_id, wanted, level, after, unknown)
         extra: list[PublishedJob] = []
         if sub.after is None:
@@ -168,8 +170,16 @@ class Streams:
         if not_searched:
             self.start(client, self._keep_searching(client, sub, not_searched))
 
-    async def put(self, client: Client, name: str, within: float) -> bool:
-        """Send the whole document of the job that the ID `name` resolves to. Returns False if there is no such job.
+    async def find(self, client: Client, name: str) -> tuple[PublishedJob, Resolved] | None:
+        """The job that an ID names, in the client's turn. Raises: `SourceUnavailable`, `Refused`."""
+        return await self.work.find(self._hub, name, client.address)
+
+    async def put(
+        self, client: Client, name: str, within: float, shows: Callable[[PublishedJob], bool] = lambda _: True
+    ) -> bool:
+        """Send the whole document of the job that the ID `name` resolves to, if the client may see it (`shows`).
+
+        Returns False if there is no such job.
 
         Raises:
             SourceUnavailable: The job is not in memory, and the database cannot be queried.
@@ -177,7 +187,9 @@ class Streams:
             TimeoutError: The database did not answer within `within` seconds.
         """
         async with asyncio.timeout(within):
-            known = await self.work.find(self._hub, name, client.address)
+            known = await self.find(client, name)
+        if known is not None and not shows(known[0]):
+            return False
         await self._wait_until_current(client)
         if known is None or not await self._turn(client):
             return known is not None
@@ -269,13 +281,22 @@ class Streams:
         self._synced(client, sub, count)
 
     def _synced(self, client: Client, sub: Sub, count: int) -> None:
-        unknown = [n for n in sub.waiting_ids if self._hub.published.resolve(n) is None]
+        unknown = [n for n in sub.waiting_ids if self._is_unknown(n, sub.group.filter)]
         seq = self._hub.seq
         sub.todo = EMPTY  # which keeps no order alive
         self.fanout.flush()
         client.synced()
         self.send(client, Synced(sub.id, seq, count, unknown), seq)
         self.fanout.send(client, [self._status()])
+
+    def _is_unknown(self, name: str, wanted: Filter, archived: PublishedJob | None = None) -> bool:
+        """True if no job has this ID. Of a VM, its jobs are all that there is: a client may not see any other one.
+
+        `archived`: what the database has.
+        """
+        resolved = self._hub.published.resolve(name)
+        found = self._hub.published.get(resolved.job_id) if resolved is not None else archived
+        return found is None or bool(wanted.query.vm_name and vm_name(found.view) != wanted.query.vm_name)
 
     def _is_current(self, client: Client, sub: Sub) -> bool:
         """True if the subscription has neither been replaced nor ended."""

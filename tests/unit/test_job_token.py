@@ -1,0 +1,136 @@
+"""Tokens for one job or one VM: what is made, what is accepted, and that nothing else is."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.model.job_token import AHEAD, Claims, Ended, WrongClaims, WrongSignature, create, verify
+from tests.support.paths import REPOSITORY
+
+KEY, OTHER = "k" * 32, "o" * 32
+NOW, DAY = 1_800_000_000, 86_400.0
+VECTORS = json.loads((REPOSITORY / "tests" / "data" / "job_tokens.json").read_text())
+
+
+@pytest.mark.parametrize("vector", VECTORS)
+def test_the_same_token_is_made_as_by_every_other_implementation_and_it_is_accepted(vector: dict[str, Any]):
+    named = {name: vector[name] for name in ("job", "vm", "instance") if name in vector}
+    assert create(vector["key"], now=vector["now"], valid_for=vector["valid_for"], **named) == vector["token"]
+    claims = verify(vector["token"], vector["key"], now=vector["now"], longest=DAY)
+    assert (claims.job, claims.vm, claims.aud) == tuple(named.get(name, "") for name in ("job", "vm", "instance"))
+    assert claims.exp - claims.iat == vector["valid_for"]
+
+
+ids = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=255)
+
+
+@given(ids, st.integers(1, 86_400), st.integers(0, 100_000))
+def test_a_token_of_any_id_is_accepted_until_its_end_and_by_its_own_key_only(job, valid_for, later):
+    token = create(KEY, now=NOW, job=job, valid_for=valid_for)
+    assert len(token) < 4096
+    with pytest.raises(WrongSignature):
+        verify(token, OTHER, now=NOW, longest=DAY)
+    if later < valid_for:
+        found = verify(token, KEY, now=NOW + later, longest=DAY)
+        assert found == Claims(v=1, iat=NOW, exp=NOW + valid_for, job=job)
+    else:
+        with pytest.raises(Ended):
+            verify(token, KEY, now=NOW + later, longest=DAY)
+
+
+@given(st.data())
+def test_a_token_with_any_other_character_is_not_accepted(data):
+    token = create(KEY, now=NOW, job="j")
+    at = data.draw(st.integers(0, len(token) - 1))
+    other = data.draw(st.characters(exclude_characters=token[at]) | st.just(""))
+    with pytest.raises(WrongSignature):
+        verify(token[:at] + other + token[at + 1 :], KEY, now=NOW, longest=DAY)
+
+
+def signed(header: object, claims: object, key: str = KEY, algorithm: str = "sha256") -> str:
+    """A token of any content, correctly signed."""
+
+    def encoded(value: object) -> str:
+        raw = value if isinstance(value, bytes) else json.dumps(value).encode()
+        return base64.urlsafe_b64encode(raw).decode().rstrip("=")
+
+    text = f"{encoded(header)}.{encoded(claims)}"
+    digest = hmac.new(key.encode(), text.encode(), getattr(hashlib, algorithm)).digest()
+    return f"{text}.{base64.urlsafe_b64encode(digest).decode().rstrip('=')}"
+
+
+HS256 = {"alg": "HS256", "typ": "JWT"}
+RIGHT = {"v": 1, "job": "j", "iat": NOW, "exp": NOW + 900}
+
+
+@pytest.mark.parametrize("header", [HS256, {"typ": "JWT", "alg": "HS256"}, {"alg": "HS256"}, {**HS256, "kid": "1"}])
+def test_what_libraries_of_other_languages_make_is_accepted(header):
+    assert verify(signed(header, RIGHT), KEY, now=NOW, longest=DAY).job == "j"
+    assert verify(signed(header, {**RIGHT, "iat": NOW + AHEAD}), KEY, now=NOW, longest=DAY).job == "j"
+
+
+@pytest.mark.parametrize(
+    ("header", "claims"),
+    [
+        *(({**HS256, "alg": name}, RIGHT) for name in ("none", "None", "HS512", "RS256", "", 1, None)),
+        ({**HS256, "crit": ["exp"]}, RIGHT),
+        (b"{", RIGHT),
+        ([], RIGHT),
+        (HS256, b"\xff"),
+        (HS256, []),
+        *((HS256, {**RIGHT, "v": version}) for version in (0, 2, "1", None, 1.5)),
+        *((HS256, {name: value for name, value in RIGHT.items() if name != missing}) for missing in RIGHT),
+        (HS256, {**RIGHT, "vm": "v"}),
+        (HS256, {**RIGHT, "job": ""}),
+        (HS256, {**RIGHT, "job": ["j"]}),
+        (HS256, {**RIGHT, "job": "j" * 256}),
+        (HS256, {**RIGHT, "aud": ["dc1"]}),
+        (HS256, {**RIGHT, "step": "a restriction of a later version"}),
+        (HS256, {**RIGHT, "exp": NOW + DAY + 1}),
+        (HS256, {**RIGHT, "exp": NOW}),
+        (HS256, {**RIGHT, "exp": float("inf")}),
+        (HS256, {**RIGHT, "exp": "9"}),
+        (HS256, {**RIGHT, "iat": NOW + AHEAD + 1}),
+    ],
+)
+def test_a_signed_token_that_is_none_of_ours_is_refused_with_a_reason(header, claims):
+    with pytest.raises(WrongClaims, match=r"it (has to|was made)"):
+        verify(signed(header, claims), KEY, now=NOW, longest=DAY)
+
+
+def test_a_token_of_another_hash_or_of_more_parts_or_of_no_end_of_bytes_is_not_accepted():
+    good = signed(HS256, RIGHT)
+    for token in (
+        signed(HS256, RIGHT, algorithm="sha512"),
+        f"{good}.x",
+        good.rpartition(".")[0],
+        "",
+        "a.b.c",
+        good * 30,
+    ):
+        with pytest.raises(WrongSignature):
+            verify(token, KEY, now=NOW, longest=DAY)
+
+
+@pytest.mark.parametrize(
+    ("given_", "words"),
+    [
+        ({"key": "short", "job": "j"}, "fewer than 32 characters"),
+        ({}, "either a job or a VM"),
+        ({"job": "j", "vm": "v"}, "either a job or a VM"),
+        ({"job": "j" * 256}, "more than 255 characters"),
+        ({"job": "j", "valid_for": 0}, "at least 1 s"),
+        ({"job": "\ud800"}, "no text in Unicode"),
+    ],
+)
+def test_what_cannot_be_a_token_is_refused_with_the_reason(given_: dict[str, Any], words: str):
+    with pytest.raises(ValueError, match=words):
+        create(given_.pop("key", KEY), now=NOW, **given_)
