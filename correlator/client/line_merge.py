@@ -31,7 +31,7 @@ MAX_STREAMED = 5_000
 class Page(Struct, frozen=True):
     """A page of log lines. `next_after`: where the next one begins. `more`: the next one exists already.
 
-    `next_before`: of a page back, where the one before it ends; None at the begin of the log. `reason`: why lines may
+    `next_before`: of a page back, where the one before it ends; None at the start of the log. `reason`: why lines may
     be missing; None if none are.
     """
 

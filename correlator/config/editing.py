@@ -199,7 +199,7 @@ def with_value(path: Path, text: str, names: tuple[str, ...], value: Any) -> str
         with contextlib.suppress(ValueError):
             if tomllib.loads(candidate) == wanted:
                 return candidate
-    raise NotSet(f"{path}: {dotted} cannot be set there, as its table has an unusual form: set it with an editor")
+    raise NotSet(f"{path}: {dotted} cannot be set there, because its table has an unusual form: use an editor")
 
 
 def without_value(path: Path, text: str, names: tuple[str, ...]) -> str:
@@ -228,7 +228,7 @@ def without_value(path: Path, text: str, names: tuple[str, ...]) -> str:
         if _keys_of(tomllib.loads(made)) == _keys_of(wanted):
             return made
     dotted = ".".join(names)
-    raise NotSet(f"{path}: {dotted} cannot be removed there, as its table has an unusual form: do it with an editor")
+    raise NotSet(f"{path}: {dotted} cannot be removed there, because its table has an unusual form: use an editor")
 
 
 def _without(table: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:

@@ -159,7 +159,7 @@ def contradictions(
         name, file, instances = (f"http.tokens[{number}].{key}" for key in ("name", "file", "instances"))
         if table.name and table.name in first:
             where = place(first[table.name])
-            yield (name,), f'{name} = "{table.name}": expected another name, as the one in {where} has it'
+            yield (name,), f'{name} = "{table.name}": expected another name: the one in {where} has it already'
         first.setdefault(table.name, name)
         if not table.name:
             yield (name,), f"{name}: expected a name, e.g. gui"

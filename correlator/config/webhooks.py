@@ -46,7 +46,7 @@ _PLACEHOLDER = re.compile(
 
 
 class Template(Secret):
-    """A template that has been checked. It prints as `***`, as it may hold a key."""
+    """A template that has been checked. It prints as `***`, because it may hold a key."""
 
     __slots__ = ("_root",)
     expected = "a text that holds JSON"
@@ -335,7 +335,7 @@ def contradictions(webhooks: Sequence[Webhook], place: Callable[[str], str]) -> 
         name, url = f"webhooks[{number}].name", f"webhooks[{number}].url"
         if webhook.name in first:
             where = place(first[webhook.name])
-            yield (name,), f'{name} = "{webhook.name}": expected another name, as the one in {where} has it'
+            yield (name,), f'{name} = "{webhook.name}": expected another name: the one in {where} has it already'
         first.setdefault(webhook.name, name)
         if not webhook.name:
             yield (name,), f"{name}: expected a name, e.g. tickets"

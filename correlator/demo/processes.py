@@ -152,7 +152,7 @@ def held_port(port: int = 0) -> Iterator[int]:
     """Hold a loopback port, by default a free one: nothing gets it but a server that asks for its number.
 
     A server that ended can start again there. Other systems than Linux let nothing listen on a port that is held; there
-    it is only known to be free at the begin. Raises OSError if the port is in use.
+    it is only known to be free at the beginning. Raises OSError if the port is in use.
     """
     with socket.socket() as holder:
         # As servers have it: a port with connections in TIME_WAIT is free, and the server may bind this one as well.

@@ -132,7 +132,7 @@ def test_webhooks_of_all_files_are_kept_and_a_name_twice_names_both_places(etc):
         f"{etc}/conf.d/20-d.toml:8: webhooks[5].timeout",
         f"{etc}/conf.d/20-d.toml:6: webhooks[5].name",
     ]
-    assert f"as the one in {etc}/conf.d/10-b.toml:2 has it" in refused(etc)[1]
+    assert f"the one in {etc}/conf.d/10-b.toml:2 has it already" in refused(etc)[1]
 
 
 def test_the_place_of_a_table_inside_a_section_is_found_in_each_file(etc):

@@ -128,7 +128,7 @@ def test_a_problem_of_a_table_names_the_key_and_what_would_be_right(problems, fi
 
 def test_two_tokens_of_one_name_are_an_error_that_names_the_first(problems, files):
     (line,) = problems(table(files) + table(files, "probe").replace("'probe'", "'gui'", 1))
-    assert line.startswith('http.tokens[2].name = "gui": expected another name, as the one in ')
+    assert line.startswith('http.tokens[2].name = "gui": expected another name: the one in ')
 
 
 def test_no_token_shows_in_what_a_configuration_prints(write, files):
