@@ -64,12 +64,17 @@ class TailOracle(SimulatedFollower):
         self._windows: dict[int, tuple[Window, float]] = {}
         """Each, and when it was settled."""
         self._kin: dict[int, tuple[int, float]] = {}
-        """The missing ids. Those that one statement reserved, and that were found missing together, live together."""
+        """The missing ids. Those that one statement reserved, and that were found missing together, live together: they
+        have the same time, or a number below 0."""
         self._alive: dict[int, float] = {}
         """When a missing id was last seen, or first missed."""
         self._silent: dict[int, float] = {}
         """When the last probe began that has not seen it."""
         self._miss(0, gaps.head)
+        # The past is found missing in parts, and a window of a checkpoint stays one.
+        for i, (statement, _) in self._kin.items():
+            together = next((w.holes[0][0] for w in gaps.open if inside(w.holes)(i)), i)
+            self._kin[i] = statement, -1.0 - together
 
     def save(self) -> None:
         """Write a checkpoint. `restart` continues from it."""
