@@ -17,6 +17,7 @@ import click
 from correlator import __version__
 from correlator.config import loading, rendering, schema, values
 from correlator.ops import logs, watchdog
+from correlator.terminal import job_tokens
 from correlator.terminal.commands import (
     COMMANDS,
     Commands,
@@ -172,6 +173,24 @@ def create_streams(ctx: click.Context, file: Path | None, gateway: bool) -> None
     lines, complete = asyncio.run(create(service.load(file, os.environ, gateway=gateway).config.cluster))
     click.echo("\n".join(map(logs.escape, lines)))
     ctx.exit(0 if complete else 1)
+
+
+@main.command()
+@_config_option
+@click.option("--job", default="", metavar="ID", help="Any ID of the job, which need not exist yet.")
+@click.option("--vm", default="", metavar="NAME", help="Instead of one job, those of this VM.")
+@click.option("--for", "valid_for", default="15m", show_default=True, metavar="TIME", help="How long it is valid.")
+@click.option("--gateway", is_flag=True, help="With the key of a gateway; without --config of gateway.toml.")
+def token(file: Path | None, job: str, vm: str, valid_for: str, gateway: bool) -> None:
+    """Print a token that shows one job, or the jobs of one VM, and nothing else.
+
+    It is signed with the key in http.job_token_key_file, or the credential job-token-key. The daemon is not asked, and
+    need not run.
+    """
+    from correlator.doctor import service  # noqa: PLC0415 - see run
+
+    logs.configure("error", "text", os.environ)
+    click.echo(job_tokens.create(service.load(file, os.environ, gateway=gateway).config.http, job, vm, valid_for))
 
 
 @main.command()
