@@ -12,10 +12,19 @@ from correlator.errors import BadRequest, CorrelatorError, NotFound
 from correlator.model.messages import Wanted
 
 if TYPE_CHECKING:
-    from correlator.client.client import AccessRefused, Client, Incomplete, JobList, NotACorrelator, Unreachable
+    from correlator.client.client import (
+        AccessRefused,
+        Client,
+        Incomplete,
+        JobList,
+        NotACorrelator,
+        Unreachable,
+        create_job_token,
+    )
 
 __all__ = [  # noqa: RUF022 - by subject
     "Client", "Wanted", "Update", "ConnectionState", "Job", "JobList", "LogMessage", "Remaining", "moment", "remaining",
+    "create_job_token",
     "CorrelatorError", "AccessRefused", "BadRequest", "Incomplete", "NotACorrelator", "NotFound", "Unreachable",
 ]  # fmt: skip
 

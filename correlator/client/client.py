@@ -43,6 +43,7 @@ from correlator.client.messages import (
 from correlator.client.replica import ConnectionState, Replica, Update
 from correlator.config.values import shown_url
 from correlator.errors import BadRequest, CorrelatorError, NotFound
+from correlator.model import job_token
 from correlator.model.messages import Bookmark, Bye, ClientMessage, CloseCode, Wanted, Welcome
 from correlator.model.rows import Level
 from correlator.tasks import Backoff
@@ -435,6 +436,19 @@ def split_wanted(wanted: Wanted) -> list[Wanted]:
         return [wanted]
     starts = range(0, len(wanted.jobs), IDS_IN_ONE)
     return [msgspec.structs.replace(wanted, jobs=wanted.jobs[at : at + IDS_IN_ONE]) for at in starts]
+
+
+def create_job_token(
+    key: str, *, job: str = "", vm: str = "", valid_for: float = job_token.VALID_FOR, instance: str = ""
+) -> str:
+    """Return a token that shows one job, or the jobs of one VM, and nothing else. The daemon is not asked.
+
+    `key`: the content of `http.job_token_key_file`. `job`: any ID of a job, which need not exist yet. `valid_for`:
+    seconds; the daemon accepts at most `http.job_token_max`. `instance`: the appliance, if the token is for just one.
+
+    Raises: ValueError with what is wrong.
+    """
+    return job_token.create(key, now=time.time(), job=job, vm=vm, valid_for=valid_for, instance=instance)
 
 
 def _frame(message: ClientMessage) -> str:

@@ -1,4 +1,5 @@
-"""The browser client as a package for npm: `client.js`, `progress.js` and `react.js` as the daemon serves them.
+"""The browser client as a package for npm: `client.js`, `progress.js` and `react.js` as the daemon serves them, and
+`token.js` for the backend of a GUI.
 
 Nothing is asked over the network; the same sources make the same package, byte by byte.
 
@@ -27,7 +28,7 @@ def build(folder: Path) -> Path:
     served = files()
     packed = {
         "package.json": json.dumps(about, indent=2).encode() + b"\n",
-        "README.md": (_SOURCE / "README.md").read_bytes(),
+        **{name: (_SOURCE / name).read_bytes() for name in ("README.md", "token.js", "token.d.ts")},
         "LICENSE": (REPOSITORY / "LICENSE").read_bytes(),
         **{name: served[f"/{name}"].body for script in CLIENT for name in (script, script.replace(".js", ".d.ts"))},
     }

@@ -298,6 +298,12 @@ ELSEWHERE = (
     ),
     Elsewhere(r"docs/install\.md", "By hand.*", ANY, (f"{OTHER_INSTALLATIONS}::test_by_hand_it_is_a_service",)),
     Elsewhere(r"docs/install\.md", "With uv.*", ANY, (f"{OTHER_INSTALLATIONS}::test_uv_makes_it_a_command",)),
+    Elsewhere(
+        r"docs/configuration\.md",
+        "Tokens",
+        ANY,
+        ("tests/docs/test_steps.py::test_the_steps_of_a_token_for_one_job_make_a_key_and_a_token",),
+    ),
     # The whole chapters are run there.
     Elsewhere(
         r"docs/cluster\.md",

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import socket
+import time
 from pathlib import Path
 
 import pytest
 
 from correlator.config import loading
+from correlator.model import job_token
 from tests.support.daemon import Daemon
 from tests.support.mariadb import MariaDB
 from tests.support.markdown import blocks
@@ -107,3 +109,12 @@ async def test_opened_to_others_it_answers_under_the_name_of_the_host(appliance:
             assert response.status == 403
     finally:
         await daemon.close()
+
+
+async def test_the_steps_of_a_token_for_one_job_make_a_key_and_a_token(appliance: MariaDB, etc: Path, tmp_path: Path):
+    here = {"/etc/correlator": str(etc), "--for 1h": f"--for 1h >{tmp_path}/token"}
+    await paste(tmp_path, steps("docs/configuration.md", "job-token-key"), mariadb=appliance, here=here)
+    key = (etc / "job-token-key").read_text().strip()
+    assert (etc / "job-token-key").stat().st_mode & 0o777 == 0o600
+    claims = job_token.verify((tmp_path / "token").read_text().strip(), key, now=time.time(), longest=3600)
+    assert claims.job == "unified-live-failover-pgtest2-1758553933"

@@ -20,6 +20,7 @@ from deploy.client.build import build
 from deploy.version import version
 from tests.support.eventually import PATIENCE
 from tests.support.markdown import blocks
+from tests.support.paths import REPOSITORY
 from tests.support.servers import program
 from tests.support.there import there
 
@@ -162,6 +163,28 @@ def test_the_package_is_installed_as_gui_md_says(node: str, tmp_path: Path) -> N
     subprocess.run(["bash", "-c", script], cwd=gui, env=environ, check=True, timeout=120)
     exports = "console.log(Object.keys(await import('correlator-client')).sort().join())"
     assert printed(node, exports, gui) == "Correlator,acquire,merge,newest,remaining,subscribe\n"
+
+
+def test_a_backend_makes_the_tokens_for_one_job_that_the_daemon_accepts(node: str, project: Path) -> None:
+    vectors = json.loads((REPOSITORY / "tests/data/job_tokens.json").read_text())
+    (project / "vectors.json").write_text(json.dumps(vectors))
+    script = """
+        import { readFileSync } from "node:fs";
+        const { createJobToken } = await import("correlator-client/token");
+        for (const { key, token, valid_for: expiresIn, ...what } of JSON.parse(readFileSync("vectors.json")))
+          console.log((await createJobToken(key, { ...what, expiresIn })) === token);
+        const key = "k".repeat(32);
+        for (const [given, what] of [["k".repeat(31), { job: "j" }], [key, {}], [key, { job: "j", vm: "v" }],
+          [key, { job: "" }], [key, { job: "j".repeat(256) }], [key, { job: "\\ud800" }],
+          [key, { job: "j", expiresIn: 0 }]])
+          await createJobToken(given, what).catch((error) => console.log(error.constructor.name));
+        globalThis.document = {};
+        await createJobToken(key, { job: "j" }).catch((error) => console.log(error.message));
+    """
+    said = printed(node, script, project).splitlines()
+    assert said[: len(vectors)] == len(vectors) * ["true"]
+    assert said[len(vectors) : -1] == 7 * ["TypeError"]
+    assert "a page must not have the key" in said[-1]
 
 
 def test_client_and_element_can_be_imported_where_there_is_no_page(node: str, project: Path) -> None:

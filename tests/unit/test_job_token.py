@@ -6,12 +6,17 @@ import base64
 import hashlib
 import hmac
 import json
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from correlator.cli import main
+from correlator.client import create_job_token
 from correlator.model.job_token import AHEAD, Claims, Ended, WrongClaims, WrongSignature, create, verify
 from tests.support.paths import REPOSITORY
 
@@ -134,3 +139,60 @@ def test_a_token_of_another_hash_or_of_more_parts_or_of_no_end_of_bytes_is_not_a
 def test_what_cannot_be_a_token_is_refused_with_the_reason(given_: dict[str, Any], words: str):
     with pytest.raises(ValueError, match=words):
         create(given_.pop("key", KEY), now=NOW, **given_)
+
+
+# -- the command, and the function of the client for Python
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    file = tmp_path / "job-token-key"
+    file.write_text(f"# rotated in May\n{KEY}\n{OTHER}\n")
+    file.chmod(0o600)
+    return file
+
+
+def printed(*arguments: str, **environ: str) -> tuple[int, str]:
+    result = CliRunner().invoke(main, ["token", *arguments], prog_name="correlator", env=environ)
+    return result.exit_code, result.output.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "valid_for"), [(["--job", "j"], 900), (["--job", "j", "--for", "1h"], 3600), (["--vm", "v"], 900)]
+)
+def test_the_command_prints_a_token_that_the_first_key_has_signed(key_file, arguments, valid_for):
+    code, token = printed(*arguments, CORRELATOR_HTTP__JOB_TOKEN_KEY_FILE=str(key_file))
+    assert code == 0, token
+    found = verify(token, KEY, now=time.time(), longest=DAY)
+    assert (found.job or found.vm, found.exp - found.iat) == (arguments[1], valid_for)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give either a job or a VM"),
+        (["--job", "j", "--vm", "v"], "give either a job or a VM"),
+        (["--job", "j" * 256], "more than 255 characters"),
+        (["--job", "j", "--for", "90"], "a duration with its unit"),
+        (["--job", "j", "--for", "0s"], "at least 1 s"),
+        (["--job", "j", "--for", "25h"], "at most 24h (http.job_token_max)"),
+    ],
+)
+def test_the_command_says_why_it_can_make_no_token(key_file, arguments, says):
+    code, said = printed(*arguments, CORRELATOR_HTTP__JOB_TOKEN_KEY_FILE=str(key_file))
+    assert (code, says in said, KEY in said) == (2, True, False), said
+
+
+def test_the_command_says_how_to_make_a_key_that_is_missing_or_too_short(tmp_path):
+    code, said = printed("--job", "j")
+    assert (code, "openssl rand -base64 48" in said) == (78, True), said
+    short = tmp_path / "key"
+    short.write_text("a-key-that-is-short\n")
+    short.chmod(0o600)
+    code, said = printed("--job", "j", CORRELATOR_HTTP__JOB_TOKEN_KEY_FILE=str(short))
+    assert (code, "expected 32 or more" in said, "a-key-that-is-short" in said) == (78, True, False), said
+
+
+def test_the_client_for_python_makes_the_same_token():
+    found = verify(create_job_token(KEY, vm="v", valid_for=60, instance="dc1"), KEY, now=time.time(), longest=DAY)
+    assert (found.vm, found.aud, found.exp - found.iat) == ("v", "dc1", 60)
