@@ -361,9 +361,11 @@ class Connection:
 
     def _failed(self, error: BaseException) -> None:
         text = text_of(error)
-        closed = isinstance(error, BrokenPipeError | ConnectionResetError)
-        if closed and self._error is not None and (is_login_refused(self._error) or "exceeded" in self._error):
-            return  # A server closes the connection that it refuses, often before the reason can be read.
+        if isinstance(error, BrokenPipeError | ConnectionResetError):
+            # A server closes the connection that it refuses, often before the reason can be read.
+            if self._error is not None and (is_login_refused(self._error) or "exceeded" in self._error):
+                return
+            text += ": the server closed the connection, which it does at once when its max_connections are in use"
         level = logging.WARNING if self._error is None else logging.DEBUG
         log.log(level, "NATS cannot be used: %s; trying again", text)
         self._error = text

@@ -118,8 +118,10 @@ def time_of(text: str) -> Micros:
     return _parsed(b"", 0, lambda: encoding.micros(text))
 
 
-def epoch(payload: bytes) -> str:
-    """Return the text of the epoch key. Raises: `Unreadable`."""
+def epoch(payload: bytes) -> str | None:
+    """Return the text of the epoch key; None if the key was removed. Raises: `Unreadable`."""
+    if not payload:
+        return None
     if not _EPOCH.fullmatch(payload):
         raise Unreadable("not the text of an epoch")
     return payload.decode("ascii")

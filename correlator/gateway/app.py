@@ -227,6 +227,4 @@ def _log_level(config: Config) -> Callable[[], None]:
 async def _epoch(connection: Connection) -> str | None:
     """The epoch of the stream of documents; None if no collector has written one that can be read."""
     found = await connection.last(keys.STATE, keys.EPOCH)
-    if found is None or not found.data:
-        return None
-    return connection.parser.parse(keys.EPOCH, partial(received.epoch, found.data))
+    return connection.parser.parse(keys.EPOCH, partial(received.epoch, found.data)) if found is not None else None

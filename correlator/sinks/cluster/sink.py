@@ -134,7 +134,7 @@ async def checked_epoch(connection: Connection, known: Position | None, within: 
     created, last_seq = str(info["created"]), int(info["state"]["last_seq"])
     found = await connection.last(keys.STATE, keys.EPOCH, within=within)
     epoch = None
-    if found is not None and found.data:
+    if found is not None:
         epoch = connection.parser.parse(keys.EPOCH, partial(received.epoch, found.data))
     if epoch is not None:
         if known is None or known.epoch != epoch:
