@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -35,6 +36,7 @@ GUI = {
     "forecast": "import { remaining, subscribe }",
     "copy": '"./lib/correlator/client.js"',
     "token": "/my/session/token",
+    "backend": "createJobToken(key",
     "polling": "while (!job?.terminal)",
     "vite": "// vite.config.js",
     "with vite": '  import { subscribe } from "correlator-client"',
@@ -170,6 +172,7 @@ def package() -> dict[str, bytes]:
     """The files of the package for npm, as they are installed."""
     about = (REPOSITORY / "deploy/client/package.json").read_bytes()
     scripts = {name: files()[f"/{name}"].body for name in CLIENT}
+    scripts["token.js"] = (REPOSITORY / "deploy/client/token.js").read_bytes()
     return {f"node_modules/correlator-client/{name}": body for name, body in {"package.json": about, **scripts}.items()}
 
 
@@ -201,16 +204,54 @@ async def test_the_client_follows_a_job_in_node(appliance: Appliance, daemon: Da
             {shown("node", daemon)}
         """,
     }
+    assert await said_in_node(tmp_path, installed) == "running\n"
+
+
+async def test_the_backend_makes_a_token_with_which_a_page_shows_one_job_and_no_other(
+    page: Page, database: Database, appliance: Appliance, tmp_path: Path
+):
+    key = "a-key-of-this-test-that-the-backend-has-too"
+    (tmp_path / "key").write_text(key)
+    (tmp_path / "key").chmod(0o600)
+    daemon = Daemon(tmp_path, database__url=database.url, http__job_token_key_file=tmp_path / "key")
+    script = f"""
+        const request = {{ session: {{ job: {json.dumps(NAME)} }} }};
+        const app = {{ get: (path, answer) => answer(request, {{ send: (token) => console.log(token) }}) }};
+        {shown("backend", daemon)}
+    """
+    token = (await said_in_node(tmp_path, {**package(), "main.mjs": script}, JOB_TOKEN_KEY=key)).strip()
+    source = f'<script type="module" src="http://127.0.0.1:{daemon.port}/progress.js"></script>'
+
+    def bar_of(job: str) -> str:
+        return page_of(f'{source}<correlator-progress job="{job}" token="{token}"></correlator-progress>')
+
+    async with pages({"/own.html": bar_of(NAME), "/other.html": bar_of("another")}) as origin:
+        daemon.becomes({"CORRELATOR_HTTP__ALLOWED_ORIGINS": origin})
+        async with daemon:
+            bar = page.locator("correlator-progress")
+            await page.goto(f"{origin}/own.html")
+            await expect(bar).to_contain_text("Waiting for the job")
+            for name in (NAME, "another"):
+                await appliance.job(name)
+            await expect(bar).to_contain_text("Running")
+            await page.goto(f"{origin}/other.html")
+            await expect(bar).to_contain_text(f"Refused: this token is only for the job '{NAME}'")
+
+
+async def said_in_node(folder: Path, installed: Files, **environ: str) -> str:
+    """What `main.mjs` prints among these files."""
     for path, content in installed.items():
-        file = tmp_path / path
+        file = folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(content.encode() if isinstance(content, str) else content)
     command = [program("node"), "--no-warnings", "--experimental-websocket", "main.mjs"]
-    node = await asyncio.create_subprocess_exec(*command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE)
+    node = await asyncio.create_subprocess_exec(
+        *command, cwd=folder, env=os.environ | environ, stdout=asyncio.subprocess.PIPE
+    )
     try:
         said, _ = await asyncio.wait_for(node.communicate(), PATIENCE)
     finally:
         if node.returncode is None:
             node.kill()
             await node.wait()
-    assert said == b"running\n"
+    return said.decode()
