@@ -39,6 +39,7 @@ from correlator.model.rows import JobRecord, LogRow, StepRecord
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http import frames, sse
 from correlator.sinks.http.audit import Audit
+from correlator.sinks.http.grants import GRANT, Grant
 from correlator.sinks.http.requests import as_problem
 from correlator.sinks.http.rest import Rest
 from correlator.sinks.turns import Work
@@ -252,6 +253,7 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
         def ask(target: str) -> int:
             path, _, _ = target.removeprefix("/api/v1/").partition("?")
             request = make_mocked_request("GET", target)
+            request[GRANT] = Grant()
             work: Handler
             if path == "stream":
                 work = wanted

@@ -49,6 +49,10 @@ def hub():
     return hub
 
 
+READS = (Need.READ, Need.JOB)
+"""What a token that reads opens. Tokens for one job: see test_job_tokens.py."""
+
+
 def declared(hub: LocalHub, fleet: Nobody | None) -> list[tuple[str, str, Need]]:
     """The method, the path and the need of each route that the router of a listener has."""
     access = Access(listen_host="127.0.0.1", clock=time.monotonic)
@@ -73,7 +77,7 @@ def test_every_route_declares_what_it_needs_and_only_what_is_listed_here_needs_n
         set() if fleet else {"/i/{instance}"}
     )
     assert {path.removeprefix("/i/{instance}") for _, path, need in routes if need is Need.METRICS} == {"/metrics"}
-    assert {method for method, _, need in routes if need is Need.READ} == {"GET", "HEAD", "POST"}
+    assert {method for method, _, need in routes if need in READS} == {"GET", "HEAD", "POST"}
 
 
 async def test_each_route_answers_a_token_only_within_its_scope(hub):
@@ -90,7 +94,7 @@ async def test_each_route_answers_a_token_only_within_its_scope(hub):
             if need in (Need.NOTHING, Need.HOST):
                 continue
             found = [await status(method, path, headers) for headers in ({}, BEARER["scraper"], BEARER["reader"])]
-            good = [401, *([403, "served"] if need is Need.READ else ["served", 403])]
+            good = [401, *([403, "served"] if need in READS else ["served", 403])]
             if [one if one in (401, 403) else "served" for one in found] != good:
                 wrong[method, path] = found
         assert wrong == {}

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 from correlator.cli import main
 from correlator.client import create_job_token
+from correlator.config import loading
 from correlator.model.job_token import AHEAD, Claims, Ended, WrongClaims, WrongSignature, create, verify
 from tests.support.paths import REPOSITORY
 
@@ -145,6 +147,18 @@ def test_what_cannot_be_a_token_is_refused_with_the_reason(given_: dict[str, Any
 
 
 @pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log_as_before: None) -> Callable[..., tuple[int, str]]:
+    """What the command prints, without the settings of this machine."""
+    monkeypatch.setattr(loading, "DEFAULT_FILE", tmp_path / "default.toml")
+
+    def printed(*arguments: str, **environ: str) -> tuple[int, str]:
+        result = CliRunner().invoke(main, ["token", *arguments], prog_name="correlator", env=environ)
+        return result.exit_code, result.output.strip()
+
+    return printed
+
+
+@pytest.fixture
 def key_file(tmp_path: Path) -> Path:
     file = tmp_path / "job-token-key"
     file.write_text(f"# rotated in May\n{KEY}\n{OTHER}\n")
@@ -152,15 +166,10 @@ def key_file(tmp_path: Path) -> Path:
     return file
 
 
-def printed(*arguments: str, **environ: str) -> tuple[int, str]:
-    result = CliRunner().invoke(main, ["token", *arguments], prog_name="correlator", env=environ)
-    return result.exit_code, result.output.strip()
-
-
 @pytest.mark.parametrize(
     ("arguments", "valid_for"), [(["--job", "j"], 900), (["--job", "j", "--for", "1h"], 3600), (["--vm", "v"], 900)]
 )
-def test_the_command_prints_a_token_that_the_first_key_has_signed(key_file, arguments, valid_for):
+def test_the_command_prints_a_token_that_the_first_key_has_signed(printed, key_file, arguments, valid_for):
     code, token = printed(*arguments, CORRELATOR_HTTP__JOB_TOKEN_KEY_FILE=str(key_file))
     assert code == 0, token
     found = verify(token, KEY, now=time.time(), longest=DAY)
@@ -178,12 +187,12 @@ def test_the_command_prints_a_token_that_the_first_key_has_signed(key_file, argu
         (["--job", "j", "--for", "25h"], "at most 24h (http.job_token_max)"),
     ],
 )
-def test_the_command_says_why_it_can_make_no_token(key_file, arguments, says):
+def test_the_command_says_why_it_can_make_no_token(printed, key_file, arguments, says):
     code, said = printed(*arguments, CORRELATOR_HTTP__JOB_TOKEN_KEY_FILE=str(key_file))
     assert (code, says in said, KEY in said) == (2, True, False), said
 
 
-def test_the_command_says_how_to_make_a_key_that_is_missing_or_too_short(tmp_path):
+def test_the_command_says_how_to_make_a_key_that_is_missing_or_too_short(printed, tmp_path):
     code, said = printed("--job", "j")
     assert (code, "openssl rand -base64 48" in said) == (78, True), said
     short = tmp_path / "key"
