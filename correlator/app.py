@@ -63,7 +63,7 @@ from correlator.sources.tail import Tail
 from correlator.state.checkpoint import Saved, StoredForecasts
 from correlator.state.checkpoint_file import Checkpoint
 from correlator.state.saver import Saver
-from correlator.tasks import Backoff, end_tasks, ends_before, set_by_signals
+from correlator.tasks import Backoff, TaskGroup, end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
     from correlator.cluster.lease import Lease
@@ -137,7 +137,7 @@ async def _term(process: Process, lease: Lease | None) -> None:
     daemon = Daemon(core, checkpoint, listener, supervisor)
     report_build(getattr(core.database, "driver", "sqlite3"))
     log.info("correlator %s follows %s", __version__, config.database.url)
-    async with asyncio.TaskGroup() as outer:
+    async with TaskGroup() as outer:
         # Start, 3: Serve, which ends the start of the unit. Readiness reports that the daemon is loading.
         serving = {outer.create_task(http.run(core.hub), name=type(http).__name__)}
         watching = [
@@ -201,7 +201,7 @@ async def _follow(
     daemon: Daemon,
     saved: Saved | None,
     active: Active | None,
-    group: asyncio.TaskGroup,
+    group: TaskGroup,
     watching: Sequence[asyncio.Task[None]],
     serving: set[asyncio.Task[None]],
 ) -> None:
@@ -243,7 +243,7 @@ async def _follow(
             stored.restore(saved.forecasts)  # After a longer stop the history is read again.
         await _restore(saved, core)
     goes_on = active.saved if active is not None else None
-    async with asyncio.TaskGroup() as inner:
+    async with TaskGroup() as inner:
         # Start, 7: Read the tables and the log. `announce` calls `on_ready` once they are loaded.
         reading = [
             inner.create_task(core.source.run(pipeline), name="source"),
@@ -468,7 +468,7 @@ async def tap(config: Config, sink: Sink) -> None:
     """Follow the log with `sink` as the only sink, until SIGTERM, SIGINT or cancellation. Opens no listener."""
     core = core_of(config, lambda: config.jobs.stalled_after)
     with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop:
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             running = [
                 group.create_task(sink.run(core.hub), name=type(sink).__name__),
                 group.create_task(core.source.run(core.pipeline), name="source"),

@@ -33,7 +33,7 @@ from correlator.sources.db import identity
 from correlator.sources.db.session import Database, closing
 from correlator.state.checkpoint import MOMENT, Saved
 from correlator.state.checkpoint_stream import StreamCheckpoint, StreamCopy
-from correlator.tasks import end_tasks
+from correlator.tasks import TaskGroup, end_tasks
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -226,7 +226,7 @@ async def standby(
     hub: Hub,
     config: Config,
     served: asyncio.Event,
-    group: asyncio.TaskGroup,
+    group: TaskGroup,
 ) -> Active:
     """Wait for the lease, and keep up with the checkpoint in the cluster. Until then no request reaches the database.
 

@@ -13,6 +13,9 @@ cancellation, if both come in the same turn of the event loop (fixed in 3.12). n
 task that is cancelled just then would run on for ever. nats-py also swallows some by itself while it flushes or closes
 a connection, and waits on. It cancels what one of its own tasks waits for, and waits for the same: that
 `CancelledError` is meant for nobody. So await their calls by `keeping_cancellation` or `done_within`.
+
+`asyncio.TaskGroup` raises only the errors of its tasks if they fail while its own task is cancelled: who catches those
+errors runs on for ever (since Python 3.13 the cancellation comes once more). So use `TaskGroup`.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ import asyncio
 import contextlib
 import random
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 
 class Backoff:
@@ -91,6 +95,43 @@ async def keeping_cancellation(work: Awaitable[T], close: Callable[[T], object] 
         close(result)
         raise asyncio.CancelledError
     return result
+
+
+class TaskGroup(asyncio.TaskGroup):  # noqa: TID251
+    """A group that ends with `CancelledError` if its task was cancelled from outside, whatever its tasks raised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._running: set[asyncio.Task[Any]] = set()
+        self._requests = 0
+
+    def create_task(
+        self, coro: Generator[Any, None, T] | Coroutine[Any, Any, T], *, name: str | None = None, context: Any = None
+    ) -> asyncio.Task[T]:
+        task = super().create_task(coro, name=name, context=context)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    async def __aenter__(self) -> Self:
+        self._requests = _cancel_requests()
+        return await super().__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            # Python 3.11 takes back its own request, made because a task failed, only if it was made within the block.
+            while error is None and self._running:
+                await asyncio.wait(self._running)
+        except asyncio.CancelledError as cancelled:
+            kind, error, trace = type(cancelled), cancelled, cancelled.__traceback__
+        try:
+            await super().__aexit__(kind, error, trace)
+        except Exception as errors:
+            if _cancel_requests() > self._requests:
+                raise asyncio.CancelledError from errors
+            raise
 
 
 def repeat_cancellation() -> None:

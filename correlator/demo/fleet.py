@@ -35,7 +35,7 @@ from correlator.demo.run import (
 )
 from correlator.demo.traffic import Traffic, appliance
 from correlator.errors import CorrelatorError
-from correlator.tasks import end_tasks
+from correlator.tasks import TaskGroup, end_tasks
 
 GATEWAYS = 2
 CONNECT_WITHIN = 10.0
@@ -87,7 +87,7 @@ async def fleet_main(
         one_error(),
         chosen_port(port) as (listen, notes),
     ):
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             running_fleet = group.create_task(
                 _run(binary, folder, appliances, listen, rate, seed, notes, origins), name="demo-fleet"
             )
@@ -109,7 +109,7 @@ async def _run(
 ) -> None:
     """Start everything, print the addresses, and run until cancelled. Raises: CorrelatorError if one does not start."""
     with one_error():
-        async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        async with contextlib.AsyncExitStack() as stack, TaskGroup() as group:
             # 1. The cluster, as the others need it.
             cluster = stack.enter_context(held_port())
             urls = [_url(port), *(_url(stack.enter_context(held_port())) for _ in range(GATEWAYS - 1))]
@@ -179,9 +179,7 @@ async def _report_end(program: Program) -> None:
     click.echo(f"  ended      {how}\n  the others go on; start it again: {program.command}", err=True)
 
 
-async def _play(
-    stack: contextlib.AsyncExitStack, group: asyncio.TaskGroup, folder: Path, rate: float, seed: int
-) -> Traffic:
+async def _play(stack: contextlib.AsyncExitStack, group: TaskGroup, folder: Path, rate: float, seed: int) -> Traffic:
     """Create an appliance's database, and write jobs into it in tasks of `group`."""
     await asyncio.to_thread(folder.mkdir, exist_ok=True)
     writers, traffic = await stack.enter_async_context(appliance(folder / DATABASE, ZoneInfo(ZONE), rate, seed))

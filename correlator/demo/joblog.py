@@ -22,6 +22,8 @@ from pathlib import Path
 from random import Random
 from typing import Self, TypeVar
 
+from correlator.tasks import TaskGroup
+
 
 class Level(StrEnum):
     """The levels of `log_events.level`."""
@@ -231,7 +233,7 @@ class LogWriters:
         """Write until `stop`."""
         async with Lane(self._path) as lane:
             self._next_id = await lane.call(_highest_id) + 1
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for number in range(1, WRITERS + 1):
                 group.create_task(self._write(), name=f"demo-writer-{number}")
 

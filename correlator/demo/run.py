@@ -26,6 +26,7 @@ from correlator.demo.joblog import LogWriters
 from correlator.demo.processes import ProgramError, broker_binary, held_port, mqtt_broker
 from correlator.demo.traffic import Traffic, appliance
 from correlator.errors import CorrelatorError
+from correlator.tasks import TaskGroup
 
 # Any zone but UTC would do: DATETIME columns hold the appliance's local time, and a confusion should be visible.
 ZONE = "Europe/Berlin"
@@ -72,7 +73,7 @@ async def _play(
 ) -> None:
     """Run writers, traffic and daemon concurrently until the daemon ends or is interrupted. `file` configures it."""
     with one_error():
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(writers.run(), name="demo-writers")
             playing = group.create_task(traffic.run(), name="demo-traffic")
             await traffic.first()  # the announced job has to exist

@@ -24,6 +24,7 @@ import msgspec
 from msgspec import Struct
 
 from correlator.demo.joblog import DemoJob, DemoStep, JobLog, JobStatus, LegacyTable, Level, StepStatus
+from correlator.tasks import TaskGroup
 
 Part = Callable[["Clock"], Coroutine[Any, Any, None]]
 
@@ -63,7 +64,7 @@ class LiveClock:
 
     async def together(self, parts: Iterable[Part]) -> None:
         """Play each part in a task."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             for part in parts:
                 group.create_task(part(self))
 

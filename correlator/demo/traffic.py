@@ -36,6 +36,7 @@ from correlator.demo.scenarios import (
     noise,
     past_scenarios,
 )
+from correlator.tasks import TaskGroup
 
 SPAN = timedelta(hours=3)
 LAST_START = timedelta(minutes=3)  # longer than any job lasts
@@ -104,7 +105,7 @@ class Traffic:
         """Start jobs until cancelled."""
         slots = asyncio.Semaphore(JOBS_AT_ONCE)
         pauses = Random(f"{self._seed}-pauses")
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             group.create_task(self._noise(), name="demo-noise")
             for number, (name, random) in enumerate(live_scenarios(self._seed), start=1):
                 await slots.acquire()

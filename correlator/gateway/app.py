@@ -30,7 +30,7 @@ from correlator.ops import cluster_metrics, logs, memory, metrics, stalls
 from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.job_metrics import STATUSES
 from correlator.sinks.http.server import ListenerConfig
-from correlator.tasks import end_tasks
+from correlator.tasks import TaskGroup, end_tasks
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -94,10 +94,10 @@ class Gateway:
         cluster_metrics.BEHIND.set_function(lambda: self._jobs.behind)
         cluster_metrics.STALE.set_function(self._stale_seconds)
         log.info("correlator gateway %s reads %s", __version__, self._config.cluster.url)
-        async with asyncio.TaskGroup() as outer:
+        async with TaskGroup() as outer:
             # Start, 1: Serve, which ends the start of the unit. Readiness reports that the stream is being read.
             serving = {outer.create_task(self._http.run(self.fleet.hub), name="http")}
-            async with asyncio.TaskGroup() as inner:
+            async with TaskGroup() as inner:
                 # Start, 2: Connect, and read. Lines and events are read from now on, those of unknown jobs wait.
                 reading = {
                     inner.create_task(work, name=name)

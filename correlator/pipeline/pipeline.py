@@ -55,7 +55,7 @@ from correlator.pipeline.queries import (
     UsualSteps,
 )
 from correlator.pipeline.source_status import ApplianceClock, SourceStatus
-from correlator.tasks import EXPIRE_OFFSET, FORECASTS_OFFSET, set_within, until_next
+from correlator.tasks import EXPIRE_OFFSET, FORECASTS_OFFSET, TaskGroup, set_within, until_next
 
 A = TypeVar("A")
 
@@ -304,7 +304,7 @@ class Pipeline:
 
         `before_ready` is awaited once, after the tables have been read and before `ready` is set.
         """
-        async with asyncio.TaskGroup() as tasks:
+        async with TaskGroup() as tasks:
             tasks.create_task(self._become_ready(before_ready), name="ready")
             tasks.create_task(self._follow_forecasts(), name="forecasts")
             with self.live.heartbeat("pipeline", STUCK_AFTER) as beat:

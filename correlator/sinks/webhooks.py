@@ -76,7 +76,7 @@ from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.event_log import EventLog, Lateness, Notice, PendingEvents
 from correlator.sinks.receiver import Receiver, Response, Verdict, open_session, tls_context
-from correlator.tasks import Backoff, set_within
+from correlator.tasks import Backoff, TaskGroup, set_within
 
 log = logging.getLogger(__name__)
 
@@ -496,7 +496,7 @@ class WebhookSink:
         self._endpoints: dict[str, WebhookEndpoint] = {}
         self._noted_events = NotedEvents()
         self._hub: Hub | None = None
-        self._group: asyncio.TaskGroup | None = None
+        self._group: TaskGroup | None = None
         self._wake = asyncio.Event()
         self.prepare(config)()
         restored = event_log.pop_restored("webhooks", STORED_HEADS)
@@ -531,7 +531,7 @@ class WebhookSink:
         self._show_part()
         unsubscribe = hub.subscribe(lambda batch: self._on_batch(hub, batch))
         try:
-            async with asyncio.TaskGroup() as self._group:
+            async with TaskGroup() as self._group:
                 self._group.create_task(self._make_bodies(hub), name="webhook bodies")
                 for endpoint in self._endpoints.values():
                     self._start(endpoint)
@@ -810,7 +810,7 @@ class WebhookEndpoint:
         self._deliveries.restart()
         attempts: set[asyncio.Task[None]] = set()
         session = open_session(allow_private=self.webhook.allow_private)
-        async with session, asyncio.TaskGroup() as group:
+        async with session, TaskGroup() as group:
             try:
                 while self._target is target:
                     beat()

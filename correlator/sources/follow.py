@@ -50,7 +50,7 @@ from correlator.sources.tables.history import History
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
 from correlator.sources.tail import LogReset, Tail
-from correlator.tasks import Backoff, set_within
+from correlator.tasks import Backoff, TaskGroup, set_within
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,7 @@ class Follower:
 
     async def run(self, feed: Feed) -> None:
         with feed.live.heartbeat("source", self.patience) as beat:
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
                 if self.doorbell is not None:
                     tasks.create_task(self.doorbell.run(self._on_doorbell), name="doorbell")
                 await self._run(feed, beat)
@@ -174,7 +174,7 @@ class Follower:
             if not feed.status.tables_loaded.is_set() or not self._loaded:
                 await self._load_first(queries, feed, beat)
             feed.status.loaded()
-            async with asyncio.TaskGroup() as tasks:
+            async with TaskGroup() as tasks:
 
                 def follow(part: SourcePart, run: Callable[[Queries, Feed], Awaitable[None]]) -> None:
                     tasks.create_task(self._retried(part, partial(run, queries, feed), feed), name=part.name)

@@ -140,7 +140,11 @@ async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
     sockets, events = Websockets(hub, rules, streams), EventStreams(hub, rules, streams)
     grants = [kept if n % 10 == 0 else revoked for n in range(1050)]
     clients = [WebsocketConnection(Transport(), "1.2.3.4", None, streams) for _ in grants]  # type: ignore[arg-type]
-    readers = [EventStreamClient(Transport(), "1.2.3.4", events._framing, grant) for grant in grants]  # type: ignore[arg-type]
+    transports = [Transport() for _ in grants]
+    readers = [
+        EventStreamClient(transport, "1.2.3.4", events._framing, grant)  # type: ignore[arg-type]
+        for transport, grant in zip(transports, grants, strict=True)
+    ]
     for client, grant in zip(clients, grants, strict=True):
         client.ready, client.grant = True, grant
         sockets._open[client] = None
@@ -156,8 +160,12 @@ async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
     for _ in chain(sockets.close_revoked(), events.close_revoked(), [None]):
         at_once.append(sum(closed()) - before)
         before = sum(closed())
+        for reader in readers:
+            reader.write(b"a change")
     assert closed() == [grant is revoked for grant in grants] * 2
     assert max(at_once) <= 150, "a step of each may meet"
+    ended = [transport.written for transport, grant in zip(transports, grants, strict=True) if grant is revoked]
+    assert {b"a change" in written.rpartition(b'"bye"')[2] for written in ended} == {False}
     assert streams.clients() == {"websocket": 105, "sse": 1050}
 
 

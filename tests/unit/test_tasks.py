@@ -19,7 +19,7 @@ from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sources.db import login
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
-from correlator.tasks import Backoff, done_within, end_tasks, keeping_cancellation, set_within, until_next
+from correlator.tasks import Backoff, TaskGroup, done_within, end_tasks, keeping_cancellation, set_within, until_next
 from tests.support.there import there
 
 
@@ -75,6 +75,32 @@ async def test_a_lost_cancellation_is_raised_in_place_of_the_error_of_an_answer(
     assert task.cancelled()
     with pytest.raises(ValueError, match="an answer"):
         await keeping_cancellation(refused(task.get_loop().create_task(asyncio.sleep(0, ""))))
+
+
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_a_group_whose_task_fails_while_it_is_cancelled_ends_with_the_cancellation(cancelled):
+    begun = asyncio.Event()
+
+    async def failing() -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(60 if cancelled else 0)
+        finally:
+            raise ConnectionError("the server has gone")
+
+    async def follow() -> str:
+        """Go on after an error, like the source."""
+        with contextlib.suppress(ExceptionGroup):
+            async with TaskGroup() as group:
+                group.create_task(failing())
+        return "goes on"
+
+    task = asyncio.create_task(follow())
+    await begun.wait()
+    if cancelled:
+        task.cancel()
+    await asyncio.wait([task], timeout=60)
+    assert task.cancelled() if cancelled else task.result() == "goes on"
 
 
 @pytest.mark.parametrize("method", ["request", "publish"])

@@ -37,6 +37,7 @@ from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.turns import Work
+from correlator.tasks import TaskGroup
 from correlator.web import File
 
 
@@ -179,7 +180,7 @@ class InstanceEndpoints:
 
     async def run(self) -> None:
         """Serve the streaming clients until cancelled."""
-        async with asyncio.TaskGroup() as group:
+        async with TaskGroup() as group:
             while True:
                 self._changed.clear()
                 for endpoints in self._serving.keys() - set(self.all):

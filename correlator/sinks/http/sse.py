@@ -52,7 +52,7 @@ class EventStreamClient:
         self.over = asyncio.Event()
 
     def write(self, framed: bytes) -> None:
-        if not self._transport.is_closing():
+        if not (self.over.is_set() or self._transport.is_closing()):
             self._transport.write(b"%x\r\n%b\r\n" % (len(framed), framed))  # RFC 9112, 7.1: a chunk
 
     def waiting(self) -> int:

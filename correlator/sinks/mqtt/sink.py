@@ -45,7 +45,7 @@ from correlator.sinks.mqtt.connection import (
 from correlator.sinks.mqtt.outbox import MAX_EVENTS, MAX_LEFT, MqttEvents, MqttOutbox, Parcel
 from correlator.sinks.mqtt.publisher import Publisher, window
 from correlator.sinks.mqtt.topics import TopicKey, Topics
-from correlator.tasks import Backoff, quiet, set_within
+from correlator.tasks import Backoff, TaskGroup, quiet, set_within
 
 log = logging.getLogger(__name__)
 
@@ -223,7 +223,7 @@ class MqttSink:
         self._lateness.accepts(time.monotonic())
         turn = asyncio.Lock()
         try:
-            async with asyncio.TaskGroup() as group:
+            async with TaskGroup() as group:
                 for _ in range(max(1, window(client.receive_maximum) - 1)):  # one place is for the status and the index
                     group.create_task(self._deliver(client, outbox, turn), name="mqtt-deliver")
         except BaseExceptionGroup as group:
