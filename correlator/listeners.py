@@ -8,7 +8,7 @@ nothing has been sent: the owner is then that of this very connection, whoever l
 to ourselves, and to the account of a service; an ordinary user is a stranger.
 
 Where the owner is not known, the secret is sent. The other end is then on another host, which only TLS can identify, or
-root has led the port elsewhere, as a container engine does, or this is a system without /proc. A user namespace shows
+root has led the port elsewhere (container engines do that), or this is a system without /proc. A user namespace shows
 users of the host as `nobody`, who counts as a service.
 """
 

@@ -622,7 +622,7 @@ _MEANINGS = {
     "maximum connections exceeded": "max_connections of the server are in use",
     "maximum account active connections exceeded": "max_connections of the account are in use",
     "maximum subscriptions exceeded": "max_subscriptions of the server or account are in use",
-    "batch is incomplete": "NATS dropped a part of it, as it does with a full disk or at max_bytes of the stream",
+    "batch is incomplete": "NATS dropped a part of it: its disk is full, or the stream has reached max_bytes",
     "no space left on device": "the disk of the NATS server is full",
 }
 """What errors of NATS mean that do not say it."""

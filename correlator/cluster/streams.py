@@ -3,8 +3,8 @@
 Problem. Whoever may change a stream may empty it (`max_msgs`), freeze it (`sealed`), or have NATS write below the name
 of another appliance (`republish`), and NATS has no narrower permission. So neither a collector nor a gateway may.
 
-Model. `create` is what `correlator cluster create` does, as a user of NATS with a role of its own: a missing stream is
-created, one whose settings differ is changed, and one with the wanted settings is left as it is. Collectors and
+Model. `correlator cluster create` calls `create`, and logs in as a NATS user of its own: a missing stream is created,
+one whose settings differ is changed, and one with the wanted settings is left as it is. Collectors and
 gateways only ask for the settings (`StreamCheck`), and say what is missing or foreign. Foreign is each setting that
 differs from what `create` makes, whichever it is, except those that an operator may choose (`FREE`). Replicas are only
 added: a configuration that names fewer does not take them from the others.

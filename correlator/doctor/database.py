@@ -329,7 +329,7 @@ def explained(
     servers: Sequence[Listening] = (),
     reason: Away | None = None,
 ) -> tuple[list[str], list[str]]:
-    """Return what a person has to decide about an error, and the commands that fix it, as the table of errors has them.
+    """Return what a person has to decide about an error, and the commands that fix it: from the table of errors.
 
     `account`: that which the commands are for. `named`: the same as MariaDB names it.
     """

@@ -1,4 +1,4 @@
-"""Jobs whose rows the tables have lost, as they were then: most that come back do so within minutes.
+"""The last state of jobs whose rows are gone from the tables: most that come back do so within minutes.
 
 Problem: somebody empties `job_tracking` and fills it again, or the database is for some seconds a replica that is
 behind. What the log said of these jobs has been read, and the log does not say it again.

@@ -881,7 +881,7 @@ class Index:
             self._move_rows([row.entry for row in self.known.pending_rows.pop(job_id)], own, turn)
 
     def _leave(self, record: Record, old: PublishedJob | None, turn: _Turn) -> None:
-        """Remove a JobLog job that the tables do not have any more. It is kept for a while, as it may come back."""
+        """Remove a JobLog job that the tables do not have any more. It is kept for a while, since it may come back."""
         away = None
         # A row that names a job in another case is not of a job that is gone.
         if old.view.source == "joblog" if old is not None else record.job_id == record.job_id.casefold():

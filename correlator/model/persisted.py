@@ -70,7 +70,7 @@ class PersistedSilence(Struct, frozen=True, gc=False, array_like=True):
 class PersistedJob(Struct, frozen=True, gc=False, array_like=True, tag=0):
     """The state of a job in a checkpoint: its facts, the time of its last change, its forecast, and its silence.
 
-    `updated_at` is 0 if the job was not published yet, as its tables had not been read. `end_seen_at`: see
+    `updated_at` is 0 if the job was not published yet because its tables had not been read. `end_seen_at`: see
     `PublishedJob`. `away_at`: when the tables had the job no more (`jobs.away`); 0: they have it.
     """
 

@@ -110,7 +110,7 @@ CONNECTIONS = 9
 """Connections that the daemon keeps, the one for the binary log among them; some more for moments."""
 
 REPLICA_LATE = 60.0
-"""Seconds behind its primary above which a replica is late, as the alert on the lag of the source has it."""
+"""Seconds behind its primary above which a replica is late: the threshold of the alert on the source's lag."""
 
 STEADY = 10.0
 """Seconds without a failure after which a part whose query failed is well again; more than between two attempts."""
