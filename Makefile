@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-names test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers audit test-generators
+.PHONY: help bench demo docs test collected test-names test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-brokers test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers audit test-generators
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -27,6 +27,7 @@ help:
 	@echo "make test-browsers  the page and the element in Chromium, Firefox and WebKitGTK"
 	@echo "make test-replay  two minutes of a slow replay in Chromium: ends settle, bars never go back"
 	@echo "make test-home-assistant  the devices of VMs in a real Home Assistant, the flow in a real Node-RED (a GB in build/; needs Python 3.13)"
+	@echo "make test-brokers  brokers that know MQTT 3.1.1 only: amqtt and aedes"
 	@echo "make test-generators  clients that generators make of openapi.json, called against a daemon; linters of both descriptions"
 	@echo "make test-faults  all that can break, one after the other, and a table of what it cost; make test has the short ones"
 	@echo "make test-fuzz    ten minutes of made-up input, then noise at every listener      make sbom  what of others is in it"
@@ -127,6 +128,20 @@ build/generators/.made:
 	@rm -rf $(@D); $(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip --quiet --disable-pip-version-check --no-input install $(GENERATORS)
 	@npm install --prefix $(@D) --silent --no-audit --no-fund $(GENERATORS_NPM)
+	@touch $@
+
+# The daemon with brokers that know MQTT 3.1.1 only, each of one version.
+BROKERS := amqtt==0.12.1
+BROKERS_NPM := aedes@1.2.0
+test-brokers: SERVERS += npm:npm
+test-brokers: servers $(DEV) build/brokers/.made
+	@$(BIN)/python -m pytest -m long tests/acceptance/test_old_brokers.py $(ARGS)
+
+build/brokers/.made:
+	@echo "Preparing $(@D) ..."
+	@rm -rf $(@D); $(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip --quiet --disable-pip-version-check --no-input install $(BROKERS)
+	@npm install --prefix $(@D) --silent --no-audit --no-fund $(BROKERS_NPM)
 	@touch $@
 
 test-soak: servers $(DEV)

@@ -453,6 +453,9 @@ class Mqtt(Section):
     tls: Tls | None = _key(
         None, "TLS for an mqtts:// broker. Without this table its certificate is checked with the system's CAs."
     )
+    version: Literal["auto", "5", "3.1.1"] = _key(
+        "auto", "The protocol. auto: MQTT 5, or 3.1.1 if the broker refuses it or closes the connection at it."
+    )
     client_id: str = _key("", "The client ID at the broker; empty: correlator-{instance}.")
     instance: str = _key(
         "", "The level of every topic that names this daemon; empty: the host name.", values.topic_level

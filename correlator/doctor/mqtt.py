@@ -28,10 +28,11 @@ from correlator.sinks.mqtt.connection import (
     Connector,
     Foreign,
     MqttClient,
+    Unanswered,
     code_of,
     describe_reason,
 )
-from correlator.sinks.mqtt.topics import Topics
+from correlator.sinks.mqtt.topics import MqttMessage, Topics
 from correlator.tasks import quiet, set_within
 
 LOGIN, ACL, RETAINED = "broker.login", "broker.acl", "broker.retained"
@@ -84,11 +85,13 @@ async def inspect(settings: Mqtt, *, running: bool) -> BrokerFindings:
     login: Check | None = None
     began = time.monotonic()
     try:
-        async with connector.connection() as client:
-            took, protocol = (time.monotonic() - began) * 1000, "5" if connector.mqtt5 else "3.1.1"
+        # With a last will, like the daemon's: some brokers refuse it. This one would leave nothing.
+        probe = f"{settings.root}/doctor/{secrets.token_hex(4)}"
+        async with connector.connection(lambda: MqttMessage(probe, b"")) as client:
+            took = (time.monotonic() - began) * 1000
             user = settings.username or "an anonymous client"
-            login = ok(LOGIN, f"{url} as {user}, MQTT {protocol}, in {took:.0f} ms")
-            tried, retained = await _try(settings, client, protocol, refusals)
+            login = ok(LOGIN, f"{url} as {user}, MQTT {connector.version}, in {took:.0f} ms")
+            tried, retained = await _try(settings, client, connector.version, probe, refusals)
     except (*LOST, ValueError) as error:
         return BrokerFindings(
             (judge_login(settings, error),) if login is None else (login, judge_lost(settings, error))
@@ -103,11 +106,10 @@ async def inspect(settings: Mqtt, *, running: bool) -> BrokerFindings:
 
 
 async def _try(
-    settings: Mqtt, client: MqttClient, protocol: str, refusals: Sequence[str]
+    settings: Mqtt, client: MqttClient, protocol: str, probe: str, refusals: Sequence[str]
 ) -> tuple[Tried, dict[str, bytes]]:
-    """Publish, subscribe and read. The client adds to `refusals` why the broker refuses a message."""
+    """Publish to `probe`, subscribe and read. The client adds to `refusals` why the broker refuses a message."""
     topics = Topics(settings.root)
-    probe = f"{topics.root}/doctor/{secrets.token_hex(4)}"
     filters = [probe, f"{settings.prefix}/+/status", *topics.filters, _VERSION]
     if settings.home_assistant:
         filters[-1:-1] = [topics.devices, home_assistant.STATUS]
@@ -167,10 +169,14 @@ def judge_login(settings: Mqtt, error: BaseException) -> Check:
     if settings.url and settings.url.tls and "certificate" in str(error).lower():
         fix = [f"openssl s_client -connect {host}:{port} -showcerts </dev/null"]
         return failure(LOGIN, words, ["Its certificate is not trusted by mqtt.tls.ca, or is for another name."], fix)
-    if is_loopback(host):
-        return failure(LOGIN, words, fix=["systemctl start mosquitto", "systemctl status mosquitto"])
     lines = [f"On {host}: is the broker running, and may this host connect to port {port}?"]
-    return failure(LOGIN, words, lines, [f"nc -vz {quote(host)} {port}"])
+    fix = [f"nc -vz {quote(host)} {port}"]
+    if isinstance(error, (Unanswered, aiomqtt.MqttCodeError)):
+        lines = ["The broker runs; its log says why. It may expect TLS there (mqtts://), or another mqtt.version."]
+        fix = ["journalctl -u mosquitto -n 50"]
+    elif is_loopback(host):
+        lines, fix = [], ["systemctl start mosquitto", "systemctl status mosquitto"]
+    return failure(LOGIN, words, lines, fix)
 
 
 def judge_lost(settings: Mqtt, error: BaseException) -> Check:

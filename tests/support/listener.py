@@ -31,13 +31,14 @@ class Listener:
         return self.subscribed(broker.port, f"correlator/v1/{instance}/#")
 
     @contextlib.asynccontextmanager
-    async def subscribed(self, port: int, *filters: str) -> AsyncIterator[Self]:
+    async def subscribed(self, port: int, *filters: str, mqtt5: bool = True) -> AsyncIterator[Self]:
+        """Listen to what matches. In MQTT 3.1.1 `retained` is what the broker held before."""
         name = f"listener-{random.random()}"
-        version = aiomqtt.ProtocolVersion.V5
+        version = aiomqtt.ProtocolVersion.V5 if mqtt5 else aiomqtt.ProtocolVersion.V311
         async with aiomqtt.Client("127.0.0.1", port, identifier=name, protocol=version) as client:
             task = asyncio.create_task(self._read(client))
             # Whether a message came from the store or just now, `retain` is set all the same.
-            options = SubscribeOptions(1, retainAsPublished=True)
+            options: Any = SubscribeOptions(1, retainAsPublished=True) if mqtt5 else 1
             await client.subscribe([(one, options) for one in filters])
             try:
                 yield self

@@ -129,8 +129,8 @@ class TopicWatcher(Listener):
         return {t: v for t, v in self.retained.items() if self.topics.key(t) is not None}
 
 
-def watch(world, port):
-    return TopicWatcher(world.topics).subscribed(port, f"{world.topics.root}/#", world.topics.devices)
+def watch(world, port, *, mqtt5=True):
+    return TopicWatcher(world.topics).subscribed(port, f"{world.topics.root}/#", world.topics.devices, mqtt5=mqtt5)
 
 
 class OldBroker:

@@ -115,7 +115,7 @@ def test_the_message_that_comes_back_and_those_that_are_retained_are_distinguish
 
     broker = ObligingBroker(sent)
     client: Any = broker
-    task = loop.create_task(mqtt._try(SETTINGS, client, "5", []))
+    task = loop.create_task(mqtt._try(SETTINGS, client, "5", f"{SETTINGS.root}/doctor/1", []))
     loop.run(60)
     tried, retained = task.result()
     assert tried == Tried("5", received=comes_back)
@@ -126,7 +126,7 @@ def test_the_message_that_comes_back_and_those_that_are_retained_are_distinguish
 def test_the_permission_to_publish_devices_is_tried_without_a_topic_of_any_vm(loop):
     settings, broker = config(mqtt__home_assistant="true").mqtt, ObligingBroker()
     client: Any = broker
-    task = loop.create_task(mqtt._try(settings, client, "5", []))
+    task = loop.create_task(mqtt._try(settings, client, "5", f"{settings.root}/doctor/1", []))
     loop.run(60)
     assert task.done()
     topics = Topics(settings.root)
@@ -136,7 +136,7 @@ def test_the_permission_to_publish_devices_is_tried_without_a_topic_of_any_vm(lo
 
 @pytest.mark.parametrize(
     ("code", "says"),
-    [*((code, "mosquitto_passwd") for code in (4, 5, 134, 135)), (136, "nc -vz 10.0.0.7 1883")],
+    [*((code, "mosquitto_passwd") for code in (4, 5, 134, 135)), *((code, "journalctl") for code in (1, 132, 136))],
 )
 def test_a_refused_broker_login_has_its_fix(code, says):
     check = mqtt.judge_login(SETTINGS, aiomqtt.MqttCodeError(code, "refused"))

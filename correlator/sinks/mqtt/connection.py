@@ -37,9 +37,6 @@ from correlator.sinks.event_log import LATE_AFTER, ON_TIME_BELOW
 from correlator.sinks.mqtt.incoming import MAX_PACKET, BoundedClient, Violation
 from correlator.sinks.mqtt.topics import MqttMessage
 
-log = logging.getLogger(__name__)
-
-
 T = TypeVar("T")
 
 
@@ -108,7 +105,7 @@ class Connector:
         self._settings = settings
         self._timings = timings
         self._on_refused = on_refused
-        self._version = ProtocolVersion.V5
+        self._version = VERSIONS[settings.version][0]
         self._will_qos, self._will_retain = 1, True
 
     def set_credentials(self, settings: Mqtt) -> None:
@@ -119,6 +116,11 @@ class Connector:
     def mqtt5(self) -> bool:
         """True if the newest connection speaks MQTT 5, False if it speaks 3.1.1."""
         return self._version is ProtocolVersion.V5
+
+    @property
+    def version(self) -> str:
+        """The protocol of the newest connection: ``5`` or ``3.1.1``."""
+        return "5" if self.mqtt5 else "3.1.1"
 
     @contextlib.asynccontextmanager
     async def connection(self, will: Callable[[], MqttMessage] | None = None) -> AsyncIterator[MqttClient]:
@@ -150,21 +152,21 @@ class Connector:
 
     async def _connect(self, will: Callable[[], MqttMessage] | None) -> MqttClient:
         """Connect in MQTT 5, or in 3.1.1 if the broker does not speak MQTT 5. Raises: one of `LOST`."""
-        self._version = ProtocolVersion.V5  # The broker may have been upgraded since the last connection.
+        # From MQTT 5 on each time: the broker may have been upgraded since the last connection.
+        self._version, *older = VERSIONS[self._settings.version]
         self._will_qos, self._will_retain = 1, True
         while True:
             try:
                 return await answered((await self._create(will)).open(), self._timings.connect_timeout)
-            except aiomqtt.MqttCodeError as error:
-                if not self._downgrade(code_of(error)):
+            except (aiomqtt.MqttCodeError, Unanswered) as error:
+                if older and (isinstance(error, Unanswered) or code_of(error) in UNSUPPORTED_VERSION):
+                    self._version = older.pop()
+                elif not self._downgrade(code_of(error)):
                     raise
 
     def _downgrade(self, code: int | None) -> bool:
         """Give up the feature that the broker refused with `code`, each once. False if there is none to give up."""
-        if code in UNSUPPORTED_VERSION and self._version is ProtocolVersion.V5:
-            log.info("the broker at %s refuses MQTT 5: falling back to 3.1.1", self.url)
-            self._version = ProtocolVersion.V311
-        elif code == QOS_NOT_SUPPORTED and self._will_qos:
+        if code == QOS_NOT_SUPPORTED and self._will_qos:
             self._will_qos = 0
         elif code == RETAIN_NOT_SUPPORTED and self._will_retain:
             self._will_retain = False
@@ -209,6 +211,13 @@ class TimedOut(aiomqtt.MqttError):
 
     def __init__(self, within: float) -> None:
         super().__init__(f"timed out: no answer within {within:g} s")
+
+
+class Unanswered(aiomqtt.MqttError):
+    """The broker ended the connection without an answer to CONNECT, which some do that know no MQTT 5."""
+
+    def __init__(self) -> None:
+        super().__init__("the broker ended the connection without an answer")
 
 
 class Closed(aiomqtt.MqttError):
@@ -267,6 +276,13 @@ def _connect_properties() -> Properties:
 
 # -- the client
 
+
+VERSIONS = {
+    "auto": (ProtocolVersion.V5, ProtocolVersion.V311),
+    "5": (ProtocolVersion.V5,),
+    "3.1.1": (ProtocolVersion.V311,),
+}
+"""The protocols that a connection tries, one after the other, by `mqtt.version`."""
 
 UNSUPPORTED_VERSION = (1, 0x84)
 """CONNACK codes for an unsupported protocol version: of a 3.1.1 broker, and of an MQTT 5 broker."""
@@ -378,7 +394,7 @@ class MqttClient(aiomqtt.Client):
         if getattr(flags, "is_disconnect_packet_from_server", False):
             self.ended_by = Closed(reason_code)
         if not self._connected.done():  # aiomqtt would wait for CONNACK anyway
-            self._connected.set_exception(aiomqtt.MqttError("the connection ended before the broker answered"))
+            self._connected.set_exception(Unanswered())
         super()._on_disconnect(client, userdata, flags, reason_code, properties)
 
     def _on_subscribe(

@@ -46,7 +46,7 @@ _LONGEST: dict[int, int] = {
 }
 """Maximum bytes of each kind of packet besides PUBLISH. Acknowledgements have no properties: CONNECT asks for none."""
 
-_RETAIN, _QOS = 0x01, 0x06
+_RETAIN, _QOS, _QOS_1 = 0x01, 0x06, 0x02
 
 
 class Violation(aiomqtt.MqttError):
@@ -110,13 +110,18 @@ class BoundedClient(paho.Client):
             raise Violation(f"a packet of type {kind >> 4} is malformed") from error
 
     def _handle_publish(self) -> MQTTErrorCode:
-        """Pass on a message. paho would read all its properties, and copy its payload three times."""
+        """Pass on a message. paho would read all its properties, and copy its payload three times.
+
+        aedes sends retained messages once more with QoS 1. They are not acknowledged: what waits to be sent would have
+        no bound then.
+        """
         head, packet = self._in_packet["command"], self._in_packet["packet"]
-        if head & _QOS:
+        if head & _QOS > _QOS_1:
             raise Violation("a message has a QoS that was not subscribed")
-        start = end = 2 + int.from_bytes(packet[:2], "big")
+        end = 2 + int.from_bytes(packet[:2], "big")
+        start = end + 2 if head & _QOS else end  # after the packet identifier
         if self.protocol == paho.MQTTv5 and end < KEPT:
-            start += _block(bytes(packet[end : end + 4]))
+            start += _block(bytes(packet[start : start + 4]))
         if start > (length := self._in_packet["remaining_length"]):
             raise Violation("a message is shorter than its topic and properties")
         if end < KEPT and start < length and self.on_received is not None:

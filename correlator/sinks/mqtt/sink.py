@@ -170,7 +170,7 @@ class MqttSink:
             began = time.monotonic()
             self._publisher.begin(client, mqtt5=self._connector.mqtt5)
             metrics.MQTT_CONNECTED.set(1)
-            log.info("connected to the broker at %s", self._url)
+            log.info("connected to the broker at %s, MQTT %s", self._url, self._connector.version)
             self._note_limits(client)
             turn = asyncio.Lock()
             pump = asyncio.create_task(self._pump(client, hub, outbox), name="mqtt-publish")
