@@ -758,7 +758,7 @@ def judge_zone(
             fix=["SELECT @@global.time_zone, @@system_time_zone;", "timedatectl"],
         )
     if configured == "auto" and zone.name.startswith("UTC") and offset:
-        lines = ["The server's current offset is used, without daylight saving rules. It is read every 5 s."]
+        lines = ["The server's current offset is used, without daylight saving rules. It is read with the times."]
         return ok(ZONE, words, [*lines, *proven])
     return ok(ZONE, words, proven)
 

@@ -4,8 +4,8 @@ The problem: the database restarts, loses its newest rows, changes its schema or
 daemon has to continue where it was, without missing a row or publishing one twice.
 
 The model: one connection is a group of parts (`SourcePart`), each with sessions of its own: new rows of the log, rows
-that are committed late, the jobs and their steps, and failover_jobs. One more session reads the schema and the zone
-every few seconds. A first start puts the head at the end of the log and loads the tables; then new rows are followed
+that are committed late, the jobs and their steps, and failover_jobs. One more session reads the schema every
+few seconds. A first start puts the head at the end of the log and loads the tables; then new rows are followed
 while the log's past is read on a session of its own, and on another one, once the daemon is ready, the earlier runs
 that forecasts learn from. A failed query of a table ends only its part, which begins again after a backoff, and is
 reported as the state of that table. Any other failure, and a change of the schema, ends the whole group and closes all
@@ -94,7 +94,7 @@ class Follower:
     doorbell: Doorbell | None = None
     limits: Sizes = field(default_factory=Sizes)
     check_every: float = 5.0
-    """Seconds between checks of the schema, and of the server's UTC offset. Both may change during a connection."""
+    """Seconds between checks of the schema, which may change during a connection."""
     check_lost_every: float = 1.0
     """The same while something that was read before is missing."""
     give_up_after: float = 600.0
@@ -455,7 +455,6 @@ class Follower:
         while True:
             await set_within(self._check_now, self.check_lost_every if queries.lost else self.check_every)
             self._check_now.clear()
-            queries.zone = await self.database.zone(session)
             await self._give_up_columns(queries)
             if await self.database.schema(session) != queries.schema:
                 raise SchemaChanged

@@ -367,13 +367,14 @@ async def test_the_next_id_is_known_and_starts_again_after_a_truncate(original):
 
 
 async def test_a_local_server_has_the_local_zone_and_a_remote_one_its_offset(one_mariadb):
-    source = one_mariadb.source(zone=None)
+    source, later = one_mariadb.source(zone=None), one_mariadb.source(zone=None)
     session = await source.open()
     try:
         assert (await source.zone(session)).name == ("host" if zones.host_offset() == 0 else "UTC+0")
         await one_mariadb.run("SET GLOBAL time_zone = '+05:30'")
         assert (await source.zone(session)).name == "UTC+5.5"
-        assert (await source.zone(session)).utc(MICROS) == MICROS - 19_800 * SECOND
+        assert (await later.zone(session)).utc(MICROS) == MICROS - 19_800 * SECOND
+        assert (await source.zone(session)).utc(MICROS) == MICROS  # as the server's zone was when it was written
     finally:
         await one_mariadb.run("SET GLOBAL time_zone = '+00:00'")
         await session.close()

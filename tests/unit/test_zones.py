@@ -126,6 +126,17 @@ async def test_the_steps_of_a_job_that_began_in_the_second_hour_are_of_that_hour
     ]
 
 
+async def test_the_steps_of_the_second_hour_follow_those_of_the_first_in_data_that_is_written_afterwards():
+    minutes = timedelta(minutes=1)
+    times = [FIRST + n * minutes for n in (-20, 10, 45, 65, 85, 95)]  # 02:10, 02:40, then 02:15 again
+    steps = [(begin, None) for begin in times]
+    kinds = {"job_tracking": "timestamp", "job_steps": "datetime"}
+    schema = Schema({t: dict.fromkeys(c, kinds.get(t, "text")) for t, c in TABLES.items()})
+    asked = Queries(Dialect("?", "{}", "{}", "", "", "LENGTH({})", "{}", "", "{}"), schema, BERLIN)
+    (reading,) = await read_readings(asked, Tables(FIRST - 21 * minutes, *steps), 1, ["j"])
+    assert [step.started_at for step in reading.steps or ()] == list(map(micros, times))
+
+
 def test_a_step_that_ends_in_the_second_hour_does_not_end_before_it_began():
     began = micros(FIRST + timedelta(minutes=20))
     ended = local(FIRST + timedelta(minutes=65))

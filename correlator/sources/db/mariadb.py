@@ -21,10 +21,10 @@ from typing import Any, Literal
 from correlator.config.values import is_loopback
 from correlator.errors import Away, ForeignListener, SourceUnavailable, drop_frames
 from correlator.pipeline.database_errors import fault_of
-from correlator.sources.db import login, zones
+from correlator.sources.db import login
 from correlator.sources.db.login import Driver, NotMariaDB, Terms, UnsafeLogin
 from correlator.sources.db.session import TABLES, Dialect, Replication, Row, Schema, Session, closing, query_failed
-from correlator.sources.db.zones import Zone
+from correlator.sources.db.zones import ServerZone, Zone
 from correlator.tasks import keeping_cancellation
 
 MAX_KILLS = 100
@@ -124,6 +124,9 @@ class MariaDBDatabase:
         local_micros="TIMESTAMPDIFF(MICROSECOND, '1970-01-01', {})",
         utc_micros="CAST(NULLIF(UNIX_TIMESTAMP({}), 0) * 1000000 AS SIGNED)",  # a zero date is none
         clock="SELECT CAST(UTC_TIMESTAMP(6) - INTERVAL {back} SECOND AS CHAR)",
+        # The server's own zone, whatever that of the session is.
+        offset="CAST(ROUND(COALESCE(TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(),"
+        " CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone)), 0) / 900) * 900 AS SIGNED)",
         json_text="JSON_VALUE({column}, '{path}')",
         size="LENGTH({})",
         member="JSON_EXTRACT({}, {})",
@@ -145,6 +148,7 @@ class MariaDBDatabase:
     ) -> None:
         self.address = address
         self._zone = zone
+        self._server_zone = ServerZone(here=address.here)
         self._connect_timeout = connect_timeout
         self._query_timeout = query_timeout
         self.driver: Driver = installed_driver(driver)
@@ -267,18 +271,12 @@ class MariaDBDatabase:
         """The configured zone; else this host's if the server runs here with its offset; else the server's offset."""
         if self._zone is not None:
             return self._zone
-        offset = await self.offset(session)
-        if self.address.here and offset == zones.host_offset():
-            return zones.host()
-        return zones.fixed(offset)
+        self._server_zone.observe(await self.offset(session))
+        return self._server_zone
 
     async def offset(self, session: Session) -> int:
         """Seconds east of UTC of the server's own zone, now: quarters of an hour."""
-        # In one statement: other queries rely on the time zone of the session.
-        rows = await session.query(
-            "SELECT TIMESTAMPDIFF(SECOND, UTC_TIMESTAMP(), CONVERT_TZ(UTC_TIMESTAMP(), '+00:00', @@global.time_zone))"
-        )
-        return round(int(rows[0][0] or 0) / 900) * 900
+        return int((await session.query(f"SELECT {self.dialect.offset}"))[0][0])
 
     async def replication(self, session: Session) -> Replication | None:
         """What any account may see, and the delay if the account has REPLICA MONITOR. That is asked on a session of

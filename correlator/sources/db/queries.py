@@ -40,7 +40,7 @@ from correlator.model.facts import MAX_CHILDREN, Reading
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 from correlator.sources.db.log_times import IdSpan, LogClock, LogQuestion, LogTimes, RepeatedHours, last_id
 from correlator.sources.db.session import IN_ONE, TABLES, Dialect, Range, Row, Schema, Session
-from correlator.sources.db.zones import Zone
+from correlator.sources.db.zones import ServerZone, Zone
 
 WHOLE = 128_000
 """Most bytes of a text that is read as a whole and shortened here."""
@@ -259,6 +259,8 @@ _FEW = [TABLES["job_tracking"].index(c) for c in ("operation", "status", "job_ty
 _METADATA, _SPEC = TABLES["job_tracking"].index("metadata"), TABLES["failover_jobs"].index("source_vm_spec")
 _STATUS, _STARTED = (TABLES["job_tracking"].index(column) for column in ("status", "started_at"))
 
+_STEP_STARTED = TABLES["job_steps"].index("started_at")
+
 _ACTIVE = "status IN ('pending', 'running')"
 
 MAX_TEXTS = 10_000
@@ -266,7 +268,7 @@ _texts: dict[str, str] = {}
 
 
 class Queries:
-    """The queries for the schema of one appliance. `zone` may be replaced at any time (daylight saving).
+    """The queries for the schema of one appliance.
 
     Args:
         malformed: Called with the reason for each value that cannot be read.
@@ -298,6 +300,7 @@ class Queries:
         self._oversized = Oversized(dialect, self.limits)
         self._malformed = malformed
         self._repeated = RepeatedHours()
+        self._offset = dialect.offset if isinstance(zone, ServerZone) else ""
         self._light = ", ".join(_light(schema, c) or self.expression("log_events", c) for c in TABLES["log_events"])
 
     def lost_of(self, table: str) -> tuple[str, ...]:
@@ -325,9 +328,21 @@ class Queries:
     async def _rows_in(self, session: Session, ids: Sequence[int], columns: str) -> list[Row]:
         found: list[Row] = []
         for part in chunks(ids, IN_ONE):
-            sql = f"SELECT {columns} FROM log_events WHERE id IN ({_list(part)})"
-            found += await session.query(sql)
+            found += await self._with_offset(session, columns, f"FROM log_events WHERE id IN ({_list(part)})")
         return found
+
+    async def _with_offset(self, session: Session, columns: str, rest: str, args: Sequence[object] = ()) -> list[Row]:
+        """The rows of a SELECT with local times. A server's own zone is read in the same statement."""
+        if not self._offset:
+            return list(await session.query(f"SELECT {columns} {rest}", args))
+        rows = await session.query(f"SELECT {columns}, (SELECT {self._offset}) {rest}", args)
+        if rows:
+            self._observe(rows[0][-1])
+        return [row[:-1] for row in rows]
+
+    def _observe(self, offset: int) -> None:
+        assert isinstance(self.zone, ServerZone)
+        self.zone.observe(int(offset))
 
     async def id_bounds(self, session: Session, job_id: str) -> Range | None:
         """The first and the last id of rows with this job_id; None if there are none."""
@@ -385,17 +400,13 @@ class Queries:
         have just been written.
         """
         upto = "" if last is None else f" AND id <= {int(last)}"
-        return self._light_rows(
-            await session.query(
-                f"SELECT {self._light} FROM log_events WHERE id >= {int(first)}{upto} ORDER BY id LIMIT {limit}"
-            ),
-            after,
-        )
+        rest = f"FROM log_events WHERE id >= {int(first)}{upto} ORDER BY id LIMIT {limit}"
+        return self._light_rows(await self._with_offset(session, self._light, rest), after)
 
     async def light_rows_upto(self, session: Session, last: int, limit: int) -> list[LogRow]:
         """The rows with id ≤ `last`, the newest first."""
-        sql = f"SELECT {self._light} FROM log_events WHERE id <= {int(last)} ORDER BY id DESC LIMIT {limit}"
-        return self._light_rows(await session.query(sql))
+        rest = f"FROM log_events WHERE id <= {int(last)} ORDER BY id DESC LIMIT {limit}"
+        return self._light_rows(await self._with_offset(session, self._light, rest))
 
     async def light_rows_in(self, session: Session, ids: Sequence[int]) -> list[LogRow]:
         """The rows of `ids`, which have just been written, in any order."""
@@ -503,8 +514,8 @@ class Queries:
 
     async def clock_and_active_count(self, session: Session, back: float) -> tuple[str, int]:
         """`clock`, and the number of jobs that have not ended, in one query. It counts in the index on status."""
-        clock = self.dialect.clock.format(back=int(back))
-        found = await session.query(f"SELECT ({clock}), (SELECT COUNT(*) FROM job_tracking WHERE {_ACTIVE})")
+        clock = f"({self.dialect.clock.format(back=int(back))})"
+        found = await self._with_offset(session, f"{clock}, (SELECT COUNT(*) FROM job_tracking WHERE {_ACTIVE})", "")
         return str(found[0][0]), int(found[0][1])
 
     async def last_changes(self, session: Session, *tables: str) -> tuple[object, float]:
@@ -555,16 +566,20 @@ class Queries:
         `starts`: when each job started, since none of its steps began before it.
         """
         found: dict[str, list[StepRecord]] = {}
+        begun = {job_id: at for job_id, at in starts.items() if at is not None}
+        """When the newest of its steps began, of each job. None begins before the one in front of it."""
         long: dict[int, int] = {}
         size = self._size("job_steps", "error_message")
         order = "job_id, seq" if self.schema.has("job_steps", "seq") else "job_id, id"
         own = OwnIds(starts)
         for part in chunks(list(starts), IN_ONE):
-            where = f"job_id IN ({self.dialect.marks(part)})"
-            sql = f"SELECT {self._select['job_steps']}, {size} FROM job_steps WHERE {where} ORDER BY {order}"
-            for *row, error_size in await session.query(sql, part):
+            rest = f"FROM job_steps WHERE job_id IN ({self.dialect.marks(part)}) ORDER BY {order}"
+            columns = f"{self._select['job_steps']}, {size}"
+            for *row, error_size in await self._with_offset(session, columns, rest, part):
                 job_id = own.of(row[-1])
-                *values, _ = self._times("job_steps", tuple(row), starts.get(job_id))
+                *values, _ = self._times("job_steps", tuple(row), begun.get(job_id))
+                if values[_STEP_STARTED] is not None and job_id in begun:
+                    begun[job_id] = values[_STEP_STARTED]
                 if error_size is not None and error_size > SHORT_ERROR:
                     long[values[0]] = error_size
                 found.setdefault(job_id, []).append(

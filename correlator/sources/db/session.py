@@ -112,7 +112,8 @@ class Dialect:
     `member`: the JSON text that an object has at a path. `matches`: whether a text matches a regular expression, which
     knows upper and lower case of ASCII letters; NULL does not. It is compared as bytes, in which no text is invalid;
     that also costs a third of INSTR of LOWER. `joined`: one text, of a text and of another one. `briefly`: what stands
-    before a statement that may be ended after ``{seconds}``. `last_changes`: the query for the time of the last change
+    before a statement that may be ended after ``{seconds}``. `offset`: the seconds east of UTC of the server's own zone
+    now; empty if it has none. `last_changes`: the query for the time of the last change
     of each of the tables ``{tables}``, NULL if it is not known, and its age in seconds; empty if no query tells.
     """
 
@@ -126,6 +127,7 @@ class Dialect:
     matches: str
     joined: str
     briefly: str = ""
+    offset: str = ""
     last_changes: str = ""
 
     def marks(self, values: Collection[object]) -> str:

@@ -2,13 +2,17 @@
 
 A zone converts such a time, read as if it were UTC, into UTC. In the hour that a DST change repeats, a local time has
 two readings: the one nearer to a time that the caller passes is used, or the first that is not before such a time, or
-the first if it passes none.
+the first if it passes none. `ServerZone` is for a zone that nobody has configured: it also knows the offsets that the
+server had before its zone was changed.
 """
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from correlator.model.rows import Micros
@@ -25,9 +29,21 @@ _LONGEST = 100
 
 _MAX_KEPT = 4096
 
+_MAX_OFFSETS = 8
+"""Changes of a server's zone that are remembered."""
+
+_APART = 300_000_000
+"""Microseconds by which the clocks of the server, of its writers and of this machine may differ. Two offsets differ by
+at least three times as much."""
+
 
 class Zone:
-    """Local time → UTC. `offset` gives the seconds east of UTC at a naive local time, and respects its `fold`."""
+    """Local time → UTC. `offset` gives the seconds east of UTC at a naive local time, and respects its `fold`.
+
+    `changes`: how often the zone has become another one.
+    """
+
+    changes = 0
 
     def __init__(self, name: str, offset: Callable[[datetime.datetime], float]) -> None:
         self.name = name
@@ -83,6 +99,69 @@ class Zone:
 
     def __repr__(self) -> str:
         return f"Zone({self.name})"
+
+
+class _Held(NamedTuple):
+    """A zone of the server. `since`: when another one was last seen before; `until`: when the next was seen."""
+
+    zone: Zone
+    since: float
+    until: float
+
+
+class ServerZone(Zone):
+    """The zone of a server that tells its offset: `observe` it with each answer that has local times.
+
+    No row says under which offset it was written. Of all readings, the one is taken that agrees best with when the
+    server had which offset. So rows from before a change keep their time; and so do all rows if the writers did not
+    follow a change that was undone soon after.
+
+    Args:
+        here: The server runs on this machine, whose zone has rules for daylight saving time.
+        clock: This machine's time, in microseconds.
+    """
+
+    def __init__(self, *, here: bool, clock: Callable[[], Micros] = lambda: time.time_ns() // 1000) -> None:
+        super().__init__("unknown", lambda _: 0)
+        self._here = here
+        self._clock = clock
+        self._held: list[_Held] = []
+        self._seen_at: float = -math.inf
+
+    def observe(self, offset: int) -> None:
+        """Note the offset that the server has now, in seconds east of UTC."""
+        now = self._clock()
+        zone = host() if self._here and offset == host_offset() else fixed(offset)
+        if not self._held:
+            self._held = [_Held(zone, -math.inf, math.inf)]
+        elif zone.name != self.name:
+            self._held[-1] = self._held[-1]._replace(until=now)
+            self._held = [*self._held[1 - _MAX_OFFSETS :], _Held(zone, self._seen_at, math.inf)]
+            self.changes += 1
+        self.name, self._seen_at = zone.name, now
+
+    def utc(self, local: Micros, near: Micros | None = None, since: Micros | None = None) -> Micros:
+        if len(self._held) == 1:
+            return self._held[0].zone.utc(local, near, since)
+        found = self._all_readings(local)
+        if near is not None:
+            return min(found, key=lambda one: abs(one[1] - near))[1]
+        earliest = since - _EARLY if since is not None else -math.inf
+        return min(found, key=lambda one: (one[1] < earliest, *one))[1]
+
+    def readings(self, local: Micros) -> tuple[Micros, Micros]:
+        found = [at for _, at in self._all_readings(local)]
+        return min(found), max(found)
+
+    def repeated(self, local: Micros) -> tuple[Micros, Micros] | None:
+        return self._held[-1].zone.repeated(local)
+
+    def _all_readings(self, local: Micros) -> Iterator[tuple[float, Micros]]:
+        """Each reading, and by how many microseconds it disagrees with when the server had its zone."""
+        now = self._clock()
+        for zone, since, until in self._held:
+            for at in set(zone.readings(local)):
+                yield max(0.0, since - _APART - at, at - min(until, now) - _APART), at
 
 
 def named(name: str) -> Zone:

@@ -330,9 +330,11 @@ async def _steps_of(queries: Queries, session: Session, starts: Mapping[str, Mic
         f" WHERE job_id = {queries.dialect.placeholder}{order} LIMIT {MAX_STEPS}) AS some"
     )
     found: dict[str, list[StepTimes]] = {}
+    begun = dict(starts)
     for job_id, name, began, ended in await session.query(" UNION ALL ".join([one] * len(job_ids)), job_ids):
-        at = queries.utc("job_steps", "started_at", began, starts.get(job_id))
+        at = queries.utc("job_steps", "started_at", began, begun.get(job_id))
         if at is not None:
+            begun[job_id] = at
             step = StepTimes(name or "", at, queries.utc("job_steps", "completed_at", ended, at))
             found.setdefault(job_id, []).append(step)
     return found

@@ -135,6 +135,8 @@ class Reconcile:
     """Set while `log_from` is not None, by each job that comes back."""
     _round_at: float = -math.inf
     """When the tables were last read completely, in monotonic seconds."""
+    _zone_changes: int = 0
+    """The changes of the zone after which all jobs were read: their times may read differently."""
     steps_paused: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while jobs are read without their steps."""
     _without_steps: set[str] = field(default_factory=set)
@@ -237,6 +239,10 @@ class Reconcile:
                     await self._read(queries, session, feed, await queries.active_ids(session) | feed.known.active())
                     everything = False
                 self._mark = await self._regular(queries, session, feed, self._mark, tracking=tracking)
+                if tracking and self._zone_changes != queries.zone.changes:
+                    changes = queries.zone.changes
+                    await self._read(queries, session, feed, feed.known.joblog_ids())
+                    self._zone_changes = changes
                 self._read_all(queries, feed, now)
                 feed.status.part_answered(SourcePart.JOBS)
             elif tracking and self._doorbell_rang and now >= doorbell_due:
