@@ -146,7 +146,7 @@ def failed(setting: Setting, name: str, error: SourceUnavailable) -> Check:
     if not isinstance(url, MysqlUrl):
         return failure(name, str(error))
     denied = _ACCOUNT.search(str(error))
-    account = f"'{denied['user']}'@'{denied['host']}'" if denied else f"'{url.user}'@'%'"
+    account = f"'{denied['user']}'@'{denied['host']}'" if denied else None
     decide, fix = explained(
         setting, str(error), error.code, account, account, table=error.table or "", reason=error.reason
     )
@@ -261,7 +261,7 @@ def refused(
     if isinstance(url, SqliteUrl):
         return failure(LOGIN, words, fix=[f"ls -l {quote(str(url.path))}"])
     denied = _ACCOUNT.search(words)
-    named = account = f"'{denied['user']}'@'{denied['host']}'" if denied else f"'{url.user}'@'%'"
+    named = account = f"'{denied['user']}'@'{denied['host']}'" if denied else None
     if denied and denied["host"] == "localhost" and url.host.startswith("127.") and settings.unix_socket is None:
         account = f"'{denied['user']}'@'{url.host}'"  # as grants-password.sql has it
     not_examined = ["Without a login these are not examined: rights, schema, time zone, clock, and the use of the log."]
@@ -274,7 +274,10 @@ def refused(
         if "db-password" in service.outdated(setting):
             detail.append("The running service uses the password that it was started with, until it is restarted.")
         if settings.tls is None:
-            detail.append("MariaDB gives the same error for accounts that require TLS; [database.tls] is not set.")
+            detail.append(
+                "MariaDB gives the same error for accounts that require TLS, and [database.tls] is not set. If the"
+                " right password is refused too, somebody has to decide: set it, or end the requirement."
+            )
         fix += restart(setting)
     elif "offers no TLS" in words:
         detail = ["The configuration requires TLS, and MariaDB has no certificate."]
@@ -322,8 +325,8 @@ def explained(
     setting: Setting,
     words: str,
     code: int | None,
-    account: str,
-    named: str,
+    account: str | None,
+    named: str | None,
     *,
     table: str = "",
     servers: Sequence[Listening] = (),
@@ -331,7 +334,7 @@ def explained(
 ) -> tuple[list[str], list[str]]:
     """Return what a person has to decide about an error, and the commands that fix it: from the table of errors.
 
-    `account`: that which the commands are for. `named`: the same as MariaDB names it.
+    `account`: that which the commands are for; None if the error does not name it. `named`: as MariaDB names it.
     """
     config = setting.config
     url = config.database.url
@@ -339,19 +342,36 @@ def explained(
     fault = fault_of(code, words, reason)
     decide = [fault.decide] if fault is not None and fault.decide else []
     fix: list[str] = []
+    others = [named] if named is not None and named != account else []
+    if account is None and code not in _WITHOUT_ACCOUNT:
+        others = _likely_accounts(config, url)
+    altered = account or f"IF EXISTS {', '.join(others)}"
+    made = account or f"'{url.user}'@'%'"
     for command in fault.fix if fault is not None else (START,):
         if command == NEW_PASSWORD:
-            fix += new_password(setting, account, named if named != account else None)
+            fix += new_password(setting, made if account is not None or not others else None, others)
         elif command == GRANTS:
-            fix += grant_select(url.database, (table,) if table else TABLES, account)
+            fix += grant_select(url.database, (table,) if table else TABLES, made)
         elif command == START:
             said, commands = _started(config, url, servers)
             fix += commands
             decide += [said] if said else []
         else:
-            places = {"account": account, "database": quoted_name(url.database), "table": quoted_name(table)}
+            places = {"account": altered, "database": quoted_name(url.database), "table": quoted_name(table)}
             fix.append(command.format(**places, host=url.host, port=url.port))
     return decide, fix
+
+
+_WITHOUT_ACCOUNT = (1129, 1130)
+"""Errors of a host that no account admits. Others that name no account are of one that exists."""
+
+
+def _likely_accounts(config: Config, url: MysqlUrl) -> list[str]:
+    """Return the accounts that a login from this host may use, first that of the documents."""
+    hosts = ["localhost", "%"]
+    if database_is_here(config) and config.database.unix_socket is None:
+        hosts.insert(0, url.host)
+    return [f"'{url.user}'@'{host}'" for host in dict.fromkeys(hosts)]
 
 
 def _started(config: Config, url: MysqlUrl, servers: Sequence[Listening]) -> tuple[str, list[str]]:
@@ -371,12 +391,12 @@ def _started(config: Config, url: MysqlUrl, servers: Sequence[Listening]) -> tup
     if len(servers) > 1:
         said += f" Somebody has to decide which of {len(servers)} servers has the tables."
         return said, ["ss -lxtnp"]
-    return said, [*_reaching(servers[0], url), "ss -lxtnp"]
+    return said, [*_reaching(servers[0], url, by_socket=config.database.unix_socket is not None), "ss -lxtnp"]
 
 
-def _reaching(server: Listening, url: MysqlUrl) -> list[str]:
-    """Return the setting by which a server of this host is reached."""
-    if server.addresses:
+def _reaching(server: Listening, url: MysqlUrl, *, by_socket: bool) -> list[str]:
+    """Return the setting by which a server of this host is reached. `by_socket`: `database.unix_socket` is set."""
+    if server.addresses and not (by_socket and server.sockets):
         there = f"mysql://{quote_url(url.user)}@{server.addresses[0]}/{quote_url(url.database)}"
         return [f'database.url = "{there}"']
     if server.sockets:
@@ -755,6 +775,7 @@ def judge_zone(
         return warning(
             ZONE,
             f"{words}, but the server is at UTC{_hours(offset)}, and no job shows which is right",
+            ["Somebody has to decide: once a job has run, its first step shows it."],
             fix=["SELECT @@global.time_zone, @@system_time_zone;", "timedatectl"],
         )
     if configured == "auto" and zone.name.startswith("UTC") and offset:

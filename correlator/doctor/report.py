@@ -170,11 +170,11 @@ def database_is_here(config: Config) -> bool:
     return is_loopback(url.host)
 
 
-def new_password(setting: Setting, account: str, resolved: str | None) -> list[str]:
-    """Return commands that set the password of `account` to the one that the daemon will use.
+def new_password(setting: Setting, account: str | None, others: Sequence[str] = ()) -> list[str]:
+    """Return commands that set the password of `account`, which is created, to the one that the daemon will use.
 
-    `resolved`: the account as MariaDB names it if it has resolved the address to a host name. An account of that
-    name takes precedence over `account`, so it gets the password too. The password is never a program's argument.
+    `others`: accounts that get it too if they exist, e.g. the account as MariaDB names it if it has resolved the
+    address to a host name: it takes precedence over `account`. The password is never a program's argument.
     """
     file = password_file(setting)
     make = [f"head --bytes=24 /dev/urandom | base64 | install --mode=600 /dev/stdin {quote(str(file))}"]
@@ -185,11 +185,12 @@ def new_password(setting: Setting, account: str, resolved: str | None) -> list[s
         words = rf"""sed "s/[\\\\']/\\\\&/g" {quote(str(file))}"""
         if service.holds_something(file):
             make = []
-    sql = f"CREATE USER IF NOT EXISTS {account}; ALTER USER {account} IDENTIFIED BY '%s';\\n"
-    more = f"ALTER USER IF EXISTS {resolved} IDENTIFIED BY '%s';\\n" if resolved is not None else ""
+    sql = [f"CREATE USER IF NOT EXISTS {account}; ALTER USER {account} IDENTIFIED BY "] if account is not None else []
+    sql += [f"ALTER USER IF EXISTS {other} IDENTIFIED BY " for other in others]
+    pattern = "".join(statement.replace("%", "%%") + "'%s';\\n" for statement in sql)
     secret = 'password="$(' + words + ')"'
-    given = " ".join(['"$password"'] * (2 if more else 1))
-    return [*make, f"{secret} && printf {_double_quoted(sql + more)} {given} | {sql_client(setting.config)}"]
+    given = " ".join(['"$password"'] * len(sql))
+    return [*make, f"{secret} && printf {_double_quoted(pattern)} {given} | {sql_client(setting.config)}"]
 
 
 def password_file(setting: Setting) -> Path:

@@ -82,7 +82,12 @@ _ROWS: tuple[tuple[tuple[int, ...], str, Fault], ...] = (
         "the server accepts encrypted connections only (require_secure_transport), and [database.tls] is not set",
         ("database.tls.verify = true",),
     )),
-    ((1044,), "", Fault(Away.LOGIN_REFUSED, "the account has no privilege in this database", (GRANTS,))),
+    ((1044,), "", Fault(
+        Away.LOGIN_REFUSED,
+        "the account has no privilege in this database, or there is none of this name",
+        (GRANTS, "SHOW DATABASES;"),
+        "If it is not listed, somebody has to decide which database has the tables, and set it in database.url.",
+    )),
     ((1049,), "", Fault(
         Away.LOGIN_REFUSED,
         "the server has no database of this name",

@@ -116,7 +116,7 @@ def test_a_password_reaches_the_server_as_it_stands_in_its_file(tmp_path, passwo
     file.write_text(password + "\n")
     (tmp_path / "mariadb").write_text("#!/bin/sh\ncat >input.sql\n")
     (tmp_path / "mariadb").chmod(0o755)
-    commands = new_password(setting(database__password_file=file), "'c'@'h'", None)
+    commands = new_password(setting(database__password_file=file), "'c'@'h'")
     paste(f"cd {tmp_path}", *commands, PATH=f"{tmp_path}:/usr/bin:/bin")
     literal = password.replace("\\", "\\\\").replace("'", "\\'")
     statements = (tmp_path / "input.sql").read_text()
@@ -125,7 +125,7 @@ def test_a_password_reaches_the_server_as_it_stands_in_its_file(tmp_path, passwo
 
 def test_a_password_that_is_missing_is_made_first_and_for_root_alone(tmp_path):
     found = Setting(setting().config, None, OTHER | {"CREDENTIALS_DIRECTORY": str(tmp_path)})
-    make, _ = new_password(found, "'c'@'h'", None)
+    make, _ = new_password(found, "'c'@'h'")
     paste(make)
     assert (tmp_path / "db-password").stat().st_mode & 0o777 == 0o600
     assert len((tmp_path / "db-password").read_text().strip()) == 32
