@@ -180,8 +180,9 @@ def create_streams(ctx: click.Context, file: Path | None, gateway: bool) -> None
 @click.option("--job", default="", metavar="ID", help="Any ID of the job, which need not exist yet.")
 @click.option("--vm", default="", metavar="NAME", help="Instead of one job, those of this VM.")
 @click.option("--for", "valid_for", default="15m", show_default=True, metavar="TIME", help="How long it is valid.")
+@click.option("--instance", default="", metavar="NAME", help="For the jobs of this appliance only (cluster.instance).")
 @click.option("--gateway", is_flag=True, help="With the key of a gateway; without --config of gateway.toml.")
-def token(file: Path | None, job: str, vm: str, valid_for: str, gateway: bool) -> None:
+def token(file: Path | None, job: str, vm: str, valid_for: str, instance: str, gateway: bool) -> None:
     """Print a token that shows one job, or the jobs of one VM, and nothing else.
 
     It is signed with the key in http.job_token_key_file, or the credential job-token-key. The daemon is not asked, and
@@ -190,7 +191,8 @@ def token(file: Path | None, job: str, vm: str, valid_for: str, gateway: bool) -
     from correlator.doctor import service  # noqa: PLC0415 - see run
 
     logs.configure("error", "text", os.environ)
-    click.echo(job_tokens.create(service.load(file, os.environ, gateway=gateway).config.http, job, vm, valid_for))
+    settings = service.load(file, os.environ, gateway=gateway).config.http
+    click.echo(job_tokens.create(settings, job, vm, valid_for, instance))
 
 
 @main.command()

@@ -12,8 +12,8 @@ from correlator.errors import ConfigError
 from correlator.model import job_token
 
 
-def create(settings: Http, job: str, vm: str, valid_for: str) -> str:
-    """Return a token. `valid_for`: a duration with its unit.
+def create(settings: Http, job: str, vm: str, valid_for: str, instance: str) -> str:
+    """Return a token. `valid_for`: a duration with its unit. `instance`: the only appliance; empty: any.
 
     Raises: `ConfigError` without a key, `click.UsageError` if no token can be made of what is given.
     """
@@ -29,6 +29,6 @@ def create(settings: Http, job: str, vm: str, valid_for: str) -> str:
         most = values.duration(settings.job_token_max).strip('"')
         raise click.UsageError(f"--for {valid_for}: a token is valid for at most {most} (http.job_token_max)")
     try:
-        return job_token.create(keys[0], now=time.time(), job=job, vm=vm, valid_for=seconds)
+        return job_token.create(keys[0], now=time.time(), job=job, vm=vm, valid_for=seconds, instance=instance)
     except ValueError as error:
         raise click.UsageError(f"--job, --vm: {error}") from error

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from correlator.model import job_token
 from tests.support.appliance import Appliance
 from tests.support.bulk_rows import ago
-from tests.support.collectors import is_active, pair
-from tests.support.daemon import Daemon
+from tests.support.cluster import create_streams
+from tests.support.collectors import collector, is_active, pair
+from tests.support.daemon import HELLO, Daemon
 from tests.support.deployed_nats import DeployedNats
 from tests.support.eventually import eventually
-from tests.support.gateways import gateway_process
+from tests.support.gateways import GatewayProcess, gateway_process
 from tests.support.mariadb import Database
+from tests.support.nats import Nats
+from tests.support.small_appliance import NAMES, write_small_appliance
 from tests.support.terminal import commands_against
 
 
@@ -79,3 +88,103 @@ async def test_a_gateway_serves_an_appliance_over_a_takeover_and_permissions_ref
             assert await standby.stop() == 0
             logs = [nats.log(), *(one.log() for one in (active, standby, gateway))]
             assert "violation" not in "".join(logs).lower()
+
+
+KEY = "the-key-of-the-backend-and-of-us"
+NAME, OTHER = NAMES[0], "00000000-0000-4000-8000-000000000001"
+NOT_OF_ONE_JOB = (
+    "/api/v1/jobs", f"/api/v1/jobs/{OTHER}", f"/api/v1/jobs/{OTHER}/log", f"/api/v1/jobs/{OTHER}/events",
+    f"/api/v1/stream?id={OTHER}", "/api/v1/stream", f"/api/v1/resolve/{OTHER}", "/api/v1/events?text=line",
+    "/api/v1/operations", "/api/v1/entities/ctx", "/metrics",
+)  # fmt: skip
+
+
+class SameFile:
+    """The database of an appliance that has the same jobs as another one."""
+
+    def __init__(self, path: Path) -> None:
+        self.url = f"sqlite://{path}"
+
+
+def bearer(*, key: str = KEY, made: float | None = None, **what: Any) -> dict[str, str]:
+    token = job_token.create(key, now=time.time() if made is None else made, **what)
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def status(daemon: Daemon, path: str, headers: dict[str, str]) -> int:
+    assert daemon.session is not None
+    async with daemon.session.get(path, headers=headers) as response:
+        return response.status
+
+
+async def subscribed(daemon: Daemon, path: str, headers: dict[str, str]) -> set[str] | int | None:
+    """The appliances of the jobs in the snapshot of a websocket that subscribes to `NAME`, or its close code."""
+    assert daemon.session is not None
+    async with daemon.session.ws_connect(path) as ws:
+        token = headers["Authorization"].partition(" ")[2]
+        await ws.send_json([HELLO | {"token": token}, {"type": "subscribe", "id": 1, "jobs": [NAME]}])
+        found: set[str] = set()
+        async for frame in ws:
+            messages = frame.json()
+            for message in messages if isinstance(messages, list) else [messages]:
+                found |= {job["instance"] for job in message.get("jobs", ())}
+                if message["type"] == "synced":
+                    return found
+        return ws.close_code
+
+
+@pytest.fixture
+async def gateway(nats: Nats, tmp_path: Path) -> AsyncIterator[GatewayProcess]:
+    """A gateway of two appliances that have the same jobs, with the same IDs. All three have the key."""
+    (tmp_path / "key").write_text(KEY)
+    await create_streams(nats.url)
+    await write_small_appliance(tmp_path / "jobs")
+    async with contextlib.AsyncExitStack() as stack:
+        for instance in ("dc1", "dc2"):
+            options = {"cluster__instance": instance, "http__job_token_key_file": tmp_path / "key"}
+            database = SameFile(tmp_path / "jobs")
+            daemon = await stack.enter_async_context(collector(tmp_path / instance, database, nats.url, **options))
+            await daemon.start()
+            for of, expected in ((instance, 200), ("another", 403)):
+                assert await status(daemon, f"/api/v1/jobs/{NAME}", bearer(job=NAME, instance=of)) == expected
+        key = {"CORRELATOR_HTTP__JOB_TOKEN_KEY_FILE": str(tmp_path / "key")}
+        gateway = await stack.enter_async_context(gateway_process(tmp_path / "gateway", nats.url, **key))
+
+        async def serves(instance: str) -> bool:
+            return await status(gateway, f"/i/{instance}/api/v1/jobs/{NAME}", bearer(job=NAME)) == 200
+
+        for instance in ("dc1", "dc2"):
+            await eventually(lambda at=instance: serves(at))
+        yield gateway
+
+
+@pytest.mark.parametrize(("own", "foreign"), [("dc1", "dc2"), ("dc2", "dc1")])
+async def test_a_token_for_a_job_of_one_appliance_opens_it_at_a_gateway_and_nothing_else(gateway, own, foreign):
+    headers = bearer(job=NAME, instance=own)
+    for base in ("", f"/i/{own}"):
+        got, job = await gateway.get(f"{base}/api/v1/jobs/{NAME}", headers=headers)
+        assert (got, job["instance"]) == (200, own), base
+        for below in ("/events", "/log"):
+            assert await status(gateway, f"{base}/api/v1/jobs/{NAME}{below}", headers) == 200, (base, below)
+        assert await subscribed(gateway, f"{base}/ws", headers) == {own}
+        assert await status(gateway, f"{base}/api/v1/stream?id={NAME}", headers) == 200
+        for path in NOT_OF_ONE_JOB:
+            assert await status(gateway, f"{base}{path}", headers) == 403, (base, path)
+    assert await status(gateway, "/api/v1/instances", headers) == 403
+    for path in ("", "/events", "/log"):
+        assert await status(gateway, f"/i/{foreign}/api/v1/jobs/{NAME}{path}", headers) == 403, path
+    assert await subscribed(gateway, f"/i/{foreign}/ws", headers) == 4403
+
+
+async def test_a_gateway_opens_a_job_of_any_appliance_by_a_token_for_none_and_refuses_wrong_tokens(gateway):
+    for instance in ("dc1", "dc2"):
+        assert await subscribed(gateway, f"/i/{instance}/ws", bearer(job=NAME)) == {instance}
+    for wrong in (bearer(job=NAME, key=KEY.upper(), instance="dc1"), bearer(job=NAME, made=1, instance="dc1")):
+        for base in ("", "/i/dc1", "/i/dc2"):
+            assert await status(gateway, f"{base}/api/v1/jobs/{NAME}", wrong) == 401, base
+            assert await subscribed(gateway, f"{base}/ws", wrong) in (4401, 4403), base
+    unknown = bearer(job=NAME, instance="dc3")  # may come
+    assert await status(gateway, f"/api/v1/jobs/{NAME}", unknown) == 503
+    assert await subscribed(gateway, "/ws", unknown) == 1013
+    assert await status(gateway, f"/i/dc3/api/v1/jobs/{NAME}", unknown) == 404
+    assert "Traceback" not in gateway.log()

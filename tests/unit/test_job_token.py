@@ -167,13 +167,19 @@ def key_file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "valid_for"), [(["--job", "j"], 900), (["--job", "j", "--for", "1h"], 3600), (["--vm", "v"], 900)]
+    ("arguments", "valid_for", "instance"),
+    [
+        (["--job", "j"], 900, ""),
+        (["--job", "j", "--for", "1h"], 3600, ""),
+        (["--vm", "v"], 900, ""),
+        (["--job", "j", "--instance", "dc1"], 900, "dc1"),
+    ],
 )
-def test_the_command_prints_a_token_that_the_first_key_has_signed(printed, key_file, arguments, valid_for):
+def test_the_command_prints_a_token_that_the_first_key_has_signed(printed, key_file, arguments, valid_for, instance):
     code, token = printed(*arguments, CORRELATOR_HTTP__JOB_TOKEN_KEY_FILE=str(key_file))
     assert code == 0, token
     found = verify(token, KEY, now=time.time(), longest=DAY)
-    assert (found.job or found.vm, found.exp - found.iat) == (arguments[1], valid_for)
+    assert (found.job or found.vm, found.exp - found.iat, found.aud) == (arguments[1], valid_for, instance)
 
 
 @pytest.mark.parametrize(

@@ -206,7 +206,7 @@ class Websockets:
                 client.frames.begin(client.address, self._streams.work.unknown, partial(self._refuse, client))
             if not client.closing:
                 await self._read(request, client)
-        except (Close, Denied, Refused) as error:  # `Refused`: the turn of a frame did not come
+        except (Close, Denied, Refused, SourceUnavailable) as error:  # `Refused`: the turn of a frame did not come
             self._close(client, self._closing(error, client))
         if client.closing:
             await client.ignore()
@@ -228,6 +228,8 @@ class Websockets:
         if isinstance(error, Denied):
             self._access.note(error, client.address)
             return Close(error.close_code, str(error))
+        if isinstance(error, SourceUnavailable):  # its appliances are not known yet
+            return Close(CloseCode.TRY_LATER, error.public)
         return error if isinstance(error, Close) else Close(CloseCode.TRY_LATER, str(error))
 
     async def _read(self, request: web.Request, client: WebsocketConnection) -> None:
