@@ -15,7 +15,7 @@ from correlator.model import job_token
 from tests.support.appliance import Appliance
 from tests.support.bulk_rows import ago
 from tests.support.cluster import create_streams
-from tests.support.collectors import collector, is_active, pair
+from tests.support.collectors import is_active, pair
 from tests.support.daemon import HELLO, Daemon
 from tests.support.deployed_nats import DeployedNats
 from tests.support.eventually import eventually
@@ -99,13 +99,6 @@ NOT_OF_ONE_JOB = (
 )  # fmt: skip
 
 
-class SameFile:
-    """The database of an appliance that has the same jobs as another one."""
-
-    def __init__(self, path: Path) -> None:
-        self.url = f"sqlite://{path}"
-
-
 def bearer(*, key: str = KEY, made: float | None = None, **what: Any) -> dict[str, str]:
     token = job_token.create(key, now=time.time() if made is None else made, **what)
     return {"Authorization": f"Bearer {token}"}
@@ -141,20 +134,25 @@ async def gateway(nats: Nats, tmp_path: Path) -> AsyncIterator[GatewayProcess]:
     await write_small_appliance(tmp_path / "jobs")
     async with contextlib.AsyncExitStack() as stack:
         for instance in ("dc1", "dc2"):
-            options = {"cluster__instance": instance, "http__job_token_key_file": tmp_path / "key"}
-            database = SameFile(tmp_path / "jobs")
-            daemon = await stack.enter_async_context(collector(tmp_path / instance, database, nats.url, **options))
-            await daemon.start()
+            (tmp_path / instance).mkdir()
+            daemon = Daemon(
+                tmp_path / instance,
+                database__url=f"sqlite://{tmp_path / 'jobs'}",
+                http__job_token_key_file=tmp_path / "key",
+                cluster__url=nats.url,
+                cluster__instance=instance,
+            )
+            await stack.enter_async_context(daemon)
             for of, expected in ((instance, 200), ("another", 403)):
                 assert await status(daemon, f"/api/v1/jobs/{NAME}", bearer(job=NAME, instance=of)) == expected
         key = {"CORRELATOR_HTTP__JOB_TOKEN_KEY_FILE": str(tmp_path / "key")}
         gateway = await stack.enter_async_context(gateway_process(tmp_path / "gateway", nats.url, **key))
 
-        async def serves(instance: str) -> bool:
-            return await status(gateway, f"/i/{instance}/api/v1/jobs/{NAME}", bearer(job=NAME)) == 200
+        async def serves_both() -> bool:
+            paths = (f"/i/{instance}/api/v1/jobs/{NAME}" for instance in ("dc1", "dc2"))
+            return [await status(gateway, path, bearer(job=NAME)) for path in paths] == [200, 200]
 
-        for instance in ("dc1", "dc2"):
-            await eventually(lambda at=instance: serves(at))
+        await eventually(serves_both)
         yield gateway
 
 

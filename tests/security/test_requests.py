@@ -456,10 +456,71 @@ async def test_a_frame_that_is_none_closes_its_connection(port, sent, code):
         assert raw[:1] + raw[2:4] == b"\x88" + code.to_bytes(2, "big")
 
 
-@pytest.mark.parametrize("key", ["Sec-WebSocket-Key: \xff\xfe", "Sec-WebSocket-Key: short", "X: none"])
-async def test_a_handshake_with_a_wrong_key_is_a_bad_request(port, key):
-    sent = upgrade("/ws", key).replace(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"")
-    assert (await exchange(port, sent)).status == 400
+def changed(old: bytes, new: bytes) -> bytes:
+    """A websocket's handshake, except for this."""
+    assert old in upgrade()
+    return upgrade().replace(old, new)
+
+
+KEY, VERSION = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b"Sec-WebSocket-Version: 13\r\n"
+NO_UPGRADE, NO_OPTION = "the header Upgrade: websocket is missing", "the header Connection: Upgrade is missing"
+WRONG_KEY, WRONG_VERSION = (
+    "expected one header with 16 bytes in base64",
+    "expected one header Sec-WebSocket-Version: 13",
+)
+
+
+@pytest.mark.parametrize(
+    ("sent", "status", "says"),
+    [
+        pytest.param(get("/ws"), 426, "connect with a client of RFC 6455", id="plain"),
+        pytest.param(changed(b"HTTP/1.1", b"HTTP/1.0"), 426, "needs HTTP/1.1", id="http-1.0"),
+        pytest.param(changed(b"Upgrade: websocket\r\n", b""), 426, NO_UPGRADE, id="no-upgrade"),
+        pytest.param(changed(b"Upgrade: websocket", b"Upgrade: h2c"), 426, NO_UPGRADE, id="upgrade-to-another"),
+        pytest.param(changed(b"Connection: Upgrade\r\n", b""), 426, NO_OPTION, id="no-connection"),
+        pytest.param(changed(b"Connection: Upgrade", b"Connection: keep-alive"), 426, NO_OPTION, id="wrong-connection"),
+        pytest.param(changed(VERSION, b""), 426, WRONG_VERSION, id="no-version"),
+        pytest.param(changed(b"Version: 13", b"Version: 8"), 426, WRONG_VERSION, id="old-version"),
+        pytest.param(
+            changed(VERSION, VERSION + b"Sec-WebSocket-Version: 8\r\n"), 426, WRONG_VERSION, id="two-versions"
+        ),
+        pytest.param(changed(KEY, b""), 400, WRONG_KEY, id="no-key"),
+        pytest.param(changed(KEY, b"Sec-WebSocket-Key: short\r\n"), 400, WRONG_KEY, id="short-key"),
+        pytest.param(changed(KEY, b"Sec-WebSocket-Key: \xff\xfe\r\n"), 400, WRONG_KEY, id="key-beyond-ascii"),
+        pytest.param(changed(KEY, KEY.replace(b"==", b"=")), 400, WRONG_KEY, id="key-that-is-no-base64"),
+        pytest.param(changed(KEY, KEY + KEY), 400, WRONG_KEY, id="two-keys"),
+        pytest.param(upgrade("/ws", "Sec-WebSocket-Protocol: chat"), 400, "no subprotocols", id="subprotocol"),
+        pytest.param(upgrade("/ws", "Content-Length: 5") + b"hello", 400, "without a body", id="body"),
+        pytest.param(
+            upgrade("/ws", "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n",
+            400,
+            "without a body",
+            id="chunks",
+        ),
+        pytest.param(upgrade("/ws", BEARER).replace(b"GET", b"POST"), 405, "expected GET", id="post"),
+        pytest.param(upgrade("/ws", BEARER).replace(b"GET", b"OPTIONS"), 405, "expected GET", id="options"),
+    ],
+)
+async def test_a_handshake_that_is_wrong_is_refused_with_what_is_wrong_and_what_is_right(
+    port, sent, status, says, caplog
+):
+    answer = await exchange(port, sent)
+    assert (answer.status, answer.header("Content-Type")) == (status, "application/problem+json")
+    assert says in json.loads(answer.body)["detail"]
+    named = {"Sec-WebSocket-Version": "13", "Upgrade": "websocket"}
+    assert [answer.header(name) for name in named] == [value if status == 426 else None for value in named.values()]
+    assert answer.closed or status == 405
+    assert (await exchange(port, upgrade())).status == 101
+    assert [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
+
+
+async def test_a_handshake_may_have_other_options_and_an_empty_body(port):
+    for sent in (
+        changed(b"Connection: Upgrade", b"Connection: keep-alive, upgrade"),
+        changed(b"Upgrade: websocket", b"upgrade: WebSocket"),
+        upgrade("/ws", "Content-Length: 0"),
+    ):
+        assert (await exchange(port, sent)).status == 101, sent
 
 
 async def test_hostile_json_is_answered_with_a_problem(small: Daemon):

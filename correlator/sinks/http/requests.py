@@ -126,7 +126,7 @@ def _words(error: web.HTTPException, request: web.Request) -> str:
     if error.status == HTTPStatus.NOT_FOUND:
         return f"there is nothing at {request.path}"
     if error.status == HTTPStatus.METHOD_NOT_ALLOWED:
-        return f"{request.method} is not possible at {request.path}"
+        return f"{request.method} is not possible at {request.path}: expected {error.headers['Allow']}"
     return error.text or error.reason
 
 

@@ -8,8 +8,8 @@ its close frame nothing is written any more; a client that does not answer it is
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
@@ -48,8 +48,6 @@ from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
 from correlator.sinks.turns import Refused
 from correlator.tasks import set_within
-
-logging.getLogger("aiohttp.websocket").setLevel(logging.ERROR)  # It warns of every request for a subprotocol.
 
 VERSION = 1
 """The version of the protocol."""
@@ -90,6 +88,9 @@ TOO_MANY_MESSAGES: Final = f"more than {MAX_RATE:g} messages a second, or {SUBSC
 
 UPGRADE: Final = {"Upgrade": "websocket", "Connection": "Upgrade, close", "Sec-WebSocket-Version": "13"}
 """Headers of the answer to what is no handshake (RFC 9110, 15.5.22; RFC 6455, 4.4)."""
+
+KEY_SIZE: Final = 16
+"""Bytes of `Sec-WebSocket-Key`."""
 
 FRAMES: Final = (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING, WSMsgType.PONG)
 """What the peer sends while a connection is open."""
@@ -157,15 +158,15 @@ class Websockets:
                 yield
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        """``GET /ws``. Returns when the connection has ended.
-
-        Raises:
-            BadRequest: `Sec-WebSocket-Key` is invalid.
-        """
+        """``GET /ws``. Returns when the connection has ended."""
         if (why := _no_handshake(request)) is not None:
             required = problem(HTTPStatus.UPGRADE_REQUIRED, why, dict(UPGRADE))
             required.force_close()  # as its header says
             return required
+        if (why := _bad_handshake(request)) is not None:
+            bad = problem(HTTPStatus.BAD_REQUEST, why)
+            bad.force_close()  # where its next request begins is not certain
+            return bad
         address = request.remote or ""
         await asyncio.sleep(self._floods.delay(address))
         # aiohttp refuses a frame of `max_msg_size` already.
@@ -173,11 +174,7 @@ class Websockets:
         ws = web.WebSocketResponse(
             compress=False, max_msg_size=MAX_FRAME + 1, timeout=CLOSE_WITHIN, autoping=False, autoclose=False
         )
-        try:
-            await ws.prepare(request)
-        except (ValueError, web.HTTPBadRequest) as error:  # the first for a key that is not ASCII
-            drop_frames(error)  # They refer to the request.
-            raise BadRequest("Sec-WebSocket-Key: expected 16 bytes in base64") from None
+        await ws.prepare(request)
         ws.headers.clear()  # They have been sent, and would stay in memory.
         if (transport := request.transport) is None:  # The client has gone.
             return ws
@@ -395,13 +392,39 @@ class Websockets:
 
 def _no_handshake(request: web.Request) -> str | None:
     """Why a request is no handshake of the protocol's version 13 (RFC 6455, 4.2.1); None if it is one."""
-    options = [option.strip().lower() for option in request.headers.get(hdrs.CONNECTION, "").split(",")]
-    is_upgrade = "upgrade" in options and request.headers.get(hdrs.UPGRADE, "").strip().lower() == "websocket"
-    if not is_upgrade or request.version < HttpVersion11:
-        return "this is the address of a websocket: connect with a client of RFC 6455"
-    if request.headers.get(hdrs.SEC_WEBSOCKET_VERSION) != UPGRADE["Sec-WebSocket-Version"]:
-        return "only version 13 of the websocket protocol is spoken here"
+    headers = request.headers
+    options = [option.strip().lower() for option in headers.get(hdrs.CONNECTION, "").split(",")]
+    upgrade = headers.get(hdrs.UPGRADE, "").strip().lower()
+    if upgrade != "websocket" and "upgrade" not in options:
+        return "this is the address of a websocket: connect with a client of RFC 6455; a proxy has to pass Upgrade on"
+    if request.version < HttpVersion11:
+        return "a websocket needs HTTP/1.1, and this request has an older version: a proxy has to use HTTP/1.1"
+    if upgrade != "websocket":
+        return "the header Upgrade: websocket is missing: a proxy has to pass it on"
+    if "upgrade" not in options:
+        return "the header Connection: Upgrade is missing: a proxy has to set it"
+    if headers.getall(hdrs.SEC_WEBSOCKET_VERSION, ()) != [UPGRADE["Sec-WebSocket-Version"]]:
+        return "only version 13 of the websocket protocol is spoken here: expected one header Sec-WebSocket-Version: 13"
     return None
+
+
+def _bad_handshake(request: web.Request) -> str | None:
+    """What is wrong with a handshake of version 13 (RFC 6455, 4.2.1); None if nothing is."""
+    keys = request.headers.getall(hdrs.SEC_WEBSOCKET_KEY, ())
+    if len(keys) != 1 or not _is_key(keys[0]):
+        return "Sec-WebSocket-Key: expected one header with 16 bytes in base64"
+    if hdrs.SEC_WEBSOCKET_PROTOCOL in request.headers:
+        return "Sec-WebSocket-Protocol: there are no subprotocols here: connect without one"
+    if request.body_exists:
+        return "a websocket begins with a request without a body: send messages in frames"
+    return None
+
+
+def _is_key(text: str) -> bool:
+    try:
+        return len(base64.b64decode(text, validate=True)) == KEY_SIZE
+    except ValueError:  # it is no base64, or not even ASCII
+        return False
 
 
 def _resume(message: Any) -> Resume | None:
