@@ -126,7 +126,7 @@ async def test_the_steps_of_a_job_that_began_in_the_second_hour_are_of_that_hour
     ]
 
 
-async def test_the_steps_of_the_second_hour_follow_those_of_the_first_in_data_that_is_written_afterwards():
+async def test_the_steps_of_the_second_hour_follow_those_of_the_first_in_what_is_written_later():
     minutes = timedelta(minutes=1)
     times = [FIRST + n * minutes for n in (-20, 10, 45, 65, 85, 95)]  # 02:10, 02:40, then 02:15 again
     steps = [(begin, None) for begin in times]
