@@ -38,22 +38,24 @@ __all__ = ["pytest_configure", "pytest_sessionfinish"]
 _numbers = itertools.count(1)
 
 ALONE = (
-    "acceptance/storms",
+    *(f"acceptance/storms/test_{name}.py" for name in ("connections", "lists", "streams", "waiting")),
+    "acceptance/storms/test_broker.py::test_a_hostile_broker",
+    "acceptance/storms/test_broker.py::test_no_packet",
     "acceptance/test_waiting_requests.py::test_wait_returns_soon",
     "browser/test_speed.py",
     "security/test_random_bytes.py::test_noise_at_every_listener",
 )
 """Tests that measure time to the millisecond: `make test` runs them after all others, in turn.
 
-A test that measures the processor time of its own work runs beside others, and so does a fault: it mostly waits, and
-its times are printed by `make test-faults` alone.
+A test that measures memory, or the processor time of its own work, runs beside others, and so does a fault: it mostly
+waits, and only `make test-faults` prints its times.
 """
 
 
 TWICE = re.compile(
     "browser/"  # Playwright needs Python 3.12: on the second one only
-    "|unit/test_(?!client_js|demo|forecast|gaps_machine|growth|streams_random)"  # they compute
-    "|contract/test_(?!source_sizes)"  # drivers that are compiled for each Python
+    "|unit/test_(?!client_js|config_set|demo|forecast|gaps_machine|growth|settling_ends|streams_random)"  # they compute
+    "|contract/test_(?!archive_clock_jumps|log_times|source_sizes)"  # drivers that are compiled for each Python
 )
 """Tests that `.ci/run` runs on the second Python too, as what they are about may differ with its library or a package
 that is compiled for it. On that Python the whole program runs in Debian 13 as well: `make test-package`.

@@ -12,7 +12,10 @@ from tests.support.archive_queries import archive_of
 from tests.support.clock_jumps import JumpingLog, ids
 from tests.support.source_databases import open_queries
 
-SEEDS = range(6)
+LOGS = [(kind, seed) for kind, logs in (("aiomysql", 6), ("asyncmy", 1), ("sqlite", 6)) for seed in range(logs)]
+"""Six logs for each language of SQL. How they are read is no matter of the driver."""
+
+of_each_log = pytest.mark.parametrize(("original", "seed"), LOGS, indirect=["original"])
 
 
 def small_times() -> LogTimes:
@@ -20,7 +23,7 @@ def small_times() -> LogTimes:
     return LogTimes(block=8, unsettled=60, fresh=0.0)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@of_each_log
 async def test_a_job_has_all_of_its_lines_wherever_the_clock_stood(original, seed):
     log, chance = JumpingLog(seed), random.Random(seed)
     await log.write(original, late=False)
@@ -38,7 +41,7 @@ async def test_a_job_has_all_of_its_lines_wherever_the_clock_stood(original, see
             assert await backward(archive, names, 50, query) == log.lines_of(job, since), (job, since)
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@of_each_log
 async def test_lines_that_are_committed_while_pages_are_read_come_once(original, seed):
     log = JumpingLog(seed)
     await log.write(original, late=False)
@@ -58,7 +61,7 @@ async def test_lines_that_are_committed_while_pages_are_read_come_once(original,
             assert sorted(found) == due or page.next_after is None
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@of_each_log
 async def test_a_search_of_a_period_finds_each_line_of_that_time(original, seed):
     log, chance = JumpingLog(seed), random.Random(seed)
     await log.write(original, late=False)
@@ -73,7 +76,7 @@ async def test_a_search_of_a_period_finds_each_line_of_that_time(original, seed)
                 assert await searched(archive, query) == due
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@of_each_log
 async def test_a_first_start_begins_before_all_rows_of_its_period(original, seed):
     log, chance = JumpingLog(seed), random.Random(seed)
     await log.write(original, late=False)
