@@ -30,18 +30,20 @@ class Shapes:
 
     def wrong(self, name: str, value: Any) -> list[str]:
         """What of `value` is not as the shape `name` has it."""
-        validator = self._validators.get(name)
-        if validator is None:
-            schema = {"$ref": f"#/components/schemas/{name}", "components": self._components}
-            validator = self._validators[name] = jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
-        return [f"{name} {'/'.join(map(str, e.instance_path))}: {e.message}" for e in validator.iter_errors(value)]
+        errors = self._validator(name).iter_errors(value)
+        return [f"{name} {'/'.join(map(str, e.instance_path))}: {e.message}" for e in errors]
 
     def one_of(self, names: set[str], value: Any) -> str:
         """The shape that `value` has, exactly one of `names`."""
-        found = {name: self.wrong(name, value) for name in names}
-        right = [name for name, errors in found.items() if not errors]
-        assert len(right) == 1, right or _nearest(found)
+        right = [name for name in names if self._validator(name).is_valid(value)]
+        assert len(right) == 1, right or _nearest({name: self.wrong(name, value) for name in names})
         return right[0]
+
+    def _validator(self, name: str) -> jsonschema_rs.Draft202012Validator:
+        if name not in self._validators:
+            schema = {"$ref": f"#/components/schemas/{name}", "components": self._components}
+            self._validators[name] = jsonschema_rs.Draft202012Validator(schema, validate_formats=True)
+        return self._validators[name]
 
 
 def _nearest(found: dict[str, list[str]]) -> list[str]:

@@ -10,8 +10,13 @@ from tests.support.paths import DEPLOY
 
 OPERATIONS = (DEPLOY.parent / "docs" / "operations.md").read_text()
 ALERTS = yaml.safe_load((DEPLOY / "prometheus" / "alerts.yml").read_text())["groups"][0]["rules"]
-TESTS = yaml.safe_load((DEPLOY / "prometheus" / "tests" / "alerts_test.yml").read_text())["tests"]
 DASHBOARD = json.loads((DEPLOY / "grafana" / "correlator.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def tests_of_alerts():
+    return yaml.safe_load((DEPLOY / "prometheus" / "tests" / "alerts_test.yml").read_text())["tests"]
+
 
 names = pytest.mark.parametrize("alert", ALERTS, ids=lambda a: a["alert"])
 
@@ -36,8 +41,8 @@ def test_no_chapter_is_of_an_alert_that_there_is_not():
 
 
 @names
-def test_every_alert_is_seen_to_fire_and_not_to_fire(alert):
-    mine = next(t for t in TESTS if t["name"] == alert["alert"])
+def test_every_alert_is_seen_to_fire_and_not_to_fire(alert, tests_of_alerts):
+    mine = next(t for t in tests_of_alerts if t["name"] == alert["alert"])
     early, late = mine["promql_expr_test"]
     assert early["exp_samples"] == []
     (fired,) = late["exp_samples"]
