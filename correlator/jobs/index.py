@@ -280,7 +280,11 @@ class Index:
         turn.named.update(dict.fromkeys(expired))
         self._settle(turn)
         for step_id in [i for i in self._step_rows if self._step_rows.first(i)[0] < now - WAIT_FOR]:
-            turn.attributed += _unattributed(self._step_rows.pop(step_id))
+            for row in self._step_rows.pop(step_id):
+                if row[0] < now - WAIT_FOR:
+                    turn.attributed += _unattributed([row])
+                else:
+                    self._step_rows.add(step_id, row)
         turn.events += self._transitions.due(self.horizon.log_watched(now))
         for away in self._away.expired(now):
             self._forget_away(away, turn)

@@ -395,6 +395,16 @@ def test_facts_about_an_unknown_step_wait_for_its_job():
     )
 
 
+def test_each_row_of_an_unknown_step_waits_for_its_own_time():
+    index = live()
+    index.apply([logged(job_id=None, step_id=7)], NOW)
+    index.apply([logged(job_id=None, step_id=7, event_id=2)], NOW + indexes.WAIT_FOR)
+    passed_on = index.expire(NOW + indexes.WAIT_FOR + 1).attributed
+    assert [(row.entry.event_id, row.job_id) for row in passed_on] == [(1, None)]
+    found = index.apply([read("j", "running", StepRecord(7))], NOW + indexes.WAIT_FOR + 2).attributed
+    assert [(row.entry.event_id, row.job_id) for row in found] == [(2, "j")]
+
+
 @pytest.mark.parametrize("own", ["job-a", "Job-A"])
 def test_rows_that_name_their_job_in_another_case_belong_to_it_also_before_it_is_known(own):
     index = live()
