@@ -17,11 +17,12 @@ from collections.abc import Iterator, Sequence
 from msgspec.structs import replace
 
 from correlator.jobs import fold
+from correlator.jobs.directory import NO_AGE, Names
 from correlator.jobs.record import Record
 from correlator.model.encoder import packed
 from correlator.model.facts import Entry
 from correlator.model.persisted import PersistedJob
-from correlator.model.published import PublishedJob
+from correlator.model.published import AgeKey, PublishedJob
 from correlator.model.rows import Micros
 
 AWAY_FOR: Micros = 600_000_000
@@ -59,7 +60,7 @@ class AwayJobs:
     def __init__(self) -> None:
         self._jobs: OrderedDict[str, AwayJob] = OrderedDict()
         self._bytes = 0
-        self._names: dict[str, str] = {}
+        self._names = Names(lambda job_id: _age_and_names(self._jobs[job_id])[0])
         self.get = self._jobs.get
         """Returns the job with this ID, if it is away."""
 
@@ -73,8 +74,8 @@ class AwayJobs:
         return iter(self._jobs)
 
     def owner(self, external_id: str) -> str | None:
-        """The job that is away and had this external ID; of several the one that went last."""
-        return self._names.get(external_id)
+        """The newest job that is away and had this external ID."""
+        return self._names.owner(external_id)
 
     def add(self, job: AwayJob) -> list[AwayJob]:
         """Add a job. Returns those that are forgotten for it, or the job itself if it has no size."""
@@ -82,8 +83,8 @@ class AwayJobs:
             return [job]
         self._jobs[job.job_id] = job
         self._bytes += job.bytes
-        if job.shown is not None:
-            self._names.update(dict.fromkeys(job.shown.view.external_ids, job.job_id))
+        age, names = _age_and_names(job)
+        self._names.move(job.job_id, (), age, names, age)
         return self._beyond_bound()
 
     def join(self, job: AwayJob, entries: Sequence[Entry]) -> None:
@@ -112,7 +113,11 @@ class AwayJobs:
     def _removed(self, job_id: str) -> AwayJob:
         job = self._jobs.pop(job_id)
         self._bytes -= job.bytes
-        for name in job.shown.view.external_ids if job.shown is not None else ():
-            if self._names.get(name) == job_id:
-                del self._names[name]
+        age, names = _age_and_names(job)
+        self._names.move(job_id, names, age, (), age)
         return job
+
+
+def _age_and_names(job: AwayJob) -> tuple[AgeKey, tuple[str, ...]]:
+    """The age by which external IDs led to a job, and these IDs."""
+    return (job.shown.view.age_key, job.shown.view.external_ids) if job.shown is not None else (NO_AGE, ())

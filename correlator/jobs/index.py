@@ -71,8 +71,8 @@ class _Turn:
     `named`: the jobs, in the order in which they were named. `doubts`: rows of a transition wait for their event until
     it is certain which job they name. `past`: their changes cause no events; `silent`: those of these jobs do not
     either. `wrote`: jobs with new log rows. `evicted`: jobs that leave memory for lack of room. `returned`: jobs that
-    were gone and are back. `parents`: set while a checkpoint is restored, for parents that are settled once all jobs
-    are there; `restored`: what it has of jobs that were not settled yet.
+    were gone and are back, until they are settled. `parents`: set while a checkpoint is restored, for parents that are
+    settled once all jobs are there; `restored`: what it has of jobs that were not settled yet.
     """
 
     def __init__(
@@ -327,10 +327,12 @@ class Index:
         """The state of a job that a checkpoint must contain. None if the job left memory."""
         if (record := self._records.get(job_id)) is not None:
             return self._persisted(record, self.published.get(job_id))
-        if (row := self.known.legacy(job_id)) is None:
-            return away.stored if (away := self._away.get(job_id)) is not None else None
-        silence = self.silence.persisted(job_id)
         shown = self.published.get(job_id)
+        if shown is None and (away := self._away.get(job_id)) is not None:
+            return away.stored
+        if (row := self.known.legacy(job_id)) is None:
+            return None
+        silence = self.silence.persisted(job_id)
         return PersistedLegacy.of(row, silence, shown.end_seen_at if shown is not None else 0)
 
     def _persisted(self, record: Record, shown: PublishedJob | None) -> PersistedJob:
@@ -402,8 +404,9 @@ class Index:
         record, stored = Record(stored.job.job_id), replace(stored, job=fold.restored(stored.job))
         shown = None
         if stored.updated_at:
+            view = fold.view(stored.job, self.id_keys)  # Rows that came later may say that it ended.
             shown = PublishedJob(
-                fold.view(stored.job, self.id_keys),
+                replace(view, status=Status.RUNNING, ended_at=None) if stored.ran and view.terminal else view,
                 rev=0,
                 updated_at=stored.updated_at,
                 stalled=stored.silence is not None and stored.silence.stalled,
@@ -412,7 +415,7 @@ class Index:
                 end_seen_at=stored.end_seen_at,
             )
             record.steps = tuple(step.id for step in shown.view.steps)
-            self._removed.add(record.job_id, shown.view, shown.alive_at, now, gone=True)
+            self._removed.add(record.job_id, view, shown.alive_at, now, gone=True)
         if record.job_id not in self._records:
             self._keep_away(AwayJob(stored, shown, record))
 
@@ -681,8 +684,10 @@ class Index:
             if not turn.past and (began := view.started_at or 0) <= announced_until:
                 turn.log_from = began if turn.log_from is None else min(turn.log_from, began)
         if old is None or old.view.external_ids != view.external_ids:
-            for name in view.external_ids:  # Clients get the removal of a legacy job before the job that has its ID.
-                if name != job_id:
+            # Clients get the removal of a legacy job before the job that has its ID. If a JobLog job with that ID was
+            # read in this call, it is settled too, and goes on from the legacy job or removes it.
+            for name in view.external_ids:
+                if (other := self._records.get(name)) is None or (self.tracking and other.facts.reading is None):
                     self._withdraw_legacy(name, "merged", turn)
         self._show(view, alive_at, old, record, turn)
         record.viewed = record.facts
@@ -714,7 +719,7 @@ class Index:
             return 0
         if turn.restored and (stored := turn.restored.get(view.job_id)) is not None:
             return stored.end_seen_at
-        if (away := turn.returned.get(view.job_id)) is not None:
+        if old is None and (away := turn.returned.get(view.job_id)) is not None:
             old = away.shown
         if old is None:
             return 0
@@ -724,10 +729,10 @@ class Index:
         """Publish a row of `failover_jobs` if it is certain that no JobLog job has its ID, else withdraw it."""
         row, view = known.row, fold.legacy_view(known.row)
         self.published.await_no_longer(row.job_id)
-        if self._has_expired(view, 0, old, turn):
-            self._retire(row.job_id, "retention", turn)
-        elif self.published.owner(row.job_id) is not None:
+        if self.published.owner(row.job_id) is not None:
             self._withdraw_legacy(row.job_id, "merged", turn)
+        elif self._has_expired(view, 0, old, turn):
+            self._retire(row.job_id, "retention", turn)
         elif row.apart:
             if known.silent:
                 turn.silent.add(row.job_id)
@@ -799,7 +804,7 @@ class Index:
         """What clients have seen of a job, though it may not be published now. One that is back goes on with that."""
         if old is not None and old.view.source != view.source:
             self.silence.forget(view.job_id)  # It was that of a row of `failover_jobs` with the same ID.
-        if (away := turn.returned.pop(view.job_id, None)) is None or away.shown is None:
+        if (away := turn.returned.pop(view.job_id, None)) is None or away.shown is None or old is not None:
             return old
         if away.stored.silence is not None:
             self.silence.restore(view.job_id, away.stored.silence)
@@ -861,6 +866,7 @@ class Index:
     ) -> None:
         """Remove a JobLog job, which late rows do not bring back. `view`: what is known of it, if anything."""
         job_id = record.job_id
+        turn.returned.pop(job_id, None)
         was_published = old is not None and old.view.source == "joblog"
         self._drop_record(job_id)
         self.known.unread.pop(job_id, None)
@@ -887,11 +893,15 @@ class Index:
     def _leave(self, record: Record, old: PublishedJob | None, turn: _Turn) -> None:
         """Remove a JobLog job that the tables do not have any more. It is kept for a while, since it may come back."""
         away = None
+        if (returned := turn.returned.get(record.job_id)) is not None:  # It came back and went again in one call.
+            facts = replace(record.facts, reading=returned.stored.job.reading)
+            away = AwayJob(replace(returned.stored, job=facts, away_at=turn.now), returned.shown, record)
         # A row that names a job in another case is not of a job that is gone.
-        if old.view.source == "joblog" if old is not None else record.job_id == record.job_id.casefold():
+        elif old.view.source == "joblog" if old is not None else record.job_id == record.job_id.casefold():
             read = record.viewed.reading if record.viewed is not None else None
             record.facts = replace(record.facts, reading=read)
-            away = AwayJob(replace(self._persisted(record, old), away_at=turn.now), old, record)
+            ran = old is not None and not old.view.terminal
+            away = AwayJob(replace(self._persisted(record, old), away_at=turn.now, ran=ran), old, record)
         self._remove(record, old, "gone", old.view if old is not None else None, turn)
         if away is not None and self._own_ids.of(record.job_id) == record.job_id:
             for forgotten in self._keep_away(away):
@@ -938,6 +948,7 @@ class Index:
     def _withdraw(self, old: PublishedJob, reason: Reason, turn: _Turn) -> None:
         """Remove a document: the only place where one disappears."""
         self.published.drop(old)
+        self._unsaved[old.job_id] = None
         self.silence.forget(old.job_id)
         self.forecasts.forget(old.job_id)
         change = Change(old.job_id, self.published.next_seq(), old, None, reason)

@@ -71,7 +71,8 @@ class PersistedJob(Struct, frozen=True, gc=False, array_like=True, tag=0):
     """The state of a job in a checkpoint: its facts, the time of its last change, its forecast, and its silence.
 
     `updated_at` is 0 if the job was not published yet because its tables had not been read. `end_seen_at`: see
-    `PublishedJob`. `away_at`: when the tables had the job no more (`jobs.away`); 0: they have it.
+    `PublishedJob`. `away_at`: when the tables had the job no more (`jobs.away`); 0: they have it. `ran`: it was
+    published then as one that had not ended, whatever its facts say.
     """
 
     job: Job
@@ -80,6 +81,7 @@ class PersistedJob(Struct, frozen=True, gc=False, array_like=True, tag=0):
     silence: PersistedSilence | None = None
     end_seen_at: Micros = 0
     away_at: Micros = 0
+    ran: bool = False
 
 
 class PersistedLegacy(LegacyRecord, frozen=True, gc=False, array_like=True, tag=1):

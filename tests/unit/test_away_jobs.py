@@ -13,9 +13,9 @@ from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
 from correlator.model.facts import Entry, Kind, Reading
-from correlator.model.persisted import IndexState
+from correlator.model.persisted import IndexState, PersistedJob
 from correlator.model.published import JobView, Outcome
-from correlator.model.rows import JobRecord, StepRecord
+from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from tests.support.saved_index import stored
 from tests.support.there import there
 
@@ -234,3 +234,41 @@ def test_steps_with_the_ids_of_one_that_is_gone_lead_to_the_job_that_has_them_no
     world.passes(AWAY_FOR / SECOND)
     world.log("of the step", job_id=None, step_id=7)
     assert world.view("k").warnings == 2
+
+
+def test_a_job_that_comes_back_and_goes_again_in_one_call_goes_on_with_its_next_return(world):
+    world.read()
+    world.read(status=None)
+    world.passes(1)
+    clock = world.index.advance_clock()
+    back = Reading("j", clock, JobRecord("j", status="running", started_at=BASE))
+    assert world.index.apply([back, Reading("j", world.index.advance_clock())], world.now).changes == []
+    outcome = world.read(status="failed", completed_at=BASE - 90_000 * SECOND)  # longer ago than the retention
+    assert [there(change.new).view.status for change in outcome.changes] == ["failed"]
+    assert outcome.ended == {"j"}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_row_with_an_external_id_is_of_the_newest_job_that_is_away_whichever_went_first(world, order):
+    jobs = ["a", "b"]  # They began in the same second.
+    for job_id in jobs:
+        world.read(job_id, external_job_id="other")
+    for job_id in jobs[::order]:
+        world.read(job_id, status=None)
+    world.log(job_id=None, external_ids=("other",))
+    assert [_warnings(world, job_id) for job_id in jobs] == [0, 1]
+
+
+def test_an_undecided_row_of_failover_jobs_does_not_take_the_place_of_a_job_that_is_away_in_a_checkpoint(world):
+    world.read()
+    world.read(status=None)
+    world.index.apply_legacy([LegacyRecord(1, "j", "validating", created_at=BASE)], [], world.now)
+    world.restarts()
+    assert world.index.known.away() == ["j"]
+
+
+def _warnings(world: World, job_id: str) -> int:
+    """The warnings of a job that is away, as a checkpoint has them."""
+    found = world.index.persisted(job_id)
+    assert isinstance(found, PersistedJob)
+    return len(found.job.warnings)

@@ -23,6 +23,7 @@ from tests.support.expected_jobs import differences
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
 from tests.support.recorded_facts import facts_of, micros
 from tests.support.replay import expected
+from tests.support.saved_index import stored
 from tests.support.there import there
 
 SECOND = 1_000_000
@@ -239,6 +240,48 @@ def test_a_job_of_failover_jobs_that_runs_ends_before_it_leaves():
     outcome = index.apply_legacy([replace(row, status="failed", completed_at=LONG_AGO)], [], NOW)
     assert (changes(outcome), kinds(outcome)) == ([("ext", "failed", None)], [(Kind.JOB_FAILED, "ext", None)])
     assert changes(index.expire(NOW + DAY)) == [("ext", None, "retention")]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_legacy_job_that_runs_ends_as_the_joblog_job_of_its_id_whichever_job_is_read_first(order):
+    index = live(retention=86_400)
+    index.apply_legacy([replace(LEGACY, created_at=LONG_AGO, updated_at=LONG_AGO)], [], NOW)
+    readings = [read("j", external_job_id="ext"), read("ext", "failed", started_at=LONG_AGO)]
+    outcome = index.apply(readings[::order], NOW)
+    assert sorted(changes(outcome)) == [("ext", "failed", None), ("j", "running", None)]
+    assert outcome.ended == {"ext"}
+    assert (Kind.JOB_FAILED, "ext", None) in kinds(index.expire(NOW + GRACE))
+    assert [c.job_id for c in index.expire(NOW + DAY - 1).changes if c.new is None] == []
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_legacy_job_whose_id_turns_out_to_be_of_no_joblog_job_merges_whichever_job_is_read_first(order):
+    index = live()
+    index.apply_legacy([LEGACY], [], NOW)
+    outcome = index.apply([read("j", external_job_id="ext"), gone("ext")][::order], NOW)
+    assert sorted(changes(outcome)) == [("ext", None, "merged"), ("j", "running", None)]
+
+
+def test_a_legacy_job_that_runs_ends_as_the_joblog_job_of_its_id_that_was_away():
+    index = live(retention=86_400)
+    index.apply([read("ext")], NOW)
+    index.apply([read("ext", "failed", observed_at=5, completed_at=LONG_AGO)], NOW)
+    index.apply([gone("ext")], NOW)
+    index.apply_legacy([LEGACY], [], NOW)
+    outcome = index.apply([read("ext", "failed", observed_at=60, completed_at=LONG_AGO)], NOW + 9 * SECOND)
+    assert changes(outcome) == [("ext", "failed", None)]
+    assert index.expire(NOW + DAY + 8 * SECOND).changes == []
+
+
+def test_a_job_that_ran_when_the_tables_lost_it_ends_after_a_restart_whatever_the_log_has_said_since():
+    index = live(retention=100)
+    index.apply([read()], NOW)
+    index.apply([logged(Kind.JOB_FAILED), gone()], NOW)
+    restarted = live(retention=100)
+    for _ in restarted.restore(*stored(index), index.state(), NOW):
+        pass
+    outcome = restarted.apply([read("j", None, observed_at=60, started_at=LONG_AGO)], NOW + 200 * SECOND)
+    assert changes(outcome) == [("j", "failed", None)]
 
 
 # -- silence

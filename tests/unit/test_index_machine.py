@@ -21,7 +21,7 @@ from correlator.jobs.away import AWAY_FOR
 from correlator.jobs.fold import ended_at
 from correlator.jobs.index import WAIT_FOR, Index
 from correlator.jobs.known import LATE_COMMIT
-from correlator.model.facts import STATUS_OF, Entry, Fact, Job, Kind, Reading
+from correlator.model.facts import STATUS_OF, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob
 from correlator.model.published import JobView, Outcome, PublishedJob, goes_on
 from correlator.model.rows import JobRecord, LegacyRecord, Micros, StepRecord
@@ -57,6 +57,8 @@ class NaiveIndex:
         """When each published job that has ended was seen to end, if it was published before its end."""
         self._away: dict[str, AwayJob] = {}
         self._returned: dict[str, AwayJob] = {}
+        self._seen: tuple[dict[str, JobView], dict[str, Micros]] = {}, {}
+        """`views` and `_end_seen` before this call: what it changes does not depend on which job is settled first."""
         self._joined: dict[str, Job] = {}
         """The facts of the published JobLog jobs as of the last call."""
         self._alive_at: dict[str, Micros] = {}
@@ -71,7 +73,11 @@ class NaiveIndex:
 
     # -- calls
 
+    def _begin(self) -> None:
+        self._seen = dict(self.views), dict(self._end_seen)
+
     def apply(self, facts: Iterable[Fact], now: Micros, *, past: bool = False) -> None:
+        self._begin()
         wrote = set()
         for fact in facts:
             job_id = fact.job_id if isinstance(fact, Reading) else self._job_of(fact, now)
@@ -91,6 +97,7 @@ class NaiveIndex:
             self._settle(now, wrote)
 
     def apply_legacy(self, rows: Iterable[LegacyRecord], gone: Iterable[str], now: Micros) -> None:
+        self._begin()
         for row in rows:
             known = self.rows.get(row.job_id)
             if self._aside.get(row.job_id) == row:
@@ -109,6 +116,7 @@ class NaiveIndex:
         self._settle(now)
 
     def decide_legacy(self, owned: Iterable[str], apart: Iterable[str], now: Micros) -> None:
+        self._begin()
         for job_id in owned:
             self._set_aside(job_id)
         for job_id in apart:
@@ -117,6 +125,7 @@ class NaiveIndex:
         self._settle(now)
 
     def expire(self, now: Micros) -> None:
+        self._begin()
         self._waiting = [(at, entry) for at, entry in self._waiting if at >= now - WAIT_FOR]
         self.stalled |= {i for i, at in self._lived.items() if now - at > STALLED_AFTER}
         ended = sorted((self._leaving(v, self._alive_at[i]), i) for i, v in self.views.items() if v.terminal)
@@ -137,18 +146,24 @@ class NaiveIndex:
     def restart(self) -> None:
         """A checkpoint has no rows that were set aside or wait, no lost steps, and few of the removed jobs.
 
-        It has no row of `failover_jobs` with the ID of a JobLog job, and no job that is away with the ID of a row. Both
-        are read again after the start.
+        It has no row of `failover_jobs` with the ID of a JobLog job, and no job that is away with the ID of a legacy
+        job. Both are read again after the start. Of a job that is away it has the facts, and whether it ran then.
         """
         for job_id in self.facts.keys() & self.rows.keys():
             del self.rows[job_id]
             if self._source(job_id) == "legacy":
                 self._unpublish(job_id)
         for job_id in self._away.keys() & self.rows.keys():
-            del self._away[job_id]
+            del (self._away if job_id in self.views else self.rows)[job_id]
         self.silent |= self.rows.keys() - self.views.keys()
         self._announced_until = max(self._announced_until, self._newest - LATE_COMMIT)
         self._removed = {i: at for i, at in self._removed.items() if at > self._announced_until}
+        for away in self._away.values():
+            if away.view is not None:
+                view = fold.view(job := _joined(away.job_id, away.facts))
+                self._forget(away.job_id, view, fold.alive_at(job))
+                ran = view.terminal and not away.view.terminal
+                away.view = replace(view, status=Status.RUNNING, ended_at=None) if ran else view
         self._aside.clear()
         self._waiting.clear()
         known = [*self.views.values(), *(one.view for one in self._away.values() if one.view is not None)]
@@ -164,14 +179,14 @@ class NaiveIndex:
                 wrote |= waited
         for job_id, row in list(self.rows.items()):
             view = fold.legacy_view(row)
-            if job_id in self.facts:
-                continue  # Its document stays as it is until the job of its ID has been read.
+            if job_id in self.facts or self.owner(job_id) is not None:
+                continue  # Its document stays as it is until the job of its ID has been read, or is that of its owner.
             if self._has_expired(view, 0, now):
                 self._set_aside(job_id)
-            elif self.owner(job_id) is not None:
-                self._unpublish(job_id)
             elif row.apart:
                 self._publish(view, now)
+        for job_id in [i for i in self.views if self._source(i) == "legacy" and self.owner(i) is not None]:
+            self._unpublish(job_id)
         self._note_life(now, wrote)
         for view in self.views.values():
             self._newest = max(self._newest, min(now, max(self._alive_at[view.job_id], view.ended_at or 0)))
@@ -183,9 +198,10 @@ class NaiveIndex:
             return None
         if job.reading.record is None:
             published = self._source(job_id)
-            if published != "legacy":
+            if published != "legacy" or job_id in self._returned:
                 self._leave(job_id, now)
-                self._forget(job_id, self.views.get(job_id))
+            if published != "legacy":
+                self._forget(job_id, self.views.get(job_id), self._alive(job_id))
             del self.facts[job_id]
             if published == "joblog":
                 steps = self._steps
@@ -207,9 +223,6 @@ class NaiveIndex:
                 waited = {job_id} if rows else waited
         if waited:
             view = fold.view(self.joined(job_id))
-        for name in view.external_ids:
-            if self._source(name) == "legacy":
-                self._unpublish(name)
         if self._source(job_id) == "legacy":
             self._unpublish(job_id)
         self._publish(view, now)
@@ -218,34 +231,43 @@ class NaiveIndex:
 
     def _leave(self, job_id: str, now: Micros) -> None:
         """A job that the tables do not have any more is kept as it was published, with its rows."""
-        view = self.views.get(job_id)
+        entries: list[Fact] = [f for f in self.facts[job_id] if isinstance(f, Entry)]
+        if (away := self._returned.pop(job_id, None)) is not None:  # It was back for no longer than this call.
+            away.at, away.facts = now, [*(f for f in away.facts if isinstance(f, Reading)), *entries]
+            self._away[job_id] = away
+            return
         read = self._joined[job_id].reading if job_id in self._joined else None
-        facts: list[Fact] = [f for f in self.facts[job_id] if isinstance(f, Entry)]
-        away = self._away[job_id] = AwayJob(job_id, now, view, facts if read is None else [read, *facts])
+        away = AwayJob(job_id, now, self.views.get(job_id), entries if read is None else [read, *entries])
+        self._away[job_id] = away
         away.alive_at, away.lived = self._alive_at.get(job_id, 0), self._lived.get(job_id)
         away.stalled, away.end_seen = job_id in self.stalled, self._end_seen.get(job_id)
 
     def _come_back(self, away: AwayJob) -> None:
         """It goes on as it was, but for what has happened since."""
-        self.facts[away.job_id] = away.facts
+        self.facts[away.job_id] = list(away.facts)
         self._returned[away.job_id] = away
 
     def _publish(self, view: JobView, now: Micros) -> None:
-        was = self.views.get(view.job_id)
-        if (away := self._returned.pop(view.job_id, None)) is not None and away.view is not None:
-            was = away.view
+        end_seen = self._end_seen_at(view, now)
+        if (away := self._returned.pop(view.job_id, None)) is not None and view.job_id not in self._seen[0]:
             self._alive_at[view.job_id] = away.alive_at
             if away.lived is not None:
                 self._lived[view.job_id] = away.lived
             if away.stalled:
                 self.stalled.add(view.job_id)
-            if away.end_seen is not None:
-                self._end_seen[view.job_id] = away.end_seen
-        if not view.terminal:
-            self._end_seen.pop(view.job_id, None)
-        elif was is not None and not was.terminal:
-            self._end_seen[view.job_id] = now
+        self._end_seen.pop(view.job_id, None)
+        if end_seen is not None:
+            self._end_seen[view.job_id] = end_seen
         self.views[view.job_id] = view
+
+    def _end_seen_at(self, view: JobView, now: Micros) -> Micros | None:
+        """A job that clients have seen run ends first."""
+        was, end_seen = self._seen[0].get(view.job_id), self._seen[1].get(view.job_id)
+        if was is None and (away := self._returned.get(view.job_id)) is not None:
+            was, end_seen = away.view, away.end_seen
+        if was is None or not view.terminal:
+            return None
+        return end_seen if was.terminal else now
 
     def _note_life(self, now: Micros, wrote: set[str]) -> None:
         for job_id, view in self.views.items():
@@ -276,14 +298,10 @@ class NaiveIndex:
     # -- what clients ask
 
     def joined(self, job_id: str) -> Job:
-        job = Job(job_id)
-        for fact in self.facts[job_id]:
-            job = fold.fold(job, fact)
-        return job
+        return _joined(job_id, self.facts[job_id])
 
     def owner(self, name: str) -> str | None:
-        carriers = [v for v in self.views.values() if v.source == "joblog" and name in v.external_ids]
-        return max(carriers, key=lambda v: v.age_key).job_id if carriers else None
+        return _newest(self.views.values(), name)
 
     def resolve(self, name: str) -> str | None:
         if self._source(name) == "joblog":
@@ -315,13 +333,8 @@ class NaiveIndex:
             return self._steps.get(entry.step_id)
         if not entry.external_ids:
             return None
-        owner = self.owner(entry.external_ids[0])
-        away = [
-            i
-            for i, one in self._away.items()
-            if one.view is not None and entry.external_ids[0] in one.view.external_ids
-        ]
-        return owner if owner is not None else away[-1] if away else None
+        name, away = entry.external_ids[0], (one.view for one in self._away.values() if one.view is not None)
+        return _newest(self.views.values(), name) or _newest(away, name)
 
     def _is_late(self, job_id: str, entry: Entry) -> bool:
         seen_to = self._removed.get(job_id)
@@ -336,21 +349,15 @@ class NaiveIndex:
         return max(ended_at(view, alive_at), self._end_seen.get(view.job_id, 0))
 
     def _has_expired(self, view: JobView, alive_at: Micros, now: Micros) -> bool:
-        """A job that clients have seen run ends first."""
-        away = self._returned.get(view.job_id)
-        was = away.view if away is not None else self.views.get(view.job_id)
-        seen_to_run = was is not None and not was.terminal
-        end_seen = away.end_seen or 0 if away is not None else 0
-        leaving = max(self._leaving(view, alive_at), end_seen)
-        return view.terminal and not seen_to_run and leaving <= now - RETENTION
+        return view.terminal and max(ended_at(view, alive_at), self._end_seen_at(view, now) or 0) <= now - RETENTION
 
     def _is_news(self, view: JobView, alive_at: Micros) -> bool:
         announced = max(self._removed.get(view.job_id, -1), self._announced_until)
         return not view.terminal or ended_at(view, alive_at) > min(self._no_room_until, announced)
 
-    def _forget(self, job_id: str, view: JobView | None) -> None:
+    def _forget(self, job_id: str, view: JobView | None, alive_at: Micros) -> None:
         ended = ended_at(view, 0) if view is not None and view.terminal else 0
-        self._removed[job_id] = max(self._removed.get(job_id, 0), self._alive(job_id), ended)
+        self._removed[job_id] = max(self._removed.get(job_id, 0), alive_at, ended)
 
     def _alive(self, job_id: str) -> Micros:
         """The last activity of a job, as it was when it was published."""
@@ -365,17 +372,15 @@ class NaiveIndex:
         self._returned.pop(job_id, None)
         self._no_room_until = max(self._no_room_until, ended_at(view, self._alive(job_id)))
         if self._source(job_id) != "legacy":
-            self._forget(job_id, view)
+            self._forget(job_id, view, self._alive(job_id))
         del self.facts[job_id]
         for name in published.external_ids if published is not None else ():
             self._set_aside(name)
         self._set_aside(job_id)
-        if self._source(job_id) is not None:
-            self._unpublish(job_id)
+        self._unpublish(job_id)
 
     def _unpublish(self, job_id: str) -> None:
-        if self.views.pop(job_id, None) is None:
-            return
+        self.views.pop(job_id, None)
         self._steps = {step: of for step, of in self._steps.items() if of != job_id}
         for known in (self._joined, self._alive_at, self._lived, self._end_seen):
             known.pop(job_id, None)
@@ -386,6 +391,18 @@ class NaiveIndex:
             self._aside[job_id] = replace(row, apart=False)
             if self._source(job_id) == "legacy":
                 self._unpublish(job_id)
+
+
+def _joined(job_id: str, facts: Iterable[Fact]) -> Job:
+    job = Job(job_id)
+    for fact in facts:
+        job = fold.fold(job, fact)
+    return job
+
+
+def _newest(views: Iterable[JobView], name: str) -> str | None:
+    carriers = [view for view in views if view.source == "joblog" and name in view.external_ids]
+    return max(carriers, key=lambda view: view.age_key).job_id if carriers else None
 
 
 JOBS = ("j0", "j1", "j2", "j3")
