@@ -40,7 +40,7 @@ from correlator.client.messages import (
     LogMessage,
     decode,
 )
-from correlator.client.replica import ConnectionState, Replica, Update
+from correlator.client.replica import ConnectionState, Forbidden, Replica, Update
 from correlator.config.values import shown_url
 from correlator.errors import BadRequest, CorrelatorError, NotFound
 from correlator.model import job_token
@@ -226,7 +226,7 @@ class Client:
         are not sent without it. A lost connection is opened again; `patient`: the first one is waited for too.
 
         Raises:
-            AccessRefused: the daemon rejects the token or this host.
+            AccessRefused: the daemon rejects the token or this host, or the token does not open what is wanted.
             NotACorrelator: the messages are not those of docs/protocol.md.
             Unreachable: the first connection failed, and `patient` is false.
             BadRequest: the daemon rejects the subscription.
@@ -255,6 +255,8 @@ class Client:
                 if not reached:
                     raise self._unreachable(failure) from failure
                 error = str(failure) or f"{self.url} does not answer"
+            except Forbidden as failure:
+                raise AccessRefused(f"{self.url} refuses: {failure}") from failure
             except ValueError as failure:
                 raise self._not_a_correlator(f"its message is invalid: {failure}") from failure
             if (delay := exchange.pop_retry_delay()) is None:

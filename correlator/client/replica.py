@@ -74,6 +74,10 @@ class Update(Struct, frozen=True):
         return max(self.jobs.values(), key=age_key, default=None)
 
 
+class Forbidden(Exception):
+    """The token does not open what a subscription selects."""
+
+
 class Replica:
     """The documents of some subscriptions, numbered from 1, over any number of connections. For one task."""
 
@@ -104,6 +108,7 @@ class Replica:
 
         Raises:
             BadRequest: the daemon rejects the subscription.
+            Forbidden: the token does not open what a subscription selects.
             ValueError: the message is invalid.
         """
         answers: list[ClientMessage] = []
@@ -133,6 +138,8 @@ class Replica:
             case Error():
                 if message.code == "bad_request":
                     raise BadRequest(f"the correlator refused: {message.detail}")
+                if message.code == "forbidden":
+                    raise Forbidden(message.detail)
                 if self._requests.failed(message.code, message.job_id):
                     self._resume, self._resumable = None, False  # only a fresh snapshot is complete now
             case Bye():

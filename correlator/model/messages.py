@@ -273,11 +273,15 @@ class Resync(Struct, tag_field="type", tag="resync", frozen=True):
 
 
 class Error(Struct, tag_field="type", tag="error", frozen=True):
-    """A message was invalid or could not be served. `job_id`: that of the `get`. The third bad frame closes."""
+    """A message was invalid or could not be served. `job_id`: that of the `get`. The third bad frame closes.
+
+    code: `forbidden`: the token does not open what the subscription `sub` selects; it was not made, and others go on.
+    """
 
     sub: SubId | None
     code: Annotated[
-        str, Meta(title="ErrorCode", extra_json_schema={"enum": ["bad_request", "not_found", "unavailable"]})
+        str,
+        Meta(title="ErrorCode", extra_json_schema={"enum": ["bad_request", "forbidden", "not_found", "unavailable"]}),
     ]
     detail: str
     job_id: str | UnsetType = UNSET

@@ -204,7 +204,7 @@ export interface Connection {
   /**
    * connecting: an attempt is in progress. live. stale: no message arrives, or the daemon does not reach its database.
    * offline: the next attempt is at `retry_at`. paused: the page is hidden. refused: the token or the origin is not
-   * accepted; it does not try again by itself.
+   * accepted; it does not try again by itself. Of one subscription: the token does not open it, and others go on.
    */
   readonly state: "connecting" | "live" | "stale" | "offline" | "paused" | "refused";
   readonly transport: "websocket" | "sse" | "poll" | null;

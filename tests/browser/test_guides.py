@@ -222,10 +222,16 @@ async def test_the_backend_makes_a_token_with_which_a_page_shows_one_job_and_no_
     token = (await said_in_node(tmp_path, {**package(), "main.mjs": script}, JOB_TOKEN_KEY=key)).strip()
     source = f'<script type="module" src="http://127.0.0.1:{daemon.port}/progress.js"></script>'
 
-    def bar_of(job: str) -> str:
-        return page_of(f'{source}<correlator-progress job="{job}" token="{token}"></correlator-progress>')
+    def bars_of(*jobs: str) -> str:
+        bars = (f'<correlator-progress job="{job}" token="{token}"></correlator-progress>' for job in jobs)
+        return page_of(f"{source}{''.join(bars)}")
 
-    async with pages({"/own.html": bar_of(NAME), "/other.html": bar_of("another")}) as origin:
+    shown_pages = {
+        "/own.html": bars_of(NAME),
+        "/other.html": bars_of("another"),
+        "/both.html": bars_of(NAME, "another"),
+    }
+    async with pages(shown_pages) as origin:
         daemon.becomes({"CORRELATOR_HTTP__ALLOWED_ORIGINS": origin})
         async with daemon:
             bar = page.locator("correlator-progress")
@@ -236,6 +242,9 @@ async def test_the_backend_makes_a_token_with_which_a_page_shows_one_job_and_no_
             await expect(bar).to_contain_text("Running")
             await page.goto(f"{origin}/other.html")
             await expect(bar).to_contain_text(f"Refused: this token is only for the job '{NAME}'")
+            await page.goto(f"{origin}/both.html")
+            await expect(bar.nth(1)).to_contain_text(f"Refused: this token is only for the job '{NAME}'")
+            await expect(bar.nth(0)).to_contain_text("Running")
 
 
 async def said_in_node(folder: Path, installed: Files, **environ: str) -> str:

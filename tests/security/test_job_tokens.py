@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -17,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from yarl import URL
 
+from correlator.client import AccessRefused, Client, Update
 from correlator.model import job_token
 from correlator.model.messages import ClientMessage
 from correlator.pipeline.pipeline import LocalHub
@@ -227,13 +229,15 @@ async def until(kind: str, got: AsyncGenerator[dict[str, Any], None]) -> dict[st
     return message
 
 
-async def closed_with(session: aiohttp.ClientSession, headers: dict[str, str], **wanted: Any) -> int:
-    """The close code that a subscription gets, or 0 if it gets a snapshot."""
+async def closed_with(session: aiohttp.ClientSession, headers: dict[str, str], **wanted: Any) -> int | str:
+    """The close code that a subscription gets, or 0 if it gets a snapshot, or the reason if it alone is refused."""
     async with session.ws_connect("/ws") as ws:
         await ws.send_json([HELLO | {"token": of(headers)}, {"type": "subscribe", "id": 1, **wanted}])
         async for frame in ws:
             if '"synced"' in frame.data:
                 return 0
+            if '"forbidden"' in frame.data:
+                return str(re.findall('"detail":"(.*?)"', frame.data)[0])
         return ws.close_code or 0
 
 
@@ -244,7 +248,36 @@ async def test_a_websocket_with_a_token_for_one_job_gets_a_subscription_of_exact
         others: list[list[str]] = [[], ["gui-b"], ["gui-a", "gui-b"], ["GUI-A"], [A]]
         refused: list[dict[str, Any]] = [{"jobs": other} for other in others]
         for wanted in (*refused, {}, {"status": ["running"]}, {"context_id": ["ctx"]}):
-            assert await closed_with(session, headers, **wanted) == 4403, wanted
+            assert await closed_with(session, headers, **wanted) == "this token is only for the job 'gui-a'", wanted
+
+
+async def test_a_subscription_that_a_token_does_not_open_is_refused_and_its_connection_goes_on(jobs):
+    async with sent(jobs) as url, aiohttp.ClientSession(url) as session, session.ws_connect("/ws") as ws:
+        got = messages(ws)
+        await ws.send_json(
+            [HELLO | {"token": of(bearer(job="gui-a"))}, {"type": "subscribe", "id": 1, "jobs": ["gui-a"]}]
+        )
+        await until("synced", got)
+        for number, wanted in enumerate((["gui-b"], ["nobody"], [A]), 2):
+            await ws.send_json({"type": "subscribe", "id": number, "jobs": wanted})
+            refusal = await until("error", got)
+            said = "this token is only for the job 'gui-a'"
+            assert (refusal["sub"], refusal["code"], refusal["detail"]) == (number, "forbidden", said)
+        jobs.read(B, "completed", metadata='{"gui_job_id": "gui-b"}')
+        jobs.read(A, "completed", metadata='{"gui_job_id": "gui-a"}')
+        changed = await until("delta", got)
+        assert (changed["job_id"], changed["sub"]) == (A, [1])
+
+
+async def test_a_client_that_follows_what_its_token_does_not_open_is_told_so(jobs):
+    async with sent(jobs) as url, Client(url, token=of(bearer(job="gui-a"))) as client:
+
+        async def followed() -> list[Update]:
+            async with asyncio.timeout(PATIENCE), contextlib.aclosing(client.follow("gui-b")) as updates:
+                return [update async for update in updates]
+
+        with pytest.raises(AccessRefused, match="refuses: this token is only for the job 'gui-a'"):
+            await followed()
 
 
 async def test_a_get_answers_for_the_job_of_the_token_and_no_other_whether_it_exists_or_not(jobs):
@@ -426,7 +459,8 @@ async def test_each_message_of_a_websocket_shows_nothing_of_another_job(jobs, ki
         if kind == "get":  # answered in a task of its own
             while '"not_found"' not in text:
                 text += await ws.receive_str(timeout=PATIENCE)
-    assert ws.close_code == 4403 if kind == "subscribe" else '"pong"' in text
+    assert '"pong"' in text
+    assert ('"forbidden"' in text) is (kind == "subscribe")
     assert not [one for one in (B, C, D) if one in text]
 
 

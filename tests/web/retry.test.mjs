@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { follow, job, put, seeded, settle, synced, world } from "./fakes.mjs";
+import { follow, job, lose, put, seeded, settle, synced, world } from "./fakes.mjs";
 
 test("the backoff has full jitter below a limit that doubles from 0.5 s to 20 s", async () => {
   const most = Array(12).fill(0);
@@ -109,7 +109,7 @@ for (const code of [4401, 4403]) {
   });
 }
 
-test("close code 4401 is final for a plain token; a function is called again after each welcome", async () => {
+test("close code 4401 is final for a plain token; a function is called again after each snapshot", async () => {
   const plain = world({ token: "t" });
   follow(plain.client, "a");
   await settle();
@@ -124,6 +124,7 @@ test("close code 4401 is final for a plain token; a function is called again aft
     all.Socket.last.end(4401, "expired");
     await settle();
     all.Socket.last.welcome({ resumed: true });
+    all.Socket.last.frame({ type: "synced", sub: 1, seq: 100, count: 0, unknown: [] });
     assert.equal(all.Socket.last.sent[0].token, `t${expected}`);
   }
 });
@@ -197,4 +198,38 @@ test("a socket without a welcome is closed after 15 s", async () => {
   assert.deepEqual([client.connection.state, Socket.last.closedWith], ["connecting", null]);
   await clock.pass(200);
   assert.deepEqual([client.connection.state, Socket.made[0].closedWith], ["offline", 1000]);
+});
+
+const FORBIDDEN = { type: "error", code: "forbidden", detail: "this token is only for the job 'a'" };
+
+test("a subscription that the token does not open is refused, and others of the connection go on", async () => {
+  const given = await synced([job("a", 1)], { token: "of-a" });
+  const { client, clock, Socket, all } = given;
+  const other = follow(client, "b");
+  await clock.pass(100);
+  Socket.last.frame({ ...FORBIDDEN, sub: 2 });
+  Socket.last.frame(put(1, job("a", 101, { status: "completed" })));
+  await clock.pass(100);
+  const { state, error } = other.update.connection;
+  assert.deepEqual([state, error], ["refused", FORBIDDEN.detail]);
+  assert.deepEqual([all.job("a").status, all.update.connection.state, client.connection.error], ["completed", "live", null]);
+  const { resume } = await lose(given);
+  assert.deepEqual(resume, { epoch: "e1", seq: 101 }, "nothing that was refused is waited for");
+  Socket.last.welcome({ resumed: true });
+  await clock.pass(100);
+  assert.equal(other.update.connection.state, "live", "a new connection may have another token");
+});
+
+test("a token that opens nothing of what is wanted is renewed once, and then refused itself", async () => {
+  let calls = 0;
+  const { client, clock, Socket } = world({ token: () => `t${++calls}` });
+  const followed = follow(client, "b");
+  for (let n = 0; n < 2; n++) {
+    await settle();
+    Socket.last.welcome();
+    Socket.last.frame({ ...FORBIDDEN, sub: 1 });
+  }
+  await clock.pass(60_000);
+  assert.deepEqual([calls, Socket.made.length, client.connection.state], [2, 2, "refused"]);
+  assert.deepEqual([followed.update.connection.state, followed.update.connection.error], ["refused", FORBIDDEN.detail]);
 });

@@ -354,6 +354,18 @@ for (const status of [401, 403]) {
   });
 }
 
+test("polls that the token opens go on beside one that it does not open, until it does", async () => {
+  let status = 403;
+  const answer = (path) => (path.endsWith("/b") ? [status, job("b", 1)] : [200, job("a", 1)]);
+  const { client, clock } = world({ transports: ["poll"], token: "of-a", answer });
+  const [b, a] = ["b", "a"].map((id) => follow(client, id));
+  await clock.pass(11_000);
+  assert.deepEqual([a.ids(), a.update.connection.state, b.update.connection.state], [["a"], "live", "refused"]);
+  status = 200;
+  await clock.pass(6_000);
+  assert.deepEqual([b.ids(), b.update.connection.state], [["b"], "live"]);
+});
+
 test("HTTP status 429 does not count as a blocked transport", async () => {
   const answer = (path) => (path === "/api/v1/ticket" ? [429, {}] : EMPTY);
   const { client, clock, fetch } = world({ transports: ["sse", "poll"], token: "t", answer });

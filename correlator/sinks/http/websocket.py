@@ -359,7 +359,12 @@ class Websockets:
             frozenset(message.jobs) if message.jobs is not None else None,
         )
         assert client.grant is not None
-        wanted = client.grant.narrowed(wanted)
+        try:
+            wanted = client.grant.narrowed(wanted)
+        except Denied as denied:  # other subscriptions of the connection are none of its business
+            self._access.note(denied, client.address)
+            client.streams.send(client, Error(message.id, "forbidden", str(denied)))
+            return
         if not client.streams.fanout.groups.has_room(wanted):
             raise Close(CloseCode.TOO_MANY, "too many IDs in all subscriptions together")
         resuming = bool(message.resume)

@@ -26,7 +26,7 @@ const CLOCK_SAMPLES = 16;
 export class Connector {
   /** @type {Attempt | null} */ #attempt = null;
   /** @type {Attempt | null} */ #trial = null;
-  #tokenRenewed = false; // options.token was called again after a refusal
+  #tokenRenewed = false; // options.token was called again after a refusal, and nothing was opened since then
   /** @type {unknown} */ #retryTimer = null;
   /** @type {unknown} */ #trialTimer = null;
   /** @type {number[]} ms that the daemon's clock was ahead, one for each of the last messages */ #clockSamples = [];
@@ -161,10 +161,15 @@ export class Connector {
       const { source, lag_seconds: lag = 0, error = null } = message;
       this.#notifier.setConnection({ source, lag_seconds: lag, error });
     }
-    if (message.type === "error" && message.code !== "not_found") {
+    if (message.type === "synced") this.#tokenRenewed = false;
+    if (message.type === "error" && message.code !== "not_found" && message.code !== "forbidden") {
       this.#notifier.setConnection({ error: `${message.code}: ${message.detail}` });
     }
     for (const missing of this.#replica.receive(message)) attempt.link?.get(missing, message.sub ?? []);
+    if (message.type === "error" && this.#replica.isRefused) {
+      this.#ended(attempt, CloseCode.FORBIDDEN, message.detail);
+      return;
+    }
     if (attempt.isWelcomed) this.#notifier.setConnection({ state: this.#stateOf(attempt) });
     this.#notifier.schedule();
   }
@@ -188,7 +193,6 @@ export class Connector {
     if (isFirst && attempt.transport !== "poll") this.#clockSamples = []; // a clock may have been set since then
     this.#compareClocks(message.at);
     this.#choice.welcomed();
-    this.#tokenRenewed = false;
     const resumed = message.resumed === true;
     this.#replica.welcome(message.epoch, resumed, attempt.transport === "websocket");
     for (const each of view === undefined ? this.#replica.views.values() : [view]) each.expect();

@@ -66,7 +66,7 @@ export class Notifier {
     const { connection } = this;
     const { views } = this.#replica;
     for (const view of [...views.values()]) {
-      if (!view.touched && view.update.connection === connection) continue;
+      if (!view.touched && view.connection === connection) continue;
       // A callback may have closed another subscription, which must not be called any more.
       if (views.has(view.id)) this.#update(view, connection);
     }
@@ -77,9 +77,12 @@ export class Notifier {
     }
   }
 
-  /** @param {View} view @param {Connection} connection */
-  #update(view, connection) {
-    const { changed, unknown, synced, lines, dropped, events } = view;
+  /** @param {View} view @param {Connection} shared  of all views; one that the token does not open is refused */
+  #update(view, shared) {
+    const { changed, unknown, synced, lines, dropped, events, refusal } = view;
+    const connection =
+      refusal === null ? shared : Object.freeze({ ...shared, state: State.REFUSED, error: refusal, retry_at: null });
+    view.connection = shared;
     const [jobs, job] = changed.size > 0 ? this.#replica.changes(view) : [view.update.jobs, view.update.job];
     view.update = Object.freeze({ jobs, job, changed, unknown, synced, connection });
     view.changed = new Set();

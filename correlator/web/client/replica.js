@@ -41,7 +41,13 @@ export class Replica {
     for (const view of this.views.values()) {
       if (view.sync === Sync.CURRENT) view.sync = Sync.WAITING;
       if (!resumed) view.resumable = false;
+      view.refusal = null;
     }
+  }
+
+  /** True if the token opens nothing of what is wanted, as if it had been refused itself. */
+  get isRefused() {
+    return this.views.size > 0 && [...this.views.values()].every((view) => view.refusal !== null);
   }
 
   /** @param {View} view */
@@ -117,6 +123,7 @@ export class Replica {
         for (const view of this.views.values()) if (view.sync === Sync.CURRENT) view.expect();
         return null;
       case "error":
+        if (message.code === "forbidden") for (const view of views) view.refuse(message.detail);
         // Without a subscription it answers a `get`. A daemon that omits the job's ID answers in request order.
         if (message.sub === null || message.sub === undefined) this.#requestFailed(message.code, message.job_id);
         return null;
@@ -212,7 +219,7 @@ export class Replica {
   }
 
   #isComplete() {
-    return this.#requested.size === 0 && [...this.views.values()].every((view) => view.sync === Sync.CURRENT);
+    return this.#requested.size === 0 && [...this.views.values()].every((view) => view.isSettled);
   }
 
   /** @param {unknown} sub @returns {View[]} */
@@ -241,6 +248,8 @@ export class View {
   /** @type {Set<string> | null} jobs received since a snapshot became possible */ arriving = new Set();
   /** Was complete at the replica's position, so a resume can continue from there. */ resumable = false;
   /** Was complete at least once. */ synced = false;
+  /** @type {string | null} why the token of this connection does not open it */ refusal = null;
+  /** @type {Connection} of which its callback knows */ connection;
   /** @type {string[]} */ unknown = [];
   /** @type {Set<string>} */ changed = new Set();
   /** @type {LogLine[]} */ lines = [];
@@ -262,8 +271,22 @@ export class View {
     this.onChange = onChange;
     this.onLog = onLog;
     this.onEvent = onEvent;
+    this.connection = connection;
     /** @type {Update} */
     this.update = { jobs: new Map(), job: null, changed: new Set(), unknown: [], synced: false, connection };
+  }
+
+  /** Nothing of it is still to come. */
+  get isSettled() {
+    return this.sync === Sync.CURRENT || this.refusal !== null;
+  }
+
+  /** @param {string} why */
+  refuse(why) {
+    if (this.refusal === why) return;
+    this.refusal = why;
+    this.resumable = false;
+    this.touched = true;
   }
 
   /** Prepares for missed changes or for a snapshot: the daemon decides which. */
@@ -285,6 +308,7 @@ export class View {
     const gone = this.members === members ? [] : [...members].filter((id) => !this.members.has(id));
     for (const id of gone) this.changed.add(id);
     this.unknown = unknown;
+    this.refusal = null;
     this.arriving = null;
     this.sync = Sync.CURRENT;
     this.resumable = this.synced = this.touched = true;

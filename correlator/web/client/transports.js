@@ -254,7 +254,17 @@ function polling({ environment: { clock }, request, receive, end }) {
   async function poll() {
     state = Round.POLLING;
     try {
-      for (const view of [...views]) await pollView(view);
+      const refused = [];
+      for (const view of [...views]) {
+        try {
+          await pollView(view);
+        } catch (error) {
+          const [code, detail] = closeReason(error);
+          if (code !== CloseCode.FORBIDDEN) throw error;
+          refused.push({ type: "error", sub: view.id, code: "forbidden", detail });
+        }
+      }
+      refused.forEach((message) => receive(message));
       endRound();
     } catch (error) {
       end(...closeReason(error));
