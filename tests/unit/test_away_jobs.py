@@ -236,7 +236,7 @@ def test_steps_with_the_ids_of_one_that_is_gone_lead_to_the_job_that_has_them_no
     assert world.view("k").warnings == 2
 
 
-def test_a_job_that_comes_back_and_goes_again_in_one_call_goes_on_with_its_next_return(world):
+def test_a_job_that_comes_back_and_goes_in_one_call_goes_on_with_its_next_return(world):
     world.read()
     world.read(status=None)
     world.passes(1)
@@ -249,7 +249,7 @@ def test_a_job_that_comes_back_and_goes_again_in_one_call_goes_on_with_its_next_
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_row_with_an_external_id_is_of_the_newest_job_that_is_away_whichever_went_first(world, order):
+def test_a_row_is_of_the_newest_job_that_is_away_whichever_went_first(world, order):
     jobs = ["a", "b"]  # They began in the same second.
     for job_id in jobs:
         world.read(job_id, external_job_id="other")
@@ -259,7 +259,7 @@ def test_a_row_with_an_external_id_is_of_the_newest_job_that_is_away_whichever_w
     assert [_warnings(world, job_id) for job_id in jobs] == [0, 1]
 
 
-def test_an_undecided_row_of_failover_jobs_does_not_take_the_place_of_a_job_that_is_away_in_a_checkpoint(world):
+def test_a_checkpoint_has_the_job_that_is_away_and_not_its_undecided_row(world):
     world.read()
     world.read(status=None)
     world.index.apply_legacy([LegacyRecord(1, "j", "validating", created_at=BASE)], [], world.now)

@@ -243,7 +243,7 @@ def test_a_job_of_failover_jobs_that_runs_ends_before_it_leaves():
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_legacy_job_that_runs_ends_as_the_joblog_job_of_its_id_whichever_job_is_read_first(order):
+def test_a_legacy_job_ends_as_the_joblog_job_of_its_id_in_any_order(order):
     index = live(retention=86_400)
     index.apply_legacy([replace(LEGACY, created_at=LONG_AGO, updated_at=LONG_AGO)], [], NOW)
     readings = [read("j", external_job_id="ext"), read("ext", "failed", started_at=LONG_AGO)]
@@ -255,14 +255,14 @@ def test_a_legacy_job_that_runs_ends_as_the_joblog_job_of_its_id_whichever_job_i
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_legacy_job_whose_id_turns_out_to_be_of_no_joblog_job_merges_whichever_job_is_read_first(order):
+def test_a_legacy_job_whose_id_no_joblog_job_has_merges_in_any_order(order):
     index = live()
     index.apply_legacy([LEGACY], [], NOW)
     outcome = index.apply([read("j", external_job_id="ext"), gone("ext")][::order], NOW)
     assert sorted(changes(outcome)) == [("ext", None, "merged"), ("j", "running", None)]
 
 
-def test_a_legacy_job_that_runs_ends_as_the_joblog_job_of_its_id_that_was_away():
+def test_a_legacy_job_ends_as_the_joblog_job_of_its_id_that_was_away():
     index = live(retention=86_400)
     index.apply([read("ext")], NOW)
     index.apply([read("ext", "failed", observed_at=5, completed_at=LONG_AGO)], NOW)
@@ -273,7 +273,7 @@ def test_a_legacy_job_that_runs_ends_as_the_joblog_job_of_its_id_that_was_away()
     assert index.expire(NOW + DAY + 8 * SECOND).changes == []
 
 
-def test_a_job_that_ran_when_the_tables_lost_it_ends_after_a_restart_whatever_the_log_has_said_since():
+def test_a_job_that_ran_when_it_went_ends_after_a_restart_whatever_the_log_says():
     index = live(retention=100)
     index.apply([read()], NOW)
     index.apply([logged(Kind.JOB_FAILED), gone()], NOW)
