@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 from urllib.parse import quote
@@ -14,7 +13,6 @@ import aiohttp
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from tests.support.appliance import Appliance, connected
@@ -22,6 +20,7 @@ from tests.support.client_fold import ClientFold
 from tests.support.daemon import HELLO, Daemon, Socket
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database, MariaDB
+from tests.support.names import Loopback
 from tests.support.proxies import Caddy, Nginx, Proxy
 from tests.support.servers import free_port
 from tests.support.stream_clients import CheckedEventStream
@@ -38,18 +37,6 @@ ODD = ("SVR 2019/Prod-1", "a//b", "50%", "a%2Fb", "ä/ü", "plus+and;semi=colon"
 
 RAW = ("SVR 2019/Prod-1", "a//b", "ä/ü")
 """Those of them that may also be sent with their slashes as they are."""
-
-
-class Loopback(AbstractResolver):
-    """Every name leads to this machine."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        return [ResolveResult(hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0)]
-
-    async def close(self) -> None:
-        pass
 
 
 class Site:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from urllib.parse import urlencode
@@ -12,7 +11,6 @@ from urllib.parse import urlencode
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from tests.support.appliance import Appliance
@@ -20,24 +18,13 @@ from tests.support.client_fold import ClientFold
 from tests.support.daemon import HELLO, Daemon, Socket
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import Database
+from tests.support.names import Loopback
 from tests.support.proxies import SignOn
 from tests.support.stream_clients import CheckedEventStream
 
 TOKEN = "the-token-that-only-caddy-has"
 COOKIE = "_oauth2_proxy"
 PAGE = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
-
-
-class Loopback(AbstractResolver):
-    """Every name leads to this machine."""
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        return [ResolveResult(hostname=host, host="127.0.0.1", port=port, family=socket.AF_INET, proto=0, flags=0)]
-
-    async def close(self) -> None:
-        pass
 
 
 class Sessions:

@@ -59,14 +59,7 @@ class Broker:
                 pass
 
     async def _packet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: list[int]) -> bool:
-        (head,) = await reader.readexactly(1)
-        length = shift = 0
-        while True:
-            (byte,) = await reader.readexactly(1)
-            length |= (byte & 0x7F) << shift
-            shift += 7
-            if not byte & 0x80:
-                break
+        head, length = await hostile_broker.read_head(reader)
         if head >> 4 == 3:
             self.sizes.append(length)
             if length > self.closes_above:
@@ -79,13 +72,17 @@ class Broker:
             case 1:
                 self.connections += 1
                 limit = b"\x21" + self.receive_maximum.to_bytes(2, "big") if self.receive_maximum else b""
-                writer.write(_packet(0x20, b"\x00\x00" + (bytes([len(limit)]) + limit if self.level == 5 else b"")))
+                writer.write(
+                    hostile_broker.packet(0x20, b"\x00\x00" + (bytes([len(limit)]) + limit if self.level == 5 else b""))
+                )
             case 3:
                 return self._published(head, body, writer, waiting)
             case 8:
-                writer.write(_packet(0x90, body[:2] + (b"\x00" if self.level == 5 else b"") + b"\x00\x00"))
+                writer.write(
+                    hostile_broker.packet(0x90, body[:2] + (b"\x00" if self.level == 5 else b"") + b"\x00\x00")
+                )
             case 10:
-                writer.write(_packet(0xB0, body[:2] + (b"\x00\x00\x00" if self.level == 5 else b"")))
+                writer.write(hostile_broker.packet(0xB0, body[:2] + (b"\x00\x00\x00" if self.level == 5 else b"")))
             case 12:
                 writer.write(b"\xd0\x00")
             case 14:
@@ -94,7 +91,7 @@ class Broker:
 
     def _published(self, head: int, body: bytes, writer: asyncio.StreamWriter, waiting: list[int]) -> bool:
         if self.says:
-            writer.write(_packet(0xE0, bytes([self.says, 0])))
+            writer.write(hostile_broker.packet(0xE0, bytes([self.says, 0])))
             return False
         size = int.from_bytes(body[:2], "big")
         topic, rest = body[2 : 2 + size].decode(), body[2 + size :]
@@ -106,7 +103,7 @@ class Broker:
         self.most = max(self.most, len(waiting))
         if self.receive_maximum and len(waiting) > self.receive_maximum:
             self.exceeded += 1
-            writer.write(_packet(0xE0, b"\x93\x00"))
+            writer.write(hostile_broker.packet(0xE0, b"\x93\x00"))
             return False
 
         def acknowledge() -> None:
@@ -116,15 +113,10 @@ class Broker:
             waiting.pop()
             if head & 1:
                 self.retained[topic] = payload
-            writer.write(_packet(0x40, number + (b"\x00\x00" if self.level == 5 else b"")))
+            writer.write(hostile_broker.packet(0x40, number + (b"\x00\x00" if self.level == 5 else b"")))
 
         asyncio.get_running_loop().call_later(0.02, acknowledge)
         return True
-
-
-def _packet(head: int, body: bytes) -> bytes:
-    assert len(body) < 128
-    return bytes([head, len(body)]) + body
 
 
 def said(caplog: pytest.LogCaptureFixture, words: str) -> Callable[[], bool]:

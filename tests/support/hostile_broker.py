@@ -90,8 +90,8 @@ class Connection:
 # -- packets
 
 
-async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
-    """The first byte of a packet, and what follows its length."""
+async def read_head(reader: asyncio.StreamReader) -> tuple[int, int]:
+    """The first byte of a packet, and the number of bytes that follow its length."""
     (head,) = await reader.readexactly(1)
     length = shift = 0
     while True:
@@ -99,7 +99,13 @@ async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
         length |= (byte & 0x7F) << shift
         shift += 7
         if not byte & 0x80:
-            return head, await reader.readexactly(length)
+            return head, length
+
+
+async def read_packet(reader: asyncio.StreamReader) -> tuple[int, bytes]:
+    """The first byte of a packet, and what follows its length."""
+    head, length = await read_head(reader)
+    return head, await reader.readexactly(length)
 
 
 def variable(value: int) -> bytes:
