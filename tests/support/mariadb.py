@@ -166,6 +166,18 @@ _MARIADB_SIZES = (
 
 
 @functools.cache
+async def replicates(server: MariaDB, replica: MariaDB, database: Database, *, delay: int) -> None:
+    """`replica` gets what `server` commits, so many seconds later."""
+    await replica.create_schema(database.name)
+    (name, position, *_), *_ = await server.run("SHOW MASTER STATUS")
+    await server.run("CREATE USER replica@'%'", "GRANT REPLICATION SLAVE ON *.* TO replica@'%'")
+    await replica.run(
+        f"CHANGE MASTER TO master_host = '127.0.0.1', master_port = {server.port}, master_user = 'replica',"
+        f" master_log_file = '{name}', master_log_pos = {position}, master_delay = {delay}, master_use_gtid = no",
+        "START SLAVE",
+    )
+
+
 def _fresh_data_folder() -> Path:
     """A data folder as mariadb-install-db leaves it: one for each version of the server, in build/, for all processes.
 

@@ -18,6 +18,7 @@ from correlator.model.rows import LegacyRecord
 from correlator.ops.stalls import Heartbeats
 from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.source_status import SourcePart
+from correlator.sources.db import zones
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.sources.follow import Follower
@@ -37,6 +38,7 @@ class Tables:
         self.schema = SimpleNamespace(has=lambda table, *_: table == "job_tracking")
         self.lost: frozenset[str] = frozenset()
         self.marks: list[str] = []
+        self.zone = zones.fixed(0)
         self._hours = itertools.count()
 
     def lost_of(self, table: str) -> tuple[str, ...]:

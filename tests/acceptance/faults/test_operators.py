@@ -20,10 +20,9 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.faults.test_tables import replicates
 from tests.support.eventually import eventually
 from tests.support.faults.fault_run import SLOW_TRAFFIC, FaultRun, burn, fault_run
-from tests.support.mariadb import MariaDB
+from tests.support.mariadb import MariaDB, replicates
 from tests.support.mosquitto import Mosquitto
 
 

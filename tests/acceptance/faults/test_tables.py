@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.faults.fault_run import SLOW_TRAFFIC, burn, fault_run
 from tests.support.faults.oracle import WITH_ROW
-from tests.support.mariadb import Database, MariaDB
+from tests.support.mariadb import Database, MariaDB, replicates
 from tests.support.mosquitto import Mosquitto
 
 
@@ -197,15 +197,3 @@ async def emptied(database: Database, table: str, how: str) -> AsyncIterator[Non
         yield
         await cursor.execute(f"INSERT INTO {table} SELECT * FROM kept_{table}")
         await cursor.execute(f"DROP TABLE kept_{table}")
-
-
-async def replicates(server: MariaDB, replica: MariaDB, database: Database, *, delay: int) -> None:
-    """`replica` gets what `server` commits, so many seconds later."""
-    await replica.create_schema(database.name)
-    (name, position, *_), *_ = await server.run("SHOW MASTER STATUS")
-    await server.run("CREATE USER replica@'%'", "GRANT REPLICATION SLAVE ON *.* TO replica@'%'")
-    await replica.run(
-        f"CHANGE MASTER TO master_host = '127.0.0.1', master_port = {server.port}, master_user = 'replica',"
-        f" master_log_file = '{name}', master_log_pos = {position}, master_delay = {delay}, master_use_gtid = no",
-        "START SLAVE",
-    )
