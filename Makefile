@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
 ONLY   ?=
-WORKERS ?= 10
+WORKERS ?= 8
 
 BIN  := $(VENV)/bin
 BASE := $(VENV)/.base
@@ -52,7 +52,7 @@ help:
 demo: $(if $(wildcard $(DEV))$(findstring --fleet,$(ARGS)),$(DEV),$(BASE))
 	@$(BIN)/correlator demo $(ARGS)
 
-# WORKERS at a time what measures no time, ten for two cores: many wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
+# WORKERS at a time what measures no time, eight for two cores: many wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
 # ONLY=twice is what `.ci/run` runs on a second Python: TWICE in tests/conftest.py.
 test: servers $(DEV)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not alone$(SELECTED)" $(ARGS); together=$$?; \

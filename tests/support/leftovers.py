@@ -4,6 +4,9 @@ Each run has a temporary folder of its own, which all that it starts finds in TM
 own as well, in a mount namespace. So what is found there at the end is of this run, however many others are on the
 machine at the same time. The folders of failed tests stay; a run without failures removes everything.
 
+In that namespace the temporary folder is in memory, if there is plenty: servers wait for each commit until it is on
+disk, and to make an appliance's empty tables takes twenty times as long there.
+
 The hooks are in tests/conftest.py.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -23,7 +27,11 @@ import pytest
 from tests.support import fork_server
 
 _SHARED_MEMORY = Path("/dev/shm")
-_CLONE_NEWNS, _MS_REC, _MS_SLAVE = 0x20000, 0x4000, 0x80000
+_LIBC = ctypes.CDLL(None, use_errno=True)
+_CLONE_NEWNS, _MS_REC, _MS_SLAVE, _MNT_DETACH = 0x20000, 0x4000, 0x80000, 2
+
+MUCH = 4 << 30
+"""Bytes of available memory from which on the temporary folder is there. A run takes 0.7 GiB of them."""
 
 END_WITHIN = 20.0
 """Seconds that processes have to end which were killed at the end of a run."""
@@ -37,7 +45,8 @@ class Run:
         self.tests = self.folder / "t"
         """For the folders of the tests: short, as the path of a socket is at most 107 bytes."""
         os.environ["TMPDIR"] = tempfile.tempdir = str(self.folder)
-        self._has_shared_memory = _make_own_shared_memory()
+        self._has_shared_memory = _make_own_namespace() and _mount_memory(_SHARED_MEMORY)
+        self._in_memory = self._has_shared_memory and _available() >= MUCH and _mount_memory(self.folder)
 
     def left(self) -> list[str]:
         """Return what is left, each with its name. Processes are waited for."""
@@ -50,7 +59,17 @@ class Run:
 
     def remove(self) -> None:
         """Remove the folder with everything in it."""
+        if self._in_memory:
+            _LIBC.umount2(bytes(self.folder), _MNT_DETACH)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def keep(self) -> None:
+        """Have the folders of the tests where they are seen after the run."""
+        if self._in_memory:
+            kept = tempfile.mkdtemp(prefix="correlator-", dir=self.folder.parent)
+            shutil.copytree(self.tests, f"{kept}/{self.tests.name}", symlinks=True, ignore=_special)
+            self.remove()
+            Path(kept).rename(self.folder)
 
     def _processes(self) -> Iterator[str]:
         """The processes that have this run's TMPDIR in their environment, but for the one that asks."""
@@ -87,6 +106,7 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
     if session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
         run.remove()
     else:
+        run.keep()
         say(f"\nThe folders of the tests that failed are in {run.tests}")
 
 
@@ -96,13 +116,27 @@ def _described(path: Path) -> str:
     return f"{path}: {', '.join(found)}" if found else str(path)
 
 
-def _make_own_shared_memory() -> bool:
-    """Mount an empty /dev/shm for this process and those that it starts. False where that is not allowed."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    return not (
-        os.geteuid() != 0
-        or not _SHARED_MEMORY.is_dir()
-        or libc.unshare(_CLONE_NEWNS)
-        or libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None)
-        or libc.mount(b"tmpfs", bytes(_SHARED_MEMORY), b"tmpfs", 0, b"mode=1777")
+def _special(folder: str, names: list[str]) -> list[str]:
+    """The sockets and pipes among `names`, which cannot be copied."""
+    paths = {name: Path(folder, name) for name in names}
+    return [name for name, path in paths.items() if path.is_socket() or path.is_fifo()]
+
+
+def _available() -> int:
+    """Bytes of memory that programs may take."""
+    found = re.search(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
+def _make_own_namespace() -> bool:
+    """Give this process, and those that it starts, a mount namespace. False where that is not allowed."""
+    return (
+        os.geteuid() == 0
+        and not _LIBC.unshare(_CLONE_NEWNS)
+        and not _LIBC.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None)
     )
+
+
+def _mount_memory(folder: Path) -> bool:
+    """Mount an empty file system in memory. False where that is not allowed."""
+    return folder.is_dir() and not _LIBC.mount(b"tmpfs", bytes(folder), b"tmpfs", 0, b"mode=1777")
