@@ -17,6 +17,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -70,9 +71,13 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 class SharedLoop:
-    """The event loop of the tests, with the objects of Playwright, which belong to one loop."""
+    """The event loop of the tests, with the objects of Playwright, which belong to one loop.
 
-    def __init__(self) -> None:
+    `folder`: for the temporary files of Playwright's driver, which may end before it has removed them.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.runner = asyncio.Runner()
         self._driver = contextlib.AsyncExitStack()
         self._context: BrowserContext | None = None
@@ -85,9 +90,11 @@ class SharedLoop:
         if self._context is None or self._context.browser is None or not self._context.browser.is_connected():
             await self._driver.aclose()
             earlier = asyncio.all_tasks()
-            playwright = await self._driver.enter_async_context(async_playwright())
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("TMPDIR", str(self._folder))
+                playwright = await self._driver.enter_async_context(async_playwright())
             browser = await playwright.chromium.connect_over_cdp(url)
-            self._driver.push_async_callback(browser.close)  # The driver removes a folder then.
+            self._driver.push_async_callback(browser.close)
             self._context = await browser.new_context(
                 viewport={"width": 1280, "height": 800},
                 timezone_id="UTC",
@@ -135,7 +142,9 @@ def loops() -> Iterator[list[SharedLoop]]:
 
 
 @pytest.fixture
-def shared_loop(loops: list[SharedLoop], request: pytest.FixtureRequest) -> SharedLoop:
+def shared_loop(
+    loops: list[SharedLoop], request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> SharedLoop:
     """The loop of the test before, unless that failed: what a failure left is closed, whatever state it is in."""
     failed = request.session.stash.get(FAILED, False)
     if failed and loops:
@@ -143,7 +152,7 @@ def shared_loop(loops: list[SharedLoop], request: pytest.FixtureRequest) -> Shar
             loops.pop().close()
     request.session.stash[FAILED] = False
     if not loops:
-        loops.append(SharedLoop())
+        loops.append(SharedLoop(tmp_path_factory.mktemp("playwright")))
     return loops[0]
 
 

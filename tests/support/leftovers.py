@@ -72,11 +72,11 @@ class Run:
             Path(kept).rename(self.folder)
 
     def _processes(self) -> Iterator[str]:
-        """The processes that have this run's TMPDIR in their environment, but for the one that asks."""
-        mark = f"TMPDIR={self.folder}".encode()
+        """The processes with this run's TMPDIR, or a folder in it, in their environment, but for the one that asks."""
+        mark = f"\0TMPDIR={self.folder}".encode()
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended, or is another user's
-                if int(folder.name) != os.getpid() and mark in (folder / "environ").read_bytes().split(b"\0"):
+                if int(folder.name) != os.getpid() and mark in b"\0" + (folder / "environ").read_bytes():
                     command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
                     if command:  # else it has just ended
                         yield f"process {folder.name}: {command[:200]}"
