@@ -55,7 +55,7 @@ waits, and only `make test-faults` prints its times.
 TWICE = re.compile(
     "browser/"  # Playwright needs Python 3.12: on the second one only
     "|unit/test_(?!client_js|config_set|demo|forecast|gaps_machine|growth|settling_ends|streams_random)"  # they compute
-    "|contract/test_(?!archive_clock_jumps|log_times|source_sizes)"  # drivers that are compiled for each Python
+    "|contract/test_(?:server_zone|source(?!_sizes))"  # drivers that are compiled for each Python
 )
 """Tests that `.ci/run` runs on the second Python too, as what they are about may differ with its library or a package
 that is compiled for it. On that Python the whole program runs in Debian 13 as well: `make test-package`.
