@@ -224,10 +224,15 @@ def _identifier(value: object, key: str, bad: list[str]) -> str | None:
     return None
 
 
+def is_count(text: str) -> bool:
+    """True if `int` reads the text as a number from 0 to 10^19. `str.isdigit` also accepts what `int` refuses."""
+    return text.isascii() and text.isdigit() and len(text) <= 19
+
+
 def _step_id(value: object, bad: list[str]) -> int | None:
     if value is None:
         return None
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 19:
+    if isinstance(value, str) and is_count(value):
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_STEP_ID:
         return value

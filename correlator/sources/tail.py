@@ -101,7 +101,7 @@ async def _whole(read_whole: ReadWhole, session: Session, part: list[LogRow], he
 
 def _marked(attrs: str) -> int:
     size = attrs[len(joblog.TOO_LONG) :]
-    return int(size) if size.isdigit() else 0
+    return int(size) if joblog.is_count(size) else 0
 
 
 @dataclass(slots=True)

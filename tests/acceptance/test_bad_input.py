@@ -30,6 +30,9 @@ async def test_malformed_rows_are_counted_and_skipped_and_those_around_them_coun
                 "",
                 "null",
                 "\0",
+                "\u00b2",
+                "\u0663",
+                "9" * 5000,
             ]
             for attrs in bad:
                 connection.execute(

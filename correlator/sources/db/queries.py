@@ -417,7 +417,7 @@ class Queries:
         found: list[LogRow] = []
         for row in rows:
             attrs: Any = row[6]
-            if attrs is not None and (isinstance(attrs, int) or attrs.isdigit()):
+            if attrs is not None and (isinstance(attrs, int) or joblog.is_count(attrs)):
                 row = (*row[:6], f"{joblog.TOO_LONG}{attrs}", *row[7:])  # noqa: PLW2901
             found.append(self.log_row(row, now, after))
             if after is not None:
