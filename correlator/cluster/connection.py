@@ -311,7 +311,7 @@ class Connection:
     async def _open(self) -> None:
         assert self._settings.url is not None
         self._closed.clear()
-        client = new_client()
+        client = new_client(tls=self._settings.url.tls)
         opening = client.connect(
             servers=list(self._settings.url.servers),
             name=self.name,
@@ -574,12 +574,24 @@ def _credentials(settings: Cluster) -> dict[str, Any]:
     return {"nkeys_seed": str(file)} if is_seed(file) else {"user_credentials": str(file)}
 
 
-def new_client() -> Client:
-    """Return a client that reads every message. Headers that cannot be read are left out of it."""
+def new_client(*, tls: bool = False) -> Client:
+    """Return a client that reads every message. Headers that cannot be read are left out of it.
+
+    `tls`: send nothing to a server that offers no TLS. The library begins TLS only if the first line of the server,
+    which anybody between may change, asks for it.
+    """
     from nats.aio.client import Client  # noqa: PLC0415 - only a process with [cluster] needs the library
+    from nats.errors import Error  # noqa: PLC0415
     from nats.protocol import parser  # noqa: PLC0415
 
     class TolerantClient(Client):
+        async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+            if tls and initial_connection and not info.get("tls_required"):
+                raise Error("the server offers no TLS, or somebody between has removed the offer: nothing was sent")
+            # `cluster.url` names all servers. The library's list of others has no bound.
+            info.pop("connect_urls", None)
+            await super()._process_info(info, initial_connection)
+
         async def _process_headers(self, headers: Any) -> Any:
             try:
                 return await super()._process_headers(headers)

@@ -159,7 +159,7 @@ async def test_a_client_of_nats_that_never_closes_or_whose_end_is_cancelled_is_r
         connected_url = None
         connected_server_version = SimpleNamespace(major=2, minor=15)
 
-        def __init__(self) -> None:
+        def __init__(self, *, tls: bool) -> None:
             self.is_connected = bool(made)  # the first one is lost at once
             made.append(self)
 
