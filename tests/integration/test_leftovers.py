@@ -69,8 +69,10 @@ async def test_runs_at_the_same_time_see_what_is_their_own(tmp_path: Path):
 
 
 async def test_only_the_folders_of_failed_tests_stay(tmp_path: Path):
-    for body, left in (("pass", []), ("raise RuntimeError", [r"correlator-\w+/t/test_one0/own"])):
+    without = "import shutil; shutil.rmtree(tmp_path.parent); raise RuntimeError"
+    for body, left in (("pass", []), (without, []), ("raise RuntimeError", [r"correlator-\w+/t/test_one0/own"])):
         _, out = await run(tmp_path, body)
         found = folders_of_tests(tmp_path)
         assert len(found) == len(left), (found, out)
+        assert ("1 failed" in out) is ("raise" in body), out
         assert all(map(re.fullmatch, left, found)), (found, out)

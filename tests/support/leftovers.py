@@ -65,7 +65,7 @@ class Run:
 
     def keep(self) -> None:
         """Have the folders of the tests where they are seen after the run."""
-        if self._in_memory:
+        if self._in_memory and self.tests.is_dir():  # else no test had a folder
             kept = tempfile.mkdtemp(prefix="correlator-", dir=self.folder.parent)
             shutil.copytree(self.tests, f"{kept}/{self.tests.name}", symlinks=True, ignore=_special)
             self.remove()
