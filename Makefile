@@ -123,13 +123,6 @@ test-generators: SERVERS += npm:npm java:default-jre-headless
 test-generators: servers $(DEV) build/generators/.made
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_generated_clients.py $(ARGS)
 
-build/generators/.made:
-	@echo "Preparing $(@D) ..."
-	@rm -rf $(@D); $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip --quiet --disable-pip-version-check --no-input install $(GENERATORS)
-	@npm install --prefix $(@D) --silent --no-audit --no-fund $(GENERATORS_NPM)
-	@touch $@
-
 # The daemon with brokers that know MQTT 3.1.1 only, each of one version.
 BROKERS := amqtt==0.12.1
 BROKERS_NPM := aedes@1.2.0
@@ -137,11 +130,15 @@ test-brokers: SERVERS += npm:npm
 test-brokers: servers $(DEV) build/brokers/.made
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_old_brokers.py $(ARGS)
 
-build/brokers/.made:
+build/generators/.made: PACKAGES := $(GENERATORS)
+build/generators/.made: PACKAGES_NPM := $(GENERATORS_NPM)
+build/brokers/.made: PACKAGES := $(BROKERS)
+build/brokers/.made: PACKAGES_NPM := $(BROKERS_NPM)
+build/generators/.made build/brokers/.made:
 	@echo "Preparing $(@D) ..."
 	@rm -rf $(@D); $(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip --quiet --disable-pip-version-check --no-input install $(BROKERS)
-	@npm install --prefix $(@D) --silent --no-audit --no-fund $(BROKERS_NPM)
+	@$(@D)/bin/python -m pip --quiet --disable-pip-version-check --no-input install $(PACKAGES)
+	@npm install --prefix $(@D) --silent --no-audit --no-fund $(PACKAGES_NPM)
 	@touch $@
 
 test-soak: servers $(DEV)

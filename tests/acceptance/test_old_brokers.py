@@ -1,4 +1,4 @@
-"""Brokers that know MQTT 3.1.1 only, as they are: amqtt, which closes the connection at MQTT 5, and aedes."""
+"""Real brokers that know MQTT 3.1.1 only: amqtt, which closes the connection at MQTT 5, and aedes."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class Writer:
         return (at + self.ahead).strftime("%Y-%m-%d %H:%M:%S.%f")
 
     def published_wrong(self, received: RecordingPipeline) -> list[str]:
-        """The steps whose time, as it is published now, is not the one that was meant."""
+        """The steps that are published with a wrong time now."""
         found = []
         for job_id, meant in self.steps.items():
             view = received.view(job_id)
@@ -109,7 +109,7 @@ async def test_a_zone_that_is_changed_and_changed_back(mariadb_original, zone, f
 
 
 async def test_what_was_read_in_a_wrong_zone_is_read_again_once_the_zone_is_right(mariadb_original):
-    """A daemon that began while the zone was wrong knows no other. No row changes, and none is written, at the end."""
+    """The daemon starts while the zone is wrong. When the zone is set right, no row changes and none is written."""
     writer = Writer(mariadb_original)
     async with zone_of(mariadb_original) as set_zone:
         await set_zone("+05:30")

@@ -72,7 +72,7 @@ class Run:
             Path(kept).rename(self.folder)
 
     def _processes(self) -> Iterator[str]:
-        """The processes with this run's TMPDIR, or a folder in it, in their environment, but for the one that asks."""
+        """All other processes whose TMPDIR is the folder of this run or lies in it."""
         mark = f"\0TMPDIR={self.folder}".encode()
         for folder in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):  # it has ended, or is another user's

@@ -268,7 +268,7 @@ def test_a_checkpoint_has_the_job_that_is_away_and_not_its_undecided_row(world):
 
 
 def _warnings(world: World, job_id: str) -> int:
-    """The warnings of a job that is away, as a checkpoint has them."""
+    """The warnings that a checkpoint has of a job that is away."""
     found = world.index.persisted(job_id)
     assert isinstance(found, PersistedJob)
     return len(found.job.warnings)
