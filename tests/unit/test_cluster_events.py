@@ -10,6 +10,7 @@ from correlator.sinks.cluster import log_lines
 from correlator.sinks.cluster.events import (
     EventQueue,
     StreamEvent,
+    fitting,
     stream_event,
 )
 from correlator.sinks.cluster.log_lines import LineQueue
@@ -46,6 +47,20 @@ def test_the_id_of_an_event_is_its_log_row_or_else_what_happened_when():
     ]
     assert derived[0] == f"dc1:job.stalled:j=20k::{AT}"
     assert len(set(derived)) == len(derived)
+
+
+@given(
+    st.text(st.sampled_from("x\x01é\U0001f600"), min_size=1, max_size=9), st.integers(1, 3_000), st.integers(500, 5_000)
+)
+def test_an_event_above_the_limit_keeps_the_beginning_of_its_error(part, times, limit):
+    error = part * times
+    event = stream_event(Event(Kind.STEP_FAILED, "j", AT, event_id=7, error=error), "dc1")
+    fitted = fitting(event.payload, limit)
+    assert len(fitted) <= limit
+    found = orjson.loads(fitted)
+    assert found["error"]
+    assert error.startswith(found["error"])
+    assert found.get("error_cut") == (len(error.encode()) if found["error"] != error else None)
 
 
 # -- Log lines for gateways: numbers without a hole, messages of bounded size, and what is dropped shows as a hole

@@ -226,7 +226,7 @@ def fitting(payload: bytes, limit: int) -> bytes:
     except (TypeError, ValueError):
         return b"{}"  # A checkpoint had it, and no collector wrote it.
     error = str(found.get("error") or "")
-    room = limit - len(payload) + len(error)
-    short, full = sizes.cut_text(error, max(0, room // 6))  # A character takes up to six bytes in JSON.
-    found |= {"error": short, "error_cut": found.get("error_cut") or full}
+    found |= {"error": "", "error_cut": found.get("error_cut") or sizes.size(error)}
+    room = limit - len(encoding.compact(encoding.encode(found)))
+    found["error"], _ = sizes.cut_text(error, max(0, room // 6))  # A byte takes up to six in JSON.
     return encoding.compact(encoding.encode(found))
