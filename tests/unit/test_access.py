@@ -24,7 +24,7 @@ from correlator.sinks.http.access import (
     share_of,
 )
 from correlator.sinks.http.floods import MAX_FLOODS, Floods, Pace
-from correlator.sinks.http.grants import ANYBODY, Denied, Grant
+from correlator.sinks.http.grants import ANYBODY, OF_JOB, Denied, Grant
 from correlator.sinks.http.server import ListenerConfig
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE
@@ -209,6 +209,19 @@ async def test_a_token_that_asks_for_many_tickets_revokes_its_own_oldest_and_no_
     first, second, *_, last = [at.ticket(grant) for _ in range(MAX_TICKETS_EACH + 1)]
     found = [await admitted(at, request(f"/?ticket={t}")) for t in (first, second, last, of_other)]
     assert found == [None, grant, grant, other]
+
+
+async def test_tokens_of_one_job_share_their_bound_of_tickets_whenever_they_end():
+    at = access(grants=granted("t"))
+
+    def of_job(job: str, until: float) -> Grant:
+        return Grant(OF_JOB, b"the key of the backend and of us", frozenset(), None, until, job)
+
+    at = access(grants=granted("t"), job_keys=["the key of the backend and of us"])
+    first, other = at.ticket(of_job("a", 2e10)), at.ticket(of_job("b", 2e10))
+    more = [at.ticket(of_job("a", 3e10 + n)) for n in range(MAX_TICKETS_EACH)]
+    found = [await admitted(at, request(f"/?ticket={t}")) for t in (first, other, more[-1])]
+    assert found == [None, of_job("b", 2e10), of_job("a", 3e10 + MAX_TICKETS_EACH - 1)]
 
 
 async def test_the_tickets_of_all_tokens_are_bounded_and_those_that_expired_do_not_count(clock):

@@ -19,7 +19,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 from aiohttp import hdrs, web
 from msgspec import Struct
@@ -341,15 +341,16 @@ class Access:
 class Tickets:
     """Tickets that have not been used: each admits one request within `TICKET_SECONDS`, instead of its token.
 
-    A client that asks for many revokes those of its own grant. `clock`: monotonic seconds.
+    A client that asks for many revokes those of its own token. Tokens that one key signed for the same job or VM count
+    as one, because a new one, which ends later, is made at every request. `clock`: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._issued: BoundedDict[str, tuple[float, Grant]] = BoundedDict(MAX_TICKETS)
         """For each ticket: when it expires, and the grant that requested it. They expire in this order."""
-        self._of: dict[Grant, OrderedDict[str, None]] = {}
-        """By grant, in the same order."""
+        self._of: dict[_Bearer, OrderedDict[str, None]] = {}
+        """By bearer, in the same order."""
 
     def issue(self, grant: Grant) -> str:
         """Create a ticket."""
@@ -357,10 +358,11 @@ class Tickets:
         for ticket, issued in list(islice(self._issued.items(), EXPIRED_AT_ONCE)):
             if issued[0] <= now:
                 self.redeem(ticket)
-        if len(self._of.get(grant, ())) >= MAX_TICKETS_EACH:
-            self.redeem(next(iter(self._of[grant])))
+        bearer = _bearer(grant)
+        if len(self._of.get(bearer, ())) >= MAX_TICKETS_EACH:
+            self.redeem(next(iter(self._of[bearer])))
         ticket = secrets.token_urlsafe(24)
-        self._of.setdefault(grant, OrderedDict())[ticket] = None
+        self._of.setdefault(bearer, OrderedDict())[ticket] = None
         if (evicted := self._issued.put(ticket, (now + TICKET_SECONDS, grant))) is not None:
             self._forget(*evicted)
         return ticket
@@ -375,10 +377,18 @@ class Tickets:
         return grant if until > self._clock() else None
 
     def _forget(self, ticket: str, issued: tuple[float, Grant]) -> None:
-        _, grant = issued
-        del self._of[grant][ticket]
-        if not self._of[grant]:
-            del self._of[grant]
+        bearer = _bearer(issued[1])
+        del self._of[bearer][ticket]
+        if not self._of[bearer]:
+            del self._of[bearer]
+
+
+_Bearer: TypeAlias = tuple[bytes, str, str]
+
+
+def _bearer(grant: Grant) -> _Bearer:
+    """Whose tickets are counted together: those of a token, whenever it ends."""
+    return grant.secret, grant.job, grant.vm
 
 
 class TrustedProxies:
