@@ -29,6 +29,7 @@ class Probe:
     """A reader that measures the last frame."""
 
     transport: ClassVar[str] = "none"
+    is_restricted = False
     address: ClassVar[str] = "127.0.0.1"
 
     def __init__(self) -> None:

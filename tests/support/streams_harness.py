@@ -43,7 +43,8 @@ class StreamClient:
     transport: ClassVar[str] = "websocket"
     address: ClassVar[str] = "127.0.0.1"
 
-    def __init__(self, fold: ClientFold | None = None) -> None:
+    def __init__(self, fold: ClientFold | None = None, *, is_restricted: bool = False) -> None:
+        self.is_restricted = is_restricted
         self.framing: Framing = frame
         self.frozen = False
         self.given_up = False
@@ -206,7 +207,7 @@ class DaemonStreams:
         resume = Resume(*client.fold.position) if client.fold.position is not None else None
         client.fold.connect()
         self.streams.welcome(client, resume)
-        return resume if self.streams.can_resume(resume) else None
+        return resume if self.streams.can_resume(client, resume) else None
 
     async def subscribe(
         self,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 
 import pytest
 
 from correlator.model.rows import Level
 from correlator.pipeline.hub import ResumeRing
+from correlator.sinks.http.grants import Grant
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Resume
 from correlator.sinks.streaming.subscriptions import Filter
@@ -120,3 +123,22 @@ async def test_every_client_ends_with_the_documents_of_its_filters(seed, world_o
             assert plain(client.fold.jobs[sub]) == plain(world.wanted(which))
     assert clients.resumed
     assert clients.lagged
+
+
+RESTRICTED = [Grant(job="e1").narrowed(Filter(jobs=frozenset({"e1"}))), Grant(vm="vm1").narrowed(Filter())]
+
+
+@pytest.mark.parametrize("world_of", [DaemonStreams, GatewayStreams])
+@pytest.mark.parametrize("which", RESTRICTED, ids=["job", "vm"])
+async def test_a_client_with_a_token_for_a_job_or_a_vm_reconnects_and_gets_no_other_job(which, world_of):
+    world, client = world_of(7, resume_ring=ResumeRing(40)), StreamClient()
+    for _ in range(30):
+        world.streams.remove(client)
+        for _ in range(world.random.choice((0, 1, 5, 60))):
+            world.change()
+        client = StreamClient(client.fold, is_restricted=True)
+        await world.subscribe(1, which, client=client, resume=world.connect(client))
+        await settle(world, [client])
+        wanted = world.wanted(which)
+        assert {*re.findall(r"job\d+", json.dumps(client.messages))} <= wanted.keys()
+        assert plain(client.fold.jobs[1]) == plain(wanted)

@@ -51,6 +51,10 @@ class EventStreamClient:
         self.framing: Framing = _without_positions
         self.over = asyncio.Event()
 
+    @property
+    def is_restricted(self) -> bool:
+        return self.grant.is_restricted
+
     def write(self, framed: bytes) -> None:
         if not (self.over.is_set() or self._transport.is_closing()):
             self._transport.write(b"%x\r\n%b\r\n" % (len(framed), framed))  # RFC 9112, 7.1: a chunk

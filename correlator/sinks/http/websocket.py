@@ -490,6 +490,10 @@ class WebsocketConnection:
         """Set once the peer has answered the close frame, or has gone. Made for it: an event has 760 bytes."""
         self.resume: Resume | None = None
 
+    @property
+    def is_restricted(self) -> bool:
+        return self.grant is not None and self.grant.is_restricted
+
     def write(self, framed: bytes) -> None:
         if self.closing is None and not self._transport.is_closing():
             self._transport.write(framed)

@@ -33,6 +33,10 @@ class Client(Protocol):
         """Where it comes from: addresses take turns."""
 
     @property
+    def is_restricted(self) -> bool:
+        """True if its token is for one job, or for one VM."""
+
+    @property
     def framing(self) -> Framing: ...
 
     def write(self, framed: bytes) -> None:

@@ -126,15 +126,21 @@ class Streams:
     def welcome(self, client: Client, resume: Resume | None) -> None:
         """Register a connection and send `welcome`. `resume`: the position that the client wants to continue from."""
         self.add(client)
-        epoch, seq, resumed = self._hub.epoch, self._hub.seq, self.can_resume(resume)
+        epoch, seq, resumed = self._hub.epoch, self._hub.seq, self.can_resume(client, resume)
         self.send(client, Welcome(epoch, seq, resumed, int(self.limits.ping_seconds), self._daemon_time()))
 
     def bye(self, client: Client, code: int) -> None:
         """Send `bye`: the connection ends with this close code, and the client may reconnect within 5 s."""
         self.send(client, Bye(code, [0, 5000]))
 
-    def can_resume(self, resume: Resume | None) -> bool:
-        """True if every change since that position is still known."""
+    def can_resume(self, client: Client, resume: Resume | None) -> bool:
+        """True if every change since that position is still known, and may be told.
+
+        What left a filter since may be a job that the client must not see, or never had: a restricted one gets a
+        snapshot, which has only what is in its filter now.
+        """
+        if client.is_restricted:
+            return False
         return resume is not None and resume.epoch == self._hub.epoch and self._hub.reaches(resume.seq)
 
     async def subscribe(
@@ -157,7 +163,7 @@ class Streams:
         if not await self._turn(client):
             return  # the client was removed meanwhile
         published = self._hub.published
-        after = resume.seq if resume is not None and self.can_resume(resume) else None
+        after = resume.seq if resume is not None and self.can_resume(client, resume) else None
         unknown = [n for n in sorted(wanted.jobs or ()) if self._is_unknown(n, wanted, archived.get(n))]
         sub = self.fanout.subscribe(client, sub_id, wanted, level, after, unknown)
         extra: list[PublishedJob] = []
