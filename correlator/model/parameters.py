@@ -212,6 +212,12 @@ class StreamMessages(JobFilters, frozen=True, kw_only=True):
     logs: Level | UnsetType = UNSET
 
 
+class OpenWebsocket(Struct, frozen=True, kw_only=True):
+    """say: The first frame, which arrives a round trip sooner in the address; without a token."""
+
+    say: str | UnsetType = UNSET
+
+
 def given(value: T | UnsetType) -> T | None:
     """The value; None if it is not given."""
     return None if isinstance(value, UnsetType) else value

@@ -490,6 +490,8 @@ WRONG_KEY, WRONG_VERSION = (
         pytest.param(changed(KEY, KEY.replace(b"==", b"=")), 400, WRONG_KEY, id="key-that-is-no-base64"),
         pytest.param(changed(KEY, KEY + KEY), 400, WRONG_KEY, id="two-keys"),
         pytest.param(upgrade("/ws", "Sec-WebSocket-Protocol: chat"), 400, "no subprotocols", id="subprotocol"),
+        pytest.param(upgrade("/ws?say=1&say=2"), 400, "say: given 2 times; give it once", id="two-frames"),
+        pytest.param(upgrade("/ws?sya=1"), 400, "no query parameter 'sya' here; known: say", id="misspelled-parameter"),
         pytest.param(upgrade("/ws", "Content-Length: 5") + b"hello", 400, "without a body", id="body"),
         pytest.param(
             upgrade("/ws", "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n",

@@ -371,7 +371,7 @@ _ENDPOINTS: Final = (
         "The first message is `hello`. A refusal is a close code, because browsers show nothing else.",
         (
             Answer(HTTPStatus.SWITCHING_PROTOCOLS, "Continue with `hello`. A refusal is a close code."),
-            _problem(HTTPStatus.BAD_REQUEST, "The handshake has a wrong key, a body or a subprotocol."),
+            _problem(HTTPStatus.BAD_REQUEST, "The handshake has a wrong key, parameter, body or subprotocol."),
             _problem(
                 HTTPStatus.UPGRADE_REQUIRED,
                 "Not a handshake of version 13 (RFC 6455).",
@@ -379,6 +379,7 @@ _ENDPOINTS: Final = (
                 ("Sec-WebSocket-Version", "13"),
             ),
         ),
+        parameters.OpenWebsocket,
         gate=HOST,
     ),
 )

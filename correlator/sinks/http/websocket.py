@@ -21,6 +21,7 @@ from aiohttp import HttpVersion11, WSCloseCode, WSMsgType, hdrs, web
 
 from correlator.errors import BadRequest, SourceUnavailable, drop_frames
 from correlator.model.messages import ClientMessage, CloseCode, Error, Get, Hello, Ping, Pong, Subscribe, Unsubscribe
+from correlator.model.parameters import OpenWebsocket, given
 from correlator.ops import metrics
 from correlator.ops.stalls import STUCK_AFTER
 from correlator.pipeline.hub import Hub
@@ -42,7 +43,7 @@ from correlator.sinks.http.frames import (
     text_frame,
 )
 from correlator.sinks.http.grants import Denied, Grant, Need, check_job
-from correlator.sinks.http.requests import problem
+from correlator.sinks.http.requests import problem, read
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
@@ -235,7 +236,7 @@ class Websockets:
         pace, subscribes = Pace(MAX_BURST, MAX_RATE, clock), Pace(MAX_SUBSCRIBES, SUBSCRIBE_RATE, clock)
         client.grant = await self._admitted(request)
         deadline = clock() + HELLO_WITHIN
-        said = request.query.get("say")  # the first frame, which arrives a round trip sooner in the address
+        said = given(read(request, OpenWebsocket).say)
         bad = int(said is not None and not await self._handle_frame(client, said, pace, subscribes, in_address=True))
         while True:
             try:
@@ -422,6 +423,10 @@ def _bad_handshake(request: web.Request) -> str | None:
         return "Sec-WebSocket-Protocol: there are no subprotocols here: connect without one"
     if request.body_exists:
         return "a websocket begins with a request without a body: send messages in frames"
+    try:
+        read(request, OpenWebsocket)
+    except BadRequest as error:
+        return str(error)
     return None
 
 
