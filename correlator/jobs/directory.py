@@ -103,6 +103,13 @@ class JobDirectory(ABC):
     def complete_since(self, now: Micros) -> Micros:
         """All jobs that started at or after this time are in memory. Times are in microseconds since 1970."""
 
+    def expects(self, shown: PublishedJob, now: Micros) -> bool:
+        """True if a legacy job that was read from the database is so new that memory is about to have it.
+
+        Until then nobody knows whether a JobLog job has its ID, with which it would be merged.
+        """
+        return shown.view.source == "legacy" and (shown.view.started_at or 0) >= self.complete_since(now)
+
     # -- called by the owner
 
     def set_job(self, new: PublishedJob, old: PublishedJob | None) -> None:
@@ -348,6 +355,9 @@ class PublishedJobs(JobDirectory):
     def complete_since(self, now: Micros) -> Micros:
         """All jobs that started at or after this time are in memory; `max_jobs` may have removed older ones."""
         return max(now - self.retention, self.newest_removed + 1, self._newest_awaited + 1)
+
+    def expects(self, shown: PublishedJob, now: Micros) -> bool:
+        return shown.job_id in self._awaited or super().expects(shown, now)
 
     def has_expired(self, end: Micros, now: Micros) -> bool:
         """True if a job whose end counts from `end` does not belong in memory any more."""

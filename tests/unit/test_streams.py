@@ -16,6 +16,7 @@ from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
+from correlator.pipeline.hub import wall_clock
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access
@@ -285,6 +286,22 @@ async def test_ids_that_the_database_did_not_answer_in_time_are_queried_again(mo
     await harness.subscribe(1, Filter(jobs=names))
     assert [m["unknown"] for m in harness.flush() if m["type"] == "synced"] == [["a", "b", "e-old"]]
     await eventually(lambda: [m["job_id"] for m in harness.client.messages if m["type"] == "put"] == ["old"])
+
+
+async def test_a_new_legacy_row_that_only_the_database_has_waits_until_memory_knows_whose_it_is(monkeypatch):
+    harness = DaemonStreams()
+    row = PublishedJob(JobView("e1", Status.RUNNING, source="legacy", started_at=wall_clock()), 0, NOW)
+    old = PublishedJob(JobView("e2", Status.FAILED, source="legacy", started_at=1), 0, NOW)
+
+    async def find(name: str) -> tuple[PublishedJob, Resolved] | None:
+        return {"e1": row, "e2": old}[name], Resolved(name, "legacy", ())
+
+    monkeypatch.setattr(harness.hub, "find", find)
+    await harness.subscribe(1, Filter(jobs=frozenset({"e1", "e2"})))
+    assert [m["unknown"] for m in harness.flush() if m["type"] == "synced"] == [["e1"]]
+    harness.job("j", external_job_id="e1")
+    harness.flush()
+    assert harness.client.fold.jobs[1].keys() == {"j", "e2"}
 
 
 async def test_clients_that_subscribe_at_once_are_served_one_in_each_round_of_the_loop(monkeypatch):

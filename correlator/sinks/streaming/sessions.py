@@ -219,8 +219,8 @@ class Streams:
         with contextlib.suppress(TimeoutError, SourceUnavailable, Refused):
             async with asyncio.timeout(self.limits.find_within):
                 for name in missing:
-                    if (known := await self.work.find(self._hub, name, client.address)) is not None:
-                        found[name] = known[0]
+                    if (known := await self._find_old(client, name)) is not None:
+                        found[name] = known
                     asked += 1
         return found, missing[asked:]
 
@@ -230,7 +230,7 @@ class Streams:
         while names and self._is_current(client, sub):
             name = names[0]
             try:
-                known = await self.work.find(self._hub, name, client.address)
+                known = await self._find_old(client, name)
             except (SourceUnavailable, Refused):
                 await asyncio.sleep(backoff.next())
                 continue
@@ -238,10 +238,15 @@ class Streams:
             await self._wait_until_current(client)
             if known is None or not self._is_current(client, sub) or self._hub.published.resolve(name) is not None:
                 continue  # the fan-out sends jobs that are in memory
-            if sub.group.filter.query.matches(known[0]):
+            if sub.group.filter.query.matches(known):
                 seq = self.fanout.position(client)
-                body = encoding.put([sub.id], seq, known[0], self._hub.documents.encoded(known[0]))
+                body = encoding.put([sub.id], seq, known, self._hub.documents.encoded(known))
                 self.fanout.send(client, [Message(body, seq)])
+
+    async def _find_old(self, client: Client, name: str) -> PublishedJob | None:
+        """The job that an ID names, unless memory is about to have it: then the fan-out sends what it became."""
+        known = await self.work.find(self._hub, name, client.address)
+        return known[0] if known is not None and not self._hub.published.expects(known[0], self._hub.clock()) else None
 
     def _start_sending(self, client: Client, sub: Sub, step: Iterator[None]) -> None:
         """Send the first part at once, so that the snapshot precedes any change; the others at the client's pace."""
