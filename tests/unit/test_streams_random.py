@@ -96,12 +96,13 @@ class RandomClients:
         await self.world.subscribe(sub, self.filters[client][sub], level, client=client, resume=resume)
 
 
-SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 100))]
+RUNS = [(0, 300), (1, 300), *(pytest.param(seed, 600, marks=pytest.mark.long) for seed in range(100))]
+"""Seeds, and the steps of each run."""
 
 
 @pytest.mark.parametrize("world_of", [DaemonStreams, GatewayStreams])
-@pytest.mark.parametrize("seed", SEEDS)
-async def test_every_client_ends_with_the_documents_of_its_filters(seed, world_of):
+@pytest.mark.parametrize(("seed", "steps"), RUNS)
+async def test_every_client_ends_with_the_documents_of_its_filters(seed, steps, world_of):
     limits = Limits(
         lagging_over=6000,
         caught_up_under=2000,
@@ -113,7 +114,7 @@ async def test_every_client_ends_with_the_documents_of_its_filters(seed, world_o
     )
     world = world_of(seed, resume_ring=ResumeRing(150), limits=limits)
     clients = RandomClients(world)
-    for _ in range(600):
+    for _ in range(steps):
         await clients.step()
     for client in clients.clients:
         client.thaw()
