@@ -117,9 +117,9 @@ def _described(path: Path) -> str:
 
 
 def _special(folder: str, names: list[str]) -> list[str]:
-    """The sockets and pipes among `names`, which cannot be copied."""
+    """The sockets, pipes and devices among `names`, which cannot be copied."""
     paths = {name: Path(folder, name) for name in names}
-    return [name for name, path in paths.items() if path.is_socket() or path.is_fifo()]
+    return [name for name, path in paths.items() if not (path.is_symlink() or path.is_dir() or path.is_file())]
 
 
 def _available() -> int:

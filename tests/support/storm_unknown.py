@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+import ssl
 
 from tests.support import raw_http
 
@@ -23,29 +24,34 @@ REQUESTS = {
     "say": raw_http.upgrade("/ws?say=[" + ",".join(["1"] * 3_500) + "]"),
     "headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n"
     + b"".join(b"X-%d: %b\r\n" % (n, b"x" * 8_000) for n in range(120)),
+    "wide-headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n"
+    + b"".join(b"X-%d: %b%b\r\n" % (n, "😀".encode(), b"x" * 236) for n in range(124)),
+    "silence": b"",
     "short-headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n"
     + b"".join(b"X: %b\r\n" % (b"x" * 2_000) for _ in range(15)),
     "requests": b"GET /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5_000,
 }
-"""What is sent at once."""
+"""What is sent at once. One character of four bytes makes each other one of its header take four in memory."""
 
 
 async def floods(url: str, counts: dict[str, int], *, connections: int, kind: str) -> None:
     """Connections that send what no client sends, read nothing more, and stay until they are closed."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    port = int(url.rpartition(":")[2])
+    scheme, _, rest = url.partition(":")
+    port = int(rest.rpartition(":")[2])
+    tls = ssl._create_unverified_context() if scheme == "https" else None
     together = asyncio.Semaphore(200)
 
     async def one() -> None:
         with contextlib.suppress(OSError, EOFError, TimeoutError):
             async with together:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=tls)
                 if kind in WEBSOCKETS:
                     writer.write(raw_http.upgrade())
                     async with asyncio.timeout(30):
                         await reader.readuntil(b"\r\n\r\n")
-                writer.write(WEBSOCKETS.get(kind) or REQUESTS[kind])
+                writer.write(WEBSOCKETS[kind] if kind in WEBSOCKETS else REQUESTS[kind])
                 async with asyncio.timeout(5):
                     await writer.drain()
                 counts["sent"] = counts.get("sent", 0) + 1

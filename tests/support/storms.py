@@ -22,7 +22,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,14 +188,15 @@ async def storms(
     *,
     jobs: int = 2_000,
     probe_from: str = "127.0.0.1",
+    environment: Mapping[str, str] | None = None,
     **settings: object,
 ) -> AsyncIterator[Storms]:
-    """A daemon with `jobs` in memory and `RATE` rows a second. `settings`: those of `Daemon`.
+    """A daemon with `jobs` in memory and `RATE` rows a second. `environment`, `settings`: those of `Daemon`.
 
     `probe_from`: the address that asks for `/health/live`. The storm has 127.0.0.1.
     """
     await fill(database, jobs)
-    async with Daemon(folder, database__url=database.url, **settings) as daemon:
+    async with Daemon(folder, environment, database__url=database.url, **settings) as daemon:
         first(daemon.pid)
         first(database.server.pid)
         target = {"port": database.server.port, "db": database.name, "url": daemon.url}

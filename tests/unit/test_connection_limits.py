@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from correlator.sinks.http.connections import RESERVED, Connections, Peer
+from correlator.sinks.http.connections import (
+    ASCII_COST,
+    MAX_REQUESTS,
+    RESERVED,
+    TEXT_COST,
+    UNCOUNTED,
+    Connections,
+    Peer,
+)
+from correlator.sinks.turns import Refused
 from tests.support.there import there
 
 LIMIT, EACH, SURPLUS = 12, 9, 6
@@ -110,6 +119,34 @@ def test_whatever_clients_do_only_idle_connections_end_and_only_above_the_limits
         clients.lose(peer)
     assert clients.connections._idle == {False: {}, True: {}}
     assert not clients.connections._of
+
+
+def test_what_requests_take_is_bounded_and_given_back_with_their_answers():
+    connections, wide = of_limit(10_000), ("😀" + "x" * 8_000).encode()
+
+    def take(address: str) -> tuple[list[Peer], Refused]:
+        peers = list[Peer]()
+        while len(peers) < 10_000:
+            peers.append(there(connections.admit(address)))
+            try:
+                for _ in range(3):
+                    connections.received(peers[-1], wide)
+            except Refused as refused:
+                return peers, refused
+        raise AssertionError(f"{len(peers)} requests were received")
+
+    flood, refused = take("flood")
+    assert not refused.all_clients
+    others = [take(address) for address in ("other", "third")]
+    assert others[-1][1].all_clients
+    counted = sum(peer.counted for peers in (flood, *(peers for peers, _ in others)) for peer in peers)
+    assert MAX_REQUESTS <= counted < MAX_REQUESTS + TEXT_COST * len(wide)
+    ordinary = there(connections.admit("ordinary"))
+    connections.received(ordinary, b"x" * (UNCOUNTED // ASCII_COST))
+    for n, peer in enumerate([*flood, *(peer for peers, _ in others for peer in peers)]):
+        connections.begin(peer)
+        (connections.end if n % 2 else connections.lost)(peer)
+    assert not take("flood")[1].all_clients
 
 
 def test_the_limit_is_said_in_readiness_and_once_in_the_log(caplog: pytest.LogCaptureFixture):

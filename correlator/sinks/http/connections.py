@@ -35,11 +35,12 @@ import select
 import socket
 import ssl
 import time
+from asyncio import sslproto
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from aiohttp import web
 from aiohttp.http import WebSocketReader
@@ -51,7 +52,7 @@ from correlator.ops import metrics
 from correlator.sinks.http.access import share_of
 from correlator.sinks.http.frames import ClientFrames
 from correlator.sinks.http.requests import problem
-from correlator.sinks.turns import Refused, Rounds, Turns
+from correlator.sinks.turns import Held, Refused, Rounds, Turns
 
 log = logging.getLogger(__name__)
 
@@ -93,12 +94,25 @@ SAY_AGAIN: Final = 600.0
 HANDSHAKE_WITHIN: Final = 10.0
 """Seconds for a TLS handshake."""
 
+TLS_BUFFER: Final = 16 << 10
+"""Bytes that are read at once over TLS, which each connection keeps: the longest record. asyncio's own are 256 KiB."""
+
 
 MAX_UNANSWERED: Final = 32 << 10
 """Bytes that a client may send over HTTP ahead of an answer: the lines of a request, and what it sends behind them."""
 
 LINGER: Final = 1.0
 """Seconds for which more than that is read and dropped, until the connection ends."""
+
+ASCII_COST, TEXT_COST = 2, 6
+"""Bytes of memory for each byte of a request: it is kept as it came and as text, in which one character can make each
+other one take four bytes."""
+
+UNCOUNTED: Final = 4 << 10
+"""Bytes of memory of each request that are not counted: ordinary ones take less, and thousands may come at once."""
+
+MAX_REQUESTS, MAX_REQUESTS_EACH = 128 << 20, 48 << 20
+"""Bytes of memory for all requests, and for those of one address, from their first byte until they are answered."""
 
 MAX_TARGET, MAX_FIELD = 8190, 8192
 """Bytes of an address, and of a header. They differ, so that aiohttp's error says which of them was too long."""
@@ -120,10 +134,11 @@ class Peer:
     """One connection. `surplus`: it may only ask for `/health/*`. `end()` aborts it.
 
     `crowded`: it came while its address, or all of them, had as many as they may. `idle`: the idle ones of its address.
-    `unanswered`: bytes received since the last answer began or ended.
+    `unanswered`: bytes received since the last answer began or ended. `cost`: bytes of memory that its requests take,
+    and `counted`: those of them that are counted among all.
     """
 
-    __slots__ = ("address", "answering", "crowded", "end", "idle", "surplus", "unanswered")
+    __slots__ = ("address", "answering", "cost", "counted", "crowded", "end", "idle", "surplus", "unanswered")
 
     def __init__(self, address: str, idle: dict[Peer, None], *, crowded: bool, surplus: bool) -> None:
         self.address = address
@@ -131,7 +146,7 @@ class Peer:
         self.answering = False
         self.crowded = crowded
         self.surplus = surplus
-        self.unanswered = 0
+        self.unanswered = self.cost = self.counted = 0
         self.end: Callable[[], object] = _ended
 
 
@@ -154,6 +169,7 @@ class Connections:
         self._surplus: Counter[str] = Counter()
         self._idle: dict[bool, dict[str, dict[Peer, None]]] = {False: {}, True: {}}
         """Without the surplus, and the surplus; by address of open ones, those that are idle for longest first."""
+        self._requests = Held("bytes of requests", most=MAX_REQUESTS, each=MAX_REQUESTS_EACH)
         self._full = False
         self._said: BoundedDict[str, float] = BoundedDict(100)
         """Addresses that had too many connections, and when that was logged."""
@@ -227,6 +243,7 @@ class Connections:
         if peer not in self._open:
             return
         del self._open[peer]
+        self._uncount(peer)
         peer.end = _ended  # What it was refers to the peer: only a full garbage collection would free them.
         peer.idle.pop(peer, None)
         counted = self._surplus if peer.surplus else self._of
@@ -245,7 +262,20 @@ class Connections:
         """The request has been answered."""
         peer.answering = False
         peer.unanswered = 0
+        self._uncount(peer)
         self.settle(peer)
+
+    def received(self, peer: Peer, data: bytes) -> None:
+        """Count what came of a request, until `end` or `lost`.
+
+        Raises:
+            Refused: All requests, or those of the address, take as much memory as they may.
+        """
+        peer.unanswered += len(data)
+        peer.cost += len(data) * (ASCII_COST if data.isascii() else TEXT_COST)
+        if (more := peer.cost - UNCOUNTED - peer.counted) > 0:
+            self._requests.take(peer.address, more)
+            peer.counted += more
 
     def asks(self, peer: Peer) -> None:
         """The connection is about to ask: it does not end for another one. Call `settle` some time later."""
@@ -262,6 +292,11 @@ class Connections:
             "the limit of connections is reached: idle ones end for new ones, and others wait" if self._full else None
         )
         return {"ok": not self._full, "open": len(self._open), "limit": self.limit, "error": error}
+
+    def _uncount(self, peer: Peer) -> None:
+        if peer.counted:
+            self._requests.give_back(peer.address, peer.counted)
+        peer.cost = peer.counted = 0
 
     def _say_crowded(self, address: str) -> None:
         """Log that an address has all the connections that it may have; every `SAY_AGAIN` seconds."""
@@ -290,6 +325,19 @@ class Connections:
         return True
 
 
+class TooMuch(NamedTuple):
+    """The responses, as bytes, to requests that take too much memory.
+
+    `lines`, `behind`: one has more than `MAX_UNANSWERED` in its lines, or behind them. `of_address`, `in_all`: those of
+    an address take more than `MAX_REQUESTS_EACH`, or those of the listener more than `MAX_REQUESTS`.
+    """
+
+    lines: bytes
+    behind: bytes
+    of_address: bytes
+    in_all: bytes
+
+
 class HttpConnection(web.RequestHandler):
     """aiohttp's connection, which reports its end.
 
@@ -305,7 +353,7 @@ class HttpConnection(web.RequestHandler):
         peer: Peer,
         connections: Connections,
         endings: Rounds,
-        too_much: tuple[bytes, bytes],
+        too_much: TooMuch,
         **options: Any,
     ) -> None:
         loop = asyncio.get_running_loop()
@@ -322,11 +370,17 @@ class HttpConnection(web.RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
+        if self._is_refused:
+            return
         if self.frames is None:
-            self.peer.unanswered += len(data)
-            if self.peer.unanswered > MAX_UNANSWERED and not self._is_refused:
-                self._refuse(self._too_much[0 <= data.find(b"\r\n\r\n") < MAX_UNANSWERED])
-            if self._is_refused:
+            try:
+                self._connections.received(self.peer, data)
+            except Refused as refused:
+                self._refuse(self._too_much.in_all if refused.all_clients else self._too_much.of_address)
+                return
+            if self.peer.unanswered > MAX_UNANSWERED:
+                is_body = 0 <= data.find(b"\r\n\r\n") < MAX_UNANSWERED
+                self._refuse(self._too_much.behind if is_body else self._too_much.lines)
                 return
         super().data_received(data)
 
@@ -438,10 +492,9 @@ class Silent:
 class Acceptor:
     """Accepts the connections of one address, which begin in `turns`.
 
-    `refusal`: the response, as bytes, to a request that may not be made on its connection. `too_much`: those to more
-    than `MAX_UNANSWERED`, in the lines of a request, and behind them. `within`: seconds from the connection to its
-    first complete request, and between two. `handshake_turn`: seconds after which others may begin although a TLS
-    handshake has not ended. `options`: those of `RequestHandler`.
+    `refusal`: the response, as bytes, to a request that may not be made on its connection. `within`: seconds from the
+    connection to its first complete request, and between two. `handshake_turn`: seconds after which others may begin
+    although a TLS handshake has not ended. `options`: those of `RequestHandler`.
     """
 
     def __init__(
@@ -451,7 +504,7 @@ class Acceptor:
         server: web.Server,
         *,
         refusal: bytes,
-        too_much: tuple[bytes, bytes],
+        too_much: TooMuch,
         within: float,
         handshake_turn: float,
         **options: Any,
@@ -477,6 +530,8 @@ class Acceptor:
             CorrelatorError: The address cannot be listened on. Call `close` all the same.
         """
         self._tls = tls
+        if tls is not None:
+            sslproto.SSLProtocol.max_size = TLS_BUFFER
         loop = asyncio.get_running_loop()
         try:
             found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

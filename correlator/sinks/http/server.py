@@ -31,7 +31,7 @@ from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access, Rules, foreign_origin
-from correlator.sinks.http.connections import MAX_UNANSWERED, SERVER, Acceptor, Connections, peer_of
+from correlator.sinks.http.connections import MAX_UNANSWERED, SERVER, Acceptor, Connections, TooMuch, peer_of
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
 from correlator.sinks.http.grants import GRANT, Denied, Need, Route, Routes, grants_of
 from correlator.sinks.http.requests import (
@@ -120,6 +120,10 @@ LONG_BODY = (
     f"a request and what follows it have at most {MAX_UNANSWERED >> 10} kB until it is answered: send no body",
 )
 """The answers to more than that."""
+
+MANY_OF_ADDRESS = (HTTPStatus.TOO_MANY_REQUESTS, "too many long requests of this address: repeat it later", RETRY_AFTER)
+MANY_REQUESTS = (HTTPStatus.SERVICE_UNAVAILABLE, "too many long requests: repeat it later", RETRY_AFTER)
+"""The answers where requests take too much memory together."""
 
 HEADERS = CIMultiDict(
     {
@@ -213,7 +217,9 @@ class HttpSink:
             self._work.connections,
             runner.server,
             refusal=_as_bytes(problem(*FULL)),
-            too_much=(_as_bytes(problem(*LONG_HEADERS)), _as_bytes(problem(*LONG_BODY))),
+            too_much=TooMuch(
+                *(_as_bytes(problem(*answer)) for answer in (LONG_HEADERS, LONG_BODY, MANY_OF_ADDRESS, MANY_REQUESTS))
+            ),
             within=self._listener.request_within,
             handshake_turn=self._listener.handshake_turn,
             access_log=None,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.certificates import Certificates
 from tests.support.confined import memory_limit
 from tests.support.mariadb import Database
 from tests.support.storm_unknown import REQUESTS, WEBSOCKETS
@@ -49,6 +50,18 @@ async def test_clients_without_a_hello_cost_little_memory_and_stop_nothing(
 ):
     async with storms(tmp_path, database, jobs=100) as run:
         await survives(run, kind, 300, 60.0)
+
+
+@pytest.mark.parametrize("connections", [300, pytest.param(10_000, marks=pytest.mark.long)])
+async def test_silent_clients_with_tls_cost_little_memory(database: Database, tmp_path: Path, connections: int):
+    certificates = Certificates.create(tmp_path / "certificates")
+    certificates.make("daemon", "IP:127.0.0.1")
+    cert, key = certificates.cert("daemon"), certificates.key("daemon")
+    (tmp_path / "uvloop.py").write_text("raise ImportError")  # asyncio's own loop keeps larger buffers
+    without = {"PYTHONPATH": str(tmp_path)}
+    daemon = storms(tmp_path, database, jobs=100, environment=without, http__tls_cert=cert, http__tls_key=key)
+    async with daemon as run:
+        await survives(run, "silence", connections, 30.0 + 0.1 * connections)
 
 
 @pytest.mark.long
