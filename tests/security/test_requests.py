@@ -139,6 +139,7 @@ async def test_a_body_is_neither_read_into_memory_nor_unpacked(small: Daemon):
     head = request("POST", "/api/v1/ticket", f"Content-Length: {1 << 40}")
     async with connected(small.port) as (reader, writer):
         writer.write(head)
+        answer = asyncio.ensure_future(receive(reader))  # The end of a connection drops what is not read by then.
         for _ in range(400):
             writer.write(b"x" * (1 << 16))
             try:
@@ -146,7 +147,7 @@ async def test_a_body_is_neither_read_into_memory_nor_unpacked(small: Daemon):
                     await writer.drain()
             except (TimeoutError, ConnectionError):
                 break
-        assert (await receive(reader)).status in (200, 413)
+        assert (await answer).status in (200, 413)
     bomb = zlib.compress(b"\0" * (200 << 20), 9)
     sent = request("POST", "/api/v1/ticket", "Content-Encoding: deflate", f"Content-Length: {len(bomb)}", body=bomb)
     assert (await exchange(small.port, sent)).status in (200, 400, 413)
