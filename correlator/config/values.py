@@ -298,8 +298,9 @@ def split_url(
 
 def page_url(raw: object) -> str:
     """Parse the URL of the page, without a slash at its end."""
-    expected = "http://host or https://host/path, without user, query and #"
-    return split_url(raw, ("http", "https"), expected, forbidden=NO_QUERY).geturl().rstrip("/")
+    expected = "http://host or https://host/path, without user, @, query and #"
+    # A password with a slash, in front of the host, would be taken for the host and a path, and published.
+    return split_url(raw, ("http", "https"), expected, forbidden=f"{NO_QUERY}|@").geturl().rstrip("/")
 
 
 def seconds(raw: object) -> float:

@@ -80,9 +80,15 @@ async def test_show_and_watch_find_a_job_by_any_id_and_by_the_short_form_that_a_
     forms = [line.split()[-1] for line in listed.screen()[1:]]
     assert sorted(forms) == sorted([job_id[:8], "…1758553933"])
     for form, full in ((job_id, job_id), (job_id[:8], job_id), ("…1758553933", legacy), ("1758553933", legacy)):
-        shown = await run("show", form, "-o", "json")
-        assert await shown.end() == 0
-        assert json.loads(shown.out) == await daemon.job(full)
+
+        async def shown_and_served(form: str = form, full: str = full) -> tuple[Any, Any] | None:
+            shown = await run("show", form, "-o", "json")
+            assert await shown.end() == 0
+            found, served = json.loads(shown.out), await daemon.job(full)
+            return (found, served) if found["rev"] == served["rev"] else None  # It changed between the two questions.
+
+        found, served = await eventually(shown_and_served, within=PATIENCE)
+        assert found == served
     await eventually(lambda: has_lines(daemon, job_id, 4), within=PATIENCE)
     watched = await run("watch", job_id[:8], "--exit-status", "--logs", "debug")
     assert await watched.end() == 10

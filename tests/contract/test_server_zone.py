@@ -109,7 +109,7 @@ async def test_a_zone_that_is_changed_and_changed_back(mariadb_original, zone, f
 
 
 async def test_what_was_read_in_a_wrong_zone_is_read_again_once_the_zone_is_right(mariadb_original):
-    """The daemon starts while the zone is wrong. When the zone is set right, no row changes and none is written."""
+    """The daemon starts while the zone is wrong. Nothing is written to the tables when the zone is corrected."""
     writer = Writer(mariadb_original)
     async with zone_of(mariadb_original) as set_zone:
         await set_zone("+05:30")

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from correlator.client import Client
@@ -91,6 +91,7 @@ def test_every_key_that_takes_a_url_is_known_here():
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@example("http.public_url", "http", "user", ["x22222222Z", "/", "x22222223Z"], False)
 @given(
     st.sampled_from(KEYS), st.sampled_from(SCHEMES), st.sampled_from(sorted(PLACES)), written_secrets(), st.booleans()
 )

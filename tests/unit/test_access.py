@@ -212,12 +212,12 @@ async def test_a_token_that_asks_for_many_tickets_revokes_its_own_oldest_and_no_
 
 
 async def test_tokens_of_one_job_share_their_bound_of_tickets_whenever_they_end():
-    at = access(grants=granted("t"))
+    key = b"the key of the backend and of us"
+    at = access(grants=granted("t"), job_keys=[key.decode()])
 
     def of_job(job: str, until: float) -> Grant:
-        return Grant(OF_JOB, b"the key of the backend and of us", frozenset(), None, until, job)
+        return Grant(OF_JOB, key, frozenset(), None, until, job)
 
-    at = access(grants=granted("t"), job_keys=["the key of the backend and of us"])
     first, other = at.ticket(of_job("a", 2e10)), at.ticket(of_job("b", 2e10))
     more = [at.ticket(of_job("a", 3e10 + n)) for n in range(MAX_TICKETS_EACH)]
     found = [await admitted(at, request(f"/?ticket={t}")) for t in (first, other, more[-1])]

@@ -139,7 +139,7 @@ def test_links_lead_to_the_address_that_is_listened_on_unless_another_is_set(wri
         ('[log]\nlevel = "loud"', 'log.level = "loud": expected one of "debug", "info", "warning", "error"'),
         (
             '[http]\npublic_url = "x.example"',
-            'http.public_url = "***": expected http://host or https://host/path, without user, query and #',
+            'http.public_url = "***": expected http://host or https://host/path, without user, @, query and #',
         ),
         ('[mqtt]\nprefix = "/a"', f'mqtt.prefix = "/a": expected {TOPIC}'),
         ("http = 1", "http = 1: expected a table"),

@@ -19,6 +19,9 @@ A turn lasts until the handshake has ended: what many clients of one busy proces
 one round. One that is far away, or does not answer, delays others by `handshake_turn` seconds only. What an end costs
 is its request's task with all that it holds: ends that come at once are noticed a few in one round, too.
 
+What requests take in memory is counted, for an address and in all, until they are answered: what a connection may send
+is little, and thousands of them would take everything. Beyond the bound the connection is refused.
+
 Invariants. Accepting takes a bounded time, and pauses after an error. Event loop's thread only.
 """
 
@@ -95,8 +98,8 @@ HANDSHAKE_WITHIN: Final = 10.0
 """Seconds for a TLS handshake."""
 
 TLS_BUFFER: Final = 16 << 10
-"""Bytes that are read at once over TLS, which each connection keeps: the longest record. asyncio's own are 256 KiB."""
-
+"""Bytes of the buffer that asyncio keeps for each connection with TLS: the longest record. Its default is 256 KiB, and
+no parameter changes it. It is set for all connections of the process, including those to the database."""
 
 MAX_UNANSWERED: Final = 32 << 10
 """Bytes that a client may send over HTTP ahead of an answer: the lines of a request, and what it sends behind them."""
@@ -111,8 +114,9 @@ other one take four bytes."""
 UNCOUNTED: Final = 4 << 10
 """Bytes of memory of each request that are not counted: ordinary ones take less, and thousands may come at once."""
 
-MAX_REQUESTS, MAX_REQUESTS_EACH = 128 << 20, 48 << 20
-"""Bytes of memory for all requests, and for those of one address, from their first byte until they are answered."""
+MAX_REQUESTS, MAX_REQUESTS_EACH = 128 << 20, 96 << 20
+"""Bytes of memory for all requests, and for those of one address, from their first byte until they are answered. Behind
+one proxy, 10,000 websockets may have headers of 6 kB each, cookies included."""
 
 MAX_TARGET, MAX_FIELD = 8190, 8192
 """Bytes of an address, and of a header. They differ, so that aiohttp's error says which of them was too long."""
