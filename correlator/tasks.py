@@ -24,6 +24,7 @@ import asyncio
 import contextlib
 import random
 import signal
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -68,6 +69,24 @@ def until_next(every: float, now: float, offset: float = 0.0) -> float:
     """Return the seconds from `now` to the next multiple of `every`, plus `offset`. Less than `ROUNDED` is none."""
     rest = every - (now - offset) % every
     return rest if rest >= ROUNDED else rest + every
+
+
+TURN = 0.01
+"""Seconds for which one loop may compute before other tasks run."""
+
+
+class Pacer:
+    """Lets other tasks run by the time that has passed, in a loop whose items a peer chooses. `clock`: monotonic."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._until = clock() + TURN
+
+    async def pause(self) -> None:
+        """Let other tasks run once, if none has for `TURN` seconds. Call it after each item."""
+        if self._clock() >= self._until:
+            await asyncio.sleep(0)
+            self._until = self._clock() + TURN
 
 
 T = TypeVar("T")

@@ -7,9 +7,6 @@ So were the statuses of `failover_jobs`: each means a status of a job and a perc
 
 from __future__ import annotations
 
-import json
-import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +14,7 @@ import orjson
 from msgspec.structs import replace
 
 from correlator.jobs import sizes
+from correlator.jobs.lenient_json import DAMAGED, parsed
 from correlator.model.document import MAX_ID, MAX_STEP_ID
 from correlator.model.facts import Attribution, Entry, Kind, Status
 from correlator.model.rows import LEVELS, Level, LogRow
@@ -47,12 +45,6 @@ those of their members that name the job may follow."""
 
 MAX_CARRIED = 1 << 16
 """Longer attrs, in characters, are not part of a streamed log line. They are read from the database on request."""
-
-_HALVES = re.compile("[\ud800-\udfff]")
-"""Surrogates that stand alone."""
-
-_DAMAGED = "\ufffd"
-"""Replaces what was no character. A text with it is no ID, nor is one that is too long: two IDs might be equal."""
 
 _LEVELS: dict[str, Level] = {**{level: level for level in LEVELS}, "WARNING": "WARN"}
 
@@ -135,37 +127,9 @@ def metadata_object(text: str | None) -> dict[str, Any] | None:
         return None
     try:
         value = parsed(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def parsed(text: str) -> Any:
-    """Parse JSON, also what MariaDB accepts and JSON documents cannot carry: one such value must not lose the others.
-
-    A number that no double holds becomes its text; half of a character becomes U+FFFD.
-
-    Raises:
-        ValueError: `text` is not JSON.
-        RecursionError: It is nested too deep.
-    """
-    try:
-        return orjson.loads(text)
-    except ValueError:
-        value = json.loads(text, strict=False, parse_float=_number, parse_int=_number, parse_constant=_no_constant)
-        return json.loads(_HALVES.sub(_DAMAGED, json.dumps(value, ensure_ascii=False)))
-
-
-def _number(text: str) -> float | int | str:
-    """A number as `orjson` returns it; its text if that is infinite."""
-    value: float | int = float(text)
-    if math.isinf(value):
-        return text
-    return int(text) if text.lstrip("-").isdigit() and abs(value) < 1 << 63 else value
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def external_ids(column: str | None, metadata: str | None, id_keys: Sequence[str] = EXTERNAL_ID_KEYS) -> list[str]:
@@ -203,7 +167,7 @@ def _value(text: str | None, bad: list[str]) -> Any:
         return None
     try:
         value = parsed(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         bad.append("attrs_not_json")
         return text
     if not isinstance(value, dict) and value is not None:
@@ -218,7 +182,8 @@ def _names_of_too_long(text: str | None) -> dict[str, Any]:
 def _identifier(value: object, key: str, bad: list[str]) -> str | None:
     if value is None or value == "":
         return None
-    if isinstance(value, str) and len(value) <= MAX_ID and _DAMAGED not in value:
+    # A text with what was no character is no ID, nor is one that is too long: two IDs might be equal.
+    if isinstance(value, str) and len(value) <= MAX_ID and DAMAGED not in value:
         return value
     bad.append(f"{key}_invalid")
     return None

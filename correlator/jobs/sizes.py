@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from correlator.jobs.lenient_json import parsed
+from correlator.model import encoder
+
 MAX_METADATA = 16_000
 MAX_ERROR = 8_000
 """The default limits of `metadata` and of an error, in bytes."""
@@ -118,17 +121,21 @@ def scan(text: str) -> Prefix | None:
 
 def published_name(name: str) -> str:
     """Return the name under which a member of the source is published, so that none can pass for our `_cut`."""
-    return f"_{name}" if _OURS.fullmatch(name) else name
+    return f"_{name}" if name[:1] == "_" and _OURS.fullmatch(name) else name
 
 
 def published_object(text: str | None) -> str | None:
     """Return the JSON text of an object with the `published_name` of each member, and any other text unchanged."""
     if not text or not _PERHAPS_OURS.search(text):
         return text
-    found = scan(text)
-    if found is None or not found.whole or not any(_OURS.fullmatch(name) for name, _ in found.members):
+    try:
+        value = parsed(text)
+    except ValueError:
         return text
-    return "{" + ",".join(_member(published_name(name), value) for name, value in found.members) + "}"
+    if not isinstance(value, dict):
+        return text
+    published = {published_name(name): member for name, member in value.items()}
+    return encoder.encode(published).decode() if published.keys() != value.keys() else text
 
 
 def cut_object(

@@ -1,6 +1,7 @@
 """JobLog's grammar: what rows and metadata say, and that nothing which stands in a row stops the reader."""
 
 import json
+import re
 import string
 
 import orjson
@@ -9,12 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from correlator.jobs import fold, joblog
+from correlator.jobs.lenient_json import MOST
+from correlator.jobs.sizes import published_object
 from correlator.model.document import MAX_STEP_ID
 from correlator.model.facts import Entry, Job, Kind, Reading
 from correlator.model.published import PublishedJob
 from correlator.model.rows import JobRecord, LogRow
 from tests.support.documents import document_of
 from tests.support.there import there
+from tests.support.yardstick import quickest
 
 AT = 1_758_553_933_000_000
 IDS = {"job_id": "j", "step_id": 7}
@@ -223,7 +227,7 @@ def test_no_row_raises_and_every_row_keeps_its_text(message, attrs, level, job_i
     assert all(isinstance(reason, str) for reason in bad)
     if attrs:
         try:
-            parsed = json.loads(attrs, strict=False, parse_constant=lambda _: 1 / 0)
+            parsed = json.loads(attrs, parse_constant=lambda _: 1 / 0)
         except (ValueError, ZeroDivisionError):
             assert bad[:1] in [("attrs_not_json",), ("attrs_too_long",)]
         else:
@@ -252,6 +256,32 @@ def test_one_value_that_no_document_can_carry_loses_no_other_member(member):
 @pytest.mark.parametrize(("text", "value"), [("1e400", "1e400"), ("-1e400", "-1e400"), ('"\\ud83d!"', "\ufffd!")])
 def test_a_number_that_is_too_large_is_its_text_and_half_a_character_a_replacement(text, value):
     assert joblog.metadata_object(f'{{"k": {text}}}') == {"k": value}
+
+
+@pytest.mark.parametrize("unit", ["1", "1.5", '{"a":1}'])
+def test_a_text_that_the_parser_refuses_is_read_in_a_few_times_the_time_of_another(unit):
+    array = f'{{"a":[{(unit + ",") * (100_000 // len(unit))}1e999]}}'
+    members = f'{{{"".join(f"{chr(34)}{n}{chr(34)}:{unit}," for n in range(10_000))}"_cut":1e999}}'
+    good, refused, renamed = quickest(
+        lambda: [orjson.loads(text.replace("1e999", '"1e999"')) for text in (array, members)],
+        lambda: joblog.metadata_object(array),
+        lambda: published_object(members),
+    )
+    assert refused < 2 * good
+    assert renamed < 5 * good
+
+
+def test_numbers_that_are_too_large_are_replaced_up_to_a_bound():
+    text = f'{{"a":[{"1e999," * (MOST - 2)}-1e400], "s": "1e999"}}'
+    assert joblog.metadata_object(text) == {"a": ["1e999"] * (MOST - 2) + ["-1e400"], "s": "1e999"}
+    assert joblog.metadata_object(f'{{"a":[{"1e999," * MOST}1]}}') is None
+
+
+@given(st.lists(st.sampled_from([r"\\", r"\ud83d", r"\ude00", r"\"", "ud83d", "a", "\ud800"]), max_size=8))
+def test_halves_of_characters_are_replaced_wherever_they_stand_between_escapes(written):
+    text = "".join(written)
+    halves = re.compile("[\ud800-\udfff]")
+    assert joblog.metadata_object(f'{{"k":"{text}"}}') == {"k": halves.sub("\ufffd", json.loads(f'"{text}"'))}
 
 
 @pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])

@@ -19,7 +19,17 @@ from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
 from correlator.sources.db import login
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
-from correlator.tasks import Backoff, TaskGroup, done_within, end_tasks, keeping_cancellation, set_within, until_next
+from correlator.tasks import (
+    TURN,
+    Backoff,
+    Pacer,
+    TaskGroup,
+    done_within,
+    end_tasks,
+    keeping_cancellation,
+    set_within,
+    until_next,
+)
 from tests.support.there import there
 
 
@@ -54,6 +64,23 @@ async def test_a_wait_for_an_event_ends_at_its_deadline_and_says_whether_the_eve
     asyncio.get_running_loop().call_soon(event.set)
     assert await set_within(event, None)
     assert await set_within(event, 0.0)
+
+
+async def test_a_loop_over_what_a_peer_chose_lets_other_tasks_run_by_the_time_that_has_passed():
+    now, turns = 0.0, list[None]()
+    pacer = Pacer(lambda: now)
+    other = asyncio.ensure_future(_count_turns(turns))
+    for _ in range(10):
+        now += TURN / 4
+        await pacer.pause()
+    other.cancel()
+    assert len(turns) == 2
+
+
+async def _count_turns(turns: list[None]) -> None:
+    while True:
+        turns.append(None)
+        await asyncio.sleep(0)
 
 
 async def test_a_cancellation_before_the_work_is_not_raised_in_it():

@@ -41,6 +41,7 @@ from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepR
 from correlator.sources.db.log_times import IdSpan, LogClock, LogQuestion, LogTimes, RepeatedHours, last_id
 from correlator.sources.db.session import IN_ONE, TABLES, Dialect, Range, Row, Schema, Session
 from correlator.sources.db.zones import ServerZone, Zone
+from correlator.tasks import Pacer
 
 WHOLE = 128_000
 """Most bytes of a text that is read as a whole and shortened here."""
@@ -439,8 +440,9 @@ class Queries:
         sizes = [self._size(table, c) for c in ("metadata", "error_message")]
         now = self.dialect.utc_micros.format("CURRENT_TIMESTAMP")
         sql = f"SELECT {self._select[table]}, {', '.join(sizes)}, {now} FROM {table} WHERE {where}"
-        found = []
+        found, pacer = [], Pacer()
         for *values, metadata_size, error_size, at in await session.query(sql, args):
+            await pacer.pause()
             record = self._job(tuple(values))
             if (error_size or 0) > self.limits.error or (metadata_size or 0) > self.limits.metadata:
                 record = await self._oversized.cut(session, record, metadata_size or 0, error_size, at)
@@ -658,8 +660,9 @@ class Queries:
         table = "failover_jobs"
         sizes = [self._size(table, c) for c in ("source_vm_spec", "error_message")]
         sql = _any_of(f"SELECT {self._select[table]}, {', '.join(sizes)} FROM {table} WHERE ", where, *more)
-        found = []
+        found, pacer = [], Pacer()
         for *row, spec_size, error_size in await session.query(sql, args):
+            await pacer.pause()
             v = self._times(table, tuple(row))
             v[_SPEC] = published_object(v[_SPEC])
             values: list[Any] = [*v[:2], as_status(v[2]) or "pending", *v[3:9], v[9] or v[10], *v[11:]]

@@ -29,8 +29,8 @@ from msgspec import Struct
 from correlator.forecast.forecaster import MAX_OPERATIONS, OperationKey
 from correlator.forecast.points import MAX_STEPS, EndedRun, StepTimes
 from correlator.forecast.window import KEEP
-from correlator.jobs import joblog
 from correlator.jobs.fold import VM_NAMES
+from correlator.jobs.lenient_json import parsed
 from correlator.jobs.sizes import MAX_KEPT
 from correlator.model.facts import Status
 from correlator.model.rows import Micros
@@ -312,7 +312,7 @@ def _first_text(members: Sequence[str | None]) -> str:
     for member in members:
         if member is not None and len(member) <= MAX_KEPT and member.startswith('"'):
             try:
-                return str(joblog.parsed(member))
+                return str(parsed(member))
             except ValueError:
                 continue
     return ""
