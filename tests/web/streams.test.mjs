@@ -366,6 +366,37 @@ test("polls that the token opens go on beside one that it does not open, until i
   assert.deepEqual([b.ids(), b.update.connection.state], [["b"], "live"]);
 });
 
+for (const token of [undefined, "of-a"]) {
+  test(`event streams that ${token ?? "no token"} opens go on beside one that it does not open`, async () => {
+    const answer = (path) => (path === "/api/v1/ticket" ? [200, { ticket: "t" }] : [403, {}]);
+    const { client, clock, Stream } = world({ transports: ["sse"], token, answer });
+    const [b, a] = ["b", "a"].map((id) => follow(client, id));
+    await clock.pass(100);
+    const [ofB, ofA] = Stream.made;
+    ofA.event(welcome());
+    ofB.fail(2);
+    await clock.pass(100);
+    ofA.event({ type: "snapshot", sub: 1, seq: 1, more: false, jobs: [job("a", 1)] });
+    ofA.event({ type: "synced", sub: 1, seq: 1, count: 1, unknown: [] });
+    await clock.pass(100);
+    assert.deepEqual([a.ids(), a.update.connection.state, b.update.connection.state], [["a"], "live", "refused"]);
+    assert.equal(Stream.made.length, 2);
+    b.close();
+    assert.equal(ofA.readyState, 1);
+  });
+}
+
+test("an event stream that is refused for a moment is opened again", async () => {
+  const { client, clock, Stream } = world({ transports: ["sse"], answer: () => [503, {}] });
+  follow(client, "a");
+  await clock.pass(100);
+  Stream.last.fail(2);
+  await settle();
+  assert.deepEqual([client.connection.state, client.connection.error], ["offline", "api/v1/stream: HTTP status 503"]);
+  await clock.pass(60_000);
+  assert.equal(Stream.made.length > 1, true);
+});
+
 test("HTTP status 429 does not count as a blocked transport", async () => {
   const answer = (path) => (path === "/api/v1/ticket" ? [429, {}] : EMPTY);
   const { client, clock, fetch } = world({ transports: ["sse", "poll"], token: "t", answer });

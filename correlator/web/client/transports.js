@@ -146,7 +146,17 @@ function websocket({ environment, token, position, first, receive, end }) {
   };
 }
 
+// -- The transports of several requests: a view that the token does not open is refused, and the others go on.
+
+/** The message that refuses `view`; null if `error` means more than that. @param {View} view @param {unknown} error */
+function refusal(view, error) {
+  const [code, detail] = closeReason(error);
+  return code === CloseCode.FORBIDDEN ? { type: "error", sub: view.id, code: "forbidden", detail } : null;
+}
+
 // -- The transport `sse`: server-sent events. A stream has one filter, so each subscription opens its own stream.
+
+const LOST = "the event stream was lost";
 
 /** @param {TransportContext} context @returns {Link} */
 function eventStream({ environment, token, request, receive, streamLost, end }) {
@@ -190,8 +200,23 @@ function eventStream({ environment, token, request, receive, streamLost, end }) 
       // The browser reconnects and resumes by itself, but not with a ticket, which is valid only once.
       stream.isLost = token === undefined && source.readyState === 0;
       if (stream.isLost) streamLost();
-      else end(CloseCode.NONE, "the event stream was lost");
+      else if (source.readyState === 2) askWhy(view);
+      else end(CloseCode.NONE, LOST);
     };
+  }
+
+  /** An EventSource does not say why it was refused: requests the stream of `view` once more to learn it. @param {View} view */
+  async function askWhy(view) {
+    close(view);
+    try {
+      const response = await request(`api/v1/stream?${parameters(view.wanted)}`);
+      await response.body?.cancel();
+      end(CloseCode.NONE, LOST);
+    } catch (error) {
+      const message = refusal(view, error);
+      if (message !== null) receive(message);
+      else end(...closeReason(error));
+    }
   }
 
   /** @param {View} view */
@@ -259,9 +284,9 @@ function polling({ environment: { clock }, request, receive, end }) {
         try {
           await pollView(view);
         } catch (error) {
-          const [code, detail] = closeReason(error);
-          if (code !== CloseCode.FORBIDDEN) throw error;
-          refused.push({ type: "error", sub: view.id, code: "forbidden", detail });
+          const message = refusal(view, error);
+          if (message === null) throw error;
+          refused.push(message);
         }
       }
       refused.forEach((message) => receive(message));
