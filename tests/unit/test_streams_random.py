@@ -143,3 +143,18 @@ async def test_a_client_with_a_token_for_a_job_or_a_vm_reconnects_and_gets_no_ot
         wanted = world.wanted(which)
         assert {*re.findall(r"job\d+", json.dumps(client.messages))} <= wanted.keys()
         assert plain(client.fold.jobs[1]) == plain(wanted)
+
+
+@pytest.mark.parametrize("world_of", [DaemonStreams, GatewayStreams])
+async def test_a_client_of_a_vm_gets_no_state_of_a_job_that_is_of_another_vm_now(world_of):
+    world, client = world_of(7, resume_ring=ResumeRing(40)), StreamClient(is_restricted=True)
+    which = Grant(vm="vm1").narrowed(Filter())
+    await world.subscribe(1, which, client=client)
+    for _ in range(100):
+        world.change()
+        await settle(world, [client])
+        for message in client.messages:
+            if message["type"] == "put":
+                assert message["job"]["metadata"]["vm_name"] == "vm1"
+        client.messages.clear()
+    assert plain(client.fold.jobs[1]) == plain(world.wanted(which))

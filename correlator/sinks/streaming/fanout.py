@@ -492,8 +492,9 @@ class Fanout:
                 continue
             if not now:
                 self._put(audiences)
+                reason = change.reason or group.left_by(new)
                 for sub in group.subs:
-                    self._send_or_defer(sub, change, change.reason or "filter", recipients, entering=False)
+                    self._send_or_defer(sub, change, reason, recipients, entering=False)
                 continue
             audience = audiences.get(group)
             if audience is not None and audience.size > TOGETHER_BYTES:

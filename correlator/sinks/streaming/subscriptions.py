@@ -21,6 +21,7 @@ from typing import Literal, NamedTuple, TypeAlias
 from msgspec import Struct
 
 from correlator.jobs.directory import JobDirectory
+from correlator.jobs.fold import vm_name
 from correlator.model.published import PublishedJob, Reason
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
@@ -272,6 +273,11 @@ class Group:
         names = self.filter.jobs
         return self.matches(shown) and (names is None or not names.isdisjoint(shown.view.names()))
 
+    def left_by(self, shown: PublishedJob | None) -> Reason | Literal["filter"]:
+        """Why a job of the group that has become `shown` left it. One of another VM is gone for a client of the VM."""
+        vm = self.filter.query.vm_name
+        return "gone" if vm and shown is not None and vm_name(shown.view) != vm else "filter"
+
 
 class Groups:
     """All groups, indexed by filter and by the IDs that the filters name."""
@@ -352,7 +358,7 @@ class Groups:
         if states is None:
             return reason or "maybe"
         if any(map(group.might_match, states if shown is None else [*states, shown])):
-            return reason or "filter"
+            return reason or group.left_by(shown)
         return None
 
     def forget_missed(self) -> None:
