@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from correlator.cluster.received import Parser, Unreadable, decode
 from correlator.config.schema import Cluster, client_context, is_seed
 from correlator.errors import ConfigError, CorrelatorError
-from correlator.tasks import Backoff, done_within, keeping_cancellation, repeat_cancellation, set_within
+from correlator.tasks import Backoff, Pacer, done_within, keeping_cancellation, repeat_cancellation, set_within
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -290,6 +290,7 @@ class Connection:
     async def subscribed(self, subject: str, on_message: OnMessage, *, pending: int = 8_000_000) -> AsyncIterator[None]:
         """Call `on_message` with every message of `subject` during the block, also after reconnections.
 
+        Other tasks run between two messages, however many have arrived, once they have waited for `tasks.TURN`.
         `pending`: bytes of messages that wait for `on_message`; more are dropped, and logged.
         """
         subscription = Subscription(subject, on_message, pending)
@@ -339,9 +340,15 @@ class Connection:
         self._connected("connected to NATS at")
 
     async def _subscribe(self, client: Client, subscription: Subscription) -> None:
+        pacer = Pacer()
+
+        async def receive(message: Msg) -> None:  # The library awaits one after the other, without a pause.
+            await subscription.on_message(message)
+            await pacer.pause()
+
         subscribing = client.subscribe(
             subscription.subject,
-            cb=subscription.on_message,
+            cb=receive,
             pending_bytes_limit=subscription.pending,
             pending_msgs_limit=1_000_000,
         )

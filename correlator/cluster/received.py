@@ -4,7 +4,7 @@ Problem. A client may write any bytes to the subjects that its certificate allow
 version, or of another kind. What a parser raises must end no task: it would end a collector or a gateway again after
 each start, and a gateway would lose the documents of other appliances.
 
-Model. `decode` and `document` check the size, the nesting and the form of a value, and raise `Unreadable`
+Model. `decode` and `document` check the size and the nesting of a value before its form, and raise `Unreadable`
 whatever is wrong with it. `Parser` calls them for what a process gets, counts what is unreadable, and describes it
 for readiness. The caller passes such a message over, or replaces it if it is its own.
 
@@ -17,6 +17,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,11 +40,14 @@ T = TypeVar("T")
 MAX_BYTES = 1 << 20
 """Bytes of a message of any kind: the default bound of a NATS server."""
 
+MAX_MESSAGE = 260_000
+"""Bytes of a message of log lines, and of an event. Collectors write no larger ones."""
+
 MAX_KEY = 64_000
 """Bytes of the owner key and of the alive key."""
 
 MAX_DEPTH = 200
-"""Levels of nesting of metadata. Collectors write no deeper ones."""
+"""Levels of nesting of a message, or of metadata. Collectors write no deeper ones."""
 
 REPORTED_FOR = 660.0
 """Seconds for which readiness has a problem after an unreadable message: a collector compares its documents with the
@@ -56,7 +60,9 @@ LOG_EVERY = 10.0
 """Seconds between two lines of the log about unreadable messages."""
 
 _EPOCH = re.compile(rb"[A-Za-z0-9_-]{1,64}")
-_BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*+"|([\[{])|[\]}]', re.DOTALL)
+_LEVELS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""What each bracket adds to the depth, in bytes with a sign."""
+_OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 
 
 class Unreadable(Exception):
@@ -104,8 +110,14 @@ class Alive(Struct, frozen=True, kw_only=True):
 
 
 def decode(payload: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
-    """Decode JSON of at most `most` bytes. Raises: `Unreadable`."""
-    return _parsed(payload, most, lambda: msgspec.json.decode(payload, type=form))
+    """Decode JSON of at most `most` bytes. `Raw` is part of a message whose depth is known. Raises: `Unreadable`."""
+
+    def parse() -> T:
+        if isinstance(payload, bytes):
+            _check_depth(payload)
+        return msgspec.json.decode(payload, type=form)
+
+    return _parsed(payload, most, parse)
 
 
 def decode_msgpack(payload: bytes, form: type[T]) -> T:
@@ -135,9 +147,9 @@ def document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None =
 def _document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None) -> PublishedJob:
     found = decode_document(_completed(payload, rev, instance))
     if (metadata := bytes(found.metadata)) != b"{}":
+        _check_depth(metadata)
         if not isinstance(members := orjson.loads(metadata), dict):
             raise Unreadable("the metadata of the document is no object")
-        _check_depth(metadata)
         if b"\n" in metadata or b"\r" in metadata:  # A document is one line, as an event stream needs it.
             found = replace(found, metadata=Raw(encoding.encode(members)))
     if job_id is not None and found.job_id != job_id:
@@ -154,17 +166,13 @@ def _completed(payload: bytes | Raw, rev: int, instance: str) -> bytes:
 
 
 def _check_depth(text: bytes) -> None:
-    """Raise `Unreadable` if `text`, which is JSON, is nested deeper than `MAX_DEPTH`."""
+    """Raise `Unreadable` if `text` is JSON that is nested deeper than `MAX_DEPTH`. It takes 40 ms at most for 1 MB."""
     if text.count(b"[") + text.count(b"{") <= MAX_DEPTH:
         return
-    depth = 0
-    for found in _BRACKETS.finditer(text):
-        if found[1] is not None:
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise Unreadable(f"nested deeper than {MAX_DEPTH} levels")
-        elif len(found[0]) == 1:
-            depth -= 1
+    outside = b"".join(text.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
+    levels = memoryview(outside.translate(_LEVELS, _OTHERS)).cast("b")
+    if max(accumulate(levels), default=0) > MAX_DEPTH:
+        raise Unreadable(f"nested deeper than {MAX_DEPTH} levels")
 
 
 def _parsed(payload: bytes | Raw, most: int, parse: Callable[[], T]) -> T:

@@ -193,7 +193,7 @@ class Gateway:
 
     async def _subscribe(self) -> None:
         async def lines(message: Msg) -> None:
-            self.fleet.read_lines(message.subject, message.data)
+            await self.fleet.read_lines(message.subject, message.data)
 
         async def event(message: Msg) -> None:
             self.fleet.read_event(message.subject, message.data)

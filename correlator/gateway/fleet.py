@@ -748,14 +748,20 @@ class Fleet:
             for one in (hub, *self._showing(instance, job_id)):
                 one.publish(events=[event])
 
-    def read_lines(self, subject: str, payload: bytes) -> None:
-        """Publish the log lines of a collector. Lines of jobs that are not known yet wait for them."""
+    async def read_lines(self, subject: str, payload: bytes) -> None:
+        """Publish the log lines of a collector. Lines of jobs that are not known yet wait for them.
+
+        Other tasks run after each batch. Await it before the next message of the same collector.
+        """
         instance = subject.split(".")[2]
-        if instance in self._hubs:
-            found = self._parser.parse(subject, partial(log_lines.parse, payload))
-            if found is not None:
+        if instance not in self._hubs:
+            return
+        batches = log_lines.batches(payload)
+        while (found := self._parser.parse(subject, lambda: next(batches, None))) is not None:
+            with timed("lines"):
                 lines, lost = self._lines.read(instance, found, lambda job_id: self._last_at(instance, job_id))
                 self._publish_lines(instance, lines, lost)
+            await asyncio.sleep(0)
 
     def _last_at(self, instance: str, job_id: str) -> Micros | None:
         """The time of the last message in the document of a job; None if there is no such document."""
@@ -797,7 +803,7 @@ class _Event(Struct):
 
 def event_of(payload: bytes) -> Event | None:
     """Parse an event of a collector; None if no streaming client gets its kind. Raises: `Unreadable`."""
-    found = received.decode(payload, _Event)
+    found = received.decode(payload, _Event, received.MAX_MESSAGE)
     if found.kind not in _STATES:
         return None
     at = received.time_of(found.at)

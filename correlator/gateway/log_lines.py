@@ -12,16 +12,22 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from correlator.bounded import BoundedDict, Schedule
 from correlator.cluster import received
 from correlator.jobs import encoding
 from correlator.model.facts import AttributedRow, Entry
 from correlator.model.rows import Int64, Level, Micros
+
+AT_ONCE = 50
+"""Lines of a message that are parsed, and passed on, before other tasks run."""
+
+MAX_ATTRS = 130_000
+"""Bytes of the attrs of a line. Collectors write no larger ones."""
 
 WAIT_FOR = 2.0
 """Seconds that a line waits for the document of its job."""
@@ -42,7 +48,7 @@ class _Line(Struct):
     message: str
     at: str
     step_id: Int64 | None = None
-    attrs: Any = None
+    attrs: Raw = Raw(b"null")
 
 
 class _Lines(Struct):
@@ -52,17 +58,19 @@ class _Lines(Struct):
 
 
 class LineBatch(NamedTuple):
-    """The lines of one message. `first`: the number of the first of them in the collector's `run`."""
+    """Some lines of one message. `first`: the number of the first of them in the collector's `run`."""
 
     run: str
     first: int
     rows: list[AttributedRow]
 
 
-def parse(payload: bytes) -> LineBatch:
-    """Parse a message of a collector. Raises: `Unreadable`."""
-    found = received.decode(payload, _Lines)
-    return LineBatch(found.run, found.first, [_row(line) for line in found.lines])
+def batches(payload: bytes) -> Iterator[LineBatch]:
+    """Parse a message of a collector, at most `AT_ONCE` lines in each step. Raises: `Unreadable`."""
+    found = received.decode(payload, _Lines, received.MAX_MESSAGE)
+    for start in range(0, len(found.lines), AT_ONCE):
+        lines = found.lines[start : start + AT_ONCE]
+        yield LineBatch(found.run, found.first + start, [_row(line) for line in lines])
 
 
 class ReceivedLines:
@@ -82,7 +90,7 @@ class ReceivedLines:
     def read(
         self, instance: str, found: LineBatch, last_at: Callable[[str], Micros | None]
     ) -> tuple[list[AttributedRow], int]:
-        """Take the lines of a message. Returns those to publish, and the number of lines that were lost.
+        """Take lines of a message. Returns those to publish, and the number of lines that were lost.
 
         `last_at`: the time of the last message in a job's document, or None.
         """
@@ -157,6 +165,6 @@ class ReceivedLines:
 
 
 def _row(line: _Line) -> AttributedRow:
-    at, attrs = received.time_of(line.at), line.attrs
+    at, attrs = received.time_of(line.at), received.decode(line.attrs, Any, MAX_ATTRS)
     entry = Entry(line.event_id, at, line.level, line.message, 0, line.job_id, line.step_id, by="column", attrs=attrs)
     return AttributedRow(entry, line.job_id, "column")

@@ -48,7 +48,8 @@ INACTIVE = 10.0
 """Seconds after which the server drops a consumer that nobody reads."""
 
 MAX_BATCH = 200
-"""Messages that are passed on in one call, before the event loop runs other tasks."""
+MAX_BATCH_BYTES = 256_000
+"""Messages that are passed on in one call, and their bytes, before the event loop runs other tasks."""
 
 MAX_PENDING = 64_000_000
 """Bytes of messages that wait to be read. Flow control keeps them well below; more are a gap."""
@@ -216,10 +217,10 @@ class OrderedConsumer:
 
     def _receiver(self, broken: asyncio.Event) -> Callable[[Msg], Awaitable[None]]:
         """The callback of one consumer: messages that come after it was lost are ignored."""
-        count = 0
+        size = 0
 
         async def receive(message: Msg) -> None:
-            nonlocal count
+            nonlocal size
             if broken.is_set():
                 return
             self._received_at = time.monotonic()
@@ -239,11 +240,11 @@ class OrderedConsumer:
             self._batch.append(
                 StoredMessage(message.subject, int(tokens[5 + at]), int(tokens[7 + at]) // 1000, message.data, headers)
             )
+            size = size + len(message.data) if self._flushing else len(message.data)
             if not self._flushing:
                 self._flushing = True
                 asyncio.get_running_loop().call_soon(self._flush)
-            count += 1
-            if count % MAX_BATCH == 0:
+            if len(self._batch) >= MAX_BATCH or size >= MAX_BATCH_BYTES:
                 await asyncio.sleep(0)
 
         return receive

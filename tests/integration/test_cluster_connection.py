@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.config.schema import NatsUrl
+from correlator.tasks import TURN
 from tests.support.background import in_background
 from tests.support.cluster import connected, running, settings
 from tests.support.deployed_nats import DeployedNats
@@ -172,6 +174,24 @@ async def test_a_tls_connection_into_a_black_hole_is_replaced():
                 proxy.black_hole()
                 proxy.heal()  # for new connections
                 await eventually(lambda: connection.generation > generation and connection.connected)
+
+
+async def test_other_tasks_run_between_two_messages_that_take_long_and_arrived_together(nats):
+    turns, between = 0, list[int]()
+
+    async def slow(_: object) -> None:
+        nonlocal turns
+        between.append(turns)
+        turns = 0
+        time.sleep(1.5 * TURN)  # noqa: ASYNC251 - what a handler computes
+
+    async with connected(nats.url) as connection, connection.subscribed("test.flood", slow):
+        for _ in range(20):
+            await connection.publish("test.flood", b"")
+        while len(between) < 20:
+            turns += 1
+            await asyncio.sleep(0)
+    assert 0 not in between[1:], between
 
 
 async def test_a_server_that_is_none_is_left_as_soon_as_one_answers(nats):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 from typing import Any
@@ -21,7 +22,7 @@ from correlator.jobs import encoding
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.ops.metrics import REGISTRY
-from correlator.pipeline.queries import QUESTIONS
+from correlator.pipeline.queries import QUESTIONS, LinesPage
 from tests.support.documents import document_of, document_text
 from tests.support.garbage import DEEP, HEADERS, PAYLOADS
 from tests.support.job_documents import document, forecast
@@ -73,8 +74,9 @@ def test_any_bytes_are_a_value_that_can_be_encoded_or_unreadable(body: bytes):
         event = fleet.event_of(body)
         assert event is None or orjson.dumps(encoding.transition(event))
     with contextlib.suppress(Unreadable):
-        for row in log_lines.parse(body).rows:
-            encoding.encode(encoding.log_line(row.entry))
+        for batch in log_lines.batches(body):
+            for row in batch.rows:
+                encoding.encode(encoding.log_line(row.entry))
     with contextlib.suppress(Unreadable):
         appliance = Appliance("dc1", lambda: None)
         appliance.renewed(received.decode(body, Alive), AT, None)
@@ -150,6 +152,50 @@ def test_nesting_has_a_bound_and_brackets_in_texts_do_not_count(level: int):
     else:
         with pytest.raises(Unreadable, match="deeper"):
             read(nested)
+
+
+def lines(*attrs: str) -> bytes:
+    head = '{"job_id":"a","event_id":1,"level":"INFO","message":"m","at":"2025-09-22T15:12:13.000000Z","attrs":'
+    return f'{{"run":"r","first":1,"lines":[{",".join(head + each + "}" for each in attrs)}]}}'.encode()
+
+
+def log_page(attrs: str) -> bytes:
+    line = f'{{"event_id":1,"level":"INFO","message":"m","step_id":null,"at":1,"attrs":{attrs}}}'
+    return rpc.encode_result(f'{{"lines":[{line}]}}'.encode())
+
+
+def test_what_a_collector_sends_has_a_bound_in_depth_and_bytes_that_is_checked_first():
+    """The parser would accept a deeper nesting, and takes longer for it than any check."""
+    for read in (
+        lambda text: next(log_lines.batches(lines(text))),
+        lambda text: rpc.decode_reply(log_page(text), LinesPage),
+        lambda text: received.decode(f'{{"settings":{{}},"unknown":{text}}}'.encode(), Alive),
+    ):
+        read("[" * 150 + "]" * 150)
+        with pytest.raises((Unreadable, rpc.RemoteError), match="nested deeper than 200 levels"):
+            read("[" * 250 + "]" * 250)
+    long = '"' + "x" * 131_000 + '"'
+    with pytest.raises(Unreadable, match="more than 130000"):
+        next(log_lines.batches(lines(long)))
+    for parse in (lambda body: next(log_lines.batches(body)), fleet.event_of):
+        with pytest.raises(Unreadable, match="more than 260000"):
+            parse(lines(*["{}"] * 3_000))
+
+
+async def test_other_tasks_run_while_a_gateway_reads_one_message_of_many_lines():
+    gateway, turns = Fleet(lambda _: None), 0
+    gateway.read([StoredMessage(keys.job("dc1", "a"), 1, AT, encoded(job("a")), None)])
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(count())
+    await gateway.read_lines(keys.line("dc1"), lines(*["{}"] * 1_000))
+    counting.cancel()
+    assert turns >= 1_000 // log_lines.AT_ONCE
 
 
 def test_a_document_of_another_job_than_its_subject_names_is_unreadable():

@@ -15,7 +15,7 @@ def message(first: int, *job_ids: str, run: str = "r", text: str = "m", at: int 
         {"job_id": job_id, "event_id": n, "level": "INFO", "message": text, "at": f"2025-09-22T15:12:13.{at:06}Z"}
         for n, job_id in enumerate(job_ids, first)
     ]
-    return log_lines.parse(json.dumps({"run": run, "first": first, "lines": lines}).encode())
+    return next(log_lines.batches(json.dumps({"run": run, "first": first, "lines": lines}).encode()))
 
 
 def ids(rows: list[AttributedRow]) -> list[int]:

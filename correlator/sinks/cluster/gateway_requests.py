@@ -101,7 +101,6 @@ class GatewayRequests:
     async def _on_want(self, hub: Hub, message: Msg) -> None:
         read = partial(rpc.wanted_ids, message.data, self._instance)
         hub.waiting_ids.watch_for(self._connection.parser.parse(message.subject, read) or (), WANTED_FOR)
-        await asyncio.sleep(0)  # many messages may have arrived together
 
 
 Reply: TypeAlias = Callable[[bytes], Awaitable[None]]
