@@ -346,6 +346,7 @@ class HttpConnection(web.RequestHandler):
     """aiohttp's connection, which reports its end.
 
     What it receives of HTTP waits in aiohttp until a request of it is answered: beyond `MAX_UNANSWERED` it is refused.
+    No request needs a body: one that comes is dropped as it is, and never unpacked.
     `frames`: what it receives of a websocket, once it is one.
     """
 
@@ -361,7 +362,9 @@ class HttpConnection(web.RequestHandler):
         **options: Any,
     ) -> None:
         loop = asyncio.get_running_loop()
-        super().__init__(server, loop=loop, max_line_size=MAX_TARGET, max_field_size=MAX_FIELD, **options)
+        super().__init__(
+            server, loop=loop, max_line_size=MAX_TARGET, max_field_size=MAX_FIELD, auto_decompress=False, **options
+        )
         self.peer = peer
         self.frames: ClientFrames | None = None
         self._connections = connections
