@@ -20,6 +20,7 @@ one with a single request waits for one piece of each other address, not for all
 | `held` | requests that wait for a job to appear or to change | a number of requests |
 | `downloads` | logs that are sent as text | a number of requests |
 | `replies` | replies that clients have not read | bytes; not a queue: a list is refused while its address is above |
+| `open_replies` | the same of replies that need no token, e.g. files; a file is refused |
 | `unknown` | what websockets have sent whose `hello` has not been accepted | bytes |
 
 Invariants. Every wait has a deadline. What exceeds a bound is refused with 429 (the address's share) or 503 (all), and
@@ -296,6 +297,7 @@ class Work:
         self.held = Held("requests that wait", most=10_000, each=5_000)
         self.downloads = Held("logs that are sent as text", most=16, each=4)
         self.replies = Held("replies that have not been read", most=64 << 20, each=16 << 20)
+        self.open_replies = Held("replies without a token that have not been read", most=32 << 20, each=4 << 20)
         self.unknown = Held("bytes of websockets without a hello", most=64 << 20, each=16 << 20)
 
     async def find(self, hub: Hub, name: str, address: str) -> tuple[PublishedJob, Resolved] | None:

@@ -15,6 +15,7 @@ from typing import Any
 from aiohttp import WSMsgType, web
 
 from correlator.sinks.http.server import HEADERS, Static
+from correlator.sinks.turns import Work
 from tests.support import job_documents
 from tests.support.servers import free_port
 
@@ -105,7 +106,7 @@ class PageServer:
     """`jobs` are the jobs of a snapshot; `put`, `send` and `log` send messages to the connected clients."""
 
     def __init__(self, *, token: str | None = None, gateway: bool = False) -> None:
-        self._static = Static(gateway=gateway)
+        self._static = Static(Work(), gateway=gateway)
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.jobs: dict[str, Document] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import random
@@ -182,6 +183,27 @@ async def test_a_client_that_reads_no_list_uses_up_its_own_share_of_memory_and_n
         finally:
             for client in slow:
                 client.close()
+
+
+async def test_clients_without_a_token_that_read_no_file_take_nothing_from_lists():
+    """Files are the same bytes for all clients: what counts is what waits in the transport of each."""
+    harness, loop = _with_jobs(100, error_message="x" * 1_000), asyncio.get_running_loop()
+    async with served(harness.hub, tokens=("a-secret",)) as url, contextlib.AsyncExitStack() as opened:
+        port = int(url.rpartition(":")[2])
+        answer = b""
+        for _ in range(700):
+            client = opened.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", port))
+            await loop.sock_sendall(client, b"GET /client.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100)
+            answer = await loop.sock_recv(client, 12)
+            if answer != b"HTTP/1.1 200":
+                break
+        wants = raw_http.get("/api/v1/jobs?limit=100", "Authorization: Bearer a-secret")
+        assert (await raw_http.exchange(port, wants)).status == 200
+        assert (await raw_http.exchange(port, raw_http.get("/health/live"))).status == 200
+        assert answer == b"HTTP/1.1 429"
 
 
 async def test_clients_that_leave_before_they_have_their_lists_leave_no_traceback_in_the_log(monkeypatch, caplog):

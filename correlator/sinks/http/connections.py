@@ -118,6 +118,9 @@ MAX_REQUESTS, MAX_REQUESTS_EACH = 128 << 20, 96 << 20
 """Bytes of memory for all requests, and for those of one address, from their first byte until they are answered. Behind
 one proxy, 10,000 websockets may have headers of 6 kB each, cookies included."""
 
+UNREAD_REPLY: Final = 16 << 10
+"""Bytes of replies that may wait in a transport for their client without being counted."""
+
 MAX_TARGET, MAX_FIELD = 8190, 8192
 """Bytes of an address, and of a header. They differ, so that aiohttp's error says which of them was too long."""
 
@@ -373,7 +376,9 @@ class HttpConnection(web.RequestHandler):
         self._is_refused = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.peer.end = cast("asyncio.Transport", transport).abort  # uvloop's is no subclass
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self.peer.end = transport.abort
+        transport.set_write_buffer_limits(UNREAD_REPLY)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
@@ -407,6 +412,8 @@ class HttpConnection(web.RequestHandler):
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """The connection has become a websocket."""
         self.frames = ClientFrames(parser)
+        if self.transport is not None:
+            self.transport.set_write_buffer_limits()
         super().set_parser(cast("WebSocketReader", self.frames), data_received_cb)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -712,3 +719,9 @@ def frames_of(request: web.BaseRequest) -> ClientFrames | None:
 def peer_of(request: web.BaseRequest) -> Peer | None:
     """The connection of a request; None if no `Acceptor` has accepted it."""
     return request.protocol.peer if isinstance(request.protocol, HttpConnection) else None
+
+
+def unread(request: web.BaseRequest) -> bool:
+    """True if the client has not read all of the replies before."""
+    transport = request.transport
+    return transport is not None and transport.get_write_buffer_size() > 0

@@ -31,7 +31,16 @@ from correlator.errors import CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access, Rules, foreign_origin
-from correlator.sinks.http.connections import MAX_UNANSWERED, SERVER, Acceptor, Connections, TooMuch, peer_of
+from correlator.sinks.http.connections import (
+    MAX_UNANSWERED,
+    SERVER,
+    UNREAD_REPLY,
+    Acceptor,
+    Connections,
+    TooMuch,
+    peer_of,
+    unread,
+)
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
 from correlator.sinks.http.grants import GRANT, Denied, Need, Route, Routes, grants_of
 from correlator.sinks.http.requests import (
@@ -69,10 +78,12 @@ class Static:
     Pages of every origin may load the browser client, which is the same everywhere: then it can say on such a page that
     the daemon refuses it, and why. What it asks for is bound by the origins that are allowed.
 
-    `gateway`: the page shows the appliances of a fleet from the start, even before any of them has a job.
+    `work`: bounds what clients do not read. `gateway`: the page shows the appliances of a fleet from the start, even
+    before any of them has a job.
     """
 
-    def __init__(self, *, gateway: bool = False) -> None:
+    def __init__(self, work: Work, *, gateway: bool = False) -> None:
+        self._work = work
         found = files(gateway=gateway)
         self._current = {path for path, file in found.items() if file.is_hashed}
         self._files = {_HASH.sub("-*", path): file for path, file in found.items()}
@@ -82,6 +93,7 @@ class Static:
         return [Route(path.replace("*", "{hash:[0-9a-f]{20}}"), self.file, Need.HOST) for path in self._files]
 
     async def file(self, request: web.Request) -> web.Response:
+        self._work.open_replies.check(request.remote or "")
         path = local(request.path)
         found = self._files[_HASH.sub("-*", path)]
         response = file_response(request, found, KEPT if path in self._current else REVALIDATED)
@@ -102,11 +114,11 @@ PREFLIGHT_SECONDS = "600"
 """Seconds for which a browser need not ask again whether a request of another origin is allowed. Chromium's limit is
 7,200; a change of `http.allowed_origins` takes effect for what a browser has asked within this time."""
 
-SMALL_REPLY = 16 << 10
-"""Bytes of a reply that may wait for its client without being counted."""
-
 PART, PART_WITHIN = 96 << 10, 60.0
 """Bytes of a larger reply that are written at once, and seconds in which the client must accept them."""
+
+OPEN_PART = UNREAD_REPLY
+"""The same for a reply that needs no token."""
 
 FULL = (HTTPStatus.SERVICE_UNAVAILABLE, "the limit of connections is reached: repeat the request later", RETRY_AFTER)
 """The answer on a connection beyond the limit."""
@@ -184,7 +196,7 @@ class HttpSink:
         self._connections = Connections(is_proxy=access.is_proxy)
         self._on_ready = on_ready
         self._fleet = fleet
-        self._static = Static(gateway=fleet is not None)
+        self._static = Static(self._work, gateway=fleet is not None)
         self._disconnect = asyncio.Event()
 
     def application(self, hub: Hub) -> web.Application:
@@ -300,7 +312,7 @@ class HttpSink:
             if not isinstance(response, web.Response) or response.prepared or request.method == "HEAD":
                 return response
             body = response.body
-            if isinstance(body, bytes) and len(body) > SMALL_REPLY:
+            if isinstance(body, bytes) and (len(body) > UNREAD_REPLY or unread(request)):
                 await self._send(request, response, body)
             return response
         finally:
@@ -308,14 +320,22 @@ class HttpSink:
                 self._connections.end(peer)
 
     async def _send(self, request: web.Request, response: web.Response, body: bytes) -> None:
-        """Write a large reply part by part: its client may not read it, and its bytes count until it has."""
+        """Write a reply part by part, because its client may not read it. Until it has, its bytes count.
+
+        Who has no token takes nothing from those who have: such replies are files, which all clients share, so that
+        they are counted apart, and only by what waits in the transport.
+        """
+        if GRANT in request:
+            held, part, size = self._work.replies, PART, len(body)
+        else:
+            held, part, size = self._work.open_replies, OPEN_PART, min(len(body), UNREAD_REPLY + OPEN_PART)
         response.headers["Content-Length"] = str(len(body))
         response.body = None
-        with self._work.replies.holding(request.remote or "", len(body)):
+        with held.holding(request.remote or "", size):
             try:
                 writer = cast("StreamWriter", await response.prepare(request))
-                for at in range(0, len(body), PART):
-                    await writer.write(memoryview(body)[at : at + PART], drain=False)
+                for at in range(0, len(body), part):
+                    await writer.write(memoryview(body)[at : at + part], drain=False)
                     if request.protocol.writing_paused:
                         async with asyncio.timeout(PART_WITHIN):
                             await writer.drain()
