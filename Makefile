@@ -105,7 +105,6 @@ test-browsers: servers $(DEV)
 
 # Home Assistant itself, of one version, in an environment of its own: a GB in build/. It needs Python 3.13. Node-RED comes from npm.
 HOME_ASSISTANT := homeassistant==2026.2.3 home-assistant-frontend==20260128.6 paho-mqtt==2.1.0 pyotp==2.9.0 pyqrcode==1.2.1
-test-home-assistant: SERVERS += npm:npm
 test-home-assistant: servers $(DEV) build/home-assistant
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_home_assistant.py tests/acceptance/test_node_red.py $(ARGS)
 
@@ -119,14 +118,13 @@ build/home-assistant:
 # Clients that generators make of openapi.json, each called against a running daemon, and the linters of both descriptions. Java runs one of them.
 GENERATORS := openapi-generator-cli==7.26.0 openapi-python-client==0.29.1 pydantic python-dateutil urllib3
 GENERATORS_NPM := @redocly/cli@2.77.0 @stoplight/spectral-cli@6.16.3 @hey-api/openapi-ts@0.95.0 orval@7.13.2 typescript@5.9.3
-test-generators: SERVERS += npm:npm java:default-jre-headless
+test-generators: SERVERS += java:default-jre-headless
 test-generators: servers $(DEV) build/generators/.made
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_generated_clients.py $(ARGS)
 
 # The daemon with brokers that know MQTT 3.1.1 only, each of one version.
 BROKERS := amqtt==0.12.1
 BROKERS_NPM := aedes@1.2.0
-test-brokers: SERVERS += npm:npm
 test-brokers: servers $(DEV) build/brokers/.made
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_old_brokers.py $(ARGS)
 
@@ -182,7 +180,7 @@ audit: $(DEV)
 BUILT = TEST_PACKAGE="$$(ls $(CURDIR)/build/correlator_*_$$(dpkg --print-architecture).deb)"
 
 # The package in Debian 12, Debian 13 and Ubuntu 24.04, a release built twice and each of its files installed, and the unit under a systemd of its own (1.7 GB in build/systems; needs root).
-test-system: SERVERS += $(IMAGE) lintian:lintian man:man-db promtool:prometheus npm:npm qemu-aarch64-static:qemu-user-static
+test-system: SERVERS += $(IMAGE) lintian:lintian man:man-db promtool:prometheus qemu-aarch64-static:qemu-user-static
 test-system: systems
 	@$(BUILT) $(BIN)/python -m pytest -n 2 --dist loadfile -m "(long or not long) and not sizes" tests/system $(ARGS)
 
@@ -210,7 +208,7 @@ test-sizes: $(DEV) servers
 	@$(BIN)/python -m pytest -s -m sizes tests/system/test_sizes.py $(ARGS)
 
 # What is measured, beside what it is measured by: docs/performance.md. Node-RED comes from npm, into build/.
-bench: SERVERS += wrk:wrk npm:npm
+bench: SERVERS += wrk:wrk
 bench: servers $(DEV)
 	@$(BIN)/python -c 'import matplotlib' 2>/dev/null || $(PIP) --require-hashes --requirement requirements/bench.txt
 	@$(BIN)/python -m benchmarks $(ARGS)
@@ -312,7 +310,8 @@ $(DEV): requirements/dev.txt pyproject.toml
 # The programs that tests start for themselves: PROGRAM:DEBIAN-PACKAGE. Installed, they are not started: policy-rc.d says no.
 SERVERS := mariadbd:mariadb-server mosquitto:mosquitto mosquitto_sub:mosquitto-clients openssl:openssl \
            chromium:chromium chromium-headless-shell:chromium-headless-shell node:nodejs tsc:node-typescript curl:curl \
-           git:git nginx:nginx caddy:caddy prometheus-alertmanager:prometheus-alertmanager faketime:faketime
+           git:git nginx:nginx caddy:caddy prometheus-alertmanager:prometheus-alertmanager faketime:faketime \
+           npm:npm ssh-keygen:openssh-client systemd-analyze:systemd
 servers:
 	@PATH="$$PATH:/usr/local/sbin:/usr/sbin"; missing=""; \
 	for server in $(SERVERS); do \
