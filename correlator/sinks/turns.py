@@ -21,6 +21,7 @@ one with a single request waits for one piece of each other address, not for all
 | `downloads` | logs that are sent as text | a number of requests |
 | `replies` | replies that clients have not read | bytes; not a queue: a list is refused while its address is above |
 | `open_replies` | the same of replies that need no token, e.g. files; a file is refused |
+| `newcomers` | websockets whose `hello` has not been accepted | a number; not a queue: one ends for the next |
 | `unknown` | what websockets have sent whose `hello` has not been accepted | bytes |
 
 Invariants. Every wait has a deadline. What exceeds a bound is refused with 429 (the address's share) or 503 (all), and
@@ -60,6 +61,10 @@ async def encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list
             await asyncio.sleep(0)
             began = time.monotonic()
     return made, False
+
+
+NEWCOMERS = 1_000
+"""Websockets whose `hello` has not been accepted. Each is some eighty objects, which a garbage collection visits."""
 
 
 class Refused(CorrelatorError):
@@ -283,10 +288,45 @@ class Held:
         self.total += amount
 
 
-class Work:
-    """The classes of one listener. At a gateway, all hubs share them."""
+class Newcomers:
+    """Connections of clients that are not known yet: at most `most`.
 
-    def __init__(self) -> None:
+    A further one ends the one that has been here longest, of the address that has most: a client that says who it is
+    stays for a moment, and those that never do make room for it. `enter` may be called once for each `end`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: dict[str, dict[Callable[[], object], None]] = {}
+        """By address, those that have been here longest first."""
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def enter(self, address: str, end: Callable[[], object]) -> None:
+        """Count a connection until `leave`, or until it has to make room: then `end` is called."""
+        self._of.setdefault(address, {})[end] = None
+        self._count += 1
+        if self._count > self._most:
+            crowded = max(self._of, key=lambda one: len(self._of[one]))
+            oldest = next(iter(self._of[crowded]))
+            self.leave(crowded, oldest)
+            oldest()
+
+    def leave(self, address: str, end: Callable[[], object]) -> None:
+        """The client is known, or has gone. May be called more than once."""
+        if end in (here := self._of.get(address, {})):
+            del here[end]
+            self._count -= 1
+            if not here:
+                del self._of[address]
+
+
+class Work:
+    """The classes of one listener. At a gateway, all hubs share them. `newcomers`: websockets without a `hello`."""
+
+    def __init__(self, *, newcomers: int = NEWCOMERS) -> None:
         self.connections = Turns("connections", at_once=3, waiting=1_000_000, waiting_each=1_000_000)
         self.begin = Turns("requests", at_once=32, waiting=20_000, waiting_each=20_000)
         self.lists = Turns("lists", at_once=1, waiting=4_000, waiting_each=1_000)
@@ -298,6 +338,7 @@ class Work:
         self.downloads = Held("logs that are sent as text", most=16, each=4)
         self.replies = Held("replies that have not been read", most=64 << 20, each=16 << 20)
         self.open_replies = Held("replies without a token that have not been read", most=32 << 20, each=4 << 20)
+        self.newcomers = Newcomers(newcomers)
         self.unknown = Held("bytes of websockets without a hello", most=64 << 20, each=16 << 20)
 
     async def find(self, hub: Hub, name: str, address: str) -> tuple[PublishedJob, Resolved] | None:

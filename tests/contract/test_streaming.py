@@ -325,6 +325,22 @@ async def test_connections_are_limited_until_one_of_them_ends(kind, jobs, limits
         assert jobs.hub.watchers["streaming"]() <= 2
 
 
+async def test_a_websocket_without_hello_takes_no_place_of_a_client_and_makes_room_for_the_next(kind, jobs):
+    """Nobody needs a token to open one. `newcomers`: how many there may be."""
+    async with (
+        served(jobs.hub, max_readers=1, newcomers=3) as url,
+        aiohttp.ClientSession(url) as session,
+        contextlib.AsyncExitStack() as opened,
+    ):
+        silent = [await opened.enter_async_context(session.ws_connect("/ws")) for _ in range(5)]
+        assert [(await ws.receive(PATIENCE)).data for ws in silent[:2]] == [1013, 1013]
+        assert jobs.hub.watchers["streaming"]() == 0
+        assert await refused(kind(url)) is None
+        await silent[-1].send_json(HELLO)
+        assert (await silent[-1].receive_json(timeout=PATIENCE))["type"] == "welcome"
+        assert jobs.hub.watchers["streaming"]() == 1
+
+
 async def test_a_client_that_reads_nothing_is_closed_as_slow_and_others_go_on(kind, world):
     # So long that one that reads is no slow one however late this process gets its turn.
     limits = Limits(too_slow_after=2.0, too_slow_with_large_buffer_after=2.0, ping_seconds=0.2, pong_within=PATIENCE)

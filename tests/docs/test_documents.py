@@ -29,7 +29,8 @@ from correlator.model.document import (
     Step,
     StepAhead,
 )
-from correlator.sinks.turns import Work
+from correlator.sinks.http.websocket import HELLO_WITHIN
+from correlator.sinks.turns import NEWCOMERS, Work
 from correlator.sinks.webhooks import webhook_headers
 from deploy.debian import build
 from tests.docs import document_types, reference
@@ -309,6 +310,7 @@ def test_the_bounds_of_clients_are_those_of_the_classes_of_work():
         "requests that wait for": (f"{held._each:,}", f"{held._most:,}"),
         "replies that need no token": (f"{work.open_replies._each >> 20} MiB", f"{work.open_replies._most >> 20} MiB"),
         "replies over": (f"{work.replies._each >> 20} MiB", f"{work.replies._most >> 20} MiB"),
+        "websockets without": ("", f"{NEWCOMERS:,}, for {HELLO_WITHIN:g} s"),
         "logs that": (f"{downloads._each} at once", f"{downloads._most} at once"),
         "messages of a websocket": ("", f"{work.messages._free} in one round"),
         "one step of a snapshot": ("", f"{work.parts._within:g} s for a turn"),

@@ -82,9 +82,12 @@ async def test_the_connections_of_all_appliances_count_together(stream):
     async with (
         running(stream, max_readers=2) as gateway,
         aiohttp.ClientSession(f"{gateway.url}/") as session,
-        session.ws_connect("ws"),
-        session.ws_connect("i/dc1/ws"),
+        session.ws_connect("ws") as one,
+        session.ws_connect("i/dc1/ws") as other,
     ):
+        for ws in (one, other):
+            await ws.send_json(HELLO)
+            assert (await ws.receive_json())["type"] == "welcome"
         for base in BASES:
             assert await closed_with(session, f"{base}/ws") == 4429
             async with session.get(f"{base}/api/v1/stream") as answer:

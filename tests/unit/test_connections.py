@@ -126,7 +126,7 @@ async def test_a_client_whose_frame_gets_no_turn_is_closed_with_1013_and_counted
     client = WebsocketConnection(transport, "1.2.3.4", ClosedByPeer(), streams)  # type: ignore[arg-type]
     counted = metrics.CLIENTS_CLOSED.labels("1013")
     before = counted._value.get()
-    await sockets._serve(None, client, None)
+    await sockets._serve(None, client)
     assert transport.written == close_frame(1013, b"too many messages wait: repeat the request later")
     assert counted._value.get() == before + 1
     client.close()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 from collections import Counter
 
 import pytest
 
-from correlator.sinks.turns import Held, Refused, Turns
+from correlator.sinks.turns import Held, Newcomers, Refused, Turns
 from tests.support.eventually import PATIENCE
 
 
@@ -127,3 +128,25 @@ def test_held_amounts_are_bounded_for_each_address_and_for_all():
     assert (of_address.value.all_clients, of_all.value.all_clients) == (False, True)
     assert held.total == 0
     held.check("a")
+
+
+def test_a_newcomer_beyond_the_bound_ends_the_oldest_one_of_the_address_with_most():
+    newcomers, ended = Newcomers(5), list[str]()
+    calls = {name: functools.partial(ended.append, name) for name in ("a1", "a2", "a3", "a4", "b1", "b2", "c1", "c2")}
+
+    def enter(*names: str) -> list[str]:
+        ended.clear()
+        for name in names:
+            newcomers.enter(name[0], calls[name])
+        return ended.copy()
+
+    assert enter("a1", "b1", "a2", "a3", "a4") == []
+    assert enter("c1", "b2") == ["a1", "a2"]
+    for _ in range(2):
+        newcomers.leave("a", calls["a3"])
+        newcomers.leave("a", calls["a1"])
+    assert len(newcomers) == 4
+    assert enter("c2") == []
+    for name in ("a4", "b1", "b2", "c1", "c2"):
+        newcomers.leave(name[0], calls[name])
+    assert len(newcomers) == 0

@@ -26,7 +26,6 @@ from msgspec import Struct
 
 from correlator.bounded import BoundedDict
 from correlator.model import job_token
-from correlator.model.messages import CloseCode
 from correlator.ops import metrics
 from correlator.sinks.http.audit import Audit
 from correlator.sinks.http.floods import Guesses
@@ -49,6 +48,9 @@ MAX_HOPS = 20
 
 MAX_REASON = 123
 """Bytes of the reason with which a websocket is closed (RFC 6455, 5.5)."""
+
+TOO_MANY_CONNECTIONS: Final = "too many connections"
+"""Why one is refused that `Access.join` has not counted."""
 
 _ORIGIN = re.compile(r"[a-z][a-z\d+.-]*://[\w.:\[\]-]+", re.ASCII | re.IGNORECASE)
 
@@ -317,25 +319,28 @@ class Access:
         return self._tickets.issue(grant)
 
     @contextlib.contextmanager
-    def admitted(self, request: web.BaseRequest) -> Iterator[tuple[int, str] | None]:
-        """Count a connection while the block runs. Yields (close code, reason) if it must be refused, else None."""
-        address = request.remote or ""
-        if not self.origin_allowed(request):
-            denied = foreign_origin(request.headers[hdrs.ORIGIN])
-            self.note(denied, address)
-            yield CloseCode.FORBIDDEN, str(denied)
-            return
+    def admitted(self, address: str) -> Iterator[bool]:
+        """Count a connection while the block runs, as `join`. Yields False if it must be refused."""
+        joined = self.join(address)
+        try:
+            yield joined
+        finally:
+            if joined:
+                self.leave(address)
+
+    def join(self, address: str) -> bool:
+        """Count the connection of a client that may use it, until `leave`. False: there are too many."""
         rules = self._rules
         if self.connections >= rules.max_readers or self._connections[address] >= rules.max_per_address:
-            yield CloseCode.TOO_MANY, "too many connections"
-            return
+            return False
         self._connections[address] += 1
-        try:
-            yield None
-        finally:
-            self._connections[address] -= 1
-            if not self._connections[address]:
-                del self._connections[address]
+        return True
+
+    def leave(self, address: str) -> None:
+        """A connection that `join` has counted has ended."""
+        self._connections[address] -= 1
+        if not self._connections[address]:
+            del self._connections[address]
 
 
 class Tickets:

@@ -54,7 +54,7 @@ from correlator.sinks.http.requests import (
     server_log,
 )
 from correlator.sinks.streaming.limits import DEFAULT, Limits
-from correlator.sinks.turns import Work
+from correlator.sinks.turns import NEWCOMERS, Work
 from correlator.tasks import set_within
 from correlator.web import files
 
@@ -160,7 +160,7 @@ class Listener:
 
     `request_within`: seconds that a connection may be open without a complete request, whether its headers are slow or
     it is idle. aiohttp's own default is an hour; proxies keep their connections for 60 s. `handshake_turn`: see
-    `Acceptor`.
+    `Acceptor`. `newcomers`: see `Work`.
     """
 
     host: str
@@ -168,6 +168,7 @@ class Listener:
     tls: ssl.SSLContext | None = None
     request_within: float = 75.0
     handshake_turn: float = 0.01
+    newcomers: int = NEWCOMERS
 
 
 class HttpSink:
@@ -189,7 +190,7 @@ class HttpSink:
     ) -> None:
         self._listener = listener
         self._access = access
-        self._work = Work()
+        self._work = Work(newcomers=listener.newcomers)
         self._endpoints_of = partial(
             HubEndpoints, access=access, limits=limits, work=self._work, unknown_id_wait=unknown_id_wait
         )

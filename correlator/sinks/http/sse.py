@@ -21,7 +21,7 @@ from correlator.model.parameters import StreamMessages, given
 from correlator.model.rows import Level
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.access import CHECKED_AT_ONCE
+from correlator.sinks.http.access import CHECKED_AT_ONCE, TOO_MANY_CONNECTIONS
 from correlator.sinks.http.grants import GRANT, Grant
 from correlator.sinks.http.requests import RETRY_AFTER, RETRY_SECONDS, StreamedResponse, job_query, problem, read
 from correlator.sinks.streaming.messages import Framing, Message, Resume
@@ -94,11 +94,11 @@ class EventStreams:
         """``GET /api/v1/stream``."""
         wanted, level = _wanted(request)
         wanted = request[GRANT].narrowed(wanted)
-        with self._access.admitted(request) as refused:
+        with self._access.admitted(request.remote or "") as admitted:
             if self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "restarting", RETRY_AFTER)
-            if refused is not None:
-                return problem(refused[0] - 4000, refused[1])
+            if not admitted:
+                return problem(HTTPStatus.TOO_MANY_REQUESTS, TOO_MANY_CONNECTIONS)
             response = StreamedResponse(
                 headers={
                     "Content-Type": "text/event-stream; charset=utf-8",

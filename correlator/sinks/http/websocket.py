@@ -26,7 +26,13 @@ from correlator.ops import metrics
 from correlator.ops.stalls import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
-from correlator.sinks.http.access import CHECKED_AT_ONCE, MAX_REASON, Access
+from correlator.sinks.http.access import (
+    CHECKED_AT_ONCE,
+    MAX_REASON,
+    TOO_MANY_CONNECTIONS,
+    Access,
+    foreign_origin,
+)
 from correlator.sinks.http.connections import frames_of
 from correlator.sinks.http.floods import Floods, Pace
 from correlator.sinks.http.frames import (
@@ -122,6 +128,7 @@ class Websockets:
         """Includes connections that have not sent `hello` yet."""
         self._floods = Floods(time.monotonic)
         self._turns = streams.work.messages
+        self._newcomers = streams.work.newcomers
 
     async def run(self) -> None:
         """Send pings, and abort connections that do not answer, until cancelled."""
@@ -181,25 +188,26 @@ class Websockets:
             return ws
         client = WebsocketConnection(transport, address, ws, self._streams, frames_of(request))
         self._open[client] = None
+        self._newcomers.enter(address, client.make_room)
         try:
-            with self._access.admitted(request) as admitted:
-                await self._serve(request, client, admitted)
+            await self._serve(request, client)
         finally:
             client.streams.remove(client)
             self._open.pop(client, None)
+            self._newcomers.leave(address, client.make_room)
+            if client.ready:
+                self._access.leave(address)
             if client.frames is not None:
                 client.frames.end()
             client.close()
             drop_frames(ws.exception())  # They refer to the websocket.
         return ws
 
-    async def _serve(self, request: web.Request, client: WebsocketConnection, refused: tuple[int, str] | None) -> None:
-        """Handle frames until the connection ends. `refused`: why it must not be used."""
+    async def _serve(self, request: web.Request, client: WebsocketConnection) -> None:
+        """Handle frames until the connection ends."""
         try:
             if self._hub.draining:
                 raise Close(CloseCode.RESTART, "restart")
-            if refused is not None:
-                raise Close(*refused)
             if client.frames is not None:
                 client.frames.begin(client.address, self._streams.work.unknown, partial(self._refuse, client))
             if not client.closing:
@@ -266,7 +274,13 @@ class Websockets:
                     raise Close(CloseCode.BAD_PROTOCOL, "three bad frames")
 
     async def _admitted(self, request: web.Request) -> Grant | None:
-        """The grant of the handshake; None if `hello` has to bring a token. Raises: `Denied` for a wrong one."""
+        """The grant of the handshake; None if `hello` has to bring a token.
+
+        Raises:
+            Denied: The page's origin, or the token, is wrong.
+        """
+        if not self._access.origin_allowed(request):
+            raise foreign_origin(request.headers[hdrs.ORIGIN])
         try:
             return await self._access.admit(request)
         except Denied as denied:
@@ -337,7 +351,10 @@ class Websockets:
             client.grant = await self._access.log_in(hello.token, client.address)
         client.grant.check(Need.JOB, self._instance)
         client.streams = self._streams_for(client.grant)
+        if not self._access.join(client.address):
+            raise Close(CloseCode.TOO_MANY, TOO_MANY_CONNECTIONS)
         client.ready = True
+        self._newcomers.leave(client.address, client.make_room)
         if client.frames is not None:
             client.frames.known()
         client.resume = _resume(hello.resume)
@@ -486,7 +503,7 @@ class WebsocketConnection:
         self.gets = asyncio.Semaphore(MAX_GETS)
         """Limits the `get`s in progress. A further one waits for it, and so do the frames after it."""
         self.ready = False
-        """`hello` has been accepted."""
+        """`hello` has been accepted, and the connection is counted (`Access.join`)."""
         self.grant: Grant | None = None
         """What the client may do; None if `hello` has still to bring a token."""
         self.closing: asyncio.Task[None] | None = None
@@ -542,6 +559,13 @@ class WebsocketConnection:
         if self._ended is not None:
             self._ended.set()
         self._transport.close()
+
+    def make_room(self) -> None:
+        """Write a close frame, and close the transport: others are coming, and this client has not said `hello`."""
+        metrics.CLIENTS_CLOSED.labels(str(CloseCode.TRY_LATER)).inc()
+        self.write(close_frame(CloseCode.TRY_LATER, b"too many websockets without a hello: say it at once"))
+        self.close()
+        asyncio.get_running_loop().call_later(CLOSE_WITHIN, self.abort)  # It may not read, or not end TLS.
 
     async def ignore(self) -> None:
         """Read until the peer answers the close frame or goes, and ignore what it sends.
