@@ -67,6 +67,7 @@ class Away(Enum):
     SLOW = "the database ended a query that took too long"
     MISSING_GRANTS = "the database account lacks the right to read a table"
     FAILED = "the database ended a query with an error"
+    UNREADABLE = "an answer of the database cannot be read"
     BUSY = "too many requests wait for the database"
     UNFINISHED = "the search through older jobs has not finished; repeat the request to continue it"
 

@@ -26,7 +26,7 @@ from correlator.ops import metrics
 from correlator.sources import binlog
 from correlator.sources.db.login import transport_of
 from correlator.sources.db.mariadb import MariaDBDatabase, MariaDBSession
-from correlator.sources.db.session import TABLES
+from correlator.sources.db.session import TABLES, number, rows_of
 from correlator.tasks import Backoff
 
 AGAIN_AFTER = (0.001, 0.002, 0.004)
@@ -245,11 +245,11 @@ async def _end_of_log(session: MariaDBSession) -> tuple[str, int]:
 
     SHOW MASTER STATUS returns the same, but requires a further privilege; any account can read these variables.
     """
-    found: dict[str, Any] = dict(await session.query("SHOW GLOBAL STATUS LIKE 'Binlog\\_snapshot\\_%'"))
+    found = dict(await rows_of(session, tuple[str, str], "SHOW GLOBAL STATUS LIKE 'Binlog\\_snapshot\\_%'"))
     file, position = found.get("Binlog_snapshot_file"), found.get("Binlog_snapshot_position")
     if not file or not position:
         raise SourceUnavailable("MariaDB: the server writes no binary log (log_bin is off)")
-    return str(file), int(position)
+    return file, int(number(position, "Binlog_snapshot_position"))
 
 
 def _message(ended: binlog.Ended) -> str:

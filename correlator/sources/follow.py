@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 WAITED = frozenset({Away.LOCKED, Away.SLOW, Away.NO_ANSWER})
 """Reasons of failed queries that missed nothing: the next one returns what the failed one would have."""
 
-ANSWERED = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_CONNECTION, Away.SLOW})
+ANSWERED = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_CONNECTION, Away.SLOW, Away.UNREADABLE})
 """Reasons of failed queries to which the database has answered with an error."""
 
 LOADS = {

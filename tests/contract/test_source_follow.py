@@ -9,10 +9,13 @@ import re
 import time
 from datetime import UTC, datetime, timedelta
 
-from correlator.errors import OtherDatabase
+import pytest
+
+from correlator.errors import OtherDatabase, SourceUnavailable
 from correlator.jobs.sizes import Sizes
-from correlator.pipeline.queries import LineQuery, LogLines
+from correlator.pipeline.queries import FindLines, JobQuery, LineQuery, LogLines
 from correlator.pipeline.source_status import SourceStatus
+from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.follow import Follower
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
@@ -22,7 +25,13 @@ from tests.support.appliance import now
 from tests.support.archive_queries import archive_of, names
 from tests.support.bulk_rows import ago
 from tests.support.eventually import eventually
-from tests.support.source_databases import RecordingPipeline, open_queries, running_follower
+from tests.support.source_databases import (
+    LyingDatabase,
+    RecordingPipeline,
+    SQLiteOriginal,
+    open_queries,
+    running_follower,
+)
 
 
 def once(received) -> bool:
@@ -347,3 +356,79 @@ async def test_a_legacy_job_that_ended_leaves_when_its_row_is_deleted(original):
         await original.run("DELETE FROM failover_jobs")
         await Legacy().poll(queries, session, received, mark)
     assert received.known.legacy_rows() == []
+
+
+async def filled(original) -> None:
+    """Rows in each table: of a job that runs and one that has ended, with steps and lines."""
+    legacy = {"vm_id": "vm-1", "job_type": "live", "source_vm_name": "pg", "created_at": now(), "updated_at": now()}
+    for job_id, status in (("u-1", "running"), ("u-2", "completed")):
+        ended = {"completed_at": now()} if status == "completed" else {}
+        await original.job(job_id, status=status, started_at=ago(minutes=1), metadata='{"vm_name": "pg"}', **ended)
+        await original.insert(
+            "job_steps", job_id=job_id, name="copy", seq=1, status=status, started_at=now(micros=True)
+        )
+        await original.insert("failover_jobs", job_id=f"old-{job_id}", status="completed", **legacy)
+        for n in range(3):
+            await original.log(f"{job_id} line {n}", job_id=job_id, attrs='{"percent": 5}')
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_type_of_a_value_that_the_database_answers_ends_the_source(tmp_path, seed):
+    with contextlib.closing(SQLiteOriginal(tmp_path / "appliance.db", rolled_back=False)) as original:
+        await filled(original)
+        lying = LyingDatabase(original.source(), random.Random(seed), lies=0.0)
+        async with running_follower(lying) as (received, _):
+            lying.lies = 0.2
+            await eventually(lambda: len(lying.told) >= 100)
+            lying.lies = 0.0
+            await original.log("after all of it")
+            await received.receives("after all of it")
+
+
+async def test_a_value_of_another_type_is_named_and_the_rest_goes_on(tmp_path):
+    with contextlib.closing(SQLiteOriginal(tmp_path / "appliance.db", rolled_back=False)) as original:
+        await filled(original)
+        lying = LyingDatabase(original.source(), random.Random(1), lies=0.0)
+
+        def answer(sql, rows):
+            return [(*row[:2], "soon", *row[3:]) for row in rows] if "FROM log_events WHERE id >=" in sql else rows
+
+        async with running_follower(lying) as (received, _):
+            lying.answer = answer
+            await original.log("one more")
+            await eventually(lambda: "the server answered what log_events.ts cannot be" in " ".join(received.errors))
+            await original.job("u-3")
+            await eventually(lambda: received.view("u-3"))
+            lying.answer = lying.lie
+            await received.receives("one more")
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_type_of_a_value_that_the_database_answers_fails_a_request_otherwise(tmp_path, seed):
+    with contextlib.closing(SQLiteOriginal(tmp_path / "appliance.db", rolled_back=False)) as original:
+        await filled(original)
+        lying = LyingDatabase(original.source(), random.Random(seed), lies=0.0)
+        archive, logical_time = DatabaseArchive(lying, page_within=1.0, jobs_within=1.0), lambda: 7
+        asked = names("u-1", external=("ext",), steps=(1,))
+        questions = (
+            lambda: archive.find("u-1", logical_time),
+            lambda: archive.find("nobody", logical_time),
+            lambda: archive.find("old-u-1", logical_time),
+            lambda: archive.is_context("c"),
+            lambda: archive.page(JobQuery(), None, 10, logical_time, lambda _: False),
+            lambda: archive.page(JobQuery(text="u"), None, 10, logical_time, lambda _: False),
+            lambda: archive.lines(LogLines(asked, None, 10, LineQuery())),
+            lambda: archive.lines(LogLines(asked, None, 10, LineQuery("WARN"), before=100)),
+            lambda: archive.find_lines(FindLines(10, LineQuery(text="line"))),
+        )
+        try:
+            while len(lying.told) < 150:
+                for ask in questions:
+                    lying.lies = 0.2
+                    with contextlib.suppress(SourceUnavailable):
+                        await ask()
+                    lying.lies = 0.0
+            for ask in questions:
+                await ask()
+        finally:
+            await archive.close()

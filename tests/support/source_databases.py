@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import random
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import UTC as _UTC
+from datetime import date, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Self
 
@@ -289,6 +293,58 @@ class RecordingSession:
 
     async def close(self) -> None:
         await self.session.close()
+
+
+WRONG: Sequence[object] = (
+    "x", "", None, b"\xff", True, -1, 1.5, 2**31, 2**63 - 1, 2**80, -(2**80), float("nan"), float("inf"), Decimal(7),
+    datetime(2025, 9, 22),  # noqa: DTZ001 - a driver returns such ones
+    datetime(9999, 12, 31, tzinfo=_UTC), date(1, 1, 1), timedelta(days=-9), [], "9" * 5_000,
+)  # fmt: skip
+
+
+class LyingDatabase:
+    """A database of which every now and then one column of an answer has other values. Satisfies `Database`.
+
+    `lies`: the share of answers that are wrong; `told`: (statement, column, value) of each lie. `answer(sql, rows)`:
+    what a session answers.
+    """
+
+    def __init__(self, database: Any, randomness: random.Random, lies: float = 0.1) -> None:
+        self._database = database
+        self._random = randomness
+        self.lies = lies
+        self.told: list[tuple[str, int, object]] = []
+        self.answer: Callable[[str, Sequence[tuple[Any, ...]]], Sequence[tuple[Any, ...]]] = self.lie
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+    async def open(self, **options: Any) -> LyingSession:
+        return LyingSession(await self._database.open(**options), self)
+
+    def lie(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+        if self._random.random() >= self.lies or not rows:
+            return rows
+        column, value = self._random.randrange(len(rows[0])), self._random.choice(WRONG)
+        self.told.append((sql, column, value))
+        if self._random.random() < 0.1:
+            return []
+        which = self._random.randrange(len(rows))
+        return [(*r[:column], value, *r[column + 1 :]) if n >= which else r for n, r in enumerate(rows)]
+
+
+class LyingSession:
+    """Satisfies `Session`."""
+
+    def __init__(self, session: Session, database: LyingDatabase) -> None:
+        self._session = session
+        self._database = database
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
+        return self._database.answer(sql, await self._session.query(sql, args))
+
+    async def close(self) -> None:
+        await self._session.close()
 
 
 class RecordingPipeline(Pipeline):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from correlator.sources.db.session import Dialect, Session
+from correlator.sources.db.session import Dialect, Session, rows_of
 
 SAMPLE = 100
 """Jobs of a sample: of a backup that has only a tenth of the jobs, one in 40,000 is not recognized."""
@@ -22,7 +22,8 @@ SAMPLE = 100
 
 async def sample(session: Session) -> tuple[str, ...]:
     """The IDs of up to `SAMPLE` jobs, by the primary key. Raises: `SourceUnavailable`."""
-    return tuple(str(row[0]) for row in await session.query(f"SELECT id FROM job_tracking ORDER BY id LIMIT {SAMPLE}"))
+    rows = await rows_of(session, tuple[str], f"SELECT id FROM job_tracking ORDER BY id LIMIT {SAMPLE}")
+    return tuple(row[0] for row in rows)
 
 
 async def is_other(session: Session, dialect: Dialect, known: Sequence[str]) -> bool:

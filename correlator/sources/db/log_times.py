@@ -27,8 +27,8 @@ from typing import Any, TypeAlias
 
 from msgspec import Struct
 
-from correlator.model.rows import Micros
-from correlator.sources.db.session import Range, Session
+from correlator.model.rows import Int64, Micros
+from correlator.sources.db.session import Range, Session, Time, row_of, rows_of
 from correlator.sources.db.slices import Budget, Slices
 from correlator.sources.db.zones import Zone
 
@@ -62,15 +62,16 @@ SAMPLES = 64
 async def last_id(session: Session, below: int | None = None) -> int:
     """The highest id of log_events (below this one); 0 if there is none."""
     where = "" if below is None else f" WHERE id < {int(below)}"
-    found = await session.query(f"SELECT MAX(id) FROM log_events{where}")
-    return int(found[0][0] or 0)
+    (found,) = await row_of(session, tuple[Int64 | None], f"SELECT MAX(id) FROM log_events{where}")
+    return found or 0
 
 
 async def nth_id(session: Session, beside: int, n: int, *, down: bool) -> int | None:
     """The n-th id of log_events below `beside`, or above it; None if there are fewer. It reads no rows."""
     where = f"id < {int(beside)} ORDER BY id DESC" if down else f"id > {int(beside)} ORDER BY id"
-    found = await session.query(f"SELECT id FROM log_events WHERE {where} LIMIT 1 OFFSET {int(n) - 1}")
-    return int(found[0][0]) if found else None
+    sql = f"SELECT id FROM log_events WHERE {where} LIMIT 1 OFFSET {int(n) - 1}"
+    found = await rows_of(session, tuple[Int64], sql)
+    return found[0][0] if found else None
 
 
 _ANY = (-math.inf, math.inf)
@@ -99,7 +100,8 @@ class LogClock(Struct, frozen=True):
 
     async def time_of(self, session: Session, event_id: int) -> Micros | None:
         """The time of a row; None if there is none."""
-        found = await session.query(f"SELECT {self._ts} FROM log_events WHERE id = {int(event_id)}")
+        sql = f"SELECT {self._ts} FROM log_events WHERE id = {int(event_id)}"
+        found = await rows_of(session, tuple[Time | None], sql)
         return found[0][0] if found else None
 
     async def times_of_blocks(
@@ -112,9 +114,13 @@ class LogClock(Struct, frozen=True):
         low, high = self.micros.format("MIN(ts)"), self.micros.format("MAX(ts)")
         where = f"id BETWEEN {int(first)} AND {int(last)} GROUP BY id - id % {size}"
         sql = f"SELECT MIN(id), {low}, {high}, COUNT(*), COUNT(ts) FROM log_events WHERE {where}"
+        blocks = await rows_of(session, tuple[Int64, Time | None, Time | None, Int64, Int64], sql)
         return [
-            (int(i) - int(i) % size, *((lowest, highest) if timed == rows and lowest is not None else _ANY))
-            for i, lowest, highest, rows, timed in await session.query(sql)
+            (
+                i - i % size,
+                *((lowest, highest) if timed == rows and lowest is not None and highest is not None else _ANY),
+            )
+            for i, lowest, highest, rows, timed in blocks
         ]
 
     async def highest_sampled(self, session: Session, below: int, count: int) -> float:
@@ -122,14 +128,17 @@ class LogClock(Struct, frozen=True):
         first = await nth_id(session, 0, 1, down=False) or 1
         one = f"SELECT * FROM (SELECT {self._ts} AS at FROM log_events WHERE id >= {{}} ORDER BY id LIMIT 1) AS some"
         places = range(first, below, max(1, (below - first) // count))
-        found = await session.query(" UNION ALL ".join(map(one.format, places))) if places else ()
+        if not places:
+            return -math.inf
+        found = await rows_of(session, tuple[Time | None], " UNION ALL ".join(map(one.format, places)))
         return max((at for (at,) in found if at is not None), default=-math.inf)
 
     async def first_from(self, session: Session, first: int, last: int, low: float) -> int | None:
         """The lowest of some ids whose row has a time from `low` on."""
         where = f"id BETWEEN {int(first)} AND {int(last)} AND {self._ts} >= {int(low)}"
-        found = await session.query(f"SELECT id FROM log_events WHERE {where} ORDER BY id LIMIT 1")
-        return int(found[0][0]) if found else None
+        sql = f"SELECT id FROM log_events WHERE {where} ORDER BY id LIMIT 1"
+        found = await rows_of(session, tuple[Int64], sql)
+        return found[0][0] if found else None
 
     async def last_before(self, session: Session, high: int, at: float) -> int:
         """An id up to `high` such that, if times are sorted by id, those up to it are before `at`, and no others.
@@ -140,9 +149,10 @@ class LogClock(Struct, frozen=True):
         while low < high:
             middle = (low + high) // 2
             where = f"id > {middle} AND ts IS NOT NULL ORDER BY id LIMIT 1"
-            found = await session.query(f"SELECT id, {self._ts} FROM log_events WHERE {where}")
-            if found and (found[0][1] or 0) < at:
-                low = int(found[0][0])
+            sql = f"SELECT id, {self._ts} FROM log_events WHERE {where}"
+            found = await rows_of(session, tuple[Int64, Time | None], sql)
+            if found and found[0][0] > low and (found[0][1] or 0) < at:
+                low = found[0][0]
             else:
                 high = middle
         return low
@@ -392,11 +402,12 @@ class RepeatedHours:
             self._hour, self._last, self._turns, self._settled = hour, 0, [], False
         while not self._settled and self._read_to < ids[-1]:
             where = f"id > {self._read_to} ORDER BY id LIMIT {ROWS_AT_ONCE}"
-            rows = await session.query(f"SELECT id, {clock.micros.format('ts')} FROM log_events WHERE {where}")
-            self._follow(clock.zone, hour, [(int(i), int(local)) for i, local in rows if local is not None])
-            if not rows:
+            sql = f"SELECT id, {clock.micros.format('ts')} FROM log_events WHERE {where}"
+            rows = await rows_of(session, tuple[Int64, Time | None], sql)
+            self._follow(clock.zone, hour, [(i, local) for i, local in rows if local is not None])
+            if not rows or rows[-1][0] <= self._read_to:
                 break
-            self._read_to = int(rows[-1][0])
+            self._read_to = rows[-1][0]
         return {event_id for event_id in ids if bisect_right(self._turns, event_id) % 2}
 
     def _follow(self, zone: Zone, hour: Range, rows: Sequence[tuple[int, Micros]]) -> None:

@@ -20,11 +20,24 @@ from typing import Any, Literal
 
 from correlator.config.values import is_loopback
 from correlator.errors import Away, ForeignListener, SourceUnavailable, drop_frames
+from correlator.model.rows import Int64
 from correlator.pipeline.database_errors import fault_of
 from correlator.sources.db import login
 from correlator.sources.db.login import Driver, NotMariaDB, Terms, UnsafeLogin
-from correlator.sources.db.session import TABLES, Dialect, Replication, Row, Schema, Session, closing, query_failed
-from correlator.sources.db.zones import ServerZone, Zone
+from correlator.sources.db.session import (
+    TABLES,
+    Dialect,
+    Replication,
+    Row,
+    Schema,
+    Session,
+    closing,
+    number,
+    query_failed,
+    row_of,
+    rows_of,
+)
+from correlator.sources.db.zones import Offset, ServerZone, Zone
 from correlator.tasks import keeping_cancellation
 
 MAX_KILLS = 100
@@ -241,11 +254,13 @@ class MariaDBDatabase:
             " time_zone = '+00:00', wait_timeout = 28800, sql_mode = '', max_error_count = 0"
         )
         await session.query(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}, READ ONLY")
-        found: dict[str, str] = dict(
-            await session.query(
+        found = dict(
+            await rows_of(
+                session,
+                tuple[str, str],
                 # From 11.1 on, two of them exist in both spellings; before that, in one.
                 "SHOW SESSION VARIABLES WHERE Variable_name IN ('autocommit',"
-                " 'tx_isolation', 'transaction_isolation', 'tx_read_only', 'transaction_read_only')"
+                " 'tx_isolation', 'transaction_isolation', 'tx_read_only', 'transaction_read_only')",
             )
         )
         wrong = {k: v for k, v in found.items() if v not in ("ON", "1", level.replace(" ", "-"))}
@@ -255,17 +270,19 @@ class MariaDBDatabase:
             raise SourceUnavailable(detail, Away.FAILED)
 
     async def schema(self, session: Session) -> Schema:
-        rows = await session.query(
+        rows = await rows_of(
+            session,
+            tuple[str, str, str],
             "SELECT table_name, column_name, data_type FROM information_schema.columns"
-            f" WHERE table_schema = DATABASE() AND table_name IN ({', '.join(map(repr, TABLES))})"
+            f" WHERE table_schema = DATABASE() AND table_name IN ({', '.join(map(repr, TABLES))})",
         )
         found: dict[str, dict[str, str]] = {table: {} for table in TABLES}
         for table, column, kind in rows:
-            found[table.lower()][column.lower()] = kind.lower()
+            found.setdefault(table.lower(), {})[column.lower()] = kind.lower()
         return Schema(found)
 
     async def connections(self, session: Session) -> int:
-        return max(0, int((await session.query("SELECT @@SESSION.max_user_connections"))[0][0]))
+        return max(0, (await row_of(session, tuple[Int64], "SELECT @@SESSION.max_user_connections"))[0])
 
     async def zone(self, session: Session) -> Zone:
         """The configured zone; else this host's if the server runs here with its offset; else the server's offset."""
@@ -276,19 +293,22 @@ class MariaDBDatabase:
 
     async def offset(self, session: Session) -> int:
         """Seconds east of UTC of the server's own zone, now: quarters of an hour."""
-        return int((await session.query(f"SELECT {self.dialect.offset}"))[0][0])
+        return (await row_of(session, tuple[Offset], f"SELECT {self.dialect.offset}"))[0]
 
     async def replication(self, session: Session) -> Replication | None:
         """What any account may see, and the delay if the account has REPLICA MONITOR. That is asked on a session of
         its own, because a refused statement ends one; after a refusal again a minute later.
         """
-        found: dict[str, str] = dict(
-            await session.query(
+        found = dict(
+            await rows_of(
+                session,
+                tuple[str, str],
                 "SHOW GLOBAL STATUS WHERE Variable_name IN"
-                " ('Slave_heartbeat_period', 'Slave_running', 'Slaves_running')"
+                " ('Slave_heartbeat_period', 'Slave_running', 'Slaves_running')",
             )
         )
-        is_set_up = float(found.get("Slave_heartbeat_period") or 0) > 0  # that of the connection without a name
+        period = found.get("Slave_heartbeat_period") or 0  # that of the connection without a name
+        is_set_up = number(period, "Slave_heartbeat_period") > 0
         if not is_set_up and found.get("Slaves_running", "0") == "0":
             return None
         running = found.get("Slave_running") == "ON" if is_set_up else True
@@ -304,14 +324,16 @@ class MariaDBDatabase:
         if is_set_up and not rows:  # after RESET REPLICA ALL, of which the status knows nothing until a restart
             return None
         delay = rows[0][_SECONDS_BEHIND] if rows and len(rows[0]) > _SECONDS_BEHIND else None
-        return Replication(running, float(delay) if delay is not None else None)
+        return Replication(running, number(delay, "Seconds_Behind_Master") if delay is not None else None)
 
     async def next_id(self, session: Session) -> int:
-        rows = await session.query(
+        rows = await rows_of(
+            session,
+            tuple[Int64 | None],
             "SELECT AUTO_INCREMENT FROM information_schema.tables"
-            " WHERE table_schema = DATABASE() AND table_name = 'log_events'"
+            " WHERE table_schema = DATABASE() AND table_name = 'log_events'",
         )
-        return int(rows[0][0] or 0) if rows else 0
+        return (rows[0][0] or 0) if rows else 0
 
 
 def installed_driver(name: Literal["auto", "aiomysql", "asyncmy"]) -> Driver:

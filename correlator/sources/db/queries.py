@@ -13,9 +13,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar, get_args
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from correlator.bounded import BoundedDict, chunks
@@ -37,10 +37,25 @@ from correlator.jobs.sizes import (
     size,
 )
 from correlator.model.facts import MAX_CHILDREN, Reading
-from correlator.model.rows import JobRecord, LegacyRecord, LogRow, Micros, StepRecord
+from correlator.model.rows import Int64, JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 from correlator.sources.db.log_times import IdSpan, LogClock, LogQuestion, LogTimes, RepeatedHours, last_id
-from correlator.sources.db.session import IN_ONE, TABLES, Dialect, Range, Row, Schema, Session
-from correlator.sources.db.zones import ServerZone, Zone
+from correlator.sources.db.session import (
+    FORMS,
+    IN_ONE,
+    TABLES,
+    TIMES,
+    Dialect,
+    Range,
+    Row,
+    Schema,
+    Session,
+    Text,
+    Time,
+    form_of,
+    row_of,
+    rows_of,
+)
+from correlator.sources.db.zones import Offset, ServerZone, Zone
 from correlator.tasks import Pacer
 
 WHOLE = 128_000
@@ -119,7 +134,7 @@ class Oversized:
         for part in chunks(list(rooms), IN_ONE):
             where = ",".join(map(str, part))
             sql = f"SELECT id, SUBSTR(error_message, 1, {limit}) FROM job_steps WHERE id IN ({where})"
-            texts |= {i: text or "" for i, text in await session.query(sql)}
+            texts |= {i: text or "" for i, text in await rows_of(session, tuple[Int64, Text], sql)}
         for steps in found.values():
             for n, step in enumerate(steps):
                 if step.id in sizes:
@@ -144,7 +159,8 @@ class Oversized:
     async def read(self, session: Session, table: str, column: str, key: object, full: int) -> str:
         """The shortened object of a text of `full` bytes in the row `key`; `{}` with `_cut` if it is no object."""
         if full <= WHOLE:
-            rows = await session.query(f"SELECT {column} FROM {table} WHERE id = {self._dialect.placeholder}", (key,))
+            sql = f"SELECT {column} FROM {table} WHERE id = {self._dialect.placeholder}"
+            rows = await rows_of(session, tuple[Text], sql, (key,))
             found = scan(rows[0][0] or "") if rows else None
             members = found.members if found is not None and found.whole else []
             return self._cut_object(members, {}, 0 if members else full)
@@ -193,7 +209,7 @@ class Oversized:
         begin = f"SUBSTR({{}}, 1, {2 * self._sizes.metadata})"
         if not paths:
             sql = f"SELECT {begin.format(column)}, NULL FROM {table} WHERE id = {mark}"
-            rows = await session.query(sql, (key,))
+            args: tuple[object, ...] = (key,)
         else:
             rest = f"JSON_REMOVE({column}, {self._dialect.marks(paths)})"
             member = self._dialect.member.format(column, mark)
@@ -202,7 +218,8 @@ class Oversized:
                 f"SELECT CASE WHEN JSON_VALID({column}) THEN {begin.format(rest)} END,"
                 f" CASE WHEN JSON_VALID({column}) THEN {last} END FROM {table} WHERE id = {mark}"
             )
-            rows = await session.query(sql, (*paths, paths[-1], paths[-1], key))
+            args = (*paths, paths[-1], paths[-1], key)
+        rows = await rows_of(session, tuple[Text, Int64 | None], sql, args)
         return (scan(rows[0][0] or ""), rows[0][1]) if rows else (None, None)
 
     async def _named(
@@ -216,7 +233,8 @@ class Oversized:
         member = self._dialect.member.format(column, mark)
         one = f"CASE WHEN JSON_VALID({column}) THEN SUBSTR({member}, 1, {MAX_KEPT + 1}) END"
         sql = f"SELECT {', '.join([one] * len(paths))} FROM {table} WHERE id = {mark}"
-        rows = await session.query(sql, (*paths.values(), key))
+        form = form_of(*[Text] * len(paths))
+        rows = await rows_of(session, form, sql, (*paths.values(), key))
         texts = zip(paths, rows[0], strict=True) if rows else ()
         return [(name, text) for name, text in texts if text is not None and len(text) <= MAX_KEPT]
 
@@ -232,8 +250,6 @@ def _name(path: str) -> str:
 
 # -- queries
 
-
-_TIMES = frozenset({"ts", "started_at", "completed_at", "created_at", "updated_at", "canceled_at"})
 
 MESSAGE_COMPARED = 512
 """Characters of a row's message that distinguish it from another row."""
@@ -261,6 +277,9 @@ _METADATA, _SPEC = TABLES["job_tracking"].index("metadata"), TABLES["failover_jo
 _STATUS, _STARTED = (TABLES["job_tracking"].index(column) for column in ("status", "started_at"))
 
 _STEP_STARTED = TABLES["job_steps"].index("started_at")
+
+Timestamp: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-(0[1-9]|1[012])-(0[1-9]|1\d|2[0-8]|29|3[01]) [0-2]\d:")]
+"""The database's clock (`Dialect.clock`)."""
 
 _ACTIVE = "status IN ('pending', 'running')"
 
@@ -292,16 +311,15 @@ class Queries:
         self.schema = schema
         self.zone = zone
         self.limits = limits or Sizes()
-        self._select = {table: self._columns(table) for table in TABLES if schema.has(table)}
+        self._select = {table: self._columns(table) for table in TABLES}
         self._local = {
-            table: [i for i, column in enumerate(columns) if column in _TIMES and schema.is_local(table, column)]
+            table: [i for i, column in enumerate(columns) if column in TIMES and schema.is_local(table, column)]
             for table, columns in TABLES.items()
         }
         self.lost = lost
         self._oversized = Oversized(dialect, self.limits)
         self._malformed = malformed
         self._repeated = RepeatedHours()
-        self._offset = dialect.offset if isinstance(zone, ServerZone) else ""
         self._light = ", ".join(_light(schema, c) or self.expression("log_events", c) for c in TABLES["log_events"])
 
     def lost_of(self, table: str) -> tuple[str, ...]:
@@ -312,11 +330,12 @@ class Queries:
 
     async def rows_in(self, session: Session, ids: Sequence[int]) -> list[LogRow]:
         """The rows with these ids, as far as they are visible."""
-        return [self.log_row(r) for r in await self._rows_in(session, ids, self._select["log_events"])]
+        rows = await self._rows_in(session, FORMS["log_events"], ids, self._select["log_events"])
+        return [self.log_row(row) for row in rows]
 
     async def past_rows_in(self, session: Session, ids: Sequence[int], began: Micros) -> list[LogRow]:
         """The rows of a job that began then; a local time that a DST change repeats is read by the order of all ids."""
-        rows = await self._rows_in(session, ids, self._select["log_events"])
+        rows = await self._rows_in(session, FORMS["log_events"], ids, self._select["log_events"])
         hours = dict[Range, list[Row]]()
         for row in rows if self._local["log_events"] else ():
             if row[2] is not None and (hour := self.zone.repeated(row[2])) is not None:
@@ -326,37 +345,37 @@ class Queries:
             second |= await self._repeated.second(session, self.log_clock, hour, sorted(row[0] for row in some))
         return [self.log_row(row, since=self.zone.readings(row[2])[1] if row[0] in second else began) for row in rows]
 
-    async def _rows_in(self, session: Session, ids: Sequence[int], columns: str) -> list[Row]:
+    async def _rows_in(self, session: Session, form: type[Row], ids: Sequence[int], columns: str) -> list[Row]:
         found: list[Row] = []
         for part in chunks(ids, IN_ONE):
-            found += await self._with_offset(session, columns, f"FROM log_events WHERE id IN ({_list(part)})")
+            found += await self._with_offset(session, form, columns, f"FROM log_events WHERE id IN ({_list(part)})")
         return found
 
-    async def _with_offset(self, session: Session, columns: str, rest: str, args: Sequence[object] = ()) -> list[Row]:
+    async def _with_offset(
+        self, session: Session, form: type[Row], columns: str, rest: str, args: Sequence[object] = ()
+    ) -> list[Row]:
         """The rows of a SELECT with local times. A server's own zone is read in the same statement."""
-        if not self._offset:
-            return list(await session.query(f"SELECT {columns} {rest}", args))
-        rows = await session.query(f"SELECT {columns}, (SELECT {self._offset}) {rest}", args)
+        if not isinstance(self.zone, ServerZone):
+            return await rows_of(session, form, f"SELECT {columns} {rest}", args)
+        sql = f"SELECT {columns}, (SELECT {self.dialect.offset}) {rest}"
+        rows = await rows_of(session, _and(form, Offset), sql, args)
         if rows:
-            self._observe(rows[0][-1])
+            self.zone.observe(rows[0][-1])
         return [row[:-1] for row in rows]
-
-    def _observe(self, offset: int) -> None:
-        assert isinstance(self.zone, ServerZone)
-        self.zone.observe(int(offset))
 
     async def id_bounds(self, session: Session, job_id: str) -> Range | None:
         """The first and the last id of rows with this job_id; None if there are none."""
         if not self.schema.has("log_events", "job_id"):
             return None
         mark = self.dialect.placeholder
-        found = await session.query(f"SELECT MIN(id), MAX(id) FROM log_events WHERE job_id = {mark}", (job_id,))
-        return (int(found[0][0]), int(found[0][1])) if found and found[0][0] is not None else None
+        sql = f"SELECT MIN(id), MAX(id) FROM log_events WHERE job_id = {mark}"
+        low, high = await row_of(session, tuple[Int64 | None, Int64 | None], sql, (job_id,))
+        return (low, high) if low is not None and high is not None else None
 
     async def ids_in(self, session: Session, ranges: Iterable[Range]) -> list[int]:
         """The ids in `ranges` that are visible to `session`."""
         where = " OR ".join(f"id BETWEEN {a} AND {b}" for a, b in ranges)
-        return [r[0] for r in await session.query(f"SELECT id FROM log_events WHERE {where}")]
+        return [r[0] for r in await rows_of(session, tuple[Int64], f"SELECT id FROM log_events WHERE {where}")]
 
     async def last_id(self, session: Session, below: int | None = None) -> int:
         """The highest id of log_events (below this one); 0 if there is none."""
@@ -402,16 +421,16 @@ class Queries:
         """
         upto = "" if last is None else f" AND id <= {int(last)}"
         rest = f"FROM log_events WHERE id >= {int(first)}{upto} ORDER BY id LIMIT {limit}"
-        return self._light_rows(await self._with_offset(session, self._light, rest), after)
+        return self._light_rows(await self._with_offset(session, _LIGHT, self._light, rest), after)
 
     async def light_rows_upto(self, session: Session, last: int, limit: int) -> list[LogRow]:
         """The rows with id ≤ `last`, the newest first."""
         rest = f"FROM log_events WHERE id <= {int(last)} ORDER BY id DESC LIMIT {limit}"
-        return self._light_rows(await self._with_offset(session, self._light, rest))
+        return self._light_rows(await self._with_offset(session, _LIGHT, self._light, rest))
 
     async def light_rows_in(self, session: Session, ids: Sequence[int]) -> list[LogRow]:
         """The rows of `ids`, which have just been written, in any order."""
-        return self._light_rows(await self._rows_in(session, ids, self._light))
+        return self._light_rows(await self._rows_in(session, _LIGHT, ids, self._light))
 
     def _light_rows(self, rows: Sequence[Row], after: Micros | None = None) -> list[LogRow]:
         now = time.time_ns() // 1000 if after is None else None
@@ -441,7 +460,8 @@ class Queries:
         now = self.dialect.utc_micros.format("CURRENT_TIMESTAMP")
         sql = f"SELECT {self._select[table]}, {', '.join(sizes)}, {now} FROM {table} WHERE {where}"
         found, pacer = [], Pacer()
-        for *values, metadata_size, error_size, at in await session.query(sql, args):
+        form = _and(FORMS[table], Int64 | None, Int64 | None, Time | None)
+        for *values, metadata_size, error_size, at in await rows_of(session, form, sql, args):
             await pacer.pause()
             record = self._job(tuple(values))
             if (error_size or 0) > self.limits.error or (metadata_size or 0) > self.limits.metadata:
@@ -459,7 +479,7 @@ class Queries:
         for part in chunks(job_ids, IN_ONE):
             marks = self.dialect.marks(part)
             sql = f"SELECT {', '.join(columns)} FROM job_tracking WHERE id IN ({marks})"
-            for row in await session.query(sql, part):
+            for row in await rows_of(session, FORMS["job_tracking"], sql, part):
                 light = self._job(row)
                 if (known := self._oversized.unchanged(light)) is not None:
                     large = (known.metadata, known.error_message, known.error_cut)
@@ -467,7 +487,7 @@ class Queries:
         return found
 
     async def active_ids(self, session: Session) -> set[str]:
-        found = await session.query(f"SELECT id FROM job_tracking WHERE {_ACTIVE}")
+        found = await rows_of(session, tuple[str], f"SELECT id FROM job_tracking WHERE {_ACTIVE}")
         return {r[0] for r in found}
 
     async def existing(self, session: Session, job_ids: Sequence[str]) -> set[str]:
@@ -475,14 +495,14 @@ class Queries:
         found: set[str] = set()
         for part in chunks(job_ids, IN_ONE):
             sql = f"SELECT id FROM job_tracking WHERE id IN ({self.dialect.marks(part)})"
-            found.update(row[0] for row in await session.query(sql, part))
+            found.update(row[0] for row in await rows_of(session, tuple[str], sql, part))
         return found
 
     async def active_since(self, session: Session, since: str) -> dict[str, Micros]:
         """The jobs that have not ended and were updated at or after `since`, with their updated_at."""
         mark, at = self.dialect.placeholder, self._time("job_tracking", "updated_at")
         sql = f"SELECT id, {at} FROM job_tracking WHERE {_ACTIVE} AND updated_at >= {mark}"
-        return dict(await session.query(sql, (since,)))
+        return dict(await rows_of(session, tuple[str, Time], sql, (since,)))
 
     async def ids_since(self, session: Session, since: str, *columns: str) -> set[str]:
         """The jobs of which a column (started_at, completed_at) is at or after `since`, by the database's clock."""
@@ -491,7 +511,7 @@ class Queries:
         if not there:
             return set()
         sql = " UNION ALL ".join(f"SELECT id FROM job_tracking WHERE {column} >= {mark}" for column in there)
-        return {r[0] for r in await session.query(sql, (since,) * len(there))}
+        return {r[0] for r in await rows_of(session, tuple[str], sql, (since,) * len(there))}
 
     async def newest_since(
         self, session: Session, since: str, column: str, limit: int
@@ -501,24 +521,30 @@ class Queries:
             return []
         mark, at = self.dialect.placeholder, self._time("job_tracking", column)
         where = f"WHERE {column} >= {mark} ORDER BY {column} DESC, id DESC LIMIT {limit}"
-        rows = await session.query(f"SELECT id, {at} FROM job_tracking {where}", (since,))
+        rows = await rows_of(session, tuple[str, Time | None], f"SELECT id, {at} FROM job_tracking {where}", (since,))
         return [(job_id, self.utc("job_tracking", column, value)) for job_id, value in rows]
 
     async def clock(self, session: Session, back: float) -> str:
         """The database's time `back` seconds ago, as text to compare TIMESTAMP columns with."""
-        found = await session.query(self.dialect.clock.format(back=int(back)))
-        return str(found[0][0])
+        (found,) = await row_of(session, tuple[Timestamp], self.dialect.clock.format(back=int(back)))
+        return found
 
     async def now(self, session: Session) -> Micros:
         """The database's time, in whole seconds."""
-        found = await session.query(f"SELECT {self.dialect.utc_micros.format('CURRENT_TIMESTAMP')}")
-        return int(found[0][0])
+        sql = f"SELECT {self.dialect.utc_micros.format('CURRENT_TIMESTAMP')}"
+        (found,) = await row_of(session, tuple[Time], sql)
+        return found
 
     async def clock_and_active_count(self, session: Session, back: float) -> tuple[str, int]:
         """`clock`, and the number of jobs that have not ended, in one query. It counts in the index on status."""
         clock = f"({self.dialect.clock.format(back=int(back))})"
-        found = await self._with_offset(session, f"{clock}, (SELECT COUNT(*) FROM job_tracking WHERE {_ACTIVE})", "")
-        return str(found[0][0]), int(found[0][1])
+        columns = f"{clock}, (SELECT COUNT(*) FROM job_tracking WHERE {_ACTIVE})"
+        if not isinstance(self.zone, ServerZone):
+            return await row_of(session, tuple[Timestamp, Int64], f"SELECT {columns}")
+        sql = f"SELECT {columns}, {self.dialect.offset}"
+        now, count, offset = await row_of(session, tuple[Timestamp, Int64, Offset], sql)
+        self.zone.observe(offset)
+        return now, count
 
     async def last_changes(self, session: Session, *tables: str) -> tuple[object, float]:
         """A value that is another after each change of these tables, and the seconds since the last of them.
@@ -529,10 +555,12 @@ class Queries:
         if not self.dialect.last_changes:
             return None, 0.0
         names = ", ".join(f"'{name}'" for name in tables)
-        found = await session.query(self.dialect.last_changes.format(tables=names))
-        if len(found) < len(tables) or any(age is None for *_, age in found):
+        sql = self.dialect.last_changes.format(tables=names)
+        found = await rows_of(session, tuple[str, Any, Int64 | None], sql)
+        ages = [age for *_, age in found if age is not None]
+        if not ages or len(ages) < max(len(found), len(tables)):
             return None, 0.0
-        return sorted((str(name), str(at)) for name, at, _ in found), float(min(age for *_, age in found))
+        return sorted((name, str(at)) for name, at, _ in found), float(min(ages))
 
     @staticmethod
     def timestamp(second: int) -> str:
@@ -559,7 +587,8 @@ class Queries:
                 f" WHERE external_job_id = {mark} ORDER BY id {order} LIMIT {LOGGED_ROWS}) AS some"
                 " WHERE job_id IS NOT NULL"
             )
-            found |= dict.fromkeys(r[0] for r in await session.query(sql, (external_id,)) if r[1] == external_id)
+            rows = await rows_of(session, tuple[str, Text], sql, (external_id,))
+            found |= dict.fromkeys(job_id for job_id, name in rows if name == external_id)
         return list(found)
 
     async def steps_of(self, session: Session, starts: Mapping[str, Micros | None]) -> dict[str, list[StepRecord]]:
@@ -577,7 +606,8 @@ class Queries:
         for part in chunks(list(starts), IN_ONE):
             rest = f"FROM job_steps WHERE job_id IN ({self.dialect.marks(part)}) ORDER BY {order}"
             columns = f"{self._select['job_steps']}, {size}"
-            for *row, error_size in await self._with_offset(session, columns, rest, part):
+            form = _and(FORMS["job_steps"], Int64 | None)
+            for *row, error_size in await self._with_offset(session, form, columns, rest, part):
                 job_id = own.of(row[-1])
                 *values, _ = self._times("job_steps", tuple(row), begun.get(job_id))
                 if values[_STEP_STARTED] is not None and job_id in begun:
@@ -603,7 +633,8 @@ class Queries:
             return {}
         found: dict[int, str] = {}
         for part in chunks(list(step_ids), IN_ONE):
-            found |= dict(await session.query(f"SELECT id, job_id FROM job_steps WHERE id IN ({_list(part)})"))
+            sql = f"SELECT id, job_id FROM job_steps WHERE id IN ({_list(part)})"
+            found |= dict(await rows_of(session, tuple[Int64, str], sql))
         return found
 
     async def children_of(self, session: Session, job_ids: Iterable[str]) -> dict[str, Listed]:
@@ -618,7 +649,7 @@ class Queries:
         for part in chunks(job_ids, IN_ONE):
             marks = self.dialect.marks(part)
             counted = f"SELECT parent_job_id, COUNT(*) FROM job_tracking WHERE parent_job_id IN ({marks})"
-            counts |= {parent: int(n) for parent, n in await session.query(f"{counted} GROUP BY parent_job_id", part)}
+            counts |= dict(await rows_of(session, tuple[str, Int64], f"{counted} GROUP BY parent_job_id", part))
         own = OwnIds(set(job_ids))
         counts = {own.of(parent): n for parent, n in counts.items()}
         few = [parent for parent, n in counts.items() if n <= MAX_CHILDREN]
@@ -626,9 +657,9 @@ class Queries:
         newest = f"{select} = {mark} ORDER BY started_at DESC, id DESC LIMIT {MAX_CHILDREN}"
         asked += [(newest, [parent]) for parent, n in counts.items() if n > MAX_CHILDREN]
         for sql, args in asked:
-            for parent, at, child in await session.query(sql, args):
+            for parent, at, child in await rows_of(session, tuple[str, Time | None, str], sql, args):
                 found.setdefault(own.of(parent), []).append((at or 0, child))
-        return {parent: (tuple(sorted(children)), counts[parent]) for parent, children in found.items()}
+        return {parent: (tuple(sorted(found[parent])), n) for parent, n in counts.items() if parent in found}
 
     def _job(self, row: Row) -> JobRecord:
         began = None if self.schema.is_local("job_tracking", "started_at") else row[_STARTED]
@@ -643,12 +674,13 @@ class Queries:
     # -- failover_jobs
 
     async def last_legacy_id(self, session: Session) -> int:
-        return int((await session.query("SELECT MAX(id) FROM failover_jobs"))[0][0] or 0)
+        (found,) = await row_of(session, tuple[Int64 | None], "SELECT MAX(id) FROM failover_jobs")
+        return found or 0
 
     async def legacy_ids(self, session: Session, where: str, args: Sequence[object] = (), *more: str) -> list[int]:
         """The ids of the rows that `legacy_where` would return."""
-        found = await session.query(_any_of("SELECT id FROM failover_jobs WHERE ", where, *more), args)
-        return [int(row[0]) for row in found]
+        sql = _any_of("SELECT id FROM failover_jobs WHERE ", where, *more)
+        return [row[0] for row in await rows_of(session, tuple[Int64], sql, args)]
 
     async def legacy_where(
         self, session: Session, where: str, args: Sequence[object] = (), *more: str
@@ -661,7 +693,8 @@ class Queries:
         sizes = [self._size(table, c) for c in ("source_vm_spec", "error_message")]
         sql = _any_of(f"SELECT {self._select[table]}, {', '.join(sizes)} FROM {table} WHERE ", where, *more)
         found, pacer = [], Pacer()
-        for *row, spec_size, error_size in await session.query(sql, args):
+        form = _and(FORMS[table], Int64 | None, Int64 | None)
+        for *row, spec_size, error_size in await rows_of(session, form, sql, args):
             await pacer.pause()
             v = self._times(table, tuple(row))
             v[_SPEC] = published_object(v[_SPEC])
@@ -688,7 +721,7 @@ class Queries:
         """The column, NULL if it is missing. Times become microseconds, DATETIME ones still in local time (`utc`)."""
         if not self.schema.has(table, column):
             return "NULL"
-        if column in _TIMES:
+        if column in TIMES:
             return self._time(table, column)
         return self._bounded(table, column)
 
@@ -737,6 +770,17 @@ class Queries:
     def utc(self, table: str, column: str, at: Micros | None, since: Micros | None = None) -> Micros | None:
         """A time of this column in UTC, as `expression` returned it. `since`: as in `Zone.utc`."""
         return self.zone.utc(at, since=since) if at is not None and self.schema.is_local(table, column) else at
+
+
+def _and(form: type[Row], *more: Any) -> type[Row]:
+    return form_of(*get_args(form), *more)
+
+
+_LIGHT = form_of(
+    *(int | Text if column == "attrs" else kind
+      for column, kind in zip(TABLES["log_events"], get_args(FORMS["log_events"]), strict=True))
+)  # fmt: skip
+"""The form of a light reading, in which a number may be in place of attrs."""
 
 
 def _light(schema: Schema, column: str) -> str | None:

@@ -16,10 +16,10 @@ from typing import TypeAlias
 
 from correlator.bounded import chunks
 from correlator.jobs import fold, joblog
-from correlator.model.rows import LegacyRecord, Micros
+from correlator.model.rows import Int64, LegacyRecord, Micros
 from correlator.pipeline.queries import JobNames, JobQuery, LineQuery
 from correlator.sources.db.queries import Queries
-from correlator.sources.db.session import IN_ONE, Session
+from correlator.sources.db.session import IN_ONE, Session, Text, Time, form_of, row_of, rows_of
 
 Place: TypeAlias = tuple[Micros, str]
 """Where a job stands in the order of a list: (started_at, id)."""
@@ -49,8 +49,8 @@ async def nth_job(queries: Queries, session: Session, before: Place | None, n: i
     """The place of the n-th job from `before` on, newest first; None if there are fewer. It reads only an index."""
     where, args = _below(queries, before)
     sql = f"SELECT {_started(queries)}, id FROM job_tracking WHERE {where} {_NEWEST} LIMIT 1 OFFSET {n - 1}"
-    found = await session.query(sql, args)
-    return (int(found[0][0]), str(found[0][1])) if found else None
+    found = await rows_of(session, tuple[Time, str], sql, args)
+    return found[0] if found else None
 
 
 async def matching(
@@ -154,8 +154,9 @@ async def is_narrow(queries: Queries, session: Session, query: JobQuery) -> bool
         wanted = sorted(getattr(query, column))
         if wanted and queries.schema.has("job_tracking", column):
             some = f"SELECT 1 FROM job_tracking WHERE {column} IN ({queries.dialect.marks(wanted)})"
-            found = await session.query(f"SELECT COUNT(*) FROM ({some} LIMIT {MAX_NARROW + 1}) AS some", wanted)
-            return int(found[0][0]) <= MAX_NARROW
+            counted = f"SELECT COUNT(*) FROM ({some} LIMIT {MAX_NARROW + 1}) AS some"
+            (count,) = await row_of(session, tuple[Int64], counted, wanted)
+            return count <= MAX_NARROW
     return False
 
 
@@ -180,8 +181,8 @@ async def mentioning_unordered(
     where, args = _mentions(queries, name, id_keys)
     if queries.schema.has("job_tracking", "started_at"):
         where += f" AND (started_at IS NULL OR NOT {_HAS_PLACE})"
-    found = await session.query(f"SELECT id FROM job_tracking WHERE {where} LIMIT {limit}", args)
-    return [str(row[0]) for row in found]
+    found = await rows_of(session, tuple[str], f"SELECT id FROM job_tracking WHERE {where} LIMIT {limit}", args)
+    return [row[0] for row in found]
 
 
 async def with_column(queries: Queries, session: Session, column: str, value: str, limit: int) -> list[str]:
@@ -189,7 +190,7 @@ async def with_column(queries: Queries, session: Session, column: str, value: st
     order = _NEWEST if queries.schema.has("job_tracking", "started_at") else ""
     mark = queries.dialect.placeholder
     sql = f"SELECT id, {column} FROM job_tracking WHERE {column} = {mark} {order} LIMIT {limit}"
-    return [str(row[0]) for row in await session.query(sql, (value,)) if row[1] == value]
+    return [job_id for job_id, found in await rows_of(session, tuple[str, Text], sql, (value,)) if found == value]
 
 
 async def newest(queries: Queries, session: Session, ids: Sequence[str], most: int) -> list[str]:
@@ -199,7 +200,7 @@ async def newest(queries: Queries, session: Session, ids: Sequence[str], most: i
     found: list[Place] = []
     for part in chunks(ids, IN_ONE):
         sql = f"SELECT {_started(queries)}, id FROM job_tracking WHERE id IN ({queries.dialect.marks(part)})"
-        found += [(int(at or 0), str(job_id)) for at, job_id in await session.query(sql, part)]
+        found += [(at or 0, job_id) for at, job_id in await rows_of(session, tuple[Time | None, str], sql, part)]
     return [job_id for _, job_id in nlargest(most, found)]
 
 
@@ -209,7 +210,7 @@ async def has_context(queries: Queries, session: Session, name: str) -> bool:
         return False
     mark = queries.dialect.placeholder
     sql = f"SELECT context_id FROM job_tracking WHERE context_id = {mark} LIMIT 100"
-    return any(row[0] == name for row in await session.query(sql, (name,)))
+    return any(row[0] == name for row in await rows_of(session, tuple[Text], sql, (name,)))
 
 
 async def _places(
@@ -234,8 +235,8 @@ async def _places(
     order = "ORDER BY COALESCE(started_at, started_at) DESC, id DESC" if sort else _NEWEST
     size = " + ".join(f"COALESCE(LENGTH({c}), 0)" for c in large) or "0"
     sql = f"SELECT {_started(queries)}, id, {size} FROM job_tracking WHERE {condition} {order} LIMIT {limit}"
-    found = await session.query(sql, [*places, *args])
-    return [((int(at), str(job_id)), int(length)) for at, job_id, length in found]
+    found = await rows_of(session, tuple[Time, str, Int64], sql, [*places, *args])
+    return [((at, job_id), length) for at, job_id, length in found]
 
 
 def _below(queries: Queries, before: Place | None) -> tuple[str, list[object]]:
@@ -294,8 +295,8 @@ async def legacy_places(
             args += [_at(queries, place), _at(queries, place), place[1]]
     micros = queries.dialect.utc_micros.format(at)
     sql = f"SELECT id, {micros}, job_id FROM failover_jobs WHERE {' AND '.join(where)}"
-    rows = await session.query(f"{sql} ORDER BY {at} DESC, job_id DESC LIMIT {limit}", args)
-    return [(int(i), (int(micros), str(job_id))) for i, micros, job_id in rows]
+    sql = f"{sql} ORDER BY {at} DESC, job_id DESC LIMIT {limit}"
+    return [(i, (at, job_id)) for i, at, job_id in await rows_of(session, tuple[Int64, Time, str], sql, args)]
 
 
 # -- log_events
@@ -348,8 +349,7 @@ async def sizes_of(
         briefly = queries.dialect.briefly.format(seconds=SCAN_WITHIN)
         by = "id + 0"  # The few that match are sorted, as rows are read forward for less: no index has this order.
     sql = f"{briefly}SELECT id, {size} FROM log_events WHERE {where} ORDER BY {by} {order} LIMIT {limit}"
-    found = await session.query(sql, args)
-    return [(int(i), int(n or 0)) for i, n in found]
+    return [(i, n or 0) for i, n in await rows_of(session, tuple[Int64, Int64 | None], sql, args)]
 
 
 def _of_job(queries: Queries, names: JobNames) -> tuple[str, list[object]]:
@@ -420,7 +420,7 @@ async def owned_by_index(queries: Queries, session: Session, names: Iterable[str
             for part in chunks(sorted(wanted - found), IN_ONE):
                 marks = queries.dialect.marks(part)
                 sql = f"SELECT DISTINCT {column} FROM job_tracking WHERE {column} IN ({marks})"
-                found |= {r[0] for r in await session.query(sql, part)}
+                found |= {r[0] for r in await rows_of(session, tuple[str], sql, part)}
     return found & wanted  # the database compares regardless of case
 
 
@@ -434,7 +434,7 @@ async def owned_by_log(queries: Queries, session: Session, names: Iterable[str])
             " WHERE job_id IS NOT NULL"
         )
         for part in chunks(sorted(wanted), LOG_NAMES):
-            found |= {r[0] for r in await session.query(" UNION ".join([one] * len(part)), part)}
+            found |= {r[0] for r in await rows_of(session, tuple[str], " UNION ".join([one] * len(part)), part)}
     return found & wanted
 
 
@@ -455,7 +455,8 @@ async def owned_in_metadata(
             f" AND ({' OR '.join(f'{value} IN ({marks})' for value in values)})"
         )
         args = [queries.timestamp(since), queries.timestamp(until), *(list(part) * len(values))]
-        for row in await session.query(sql, args):
+        form = form_of(*[Text] * len(values))
+        for row in await rows_of(session, form, sql, args):
             found.update(row)
     return found & set(names)
 

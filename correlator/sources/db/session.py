@@ -1,6 +1,9 @@
 """The database interface of the sources: sessions that run queries, the schema, and the dialect.
 
 Every query has a deadline. A session whose query failed or was cancelled is never used again.
+
+A server may answer anything: one of another version, behind a proxy, or in wrong hands. So rows enter in one place,
+`rows_of`, which checks the type of each value. What is another one is a failure of the query, never of the daemon.
 """
 
 from __future__ import annotations
@@ -9,10 +12,14 @@ import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from types import GenericAlias
+from typing import Annotated, Any, Protocol, TypeAlias, TypeVar, cast
+
+import msgspec
+from msgspec import Meta
 
 from correlator.errors import Away, SourceUnavailable
-from correlator.model.rows import JobRecord, LogRow, StepRecord
+from correlator.model.rows import Int64, JobRecord, LogRow, StepRecord
 from correlator.sources.db.zones import Zone
 
 Range = tuple[int, int]
@@ -21,6 +28,11 @@ Range = tuple[int, int]
 Row = tuple[Any, ...]
 
 T = TypeVar("T")
+
+Time: TypeAlias = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+"""Microseconds since 1970 as a column has them, which are local time where it has no zone."""
+
+Text: TypeAlias = str | None
 
 IN_ONE = 500
 """Ids in one IN list."""
@@ -135,7 +147,7 @@ class Dialect:
         return ",".join([self.placeholder] * len(values))
 
 
-_OF_A_QUERY = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_ANSWER, Away.SLOW})
+_OF_A_QUERY = frozenset({Away.FAILED, Away.LOCKED, Away.MISSING_GRANTS, Away.NO_ANSWER, Away.SLOW, Away.UNREADABLE})
 """Reasons that may be one table's alone. The others are the connection's."""
 
 _TABLE = re.compile(rf"\bFROM ({'|'.join(TABLES)})\b")
@@ -156,9 +168,86 @@ class Session(Protocol):
     """One connection to the database."""
 
     async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
-        """All rows of a SELECT. Raises `SourceUnavailable`, and closes the session then."""
+        """All rows of a SELECT, of any types (`rows_of`). Raises `SourceUnavailable`, and closes the session then."""
 
     async def close(self) -> None: ...
+
+
+def form_of(*kinds: Any) -> type[Row]:
+    """Return the form of rows with these types of columns, of which nobody knows before how many there are."""
+    return cast("type[Row]", GenericAlias(tuple, kinds))
+
+
+def _form(table: str) -> type[Row]:
+    """The types of the columns of `TABLES`."""
+    numbers: dict[str, Any] = {"seq": Int64 | None, "step_id": int | None, "percent_complete": Int64 | None}
+    if table != "job_tracking":
+        numbers["id"] = Int64
+    needed = {"job_tracking": "id", "job_steps": "job_id", "failover_jobs": "job_id"}.get(table)
+    texts: dict[str, Any] = {needed: str} if needed is not None else {}
+    times: dict[str, Any] = dict.fromkeys(TIMES, Time | None)
+    known = numbers | texts | times
+    return form_of(*(known.get(column, Text) for column in TABLES[table]))
+
+
+TIMES = frozenset({"ts", "started_at", "completed_at", "created_at", "updated_at", "canceled_at"})
+"""Columns that are times."""
+
+FORMS: Mapping[str, type[Row]] = {table: _form(table) for table in TABLES}
+
+
+async def rows_of(session: Session, form: type[T], sql: str, args: Sequence[object] = ()) -> list[T]:
+    """All rows of a SELECT. `form`: a tuple of the types of its columns.
+
+    Raises: `SourceUnavailable`, also if a value is of another type. That names table, column and type.
+    """
+    rows = await session.query(sql, args)
+    try:
+        return msgspec.convert(rows, list[form])  # type: ignore[valid-type]
+    except msgspec.ValidationError as error:
+        place = _PLACE.search(str(error))
+        column = _column(sql, int(place[1])) if place is not None and place[1] else "a row of it"
+        wrong = _PLACE.sub("", str(error)).replace("Expected", "expected", 1)
+        raise _unreadable(sql, f"the server answered what {column} cannot be: {wrong}") from None
+
+
+async def row_of(session: Session, form: type[T], sql: str, args: Sequence[object] = ()) -> T:
+    """The only row of a SELECT that always has one. Raises: as `rows_of`, also if there is none."""
+    rows = await rows_of(session, form, sql, args)
+    if not rows:
+        raise _unreadable(sql, "the server answered without a row")
+    return rows[0]
+
+
+def _unreadable(sql: str, meaning: str) -> SourceUnavailable:
+    return query_failed("an answer cannot be read", Away.UNREADABLE, sql, meaning)
+
+
+def number(text: object, what: str) -> float:
+    """The number that the server's variable `what` is. Raises: `SourceUnavailable`."""
+    try:
+        return float(str(text))
+    except ValueError:
+        raise _unreadable("", f"the server answered what {what} cannot be: expected a number") from None
+
+
+_PLACE = re.compile(r" - at `\$\[(?:\.\.\.|\d+)\](?:\[(\d+)\])?`")
+_LIST = re.compile(r"'[^']*'|[(),]|\bFROM\b")
+
+
+def _column(sql: str, n: int) -> str:
+    """The name of the n-th column of a SELECT, as far as its expression tells."""
+    table, depth, begin, found = _TABLE.search(sql), 0, sql.find("SELECT") + len("SELECT"), list[str]()
+    for mark in _LIST.finditer(sql, begin):
+        if depth == 0 and mark[0] in (",", "FROM"):
+            found.append(sql[begin : mark.start()])
+            begin = mark.end()
+            if mark[0] == "FROM":
+                break
+        depth += {"(": 1, ")": -1}.get(mark[0], 0)
+    names = re.findall(r"\b[a-z_]{2,}\b", re.sub(r"'[^']*'", "", found[n])) if n < len(found) else []
+    name = names[-1] if names else f"column {n + 1}"
+    return f"{table[1]}.{name}" if table is not None else name
 
 
 S = TypeVar("S", bound=Session)

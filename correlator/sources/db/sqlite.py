@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from correlator.errors import Away, SourceUnavailable
-from correlator.model.rows import Micros
+from correlator.model.rows import Int64, Micros
 from correlator.sources.db import zones
-from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, as_text, query_failed
+from correlator.sources.db.session import TABLES, Dialect, Row, Schema, Session, as_text, query_failed, rows_of
 from correlator.sources.db.zones import Zone
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - stored times have no zone
@@ -111,7 +111,7 @@ class SQLiteDatabase:
     async def schema(self, session: Session) -> Schema:
         found: dict[str, dict[str, str]] = {}
         for table in TABLES:
-            rows = await session.query(f"SELECT name, type FROM pragma_table_info('{table}')")
+            rows = await rows_of(session, tuple[str, str], f"SELECT name, type FROM pragma_table_info('{table}')")
             found[table] = {name.lower(): kind.lower().split("(")[0] for name, kind in rows}
         return Schema(found)
 
@@ -130,8 +130,9 @@ class SQLiteDatabase:
         rows = await session.query("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'")
         if not rows:
             return 0
-        found = await session.query("SELECT seq FROM sqlite_sequence WHERE name = 'log_events'")
-        return int(found[0][0]) + 1 if found else 0
+        sql = "SELECT seq FROM sqlite_sequence WHERE name = 'log_events'"
+        found = await rows_of(session, tuple[Int64], sql)
+        return found[0][0] + 1 if found else 0
 
 
 def _matches(pattern: str, text: bytes | None) -> bool:

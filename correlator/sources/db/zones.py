@@ -12,8 +12,10 @@ import datetime
 import math
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 from zoneinfo import ZoneInfo
+
+from msgspec import Meta
 
 from correlator.model.rows import Micros
 
@@ -28,6 +30,11 @@ _LONGEST = 100
 """Quarters of an hour that can be repeated: more than a day, as where a date line moved."""
 
 _MAX_KEPT = 4096
+
+MAX_OFFSET = 64_800
+
+Offset: TypeAlias = Annotated[int, Meta(ge=-MAX_OFFSET, le=MAX_OFFSET)]
+"""Seconds east of UTC, as of a server: 18 hours at the most."""
 
 _MAX_OFFSETS = 8
 """Changes of a server's zone that are remembered."""
@@ -128,7 +135,7 @@ class ServerZone(Zone):
         self._held: list[_Held] = []
         self._seen_at: float = -math.inf
 
-    def observe(self, offset: int) -> None:
+    def observe(self, offset: Offset) -> None:
         """Note the offset that the server has now, in seconds east of UTC."""
         now = self._clock()
         zone = host() if self._here and offset == host_offset() else fixed(offset)

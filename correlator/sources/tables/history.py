@@ -36,7 +36,7 @@ from correlator.model.facts import Status
 from correlator.model.rows import Micros
 from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, as_status
-from correlator.sources.db.session import Schema, Session
+from correlator.sources.db.session import Schema, Session, Text, Time, form_of, rows_of
 from correlator.sources.db.slices import Slices
 
 MAX_SEARCHED = 4_000_000
@@ -249,8 +249,8 @@ async def _nth_ended(queries: Queries, session: Session, since: str, before: Pla
     """
     where, args = _between(queries, since, before)
     sql = f"SELECT {_STORED}, id FROM job_tracking WHERE {where} {_NEWEST} LIMIT 1 OFFSET {n - 1}"
-    found = await session.query(sql, args)
-    return (found[0][0], found[0][1]) if found else None
+    found = await rows_of(session, tuple[str, str], sql, args)
+    return found[0] if found else None
 
 
 async def _newest_ended(
@@ -269,17 +269,18 @@ async def _newest_ended(
         where += f" AND completed_at >= {mark} AND (completed_at > {mark} OR id >= {mark})"
         args += [down_to[0], down_to[0], down_to[1]]
     by_type: dict[str, list[str]] = {}
-    for job_type, operation in without:
-        by_type.setdefault(job_type, []).append(operation)
-    for job_type, operations in by_type.items():
+    for one_type, one in without:
+        by_type.setdefault(one_type, []).append(one)
+    for one_type, operations in by_type.items():
         # In hexadecimal, as the collation of the database may ignore case.
         texts = [f"HEX(COALESCE({queries.expression('job_tracking', c)}, ''))" for c in ("job_type", "operation")]
         where += f" AND NOT ({texts[0]} = {mark} AND {texts[1]} IN ({queries.dialect.marks(operations)}))"
-        args += [text.encode().hex().upper() for text in (job_type, *operations)]
+        args += [text.encode().hex().upper() for text in (one_type, *operations)]
     selected = ", ".join(queries.expression("job_tracking", column) for column in columns)
     sql = f"SELECT {_STORED}, id, {selected} FROM job_tracking WHERE {where} {_NEWEST} LIMIT {limit}"
     found = []
-    for at, job_id, status, job_type, operation, *times in await session.query(sql, args):
+    rows = await rows_of(session, tuple[str, str, Text, Text, Text, Time | None, Time | None, Time | None], sql, args)
+    for at, job_id, status, job_type, operation, *times in rows:
         end, started, created = (queries.utc("job_tracking", c, t) for c, t in zip(_TIMES, times, strict=True))
         start = started if started is not None else created
         found.append(EndedJob((at, job_id), (job_type or "", operation or ""), as_status(status), start, end))
@@ -303,7 +304,8 @@ async def _vm_names(queries: Queries, session: Session, job_ids: Sequence[str]) 
     text = f"SUBSTR({dialect.member.format('metadata', dialect.placeholder)}, 1, {MAX_KEPT + 1})"
     texts = ", ".join([f"CASE WHEN {searched} THEN {text} END"] * len(VM_NAMES))
     sql = f"SELECT id, {texts} FROM job_tracking WHERE id IN ({dialect.marks(job_ids)})"
-    rows = await session.query(sql, [*(f'$."{name}"' for name in VM_NAMES), *job_ids])
+    form = form_of(str, *[Text] * len(VM_NAMES))
+    rows = await rows_of(session, form, sql, [*(f'$."{name}"' for name in VM_NAMES), *job_ids])
     return {job_id: _first_text(members) for job_id, *members in rows}
 
 
@@ -331,7 +333,9 @@ async def _steps_of(queries: Queries, session: Session, starts: Mapping[str, Mic
     )
     found: dict[str, list[StepTimes]] = {}
     begun = dict(starts)
-    for job_id, name, began, ended in await session.query(" UNION ALL ".join([one] * len(job_ids)), job_ids):
+    sql = " UNION ALL ".join([one] * len(job_ids))
+    rows = await rows_of(session, tuple[str, Text, Time | None, Time | None], sql, job_ids)
+    for job_id, name, began, ended in rows:
         at = queries.utc("job_steps", "started_at", began, begun.get(job_id))
         if at is not None:
             begun[job_id] = at

@@ -28,12 +28,12 @@ from correlator.bounded import chunks
 from correlator.errors import SourceUnavailable
 from correlator.jobs import joblog
 from correlator.jobs.joblog import LEGACY_ACTIVE, LEGACY_ENDED
-from correlator.model.rows import LegacyRecord
+from correlator.model.rows import Int64, LegacyRecord
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources import Feed
 from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries, with_lost
-from correlator.sources.db.session import IN_ONE, Database, Session, closing
+from correlator.sources.db.session import IN_ONE, Database, Session, closing, row_of, rows_of
 from correlator.sources.search import directly, owned
 from correlator.sources.tables.reconcile import LATE_COMMIT
 from correlator.tasks import until_next
@@ -215,9 +215,9 @@ class Legacy:
         gone: set[int] = set()
         for part in chunks(sorted(ids), IDS):
             where = f"FROM failover_jobs WHERE id IN ({','.join(map(str, part))})"
-            ((count,),) = await session.query(f"SELECT COUNT(*) {where}")
+            (count,) = await row_of(session, tuple[Int64], f"SELECT COUNT(*) {where}")
             if count < len(part):
-                gone |= set(part) - {r[0] for r in await session.query(f"SELECT id {where}")}
+                gone |= set(part) - {r[0] for r in await rows_of(session, tuple[Int64], f"SELECT id {where}")}
         return gone
 
     async def _read_again(self, queries: Queries, session: Session, feed: Feed, known: Sequence[LegacyRecord]) -> None:
