@@ -64,10 +64,12 @@ class ChangedTables:
     def feed(self, received: bytes) -> dict[str, int]:
         """The number of statements in `received` by the table that they changed; it may be too high.
 
+        It takes a millisecond for 1,000 packets, so the caller bounds the bytes of a call.
+
         Statements that name a table of the same name in another database are counted as well.
 
         Raises:
-            Ended: The server has ended the stream.
+            Ended: The server has ended the stream, or what it sends is no binary log.
         """
         changed: dict[str, int] = {}
         data = self._kept + received if self._kept else received
@@ -77,28 +79,31 @@ class ChangedTables:
             if not self._goes_on:
                 if at + 4 + min(length, NEEDED) > end:
                     break
-                self._read_packet(data, at, length, changed)
+                try:
+                    self._read_packet(data[at : at + 4 + min(length, NEEDED)], changed)
+                except (IndexError, struct.error):
+                    raise Ended(0, "what the server sends is no binary log") from None
             self._goes_on = length == WHOLE
             at += 4 + length
         self._skip = max(0, at - end)
         self._kept = data[at:]
         return changed
 
-    def _read_packet(self, data: bytes, at: int, length: int, changed: dict[str, int]) -> None:
-        status = data[at + _STATUS] if length else _END
+    def _read_packet(self, packet: bytes, changed: dict[str, int]) -> None:
+        """Read the begin of a packet. Raises: `Ended`; `IndexError` or `struct.error` if it is too short."""
+        status = packet[_STATUS] if len(packet) > _STATUS else _END
         if status == _ERROR:
-            code, message = struct.unpack_from("<H", data, at + 5)[0], data[at + 7 : at + 4 + length]
+            code, message = struct.unpack_from("<H", packet, 5)[0], packet[7:]
             raise Ended(code, re.sub(rb"^#.....", b"", message).decode("utf-8", "replace"))
         if status == _END:
             raise Ended(0, "the server has ended the stream")
         self.began = True
-        kind = data[at + _TYPE] if length > _TYPE - _STATUS else 0
+        kind = packet[_TYPE]
         if kind == TABLE_MAP:
-            if (mapped := self._mapped(data, at + _BODY + 8)) is not None:
+            if (mapped := self._mapped(packet, _BODY + 8)) is not None:
                 changed[mapped] = changed.get(mapped, 0) + 1
         elif kind == QUERY:
-            head = data[at + _BODY : at + 4 + min(length, NEEDED)]
-            for name in {self._tables[found.lower()] for found in self._named.findall(head)}:
+            for name in {self._tables[found.lower()] for found in self._named.findall(packet, _BODY)}:
                 changed[name] = changed.get(name, 0) + 1
         elif kind == QUERY_COMPRESSED:
             for name in self._tables.values():  # not worth unpacking: an unneeded read does no harm

@@ -41,6 +41,9 @@ HEARTBEAT = 2.0
 SILENT_AFTER = 7.0
 """Seconds between the server's heartbeats, and without any after which the connection counts as lost."""
 
+AT_ONCE = 64 << 10
+"""Most bytes that are parsed before other tasks run."""
+
 ROOM = 0.001
 """Seconds between two reads of the socket. Events that arrive meanwhile are read together."""
 
@@ -177,8 +180,8 @@ class DoorbellRetry:
         self._notified.clear()
 
 
-class _BinlogProtocol(asyncio.Protocol):
-    """Reads the packets of a connection on which the binary log has been requested."""
+class _BinlogProtocol(asyncio.BufferedProtocol):
+    """Reads the packets of a connection on which the binary log has been requested, at most `AT_ONCE` bytes a call."""
 
     def __init__(
         self,
@@ -195,6 +198,7 @@ class _BinlogProtocol(asyncio.Protocol):
         self._clock = clock
         self._loop = asyncio.get_running_loop()
         self._received_at = clock()
+        self._buffer = bytearray(AT_ONCE)
         self._ended: asyncio.Future[str] = self._loop.create_future()
 
     async def wait_closed(self, silent_after: float) -> None:
@@ -206,13 +210,17 @@ class _BinlogProtocol(asyncio.Protocol):
             await asyncio.wait([self._ended], timeout=left)
         raise SourceUnavailable(self._ended.result())
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> bytearray:
+        del sizehint
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         if self._ended.done():
             return
         self._received_at = self._clock()
         began = self._changes.began
         try:
-            changed = self._changes.feed(data)
+            changed = self._changes.feed(bytes(memoryview(self._buffer)[:nbytes]))
         except binlog.Ended as ended:
             self._end(_message(ended))
             return

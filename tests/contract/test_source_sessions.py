@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -15,7 +16,8 @@ from correlator.pipeline.source_status import SourcePart
 from correlator.sources import tail as tail_module
 from correlator.sources.db import login
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
-from correlator.sources.db.session import TABLES, Schema
+from correlator.sources.db.session import TABLES, Schema, rows_of
+from correlator.tasks import TURN
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
 from tests.support.source_databases import Original, RecordingPipeline, opened, running_follower
@@ -151,6 +153,29 @@ async def test_questions_asked_at_once_on_one_session_get_their_own_answers(mari
 
 class Spins(BaseException):
     """Ends a loop that never awaits: no deadline could."""
+
+
+async def test_an_answer_of_many_rows_lets_other_tasks_run_all_the_while(mariadb_original):
+    """By the clock of the processor, which does not run while others use the machine."""
+    longest, before = 0.0, time.thread_time()
+
+    async def other() -> None:
+        nonlocal longest, before
+        while True:
+            now = time.thread_time()
+            longest, before = max(longest, now - before), now
+            await asyncio.sleep(0)
+
+    numbers = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 300)"
+    session = await opened(mariadb_original.source(query_timeout=PATIENCE))
+    watching = asyncio.create_task(other())
+    try:
+        rows = await rows_of(session, tuple[int], f"{numbers} SELECT a.i FROM n AS a, n AS b")
+    finally:
+        watching.cancel()
+        await session.close()
+    assert len(rows) == 90_000
+    assert longest < 8 * TURN, f"{longest * 1000:.0f} ms"
 
 
 async def test_abandoned_connections_are_forgotten_if_the_connection_that_kills_them_dies(driver, monkeypatch):

@@ -120,13 +120,22 @@ async def test_the_same_where_the_log_is_packed(appliance):
         await appliance.run(before)
 
 
-async def test_a_row_that_is_larger_than_a_packet_of_the_protocol_passes(appliance):
+async def test_a_row_that_is_larger_than_a_packet_of_the_protocol_passes(appliance, monkeypatch):
+    feed, most = binlog.ChangedTables.feed, 0
+
+    def measured(reader: binlog.ChangedTables, received: bytes) -> dict[str, int]:
+        nonlocal most
+        most = max(most, len(received))
+        return feed(reader, received)
+
+    monkeypatch.setattr(binlog.ChangedTables, "feed", measured)
     async with listening(appliance) as running:
         text = "SELECT REPEAT('log_events ', 1600000)"  # 17.6 MB
         await appliance.run("SET SESSION binlog_format = 'ROW'", f"CREATE TABLE huge (t LONGTEXT) {text}", LINE)
         await eventually(lambda: running.notifications["log_events"])
         assert set(running.notifications) == {"log_events"}
         assert running.up
+    assert most <= 64 << 10, "more is read only after other tasks"
 
 
 async def test_a_log_that_begins_a_new_file_and_drops_the_old_one_is_followed(appliance):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import struct
 from collections import Counter
@@ -24,6 +25,9 @@ GTID, XID, HEARTBEAT, ROWS = 162, 16, 27, 23
 
 MAPPED = bytes.fromhex("120000000000 0100 0e") + b"migratekit_oma\0\x0alog_events\0\x08\x08\x0f\x08\xfe\xfc\xfc\x12\x0f"
 """The body of a TABLE_MAP event as MariaDB 11.8 sent it."""
+
+TABLE_MAP = bytes.fromhex("0a000000 00 00000000 13 01000000 ff")
+"""A packet that ends within its header."""
 
 STATEMENT = bytes.fromhex(
     "0900000000000000 0e 0000 2600 000000000101000020540000000006037374640400090009000905062b30303a30308026880a"
@@ -136,6 +140,13 @@ class Away:
     async def open_with_aiomysql(self) -> None:
         self.asked += 1
         raise SourceUnavailable(f"no route, for the {self.asked}. time")
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40).map(packet), st.binary(max_size=40), st.just(TABLE_MAP)), max_size=5))
+def test_whatever_a_server_sends_is_read_or_ends_the_stream(parts):
+    """An error of the parser would be a traceback in the log for each packet."""
+    with contextlib.suppress(Ended):
+        changes().feed(b"".join(parts))
 
 
 async def test_a_doorbell_that_stays_away_is_warned_of_once_in_ten_minutes_and_shown_meanwhile(caplog):

@@ -30,6 +30,7 @@ from importlib import import_module
 from typing import Any, ClassVar, Literal
 
 from correlator.listeners import check_listener
+from correlator.tasks import Pacer
 
 Driver = Literal["aiomysql", "asyncmy"]
 
@@ -192,8 +193,18 @@ class _Login:
 
 
 class _AiomysqlLogin(_Login):
+    """It also lets other tasks run between packets: the driver parses all that have arrived without a pause."""
+
     method = "_server_auth_plugin"
     read = "_read_packet"
+
+    def __init__(self, terms: Terms, **options: Any) -> None:
+        super().__init__(terms, **options)
+        self._pacer = Pacer()
+
+    async def _read_packet(self, *args: Any) -> Any:
+        await self._pacer.pause()
+        return await super()._read_packet(*args)  # type: ignore[misc]
 
 
 class _AsyncmyLogin(_Login):

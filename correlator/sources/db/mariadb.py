@@ -32,6 +32,7 @@ from correlator.sources.db.session import (
     Schema,
     Session,
     closing,
+    in_parts,
     number,
     query_failed,
     row_of,
@@ -94,7 +95,7 @@ class MariaDBSession:
                 raise SourceUnavailable("MariaDB: the connection is closed")
             try:
                 async with asyncio.timeout(self._timeout):
-                    return _decoded(await keeping_cancellation(_execute(self.connection, sql, args)))
+                    rows = await keeping_cancellation(_execute(self.connection, sql, args))
             except TimeoutError as error:
                 self._drop(running=True)
                 raise query_failed(f"MariaDB: no answer within {self._timeout:g} s", Away.NO_ANSWER, sql) from error
@@ -106,6 +107,7 @@ class MariaDBSession:
                 self._drop()
                 reason, meaning = _kind(error)
                 raise query_failed(f"MariaDB: {_message(error)}", reason, sql, meaning) from error
+        return await in_parts(rows, _decoded)
 
     def _drop(self, *, running: bool = False) -> None:
         connection, self.connection = self.connection, None
@@ -356,7 +358,7 @@ async def _execute(connection: Any, sql: str, args: Sequence[object] = ()) -> Se
         return rows
 
 
-def _decoded(rows: Sequence[Row]) -> Sequence[Row]:
+def _decoded(rows: Sequence[Row]) -> list[Row]:
     """`rows` with bytes decoded. By column, as all values of one have the same type or are None: twice as fast."""
     return list(zip(*map(_column, zip(*rows, strict=True)), strict=True))
 

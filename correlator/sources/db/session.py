@@ -8,6 +8,7 @@ A server may answer anything: one of another version, behind a proxy, or in wron
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Annotated, Any, Protocol, TypeAlias, TypeVar, cast
 import msgspec
 from msgspec import Meta
 
+from correlator.bounded import chunks
 from correlator.errors import Away, SourceUnavailable
 from correlator.model.rows import Int64, JobRecord, LogRow, StepRecord
 from correlator.sources.db.zones import Zone
@@ -33,6 +35,9 @@ Time: TypeAlias = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 """Microseconds since 1970 as a column has them, which are local time where it has no zone."""
 
 Text: TypeAlias = str | None
+
+ROWS_AT_ONCE = 2_000
+"""Rows that are decoded and checked before other tasks run."""
 
 IN_ONE = 500
 """Ids in one IN list."""
@@ -203,12 +208,22 @@ async def rows_of(session: Session, form: type[T], sql: str, args: Sequence[obje
     """
     rows = await session.query(sql, args)
     try:
-        return msgspec.convert(rows, list[form])  # type: ignore[valid-type]
+        return await in_parts(rows, lambda part: msgspec.convert(part, list[form]))  # type: ignore[valid-type]
     except msgspec.ValidationError as error:
         place = _PLACE.search(str(error))
         column = _column(sql, int(place[1])) if place is not None and place[1] else "a row of it"
         wrong = _PLACE.sub("", str(error)).replace("Expected", "expected", 1)
         raise _unreadable(sql, f"the server answered what {column} cannot be: {wrong}") from None
+
+
+async def in_parts(rows: Sequence[Row], convert: Callable[[Sequence[Row]], list[T]]) -> list[T]:
+    """Convert any number of rows, `ROWS_AT_ONCE` before other tasks run."""
+    found: list[T] = []
+    for part in chunks(rows, ROWS_AT_ONCE):
+        found += convert(part)
+        if len(part) == ROWS_AT_ONCE:
+            await asyncio.sleep(0)
+    return found
 
 
 async def row_of(session: Session, form: type[T], sql: str, args: Sequence[object] = ()) -> T:
