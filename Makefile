@@ -15,7 +15,7 @@ PIP  := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input inst
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help bench demo docs test collected test-names test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-brokers test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers audit test-generators
+.PHONY: help bench demo docs test test-together test-alone collected test-names test-faults test-clients test-storms test-cluster test-replay test-home-assistant test-brokers test-sizes test-soak test-versions test-system test-package systems deb wheel image client-package release lint types imports format lock clean servers test-fuzz sbom pictures mutants promises test-browsers audit test-generators
 
 help:
 	@echo "make demo     run the correlator on a made-up appliance; ARGS='--fleet 3': on three, with a cluster and gateways"
@@ -54,10 +54,16 @@ demo: $(if $(wildcard $(DEV))$(findstring --fleet,$(ARGS)),$(DEV),$(BASE))
 
 # WORKERS at a time what measures no time, eight for two cores: many wait; then, by itself, what does. ARGS may leave nothing of the one or of the other (5).
 # ONLY=twice is what `.ci/run` runs on a second Python: TWICE in tests/conftest.py.
+TOGETHER = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not alone$(SELECTED)" $(ARGS)
+ALONE    = $(BIN)/python -m pytest -m "not long and alone$(SELECTED)" $(ARGS)
 test: servers $(DEV)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not long and not alone$(SELECTED)" $(ARGS); together=$$?; \
-	  $(BIN)/python -m pytest -m "not long and alone$(SELECTED)" $(ARGS); alone=$$?; \
+	@$(TOGETHER); together=$$?; \
+	  $(ALONE); alone=$$?; \
 	  case "$$together $$alone" in "0 0"|"0 5"|"5 0") ;; *) exit 1;; esac
+
+# The two parts, for `.ci/run`, which has something to do beside the second.
+test-together test-alone: servers $(DEV)
+	@$(if $(findstring alone,$@),$(ALONE),$(TOGETHER))
 
 # What asks the hosts file, with each of those that machines have in place of this one's: in a mount namespace, where an ordinary user keeps his number.
 HOSTS_AS := unshare --mount $(if $(filter-out 0,$(shell id -u)),--map-root-user)
