@@ -45,7 +45,8 @@ ALONE = (
     "browser/test_speed.py",
     "security/test_random_bytes.py::test_noise_at_every_listener",
 )
-"""Tests that measure time to the millisecond: `make test` runs them after all others, in turn.
+"""Tests that measure time to the millisecond: `make test` runs them after all others, in turn. Beside them `.ci/run`
+runs unit tests on the second Python, which give way to them.
 
 A test that measures memory, or the processor time of its own work, runs beside others, and so does a fault: it mostly
 waits, and only `make test-faults` prints its times.
@@ -86,7 +87,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        where = f"{item.path.relative_to(TESTS).as_posix()}::{item.name}"
+        where = f"{_place(item.path)}::{item.name}"
         if where.startswith(ALONE):
             item.add_marker(pytest.mark.alone)
         if where.startswith(NAMES):
@@ -108,10 +109,16 @@ def pytest_collection_finish() -> None:
 
 
 @functools.cache
+def _place(file: Path) -> str:
+    return file.relative_to(TESTS).as_posix()
+
+
+@functools.cache
 def _digest(file: Path) -> bytes:
-    return hashlib.sha256(file.relative_to(TESTS).as_posix().encode()).digest()
+    return hashlib.sha256(_place(file).encode()).digest()
 
 
+@functools.cache
 def _is_short(file: Path) -> bool:
     """True for a third of the unit tests, of which none takes long."""
     return file.parent == TESTS / "unit" and file.name not in LONG and _digest(file)[0] % 3 == 0
