@@ -26,6 +26,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from correlator.jobs import encoding
+from correlator.model import encoder
 from correlator.model.document import Seconds
 from correlator.model.document import decode as decode_document
 from correlator.model.messages import DatabaseState
@@ -46,8 +47,8 @@ MAX_MESSAGE = 260_000
 MAX_KEY = 64_000
 """Bytes of the owner key and of the alive key."""
 
-MAX_DEPTH = 200
-"""Levels of nesting of a message, or of metadata. Collectors write no deeper ones."""
+MAX_DEPTH = encoder.MAX_DEPTH + 10
+"""Levels of nesting of a message, or of metadata. Collectors write no deeper ones: some levels are around a value."""
 
 REPORTED_FOR = 660.0
 """Seconds for which readiness has a problem after an unreadable message: a collector compares its documents with the

@@ -322,8 +322,9 @@ async def test_a_stream_of_a_vm_has_its_jobs_also_as_they_come_and_go_and_never_
         jobs.read(B, "completed", metadata='{"vm_name": "vm2"}')
         jobs.read("new-of-vm1", metadata='{"vm_name": "vm1"}')
         jobs.read(D, metadata='{"vm_name": "vm2", "gui_job_id": "gui-d"}')
-        await text_until('"filter"')
+        await text_until('"gone"')
         assert '"type":"delete"' in text, "a job that has become one of another machine leaves"
+        assert '"vm2"' not in text
         jobs.read("last", metadata='{"vm_name": "vm1"}')
         await text_until('"last"')
         assert "new-of-vm1" in text

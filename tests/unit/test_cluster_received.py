@@ -172,7 +172,7 @@ def test_what_a_collector_sends_has_a_bound_in_depth_and_bytes_that_is_checked_f
         lambda text: received.decode(f'{{"settings":{{}},"unknown":{text}}}'.encode(), Alive),
     ):
         read("[" * 150 + "]" * 150)
-        with pytest.raises((Unreadable, rpc.RemoteError), match="nested deeper than 200 levels"):
+        with pytest.raises((Unreadable, rpc.RemoteError), match=f"nested deeper than {MAX_DEPTH} levels"):
             read("[" * 250 + "]" * 250)
     long = '"' + "x" * 131_000 + '"'
     with pytest.raises(Unreadable, match="more than 130000"):

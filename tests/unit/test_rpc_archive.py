@@ -290,13 +290,13 @@ async def test_the_attrs_of_a_line_can_be_encoded_or_are_a_reason():
         collectors.replies["dc1"] = rpc.encode_result(reply.encode())
         return collectors.archive("dc1")
 
-    for attrs, kept in ((f'{{"n":{10**40}}}', b'{"n":null}'), ("[" * 300 + "]" * 300, None)):
+    for attrs, kept in ((f'{{"n":{10**40}}}', b'{"n":null}'), ("[" * 200 + "]" * 200, None)):
         for before in (None, 9):
             page = await archive(attrs).ask(LogLines(names(), None, 3, EVERY, before))
             line = orjson.loads(encoding.encode(encoding.log_line(page.lines[0])))
             assert kept is None or line["attrs"] == orjson.loads(kept)
     with pytest.raises(SourceUnavailable, match="dc1: not a message of this program"):
-        await archive("[" * 100_000 + "]" * 100_000).ask(LogLines(names(), None, 3, EVERY))
+        await archive("[" * 300 + "]" * 300).ask(LogLines(names(), None, 3, EVERY))
 
 
 async def test_a_cursor_of_another_kind_is_the_clients_mistake_and_an_absent_collector_is_named():
