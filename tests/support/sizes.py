@@ -296,9 +296,9 @@ async def many_rows(rig: Rig) -> list[Figures]:
             )
             assert status == 200, page
             pages, found, after = pages + 1, found + len(page["events"]), page["next_after"]
-            if found >= min(scale.rows, 100_000) or after is None:
+            if found >= scale.rows // 10 or after is None:
                 break
-        assert found >= min(scale.rows, 100_000), (pages, found)
+        assert found >= scale.rows // 10, (pages, found)
     lines.extra["pages"] = f"{pages} for {found} lines"
     document = await rig.daemon.job(job_id(1, 2))
     assert document["errors"] > 0
@@ -388,7 +388,8 @@ async def old_jobs(rig: Rig) -> list[Figures]:
             await eventually(partial(_has_forecast, rig, job), within=60)
             seconds = time.monotonic() - began
             figures.extra[f"first of a {what} operation"] = f"{seconds:.1f} s"
-            assert seconds <= FIRST_FORECASTS, figures.extra
+            if seconds > FIRST_FORECASTS:
+                figures.exceeded.append(f"the first forecast of a {what} operation after {seconds:.1f} s")
         await asyncio.sleep(5)  # the runs of the other operations are learned
     figures.extra["ready after"] = f"{ready:.1f} s"
     return [figures]
