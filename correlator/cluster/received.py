@@ -106,7 +106,15 @@ class Alive(Struct, frozen=True, kw_only=True):
             return self.error or "the database is not read yet"
         if self.is_unwritten:
             reason = self.write_error or "it is slower than the changes"
-            return f"changes of the last {self.unwritten_seconds:.0f} s are not in the cluster: {reason}"
+            return f"{self.public_problem()}: {reason}"
+        return None
+
+    def public_problem(self) -> str | None:
+        """The same without a word of the collector: for readiness, which needs no token."""
+        if self.database != "live":
+            return f"its database is {self.database}"
+        if self.is_unwritten:
+            return f"changes of the last {self.unwritten_seconds:.0f} s are not in the cluster"
         return None
 
 
@@ -210,11 +218,12 @@ class Parser:
         """Count a message of `subject` that cannot be read."""
         self.count += 1
         cluster_metrics.UNREADABLE.inc()
-        self._last = f"{subject.encode('unicode_escape').decode()[:200]} ({' '.join(str(error).split())[:200]})"
+        self._last = subject.encode("unicode_escape").decode()[:200]
         self._last_at = now = self._clock()
         if now - self._logged_at >= LOG_EVERY:
             self._logged_at = now
-            log.warning("a message of the cluster cannot be read, and is passed over: %s", self._last)
+            why = " ".join(str(error).split())[:200]
+            log.warning("a message of the cluster cannot be read, and is passed over: %s (%s)", self._last, why)
 
     def describe(self) -> dict[str, Any]:
         """Return the members of the part of readiness; none if everything could be read."""

@@ -132,12 +132,17 @@ class Appliance:
         return silent + max(lag, self.alive.unwritten_seconds if self.alive.is_unwritten else 0.0)
 
     def error(self) -> str | None:
-        """Why its jobs are not current, or None."""
+        """Why its jobs are not current, as the collector says it, or None."""
+        return self._unreachable() or self.alive.problem()
+
+    def public_error(self) -> str | None:
+        """The same without a word of the collector: for readiness, which needs no token."""
+        return self._unreachable() or self.alive.public_problem()
+
+    def _unreachable(self) -> str | None:
         if (online := self.online()) is None:
             return "no sign of life of the collector has come since the cluster can be read and written"
-        if not online:
-            return "the collector is offline"
-        return self.alive.problem()
+        return None if online else "the collector is offline"
 
     def warning(self) -> str | None:
         """What else is wrong, or None."""
@@ -185,7 +190,7 @@ class RemoteStatus(DatabaseStatus):
             self.set_state("down" if self.loading else "stale", why, what="the cluster is not followed")
             return
         behind = max((one.behind() for one in appliances), default=0.0)
-        errors = [f"{one.name}: {text}" for one in appliances if (text := one.error()) is not None]
+        errors = [f"{one.name}: {text}" for one in appliances if (text := one.public_error()) is not None]
         self._current = now - behind
         if not errors:
             self.set_state("live")

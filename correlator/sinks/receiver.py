@@ -43,6 +43,14 @@ READ_WITHIN = 1.0
 """Seconds to read them."""
 
 
+MAX_ANSWER = 4 * MAX_RESPONSE
+"""Bytes of an answer with its headers, and with informational ones before it, after which the connection is closed."""
+
+
+AT_ONCE, BUFFER = 4_096, 65_536
+"""Bytes that are parsed before other tasks run; those that the kernel keeps, because uvloop reads them by itself."""
+
+
 MAX_REASON = 300
 """Maximum characters of a reason that the receiver, or a library, gives."""
 
@@ -125,9 +133,9 @@ class Receiver(Struct, frozen=True):
 
 def open_session(*, allow_private: bool | None = None) -> aiohttp.ClientSession:
     """Return a session for one receiver. `allow_private`: see `refusal`; None: it may have any address."""
-    guard = None if allow_private is None else functools.partial(guarded_socket, allow_private=allow_private)
+    factory = functools.partial(guarded_socket, allow_private=allow_private)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=_Resolver(), socket_factory=guard, keepalive_timeout=KEEP_ALIVE),
+        connector=aiohttp.TCPConnector(resolver=_Resolver(), socket_factory=factory, keepalive_timeout=KEEP_ALIVE),
         headers={"User-Agent": f"correlator/{__version__}", "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
@@ -287,13 +295,40 @@ _refused: ContextVar[list[str]] = ContextVar("refused")
 """Why connections of this request were not allowed. If a name has several addresses, the error is only a text."""
 
 
-def guarded_socket(info: Any, *, allow_private: bool) -> socket.socket:
+class BoundedSocket(socket.socket):
+    """A socket of which little is read at once, and at most `MAX_ANSWER` bytes after anything was sent.
+
+    A response may be preceded by any number of informational ones (1xx), which aiohttp parses and counts nowhere.
+    """
+
+    _left = 0
+
+    def send(self, *args: Any) -> int:
+        self._left = MAX_ANSWER
+        return super().send(*args)
+
+    def sendmsg(self, *args: Any) -> int:
+        self._left = MAX_ANSWER
+        return super().sendmsg(*args)
+
+    def recv(self, bufsize: int, flags: int = 0) -> bytes:
+        """Raises: `ConnectionAbortedError` if the answer is too long."""
+        received = super().recv(min(bufsize, AT_ONCE), flags)
+        self._left -= len(received)
+        if self._left < 0:
+            raise ConnectionAbortedError(f"the receiver's answer has more than {MAX_ANSWER} bytes")
+        return received
+
+
+def guarded_socket(info: Any, *, allow_private: bool | None) -> socket.socket:
     """Return a socket to connect to the address of `info`, one of `getaddrinfo`. Raises: `ForbiddenAddress`."""
     family, kind, protocol, _, target = info
-    if why := refusal(target[0], allow_private=allow_private):
+    if allow_private is not None and (why := refusal(target[0], allow_private=allow_private)):
         _refused.get([]).append(why)
         raise ForbiddenAddress(why)
-    return socket.socket(family, kind, protocol)
+    made = BoundedSocket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
+    return made
 
 
 def refusal(text: str, *, allow_private: bool) -> str | None:

@@ -1,6 +1,7 @@
 """The MQTT sink against a real broker: what is retained is what the index says, whatever happens to the broker."""
 
 import asyncio
+import time
 from typing import Any
 
 import aiomqtt
@@ -100,7 +101,9 @@ async def test_what_an_earlier_run_left_is_removed(mosquitto):
 
 
 async def test_a_device_of_home_assistant_exists_while_its_vm_has_jobs_and_the_key_is_set(mosquitto):
-    world = MqttHarness(mosquitto.port, reading("a", vm="web/1"), reading("b", vm="other"), home_assistant=True)
+    timings = MqttTimings(announce_every=1.0)
+    jobs = reading("a", vm="web/1"), reading("b", vm="other")
+    world = MqttHarness(mosquitto.port, *jobs, home_assistant=True, sink={"timings": timings})
     topic = world.topics.of(topics.TopicKey("discovery", "web/1"))
     async with watch(world, mosquitto.port) as watcher:
         async with world.running():
@@ -111,6 +114,13 @@ async def test_a_device_of_home_assistant_exists_while_its_vm_has_jobs_and_the_k
             async with aiomqtt.Client("127.0.0.1", mosquitto.port) as home_assistant:
                 await home_assistant.publish("homeassistant/status", b"online")
                 await eventually(lambda: len(watcher.said(topic)) == before + 1)
+                once = time.monotonic()
+                for _ in range(50):
+                    await home_assistant.publish("homeassistant/status", b"online")
+                await eventually(lambda: len(watcher.said(topic)) >= before + 2)
+                assert time.monotonic() - once > 0.5, "a flood of them waits"
+                await holds(watcher, world)
+                assert len(watcher.said(topic)) == before + 2
         later = MqttHarness(mosquitto.port, reading("a", vm="web/1"), instance=world.instance)
         async with later.running():
             await holds(watcher, later)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import socket
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -22,6 +24,7 @@ from correlator.doctor.service import Setting
 from correlator.sinks import webhooks
 from correlator.sinks.otlp.receiver import JSON, judge, receiver
 from correlator.sinks.receiver import MAX_REASON, MAX_RESPONSE, Receiver, Response, open_session, tls_context
+from correlator.tasks import TURN
 from tests.support.accepting import accepting
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE
@@ -100,6 +103,7 @@ REPLIES: dict[str, tuple[Reply, int | None, str]] = {
     "no chunk": (Reply(OK + CHUNKED, [b"malformed\r\n"], closes=False), 200, ""),
     "an endless body": (Reply(b"HTTP/1.1 400 Bad Request\r\n\r\n", repeat(b"x" * 65_536)), 400, "HTTP 400 Bad Request"),
     "endless headers": (Reply(OK, repeat(b"X-Y: %b\r\n" % (b"x" * 1_000))), None, "log says more"),
+    "endless informational answers": (Reply(b"", repeat(b"HTTP/1.1 100 Go on\r\n\r\n" * 1_000)), None, "log says more"),
     "no HTTP": (Reply(bytes(range(256))), None, "log says more"),
     "nothing": (Reply(), None, "log says more"),
     "silence": (Reply(closes=False), None, f"no response within {SILENCE:g} s"),
@@ -123,6 +127,33 @@ async def test_any_answer_is_read_in_bounded_time_and_bytes_and_decides_by_its_s
     assert "127.0.0.1" not in response.public
     assert len(response.body) < 3 * MAX_RESPONSE
     assert reply.received.count(b"POST") == 1
+
+
+async def test_informational_answers_of_a_receiver_let_other_tasks_run() -> None:
+    """By the clock of the processor, which does not run while others use the machine."""
+    longest, before = 0.0, time.thread_time()
+
+    async def other() -> None:
+        nonlocal longest, before
+        while True:
+            now = time.thread_time()
+            longest, before = max(longest, now - before), now
+            await asyncio.sleep(0)
+
+    def answer(listener: socket.socket) -> None:
+        with listener.accept()[0] as client, contextlib.suppress(OSError):
+            client.recv(65_536)
+            client.sendall(b"HTTP/1.1 103 E\r\nA:b\r\n\r\n" * 40_000)
+            client.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        answering = asyncio.create_task(asyncio.to_thread(answer, listener))
+        watching = asyncio.create_task(other())
+        response = await response_of(of_webhooks(f"http://127.0.0.1:{listener.getsockname()[1]}"))
+        watching.cancel()
+        await answering
+    assert response.status is None
+    assert longest < 4 * TURN, f"{longest * 1000:.0f} ms"
 
 
 async def test_the_text_of_a_receiver_is_one_short_line_without_control_characters() -> None:

@@ -408,7 +408,9 @@ async def running_follower(
     if cursor is not None:
         tail.resume(cursor)
         received.status.complete.set()
-    running = Follower(source, tail, Reconcile(interval=0.1), backoff=Backoff(0.01, 1.5, 0.1), **follower)
+    running = Follower(
+        source, tail, Reconcile(interval=0.1, zone_every=0.1), backoff=Backoff(0.01, 1.5, 0.1), **follower
+    )
     async with in_background(running.run(received)) as task:
         await eventually(lambda: task.done() or received.status.complete.is_set())
         yield received, tail

@@ -112,6 +112,33 @@ async def test_the_first_poll_after_an_outage_covers_the_time_since_the_last_one
     assert int(tables.marks[before][11:13]) == last_began
 
 
+async def test_a_zone_that_changes_in_each_answer_has_all_jobs_read_again_once_in_a_while(monkeypatch):
+    class Moving(Tables):
+        async def clock_and_active_count(self, session: Any, back: float) -> tuple[str, int]:
+            self.zone.changes += 1
+            return await super().clock_and_active_count(session, back)
+
+    everything, count = [f"j{n}" for n in range(40)], 0
+
+    async def readings(
+        queries: Any, session: Any, observed_at: int, ids: Sequence[str], *_: Any, **_more: Any
+    ) -> list[Reading]:
+        nonlocal count
+        count += len(ids) == len(everything)
+        return []
+
+    monkeypatch.setattr(reconcile_module, "read_readings", readings)
+    feed = quiet_feed(Heartbeats())
+    feed.known.joblog_ids = lambda: everything
+    feed.advance_clock, feed.readings = (lambda: 1), (lambda _: Outcome())
+    tables = Moving()
+    async with following(Reconcile(interval=0.001), tables, feed):
+        await eventually(lambda: tables.zone.changes >= 10)
+    assert count == 1
+    async with following(Reconcile(interval=0.001, zone_every=0.0), Moving(), feed):
+        await eventually(lambda: count >= 3)
+
+
 async def test_after_a_time_without_a_complete_reading_all_active_jobs_are_read_first(monkeypatch):
     found: list[str] = []
 

@@ -85,6 +85,9 @@ class MqttTimings:
     republish_within: float = 60.0
     """What is published again over a new connection is late after this time."""
 
+    announce_every: float = 60.0
+    """Between two times at which the devices are published again because Home Assistant has started."""
+
     flush_within: float = 4.0
     goodbye_within: float = 7.0
     """At the end: to publish what is pending, and for all last messages together."""

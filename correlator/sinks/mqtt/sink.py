@@ -95,6 +95,8 @@ class MqttSink:
         self._retained_kinds: set[str] = set()
         """Of the topics that have arrived since `_read_retained` began."""
         self._home_assistant_began = asyncio.Event()
+        self._announced_at = float("-inf")
+        """When the devices were published again, in monotonic seconds."""
         self._heartbeat: Callable[[], None] = lambda: None
         self.connected = False
         self._superseded = False
@@ -330,10 +332,15 @@ class MqttSink:
         await client.read(on_message)
 
     async def _announce(self, outbox: MqttOutbox) -> None:
-        """Publish the devices again whenever Home Assistant has started: it may not have had what was retained."""
+        """Publish the devices again when Home Assistant has started: it may not have had what was retained.
+
+        Whoever may write its status, again and again, causes no more than one such time in `announce_every` seconds.
+        """
         while True:
             await self._home_assistant_began.wait()
+            await asyncio.sleep(max(0.0, self._announced_at + self._timings.announce_every - time.monotonic()))
             self._home_assistant_began.clear()
+            self._announced_at = time.monotonic()
             for _ in outbox.announce():
                 self._wake.set()
                 await asyncio.sleep(0)

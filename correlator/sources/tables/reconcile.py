@@ -101,11 +101,13 @@ class Reconcile:
         interval: Seconds between two readings of an active job.
         retention: Seconds back for which ended jobs are loaded.
         max_jobs: Jobs that memory holds: of those that have ended, only the newest are loaded.
+        zone_every: Seconds between two readings of all jobs because the server's zone has changed.
     """
 
     interval: float = 1.0
     retention: float = 86_400.0
     max_jobs: int = 20_000
+    zone_every: float = 60.0
     _urgent: set[str] = field(default_factory=set)
     _steps: set[int] = field(default_factory=set)
     _later: list[tuple[float, str]] = field(default_factory=list)
@@ -135,6 +137,7 @@ class Reconcile:
     """Set while `log_from` is not None, by each job that comes back."""
     _round_at: float = -math.inf
     """When the tables were last read completely, in monotonic seconds."""
+    _zone_read_at: float = -math.inf
     _zone_changes: int = 0
     """The changes of the zone after which all jobs were read: their times may read differently."""
     steps_paused: asyncio.Event = field(default_factory=asyncio.Event)
@@ -239,8 +242,12 @@ class Reconcile:
                     await self._read(queries, session, feed, await queries.active_ids(session) | feed.known.active())
                     everything = False
                 self._mark = await self._regular(queries, session, feed, self._mark, tracking=tracking)
-                if tracking and self._zone_changes != queries.zone.changes:
-                    changes = queries.zone.changes
+                if (
+                    tracking
+                    and self._zone_changes != queries.zone.changes
+                    and now >= self._zone_read_at + self.zone_every
+                ):
+                    changes, self._zone_read_at = queries.zone.changes, now
                     await self._read(queries, session, feed, feed.known.joblog_ids())
                     self._zone_changes = changes
                 self._read_all(queries, feed, now)
