@@ -69,6 +69,11 @@ REST = 2.0
 """Seconds without requests to a collector that let one pass without a reply."""
 
 
+PROBE = 1.0
+"""Seconds that a request waits at most for a collector that let the last one pass. One that lives replies within the
+seconds of the request, if only that they have passed."""
+
+
 GRACE = 0.5
 """Seconds in addition to those of a request, in which the collector may reply that they have passed."""
 
@@ -90,8 +95,10 @@ class Caller:
             BadRequest: The collector cannot understand what the client asked for.
             SourceUnavailable: There is no reply, or the collector cannot answer. The message is for clients.
         """
-        if self._clock() - self._silent.get(instance, float("-inf")) < REST:
-            raise SourceUnavailable(f"{instance}: the collector does not answer")
+        if (silent_at := self._silent.get(instance)) is not None:
+            if self._clock() - silent_at < REST:
+                raise SourceUnavailable(f"{instance}: the collector does not answer")
+            within = min(within, PROBE)
         if self._calls >= MAX_CALLS:
             raise SourceUnavailable(f"{instance}: too many requests wait for collectors")
         self._calls += 1

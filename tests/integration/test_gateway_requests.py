@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 import aiohttp
 import orjson
 
+from correlator.cluster import keys
 from correlator.cluster.connection import Connection
 from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
@@ -17,7 +18,7 @@ from correlator.sinks.cluster.gateway_requests import GatewayRequests
 from tests.support.archive_queries import archive_of, at, unix
 from tests.support.background import in_background
 from tests.support.cluster import connected
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.gateways import RunningGateway, running
 from tests.support.mariadb import MariaDB
 from tests.support.source_databases import MariaDBOriginal, Original
@@ -140,3 +141,27 @@ async def test_a_request_that_waits_for_an_id_has_the_collectors_query_for_it_an
         await writers["dc1"].put(job("u1", ids=["soon"]))
         status, body = await waiting
         assert (status, body["job_id"], body["instance"]) == (200, "u1", "dc1")
+
+
+async def test_a_collector_that_never_answers_delays_only_what_waits_for_it(nats, mariadb):
+    async with (
+        appliances(mariadb, 1) as (one,),
+        fleet(nats.url, "dc1", "dc2") as (gateway, writers),
+        collector(nats.url, "dc1", one) as hub,
+        connected(nats.url, "dc2") as hung,
+    ):
+        received = await hung.client.subscribe(keys.rpc("dc2", "*"))
+        await one.job("u1", started_at=at(1))
+        await writers["dc2"].put(job("m"))
+        await eventually(lambda: gateway.gateway.fleet.hub.published.get("m"))
+        paths = ("/i/dc2/api/v1/jobs/a", "/api/v1/jobs/b")
+        stuck = [asyncio.create_task(gateway.get(path, wait=7)) for path in paths]
+        waiting = asyncio.create_task(gateway.get("/api/v1/jobs/soon", wait=60))
+        await received.next_msg(timeout=PATIENCE)
+        await eventually(lambda: "soon" in hub.waiting_ids.unknown_ids(10))
+        await answered(gateway, "/i/dc1/api/v1/jobs/u1")
+        await writers["dc1"].put(job("u2", ids=["soon"]))
+        assert (await waiting)[1]["job_id"] == "u2"
+        assert not any(task.done() for task in stuck)
+        assert (await gateway.get("/i/dc1/api/v1/jobs/u1", wait=60))[1]["job_id"] == "u1"
+        assert [status for status, _ in await asyncio.gather(*stuck)] == [503, 503]

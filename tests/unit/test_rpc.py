@@ -366,7 +366,10 @@ async def test_every_failure_is_a_reason_that_names_the_appliance_and_a_silent_o
         assert await ask(collectors, "dc2")
         assert [instance for instance, *_ in collectors.requests] == ["dc1", "dc2"]
         collectors.now += module.REST
+        assert await ask(collectors)
+        assert collectors.deadlines[-1] == (module.PROBE, module.PROBE + module.GRACE)
     assert await ask(collectors)
+    assert collectors.deadlines[-1] == (module.WITHIN, module.WITHIN + module.GRACE)
 
 
 async def test_requests_beyond_the_bound_fail_at_once_and_a_cancelled_one_makes_room():
