@@ -176,7 +176,7 @@ async def test_a_replica_that_is_behind_answers_for_a_while(mosquitto: Mosquitto
     with MariaDB("--log-bin=binlog", "--server-id=1") as server, MariaDB("--server-id=2") as behind:
         database = await server.create_schema()
         await replicates(server, behind, database, delay=4)
-        async with fault_run(tmp_path, database, mosquitto) as run:
+        async with fault_run(tmp_path, database, mosquitto, traffic=SLOW_TRAFFIC) as run:
             async with run.fault("MariaDB: 10 s of a replica that is 4 s behind"):
                 await run.goes_on()
                 run.to_database.target = behind.port
