@@ -281,7 +281,7 @@ class WaitingIds:
         """For each ID: how many clients wait for it, and until when it is watched; in the order of that time."""
         self._watched_for: BoundedDict[str, tuple[int, float]] = BoundedDict(MAX_WATCHED_FOR)
         """The same for IDs of other processes."""
-        self._waiters: dict[str, list[asyncio.Event]] = {}
+        self._waiters: dict[str, dict[asyncio.Event, None]] = {}
 
     @property
     def waiters(self) -> int:
@@ -348,13 +348,14 @@ class WaitingIds:
         `wake_all` ends the wait too.
         """
         event = asyncio.Event()
-        self._waiters.setdefault(name, []).append(event)
+        self._waiters.setdefault(name, {})[event] = None
         try:
             return await set_within(event, within)
         finally:
-            self._waiters[name].remove(event)
-            if not self._waiters[name]:
-                del self._waiters[name]
+            if event in (waiters := self._waiters.get(name, {})):
+                del waiters[event]
+                if not waiters:
+                    del self._waiters[name]
 
     def wake(self, changes: Iterable[Change]) -> None:
         """End the waits for the jobs that `changes` are about, under each name that a job had or has."""
@@ -368,8 +369,8 @@ class WaitingIds:
                 self.wake_name(name)
 
     def wake_name(self, name: str) -> None:
-        """End the waits for this ID."""
-        for event in self._waiters.get(name, ()):
+        """End the waits for this ID. Each is ended once, however often this is called."""
+        for event in self._waiters.pop(name, ()):
             event.set()
 
     def wake_all(self) -> None:

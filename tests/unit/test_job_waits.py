@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
-from correlator.errors import Away, SourceUnavailable
+from correlator.errors import Away, NotFound, SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.pipeline.pipeline import LocalHub
-from correlator.sinks.http.rest import AGAIN_A_SECOND, JobWaits
+from correlator.sinks.http.audit import Audit
+from correlator.sinks.http.failover_status import FailoverStatus
+from correlator.sinks.http.grants import ANYBODY, GRANT
+from correlator.sinks.http.rest import AGAIN_A_SECOND, JobWaits, Rest
 from correlator.sinks.turns import Work
 from tests.support.pipeline_harness import NOW
 from tests.support.virtual_time import VirtualTimeLoop
+from tests.support.yardstick import quickest
 
 WAITING = 300
 
@@ -84,6 +91,54 @@ def test_the_database_is_asked_once_about_each_id_that_requests_wait_for(waiting
     assert not any(task.done() for task in tasks)
     waiting.loop.run(2)
     assert {task.result() for task in tasks} == {None}
+
+
+def test_an_id_that_many_wait_for_wakes_each_of_them_once(waiting):
+    """The answer of the database ends each wait for an ID, and each tells all of them that it has come."""
+    ids = waiting.hub.waiting_ids
+
+    def wakes(count: int) -> Callable[[], None]:
+        for _ in range(count):
+            waiting.loop.create_task(ids.changed(f"{count}", 600.0))
+        waiting.loop.run()
+
+        def wake() -> None:
+            for _ in range(count):
+                ids.wake_name(f"{count}")
+
+        return wake
+
+    few, many = quickest(wakes(300), wakes(3_000))
+    assert many < 40 * few, f"{many / few:.0f} times as much for ten times as many"
+
+
+@pytest.mark.parametrize("endpoint", ["job", "status"])
+def test_requests_that_wait_until_the_same_moment_are_answered_a_few_in_each_round_of_the_loop(waiting, endpoint):
+    loop, answered, rounds = waiting.loop, list[int](), list[int]()
+    waiting.archive.takes = 0.0
+    rest = Rest(waiting.hub, waiting.work, Audit(loop.time))
+    status = FailoverStatus(waiting.hub, waiting.work, unknown_id_wait=2.0)
+
+    def count() -> None:
+        rounds.append(len(answered))
+        if len(rounds) < 50:
+            loop.call_soon(count)
+
+    async def one(n: int) -> None:
+        request = make_mocked_request("GET", "/?wait=2" if endpoint == "job" else "/", match_info={"id": f"id-{n}"})
+        request[GRANT] = ANYBODY
+        with contextlib.suppress(NotFound):
+            await (rest.job(request) if endpoint == "job" else status.status(request))
+        answered.append(n)
+        if len(answered) == 1:
+            count()
+
+    tasks = [loop.create_task(one(n)) for n in range(150)]
+    loop.run(1.9)
+    assert not answered
+    loop.run(10)
+    assert all(task.done() for task in tasks)
+    assert max(b - a for a, b in itertools.pairwise(rounds)) <= 40, rounds
 
 
 def test_ids_that_others_wait_for_delay_no_lookup(waiting):

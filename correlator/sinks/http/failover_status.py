@@ -53,6 +53,7 @@ class FailoverStatus:
             self._work.held.check(address)
             with self._work.held.holding(address):
                 found = await self._hub.appearance(name, self._wait)
+            await self._work.begin.round(address)  # Thousands may have waited for the same moment.
         if not grant.shows_job(found[0] if found is not None else None):
             raise grant.refusal()
         if found is None:

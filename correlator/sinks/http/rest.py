@@ -329,11 +329,12 @@ class Rest:
             if found is not None and not request[GRANT].shows_job(found[0]):
                 await asyncio.sleep(until - asyncio.get_running_loop().time())  # as long as for a job that is not there
                 found = None
-            if found is None and self._hub.draining:
-                return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
-            if found is None or rev is None:
-                return self._shown(request, name, found)
-            return self._shown(request, name, await self._past(name, found, rev, until), rev)
+            if found is not None and rev is not None:
+                found = await self._past(name, found, rev, until)
+        await self._work.begin.round(address)  # Thousands may have waited for the same moment.
+        if found is None and self._hub.draining:
+            return problem(HTTPStatus.SERVICE_UNAVAILABLE, "the correlator restarts: ask again", RETRY_AFTER)
+        return self._shown(request, name, found, rev)
 
     async def _find(self, name: str, request: web.Request) -> Found | None:
         """The job that an ID names. Raises: `Denied` if the client must not see it."""
@@ -593,9 +594,9 @@ class JobWaits:
         asking = asyncio.ensure_future(self._waiting.run(name, lambda: self._ask(name, address)))
 
         def ended(task: asyncio.Future[Found | None]) -> None:
-            if not task.cancelled():
+            if not task.cancelled():  # else the request has ended
                 task.exception()  # It is raised below, if the request still waits.
-            waiting_ids.wake_name(name)
+                waiting_ids.wake_name(name)
 
         asking.add_done_callback(ended)
         try:
