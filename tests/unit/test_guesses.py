@@ -9,6 +9,8 @@ from collections.abc import Coroutine
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from correlator.model import job_token
+from correlator.model.job_token import MIN_KEY
 from correlator.ops import logs
 from correlator.sinks.http.access import Access, Rules
 from correlator.sinks.http.audit import BURST, MAX_SUBJECTS, Audit
@@ -67,6 +69,23 @@ def test_however_many_guesses_come_at_once_few_are_checked_in_a_second(loop: Vir
         assert checked + results.count("guesses") == 20_000
         seconds = 20.0
         assert checked <= seconds * MAX_GUESSES / MAX_FLOOD_DELAY + FREE_GUESSES + 2 * MAX_GUESSES, checked
+
+    done(loop, run())
+
+
+def test_a_token_that_a_key_has_signed_waits_for_no_guesses_and_a_forged_one_is_a_guess(loop: VirtualTimeLoop):
+    """Each page has a new one, so that its address cannot have sent it before."""
+
+    async def run() -> None:
+        rules = Rules([GUI], job_keys=["k" * MIN_KEY])
+        at = Access(listen_host="x", clock=loop.time, now=loop.time, rules=rules)
+        signed, forged = (job_token.create(key * MIN_KEY, job="gui-1", now=loop.time()) for key in "kf")
+        async with asyncio.TaskGroup() as guesses:
+            for n in range(FREE_GUESSES + 3 * MAX_GUESSES):
+                guesses.create_task(asked(at, f"guess-{n}"))
+                await asyncio.sleep(0)
+            assert await asked(at, signed) == ("", 0.0)
+            assert await asked(at, forged) == ("guesses", 0.0)
 
     done(loop, run())
 
