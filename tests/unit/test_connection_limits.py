@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from correlator.sinks.http.connections import (
     ASCII_COST,
     MAX_REQUESTS,
+    REQUEST_COST,
     RESERVED,
     TEXT_COST,
     UNCOUNTED,
@@ -147,6 +148,19 @@ def test_what_requests_take_is_bounded_and_given_back_with_their_answers():
         connections.begin(peer)
         (connections.end if n % 2 else connections.lost)(peer)
     assert not take("flood")[1].all_clients
+
+
+def test_small_requests_behind_each_other_count_until_all_are_answered():
+    connections, many = of_limit(10_000), 20
+    peer = there(connections.admit("a"))
+    for _ in range(2):
+        connections.received(peer, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * many)
+        assert peer.counted > (many - 1) * REQUEST_COST - UNCOUNTED
+        for _ in range(many):
+            assert peer.counted
+            connections.begin(peer)
+            connections.end(peer)
+        assert peer.counted == 0
 
 
 def test_the_limit_is_said_in_readiness_and_once_in_the_log(caplog: pytest.LogCaptureFixture):

@@ -111,6 +111,10 @@ ASCII_COST, TEXT_COST = 2, 6
 """Bytes of memory for each byte of a request: it is kept as it came and as text, in which one character can make each
 other one take four bytes."""
 
+REQUEST_COST, PARSED_AHEAD = 1 << 10, 32
+"""Bytes of memory, besides its own, of each request behind another one: it is parsed before it is due.
+aiohttp parses at most so many ahead."""
+
 UNCOUNTED: Final = 4 << 10
 """Bytes of memory of each request that are not counted: ordinary ones take less, and thousands may come at once."""
 
@@ -141,11 +145,11 @@ class Peer:
     """One connection. `surplus`: it may only ask for `/health/*`. `end()` aborts it.
 
     `crowded`: it came while its address, or all of them, had as many as they may. `idle`: the idle ones of its address.
-    `unanswered`: bytes received since the last answer began or ended. `cost`: bytes of memory that its requests take,
-    and `counted`: those of them that are counted among all.
+    `unanswered`: bytes received since the last answer began or ended. `asked`: requests that wait for their answer.
+    `cost`: bytes of memory that they take, and `counted`: those of them that are counted among all.
     """
 
-    __slots__ = ("address", "answering", "cost", "counted", "crowded", "end", "idle", "surplus", "unanswered")
+    __slots__ = ("address", "answering", "asked", "cost", "counted", "crowded", "end", "idle", "surplus", "unanswered")
 
     def __init__(self, address: str, idle: dict[Peer, None], *, crowded: bool, surplus: bool) -> None:
         self.address = address
@@ -153,7 +157,7 @@ class Peer:
         self.answering = False
         self.crowded = crowded
         self.surplus = surplus
-        self.unanswered = self.cost = self.counted = 0
+        self.unanswered = self.asked = self.cost = self.counted = 0
         self.end: Callable[[], object] = _ended
 
 
@@ -269,7 +273,9 @@ class Connections:
         """The request has been answered."""
         peer.answering = False
         peer.unanswered = 0
-        self._uncount(peer)
+        peer.asked -= 1
+        if peer.asked <= 0:
+            self._uncount(peer)
         self.settle(peer)
 
     def received(self, peer: Peer, data: bytes) -> None:
@@ -280,6 +286,9 @@ class Connections:
         """
         peer.unanswered += len(data)
         peer.cost += len(data) * (ASCII_COST if data.isascii() else TEXT_COST)
+        if asked := data.count(b"\r\n\r\n"):
+            peer.cost += min(asked if peer.asked else asked - 1, PARSED_AHEAD) * REQUEST_COST
+            peer.asked += asked
         if (more := peer.cost - UNCOUNTED - peer.counted) > 0:
             self._requests.take(peer.address, more)
             peer.counted += more
@@ -303,7 +312,7 @@ class Connections:
     def _uncount(self, peer: Peer) -> None:
         if peer.counted:
             self._requests.give_back(peer.address, peer.counted)
-        peer.cost = peer.counted = 0
+        peer.asked = peer.cost = peer.counted = 0
 
     def _say_crowded(self, address: str) -> None:
         """Log that an address has all the connections that it may have; every `SAY_AGAIN` seconds."""
