@@ -219,6 +219,43 @@ async def test_a_request_that_two_servers_could_read_differently_is_refused(port
     assert answer.closed
 
 
+async def test_a_request_of_http_1_0_with_chunks_is_refused(port):
+    """A proxy of that version passes the header on, and takes the chunks for the next request (RFC 9112, 6.1)."""
+    sent = request("POST", "/api/v1/ticket", BEARER, "Transfer-Encoding: chunked", "Connection: keep-alive")
+    answer = await exchange(port, sent.replace(b"HTTP/1.1", b"HTTP/1.0") + b"0\r\n\r\n" + get("/metrics", BEARER))
+    assert (answer.statuses, answer.closed) == ([400], True)
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/api/v1/ticket", (), 401),
+        ("http://rebound.example/api/v1/ticket", (BEARER,), 403),
+        ("/nothing", (), 401),
+        ("/api/v1/ticket", (BEARER,), 200),
+    ],
+)
+async def test_no_client_is_told_to_send_a_body(port, path, headers, status):
+    """Nothing needs one; and before the checks, the answer would say which paths there are."""
+    expects = ("Expect: 100-continue", "Content-Length: 5", "Connection: keep-alive")
+    answer = await exchange(port, request("POST", path, *headers, *expects))
+    assert (answer.statuses, answer.header("Connection")) == ([status], "close")
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"CONNECT 127.0.0.1:443 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", 401),
+        (upgrade("/api/v1/jobs", BEARER), 200),
+        (upgrade("/nothing", BEARER), 404),
+    ],
+    ids=["connect", "upgrade", "upgrade-of-nothing"],
+)
+async def test_a_connection_ends_after_a_request_whose_client_may_go_on_in_another_protocol(port, sent, status):
+    answer = await exchange(port, sent)
+    assert (answer.status, answer.closed) == (status, True)
+
+
 # -- paths
 
 
@@ -301,6 +338,13 @@ async def test_what_the_parser_refuses_is_a_problem_that_repeats_nothing_of_it(p
     answer = await exchange(port, request_line + b"\r\n\r\n")
     assert (answer.status, answer.header("Content-Type")) == (status, "application/problem+json")
     assert json.loads(answer.body)["detail"] == detail
+
+
+@pytest.mark.parametrize(("origin", "status"), [("http://127.0.0.1", 204), ("https://evil.example", 403)])
+async def test_a_preflight_is_answered_as_a_request_of_its_origin_would_be(port, origin, status):
+    sent = request("OPTIONS", "/api/v1/jobs", f"Origin: {origin}", "Access-Control-Request-Method: GET")
+    answer = await exchange(port, sent)
+    assert (answer.status, answer.header("Access-Control-Allow-Origin")) == (status, None)
 
 
 async def test_a_foreign_host_name_is_refused_for_every_request(port):

@@ -113,7 +113,7 @@ def test_an_id_that_many_wait_for_wakes_each_of_them_once(waiting):
 
 
 @pytest.mark.parametrize("endpoint", ["job", "status"])
-def test_requests_that_wait_until_the_same_moment_are_answered_a_few_in_each_round_of_the_loop(waiting, endpoint):
+def test_requests_that_wait_until_one_moment_are_answered_a_few_in_each_round(waiting, endpoint):
     loop, answered, rounds = waiting.loop, list[int](), list[int]()
     waiting.archive.takes = 0.0
     rest = Rest(waiting.hub, waiting.work, Audit(loop.time))

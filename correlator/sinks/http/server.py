@@ -19,15 +19,16 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
+from aiohttp.http import RawRequestMessage
 from aiohttp.typedefs import Handler
-from multidict import CIMultiDict
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from correlator.config.schema import Config
-from correlator.errors import CorrelatorError
+from correlator.errors import BadRequest, CorrelatorError
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access, Rules, foreign_origin
@@ -225,6 +226,7 @@ class HttpSink:
         metrics.CONNECTIONS.set_function(lambda: len(self._connections))
         await runner.setup()
         assert runner.server is not None
+        runner.server.request_factory = partial(_without_expect, runner.server.request_factory)
         acceptor = Acceptor(
             self._connections,
             self._work.connections,
@@ -291,10 +293,14 @@ class HttpSink:
         """
         peer, request = peer_of(request), self._access.client(request)
         surplus = peer is not None and peer.surplus
+        ends = surplus or request.method == hdrs.METH_CONNECT or hdrs.UPGRADE in request.headers
         if peer is not None:
             self._connections.begin(peer)
         try:
             try:
+                if request.version < HttpVersion11 and hdrs.TRANSFER_ENCODING in request.headers:
+                    ends = True
+                    raise BadRequest("HTTP/1.0 has no Transfer-Encoding")
                 need = self.routes.need(request)
                 probe = need is Need.NOTHING
                 if surplus and not probe:
@@ -308,7 +314,7 @@ class HttpSink:
                 response = refused(denied)
             except Exception as error:  # noqa: BLE001 - every exception becomes a response
                 response = as_problem(error, request)
-            if surplus:
+            if ends and not response.prepared:
                 response.force_close()
             if not isinstance(response, web.Response) or response.prepared or request.method == "HEAD":
                 return response
@@ -365,7 +371,8 @@ class HttpSink:
         """
         access, probe = self._access, need is Need.NOTHING
         host_allowed = probe or access.hosts_allowed(request)
-        if host_allowed and request.method == "OPTIONS" and access.origin_listed(request.headers.get("Origin", "")):
+        is_preflight = request.method == "OPTIONS" and hdrs.ORIGIN in request.headers
+        if host_allowed and is_preflight and access.origin_allowed(request):
             return web.Response(status=HTTPStatus.NO_CONTENT, headers={"Access-Control-Max-Age": PREFLIGHT_SECONDS})
         if probe:
             return None
@@ -385,6 +392,19 @@ class HttpSink:
 
     async def _ticket(self, request: web.Request) -> web.Response:
         return json_response({"ticket": self._access.ticket(request[GRANT]), "expires_in": 30})
+
+
+def _without_expect(make: Callable[..., web.BaseRequest], message: RawRequestMessage, *others: Any) -> web.BaseRequest:
+    """Make a request that expects no `100 Continue`: aiohttp would send it before anything is checked.
+
+    Nothing here needs a body. A client that waits gets its final answer, and the connection ends, because nobody knows
+    whether the body follows.
+    """
+    if hdrs.EXPECT in message.headers:
+        headers = message.headers.copy()
+        del headers[hdrs.EXPECT]
+        message = message._replace(headers=CIMultiDictProxy(headers), should_close=True)
+    return make(message, *others)
 
 
 def _as_bytes(response: web.Response) -> bytes:
