@@ -24,7 +24,15 @@ from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.sources.follow import Follower
 from correlator.sources.tables import legacy
 from correlator.sources.tables import reconcile as reconcile_module
-from correlator.sources.tables.reconcile import BEHIND, READ_TOGETHER, SEEK_GROWTH, Absent, Cadence, Reconcile
+from correlator.sources.tables.reconcile import (
+    BEHIND,
+    READ_TOGETHER,
+    SEEK_GROWTH,
+    ZONES_AT_ONCE,
+    Absent,
+    Cadence,
+    Reconcile,
+)
 from correlator.sources.tail import Tail
 from tests.support.background import in_background
 from tests.support.eventually import eventually
@@ -133,10 +141,10 @@ async def test_a_zone_that_changes_in_each_answer_has_all_jobs_read_again_once_i
     feed.advance_clock, feed.readings = (lambda: 1), (lambda _: Outcome())
     tables = Moving()
     async with following(Reconcile(interval=0.001), tables, feed):
-        await eventually(lambda: tables.zone.changes >= 10)
-    assert count == 1
+        await eventually(lambda: tables.zone.changes >= 12)
+    assert count == 1 + ZONES_AT_ONCE
     async with following(Reconcile(interval=0.001, zone_every=0.0), Moving(), feed):
-        await eventually(lambda: count >= 3)
+        await eventually(lambda: count >= 12)
 
 
 async def test_after_a_time_without_a_complete_reading_all_active_jobs_are_read_first(monkeypatch):

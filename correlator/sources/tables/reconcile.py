@@ -85,6 +85,9 @@ longer may commit a change that the time of the last one does not show."""
 POSTPONED_FOR = 60.0
 """Most seconds for which the reading of a job waits for a change of the tables."""
 
+ZONES_AT_ONCE = 3
+"""Further changes of the server's zone that may follow the first one quickly, because somebody corrects it."""
+
 UNSEEN = 10.0
 """Seconds without a complete reading of the tables, after which all active jobs are read first: any of them may have
 changed in a way that no time in the tables shows."""
@@ -101,7 +104,7 @@ class Reconcile:
         interval: Seconds between two readings of an active job.
         retention: Seconds back for which ended jobs are loaded.
         max_jobs: Jobs that memory holds: of those that have ended, only the newest are loaded.
-        zone_every: Seconds between two readings of all jobs because the server's zone has changed.
+        zone_every: Seconds between two readings of all jobs because the server's zone changes again and again.
     """
 
     interval: float = 1.0
@@ -137,7 +140,8 @@ class Reconcile:
     """Set while `log_from` is not None, by each job that comes back."""
     _round_at: float = -math.inf
     """When the tables were last read completely, in monotonic seconds."""
-    _zone_read_at: float = -math.inf
+    _zone_due: float = -math.inf
+    """When all jobs may be read again for a change of the zone; the first ones may come sooner. Monotonic seconds."""
     _zone_changes: int = 0
     """The changes of the zone after which all jobs were read: their times may read differently."""
     steps_paused: asyncio.Event = field(default_factory=asyncio.Event)
@@ -245,9 +249,9 @@ class Reconcile:
                 if (
                     tracking
                     and self._zone_changes != queries.zone.changes
-                    and now >= self._zone_read_at + self.zone_every
+                    and now >= self._zone_due - ZONES_AT_ONCE * self.zone_every
                 ):
-                    changes, self._zone_read_at = queries.zone.changes, now
+                    changes, self._zone_due = queries.zone.changes, max(self._zone_due, now) + self.zone_every
                     await self._read(queries, session, feed, feed.known.joblog_ids())
                     self._zone_changes = changes
                 self._read_all(queries, feed, now)
