@@ -13,6 +13,7 @@ MESSAGES = raw_http.frame(b"[" + b",".join([b"1"] * 32_000) + b"]")
 """A frame of 64 kB with 32,000 messages."""
 
 WEBSOCKETS = {
+    "nothing": b"",
     "messages": MESSAGES,
     "partial": raw_http.frame(b"x" * 60_000)[:-1],
     "pings": raw_http.frame(b"", 9) * 10_000,
@@ -29,9 +30,14 @@ REQUESTS = {
     "silence": b"",
     "short-headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n"
     + b"".join(b"X: %b\r\n" % (b"x" * 2_000) for _ in range(15)),
+    "tiny": b"GET / HTTP/1.1\r\nHost:a\r\n\r\n" * 1_200,
+    "files": b"GET /client.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 100,
     "requests": b"GET /api/v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 5_000,
 }
-"""What is sent at once. One character of four bytes makes each other one of its header take four in memory."""
+"""What is sent at once. `tiny` and `files` are answered, and nobody reads that.
+
+One character of four bytes makes each other one of its header take four in memory.
+"""
 
 
 async def floods(url: str, counts: dict[str, int], *, connections: int, kind: str) -> None:
