@@ -28,6 +28,7 @@ from correlator.sinks.http import connections
 from correlator.sinks.http.connections import Connections, HttpConnection, Peer
 from correlator.sinks.http.floods import FLOOD_DELAY, Floods
 from correlator.sinks.http.websocket import WebsocketConnection
+from correlator.sinks.streaming.limits import Limits
 from correlator.web import files
 from tests.support.background import in_background
 from tests.support.certificates import Certificates
@@ -536,6 +537,50 @@ async def test_ids_that_websockets_ask_for_use_the_share_of_the_address_as_reque
         assert archive.most == 4
         for request in asking:
             request.cancel()
+
+
+async def test_pages_of_a_log_use_the_share_of_the_address(client):
+    archive: Any = Endless()
+    archive.ask = archive.lines = lambda *given, **more: archive.find("", int)
+    hub = LocalHub(Index(), archive)
+    hub.index.loading = hub.status.loading = False
+    hub.publish(hub.index.apply([Reading("j", 1, JobRecord("j", status="running", started_at=NOW), ())], NOW))
+    async with served(hub) as url:
+        asking = [asyncio.create_task(client.get(f"{url}/api/v1/jobs/j/events")) for n in range(20)]
+        await eventually(lambda: archive.running == 4)
+        async with client.get(f"{url}/api/v1/jobs/j") as response:
+            assert response.status == 200
+        assert archive.most == 4
+        for request in asking:
+            request.cancel()
+
+
+async def test_event_streams_keep_the_bound_of_ids_as_websockets_do(hub, client):
+    async with served(hub, limits=Limits(max_ids=3)) as url, client.get(f"{url}/api/v1/stream?id=a&id=b") as one:
+        assert one.status == 200
+        async with client.get(f"{url}/api/v1/stream?id=c&id=d") as two:
+            assert (two.status, "too many IDs" in await two.text()) == (503, True)
+
+
+async def test_an_address_that_flooded_holds_few_handshakes(hub, client):
+    async with served(hub) as url:
+        for _ in range(3):
+            async with client.ws_connect(f"{url}/ws") as ws:
+                await ws.send_json(HELLO)
+                for _ in range(30):
+                    await ws.send_str(json.dumps([{"type": "ping"}] * 100))
+                while not ws.closed:
+                    await ws.receive(timeout=PATIENCE)
+                assert ws.close_code == CloseCode.TOO_MANY
+        async with contextlib.AsyncExitStack() as opened:
+            refused = 0
+            for _ in range(30):
+                reader, writer = await opened.enter_async_context(connected(int(url.rpartition(":")[2])))
+                writer.write(upgrade())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        refused += b" 429 " in await reader.readline()
+            assert refused >= 10
 
 
 async def test_searches_end_when_the_clients_that_asked_for_them_have_gone(client):

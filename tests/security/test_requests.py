@@ -21,6 +21,7 @@ import pytest
 from yarl import URL
 
 from correlator.jobs.index import Index
+from correlator.model.document import MAX_ID
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http.access import Access, Rules
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
@@ -257,6 +258,23 @@ async def test_a_connection_ends_after_a_request_whose_client_may_go_on_in_anoth
 
 
 # -- paths
+
+
+@pytest.mark.parametrize("path", ["/" * 8_000, "/a" * 4_000, "/api/v1/jobs" + "/" * 8_000], ids=["empty", "a", "job"])
+async def test_a_path_of_many_segments_takes_no_longer_to_refuse_than_another(port, path):
+    async def seconds(sent: str) -> float:
+        began = time.process_time()
+        for _ in range(10):
+            assert (await exchange(port, get(sent, BEARER), quiet=PATIENCE)).status == 404
+        return time.process_time() - began
+
+    other = min([await seconds("/" + "x" * 8_000) for _ in range(3)])
+    assert min([await seconds(path) for _ in range(3)]) < 4 * other
+
+
+async def test_an_id_may_be_of_slashes_only(port):
+    answer = await exchange(port, get("/api/v1/jobs/" + "/" * MAX_ID, BEARER))
+    assert (answer.status, b"no job is known" in answer.body) == (404, True)
 
 
 NO_PATHS = (

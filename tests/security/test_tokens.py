@@ -16,7 +16,7 @@ from correlator.jobs.index import Index
 from correlator.ops import metrics
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http.access import Access, Rules
-from correlator.sinks.http.floods import FREE_GUESSES, MAX_GUESSES
+from correlator.sinks.http.floods import FREE_GUESSES, MAX_WAITING
 from correlator.sinks.http.grants import REASONS, Grant, Need
 from correlator.sinks.http.server import HttpSink, Listener
 from tests.support.daemon import HELLO, Daemon
@@ -230,7 +230,7 @@ async def test_a_ticket_that_has_been_used_and_guesses_that_come_too_fast_are_co
                 return response.status, response.headers.get("Retry-After")
 
         guesses = [asyncio.create_task(guess(n)) for n in range(60)]
-        await eventually(lambda: counted(before).get("guesses", 0) >= 60 - MAX_GUESSES - FREE_GUESSES - 1)
+        await eventually(lambda: counted(before).get("guesses", 0) >= 60 - MAX_WAITING - FREE_GUESSES - 1)
         for path, status in (("/api/v1/jobs", 200), ("/health/ready", 200)):
             async with session.get(path, headers=BEARER["reader"]) as response:
                 assert response.status == status, "a token that is known from this address waits for nobody"

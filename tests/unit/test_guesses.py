@@ -14,7 +14,7 @@ from correlator.model.job_token import MIN_KEY
 from correlator.ops import logs
 from correlator.sinks.http.access import Access, Rules
 from correlator.sinks.http.audit import BURST, MAX_SUBJECTS, Audit
-from correlator.sinks.http.floods import FREE_GUESSES, MAX_FLOOD_DELAY, MAX_FLOODS, MAX_GUESSES, MAX_RIGHT, Guesses
+from correlator.sinks.http.floods import FREE_GUESSES, MAX_FLOOD_DELAY, MAX_FLOODS, MAX_RIGHT, MAX_WAITING, Guesses
 from correlator.sinks.http.grants import REASONS, Denied, Grant
 from tests.support.virtual_time import VirtualTimeLoop
 
@@ -68,7 +68,7 @@ def test_however_many_guesses_come_at_once_few_are_checked_in_a_second(loop: Vir
         checked = results.count("wrong_token")
         assert checked + results.count("guesses") == 20_000
         seconds = 20.0
-        assert checked <= seconds * MAX_GUESSES / MAX_FLOOD_DELAY + FREE_GUESSES + 2 * MAX_GUESSES, checked
+        assert checked <= seconds * MAX_WAITING / MAX_FLOOD_DELAY + FREE_GUESSES + 2 * MAX_WAITING, checked
 
     done(loop, run())
 
@@ -81,7 +81,7 @@ def test_a_token_that_a_key_has_signed_waits_for_no_guesses_and_a_forged_one_is_
         at = Access(listen_host="x", clock=loop.time, now=loop.time, rules=rules)
         signed, forged = (job_token.create(key * MIN_KEY, job="gui-1", now=loop.time()) for key in "kf")
         async with asyncio.TaskGroup() as guesses:
-            for n in range(FREE_GUESSES + 3 * MAX_GUESSES):
+            for n in range(FREE_GUESSES + 3 * MAX_WAITING):
                 guesses.create_task(asked(at, f"guess-{n}"))
                 await asyncio.sleep(0)
             assert await asked(at, signed) == ("", 0.0)

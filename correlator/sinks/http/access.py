@@ -50,6 +50,7 @@ MAX_REASON = 123
 """Bytes of the reason with which a websocket is closed (RFC 6455, 5.5)."""
 
 TOO_MANY_CONNECTIONS: Final = "too many connections"
+TOO_MANY_IDS: Final = "too many IDs in all subscriptions together"
 """Why one is refused that `Access.join` has not counted."""
 
 _ORIGIN = re.compile(r"[a-z][a-z\d+.-]*://[\w.:\[\]-]+", re.ASCII | re.IGNORECASE)

@@ -21,8 +21,8 @@ MAX_FLOODS = 10_000
 FREE_GUESSES = 5
 """Wrong tokens of one address that cost nothing: somebody mistypes one, or has an old one."""
 
-MAX_GUESSES = 10
-"""Tokens of one address that wait to be checked at once. With `MAX_FLOOD_DELAY`, two are checked in a second."""
+MAX_WAITING = 10
+"""What waits of one address at once, such as tokens: with `MAX_FLOOD_DELAY`, two are checked in a second."""
 
 MAX_RIGHT = 10_000
 """Right tokens that are remembered, each with the address that it came from."""
@@ -64,6 +64,7 @@ class Floods:
     def __init__(self, clock: Callable[[], float], *, free: int = 0) -> None:
         self._clock = clock
         self._free = free
+        self._waiting: Counter[str] = Counter()
         self._until: BoundedDict[str, float] = BoundedDict(MAX_FLOODS)
         """For an address: when its floods have been forgotten."""
 
@@ -83,6 +84,21 @@ class Floods:
             return 0.0
         return min(MAX_FLOOD_DELAY, max(0.0, left / FLOOD_FORGOTTEN - self._free) * FLOOD_DELAY)
 
+    async def wait(self, address: str) -> bool:
+        """Wait as long as the address has to. False: `MAX_WAITING` others of it wait already."""
+        if not (delay := self.delay(address)):
+            return True
+        if self._waiting[address] >= MAX_WAITING:
+            return False
+        self._waiting[address] += 1
+        try:
+            await asyncio.sleep(delay)
+        finally:
+            self._waiting[address] -= 1
+            if not self._waiting[address]:
+                del self._waiting[address]
+        return True
+
 
 class Guesses:
     """Makes guessing tokens slow. `clock`: monotonic seconds.
@@ -94,7 +110,6 @@ class Guesses:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._floods = Floods(clock, free=FREE_GUESSES)
-        self._waiting: Counter[str] = Counter()
         self._right: BoundedDict[tuple[str, bytes], None] = BoundedDict(MAX_RIGHT)
 
     def delay(self, address: str, token: bytes) -> float:
@@ -104,18 +119,7 @@ class Guesses:
 
     async def turn(self, address: str, token: bytes) -> bool:
         """Wait until a token may be checked. False: too many of this address wait, and it must not be checked."""
-        if not (delay := self.delay(address, token)):
-            return True
-        if self._waiting[address] >= MAX_GUESSES:
-            return False
-        self._waiting[address] += 1
-        try:
-            await asyncio.sleep(delay)
-        finally:
-            self._waiting[address] -= 1
-            if not self._waiting[address]:
-                del self._waiting[address]
-        return True
+        return not self.delay(address, token) or await self._floods.wait(address)
 
     def right(self, address: str, token: bytes) -> None:
         """Note a token that was right."""

@@ -412,7 +412,9 @@ class Rest:
         if sum(start is not None for start in (after, first, before)) > 1:
             raise BadRequest("after, from, before: give only one of them")
         names, limit, query = _names(shown), asked.limit, _line_query(asked)
-        page = await self._hub.ask(LogLines(names, after if first is None else first, limit, query, before))
+        asked_for = LogLines(names, after if first is None else first, limit, query, before)
+        async with self._work.queries.turn(request.remote or ""):
+            page = await self._hub.ask(asked_for)
         back = {"next_before": page.next_before} if before is not None else {}
         more = {"next_after": page.next_after, **back, "more": page.more, **_complete(page.reason)}
         return await self._lines(request, map(encoding.log_line, page.lines), more)
@@ -467,7 +469,7 @@ class Rest:
         name = asked.name
         if grant.is_restricted and (name != grant.vm or given(asked.kind) == "context"):
             raise grant.refusal()
-        kind = "vm" if grant.vm else given(asked.kind) or await self._kind(name)
+        kind = "vm" if grant.vm else given(asked.kind) or await self._kind(name, request.remote or "")
         context, vm_name = (frozenset({name}), "") if kind == "context" else (frozenset[str](), name)
         query = JobQuery(context_id=context, vm_name=vm_name, since=_micros(asked.since))
 
@@ -482,12 +484,15 @@ class Rest:
 
         return await self._pages.respond(query, given(asked.cursor), asked.limit, request.remote or "", more=more)
 
-    async def _kind(self, name: str) -> str:
+    async def _kind(self, name: str, address: str) -> str:
         """Whether `name` is the context of a job. If only the database could say, and does not answer: a VM."""
         if self._hub.published.is_context(name):
             return "context"
+        if self._hub.archive is None:
+            return "vm"
         try:
-            return "context" if self._hub.archive is not None and await self._hub.ask(IsContext(name)) else "vm"
+            async with self._work.queries.turn(address):
+                return "context" if await self._hub.ask(IsContext(name)) else "vm"
         except SourceUnavailable:
             return "vm"
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.http import RawRequestMessage
@@ -226,7 +226,7 @@ class HttpSink:
         metrics.CONNECTIONS.set_function(lambda: len(self._connections))
         await runner.setup()
         assert runner.server is not None
-        runner.server.request_factory = partial(_without_expect, runner.server.request_factory)
+        runner.server.request_factory = partial(_request, runner.server.request_factory)
         acceptor = Acceptor(
             self._connections,
             self._work.connections,
@@ -394,16 +394,23 @@ class HttpSink:
         return json_response({"ticket": self._access.ticket(request[GRANT]), "expires_in": 30})
 
 
-def _without_expect(make: Callable[..., web.BaseRequest], message: RawRequestMessage, *others: Any) -> web.BaseRequest:
-    """Make a request that expects no `100 Continue`: aiohttp would send it before anything is checked.
+MAX_SLASHES: Final = 300
+"""Slashes of a path, as an ID may have `MAX_ID` of them. aiohttp finds a route in a time that grows with their square,
+before anything is checked."""
 
-    Nothing here needs a body. A client that waits gets its final answer, and the connection ends, because nobody knows
-    whether the body follows.
+
+def _request(make: Callable[..., web.BaseRequest], message: RawRequestMessage, *others: Any) -> web.BaseRequest:
+    """Make a request of what aiohttp would answer before anything is checked, or take long to find a route for.
+
+    It expects no `100 Continue`: nothing here needs a body. A client that waits gets its final answer, and the
+    connection ends, because nobody knows whether the body follows. A path with too many slashes is one of no route.
     """
     if hdrs.EXPECT in message.headers:
         headers = message.headers.copy()
         del headers[hdrs.EXPECT]
         message = message._replace(headers=CIMultiDictProxy(headers), should_close=True)
+    if message.url.raw_path.count("/") > MAX_SLASHES:
+        message = message._replace(path="/-", url=URL("/-"))
     return make(message, *others)
 
 

@@ -21,7 +21,7 @@ from correlator.model.parameters import StreamMessages, given
 from correlator.model.rows import Level
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.access import CHECKED_AT_ONCE, TOO_MANY_CONNECTIONS
+from correlator.sinks.http.access import CHECKED_AT_ONCE, TOO_MANY_CONNECTIONS, TOO_MANY_IDS
 from correlator.sinks.http.grants import GRANT, Grant
 from correlator.sinks.http.requests import RETRY_AFTER, RETRY_SECONDS, StreamedResponse, job_query, problem, read
 from correlator.sinks.streaming.messages import Framing, Message, Resume
@@ -111,7 +111,8 @@ class EventStreams:
             else:
                 return problem(HTTPStatus.HTTP_VERSION_NOT_SUPPORTED, "an event stream needs HTTP/1.1")
             last = request.headers.get("Last-Event-ID") or ""
-            if (refusal := await self._streams.refusal(_position(last))) is not None:
+            full = None if self._streams.fanout.groups.has_room(wanted) else TOO_MANY_IDS
+            if (refusal := full or await self._streams.refusal(_position(last))) is not None:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, refusal, RETRY_AFTER)
             await response.prepare(request)
             if (transport := request.transport) is None:  # The client has gone.

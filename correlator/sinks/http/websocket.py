@@ -30,6 +30,7 @@ from correlator.sinks.http.access import (
     CHECKED_AT_ONCE,
     MAX_REASON,
     TOO_MANY_CONNECTIONS,
+    TOO_MANY_IDS,
     Access,
     foreign_origin,
 )
@@ -49,7 +50,7 @@ from correlator.sinks.http.frames import (
     text_frame,
 )
 from correlator.sinks.http.grants import Denied, Grant, Need, check_job
-from correlator.sinks.http.requests import problem, read
+from correlator.sinks.http.requests import RETRY_AFTER, problem, read
 from correlator.sinks.streaming.messages import Framing, Message, Resume
 from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
@@ -176,7 +177,10 @@ class Websockets:
             bad.force_close()  # where its next request begins is not certain
             return bad
         address = request.remote or ""
-        await asyncio.sleep(self._floods.delay(address))
+        if not await self._floods.wait(address):
+            flood = problem(HTTPStatus.TOO_MANY_REQUESTS, TOO_MANY_CONNECTIONS, RETRY_AFTER)
+            flood.force_close()
+            return flood
         # aiohttp refuses a frame of `max_msg_size` already.
         # No automatic reply to a close frame: it would be written after the daemon's own one.
         ws = web.WebSocketResponse(
@@ -384,7 +388,7 @@ class Websockets:
             client.streams.send(client, Error(message.id, "forbidden", str(denied)))
             return
         if not client.streams.fanout.groups.has_room(wanted):
-            raise Close(CloseCode.TOO_MANY, "too many IDs in all subscriptions together")
+            raise Close(CloseCode.TOO_MANY, TOO_MANY_IDS)
         resuming = bool(message.resume)
         await client.streams.subscribe(
             client, message.id, wanted, message.logs, resume=client.resume if resuming else None, resuming=resuming
