@@ -30,7 +30,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mappin
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from correlator.cluster.received import Parser, Unreadable, decode
+from correlator.cluster.received import LOG_EVERY, Parser, Unreadable, decode
 from correlator.config.schema import Cluster, client_context, is_seed
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.tasks import Backoff, Pacer, done_within, keeping_cancellation, repeat_cancellation, set_within
@@ -44,6 +44,9 @@ log = logging.getLogger(__name__)
 
 OnMessage: TypeAlias = "Callable[[Msg], Awaitable[None]]"
 
+
+MAX_LOGGED = 300
+"""Characters of what a server says that the log repeats."""
 
 MAX_PENDING = 4_000_000
 """Bytes that wait for the socket. With more, publishing raises `ClusterUnavailable`."""
@@ -111,6 +114,8 @@ class Connection:
         self._closed = asyncio.Event()
         self._error: str | None = None
         self._since = time.monotonic()
+        self._noted: dict[type[Exception], tuple[float, int]] = {}
+        """By kind of error: when a line said it, in monotonic seconds, and how many came since then."""
         self._options = login_options(settings)
         self.api_subject = f"$JS.{settings.domain}.API" if settings.domain else "$JS.API"
         """What the subjects of JetStream's API begin with."""
@@ -379,10 +384,21 @@ class Connection:
 
     async def _on_error(self, error: Exception) -> None:
         if self.connected:
-            log.warning("NATS reports: %s", text_of(error))
+            self._note(error)
         else:
             self._failed(error)
             repeat_cancellation()  # The library's loop of attempts has no end.
+
+    def _note(self, error: Exception) -> None:
+        """Log an error of a connection that goes on: of each kind, one line in `LOG_EVERY` seconds."""
+        kind, now = type(error), time.monotonic()
+        at, left_out = self._noted.get(kind, (-LOG_EVERY, 0))
+        if now - at < LOG_EVERY:
+            self._noted[kind] = at, left_out + 1
+            return
+        self._noted[kind] = now, 0
+        more = f" ({left_out} more of this kind since the line before)" if left_out else ""
+        log.warning("NATS reports: %s%s", text_of(error)[:MAX_LOGGED], more)
 
     async def _on_disconnected(self) -> None:
         self._since = time.monotonic()

@@ -58,7 +58,7 @@ UNWRITTEN_AFTER = 5.0
 """Seconds after which a change that the cluster has not acknowledged is a problem."""
 
 LOG_EVERY = 10.0
-"""Seconds between two lines of the log about unreadable messages."""
+"""Seconds between two lines of the log about unreadable messages, or about errors of one kind."""
 
 _EPOCH = re.compile(rb"[A-Za-z0-9_-]{1,64}")
 _LEVELS = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")

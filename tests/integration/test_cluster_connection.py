@@ -238,6 +238,20 @@ async def test_a_refused_login_is_a_reported_state_that_ends_with_the_right_pass
             await connection.connect(10)
 
 
+async def test_errors_of_a_server_that_do_not_end_write_few_lines_and_lose_no_message(caplog):
+    user = '{ user: "a", password: "b", permissions: { publish: { deny: "secret.>" } } }'
+    with Nats(f"authorization {{ users: [ {user} ] }}", "no_auth_user: a") as server:
+        async with connected(server.url) as connection:
+            for n in range(200):
+                await connection.client.publish(f"secret.{n}", b"x" * 300)
+            await connection.client.flush(PATIENCE)
+            await eventually(lambda: "ermissions" in caplog.text)
+            await connection.client.flush(PATIENCE)
+    said = [record.getMessage() for record in caplog.records if "NATS reports" in record.getMessage()]
+    assert len(said) == 1
+    assert len(said[0]) < 400
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # one of nats-py's own
 async def test_a_connection_whose_login_is_refused_ends_with_one_cancellation_whenever_that_comes():
     async def refuse(reader, writer):
