@@ -50,6 +50,10 @@ MAX_KEY = 64_000
 MAX_DEPTH = encoder.MAX_DEPTH + 10
 """Levels of nesting of a message, or of metadata. Collectors write no deeper ones: some levels are around a value."""
 
+MAX_IDS = 1_000
+"""External IDs, or children, of a document. Collectors write no more: `MAX_CHILDREN`, and `MAX_EXTERNAL_IDS` besides
+those of a row."""
+
 REPORTED_FOR = 660.0
 """Seconds for which readiness has a problem after an unreadable message: a collector compares its documents with the
 stream every 600 s, and replaces those that differ."""
@@ -155,6 +159,8 @@ def document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None =
 
 def _document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None) -> PublishedJob:
     found = decode_document(_completed(payload, rev, instance))
+    if max(len(found.external_ids), len(found.child_job_ids)) > MAX_IDS:
+        raise Unreadable(f"more than {MAX_IDS} IDs of one kind")
     if (metadata := bytes(found.metadata)) != b"{}":
         _check_depth(metadata)
         if not isinstance(members := orjson.loads(metadata), dict):

@@ -197,6 +197,9 @@ class RpcArchive:
 
     async def _page(self, instance: str, question: OlderJobs) -> tuple[list[PublishedJob], Place | None]:
         result = await self._ask(instance, question, PAGE_WITHIN)
+        tomorrow = time.time_ns() // 1_000 + 86_400_000_000, ""
+        if result.next_before is not None and result.next_before >= (question.before or tomorrow):
+            raise SourceUnavailable(f"{instance}: not a message of this program: a page does not get on")
         jobs: list[PublishedJob] = []
         for n, job in enumerate(result.jobs, 1):
             jobs.append(_parsed(job, instance))

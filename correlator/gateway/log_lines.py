@@ -20,6 +20,7 @@ from msgspec import Raw, Struct
 from correlator.bounded import BoundedDict, Schedule
 from correlator.cluster import received
 from correlator.jobs import encoding
+from correlator.model.document import EXACT, Count
 from correlator.model.facts import AttributedRow, Entry
 from correlator.model.rows import Int64, Level, Micros
 
@@ -53,7 +54,7 @@ class _Line(Struct):
 
 class _Lines(Struct):
     run: str
-    first: int
+    first: Count
     lines: list[_Line]
 
 
@@ -106,7 +107,7 @@ class ReceivedLines:
                 lost += self._wait(instance, row.job_id, row)
             else:
                 ready.append(row)
-        return ready, lost
+        return ready, min(lost, EXACT)
 
     def appeared(self, instance: str, documents: Iterable[tuple[str, Micros]]) -> list[AttributedRow]:
         """Return the lines that documents include: job ID, and the time of the last message."""

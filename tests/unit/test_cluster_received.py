@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from correlator.cluster import keys, received, rpc
-from correlator.cluster.received import MAX_DEPTH, REPORTED_FOR, Alive, Holder, Parser, Unreadable
+from correlator.cluster.received import MAX_DEPTH, MAX_IDS, REPORTED_FOR, Alive, Holder, Parser, Unreadable
 from correlator.gateway import fleet, log_lines
 from correlator.gateway.fleet import Appliance, Fleet
 from correlator.gateway.stream import StoredMessage
@@ -152,6 +152,23 @@ def test_nesting_has_a_bound_and_brackets_in_texts_do_not_count(level: int):
     else:
         with pytest.raises(Unreadable, match="deeper"):
             read(nested)
+
+
+@pytest.mark.parametrize("member", ["external_ids", "child_job_ids"])
+def test_a_document_with_more_ids_than_a_collector_writes_is_unreadable(member: str):
+    for count in (MAX_IDS, MAX_IDS + 1):
+        body = orjson.loads(encoded(job("a"))) | {member: [f"id{n}" for n in range(count)]}
+        if count <= MAX_IDS:
+            received.document(orjson.dumps(body), 1, "dc1")
+        else:
+            with pytest.raises(Unreadable, match="more than 1000 IDs"):
+                received.document(orjson.dumps(body), 1, "dc1")
+
+
+@pytest.mark.parametrize("first", [-1, 10**30])
+def test_lines_have_numbers_that_every_client_can_read(first: int):
+    with pytest.raises(Unreadable):
+        list(log_lines.batches(b'{"run":"r","first":%d,"lines":[]}' % first))
 
 
 def lines(*attrs: str) -> bytes:

@@ -161,6 +161,16 @@ async def test_the_pages_of_a_fleet_have_every_job_once_newest_first():
     assert found == [f"{name}/{job_id}" for _, job_id, name in everything]
 
 
+@pytest.mark.parametrize("before", [None, (4_000_000_000_000_000, "x")])
+async def test_an_appliance_whose_page_does_not_get_on_loses_its_part_and_nothing_else(before):
+    collectors = Collectors(dc1=ArchiveInMemory([reading("a", 1)]), dc2=ArchiveInMemory([reading("b", 2)]))
+    collectors.replies["dc2"] = rpc.encode_result(b'{"jobs":[],"next_before":[9223372036854775807,"z"]}')
+    page = await collectors.archive().page(JobQuery(), before, 10)
+    assert ([job.job_id for job in page.jobs], page.next_before) == (["a"], None)
+    assert page.reason is not None
+    assert "dc2: not a message of this program" in page.reason
+
+
 async def test_an_appliance_that_does_not_answer_makes_the_page_incomplete_and_nothing_else():
     collectors = Collectors(dc1=ArchiveInMemory([reading("a", 1)]), dc2=ArchiveInMemory([reading("b", 2)]))
     collectors.replies["dc2"] = NoAnswer("silence")
