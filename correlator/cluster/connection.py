@@ -45,6 +45,9 @@ log = logging.getLogger(__name__)
 OnMessage: TypeAlias = "Callable[[Msg], Awaitable[None]]"
 
 
+MAX_LINE = 64_000
+"""Bytes of a line of a server."""
+
 MAX_LOGGED = 300
 """Characters of what a server says that the log repeats."""
 
@@ -604,10 +607,23 @@ def new_client(*, tls: bool = False) -> Client:
     which anybody between may change, asks for it.
     """
     from nats.aio.client import Client  # noqa: PLC0415 - only a process with [cluster] needs the library
-    from nats.errors import Error  # noqa: PLC0415
+    from nats.errors import Error, ProtocolError  # noqa: PLC0415
     from nats.protocol import parser  # noqa: PLC0415
 
+    class BoundedParser(parser.Parser):
+        async def parse(self, data: bytes = b"") -> None:
+            await super().parse(data)
+            if self.state == parser.AWAITING_MSG_PAYLOAD:
+                if self.needed > MAX_ANSWER:
+                    raise ProtocolError(f"a message of more than {MAX_ANSWER} bytes")
+            elif len(self.buf) > MAX_LINE:  # The library searches an unfinished line anew with each part of it.
+                raise ProtocolError(f"a line of more than {MAX_LINE} bytes")
+
     class TolerantClient(Client):
+        def __init__(self) -> None:
+            super().__init__()
+            self._ps = BoundedParser(self)
+
         async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
             if tls and initial_connection and not info.get("tls_required"):
                 raise Error("the server offers no TLS, or somebody between has removed the offer: nothing was sent")

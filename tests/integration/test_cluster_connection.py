@@ -214,6 +214,35 @@ async def test_a_server_that_is_none_is_left_as_soon_as_one_answers(nats):
         await connection.connect(15)
 
 
+@pytest.mark.parametrize("begin", [b"MSG ", b"INFO {", b"MSG a 1 9999999999\r\n"])
+async def test_a_server_whose_line_or_message_does_not_end_is_left(begin):
+    """Long before it would be left for its silence. Some MB wait in the buffers of the kernel."""
+    sent: list[int] = []
+
+    async def flood(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            writer.write(
+                b'INFO {"server_id":"x","version":"2.15.0","proto":1,"headers":true,"max_payload":1048576}\r\n'
+            )
+            while not (await reader.readline()).startswith(b"PING"):
+                pass
+            writer.write(b"PONG\r\n" + begin)
+            sent.append(0)
+            number = len(sent) - 1
+            while sent[number] < 60_000_000:
+                writer.write(b"a" * 100_000)
+                await writer.drain()
+                sent[number] += 100_000
+        writer.close()
+
+    server = await asyncio.start_server(flood, "127.0.0.1", 0)
+    async with server:
+        url = f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with in_background(Connection(settings(url), "collector").run()):
+            await eventually(lambda: len(sent) > 1)
+    assert sent[0] < 7_000_000
+
+
 async def test_a_server_that_is_full_is_named_whatever_ends_the_connection_afterwards(nats):
     nats.settings = ("max_connections: 1",)
     await asyncio.to_thread(nats.kill)
