@@ -122,6 +122,20 @@ def test_whatever_clients_do_only_idle_connections_end_and_only_above_the_limits
     assert not clients.connections._of
 
 
+def test_addresses_that_leave_their_surplus_behind_take_no_place_of_others():
+    connections = of_limit(LIMIT)
+    for address in ("a", "b", "c", "d"):
+        ordinary = list[Peer]()
+        for _ in range(EACH + SURPLUS):
+            if connections.has_room() and (peer := connections.admit(address)) is not None:
+                connections.begin(peer)
+                ordinary += [] if peer.surplus else [peer]
+        assert len(ordinary) == EACH
+        for peer in ordinary:
+            connections.lost(peer)
+    assert len(connections) == SURPLUS
+
+
 def test_what_requests_take_is_bounded_and_given_back_with_their_answers():
     connections, wide = of_limit(10_000), ("😀" + "x" * 8_000).encode()
 

@@ -239,7 +239,13 @@ class Connections:
         beyond = self._of[address] >= most
         if beyond:
             self._say_crowded(address)
-            if self._surplus[address] >= self.surplus // 2 and not self._end_idle(address, surplus=True):
+            if self._surplus[address] >= self.surplus // 2:
+                has_place = self._end_idle(address, surplus=True)
+            else:  # Its part of the surplus is of no use to it while others have all of it.
+                has_place = self._surplus.total() < self.surplus or self._end_idle(
+                    self._most_idle(surplus=True), surplus=True
+                )
+            if not has_place:
                 return None
         surplus = beyond or self._ordinary >= limit
         idle = self._idle[surplus].setdefault(address, {})
