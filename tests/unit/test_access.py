@@ -263,7 +263,7 @@ def test_one_address_cannot_use_all_connections_which_are_counted_while_they_are
 
 def test_an_address_that_floods_waits_longer_each_time_and_no_other_one_waits():
     now = 100.0
-    floods = Floods(lambda: now)
+    floods = Floods(lambda: now, waiting=1)
     delays = []
     for _ in range(30):
         floods.note("flooder")
@@ -282,7 +282,7 @@ def test_an_address_that_floods_waits_longer_each_time_and_no_other_one_waits():
 
 
 def test_the_addresses_that_flooded_are_bounded():
-    floods = Floods(lambda: 100.0)
+    floods = Floods(lambda: 100.0, waiting=1)
     for n in range(MAX_FLOODS + 10):
         floods.note(str(n))
     assert len(floods._until) == MAX_FLOODS

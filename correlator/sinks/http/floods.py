@@ -22,7 +22,7 @@ FREE_GUESSES = 5
 """Wrong tokens of one address that cost nothing: somebody mistypes one, or has an old one."""
 
 MAX_WAITING = 10
-"""What waits of one address at once, such as tokens: with `MAX_FLOOD_DELAY`, two are checked in a second."""
+"""Tokens of one address that wait to be checked at once. With `MAX_FLOOD_DELAY`, two are checked in a second."""
 
 MAX_RIGHT = 10_000
 """Right tokens that are remembered, each with the address that it came from."""
@@ -58,12 +58,13 @@ class Floods:
     So an address has to wait `FLOOD_DELAY` seconds for each flood, which is forgotten after `FLOOD_FORGOTTEN`, except
     `MAX_FLOOD_DELAY` at most, because other clients may have the same address.
 
-    `clock`: monotonic seconds. `free`: floods that cost nothing.
+    `clock`: monotonic seconds. `free`: floods that cost nothing. `waiting`: how many of an address may wait at once.
     """
 
-    def __init__(self, clock: Callable[[], float], *, free: int = 0) -> None:
+    def __init__(self, clock: Callable[[], float], *, waiting: int, free: int = 0) -> None:
         self._clock = clock
         self._free = free
+        self._most = waiting
         self._waiting: Counter[str] = Counter()
         self._until: BoundedDict[str, float] = BoundedDict(MAX_FLOODS)
         """For an address: when its floods have been forgotten."""
@@ -85,10 +86,10 @@ class Floods:
         return min(MAX_FLOOD_DELAY, max(0.0, left / FLOOD_FORGOTTEN - self._free) * FLOOD_DELAY)
 
     async def wait(self, address: str) -> bool:
-        """Wait as long as the address has to. False: `MAX_WAITING` others of it wait already."""
+        """Wait as long as the address has to. False: as many others of it as may wait do so already."""
         if not (delay := self.delay(address)):
             return True
-        if self._waiting[address] >= MAX_WAITING:
+        if self._waiting[address] >= self._most:
             return False
         self._waiting[address] += 1
         try:
@@ -109,7 +110,7 @@ class Guesses:
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._floods = Floods(clock, free=FREE_GUESSES)
+        self._floods = Floods(clock, waiting=MAX_WAITING, free=FREE_GUESSES)
         self._right: BoundedDict[tuple[str, bytes], None] = BoundedDict(MAX_RIGHT)
 
     def delay(self, address: str, token: bytes) -> float:

@@ -80,6 +80,9 @@ SUBSCRIBE_RATE = 20.0
 IDLE = 5.0
 """Seconds between two checks while there is no connection: an appliance's listener may have had clients only once."""
 
+MAX_HANDSHAKES = 200
+"""Handshakes of an address that flooded which wait at once. Other clients may have the same address."""
+
 MAX_BAD_FRAMES = 3
 """Frames with an invalid message before the connection is closed."""
 
@@ -127,7 +130,7 @@ class Websockets:
         self._streams_for = streams_for or (lambda _: streams)
         self._open: dict[WebsocketConnection, None] = {}
         """Includes connections that have not sent `hello` yet."""
-        self._floods = Floods(time.monotonic)
+        self._floods = Floods(time.monotonic, waiting=MAX_HANDSHAKES)
         self._turns = streams.work.messages
         self._newcomers = streams.work.newcomers
 
