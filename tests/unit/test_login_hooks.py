@@ -7,6 +7,7 @@ file: `tests/security/test_login.py` shows whether the checks are still made.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import socket
 
@@ -44,3 +45,26 @@ async def test_after_the_login_a_connection_has_only_methods_of_its_driver(drive
         assert not {"read_packet", "_read_packet"} & set(vars(connection))
         assert login.transport_of(connection).get_extra_info("socket").type == socket.SOCK_STREAM
         connection.close()
+
+
+@pytest.mark.parametrize("driver", ["aiomysql", "asyncmy"])
+async def test_a_login_that_is_cancelled_closes_its_connection(driver):
+    """A connection of aiomysql that is left to the garbage collection makes a ResourceWarning, which fails the run."""
+    ended = asyncio.Event()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        ended.set()
+        writer.close()
+
+    terms = login.Terms(None, unix_socket=False, password=True)
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        options = {"host": "127.0.0.1", "port": port, "user": "u", "password": "p", "connect_timeout": PATIENCE}
+        connecting = asyncio.create_task(login.connect(driver, terms, **options))
+        await asyncio.sleep(0.1)
+        connecting.cancel()
+        async with asyncio.timeout(PATIENCE):
+            await ended.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await connecting

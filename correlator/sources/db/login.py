@@ -128,7 +128,11 @@ async def connect(driver: Driver, terms: Terms, **options: Any) -> Any:
     """
     connection = _class(driver)(terms, **options)
     with naming(connection):
-        await (connection.connect() if driver == "asyncmy" else connection._connect())  # noqa: SLF001
+        try:
+            await (connection.connect() if driver == "asyncmy" else connection._connect())  # noqa: SLF001
+        except BaseException:  # A driver that is cancelled leaves its socket open.
+            connection.close()
+            raise
     return connection
 
 
