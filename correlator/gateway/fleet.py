@@ -132,7 +132,7 @@ class Appliance:
         return silent + max(lag, self.alive.unwritten_seconds if self.alive.is_unwritten else 0.0)
 
     def error(self) -> str | None:
-        """Why its jobs are not current, as the collector says it, or None."""
+        """Why its jobs are not current, in the words of its collector. None if they are."""
         return self._unreachable() or self.alive.problem()
 
     def public_error(self) -> str | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator
 
 import msgspec
@@ -21,6 +20,7 @@ from correlator.tasks import TURN
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
 from tests.support.source_databases import Original, RecordingPipeline, opened, running_follower
+from tests.support.yardstick import turns_of_another_task
 
 HOSTILE = {
     "autocommit": "OFF",
@@ -156,26 +156,15 @@ class Spins(BaseException):
 
 
 async def test_an_answer_of_many_rows_lets_other_tasks_run_all_the_while(mariadb_original):
-    """By the clock of the processor, which does not run while others use the machine."""
-    longest, before = 0.0, time.thread_time()
-
-    async def other() -> None:
-        nonlocal longest, before
-        while True:
-            now = time.thread_time()
-            longest, before = max(longest, now - before), now
-            await asyncio.sleep(0)
-
     numbers = "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 300)"
     session = await opened(mariadb_original.source(query_timeout=PATIENCE))
-    watching = asyncio.create_task(other())
     try:
-        rows = await rows_of(session, tuple[int], f"{numbers} SELECT a.i FROM n AS a, n AS b")
+        async with turns_of_another_task() as longest:
+            rows = await rows_of(session, tuple[int], f"{numbers} SELECT a.i FROM n AS a, n AS b")
     finally:
-        watching.cancel()
         await session.close()
     assert len(rows) == 90_000
-    assert longest < 8 * TURN, f"{longest * 1000:.0f} ms"
+    assert longest() < 8 * TURN, f"{longest() * 1000:.0f} ms"
 
 
 async def test_abandoned_connections_are_forgotten_if_the_connection_that_kills_them_dies(driver, monkeypatch):

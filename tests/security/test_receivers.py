@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import dataclasses
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import repeat
@@ -29,6 +28,7 @@ from tests.support.accepting import accepting
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE
 from tests.support.servers import free_port
+from tests.support.yardstick import turns_of_another_task
 
 TOKEN = "ot-hush-5104"
 
@@ -130,16 +130,6 @@ async def test_any_answer_is_read_in_bounded_time_and_bytes_and_decides_by_its_s
 
 
 async def test_informational_answers_of_a_receiver_let_other_tasks_run() -> None:
-    """By the clock of the processor, which does not run while others use the machine."""
-    longest, before = 0.0, time.thread_time()
-
-    async def other() -> None:
-        nonlocal longest, before
-        while True:
-            now = time.thread_time()
-            longest, before = max(longest, now - before), now
-            await asyncio.sleep(0)
-
     def answer(listener: socket.socket) -> None:
         with listener.accept()[0] as client, contextlib.suppress(OSError):
             client.recv(65_536)
@@ -148,12 +138,11 @@ async def test_informational_answers_of_a_receiver_let_other_tasks_run() -> None
 
     with socket.create_server(("127.0.0.1", 0)) as listener:
         answering = asyncio.create_task(asyncio.to_thread(answer, listener))
-        watching = asyncio.create_task(other())
-        response = await response_of(of_webhooks(f"http://127.0.0.1:{listener.getsockname()[1]}"))
-        watching.cancel()
+        async with turns_of_another_task() as longest:
+            response = await response_of(of_webhooks(f"http://127.0.0.1:{listener.getsockname()[1]}"))
         await answering
     assert response.status is None
-    assert longest < 4 * TURN, f"{longest * 1000:.0f} ms"
+    assert longest() < 4 * TURN, f"{longest() * 1000:.0f} ms"
 
 
 async def test_the_text_of_a_receiver_is_one_short_line_without_control_characters() -> None:

@@ -236,11 +236,13 @@ async def test_a_request_of_http_1_0_with_chunks_is_refused(port):
         ("/api/v1/ticket", (BEARER,), 200),
     ],
 )
-async def test_no_client_is_told_to_send_a_body(port, path, headers, status):
+@pytest.mark.parametrize("expected", ["100-continue", "\xff", "x" * 1_000])
+async def test_no_client_is_told_to_send_a_body(port, path, headers, status, expected, caplog):
     """Nothing needs one; and before the checks, the answer would say which paths there are."""
-    expects = ("Expect: 100-continue", "Content-Length: 5", "Connection: keep-alive")
+    expects = (f"Expect: {expected}", "Content-Length: 5", "Connection: keep-alive")
     answer = await exchange(port, request("POST", path, *headers, *expects))
     assert (answer.statuses, answer.header("Connection")) == ([status], "close")
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
 
 
 @pytest.mark.parametrize(

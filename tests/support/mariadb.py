@@ -159,7 +159,7 @@ class Database:
 
 
 CERTIFICATE, KEY = "server.pem", "server.key"
-"""Files of a data folder: self-signed, as a server without a certificate makes them at each start, for 0.5 s of CPU."""
+"""Files of a data folder. Without them a server makes a self-signed certificate at each start: 0.5 s of CPU."""
 
 _MARIADB_SIZES = (
     "--innodb-buffer-pool-size=64M",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 ROUNDS = 5
@@ -49,3 +51,25 @@ def quickest(*measured: Callable[[], object]) -> list[float]:
             work()
             least[i] = min(least[i], time.process_time() - began)
     return least
+
+
+@contextlib.asynccontextmanager
+async def turns_of_another_task() -> AsyncIterator[Callable[[], float]]:
+    """Yields what returns the most seconds of processor time for which another task had to wait for its turn so far.
+
+    The clock of the processor does not run while others use the machine.
+    """
+    longest, before = 0.0, time.thread_time()
+
+    async def other() -> None:
+        nonlocal longest, before
+        while True:
+            now = time.thread_time()
+            longest, before = max(longest, now - before), now
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(other())
+    try:
+        yield lambda: longest
+    finally:
+        task.cancel()

@@ -364,7 +364,7 @@ class HttpConnection(web.RequestHandler):
     """aiohttp's connection, which reports its end.
 
     What it receives of HTTP waits in aiohttp until a request of it is answered: beyond `MAX_UNANSWERED` it is refused.
-    No request needs a body: one that comes is dropped as it is, and never unpacked.
+    No request needs a body. If one comes, it is dropped without being unpacked.
     `frames`: what it receives of a websocket, once it is one.
     """
 

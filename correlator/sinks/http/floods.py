@@ -86,7 +86,7 @@ class Floods:
         return min(MAX_FLOOD_DELAY, max(0.0, left / FLOOD_FORGOTTEN - self._free) * FLOOD_DELAY)
 
     async def wait(self, address: str) -> bool:
-        """Wait as long as the address has to. False: as many others of it as may wait do so already."""
+        """Wait as long as the address has to. False: too many others of it wait already."""
         if not (delay := self.delay(address)):
             return True
         if self._waiting[address] >= self._most:

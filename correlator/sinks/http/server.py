@@ -395,8 +395,8 @@ class HttpSink:
 
 
 MAX_SLASHES: Final = 300
-"""Slashes of a path, as an ID may have `MAX_ID` of them. aiohttp finds a route in a time that grows with their square,
-before anything is checked."""
+"""Slashes of a path: enough for an ID of `MAX_ID` slashes. Before anything is checked, aiohttp looks for a route, and
+that takes a time that grows with the square of the number of slashes."""
 
 
 def _request(make: Callable[..., web.BaseRequest], message: RawRequestMessage, *others: Any) -> web.BaseRequest:
