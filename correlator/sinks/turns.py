@@ -23,6 +23,7 @@ one with a single request waits for one piece of each other address, not for all
 | `open_replies` | the same of replies that need no token, e.g. files; a file is refused |
 | `newcomers` | websockets whose `hello` has not been accepted | a number; not a queue: one ends for the next |
 | `unknown` | what websockets have sent whose `hello` has not been accepted | bytes |
+| `unhandled` | what other websockets have sent that has not been handled | bytes |
 
 Invariants. Every wait has a deadline. What exceeds a bound is refused with 429 (the address's share) or 503 (all), and
 `Retry-After`. Everything runs in the event loop's thread.
@@ -340,6 +341,7 @@ class Work:
         self.open_replies = Held("replies without a token that have not been read", most=32 << 20, each=4 << 20)
         self.newcomers = Newcomers(newcomers)
         self.unknown = Held("bytes of websockets without a hello", most=64 << 20, each=16 << 20)
+        self.unhandled = Held("bytes of messages that have not been handled", most=64 << 20, each=16 << 20)
 
     async def find(self, hub: Hub, name: str, address: str) -> tuple[PublishedJob, Resolved] | None:
         """As `Hub.find`, for a client with this address: from memory at once, else in a turn of `queries`.

@@ -27,6 +27,7 @@ from correlator.pipeline.queries import LinesPage
 from correlator.sinks.http import connections
 from correlator.sinks.http.connections import Connections, HttpConnection, Peer
 from correlator.sinks.http.floods import FLOOD_DELAY, Floods
+from correlator.sinks.http.frames import MAX_FRAME
 from correlator.sinks.http.websocket import MAX_HANDSHAKES, WebsocketConnection
 from correlator.sinks.streaming.limits import Limits
 from correlator.web import files
@@ -35,7 +36,7 @@ from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
 from tests.support.raw_http import connected, request, upgrade
-from tests.support.storm_streams import frame, messages, raw
+from tests.support.storm_streams import Raw, frame, messages, raw
 
 NOW = time.time_ns() // 1000
 HELLO = {"type": "hello", "version": 1}
@@ -105,6 +106,23 @@ async def test_pings_without_end_are_too_many(hub, client):
             while (message := await ws.receive()).type is aiohttp.WSMsgType.PONG:
                 pass
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 4429)
+
+
+async def test_unfinished_frames_of_known_clients_are_bounded_and_one_that_sends_little_goes_on(hub):
+    async def begin(ws: Raw) -> None:
+        """Begin a frame of the largest size: all of it may come at once."""
+        ws.writer.write(messages(HELLO))
+        await ws.until(b"welcome")
+        ws.writer.write(frame(bytes(MAX_FRAME))[:-1])
+        await ws.until(CloseCode.TRY_LATER.to_bytes(2, "big"))
+
+    async with served(hub) as url, contextlib.AsyncExitStack() as opened:
+        clients = [await opened.enter_async_context(raw(url)) for _ in range(300)]
+        begun = [await opened.enter_async_context(in_background(begin(ws))) for ws in clients[1:]]
+        await eventually(lambda: any(one.done() and one.result() is None for one in begun))
+        clients[0].writer.write(messages(HELLO, {"type": "ping"}))
+        await clients[0].until(b"pong")
+        assert sum(one.done() for one in begun) < 60, "256 such frames are 16 MiB"
 
 
 async def test_frames_that_come_at_once_are_handled_a_few_in_each_round_of_the_loop(hub, client, monkeypatch):

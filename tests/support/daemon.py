@@ -149,6 +149,11 @@ class Daemon:
         async with self.session.get(path) as response:
             return await response.text()
 
+    async def sample(self, series: str) -> float:
+        """The value of one series, as it stands in /metrics; 0 if it is not there."""
+        found = re.search(rf"^{re.escape(series)} (\S+)$", await self.text("/metrics"), re.MULTILINE)
+        return float(found[1]) if found is not None else 0.0
+
     async def metric(self, name: str) -> float:
         """A metric without labels, or the sum over its labels."""
         found = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", await self.text("/metrics"), re.MULTILINE)

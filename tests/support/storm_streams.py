@@ -138,6 +138,33 @@ async def pings(url: str, counts: dict[str, int], *, clients: int) -> None:
     await asyncio.gather(*(client() for _ in range(clients)))
 
 
+async def long_messages(url: str, counts: dict[str, int], *, clients: int) -> None:
+    """Clients that are all there before each sends long messages without end, and until it is closed.
+
+    One character of four bytes makes each other one of its message take four in memory, as text.
+    """
+    long = frame(b'{"type":"ping","x":"' + "😀".encode() + b"x" * 65_000 + b'"}')
+    together, connecting = asyncio.Barrier(clients), asyncio.Semaphore(50)
+
+    async def client() -> None:
+        with contextlib.suppress(OSError, EOFError):
+            async with contextlib.AsyncExitStack() as stack:
+                async with connecting:
+                    ws = await stack.enter_async_context(raw(url))
+                    ws.writer.write(messages(HELLO))
+                    await ws.until(b"welcome")
+                counts["connected"] = counts.get("connected", 0) + 1
+                await together.wait()
+                while not ws.writer.is_closing():
+                    ws.writer.write(long)
+                    await ws.writer.drain()
+                    counts["sent"] = counts.get("sent", 0) + 1
+                    await asyncio.sleep(0.005)
+        await asyncio.Event().wait()
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+
+
 async def subscribers(url: str, counts: dict[str, int], *, clients: int, rate: float) -> None:
     """Clients that each subscribe and unsubscribe `rate` times a second, with filters that differ."""
 

@@ -1,4 +1,4 @@
-"""Storms of clients that have no token and say no hello, each a function that `tests.support.storms` runs."""
+"""Storms of clients that have no token, most of them without a hello, each a function that `storms` runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from tests.support import raw_http
 MESSAGES = raw_http.frame(b"[" + b",".join([b"1"] * 32_000) + b"]")
 """A frame of 64 kB with 32,000 messages."""
 
+HELLO = raw_http.frame(b'{"type":"hello","version":1}')
+
 WEBSOCKETS = {
     "nothing": b"",
     "messages": MESSAGES,
     "partial": raw_http.frame(b"x" * 60_000)[:-1],
+    "known-partial": HELLO + raw_http.frame(b"x" * 65_000)[:-1],
     "pings": raw_http.frame(b"", 9) * 10_000,
     "fragments": raw_http.frame(b"", 1, final=False) + raw_http.frame(b"", 0, final=False) * 10_000,
 }

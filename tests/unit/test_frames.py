@@ -16,6 +16,8 @@ from correlator.sinks.http.frames import (
     MAX_ERROR,
     MAX_FRAMES_AT_ONCE,
     MAX_MESSAGES,
+    MESSAGE_COST,
+    UNCOUNTED,
     ClientFrames,
     Refusal,
     decode,
@@ -154,6 +156,10 @@ class Parser:
         return False, b""
 
 
+def unbounded() -> Held:
+    return Held("bytes", most=1 << 30, each=1 << 30)
+
+
 def sent_in_pieces(frames: ClientFrames, sent: bytes, cuts: Iterable[int]) -> None:
     begin = 0
     for cut in [*sorted(cut % (len(sent) + 1) for cut in cuts), len(sent)]:
@@ -171,7 +177,7 @@ def test_masked_frames_are_passed_on_however_they_are_cut_and_an_unmasked_one_en
     refusals: list[Refusal] = []
     parser = Parser()
     frames = ClientFrames(parser)  # type: ignore[arg-type]
-    frames.begin("a", Held("bytes", most=1 << 30, each=1 << 30), refusals.append)
+    frames.begin("a", unbounded(), unbounded(), refusals.append)
     frames.known()
     sent = b"".join(frame(b"x" * size, 2) for size in sizes)
     wrong = frame(b"x", mask=None) if is_wrong else b""
@@ -193,7 +199,7 @@ def test_what_unknown_clients_hold_is_bounded_and_given_back(clients, accepted):
     for address, size in clients:
         frames = ClientFrames(Parser())  # type: ignore[arg-type]
         before = len(refusals)
-        frames.begin(address, held, refusals.append)
+        frames.begin(address, held, unbounded(), refusals.append)
         is_full = len(refusals) > before
         frames.feed_data(b"\x81\xff" + (1 << 20).to_bytes(8, "big") + b"x" * size)
         if is_full or size > MAX_BYTES_OF_UNKNOWN:
@@ -211,11 +217,11 @@ def test_what_unknown_clients_hold_is_bounded_and_given_back(clients, accepted):
 
 def test_what_comes_before_the_handshake_counts_and_a_known_client_may_send_on():
     refusals: list[Refusal] = []
-    parser, held = Parser(), Held("bytes", most=1 << 30, each=1 << 30)
+    parser, held = Parser(), unbounded()
     frames = ClientFrames(parser)  # type: ignore[arg-type]
     part = frame(b"x" * 30_000, 2)
     frames.feed_data(part)
-    frames.begin("a", held, refusals.append)
+    frames.begin("a", held, unbounded(), refusals.append)
     assert held.total == len(part)
     frames.feed_data(part)
     frames.known()
@@ -226,9 +232,54 @@ def test_what_comes_before_the_handshake_counts_and_a_known_client_may_send_on()
     assert [refusal.code for refusal in refusals] == [CloseCode.TOO_MANY]
 
 
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 20_000), min_size=1, max_size=3), st.booleans()), max_size=8),
+    CUTS,
+    st.integers(0, 16),
+    st.integers(0, 16),
+)
+def test_what_known_clients_send_counts_until_it_has_been_handled(sent, cuts, before, after):
+    """Each message has parts, with a ping between them. Some are handled before the client is known, some after."""
+    unknown, held, refusals = unbounded(), unbounded(), list[Refusal]()
+    frames = ClientFrames(Parser())  # type: ignore[arg-type]
+    frames.begin("a", unknown, held, refusals.append)
+    frames_of_messages = [in_parts(parts, has_ping) for parts, has_ping in sent]
+    sizes = [size for parts, has_ping in sent for size in ([3] if has_ping else []) + [sum(parts)]]
+    frames.feed_data(b"".join(frames_of_messages[:1]))
+    done = min(before, 1 + sent[0][1] if sent else 0)
+    for size in sizes[:done]:
+        frames.handled(size)
+    frames.known()
+    assert unknown.total == 0
+    sent_in_pieces(frames, b"".join(frames_of_messages[1:]), cuts)
+    for size in sizes[done : done + after]:
+        frames.handled(size)
+    left = sum(size + MESSAGE_COST for size in sizes[done + after :])
+    assert (refusals, held.total) == ([], max(0, left - UNCOUNTED))
+    frames.end()
+    assert held.total == 0
+
+
+def in_parts(parts: list[int], has_ping: bool) -> bytes:
+    """One message in so many frames. A ping comes before the last of them."""
+    made = [frame(b"x" * n, 0 if i else 2, final=i == len(parts) - 1) for i, n in enumerate(parts)]
+    return b"".join([*made[:-1], frame(b"abc", 9) if has_ping else b"", made[-1]])
+
+
+def test_a_known_client_is_refused_above_its_part_and_one_that_sends_little_is_not():
+    held, refusals = Held("bytes", most=1 << 30, each=100_000), list[Refusal]()
+    for size, code in ((60_000, None), (60_000, None), (60_000, CloseCode.TRY_LATER), (100, None)):
+        frames = ClientFrames(Parser())  # type: ignore[arg-type]
+        frames.begin("a", unbounded(), held, refusals.append)
+        frames.known()
+        frames.feed_data(frame(b"x" * size))
+        assert [refusal.code for refusal in refusals] == ([code] if code else [])
+        refusals.clear()
+
+
 def test_a_refusal_before_the_handshake_is_answered_is_reported_when_it_is():
     refusals: list[Refusal] = []
     frames = ClientFrames(Parser())  # type: ignore[arg-type]
     frames.feed_data(b"x" * (MAX_BYTES_OF_UNKNOWN + 1))
-    frames.begin("a", Held("bytes", most=1, each=1), refusals.append)
+    frames.begin("a", Held("bytes", most=1, each=1), unbounded(), refusals.append)
     assert [refusal.code for refusal in refusals] == [CloseCode.TOO_MANY]

@@ -7,6 +7,7 @@ Problem. A client is not known before its `hello` has been accepted, and what it
 Model. A frame has a bounded number of messages (`split`), which are decoded one after the other, up to the first that
 is invalid (`decode`). Until a client is known it may send a bounded number of bytes and frames, and all such clients
 together, and those of one address, hold a bounded number of bytes (`ClientFrames`). What exceeds a bound is not parsed.
+Of known clients the same holds for what has not been handled: each of thousands may send faster than all are served.
 Besides, each frame must be masked, which aiohttp does not check.
 """
 
@@ -104,6 +105,12 @@ class _About(Struct):
 MAX_BYTES_OF_UNKNOWN, MAX_FRAMES_OF_UNKNOWN = 80 * 1024, 300
 """What a client may send until `hello` has been accepted: a frame of the largest size, and others behind it."""
 
+MESSAGE_COST = 256
+"""Bytes of memory of each message that has not been handled, besides its own."""
+
+UNCOUNTED = 4 << 10
+"""Bytes of memory of each known client that are not counted: so what others hold ends no client that sends little."""
+
 MAX_FRAMES_AT_ONCE = 1200
 """Frames that are read at once from a client. More would exceed the burst that it may send."""
 
@@ -132,50 +139,64 @@ class ClientFrames:
     """
 
     __slots__ = (
-        *("_address", "_bytes", "_frames", "_head", "_held", "_is_known", "_on_refusal", "_parser", "_refusal"),
-        "_rest",
+        *("_address", "_bytes", "_frames", "_head", "_held", "_held_known", "_is_known", "_on_refusal", "_parser"),
+        *("_refusal", "_rest", "_unhandled"),
     )
 
     def __init__(self, parser: WebSocketReader) -> None:
         self._parser = parser
         self._address = ""
         self._held: Held | None = None
+        self._held_known: Held | None = None
         self._on_refusal: Callable[[Refusal], None] = lambda _: None
         self._refusal: Refusal | None = None
         self._is_known = False
         self._bytes = self._frames = 0
-        """Received until the client was known."""
+        """Received until the client was known. Then the bytes are those that count in `_held`."""
+        self._unhandled = 0
+        """Bytes of memory of the messages that have begun, and have not been handled."""
         self._head = b""
         """The begin of a header whose rest has not come yet."""
         self._rest = 0
         """Bytes of the current frame that have not come yet."""
 
-    def begin(self, address: str, held: Held, on_refusal: Callable[[Refusal], None]) -> None:
+    def begin(self, address: str, unknown: Held, known: Held, on_refusal: Callable[[Refusal], None]) -> None:
         """Count what the client has sent, and what it sends until it is known, among what unknown clients hold.
 
-        `on_refusal` is called at most once, maybe at once. Call `end` in the end.
+        `known`: what those hold that have been accepted. `on_refusal` is called at most once, maybe at once. Call `end`
+        in the end.
         """
-        self._address, self._held, self._on_refusal = address, held, on_refusal
+        self._address, self._held, self._held_known, self._on_refusal = address, unknown, known, on_refusal
         received, self._bytes = self._bytes, 0
         refusal = self._refusal or self._count(received)
         if refusal is not None:
             self._refuse(refusal)
 
     def known(self) -> None:
-        """The client has been accepted: what it sent does not count any more."""
+        """The client has been accepted: from now on only what has not been handled counts.
+
+        Raises:
+            Refused: That is too much.
+        """
         self._is_known = True
-        if self._held is not None:
-            self._held.give_back(self._address, self._bytes)
-            self._held = None
+        self._leave()
+        self._held = self._held_known
+        self._count_unhandled()
+
+    def handled(self, size: int) -> None:
+        """The next message, of `size` bytes, is in memory no longer."""
+        self._unhandled -= size + MESSAGE_COST
+        if self._is_known:
+            self._count_unhandled()
 
     def end(self) -> None:
         """The client has gone."""
-        self.known()
+        self._leave()
         self._on_refusal = lambda _: None  # What it was refers to the connection.
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Pass on what the transport has received."""
-        if self._refusal is None and (refusal := self._count(len(data)) or self._follow(data)) is not None:
+        if self._refusal is None and (refusal := self._received(data)) is not None:
             self._refuse(refusal)
         return self._parser.feed_data(data) if self._refusal is None else (False, b"")
 
@@ -187,9 +208,32 @@ class ClientFrames:
         self._refusal = refusal
         self._on_refusal(refusal)
 
+    def _leave(self) -> None:
+        if self._held is not None:
+            self._held.give_back(self._address, self._bytes)
+            self._held, self._bytes = None, 0
+
+    def _received(self, data: bytes) -> Refusal | None:
+        if not self._is_known:
+            return self._count(len(data)) or self._follow(data)
+        refusal = self._follow(data)
+        try:
+            self._count_unhandled()
+        except Refused as error:
+            return Refusal(CloseCode.TRY_LATER, str(error))
+        return refusal
+
+    def _count_unhandled(self) -> None:
+        if self._held is None:
+            return
+        more = max(0, self._unhandled - UNCOUNTED) - self._bytes
+        if more > 0:
+            self._held.take(self._address, more)
+        else:
+            self._held.give_back(self._address, -more)
+        self._bytes += more
+
     def _count(self, size: int) -> Refusal | None:
-        if self._is_known:
-            return None
         if self._bytes + size > MAX_BYTES_OF_UNKNOWN:
             return TOO_MUCH
         if self._held is not None:
@@ -207,7 +251,7 @@ class ClientFrames:
             data, self._head = self._head + data, b""
         size = len(data)
         while at + 2 <= size:
-            second = data[at + 1]
+            first, second = data[at], data[at + 1]
             if not second & 0x80:
                 return UNMASKED
             length = second & 0x7F
@@ -216,6 +260,7 @@ class ClientFrames:
                     break
                 length = int.from_bytes(data[at + 2 : at + 2 + extended], "big")
             at += 2 + extended + 4 + length
+            self._unhandled += min(length, MAX_FRAME) + (MESSAGE_COST if first & 0x80 else 0)
             begun += 1
             if begun > MAX_FRAMES_AT_ONCE:
                 return TOO_MANY_AT_ONCE

@@ -186,8 +186,14 @@ class Websockets:
             return flood
         # aiohttp refuses a frame of `max_msg_size` already.
         # No automatic reply to a close frame: it would be written after the daemon's own one.
+        # As text, one character of four bytes would make each other one of its message take four in memory.
         ws = web.WebSocketResponse(
-            compress=False, max_msg_size=MAX_FRAME + 1, timeout=CLOSE_WITHIN, autoping=False, autoclose=False
+            compress=False,
+            max_msg_size=MAX_FRAME + 1,
+            timeout=CLOSE_WITHIN,
+            autoping=False,
+            autoclose=False,
+            decode_text=False,
         )
         await ws.prepare(request)
         ws.headers.clear()  # They have been sent, and would stay in memory.
@@ -216,7 +222,8 @@ class Websockets:
             if self._hub.draining:
                 raise Close(CloseCode.RESTART, "restart")
             if client.frames is not None:
-                client.frames.begin(client.address, self._streams.work.unknown, partial(self._refuse, client))
+                work = self._streams.work
+                client.frames.begin(client.address, work.unknown, work.unhandled, partial(self._refuse, client))
             if not client.closing:
                 await self._read(request, client)
         except (Close, Denied, Refused, SourceUnavailable) as error:  # `Refused`: the turn of a frame did not come
@@ -269,16 +276,26 @@ class Websockets:
             await self._turns.round(client.address)  # let other connections run
             if client.closing:
                 return
-            if message.type is WSMsgType.PING:
-                client.pong(message.data)
-            if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
-                if not pace.allows():
-                    raise Flood(CloseCode.TOO_MANY, TOO_MANY_MESSAGES)
-                continue
-            if not await self._handle_frame(client, message.data, pace, subscribes):
-                bad += 1
-                if bad >= MAX_BAD_FRAMES:
-                    raise Close(CloseCode.BAD_PROTOCOL, "three bad frames")
+            size = len(message.data)
+            bad += not await self._handle_one(client, message.type, message.data, pace, subscribes)
+            del message  # Until the next one comes it would stay in memory.
+            client.handled(size)
+            if bad >= MAX_BAD_FRAMES:
+                raise Close(CloseCode.BAD_PROTOCOL, "three bad frames")
+
+    async def _handle_one(
+        self, client: WebsocketConnection, kind: WSMsgType, data: bytes, pace: Pace, subscribes: Pace
+    ) -> bool:
+        """Handle what came as one: messages, a ping or a pong. Returns False if there is an invalid message."""
+        if kind in (WSMsgType.TEXT, WSMsgType.BINARY):
+            if kind is WSMsgType.TEXT and not _is_text(data):
+                raise Close(WSCloseCode.INVALID_TEXT, "a text frame is UTF-8 (RFC 6455, 8.1)")
+            return await self._handle_frame(client, data, pace, subscribes)
+        if kind is WSMsgType.PING:
+            client.pong(data)
+        if not pace.allows():
+            raise Flood(CloseCode.TOO_MANY, TOO_MANY_MESSAGES)
+        return True
 
     async def _admitted(self, request: web.Request) -> Grant | None:
         """The grant of the handshake; None if `hello` has to bring a token.
@@ -461,6 +478,14 @@ def _is_key(text: str) -> bool:
         return False
 
 
+def _is_text(raw: bytes) -> bool:
+    try:
+        raw.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
 def _resume(message: Any) -> Resume | None:
     """The position in a `hello`; None if it is missing or malformed."""
     try:
@@ -567,6 +592,11 @@ class WebsocketConnection:
             self._ended.set()
         self._transport.close()
 
+    def handled(self, size: int) -> None:
+        """The next message of the client, of `size` bytes, has been handled, and is in memory no longer."""
+        if self.frames is not None:
+            self.frames.handled(size)
+
     def make_room(self) -> None:
         """Write a close frame, and close the transport: others are coming, and this client has not said `hello`."""
         metrics.CLIENTS_CLOSED.labels(str(CloseCode.TRY_LATER)).inc()
@@ -580,8 +610,12 @@ class WebsocketConnection:
         A peer that goes on sending is not read any more: parsing its frames could take all the time there is.
         """
         for _ in range(MAX_AFTER_CLOSE):
-            if (await self.ws.receive()).type not in FRAMES:
+            message = await self.ws.receive()
+            if message.type not in FRAMES:
                 return
+            size = len(message.data)
+            del message
+            self.handled(size)
             await asyncio.sleep(0)
         if not self._transport.is_closing():
             self._transport.pause_reading()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests.support.certificates import Certificates
 from tests.support.eventually import eventually
 from tests.support.mariadb import Database
 from tests.support.storm_streams import position
-from tests.support.storms import ON_ONE_DAEMON, Storms, storms
+from tests.support.storms import ON_ONE_DAEMON, VERDICTS, Storms, storms
 
 CROWD = "tests.support.storm_streams"
 
@@ -88,6 +89,30 @@ async def test_waves_of_clients_with_tls_delay_nobody_and_leave_no_more_memory_t
 @pytest.mark.parametrize("clients", [1, pytest.param(20, marks=pytest.mark.long)])
 async def test_clients_that_send_pings_without_end_delay_nobody(run: Storms, clients: int):
     await run.verdict(f"{clients} clients flood pings", f"{CROWD}:pings", clients=clients)
+
+
+@ON_ONE_DAEMON
+@pytest.mark.parametrize("clients", [100, pytest.param(1_000, marks=pytest.mark.long)])
+async def test_clients_that_send_faster_than_they_are_handled_use_little_memory(run: Storms, clients: int):
+    before = most = run.daemon.memory()
+    closed = 'correlator_readers_closed_total{reason="1013"}'
+    already = await run.daemon.sample(closed)
+
+    async def some_are_closed() -> bool:
+        nonlocal most
+        most = max(most, run.daemon.memory())
+        return await run.daemon.sample(closed) > already
+
+    async with run.crowd(f"{CROWD}:long_messages", clients=clients) as crowd:
+        await eventually(some_are_closed, every=0.05)
+        for _ in range(40):
+            await asyncio.sleep(0.05)
+            most = max(most, run.daemon.memory())
+    assert (await run.daemon.get("/health/live"))[0] == 200
+    assert crowd.counts["connected"] == clients
+    VERDICTS.add(f"{clients} clients send long messages", f"{before:.0f} MB before, {most:.0f} MB meanwhile")
+    # What has not been handled is 16 MiB, and as much when its messages are parsed; of each client some objects.
+    assert most < before + 50 + 0.08 * clients
 
 
 @ON_ONE_DAEMON
