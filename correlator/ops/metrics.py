@@ -241,10 +241,11 @@ TOKEN_EXPIRES = gauge(
 CONNECTIONS = gauge("correlator_connections", "Open connections to the listener, idle ones too.")
 CONNECTIONS_ENDED = counter(
     "correlator_connections_ended",
-    "Connections ended as there were too many. idle: an idle one, for a new one. refused: a request beyond the limit.",
+    "Connections ended as there were too many. idle: an idle one, for a new one. refused: a request beyond the limit."
+    " handshake: one whose TLS handshake had not ended, for the next one.",
     ["reason"],
 )
-for _reason in ("idle", "refused"):
+for _reason in ("idle", "refused", "handshake"):
     CONNECTIONS_ENDED.labels(_reason)
 DROPPED_LINES = counter(
     "correlator_readers_dropped_lines",

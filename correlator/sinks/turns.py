@@ -21,6 +21,7 @@ one with a single request waits for one piece of each other address, not for all
 | `downloads` | logs that are sent as text | a number of requests |
 | `replies` | replies that clients have not read | bytes; not a queue: a list is refused while its address is above |
 | `open_replies` | the same of replies that need no token, e.g. files; a file is refused |
+| `handshakes` | TLS handshakes that have not ended | a number; not a queue: one ends for the next |
 | `newcomers` | websockets whose `hello` has not been accepted | a number; not a queue: one ends for the next |
 | `unknown` | what websockets have sent whose `hello` has not been accepted | bytes |
 | `unhandled` | what other websockets have sent that has not been handled | bytes |
@@ -66,6 +67,11 @@ async def encoded(parts: Iterable[bytes], most: int | None = None) -> tuple[list
 
 NEWCOMERS = 1_000
 """Websockets whose `hello` has not been accepted. Each is some eighty objects, which a garbage collection visits."""
+
+
+HANDSHAKES = 1_000
+"""TLS handshakes that have not ended. What a client sends in its handshake, up to 180 kB of memory, is kept until the
+handshake ends. With 300, waves of 2,000 ordinary clients took longer."""
 
 
 class Refused(CorrelatorError):
@@ -325,9 +331,12 @@ class Newcomers:
 
 
 class Work:
-    """The classes of one listener. At a gateway, all hubs share them. `newcomers`: websockets without a `hello`."""
+    """The classes of one listener. At a gateway, all hubs share them.
 
-    def __init__(self, *, newcomers: int = NEWCOMERS) -> None:
+    `newcomers`: websockets without a `hello`. `handshakes`: those of TLS that have not ended.
+    """
+
+    def __init__(self, *, newcomers: int = NEWCOMERS, handshakes: int = HANDSHAKES) -> None:
         self.connections = Turns("connections", at_once=3, waiting=1_000_000, waiting_each=1_000_000)
         self.begin = Turns("requests", at_once=32, waiting=20_000, waiting_each=20_000)
         self.lists = Turns("lists", at_once=1, waiting=4_000, waiting_each=1_000)
@@ -339,6 +348,7 @@ class Work:
         self.downloads = Held("logs that are sent as text", most=16, each=4)
         self.replies = Held("replies that have not been read", most=64 << 20, each=16 << 20)
         self.open_replies = Held("replies without a token that have not been read", most=32 << 20, each=4 << 20)
+        self.handshakes = Newcomers(handshakes)
         self.newcomers = Newcomers(newcomers)
         self.unknown = Held("bytes of websockets without a hello", most=64 << 20, each=16 << 20)
         self.unhandled = Held("bytes of messages that have not been handled", most=64 << 20, each=16 << 20)

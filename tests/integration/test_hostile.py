@@ -199,12 +199,13 @@ async def test_first_bytes_and_ends_that_come_at_once_are_noticed_a_few_in_each_
 class TlsClient:
     """A TLS client over a bare socket. It sends its first message at once, and the next one in `answer`."""
 
-    def __init__(self, url: str, context: ssl.SSLContext) -> None:
+    def __init__(self, url: str, context: ssl.SSLContext, address: str = "127.0.0.1") -> None:
         self._received, self._sent = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._received, self._sent, server_hostname="127.0.0.1")
         with pytest.raises(ssl.SSLWantReadError):
             self._tls.do_handshake()
-        self.socket = socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2])))
+        port = int(url.rpartition(":")[2])
+        self.socket = socket.create_connection(("127.0.0.1", port), source_address=(address, 0))
         self.socket.sendall(self._sent.read())
         self.socket.setblocking(False)
 
@@ -212,6 +213,17 @@ class TlsClient:
         """True if the server has answered its first message."""
         with contextlib.suppress(BlockingIOError):
             return bool(self.socket.recv(1, socket.MSG_PEEK))
+        return False
+
+    def has_ended(self) -> bool:
+        """True if the server has closed the connection. What it has sent is dropped."""
+        with contextlib.suppress(BlockingIOError):
+            try:
+                while self.socket.recv(1 << 16):
+                    pass
+            except ConnectionError:
+                pass
+            return True
         return False
 
     async def answer(self) -> None:
@@ -268,6 +280,22 @@ async def test_a_client_that_does_not_answer_in_its_tls_handshake_does_not_stop_
         clients = [TlsClient(url, certificates.client()) for _ in range(12)]
         await eventually(lambda: all(client.has_begun() for client in clients))
         for client in clients:
+            client.socket.close()
+
+
+async def test_beyond_the_bound_the_oldest_tls_handshake_of_the_address_with_most_ends(hub, certificates):
+    async with served(hub, tls=certificates.server("daemon"), handshakes=3) as url:
+        far = TlsClient(url, certificates.client(), "127.0.0.2")
+        await eventually(far.has_begun)
+        clients: list[TlsClient] = []
+        for _ in range(6):
+            clients.append(TlsClient(url, certificates.client()))
+            await eventually(clients[-1].has_begun)
+        await eventually(lambda: all(client.has_ended() for client in clients[:4]))
+        for client in (far, *clients[4:]):
+            await client.answer()
+            assert not client.has_ended()
+        for client in (far, *clients):
             client.socket.close()
 
 

@@ -43,13 +43,21 @@ One character of four bytes makes each other one of its header take four in memo
 """
 
 
+HELLO = b"\x01" + (131_000).to_bytes(3, "big") + b"\3\3" + b"R" * 32 + b"\0\0\2\x13\1\1\0" + (60_000).to_bytes(2, "big")
+
+HANDSHAKES = {
+    "hello": b"".join(b"\x16\3\1\x40\0" + part.ljust(0x4000, b"\0") for part in (HELLO, *[b""] * 7)),
+}
+"""What is sent instead of a TLS handshake. `hello`: the first message of one, 131 kB long, without its end."""
+
+
 async def floods(url: str, counts: dict[str, int], *, connections: int, kind: str) -> None:
     """Connections that send what no client sends, read nothing more, and stay until they are closed."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     scheme, _, rest = url.partition(":")
     port = int(rest.rpartition(":")[2])
-    tls = ssl._create_unverified_context() if scheme == "https" else None
+    tls = ssl._create_unverified_context() if scheme == "https" and kind not in HANDSHAKES else None
     together = asyncio.Semaphore(200)
 
     async def one() -> None:
@@ -60,7 +68,7 @@ async def floods(url: str, counts: dict[str, int], *, connections: int, kind: st
                     writer.write(raw_http.upgrade())
                     async with asyncio.timeout(30):
                         await reader.readuntil(b"\r\n\r\n")
-                writer.write(WEBSOCKETS[kind] if kind in WEBSOCKETS else REQUESTS[kind])
+                writer.write({**WEBSOCKETS, **REQUESTS, **HANDSHAKES}[kind])
                 async with asyncio.timeout(5):
                     await writer.drain()
                 counts["sent"] = counts.get("sent", 0) + 1

@@ -16,8 +16,9 @@ loop, addresses in turn: its transport, its handshake and its first request cost
 the kernel's queue, which is in order of arrival, is short, and the first bytes show a probe: it begins at once. One of
 the surplus that asks for anything else is refused, without aiohttp. With TLS neither can be seen before the handshake.
 A turn lasts until the handshake has ended: what many clients of one busy process answer at once would be the work of
-one round. One that is far away, or does not answer, delays others by `handshake_turn` seconds only. What an end costs
-is its request's task with all that it holds: ends that come at once are noticed a few in one round, too.
+one round. One that is far away, or does not answer, delays others by `handshake_turn` seconds only. It goes on after
+its turn, and keeps in memory what its client has sent: at a bound the oldest ends for the next. What an end costs is
+its request's task with all that it holds: ends that come at once are noticed a few in one round, too.
 
 What requests take in memory is counted, for an address and in all, until they are answered: what a connection may send
 is little, and thousands of them would take everything. Beyond the bound the connection is refused.
@@ -55,7 +56,7 @@ from correlator.ops import metrics
 from correlator.sinks.http.access import share_of
 from correlator.sinks.http.frames import ClientFrames
 from correlator.sinks.http.requests import problem
-from correlator.sinks.turns import Held, Refused, Rounds, Turns
+from correlator.sinks.turns import Held, Newcomers, Refused, Rounds, Turns
 
 log = logging.getLogger(__name__)
 
@@ -530,6 +531,7 @@ class Acceptor:
         self,
         connections: Connections,
         turns: Turns,
+        handshakes: Newcomers,
         server: web.Server,
         *,
         refusal: bytes,
@@ -540,6 +542,7 @@ class Acceptor:
     ) -> None:
         self._connections = connections
         self._turns = turns
+        self._handshakes = handshakes
         self._server = server
         self._refusal = refusal
         self._too_much = too_much
@@ -676,6 +679,9 @@ class Acceptor:
         loop = asyncio.get_running_loop()
         options = {"keepalive_timeout": max(1.0, until - loop.time()), **self._options}
         connection = HttpConnection(self._server, peer, self._connections, self._endings, self._too_much, **options)
+        make_room = partial(self._end_handshake, peer.end)
+        if self._tls is not None:
+            self._handshakes.enter(peer.address, make_room)
         try:
             await loop.connect_accepted_socket(
                 lambda: connection,
@@ -691,6 +697,13 @@ class Acceptor:
             if not isinstance(error, OSError | Refused):
                 log.exception("a connection could not begin")
             drop_frames(error)
+        finally:
+            self._handshakes.leave(peer.address, make_room)
+
+    def _end_handshake(self, end: Callable[[], object]) -> None:
+        """End a connection, of which `end` is the `Peer.end`, for another one's handshake."""
+        metrics.CONNECTIONS_ENDED.labels("handshake").inc()
+        end()
 
     def _begun(self, accepted: socket.socket, peer: Peer, task: asyncio.Task[None]) -> None:
         """Give the connection up if it was ended before it began."""

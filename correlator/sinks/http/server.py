@@ -55,7 +55,7 @@ from correlator.sinks.http.requests import (
     server_log,
 )
 from correlator.sinks.streaming.limits import DEFAULT, Limits
-from correlator.sinks.turns import NEWCOMERS, Work
+from correlator.sinks.turns import HANDSHAKES, NEWCOMERS, Work
 from correlator.tasks import set_within
 from correlator.web import files
 
@@ -161,7 +161,7 @@ class Listener:
 
     `request_within`: seconds that a connection may be open without a complete request, whether its headers are slow or
     it is idle. aiohttp's own default is an hour; proxies keep their connections for 60 s. `handshake_turn`: see
-    `Acceptor`. `newcomers`: see `Work`.
+    `Acceptor`. `newcomers`, `handshakes`: see `Work`.
     """
 
     host: str
@@ -170,6 +170,7 @@ class Listener:
     request_within: float = 75.0
     handshake_turn: float = 0.01
     newcomers: int = NEWCOMERS
+    handshakes: int = HANDSHAKES
 
 
 class HttpSink:
@@ -191,7 +192,7 @@ class HttpSink:
     ) -> None:
         self._listener = listener
         self._access = access
-        self._work = Work(newcomers=listener.newcomers)
+        self._work = Work(newcomers=listener.newcomers, handshakes=listener.handshakes)
         self._endpoints_of = partial(
             HubEndpoints, access=access, limits=limits, work=self._work, unknown_id_wait=unknown_id_wait
         )
@@ -230,6 +231,7 @@ class HttpSink:
         acceptor = Acceptor(
             self._connections,
             self._work.connections,
+            self._work.handshakes,
             runner.server,
             refusal=_as_bytes(problem(*FULL)),
             too_much=TooMuch(
