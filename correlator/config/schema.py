@@ -41,6 +41,7 @@ from correlator.config.values import (
 from correlator.config.values import key as _key
 from correlator.config.webhooks import Webhook
 from correlator.errors import ConfigError
+from correlator.tls import default_context
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +57,7 @@ def client_context(settings: Tls | None) -> ssl.SSLContext:
 
     Raises: OSError or ssl.SSLError if a file cannot be read or used.
     """
-    context = ssl.create_default_context(cafile=settings.ca if settings is not None else None)
+    context = default_context(ca=settings.ca if settings is not None else None)
     if settings is not None and not settings.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -30,6 +30,7 @@ from correlator.config.schema import Config, leaves
 from correlator.config.tokens import SCOPES, AcceptedToken
 from correlator.config.values import MysqlUrl
 from correlator.errors import ConfigError
+from correlator.tls import default_context
 
 UNIT, GATEWAY_UNIT = "correlator.service", "correlator-gateway.service"
 GATEWAY_FILE = config.DEFAULT_FILE.with_name("gateway.toml")
@@ -158,7 +159,7 @@ def own_context(config: Config) -> ssl.SSLContext:
 
     Raises: OSError, ssl.SSLError.
     """
-    context = ssl.create_default_context()
+    context = default_context()
     if config.http.tls_cert is not None:
         context.load_verify_locations(config.http.tls_cert)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN

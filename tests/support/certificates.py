@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from correlator.tls import default_context
 from tests.support.eventually import PATIENCE
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
@@ -55,10 +56,10 @@ class Certificates:
 
     def client(self) -> ssl.SSLContext:
         """Trusts this authority alone."""
-        return ssl.create_default_context(cafile=self.ca)
+        return default_context(ca=self.ca)
 
     def server(self, name: str) -> ssl.SSLContext:
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context = default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(self.cert(name), self.key(name))
         return context
 

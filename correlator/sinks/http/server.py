@@ -57,6 +57,7 @@ from correlator.sinks.http.requests import (
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.turns import HANDSHAKES, NEWCOMERS, Work
 from correlator.tasks import set_within
+from correlator.tls import default_context
 from correlator.web import files
 
 if TYPE_CHECKING:
@@ -438,7 +439,7 @@ class ListenerConfig:
         self.access = Access(listen_host=config.http.listen.host, clock=time.monotonic)
         self.tls: ssl.SSLContext | None = None
         if config.http.tls_cert is not None:
-            self.tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            self.tls = default_context(ssl.Purpose.CLIENT_AUTH)
             self.tls.set_ciphers(CIPHERS)
         self.prepare(config)()
 
@@ -476,7 +477,7 @@ class ListenerConfig:
         chain = _Chain(http.tls_cert, http.tls_key) if self.tls is not None and http.tls_cert is not None else None
         if chain is not None:
             try:
-                chain.load(ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+                chain.load(default_context(ssl.Purpose.CLIENT_AUTH))
             except (OSError, ssl.SSLError) as error:
                 why = error.strerror or error
                 raise CorrelatorError(f"http.tls_cert, http.tls_key: cannot be used: {why}") from error

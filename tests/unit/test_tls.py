@@ -1,0 +1,182 @@
+"""TLS connections over memory: what comes is read record by record, and records without data are bounded."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import pytest
+import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
+
+from correlator.tls import RECORDS_WITHOUT_DATA, RecordContext, RecordReader, default_context
+from tests.support.certificates import Certificates
+from tests.support.eventually import PATIENCE
+from tests.support.key_updates import KeyUpdater
+from tests.support.yardstick import turns_of_another_task
+
+TOO_MANY = f"more than {RECORDS_WITHOUT_DATA} TLS records without data"
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    made = Certificates.create(tmp_path_factory.mktemp("certificates"))
+    made.make("daemon", "IP:127.0.0.1")
+    return made
+
+
+@pytest.fixture(scope="module")
+def server(certificates: Certificates) -> RecordContext:
+    context = default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.cert("daemon"), certificates.key("daemon"))
+    return context
+
+
+@pytest.fixture(scope="module")
+def client(certificates: Certificates) -> RecordContext:
+    return default_context(ca=certificates.ca)
+
+
+class End:
+    """One end of a connection. `pieces`: of how many bytes is what comes, in turn."""
+
+    def __init__(self, context: RecordContext, pieces: Iterator[int], **options: object) -> None:
+        self._incoming, self.outgoing, self._pieces = ssl.MemoryBIO(), ssl.MemoryBIO(), pieces
+        self.tls = context.wrap_bio(self._incoming, self.outgoing, **options)
+        self.read = b""
+        self.ended = False
+        self._on_the_way = b""
+
+    def send(self, other: End) -> None:
+        other._on_the_way += self.outgoing.read()
+
+    def receive(self, call: Callable[[], object]) -> bool:
+        """Call until that needs nothing more, or nothing more is on the way. True: it needs nothing more."""
+        while True:
+            try:
+                call()
+            except ssl.SSLWantReadError:
+                assert not self._incoming.pending, "what has come was not read"
+            else:
+                return True
+            if not self._on_the_way:
+                return False
+            size = next(self._pieces)
+            self._incoming.write(self._on_the_way[:size])
+            self._on_the_way = self._on_the_way[size:]
+
+    def read_all(self, size: int) -> None:
+        while data := self.tls.read(size):
+            self.read += data
+        self.ended = True
+
+
+def connected(left: End, right: End) -> None:
+    done = [False, False]
+    while not all(done):
+        for n, (one, other) in enumerate(((left, right), (right, left))):
+            done[n] = done[n] or one.receive(one.tls.do_handshake)
+            one.send(other)
+
+
+@given(
+    sent=st.lists(st.binary(min_size=1, max_size=40_000), max_size=4),
+    pieces=st.lists(st.integers(1, 5_000), min_size=1, max_size=5),
+    size=st.integers(1, 20_000),
+)
+def test_whatever_is_sent_arrives_in_pieces_of_any_size_and_ends(server, client, sent, pieces, size):
+    left = End(client, itertools.cycle(pieces), server_hostname="127.0.0.1")
+    right = End(server, itertools.cycle(pieces), server_side=True)
+    connected(left, right)
+    for one, other in ((left, right), (right, left)):
+        for data in sent:
+            one.tls.write(data)
+        one.send(other)
+        other.receive(partial(other.read_all, size))
+        assert other.read == b"".join(sent)
+    assert not left.receive(left.tls.unwrap)
+    left.send(right)
+    assert right.receive(partial(right.read_all, size))
+    assert right.ended
+    right.receive(right.tls.unwrap)
+    right.send(left)
+    assert left.receive(left.tls.unwrap)
+
+
+@contextlib.contextmanager
+def attacked(server: RecordContext) -> Iterator[tuple[KeyUpdater, RecordReader, Callable[[], None]]]:
+    """A client after its handshake, the server's end, and what lets the server have all that the client has sent."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = server.wrap_bio(incoming, outgoing, server_side=True)
+    ours, theirs = socket.socketpair()
+    theirs.settimeout(None)
+    with ThreadPoolExecutor(1) as thread, ours, KeyUpdater(theirs) as client:
+        connecting = thread.submit(client.connect)
+        while True:
+            try:
+                tls.do_handshake()
+                break
+            except ssl.SSLWantReadError:
+                ours.sendall(outgoing.read())
+                incoming.write(ours.recv(1 << 16))
+        ours.sendall(outgoing.read())
+        connecting.result(PATIENCE)
+
+        def receive() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    incoming.write(ours.recv(1 << 16, socket.MSG_DONTWAIT))
+
+        yield client, tls, receive
+
+
+@pytest.mark.parametrize("end", ["read", "unwrap"])
+def test_requests_for_new_keys_beyond_a_bound_end_the_connection(server, end):
+    with attacked(server) as (client, tls, receive):
+        for n in range(RECORDS_WITHOUT_DATA // 2):  # the handshake had some, too
+            assert client.update()
+            client.write(b"data %d" % n)
+        receive()
+        for n in range(RECORDS_WITHOUT_DATA // 2):
+            assert tls.read() == b"data %d" % n
+        for _ in range(RECORDS_WITHOUT_DATA // 2):
+            client.update()
+        receive()
+        with pytest.raises(ssl.SSLError, match=TOO_MANY):
+            tls.read() if end == "read" else tls.unwrap()
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_flood_of_requests_for_new_keys_takes_no_time_of_others(server, loop):
+    def flood(port: int) -> None:
+        with KeyUpdater(socket.create_connection(("127.0.0.1", port))) as client:
+            client.connect()
+            until = time.monotonic() + 2
+            while client.update() and time.monotonic() < until:
+                pass
+
+    async def run() -> float:
+        ended: asyncio.Queue[BaseException | None] = asyncio.Queue()
+
+        class Connection(asyncio.Protocol):
+            def connection_lost(self, error: BaseException | None) -> None:
+                ended.put_nowait(error)
+
+        serving = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", 0, ssl=server)
+        async with serving, turns_of_another_task() as longest, asyncio.timeout(PATIENCE):
+            port = serving.sockets[0].getsockname()[1]
+            await asyncio.gather(*(asyncio.to_thread(flood, port) for _ in range(3)))
+            for _ in range(3):
+                assert TOO_MANY in str(await ended.get())
+            return longest()
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        assert runner.run(run()) < 0.1
