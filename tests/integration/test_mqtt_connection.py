@@ -2,18 +2,24 @@
 
 import asyncio
 import gc
+import socket
 import threading
 
+import aiomqtt
 import pytest
 
-from correlator.config.schema import Tls
-from correlator.sinks.mqtt.connection import MqttClient, MqttTimings
+from correlator.config.schema import Mqtt, Tls
+from correlator.config.values import BrokerUrl
+from correlator.sinks.mqtt.connection import DEFAULT, Connector, MqttClient, MqttTimings
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy
+from tests.support.hostile_broker import nothing, packet
+from tests.support.key_updates import KeyUpdater
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_harness import MqttHarness, OldBroker, holds, reading, watch
 from tests.support.servers import free_port
+from tests.support.yardstick import turns_of_another_task
 
 LONG_CONNECTING = MqttTimings(connect_timeout=60 * PATIENCE)
 """Whatever waits for this deadline takes longer than a test may."""
@@ -92,7 +98,6 @@ def secured(tmp_path_factory):
         ({"ca": "missing.pem"}, False),
     ],
 )
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # paho leaves open what it cannot shake
 async def test_tls_is_checked_as_the_settings_say(secured, tls, connects):
     broker, port, folder = secured
     settings = Tls(**{k: folder / v if isinstance(v, str) else v for k, v in tls.items()})
@@ -103,7 +108,29 @@ async def test_tls_is_checked_as_the_settings_say(secured, tls, connects):
         else:
             await eventually(lambda: world.sink.describe()["error"])
             assert not world.sink.connected
-    gc.collect()  # of the socket that paho leaves open after a handshake that failed
+    gc.collect()  # A socket that was left open is an error.
+
+
+async def test_a_broker_that_asks_for_new_keys_without_end_is_left_at_once(secured):
+    _, _, folder = secured
+
+    def broker(listening: socket.socket) -> None:
+        connected, _ = listening.accept()
+        with KeyUpdater(connected) as tls:
+            tls.accept(folder / "broker.pem", folder / "broker.key")
+            tls.read()
+            tls.write(packet(0x20, b"\0\0" + nothing(5)))
+            tls.flood(3)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = BrokerUrl("127.0.0.1", listening.getsockname()[1], tls=True)
+        flooding = asyncio.ensure_future(asyncio.to_thread(broker, listening))
+        connector = Connector(Mqtt(url=url, tls=Tls(ca=folder / "ca.pem")), DEFAULT, lambda _: None)
+        async with turns_of_another_task() as longest, asyncio.timeout(PATIENCE), connector.connection() as client:
+            with pytest.raises(aiomqtt.MqttError):
+                await client.read(lambda *_: None)
+        await flooding
+    assert longest() < 0.2
 
 
 async def test_a_broker_that_closes_before_it_answers_is_asked_again_soon(mosquitto):

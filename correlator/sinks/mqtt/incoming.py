@@ -2,11 +2,12 @@
 
 Problem: paho stores whatever arrives. A packet may have 256 MB, which is copied four times; a message of QoS 2 waits
 for its release without a limit; the time to read properties grows with the square of their number; and each PINGREQ or
-PUBREC puts an answer into a queue, whether the broker reads it or not.
+PUBREC puts an answer into a queue, whether the broker reads it or not. A TLS record without data counts as nothing.
 
 Model: the daemon subscribes with QoS 0 and uses topics, so few kinds of packets are expected from a broker, and all of
 them are short, except PUBLISH. Of a longer PUBLISH only the beginning is kept, with the topic. Its properties are
-skipped. Any other packet that is unexpected or too long is a `Violation`, which ends the connection.
+skipped. Any other packet that is unexpected or too long is a `Violation`, which ends the connection. TLS has its own
+socket (`tls_socket`).
 
 It overrides private methods of paho for this, because nothing public does it.
 `tests/integration/test_mqtt_incoming.py` fails when a version does no longer call them.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import socket
 import time
 from collections.abc import Callable
 from typing import Self
@@ -23,6 +25,8 @@ from typing import Self
 import aiomqtt
 from paho.mqtt import client as paho
 from paho.mqtt.enums import MQTTErrorCode
+
+from correlator.sinks.mqtt.tls_socket import TlsSocket
 
 MAX_PACKET = 16 * 1024 * 1024
 """Bytes. In MQTT 5 the broker is asked to leave out larger packets. No state of a job is larger."""
@@ -90,6 +94,16 @@ class BoundedClient(paho.Client):
         if packet["command"] & (0xF0 | _RETAIN) == paho.PUBLISH | _RETAIN:
             self.retained_at = time.monotonic()
         return received
+
+    def _ssl_wrap_socket(self, tcp_sock: socket.socket) -> TlsSocket:  # type: ignore[override]
+        assert self._ssl_context is not None
+        try:
+            secured = TlsSocket(tcp_sock, self._ssl_context, self._host)
+            secured.do_handshake(self._connect_timeout)
+        except BaseException:
+            tcp_sock.close()
+            raise
+        return secured
 
     def _packet_handle(self) -> MQTTErrorCode:
         kind, length = self._in_packet["command"] & 0xF0, self._in_packet["remaining_length"]
