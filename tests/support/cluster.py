@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection, Fenced, seq_of
@@ -25,9 +27,10 @@ async def connected(url: str, instance: str = "dc1", role: str = "collector") ->
         yield connection
 
 
-async def create_streams(url: str, replicas: Replicas = 1) -> None:
+async def create_streams(url: str, replicas: Replicas = 1, credentials_file: Path | None = None) -> None:
     """Create the streams as `correlator cluster create` does, on servers without roles."""
-    async with connected(url, role="provisioner") as connection:
+    cluster = replace(settings(url), credentials_file=credentials_file)
+    async with running(Connection(cluster, "provisioner")) as connection:
         await streams.create(connection, replicas)
 
 
