@@ -85,7 +85,8 @@ class Refused(CorrelatorError):
 class Turns:
     """One class of work: at most `at_once` pieces run, `each` of one address, and addresses take turns.
 
-    At most `waiting` pieces wait, `waiting_each` of one address, `within` seconds each. `what` names the class.
+    At most `waiting` pieces wait, `waiting_each` of one address, `within` seconds each. `what` names the class. The
+    attributes `at_once`, `each`, `most`, `most_each` and `within` are these bounds.
 
     Invariant: while a piece could run, none that could run waits.
     """
@@ -101,11 +102,11 @@ class Turns:
         within: float = 30.0,
     ) -> None:
         self._what = what
-        self._free = at_once
-        self._each = each
-        self._most = waiting
-        self._most_each = waiting_each
-        self._within = within
+        self.at_once = self._free = at_once
+        self.each = each
+        self.most = waiting
+        self.most_each = waiting_each
+        self.within = within
         self._running: Counter[str] = Counter()
         """By address, if there is a bound for each."""
         self._waiting: OrderedDict[str, dict[asyncio.Future[None], None]] = OrderedDict()
@@ -143,13 +144,13 @@ class Turns:
     async def wait(self, address: str) -> None:
         """Begin a piece of work once its turn has come. For the errors see `turn`."""
         mine = self._waiting.get(address, {})
-        if len(mine) >= self._most_each or self._count >= self._most:
-            raise self._refused(all_clients=self._count >= self._most)
+        if len(mine) >= self.most_each or self._count >= self.most:
+            raise self._refused(all_clients=self._count >= self.most)
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._waiting.setdefault(address, {})[turn] = None
         self._count += 1
-        timer = loop.call_later(self._within, self._expire, address, turn)
+        timer = loop.call_later(self.within, self._expire, address, turn)
         try:
             await turn
         except asyncio.CancelledError:
@@ -184,16 +185,16 @@ class Turns:
 
     def _is_full(self, address: str) -> bool:
         """True if as many pieces of this address run as may."""
-        return self._each is not None and self._running[address] >= self._each
+        return self.each is not None and self._running[address] >= self.each
 
     def _occupy(self, address: str) -> None:
         self._free -= 1
-        if self._each is not None:
+        if self.each is not None:
             self._running[address] += 1
 
     def _give_back(self, addresses: Sequence[str]) -> None:
         self._free += len(addresses)
-        if self._each is not None:
+        if self.each is not None:
             self._running.subtract(addresses)
             self._running = +self._running
         while self._free and (following := self._next()) is not None:
@@ -256,17 +257,17 @@ class Held:
 
     def __init__(self, what: str, *, most: int, each: int) -> None:
         self._what = what
-        self._most = most
-        self._each = each
+        self.most = most
+        self.each = each
         self._held: Counter[str] = Counter()
         self.total = 0
         """Held by all addresses."""
 
     def check(self, address: str) -> None:
         """Raise `Refused` if the address, or all of them, hold as much as they may."""
-        if self.total >= self._most:
+        if self.total >= self.most:
             raise Refused(f"too many {self._what}: repeat the request later", all_clients=True)
-        if self._held[address] >= self._each:
+        if self._held[address] >= self.each:
             raise Refused(f"too many {self._what} of this address: repeat the request later", all_clients=False)
 
     @contextlib.contextmanager
@@ -303,7 +304,7 @@ class Newcomers:
     """
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self.most = most
         self._of: dict[str, dict[Callable[[], object], None]] = {}
         """By address, those that have been here longest first."""
         self._count = 0
@@ -315,7 +316,7 @@ class Newcomers:
         """Count a connection until `leave`, or until it has to make room: then `end` is called."""
         self._of.setdefault(address, {})[end] = None
         self._count += 1
-        if self._count > self._most:
+        if self._count > self.most:
             crowded = max(self._of, key=lambda one: len(self._of[one]))
             oldest = next(iter(self._of[crowded]))
             self.leave(crowded, oldest)

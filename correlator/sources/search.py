@@ -204,13 +204,19 @@ class Lookup:
     """Finds jobs by external ID.
 
     `id_keys`: the keys under which metadata holds them. `search_within`: seconds of queries that one request may spend.
+    `slices`: see `DatabaseArchive`.
     """
 
-    def __init__(self, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS, search_within: float = 2.0) -> None:
+    def __init__(
+        self,
+        id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS,
+        search_within: float = 2.0,
+        slices: Callable[[int, int, int], Slices] = Slices,
+    ) -> None:
         self._within = search_within
         self._keys = tuple(id_keys)
         self._searches: BoundedDict[str, Search] = BoundedDict(MAX_REMEMBERED)
-        self._slices = Slices(first=1_000, least=200, most=20_000)
+        self._slices = slices(1_000, 200, 20_000)
 
     async def find(self, ask: Ask, name: str) -> list[str]:
         """The jobs that carry `name`: by the indexed column, by the log's column, then by metadata; not ordered.

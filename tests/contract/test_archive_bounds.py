@@ -14,7 +14,7 @@ from correlator.pipeline.queries import JobQuery, LineQuery, LogLines
 from correlator.sources.archive import lines
 from correlator.sources.db.mariadb import MariaDBSession
 from correlator.sources.search import MAX_FOUND
-from tests.support.archive_queries import archive_of, at, found, listed, logical_time, names, unix
+from tests.support.archive_queries import archive_of, at, found, listed, logical_time, names, of, unix
 from tests.support.eventually import eventually
 
 
@@ -63,8 +63,7 @@ async def test_an_id_or_a_text_that_is_in_every_row_finds_no_job_and_brings_no_r
 
 async def test_pages_that_stop_after_one_slice_miss_and_repeat_no_job(original):
     appliance = original
-    async with archive_of(appliance, jobs_within=0.0) as archive:
-        archive._job_slices.size = archive._job_slices._least = archive._job_slices._most = 3
+    async with archive_of(appliance, jobs_within=0.0, slices=of(3)) as archive:
         due = [f"job-{n:02}" for n in range(20)]
         for number, job_id in enumerate(due):
             await appliance.job(job_id, started_at=at(number // 3), metadata=json.dumps({"vm_name": f"m-{number % 5}"}))
@@ -84,8 +83,7 @@ async def test_a_page_of_large_jobs_ends_after_some_megabytes(current):
 
 async def test_a_search_that_is_not_over_says_so_and_the_next_one_continues_it(original):
     appliance = original
-    async with archive_of(appliance, search_within=0.0) as archive:
-        archive._lookup._slices.size = archive._lookup._slices._least = archive._lookup._slices._most = 3
+    async with archive_of(appliance, search_within=0.0, slices=of(3)) as archive:
         for number in range(10):
             await appliance.job(
                 f"job-{number}", started_at=at(number), metadata=json.dumps({"gui_job_id": f"g-{number}"})
@@ -143,8 +141,7 @@ async def test_the_same_id_asked_for_by_many_at_once_is_searched_once(in_mariadb
 
 async def test_a_page_of_lines_reads_no_more_than_some_slices_of_the_log(one_mariadb):
     appliance = one_mariadb
-    async with archive_of(appliance, page_within=0.0) as archive:
-        archive._log_slices.size = archive._log_slices._least = archive._log_slices._most = 500
+    async with archive_of(appliance, page_within=0.0, slices=of(500)) as archive:
         await appliance.job("u1", started_at=at(0))
         await appliance.run(
             "INSERT INTO log_events (level, message, attrs, ts) SELECT 'INFO', 'm',"

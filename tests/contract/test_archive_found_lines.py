@@ -17,7 +17,7 @@ from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.slices import AIM
 from correlator.sources.db.zones import fixed
-from tests.support.archive_queries import archive_of, at, names, unix
+from tests.support.archive_queries import archive_of, at, names, of, unix
 
 
 async def found(archive, *words: str, limit: int = 100, **query) -> list[FoundLine]:
@@ -63,9 +63,7 @@ async def test_lines_of_any_job_are_found_newest_first_with_what_names_it(archiv
 
 
 async def test_pages_of_a_few_ids_have_each_line_once_and_pass_over_ids_that_no_row_has(original):
-    async with archive_of(original, page_within=0.0) as archive:
-        slices = archive._text_slices
-        slices.size = slices._least = slices._most = 10
+    async with archive_of(original, page_within=0.0, slices=of(10)) as archive:
         await original.job("u1", started_at=at(0))
         due = []
         for n in range(60):
@@ -98,8 +96,7 @@ async def test_a_slice_that_takes_the_server_too_long_is_searched_in_smaller_one
         await original.log("b", id=20_000)
         assert [line.event_id for line in await found(archive, "due")] == [due]
         assert ended
-        monkeypatch.setattr(archive._text_slices, "_least", 20_000)
-        archive._text_slices.size = 20_000
+    async with archive_of(original, slices=of(20_000)) as archive:
         with pytest.raises(SourceUnavailable, match="too slow"):
             await found(archive, "due")
 
@@ -199,9 +196,8 @@ async def test_searches_take_turns_slice_by_slice_and_after_each_the_database_re
         slices.append((began, time.monotonic()))
         return found
 
-    async with archive_of(original, page_within=60.0) as archive:
+    async with archive_of(original, page_within=60.0, slices=of(100)) as archive:
         monkeypatch.setattr(searches, "sizes_of", timed)
-        archive._text_slices.size = archive._text_slices._most = 100
         for n in range(3):
             await original.log("due", id=1 + 100 * n)
         both = await asyncio.gather(found(archive, "due"), found(archive, "nowhere"))

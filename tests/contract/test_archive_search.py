@@ -6,7 +6,7 @@ import json
 
 from correlator.pipeline.queries import JobQuery
 from correlator.sources.db.mariadb import MariaDBSession
-from tests.support.archive_queries import archive_of, at, listed
+from tests.support.archive_queries import archive_of, at, listed, of
 
 
 async def test_a_text_is_found_in_the_operation_a_step_and_an_error_too(archive, either_original):
@@ -69,8 +69,7 @@ async def test_a_context_of_few_jobs_is_read_by_its_index_and_not_slice_by_slice
         "INSERT INTO job_tracking (id, operation, status, started_at, context_id) SELECT CONCAT('job-', seq), 'op',"
         " 'completed', UTC_TIMESTAMP() - INTERVAL seq MINUTE, IF(seq % 500 = 0, 'ctx', 'many') FROM seq_1_to_3000"
     )
-    async with archive_of(one_mariadb, jobs_within=0.0) as archive:
-        archive._job_slices.size = archive._job_slices._least = archive._job_slices._most = 10
+    async with archive_of(one_mariadb, jobs_within=0.0, slices=of(10)) as archive:
         monkeypatch.setattr(MariaDBSession, "query", counted)
         due = [f"job-{n}" for n in range(500, 3001, 500)]
         assert await listed(archive, JobQuery(context_id=frozenset({"ctx"})), 4) == due

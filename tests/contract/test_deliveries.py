@@ -36,6 +36,7 @@ from correlator.tasks import Backoff
 from tests.support.cluster_harness import Collector, collector, read_stream
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy
+from tests.support.metric_values import value
 from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_harness import MqttHarness, TopicWatcher, reading, watch
 from tests.support.names import give_addresses
@@ -161,7 +162,7 @@ class MqttDelivery(Delivery):
         return [(event["job_id"], event["event_id"]) for event in found]
 
     def dropped(self) -> float:
-        return float(metrics.MQTT_EVENTS_DROPPED._value.get())
+        return value(metrics.MQTT_EVENTS_DROPPED)
 
 
 class WebhookDelivery(Delivery):
@@ -237,7 +238,7 @@ class OtlpDelivery(Delivery):
         return [job_id for job_id, exported in self.exports.changed().jobs.items() if exported is False]
 
     def dropped(self) -> float:
-        return float(metrics.OTLP_DROPPED._value.get())
+        return value(metrics.OTLP_DROPPED)
 
 
 class ClusterDelivery(Delivery):
@@ -270,7 +271,7 @@ class ClusterDelivery(Delivery):
         return [(event["job_id"], event["event_id"]) for event in events]
 
     def dropped(self) -> float:
-        return float(cluster_metrics.EVENTS_DROPPED._value.get())
+        return value(cluster_metrics.EVENTS_DROPPED)
 
 
 DELIVERIES: dict[str, type[Delivery]] = {

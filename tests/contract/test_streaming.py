@@ -27,6 +27,7 @@ from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.daemon import HELLO
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
+from tests.support.metric_values import value
 from tests.support.stream_clients import (
     READERS,
     CheckedReader,
@@ -344,7 +345,7 @@ async def test_a_websocket_without_hello_takes_no_place_of_a_client_and_makes_ro
 async def test_a_client_that_reads_nothing_is_closed_as_slow_and_others_go_on(kind, world):
     # So long that one that reads is no slow one however late this process gets its turn.
     limits = Limits(too_slow_after=2.0, too_slow_with_large_buffer_after=2.0, ping_seconds=0.2, pong_within=PATIENCE)
-    before = metrics.CLIENTS_CLOSED.labels("slow")._value.get()
+    before = value(metrics.CLIENTS_CLOSED.labels("slow"))
     async with (
         served(world.hub, limits=limits) as url,
         connected(kind(url, receive_buffer=4096)) as frozen,
@@ -354,7 +355,7 @@ async def test_a_client_that_reads_nothing_is_closed_as_slow_and_others_go_on(ki
         for n in range(40):  # more than the buffers of the kernel hold
             world.job(error_message=f"{n} " + "x" * 300_000)
             await asyncio.sleep(0.005)
-        await eventually(lambda: metrics.CLIENTS_CLOSED.labels("slow")._value.get() == before + 1)
+        await eventually(lambda: value(metrics.CLIENTS_CLOSED.labels("slow")) == before + 1)
         frozen.thaw()
         await eventually(lambda: frozen.ended)
         assert frozen.closed == (4508 if kind is CheckedWebsocket else None)
@@ -502,7 +503,7 @@ async def test_a_websocket_without_hello_is_closed_with_4408_whatever_else_it_sa
 
 
 async def test_a_websocket_that_answers_no_ping_is_disconnected(jobs, monkeypatch):
-    before = metrics.CLIENTS_CLOSED.labels("gone")._value.get()
+    before = value(metrics.CLIENTS_CLOSED.labels("gone"))
     monkeypatch.setattr(websocket, "IDLE", 0.1)
     async with (
         served(jobs.hub, limits=Limits(ping_seconds=0.2, pong_within=0.3)) as url,
@@ -510,4 +511,4 @@ async def test_a_websocket_that_answers_no_ping_is_disconnected(jobs, monkeypatc
         session.ws_connect(f"{url}/ws", autoping=False) as ws,
     ):
         await ws.send_json(HELLO)
-        await eventually(lambda: metrics.CLIENTS_CLOSED.labels("gone")._value.get() == before + 1)
+        await eventually(lambda: value(metrics.CLIENTS_CLOSED.labels("gone")) == before + 1)

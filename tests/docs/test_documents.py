@@ -303,17 +303,17 @@ def test_the_bounds_of_clients_are_those_of_the_classes_of_work():
     work = Work()
     begin, lists, queries, held, downloads = work.begin, work.lists, work.queries, work.held, work.downloads
     said = {
-        "connections that begin": ("", f"{work.connections._free} at once"),
-        "requests that begin": (f"{begin._most_each:,} wait", f"{begin._free} in one round"),
-        "lists": (f"{lists._most_each:,} wait", f"{lists._most:,} wait, {lists._within:g} s"),
-        "requests that ask": (f"{queries._each} at once; {queries._most_each:,} wait", f"{queries._free} at once"),
-        "requests that wait for": (f"{held._each:,}", f"{held._most:,}"),
-        "replies that need no token": (f"{work.open_replies._each >> 20} MiB", f"{work.open_replies._most >> 20} MiB"),
-        "replies over": (f"{work.replies._each >> 20} MiB", f"{work.replies._most >> 20} MiB"),
+        "connections that begin": ("", f"{work.connections.at_once} at once"),
+        "requests that begin": (f"{begin.most_each:,} wait", f"{begin.at_once} in one round"),
+        "lists": (f"{lists.most_each:,} wait", f"{lists.most:,} wait, {lists.within:g} s"),
+        "requests that ask": (f"{queries.each} at once; {queries.most_each:,} wait", f"{queries.at_once} at once"),
+        "requests that wait for": (f"{held.each:,}", f"{held.most:,}"),
+        "replies that need no token": (f"{work.open_replies.each >> 20} MiB", f"{work.open_replies.most >> 20} MiB"),
+        "replies over": (f"{work.replies.each >> 20} MiB", f"{work.replies.most >> 20} MiB"),
         "websockets without": ("", f"{NEWCOMERS:,}, for {HELLO_WITHIN:g} s"),
-        "logs that": (f"{downloads._each} at once", f"{downloads._most} at once"),
-        "messages of a websocket": ("", f"{work.messages._free} in one round"),
-        "one step of a snapshot": ("", f"{work.parts._within:g} s for a turn"),
+        "logs that": (f"{downloads.each} at once", f"{downloads.most} at once"),
+        "messages of a websocket": ("", f"{work.messages.at_once} in one round"),
+        "one step of a snapshot": ("", f"{work.parts.within:g} s for a turn"),
     }
     for beginning, (of_address, of_all) in said.items():
         (row,) = (row for row in bounds("Of clients") if row[0].startswith(beginning))

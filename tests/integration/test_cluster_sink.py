@@ -27,6 +27,7 @@ from tests.support.cluster_harness import (
 )
 from tests.support.eventually import eventually
 from tests.support.faults.proxy import Proxy
+from tests.support.metric_values import value
 from tests.support.pipeline_harness import NOW
 from tests.support.there import there
 
@@ -36,10 +37,6 @@ def position(one):
     found = cluster_sink.decode_position(one.sink.position())
     assert found is not None
     return found
-
-
-def value(metric):
-    return metric._value.get()
 
 
 def sample(name):

@@ -13,7 +13,7 @@ from correlator.pipeline.queries import FindLines, JobQuery, LineQuery
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.databases import database_of
 from correlator.sources.db.mariadb import MariaDBSession
-from tests.support.archive_queries import logical_time
+from tests.support.archive_queries import logical_time, of
 from tests.support.bulk_rows import counters, vm, year_of_jobs
 from tests.support.mariadb import Database
 
@@ -43,9 +43,8 @@ async def test_a_search_reads_a_slice_of_the_jobs_by_the_index_of_their_starts(
 
     words = frozenset({vm(OF_LAST_MONTH), "copy"})
     source = database_of(load(None, {"CORRELATOR_DATABASE__URL": database.url, "HOME": str(tmp_path)}))
-    archive = DatabaseArchive(source, jobs_within=0.0)
+    archive = DatabaseArchive(source, jobs_within=0.0, slices=of(SLICE))
     try:
-        archive._job_slices.size = archive._job_slices._least = archive._job_slices._most = SLICE
         await archive.page(JobQuery(), None, 1, logical_time)  # the session is open, the schema is read
         monkeypatch.setattr(MariaDBSession, "query", noted)
         cost = await reads(database, lambda: archive.page(JobQuery(words=words), None, 100, logical_time))

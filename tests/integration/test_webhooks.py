@@ -19,6 +19,7 @@ from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
 from correlator.sinks.webhooks import NotedEvent, StoredEvent, WebhookTimings, webhook_headers
 from tests.support.eventually import PATIENCE, eventually
+from tests.support.metric_values import value
 from tests.support.names import give_addresses
 from tests.support.pipeline_harness import NOW
 from tests.support.saved_index import kept
@@ -157,7 +158,7 @@ async def test_a_name_server_that_hangs_holds_one_thread_and_no_task(receiver, m
             harness.event(number, f"job-{number}")
         await receiver.requests(4)
         away = metrics.WEBHOOK_REQUESTS.labels("hangs", "away")
-        await eventually(lambda: away._value.get() >= 2)
+        await eventually(lambda: value(away) >= 2)
         assert len(asked) == 1
         answers.set()
         await eventually(lambda: "cannot be resolved" in (harness.state("hangs")["error"] or ""))

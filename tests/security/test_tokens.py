@@ -22,6 +22,7 @@ from correlator.sinks.http.server import HttpSink, Listener
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
+from tests.support.metric_values import value
 from tests.support.small_appliance import NAMES
 
 READER = Grant("reader", b"the-token-that-reads", frozenset({"read"}))
@@ -165,7 +166,7 @@ ENDED = Grant("ended", b"the-token-that-ended", frozenset({"read"}), until=1.0)
 
 
 def counts() -> dict[str, float]:
-    return {reason: metrics.REFUSED.labels(reason)._value.get() for reason in REASONS}
+    return {reason: value(metrics.REFUSED.labels(reason)) for reason in REASONS}
 
 
 def counted(before: dict[str, float]) -> dict[str, float]:

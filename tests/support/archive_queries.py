@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from correlator.pipeline.queries import JobNames, JobQuery
 from correlator.sources.archive.archive import DatabaseArchive
+from correlator.sources.db.slices import Slices
 from correlator.sources.db.zones import Zone
 from tests.support.eventually import PATIENCE
 from tests.support.source_databases import UTC as UTC_ZONE
@@ -37,6 +38,11 @@ async def archive_of(appliance: Original, *, zone: Zone = UTC_ZONE, **options: A
         yield archive
     finally:
         await archive.close()
+
+
+def of(rows: int) -> Callable[[int, int, int], Slices]:
+    """For `slices`: each slice has so many rows."""
+    return lambda *_: Slices(rows, rows, rows)
 
 
 def logical_time() -> int:

@@ -20,6 +20,7 @@ from correlator.sinks.event_log import EventLog
 from correlator.sinks.receiver import Verdict
 from correlator.sinks.webhooks import StoredDelivery, StoredEvent, WebhookSink, WebhookTimings
 from tests.support.markdown import blocks
+from tests.support.metric_values import value
 from tests.support.pipeline_harness import NOW, HubHarness
 from tests.support.webhook_receiver import Receiver
 
@@ -55,12 +56,12 @@ def webhook(receiver: Receiver | None, **settings: Any) -> Webhook:
 
 def dropped(reason: str, name: str = "w") -> float:
     """The number of events dropped so far."""
-    return float(metrics.WEBHOOK_EVENTS_DROPPED.labels(name, reason)._value.get())
+    return value(metrics.WEBHOOK_EVENTS_DROPPED.labels(name, reason))
 
 
 def answers(name: str = "w") -> float:
     """The number of responses so far."""
-    return float(sum(metrics.WEBHOOK_REQUESTS.labels(name, verdict.value)._value.get() for verdict in Verdict))
+    return float(sum(value(metrics.WEBHOOK_REQUESTS.labels(name, verdict.value)) for verdict in Verdict))
 
 
 def saved(head: StoredDelivery | StoredEvent, body: bytes = b"") -> PersistedEvent:

@@ -30,6 +30,7 @@ from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.streaming.subscriptions import Filter
 from correlator.sinks.turns import Refused
 from tests.support.grants import granted
+from tests.support.metric_values import value
 
 
 class Transport:
@@ -125,10 +126,10 @@ async def test_a_client_whose_frame_gets_no_turn_is_closed_with_1013_and_counted
     monkeypatch.setattr(sockets, "_read", refused)
     client = WebsocketConnection(transport, "1.2.3.4", ClosedByPeer(), streams)  # type: ignore[arg-type]
     counted = metrics.CLIENTS_CLOSED.labels("1013")
-    before = counted._value.get()
+    before = value(counted)
     await sockets._serve(None, client)
     assert transport.written == close_frame(1013, b"too many messages wait: repeat the request later")
-    assert counted._value.get() == before + 1
+    assert value(counted) == before + 1
     client.close()
     assert client.closing is not None
     await client.closing

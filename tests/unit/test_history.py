@@ -28,6 +28,7 @@ from correlator.sources.tables.reconcile import Reconcile
 from correlator.sources.tail import BatchSize, Past, Tail
 from tests.support.earlier_runs import HistoryFeed, ended_job, insert, read_history, read_with
 from tests.support.eventually import PATIENCE
+from tests.support.metric_values import value
 from tests.support.pipeline_harness import PipelineHarness
 from tests.support.source_databases import SQLiteOriginal, open_queries
 from tests.support.there import there
@@ -282,7 +283,7 @@ async def test_a_past_that_cannot_be_read_shows_in_readiness_log_and_metric_and_
     tail, feed = Tail(), Feed()
     feed.status = status = SourceStatus(Index(), ApplianceClock(lambda: 0))
     tail.past = Past.between(0, LAST)
-    seen, failed = [], metrics.SOURCE_FAILURES._value.get()
+    seen, failed = [], value(metrics.SOURCE_FAILURES)
 
     class Full(Sessions):
         """It opens no session at first; then the first reads fail."""
@@ -304,4 +305,4 @@ async def test_a_past_that_cannot_be_read_shows_in_readiness_log_and_metric_and_
     assert seen == [{"done": 0, "total": LAST}] * 5
     assert (database.opened, database.open_now) == (3, 0)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert metrics.SOURCE_FAILURES._value.get() - failed == 4
+    assert value(metrics.SOURCE_FAILURES) - failed == 4

@@ -7,6 +7,7 @@ from correlator.config.schema import leaves, repeated_tables
 from correlator.daemon import LIVE, needs_restart, reload, reloaded
 from correlator.errors import CorrelatorError
 from correlator.ops import metrics
+from tests.support.metric_values import value
 
 
 @pytest.fixture
@@ -17,10 +18,6 @@ def configured(tmp_path):
         return load(file, {"HOME": str(tmp_path)})
 
     return configured
-
-
-def value(metric):
-    return metric._value.get()
 
 
 async def test_every_part_applies_the_new_settings(configured):

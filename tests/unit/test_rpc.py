@@ -43,6 +43,7 @@ from correlator.pipeline.queries import (
 from correlator.sinks.cluster.gateway_requests import Responder
 from tests.support.answering_collectors import Collectors
 from tests.support.eventually import eventually
+from tests.support.metric_values import value
 
 QUERY = JobQuery(status=frozenset({"running"}))
 NAMES = JobNames("u1", ("e1",), frozenset({7}), 5, None)
@@ -233,13 +234,13 @@ async def test_requests_beyond_the_bound_are_rejected_and_counted_and_the_others
         await go.wait()
         return await echo(params)
 
-    rejected = REQUESTS_REJECTED._value.get()
+    rejected = value(REQUESTS_REJECTED)
     requests = Requests(slow, most=3)
     for n in range(10):
         await requests.send(str(n))
     assert requests.responder.running == 3
     assert [requests.outcome(r) for r in requests.replies] == [Code.BUSY] * 7
-    assert REQUESTS_REJECTED._value.get() - rejected == 7
+    assert value(REQUESTS_REJECTED) - rejected == 7
     go.set()
     assert (await requests.all())[7:] == ["0", "1", "2"]
     await requests.send("later")

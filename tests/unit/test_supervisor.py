@@ -16,6 +16,7 @@ from correlator.ops.stalls import Heartbeats
 from correlator.pipeline.pipeline import LocalHub
 from tests.support.background import in_background
 from tests.support.eventually import eventually
+from tests.support.metric_values import value
 from tests.support.service_manager import ServiceManager
 
 
@@ -72,14 +73,14 @@ def test_a_task_that_is_stuck_is_named_and_the_watchdog_waits_in_vain(manager, e
     hub.live = Heartbeats(lambda: now)
     supervisor = Supervisor(hub, environ)
     supervisor.serves("http://127.0.0.1:8686")
-    withheld = metrics.WATCHDOG_WITHHELD._value.get()
+    withheld = value(metrics.WATCHDOG_WITHHELD)
     with hub.live.heartbeat("tail", 10.0) as beat:
         now += 11.0
         manager.new_lines()
         supervisor.check()
         supervisor.check()
         assert manager.new_lines() == ["STATUS=tail is stuck; 0 jobs running of 0, 0 clients"]
-        assert metrics.WATCHDOG_WITHHELD._value.get() == withheld + 2
+        assert value(metrics.WATCHDOG_WITHHELD) == withheld + 2
         assert [r.message for r in caplog.records if r.levelname == "CRITICAL"] == [
             "tail has made no progress for 11 s: watchdog ping withheld"
         ]

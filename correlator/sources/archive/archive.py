@@ -67,6 +67,7 @@ class DatabaseArchive:
         search_within: Seconds of queries that one request may spend on the search for an ID.
         times_within: Seconds that one request may spend on learning where in the log its times are.
         times: Where in the log times are.
+        slices: Makes the sizes of slices of first, at least and at most so many rows.
         refusal: Returns why the database is not asked now: `SourceUnavailable` with this text is raised instead.
     """
 
@@ -82,6 +83,7 @@ class DatabaseArchive:
         search_within: float = 2.0,
         times_within: float = 2.0,
         times: LogTimes | None = None,
+        slices: Callable[[int, int, int], Slices] = Slices,
         refusal: Callable[[], str | None] = lambda: None,
     ) -> None:
         self._page_within = page_within
@@ -90,11 +92,11 @@ class DatabaseArchive:
         self._legacy = legacy
         self._jobs, self._log = Questions(database, limits, refusal), Questions(database, limits, refusal)
         self._legacy_pages = LegacyPages(self._keys)
-        self._lookup = Lookup(self._keys, search_within)
+        self._lookup = Lookup(self._keys, search_within, slices)
         self._finding: SharedTasks[Found | None] = SharedTasks()
-        self._job_slices = Slices(first=1_000, least=200, most=20_000)
-        self._log_slices = Slices(first=1_000, least=500, most=50_000)
-        self._text_slices = Slices(first=5_000, least=100, most=50_000)
+        self._job_slices = slices(1_000, 200, 20_000)
+        self._log_slices = slices(1_000, 500, 50_000)
+        self._text_slices = slices(5_000, 100, 50_000)
         self._searching = asyncio.Lock()
         self._times_within = times_within
         self._times = times or LogTimes()
