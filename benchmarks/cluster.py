@@ -25,7 +25,7 @@ class Gateway(Measured):
 
     def __init__(self, folder: Path, url: str) -> None:
         super().__init__(folder, cluster__url=url)
-        del self._environ["CORRELATOR_DATABASE__TIMEZONE"]
+        del self.environ["CORRELATOR_DATABASE__TIMEZONE"]
         self.command = "gateway"
 
 

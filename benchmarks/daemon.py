@@ -37,7 +37,7 @@ class Measured(Daemon):
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "correlator", *arguments),
             cwd=self._tree,
-            env=self._environ | {"PYTHONPATH": str(self._tree)},
+            env=self.environ | {"PYTHONPATH": str(self._tree)},
             stdout=log,
             stderr=log,
         )

@@ -121,7 +121,7 @@ async def installation(
 
 async def checks_of(daemon: Daemon, **settings: object) -> dict[str, Check]:
     """The checks by name, with some settings of `daemon` changed; in this process."""
-    environ = daemon._environ | {f"CORRELATOR_{k.upper()}": str(v) for k, v in settings.items()}
+    environ = daemon.environ | {f"CORRELATOR_{k.upper()}": str(v) for k, v in settings.items()}
     async with asyncio.timeout(WITHIN):
         examined = await examine(Setting(load(None, environ), None, environ))
     return {check.name: check for check in examined.report.checks}

@@ -76,7 +76,6 @@ async def listening(app: web.Application) -> AsyncIterator[int]:
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    assert site._server is not None
     try:
         yield runner.addresses[0][1]
     finally:

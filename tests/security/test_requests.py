@@ -97,9 +97,8 @@ async def test_slow_connections_delay_no_other_request(port):
 
 async def test_when_all_file_descriptors_are_in_use_it_waits_and_then_serves_again(small: Daemon):
     """Connections that do nothing, more than the process may have files: what it has open goes on."""
-    assert small._process is not None
     async with small.socket(HELLO) as before:
-        resource.prlimit(small._process.pid, resource.RLIMIT_NOFILE, (64, 64))
+        resource.prlimit(small.pid, resource.RLIMIT_NOFILE, (64, 64))
         idle = [await asyncio.open_connection("127.0.0.1", small.port) for _ in range(100)]
         assert len((await before.snapshot())[0]) == 6
         for _, writer in idle:

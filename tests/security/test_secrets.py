@@ -31,7 +31,7 @@ DATABASE, BROKER, TOKEN, PATH = "db-hush-5101", "mq-hush-5102", "tk-hush-hush-51
 def command(daemon: Daemon, name: str, *, code: int = 0) -> str:
     """What a command says, with the daemon's settings."""
     done = subprocess.run(
-        [sys.executable, "-m", "correlator", name], cwd=REPOSITORY, env=daemon._environ,
+        [sys.executable, "-m", "correlator", name], cwd=REPOSITORY, env=daemon.environ,
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
@@ -112,8 +112,7 @@ async def test_no_secret_shows_anywhere(own_mariadb: MariaDB, tmp_path: Path) ->
                 return not (await daemon.get("/health/ready", headers=bearer))[1]["parts"]["database"]["ok"]
 
             await eventually(down)
-            assert daemon._process is not None
-            said += read(Path(f"/proc/{daemon._process.pid}/cmdline"))
+            said += read(Path(f"/proc/{daemon.pid}/cmdline"))
             assert await daemon.stop() == 0
             said += [daemon.log(), *read(tmp_path / "state")]
             for text in said:

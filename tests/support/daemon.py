@@ -59,7 +59,7 @@ class Daemon:
 
     def becomes(self, environment: Mapping[str, str]) -> None:
         """From the next start on it finds this in its environment, such as another version of the program."""
-        self._environ = {**self._own, **environment}
+        self.environ = {**self._own, **environment}
 
     async def __aenter__(self) -> Self:
         try:
@@ -102,12 +102,12 @@ class Daemon:
             self.session = aiohttp.ClientSession(self.url, connector=connector, timeout=timeout)
 
     async def _start(self, arguments: Sequence[str], log: IO[bytes]) -> asyncio.subprocess.Process | ForkedProcess:
-        if fork_server.can_start(self._environ):
-            return await fork_server.start(arguments, self._environ, log.fileno())
+        if fork_server.can_start(self.environ):
+            return await fork_server.start(arguments, self.environ, log.fileno())
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "correlator", *arguments),
             cwd=REPOSITORY,
-            env=self._environ,
+            env=self.environ,
             stdout=log,
             stderr=log,
         )
@@ -293,4 +293,4 @@ class Socket:
 
 async def correlator(daemon: Daemon, *arguments: str, **environ: str) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of a command with the settings of `daemon`."""
-    return await ended(arguments, daemon._environ | environ)
+    return await ended(arguments, daemon.environ | environ)

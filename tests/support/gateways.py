@@ -83,7 +83,7 @@ class GatewayProcess(Daemon):
         folder.mkdir()
         super().__init__(folder, environ, cluster__url=url)
         for name in ("HOME", "STATE_DIRECTORY", *(f"CORRELATOR_{key}" for key in OF_A_DAEMON)):
-            self._environ.pop(name, None)
+            self.environ.pop(name, None)
         self.command = "gateway"
 
 
