@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from correlator.model.document import MAX_ID
+
 STATE = "KV_cor"
 ALIVE = "KV_cor_alive"
 CHECKPOINT = "KV_cor_checkpoint"
@@ -64,14 +66,15 @@ def jobs(instance: str) -> str:
 
 
 def job_of(subject: str) -> tuple[str, str] | None:
-    """Return (instance, job ID) of a subject that `job` made; None for another subject."""
+    """Return (instance, job ID) of a subject that `job` made; None for another subject, or an ID that is too long."""
     tokens = subject.split(".")
     if len(tokens) != 5 or tokens[:2] != ["$KV", "cor"] or tokens[3] != "job" or not is_instance(tokens[2]):
         return None
     try:
-        return tokens[2], unescape(tokens[4])
+        job_id = unescape(tokens[4])
     except ValueError:
         return None
+    return (tokens[2], job_id) if len(job_id) <= MAX_ID else None
 
 
 def is_instance(name: str) -> bool:

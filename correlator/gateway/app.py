@@ -22,7 +22,7 @@ from correlator.cluster.rpc import Caller
 from correlator.config.schema import Config
 from correlator.daemon import DRAIN_WITHIN, Process, Supervisor, announce, process_of, reload_on_request, report_build
 from correlator.gateway.archive import RpcArchive, WaitingIdsSender
-from correlator.gateway.fleet import Fleet
+from correlator.gateway.fleet import SHARE, Fleet
 from correlator.gateway.stream import OrderedConsumer, StreamEnd
 from correlator.jobs.remote import RemoteJobs
 from correlator.model.facts import Status
@@ -59,9 +59,9 @@ async def run(
 
 
 class Gateway:
-    """One gateway. Nothing connects before `run`."""
+    """One gateway. Nothing connects before `run`. `share`: see `Fleet`."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, share: int = SHARE) -> None:
         self._config = config
         self.connection = connection = Connection(config.cluster, "gateway")
         self._check = streams.StreamCheck(connection)
@@ -78,6 +78,7 @@ class Gateway:
             listening=lambda: alive.listening,
             describe_cluster=self._describe,
             parser=connection.parser,
+            share=share,
         )
         self._views(config)()
         self._listener = ListenerConfig(config, gateway=True)
@@ -215,7 +216,7 @@ def _count_jobs(published: RemoteJobs) -> None:
 
 
 def _forget_metrics(name: str) -> None:
-    for metric in (cluster_metrics.ONLINE, cluster_metrics.SEEN):
+    for metric in (cluster_metrics.ONLINE, cluster_metrics.SEEN, cluster_metrics.CROWDED):
         with contextlib.suppress(KeyError):  # It was never judged.
             metric.remove(name)
 

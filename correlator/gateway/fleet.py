@@ -40,6 +40,7 @@ from correlator.model.facts import AttributedRow, Kind, Status
 from correlator.model.published import Change, Event, PublishedJob, Reason
 from correlator.model.replies import InstanceHealth, Resolved
 from correlator.model.rows import Int64, Micros
+from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, DatabaseStatus, Hub, ResumeRing, WaitingIds, available, wall_clock
 from correlator.pipeline.queries import JobQuery, OtherJobs, Question
@@ -53,8 +54,18 @@ DOWN_AFTER = 15.0
 """Seconds after which an appliance that is behind is down, as a daemon's own database."""
 
 
+SHARE = 512_000_000
+"""Bytes of memory that the jobs of one appliance may take. 20,000 jobs with 40 steps take 210 MB; 4,000 that never end,
+each with as much metadata and as long an error as a document has, 240 MB."""
+
 RETIRED_AFTER = 24 * 3600.0
 """Seconds of silence after which an appliance no longer makes the whole fleet stale: nobody waits for it."""
+
+
+CROWDED = (
+    f"its jobs take more than {SHARE // 1_000_000} MB of memory here: those that changed longest ago have left it, and "
+    "are asked of its collector"
+)
 
 
 class Appliance:
@@ -72,12 +83,23 @@ class Appliance:
         self.seen: float | None = None
         self.last_seen: Micros | None = None
         self._renewed_at: float | None = None
-        self._unreadable_at = float("-inf")
-        """When a document of it came that cannot be read."""
+        self._unreadable_at = self._crowded_at = float("-inf")
+        """When a document of it came that cannot be read; when its jobs last took more than their share."""
 
     def note_unreadable(self) -> None:
         """A document of it cannot be read."""
         self._unreadable_at = time.monotonic()
+
+    def note_crowded(self, jobs: int) -> None:
+        """So many of its jobs have left memory, because they took more than their share."""
+        if not self.is_crowded():
+            log.error("%s: %s", self.name, CROWDED)
+        self._crowded_at = time.monotonic()
+        cluster_metrics.CROWDED.labels(self.name).inc(jobs)
+
+    def is_crowded(self) -> bool:
+        """True if its jobs took more than their share a short time ago."""
+        return time.monotonic() - self._crowded_at < REPORTED_FOR
 
     def renewed(self, alive: Alive | None, at: Micros, age: float | None) -> None:
         """Note a value of the alive key, stored at `at`. `age`: seconds before the reading began; None: it came since.
@@ -148,6 +170,8 @@ class Appliance:
         """What else is wrong, or None."""
         if time.monotonic() - self._unreadable_at < REPORTED_FOR:
             return "a document of it cannot be read: an older one is shown, until its collector writes it again"
+        if self.is_crowded():
+            return CROWDED
         return self.alive.warning
 
 
@@ -390,7 +414,8 @@ class Fleet:
     `cluster_error()`: why the stream cannot be read, or None. `ends_before(seq)`: whether the stream is known to end
     before a position. `on_watch()`: a client begins to wait for an ID. `on_removed(name)`: an appliance is not in the
     stream any more. `listening()`: see `Appliance`.
-    `describe_cluster()`: the part `cluster` of readiness. `parser`: of the messages.
+    `describe_cluster()`: the part `cluster` of readiness. `parser`: of the messages. `share`: bytes that the jobs of
+    one appliance may take.
     """
 
     def __init__(
@@ -404,8 +429,10 @@ class Fleet:
         listening: Callable[[], tuple[float, float] | None] = lambda: None,
         describe_cluster: Callable[[], dict[str, Any]] = dict,
         parser: Parser | None = None,
+        share: int = SHARE,
     ) -> None:
         self._archive = archive
+        self._share = share
         self._cluster_error = cluster_error
         self._ends_before = ends_before
         self._on_watch = on_watch
@@ -517,7 +544,8 @@ class Fleet:
         for hub in self.hubs():
             hub.status.judge()
         for name, hub in self._hubs.items():
-            hub.published.complete_from = self.appliances[name].complete_since
+            since, crowded_to = self.appliances[name].complete_since, hub.published.crowded_to
+            hub.published.complete_from = since if since is None or crowded_to is None else max(since, crowded_to + 1)
         for view in self._views.values():
             known = [hub.published.complete_from for name, hub in self._hubs.items() if view.has(name)]
             view.hub.published.complete_from = None if None in known else max((k for k in known if k), default=None)
@@ -638,8 +666,13 @@ class Fleet:
         if shown is None:
             self.appliances[instance].note_unreadable()
             return
-        changes[hub] += hub.published.put(shown)
+        own = hub.published.put(shown)
+        changes[hub] += own
+        if crowded := [change.job_id for change in own if change.new is None]:
+            self.appliances[instance].note_crowded(len(crowded))
         for view in self._views_of(instance):
+            for left in crowded:
+                changes[view.hub] += self._settle(view, left, message.seq, "retention")
             other = view.hub.published.get(job_id)
             if view.is_filled and job_id not in view.shared and (other is None or other.instance == instance):
                 changes[view.hub] += view.hub.published.put(shown)
@@ -695,19 +728,32 @@ class Fleet:
                 log.error("the appliance %s is ignored: a fleet has at most %d", name, MAX_INSTANCES)
             return None
         appliance = self.appliances[name] = Appliance(name, self._listening)
-        return self._hubs.setdefault(name, self._hub_of(lambda: [appliance], self.hub))
+        return self._hubs.setdefault(name, self._hub_of(lambda: [appliance], self.hub, self._share))
 
-    def _hub_of(self, appliances: Callable[[], Sequence[Appliance]], fleet: RemoteHub | None = None) -> RemoteHub:
+    def _hub_of(
+        self,
+        appliances: Callable[[], Sequence[Appliance]],
+        fleet: RemoteHub | None = None,
+        share: int | None = None,
+    ) -> RemoteHub:
+        def describe() -> dict[str, Any]:
+            found = self._describe_cluster()
+            crowded = [one.name for one in appliances() if one.is_crowded()]
+            if not crowded or not found.get("ok", True):
+                return found
+            more = f" (and {len(crowded) - 1} more)" if crowded[1:] else ""
+            return {**found, "ok": False, "error": f"{crowded[0]}{more}: {CROWDED}"}
+
         status = RemoteStatus(appliances, self._cluster_error)
         archive = self._archive(lambda: [one.name for one in appliances()])
         return RemoteHub(
-            RemoteJobs(self._marks),
+            RemoteJobs(self._marks, max_bytes=share),
             status,
             archive,
             documents=self._documents,
             on_watch=self._on_watch,
             ends_before=self._ends_before,
-            describe_cluster=self._describe_cluster,
+            describe_cluster=describe,
             fleet=fleet,
         )
 

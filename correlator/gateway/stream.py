@@ -48,7 +48,7 @@ INACTIVE = 10.0
 """Seconds after which the server drops a consumer that nobody reads."""
 
 MAX_BATCH = 200
-MAX_BATCH_BYTES = 256_000
+MAX_BATCH_BYTES = 64_000
 """Messages that are passed on in one call, and their bytes, before the event loop runs other tasks."""
 
 MAX_PENDING = 64_000_000

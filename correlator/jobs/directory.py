@@ -138,6 +138,8 @@ class JobDirectory(ABC):
         contexts = [(v.context_id,) if v is not None and v.context_id else () for v in views]
         if old is None and new is not None and self._claim(job_id, after, contexts[1]):
             return after, set()
+        if old is not None and new is None and self._release(job_id, before, contexts[0]):
+            return before, set()
         was, is_now = (v.age_key if v is not None else NO_AGE for v in views)
         external = self._external.move(job_id, before, was, after, is_now) if before or after else {}
         context = self._contexts.move(job_id, contexts[0], was, contexts[1], is_now) if any(contexts) else {}
@@ -157,6 +159,18 @@ class JobDirectory(ABC):
             return False
         self._external.claim(job_id, external)
         self._contexts.claim(job_id, contexts)
+        return True
+
+    def _release(self, job_id: str, external: Collection[str], contexts: Collection[str]) -> bool:
+        """Have a job that leaves carry these IDs no more. False, as for `_claim`."""
+        if not self._jobs.keys().isdisjoint((job_id, *external, *contexts)):
+            return False
+        if self._external.has_any((job_id, *contexts)) or self._contexts.has_any((job_id, *external)):
+            return False
+        if not (self._external.are_of(job_id, external) and self._contexts.are_of(job_id, contexts)):
+            return False
+        self._external.release(external)
+        self._contexts.release(contexts)
         return True
 
     def _others(self, names: Iterable[str]) -> Iterator[str]:
@@ -284,6 +298,15 @@ class Names:
         """Have a new job carry `names`, which no other job carries."""
         for name in names:
             self._claims[name] = job_id
+
+    def are_of(self, job_id: str, names: Iterable[str]) -> bool:
+        """True if this job carries all of `names`, and no other job one of them."""
+        return all(self._claims.get(name) == job_id for name in names)
+
+    def release(self, names: Iterable[str]) -> None:
+        """Have nobody carry `names`, each of which one job carries."""
+        for name in names:
+            self._claims.pop(name, None)
 
     def move(
         self, job_id: str, old: Iterable[str], was: AgeKey, new: Iterable[str], now: AgeKey

@@ -12,8 +12,10 @@ import heapq
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from operator import itemgetter
+from sys import getsizeof
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from correlator.jobs.directory import JobDirectory, Names, Order, OwnIds, names_differ
 from correlator.model.facts import Status
@@ -28,6 +30,10 @@ MARK_EVERY: Micros = 60_000_000
 
 MAX_REMOVED = 200_000
 """Most removals that are remembered. Positions before one that was forgotten get a snapshot."""
+
+
+JOB, NAME = 2_000, 300
+"""Bytes that a job takes in memory besides its texts, and each of its external IDs and children, as measured."""
 
 
 class Removed(Struct, frozen=True, gc=False):
@@ -73,11 +79,17 @@ class RemoteJobs(JobDirectory):
     """The jobs of one appliance, or of all, by the order of their revisions. Only its owner changes it.
 
     `marks`: those of the stream. `complete_from`: all jobs that started at or after this time are in memory, as far as
-    is known. `counts`, `stalled`: the number of jobs by status, and of those that are stalled.
+    is known. `counts`, `stalled`: the number of jobs by status, and of those that are stalled. `max_bytes`: what jobs
+    may take in memory, about; beyond it, those whose documents changed longest ago are removed. None: no bound.
     """
 
-    def __init__(self, marks: Marks, max_removed: int = MAX_REMOVED) -> None:
+    def __init__(self, marks: Marks, max_removed: int = MAX_REMOVED, *, max_bytes: int | None = None) -> None:
         super().__init__()
+        self._max_bytes = max_bytes
+        self.bytes = 0
+        """What the jobs take, if that has a bound."""
+        self.crowded_to: Micros | None = None
+        """The newest start of a job that was removed to make room; None: none was."""
         self._marks = marks
         self.complete_from: Micros | None = None
         self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
@@ -110,7 +122,7 @@ class RemoteJobs(JobDirectory):
             _, owners = self.move_names(job_id, old.view if old is not None else None, shown.view)
             if owners:
                 changes += self._moved(owners - {job_id}, shown.rev)
-        return changes
+        return changes + self._make_room(shown.rev)
 
     def remove(self, job_id: str, seq: int, reason: Reason) -> list[Change]:
         """Remove a job. Returns the changes; none if the job was not there, or is newer."""
@@ -141,6 +153,7 @@ class RemoteJobs(JobDirectory):
     def clear(self) -> None:
         """Begin again with another stream."""
         self.seq, self._forgotten, self.complete_from = 0, 0, None
+        self.bytes, self.crowded_to = 0, None
         self._jobs.clear()
         self._own_ids, self._order = OwnIds(self._jobs), Order()
         self._external, self._contexts = Names(self._age_key), Names(self._age_key)
@@ -172,7 +185,18 @@ class RemoteJobs(JobDirectory):
 
     # -- internal
 
+    def _make_room(self, seq: int) -> list[Change]:
+        """Remove the jobs that changed longest ago, except the last one, until the others fit."""
+        changes: list[Change] = []
+        while self._max_bytes is not None and self.bytes > self._max_bytes and len(self._jobs) > 1:
+            oldest = next(iter(self._jobs.values()))
+            self.crowded_to = max(self.crowded_to or 0, oldest.view.started_at or 0)
+            changes += self.remove(oldest.job_id, seq, "retention")
+        return changes
+
     def _count(self, old: PublishedJob | None, new: PublishedJob | None) -> None:
+        if self._max_bytes is not None:
+            self.bytes += size_of(new) - size_of(old)
         if old is not None:
             self.counts[old.view.status] -= 1
             self.stalled -= old.stalled
@@ -192,3 +216,12 @@ class RemoteJobs(JobDirectory):
         while self._removed and next(iter(self._removed.values())).seq <= until:
             self._removed.popitem(last=False)
         return first
+
+
+def size_of(shown: PublishedJob | None) -> int:
+    """About the bytes that a received job takes in memory. What other appliances send changes nothing."""
+    if shown is None:
+        return 0
+    names = (*shown.view.external_ids, *shown.children)
+    texts = (value for value in astuple(shown.view) if type(value) is str)
+    return JOB + NAME * len(names) + sum(map(getsizeof, names)) + sum(map(getsizeof, texts)) + getsizeof(shown.body)

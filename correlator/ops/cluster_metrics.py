@@ -64,3 +64,8 @@ SEEN = gauge(
     "When a collector of the appliance was last seen alive.",
     ["appliance"],
 )
+CROWDED = counter(
+    "correlator_appliance_crowded",
+    "Jobs that left the memory of this gateway because those of their appliance took more than its share.",
+    ["appliance"],
+)

@@ -98,10 +98,10 @@ class ResumeRing:
             self._size += kept.size
             job = self._jobs.get(kept.job_id)
             if job is None:
-                job = self._jobs[kept.job_id] = _Job(kept.seq, None, [])
+                job = self._jobs[kept.job_id] = _Job(kept, None, [])
             else:
                 self._jobs.move_to_end(kept.job_id)
-            job.last, job.reason = kept.seq, change.reason
+            job.last, job.reason = kept, change.reason
             if kept.differs:
                 job.differing.append(kept)
             for name in kept.lost:
@@ -116,7 +116,7 @@ class ResumeRing:
         job = self._jobs[kept.job_id]
         if kept.differs:
             del job.differing[0]
-        if job.last == kept.seq:
+        if job.last is kept:
             del self._jobs[kept.job_id]
         for name in kept.lost:
             losers = self._lost[name]
@@ -133,12 +133,12 @@ class ResumeRing:
     def changed(self) -> Iterator[tuple[str, int]]:
         """Yield the jobs that changed, each with the seq of its last change, the newest first."""
         for job_id, job in reversed(self._jobs.items()):
-            yield job_id, job.last
+            yield job_id, job.last.seq
 
     def last(self, job_id: str) -> int:
         """Return the seq of the last change of a job; 0 if it is not remembered."""
         job = self._jobs.get(job_id)
-        return job.last if job is not None else 0
+        return job.last.seq if job is not None else 0
 
     def reason(self, job_id: str) -> Reason | None:
         """Return why a job left memory, if that was its last change."""
@@ -156,7 +156,7 @@ class ResumeRing:
         published.
         """
         job = self._jobs.get(job_id)
-        if job is None or job.last <= seq:
+        if job is None or job.last.seq <= seq:
             return []
         found: list[PublishedJob] = []
         for kept in reversed(job.differing):
@@ -168,9 +168,9 @@ class ResumeRing:
 
 
 class _Job(Struct, gc=False):
-    """The changes of one job: the seq of the last one and its reason, and those that filters notice, oldest first."""
+    """The changes of one job: the last one and its reason, and those that filters notice, oldest first."""
 
-    last: int
+    last: _Kept
     reason: Reason | None
     differing: list[_Kept]
 

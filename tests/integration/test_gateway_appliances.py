@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from correlator.cluster import keys, streams
+from correlator.ops.metrics import REGISTRY
 from tests.support.appliance import Appliance
 from tests.support.background import in_background
 from tests.support.cluster import connected, create_streams
@@ -145,3 +146,43 @@ async def test_a_stream_that_is_gone_is_named_and_used_again_once_it_is_created(
 
         await eventually(works, every=0.3)
         assert (await daemon.text("/metrics")).count("correlator_cluster_takeovers_total 1.0") == 1
+
+
+async def test_an_appliance_that_writes_more_than_its_share_loses_its_own_oldest_jobs_and_no_other(nats, caplog):
+    """Its external IDs take twenty times as much memory as the document has bytes."""
+
+    def lost() -> float:
+        return REGISTRY.get_sample_value("correlator_appliance_crowded_total", {"appliance": "dc1"}) or 0.0
+
+    async with connected(nats.url) as connection:
+        flood, other = StreamWriter(connection, "dc1"), StreamWriter(connection, "dc2")
+        await flood.begin()
+        await other.put(*(job(f"of-dc2-{n}") for n in range(5)))
+        async with (
+            running(nats.url, share=1_000_000) as gateway,
+            in_background(renewing(flood)),
+            in_background(renewing(other)),
+        ):
+            await eventually(lambda: both_are_online(gateway))
+            before, ids = lost(), [f"{n:03x}" for n in range(900)]
+            for part in range(0, 40, 10):
+                await flood.put(*(job(f"of-dc1-{n:02}", ids=ids) for n in range(part, part + 10)))
+            await other.put(job("of-dc2-5"))
+            await eventually(lambda: gateway.job("of-dc2-5"))
+
+            one, two = (await gateway.get("/api/v1/instances"))[1]["instances"]
+            assert 1 <= one["jobs"] <= 3
+            assert (two["jobs"], two["error"]) == (6, None)
+            assert (await gateway.job("of-dc1-39"))["instance"] == "dc1"
+            assert lost() - before == 40 - one["jobs"]
+            assert "its jobs take more than" in one["error"]
+            for base, degraded in (("", True), ("/i/dc1", True), ("/i/dc2", False)):
+                status, ready = await gateway.get(f"{base}/health/ready")
+                part = ready["parts"]["cluster"]
+                assert (status, not part["ok"], "dc1: its jobs take more" in part.get("error", "")) == (
+                    200, degraded, degraded,
+                ), (base, ready)  # fmt: skip
+            assert len([record for record in caplog.records if "its jobs take more" in record.getMessage()]) == 1
+            # What has left memory is asked of the collector, which this test does not have.
+            status, body = await gateway.get("/api/v1/jobs/of-dc1-00")
+            assert (status, "dc1: no collector" in body["detail"]) == (503, True)

@@ -16,6 +16,7 @@ from correlator.config import loading
 from correlator.config.schema import Cluster, Config
 from correlator.daemon import Process
 from correlator.gateway.app import Gateway
+from correlator.gateway.fleet import SHARE
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE
 
@@ -46,16 +47,16 @@ class RunningGateway:
 
 @contextlib.asynccontextmanager
 async def running(
-    url: str, cluster: Cluster | None = None, *, read: bool = True, **http: Any
+    url: str, cluster: Cluster | None = None, *, read: bool = True, share: int = SHARE, **http: Any
 ) -> AsyncIterator[RunningGateway]:
     """A gateway of the cluster at `url`, from the moment it has read the stream, or listens if not `read`.
 
-    `cluster`: its settings, if they have more than the URL. `http`: settings of its listener.
+    `cluster`: its settings, if they have more than the URL. `share`: see `Fleet`. `http`: settings of its listener.
     """
     stop, ready = asyncio.Event(), asyncio.get_running_loop().create_future()
     settings = config(url)
     settings = replace(settings, cluster=cluster or settings.cluster, http=replace(settings.http, **http))
-    gateway = Gateway(settings)
+    gateway = Gateway(settings, share=share)
     loaded = [settings]
     process = Process(settings, lambda: loaded[-1], ready.set_result, stop, asyncio.Event())
 

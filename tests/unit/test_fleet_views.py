@@ -10,9 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from correlator.cluster import keys
-from correlator.gateway.fleet import Fleet, RemoteHub
+from correlator.gateway.fleet import SHARE, Fleet, RemoteHub
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs.encoding import document, encode
+from correlator.jobs.remote import size_of
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.pipeline.hub import Batch, wall_clock
@@ -48,8 +49,8 @@ def stored(seq: int, write: Write) -> StoredMessage:
     return StoredMessage(subject, seq, NOW + seq, encode(document(PublishedJob(view, seq, 0))), None)
 
 
-def new_fleet(*sets: frozenset[str]) -> Fleet:
-    fleet = Fleet(lambda _: None)
+def new_fleet(*sets: frozenset[str], share: int = SHARE) -> Fleet:
+    fleet = Fleet(lambda _: None, share=share)
     fleet.show(sets)
     fleet.reset("epoch")
     fleet.synced()
@@ -97,6 +98,51 @@ def test_several_appliances_together_publish_what_they_have_at_the_positions_of_
         resolved = [view.published.resolve(name) for name in NAMES]
         assert {one.job_id for one in resolved if one is not None} <= folded.keys()
     assert view.running == 0
+
+
+many_writes = st.lists(
+    st.tuples(
+        st.sampled_from(["dc1", "dc1", "dc2"]),
+        st.sampled_from("abcdefgh"),
+        st.none() | st.tuples(st.sets(st.sampled_from(NAMES)), st.integers(0, 3)),
+    ),
+    max_size=40,
+)
+
+
+@given(many_writes)
+def test_an_appliance_keeps_the_jobs_that_changed_last_in_its_share_and_takes_none_of_another(found):
+    share = 20_000
+    fleet = new_fleet(SHOWN, share=share)
+    view = there(fleet.view_of(SHOWN))
+    folded: dict[str, tuple[str, int | None, int]] = {}
+
+    def on_batch(batch: Batch) -> None:
+        for change in batch.changes:
+            folded.pop(change.job_id, None)
+            if change.new is not None:
+                folded[change.job_id] = (change.new.instance, change.new.view.started_at, change.new.rev)
+
+    view.subscribe(on_batch)
+    kept: dict[str, dict[str, PublishedJob]] = {"dc1": {}, "dc2": {}}
+    for seq, write in enumerate(found, 1):
+        instance, job_id, content = write
+        fleet.read([stored(seq, write)])
+        own = there(fleet.hub_of(instance)).published
+        expect = kept[instance]
+        expect.pop(job_id, None)
+        if content is not None:
+            expect[job_id] = there(own.get(job_id))
+            while sum(map(size_of, expect.values())) > share:
+                del expect[next(iter(expect))]
+        for name, jobs_of in kept.items():
+            hub = fleet.hub_of(name)
+            assert {s.job_id: s for s in hub.published.all()} == jobs_of if hub is not None else not jobs_of
+        assert folded == jobs(view)
+        assert folded.keys() == {job_id for jobs_of in kept.values() for job_id in jobs_of}
+    fleet.judge()
+    left = fleet.describe()
+    assert all(one["jobs"] == len(kept[one["instance"]]) for one in left)
 
 
 def fill(fleet: Fleet, at_once: int, messages: Sequence[StoredMessage]) -> None:

@@ -28,6 +28,17 @@ def test_changes_are_bounded_by_count_and_by_bytes_the_oldest_go_first():
     assert len(long.before("j", 91)) == 9
 
 
+def test_several_changes_of_a_job_at_one_position_are_forgotten_one_after_the_other():
+    """A job that another one took an ID from, and that left memory to make room for it."""
+    resume_ring = ResumeRing(max_changes=2)
+    resume_ring.add([change(1), change(1, status=Status.FAILED)])
+    assert len(resume_ring.before("j", 0)) == 1
+    resume_ring.add([change(2, "other")])
+    assert list(resume_ring.changed()) == [("other", 2), ("j", 1)]
+    resume_ring.add([change(3, "third")])
+    assert list(resume_ring.changed()) == [("third", 3), ("other", 2)]
+
+
 def test_changes_that_no_filter_notices_keep_nothing_of_their_job():
     resume_ring = ResumeRing(max_bytes=500 * PLACE)
     more = {"external_ids": ("x" * 50_000,), "metadata": "m" * 50_000}
