@@ -312,12 +312,13 @@ class RemoteHub(Hub):
         events: Sequence[Event] = (),
         lines: Sequence[AttributedRow] = (),
         dropped: int = 0,
+        dropped_by: str = "",
     ) -> None:
         """Pass what was read together to every subscriber."""
         if not self.status.loading:
             self._resume_ring.add(changes)
         if changes or events or lines or dropped:
-            self._deliver(Batch(self.seq, changes, events, lines, dropped))
+            self._deliver(Batch(self.seq, changes, events, lines, dropped, dropped_by))
 
     # -- called for clients
 
@@ -822,10 +823,10 @@ class Fleet:
 
     def _publish_lines(self, instance: str, lines: Sequence[AttributedRow], lost: int = 0) -> None:
         if (hub := self._hubs.get(instance)) is not None:
-            hub.publish(lines=lines, dropped=lost)
+            hub.publish(lines=lines, dropped=lost, dropped_by=instance)
         for view in self._views_of(instance):
             shown = [row for row in lines if row.job_id is not None and _shows(view.hub, instance, row.job_id)]
-            view.hub.publish(lines=shown, dropped=lost)
+            view.hub.publish(lines=shown, dropped=lost, dropped_by=instance)
 
     def _showing(self, instance: str, job_id: str) -> list[RemoteHub]:
         """The hubs of several appliances that publish this appliance's job by that ID."""

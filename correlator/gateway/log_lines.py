@@ -11,8 +11,9 @@ last message is not older includes it.
 from __future__ import annotations
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from msgspec import Raw, Struct
@@ -34,7 +35,7 @@ WAIT_FOR = 2.0
 """Seconds that a line waits for the document of its job."""
 
 MAX_WAITING = 4_000_000
-"""Bytes of waiting lines, about; the oldest are dropped first."""
+"""Bytes of waiting lines, about. Beyond it the oldest of the appliance that has most are dropped."""
 
 OVERHEAD = 500
 
@@ -74,17 +75,70 @@ def batches(payload: bytes) -> Iterator[LineBatch]:
         yield LineBatch(found.run, found.first + start, [_row(line) for line in lines])
 
 
+class _WaitingLines:
+    """The lines of one appliance that wait. `size`: their bytes, about."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._of: dict[str, deque[tuple[float, AttributedRow, int]]] = {}
+        """By job ID, the oldest first: (since when, line, size)."""
+        self._oldest = Schedule[str]()
+        """Since when the first line of each job waits."""
+
+    def __contains__(self, job_id: str) -> bool:
+        return job_id in self._of
+
+    def add(self, job_id: str, row: AttributedRow) -> int:
+        """Have a line wait. Returns its size."""
+        size = OVERHEAD + len(row.entry.message) + len(encoding.encode(row.entry.attrs))
+        lines = self._of.setdefault(job_id, deque())
+        lines.append((time.monotonic(), row, size))
+        self._oldest.put(job_id, lines[0][0])
+        self.size += size
+        return size
+
+    def pop_until(self, job_id: str, at: Micros) -> list[AttributedRow]:
+        """Remove and return the first lines of a job that are not newer than `at`."""
+        found: list[AttributedRow] = []
+        lines = self._of.get(job_id, deque())
+        while lines and lines[0][1].entry.at <= at:
+            _, row, size = lines.popleft()
+            self.size -= size
+            found.append(row)
+        if lines:
+            self._oldest.put(job_id, lines[0][0])
+        else:
+            self.pop(job_id)
+        return found
+
+    def pop(self, job_id: str) -> list[AttributedRow]:
+        """Remove and return the lines of a job."""
+        self._oldest.discard(job_id)
+        lines = self._of.pop(job_id, ())
+        self.size -= sum(size for _, _, size in lines)
+        return [row for _, row, _ in lines]
+
+    def pop_oldest(self) -> list[AttributedRow]:
+        """Remove and return the lines of the job whose first line waits longest."""
+        oldest = self._oldest.first()
+        return self.pop(oldest[1]) if oldest is not None else []
+
+    def late(self, now: float) -> list[str]:
+        """Return the jobs whose first line has waited for too long, each once."""
+        return list(self._oldest.pop_until(now - WAIT_FOR, len(self._oldest)))
+
+
 class ReceivedLines:
     """The numbers of the lines of each instance, and the lines that wait."""
 
     def __init__(self) -> None:
         self._next: dict[str, tuple[str, int]] = {}
         """The run of each instance, and the number of its next line."""
-        self._waiting: dict[tuple[str, str], deque[tuple[float, AttributedRow, int]]] = {}
-        """By instance and job ID, the oldest first: (since when, line, size)."""
-        self._oldest = Schedule[tuple[str, str]]()
-        """Since when the first line of each of them waits."""
+        self._waiting: dict[str, _WaitingLines] = {}
+        """By instance, as long as lines wait."""
         self._size = 0
+        self._dropped = Counter[str]()
+        """Lines of each instance that were dropped to make room, and have not been reported."""
         self._seen: BoundedDict[int, None] = BoundedDict(MAX_SEEN)
         """The hashes of the last lines."""
 
@@ -102,27 +156,20 @@ class ReceivedLines:
         ready = []
         for row in rows:
             assert row.job_id is not None
-            at = last_at(row.job_id) if (instance, row.job_id) not in self._waiting else None
+            at = last_at(row.job_id) if row.job_id not in self._waiting.get(instance, ()) else None
             if at is None or at < row.entry.at:
-                lost += self._wait(instance, row.job_id, row)
+                self._wait(instance, row.job_id, row)
             else:
                 ready.append(row)
-        return ready, min(lost, EXACT)
+        return ready, min(lost + self._dropped.pop(instance, 0), EXACT)
 
     def appeared(self, instance: str, documents: Iterable[tuple[str, Micros]]) -> list[AttributedRow]:
         """Return the lines that documents include: job ID, and the time of the last message."""
         lines: list[AttributedRow] = []
-        if self._waiting:
-            for job_id, at in documents:
-                waiting = self._waiting.get((instance, job_id), deque())
-                while waiting and waiting[0][1].entry.at <= at:
-                    _, row, size = waiting.popleft()
-                    self._size -= size
-                    lines.append(row)
-                if waiting:
-                    self._oldest.put((instance, job_id), waiting[0][0])
-                else:
-                    self._pop(instance, job_id)
+        if (waiting := self._waiting.get(instance)) is not None:
+            with self._changed(instance, waiting):
+                for job_id, at in documents:
+                    lines += waiting.pop_until(job_id, at)
         return lines
 
     def expire(self, now: float, is_known: Callable[[str, str], bool]) -> dict[str, list[AttributedRow]]:
@@ -131,10 +178,12 @@ class ReceivedLines:
         The others are given up: nobody follows a job that no document names.
         """
         lines: dict[str, list[AttributedRow]] = {}
-        for instance, job_id in self._oldest.pop_until(now - WAIT_FOR, len(self._oldest)):
-            rows = self._pop(instance, job_id)
-            if is_known(instance, job_id):
-                lines.setdefault(instance, []).extend(rows)
+        for instance, waiting in list(self._waiting.items()):
+            with self._changed(instance, waiting):
+                for job_id in waiting.late(now):
+                    rows = waiting.pop(job_id)
+                    if is_known(instance, job_id):
+                        lines.setdefault(instance, []).extend(rows)
         return lines
 
     def _is_new(self, instance: str, row: AttributedRow) -> bool:
@@ -145,24 +194,25 @@ class ReceivedLines:
         self._seen[key] = None
         return True
 
-    def _wait(self, instance: str, job_id: str, row: AttributedRow) -> int:
-        """Have a line wait. Returns the number of lines that were dropped to make room."""
-        size = OVERHEAD + len(row.entry.message) + len(encoding.encode(row.entry.attrs))
-        waiting = self._waiting.setdefault((instance, job_id), deque())
-        waiting.append((time.monotonic(), row, size))
-        self._oldest.put((instance, job_id), waiting[0][0])
-        self._size += size
-        dropped = 0
-        while self._size > MAX_WAITING and (oldest := self._oldest.first()) is not None:
-            dropped += len(self._pop(*oldest[1]))
-        return dropped
+    def _wait(self, instance: str, job_id: str, row: AttributedRow) -> None:
+        """Have a line wait. The instance whose lines have most bytes makes room for it."""
+        self._size += self._waiting.setdefault(instance, _WaitingLines()).add(job_id, row)
+        while self._size > MAX_WAITING:
+            crowded = max(self._waiting, key=lambda one: self._waiting[one].size)
+            waiting = self._waiting[crowded]
+            with self._changed(crowded, waiting):
+                self._dropped[crowded] += len(waiting.pop_oldest())
 
-    def _pop(self, instance: str, job_id: str) -> list[AttributedRow]:
-        """Have no line of a job wait any more. Returns those that waited."""
-        self._oldest.discard((instance, job_id))
-        waiting = self._waiting.pop((instance, job_id), ())
-        self._size -= sum(size for _, _, size in waiting)
-        return [row for _, row, _ in waiting]
+    @contextmanager
+    def _changed(self, instance: str, waiting: _WaitingLines) -> Iterator[None]:
+        """Lines of an instance are removed during the block."""
+        before = waiting.size
+        try:
+            yield
+        finally:
+            self._size -= before - waiting.size
+            if not waiting.size:
+                self._waiting.pop(instance, None)
 
 
 def _row(line: _Line) -> AttributedRow:

@@ -400,7 +400,8 @@ class Batch(Struct, frozen=True):
     """Changes, events and log lines that are published together; `seq` is the stream's position after them.
 
     `lines`: log rows, each in one batch only, with the jobs they belong to; empty while the log's past is loaded.
-    `dropped`: the number of log lines before these that were lost on their way to a gateway.
+    `dropped`: the number of log lines before these that were lost on their way from the appliance `dropped_by` to a
+    gateway.
     """
 
     seq: int
@@ -408,6 +409,7 @@ class Batch(Struct, frozen=True):
     events: Sequence[Event] = ()
     lines: Sequence[AttributedRow] = ()
     dropped: int = 0
+    dropped_by: str = ""
 
 
 OnBatch: TypeAlias = Callable[[Batch], None]

@@ -72,6 +72,20 @@ def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(m
     assert (lost, 5 < len(left) < 10) == (100 - len(left), True)
 
 
+def test_an_appliance_that_floods_drops_its_own_waiting_lines_and_no_other(monkeypatch):
+    monkeypatch.setattr(log_lines, "MAX_WAITING", 10_000)
+    lines, lost = ReceivedLines(), {"dc1": 0, "dc2": 0}
+    assert lines.read("dc2", message(1, "first"), known)[1] == 0
+    for n in range(1, 101):
+        lost["dc1"] += lines.read("dc1", message(n, f"new {n}", text="x" * 500), known)[1]
+    lost["dc2"] += lines.read("dc2", message(2, "second"), known)[1]
+    lost["dc1"] += lines.read("dc1", message(101, "known"), known)[1]
+    assert [ids(lines.appeared("dc2", [(job, AT)])) for job in ("first", "second")] == [[1], [2]]
+    left = [n for n in range(1, 101) if ids(lines.appeared("dc1", [(f"new {n}", AT)]))]
+    assert left
+    assert lost == {"dc1": 100 - len(left), "dc2": 0}
+
+
 def test_a_job_with_a_line_that_always_waits_does_not_hold_up_the_line_of_another(monkeypatch):
     now = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

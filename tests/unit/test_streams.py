@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from correlator.errors import SourceUnavailable
+from correlator.gateway.fleet import RemoteHub
 from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Status
 from correlator.model.published import JobView, PublishedJob
@@ -27,7 +28,7 @@ from correlator.sinks.streaming.sessions import LAGGING_SWEEP_EVERY, SWEEP_EVERY
 from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.eventually import eventually
 from tests.support.pipeline_harness import samples
-from tests.support.streams_harness import NOW, DaemonStreams, StreamClient, frame, settle
+from tests.support.streams_harness import NOW, DaemonStreams, GatewayStreams, StreamClient, frame, settle
 
 LIMITS = Limits()
 RUNNING, FAILED = (Filter(JobQuery(status=frozenset({status}))) for status in ("running", "failed"))
@@ -170,6 +171,26 @@ async def test_log_lines_are_buffered_for_a_bounded_number_of_clients_and_counte
     await settle(harness, clients)
     assert [len(client.fold.lines) for client in clients] == [11, 1]
     assert [client.fold.dropped for client in clients] == [0, 10]
+
+
+@pytest.mark.parametrize("lags", [False, True])
+async def test_lines_that_were_lost_on_their_way_count_for_subscriptions_to_their_appliance(lags):
+    harness = GatewayStreams()
+    harness.job()
+    for sub, instances in enumerate((set(), {"dc1"}, {"dc1", "dc2"}, {"dc2"}), 1):
+        await harness.subscribe(sub, Filter(JobQuery(instance=frozenset(instances))), "INFO")
+    await harness.subscribe(5, Filter(JobQuery(instance=frozenset({"dc1"}))))
+    await settle(harness)
+    harness.flush()
+    if lags:
+        harness.client.frozen = True
+        harness.publish(harness.row(1, message="x" * (LIMITS.lagging_over + 1)))
+        harness.publish(harness.row(2))
+    assert isinstance(harness.hub, RemoteHub)
+    harness.hub.publish(dropped=7, dropped_by="dc2")
+    harness.client.thaw()
+    await settle(harness)
+    assert [m["sub"] for m in harness.flush() if m.get("dropped") == 7] == [[1, 3, 4]]
 
 
 async def test_a_client_with_more_pending_states_than_its_share_is_given_up():

@@ -451,9 +451,9 @@ class Fanout:
         return dropped
 
     def _send_dropped(self, batch: Batch) -> None:
-        """Send the number of lines that were lost on their way here: nobody knows which jobs they were of."""
+        """Send the number of lines that were lost on their way here. Nobody knows which jobs of their appliance."""
         for client, subs in self._subs.items():
-            if key := tuple(sorted(sub.id for sub in subs.values() if sub.level is not None)):
+            if key := tuple(sorted(sub.id for sub in subs.values() if _may_have_lost(sub, batch.dropped_by))):
                 if (backlog := self._lag(client, batch.seq)) is not None:
                     backlog.add_dropped(key, batch.dropped)
                 else:
@@ -837,3 +837,9 @@ class Outbox(Struct, frozen=True, eq=False):
             found.append(step.last)
             step = step.before
         return list(chain.from_iterable(reversed(found)))
+
+
+def _may_have_lost(sub: Sub, instance: str) -> bool:
+    """True if a line of this appliance may have been one for the subscription."""
+    instances = sub.group.filter.query.instance
+    return sub.level is not None and (not instances or instance in instances)
