@@ -13,18 +13,23 @@ T = TypeVar("T")
 PATIENCE = 60.0
 """Seconds to wait for what happens at once: however busy the machine is, none of it takes so long."""
 
+OFTEN, SELDOM = 0.02, 0.25
+"""Seconds between two calls of a condition, at first and after some seconds."""
+
 
 @overload
-async def eventually(condition: Callable[[], Awaitable[T]], *, within: float = ..., every: float = ...) -> T: ...
+async def eventually(condition: Callable[[], Awaitable[T]], *, within: float = ..., every: float | None = ...) -> T: ...
 @overload
-async def eventually(condition: Callable[[], T], *, within: float = ..., every: float = ...) -> T: ...
-async def eventually(condition: Callable[[], Any], *, within: float = PATIENCE, every: float = 0.02) -> Any:
+async def eventually(condition: Callable[[], T], *, within: float = ..., every: float | None = ...) -> T: ...
+async def eventually(condition: Callable[[], Any], *, within: float = PATIENCE, every: float | None = None) -> Any:
     """The first true value of `condition()`, which may be a coroutine function; AssertionError after `within` seconds.
 
     A failed assertion, a missing key or index and a refused connection mean "not yet"; any other exception passes
-    through. The error contains the last value, or has the last exception as its cause.
+    through. The error contains the last value, or has the last exception as its cause. `every`: seconds between two
+    calls; None: the longer it takes, the more.
     """
-    deadline = time.monotonic() + within
+    began = time.monotonic()
+    deadline = began + within
     last: object = None
     cause: Exception | None = None
     while True:
@@ -41,4 +46,5 @@ async def eventually(condition: Callable[[], Any], *, within: float = PATIENCE, 
         if time.monotonic() >= deadline:
             detail = f"last value: {last!r}" if cause is None else f"last exception: {cause!r}, last value: {last!r}"
             raise AssertionError(f"not within {within} s; {detail}") from cause
-        await asyncio.sleep(every)
+        waited = time.monotonic() - began
+        await asyncio.sleep(every if every is not None else min(SELDOM, max(OFTEN, waited / 10)))
