@@ -20,7 +20,9 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeVar, cast
 
 from msgspec import Raw
@@ -43,6 +45,7 @@ from correlator.pipeline.queries import (
     JobQuery,
     LegacyRow,
     LinesFound,
+    LinesPage,
     LogLines,
     OlderJobs,
     Operations,
@@ -69,15 +72,28 @@ FEWEST_LINES = 10
 PARSED_AT_ONCE = 50
 """Documents that are parsed before the event loop runs other tasks."""
 
+MAX_EMPTY = 3
+"""Answers without a job, and not the end of the list, that an appliance may give for one page. A collector searches for
+half a second before it gives one."""
+
+MAX_ALSO, MAX_OPERATIONS = 1_000, 1_000
+"""Other jobs with an ID, and operations of one appliance, that are passed on. Collectors know fewer."""
+
 MAX_NAMED = 3
 """Most appliances that a reason names."""
 
 
 class RpcArchive:
-    """The databases of the appliances that `scope()` names. Each call may raise `SourceUnavailable`."""
+    """The databases of the appliances that `scope()` names. Each call may raise `SourceUnavailable`.
 
-    def __init__(self, caller: Caller, scope: Callable[[], Sequence[str]]) -> None:
+    `gather_within`: seconds after which appliances are not asked for more of a page that is not full.
+    """
+
+    def __init__(
+        self, caller: Caller, scope: Callable[[], Sequence[str]], gather_within: float = GATHER_WITHIN
+    ) -> None:
         self._caller = caller
+        self._gather_within = gather_within
         self._scope = scope
         self._finding: SharedTasks[tuple[PublishedJob, Resolved] | None] = SharedTasks()
 
@@ -99,10 +115,11 @@ class RpcArchive:
         merged = MergedPage(instances, before, limit)
         query = replace(query, instance=frozenset())  # Jobs of a collector have no name of their appliance.
         errors: list[SourceUnavailable] = []
+        empty: Counter[str] = Counter()
         clock = asyncio.get_running_loop().time
-        until, answered = clock() + GATHER_WITHIN, False
+        until, answered = clock() + self._gather_within, False
         while due := merged.due():
-            if answered and clock() >= until:
+            if answered and (clock() >= until or any(empty[instance] >= MAX_EMPTY for instance, _ in due)):
                 break
             found = await self._each(
                 [instance for instance, _ in due], lambda i: self._page(i, OlderJobs(limit, query, dict(due)[i]))
@@ -112,17 +129,24 @@ class RpcArchive:
                     merged.drop(instance, part.public)
                     errors.append(part)
                 else:
-                    merged.add(instance, *part)
+                    jobs, following = part
+                    merged.add(instance, jobs, following)
+                    empty[instance] += not jobs and following is not None
                     answered = True
         if errors and not answered:
             raise SourceUnavailable(_reasons(errors))
+        while due := merged.holds_up_all():  # Without a filter, a collector has a job for each answer.
+            for instance, _ in due:
+                if query != JobQuery() and empty[instance] < MAX_EMPTY:
+                    return merged.result()
+                merged.drop(instance, f"{instance}: the collector finds no job, and does not get on")
         return merged.result()
 
     async def ask(self, question: Question[T]) -> T:
         """Return the answer: that of the appliance of a job, or of all that answer."""
         asked: Question[Any] = question
         if isinstance(asked, LogLines):
-            return await self._ask(asked.names.instance, question)
+            return cast("T", await self._log(asked.names.instance, asked))
         if isinstance(asked, FindLines):
             return cast("T", await self._found_lines(asked))
         found = await self._each(self._scope(), lambda i: self._ask(i, question))
@@ -149,7 +173,7 @@ class RpcArchive:
         places = {name: asked.places.get(name, EXACT) for name in scope if not asked.places or name in asked.places}
         limit = max(FEWEST_LINES, asked.limit // max(1, len(places)))
         part = replace(asked, limit=limit, instance=frozenset())
-        found = await self._each(places, lambda name: self._ask(name, replace(part, places={"": places[name]})))
+        found = await self._each(places, lambda name: self._lines(name, replace(part, places={"": places[name]})))
         errors = [one for one in found.values() if isinstance(one, SourceUnavailable)]
         answers = {name: one for name, one in found.items() if not isinstance(one, SourceUnavailable)}
         if errors and not answers:
@@ -199,13 +223,31 @@ class RpcArchive:
         result = await self._ask(instance, question, PAGE_WITHIN)
         tomorrow = time.time_ns() // 1_000 + 86_400_000_000, ""
         if result.next_before is not None and result.next_before >= (question.before or tomorrow):
-            raise SourceUnavailable(f"{instance}: not a message of this program: a page does not get on")
+            raise _no_progress(instance)
         jobs: list[PublishedJob] = []
-        for n, job in enumerate(result.jobs, 1):
-            jobs.append(_parsed(job, instance))
+        for n, job in enumerate(result.jobs[: question.limit], 1):
+            shown = _parsed(job, instance)
+            if question.before is None or place_of(shown) < question.before:  # A newer one would repeat the list.
+                jobs.append(shown)
             if n % PARSED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         return jobs, result.next_before
+
+    async def _log(self, instance: str, question: LogLines) -> LinesPage:
+        page = await self._ask(instance, question)
+        if question.before is None:
+            stays = page.more and page.next_after in (None, question.after)
+        else:
+            stays = page.next_before is not None and page.next_before >= question.before
+        if stays:
+            raise _no_progress(instance)
+        return page
+
+    async def _lines(self, instance: str, question: FindLines) -> LinesFound:
+        found = await self._ask(instance, question)
+        if (place := found.places.get("")) is not None and place >= question.places[""]:
+            raise _no_progress(instance)
+        return replace(found, lines=found.lines[: question.limit], searched=min(1.0, max(0.0, found.searched)))
 
     async def _ask(self, instance: str, question: Question[T], within: float = WITHIN) -> T:
         return await self._caller.call(instance, question, question.answer(), within)
@@ -242,7 +284,7 @@ def _merged(lists: Mapping[str, Iterable[OperationRuns]]) -> tuple[OperationRuns
     """Each operation once, as known where it ran most often."""
     most: dict[tuple[str, str], OperationRuns] = {}
     for instance in sorted(lists):
-        for one in lists[instance]:
+        for one in islice(lists[instance], MAX_OPERATIONS):
             key = (one.job_type or "", one.operation)
             if key not in most or one.runs > most[key].runs:
                 most[key] = one
@@ -258,7 +300,11 @@ def _newest(found: Mapping[str, tuple[PublishedJob, Resolved]]) -> tuple[Publish
     also = list(resolved.also)
     for other in order[1:]:
         also += [found[other][0].job_id, *found[other][1].also]
-    return job, replace(resolved, also=tuple(also))
+    return job, replace(resolved, also=tuple(also[:MAX_ALSO]))
+
+
+def _no_progress(instance: str) -> SourceUnavailable:
+    return SourceUnavailable(f"{instance}: not a message of this program: a page does not get on")
 
 
 def _parsed(document: Raw, instance: str) -> PublishedJob:
@@ -298,6 +344,10 @@ class MergedPage:
         if reached is None or len(self._certain(reached)) >= self._limit:
             return []
         return [(instance, reached) for instance, place in self._next_before.items() if place == reached]
+
+    def holds_up_all(self) -> list[tuple[str, Place | None]]:
+        """The appliances for which the page has no job although others have given some; none, if it has one."""
+        return self.due() if self._jobs and not self._certain(self._reached()) else []
 
     def add(self, instance: str, jobs: Iterable[PublishedJob], next_before: Place | None) -> None:
         """Add a page that an appliance gave."""

@@ -15,14 +15,14 @@ from msgspec.structs import replace
 from correlator.cluster import rpc
 from correlator.cluster.connection import NoAnswer
 from correlator.errors import Away, BadRequest, SourceUnavailable
-from correlator.gateway import archive as module
-from correlator.gateway.archive import MergedPage, RpcArchive
+from correlator.gateway.archive import MAX_ALSO, MAX_EMPTY, MAX_OPERATIONS, MergedPage, RpcArchive
 from correlator.jobs import encoding
 from correlator.jobs.directory import Place, place_of
 from correlator.model.facts import Status
 from correlator.model.published import JobView, LogLine, PublishedJob
 from correlator.model.rows import LegacyRecord, StepRecord
 from correlator.pipeline.queries import (
+    ArchivePage,
     FindLines,
     IsContext,
     JobNames,
@@ -171,6 +171,44 @@ async def test_an_appliance_whose_page_does_not_get_on_loses_its_part_and_nothin
     assert "dc2: not a message of this program" in page.reason
 
 
+class Walker(ArchiveInMemory):
+    """An appliance that finds nothing, and gets on by a microsecond with each answer."""
+
+    async def page(self, query: object, before: Place | None, limit: int, _: object, known: object) -> ArchivePage:
+        self.asked.append(("page", before, limit))
+        return ArchivePage([], ((before or (BASE + 100 * SECOND, ""))[0] - 1, "z"))
+
+
+@pytest.mark.parametrize(("query", "within"), [(JobQuery(), 60.0), (JobQuery(), 0.0), (JobQuery(text="a"), 60.0)])
+async def test_an_appliance_that_walks_slowly_leaves_the_jobs_of_others_in_the_list(query, within):
+    walker = Walker()
+    collectors = Collectors(dc1=ArchiveInMemory([reading("a", 1), reading("ab", 2)]), dc2=walker)
+    page = await RpcArchive(collectors.caller, lambda: ["dc1", "dc2"], within).page(query, None, 10)
+    assert ([job.job_id for job in page.jobs], page.next_before) == (["ab", "a"], None)
+    assert page.reason == "dc2: the collector finds no job, and does not get on"
+    assert len(walker.asked) <= MAX_EMPTY
+    own = await RpcArchive(collectors.caller, lambda: ["dc2"], within).page(query, None, 10)
+    assert (own.jobs, own.reason, own.next_before is None) == ([], None, False), "a slow database may have more"
+
+
+async def test_a_search_that_takes_long_at_one_appliance_loses_nothing():
+    collectors = Collectors(dc1=ArchiveInMemory([reading("a", 1)]), dc2=Walker())
+    page = await RpcArchive(collectors.caller, lambda: ["dc1", "dc2"], 0.0).page(JobQuery(text="a"), None, 10)
+    assert (page.jobs, page.reason, page.next_before) == ([], None, (BASE + 100 * SECOND - 1, "z"))
+
+
+async def test_jobs_that_an_appliance_gives_beyond_what_was_asked_do_not_turn_the_list_back():
+    jobs = [reading(f"u{n}", n) for n in range(9)]
+    collectors = Collectors(dc1=ArchiveInMemory(jobs), dc2=ArchiveInMemory([reading("b", 2)]))
+    given = await collectors.archive("dc1").page(JobQuery(), None, 100)
+    documents = b",".join(encoding.encode(document_of(shown)) for shown in given.jobs)
+    collectors.replies["dc1"] = rpc.encode_result(b'{"jobs":[%b]}' % documents)
+    before = (BASE + 3 * SECOND, "x")
+    page = await collectors.archive().page(JobQuery(), before, 4)
+    assert all(place_of(shown) < before for shown in page.jobs)
+    assert page.next_before is None or page.next_before < before
+
+
 async def test_an_appliance_that_does_not_answer_makes_the_page_incomplete_and_nothing_else():
     collectors = Collectors(dc1=ArchiveInMemory([reading("a", 1)]), dc2=ArchiveInMemory([reading("b", 2)]))
     collectors.replies["dc2"] = NoAnswer("silence")
@@ -192,15 +230,47 @@ async def test_a_page_of_large_documents_is_shorter_and_the_next_one_goes_on():
     assert max(collectors.sizes) > 500_000
 
 
-async def test_a_page_ends_where_the_time_for_it_does(monkeypatch):
-    monkeypatch.setattr(module, "GATHER_WITHIN", 0.0)
+async def test_a_page_ends_where_the_time_for_it_does():
     collectors = Collectors(dc1=ArchiveInMemory([reading(f"u{n}", n) for n in range(20)], page_size=3))
-    page = await collectors.archive().page(JobQuery(), None, 10)
+    page = await RpcArchive(collectors.caller, lambda: ["dc1"], 0.0).page(JobQuery(), None, 10)
     assert [job.job_id for job in page.jobs] == ["u19", "u18", "u17"]
     assert page.next_before == place_of(page.jobs[-1])
 
 
 # -- log lines
+
+
+async def test_answers_about_lines_that_do_not_get_on_or_are_too_many_are_refused_or_cut():
+    collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory(lines=[line(1)]))
+    for following in ('"5"', "null"):
+        collectors.replies["dc1"] = rpc.encode_result(b'{"lines":[],"more":true,"next_after":%b}' % following.encode())
+        with pytest.raises(SourceUnavailable, match=r"dc1: .* does not get on"):
+            await collectors.archive().ask(LogLines(names(), "5", 10, EVERY))
+    collectors.replies["dc1"] = rpc.encode_result(b'{"lines":[],"more":true,"next_before":9}')
+    with pytest.raises(SourceUnavailable, match=r"dc1: .* does not get on"):
+        await collectors.archive().ask(LogLines(names(), None, 10, EVERY, 9))
+    one = b'{"event_id":1,"level":"INFO","message":"m","step_id":null,"attrs":null,"at":1}'
+    for place, searched in ((b"7", b"-1e300"), (b"9", b"1e300")):
+        reply = b'{"lines":[%b],"places":{"":%b},"searched":%b}' % (b",".join([one] * 500), place, searched)
+        collectors.replies["dc1"] = rpc.encode_result(reply)
+        found = await collectors.archive().ask(FindLines(20, EVERY, places={"dc1": 9, "dc2": 9}))
+        assert len(found.lines) <= 20
+        assert 0 <= found.searched <= 1
+        assert (found.reason is None) == (place == b"7")
+        assert found.places == {"dc1": int(place)}
+
+
+async def test_names_and_operations_of_an_appliance_are_bounded_in_number():
+    collectors = Collectors(dc1=ArchiveInMemory([reading("u", 1, external_job_id="e")]))
+    shown, _ = there(await collectors.archive().find("e"))
+    also = b",".join(b'"%d"' % n for n in range(50_000))
+    head = b'[%b,{"job_id":"u","resolved_by":"external_id","also":[%b]}]' % (encoding.encode(document_of(shown)), also)
+    collectors.replies["dc1"] = rpc.encode_result(head)
+    assert len(there(await collectors.archive().find("e"))[1].also) == MAX_ALSO
+    runs = b'{"job_type":"t","operation":"%d","runs":1,"typical_seconds":1,"p90_seconds":1,"failure_rate":0}'
+    collectors.replies["dc1"] = rpc.encode_result(b"[%b]" % b",".join(runs % n for n in range(5_000)))
+    known = await collectors.archive().ask(Operations())
+    assert len(known) == MAX_OPERATIONS
 
 
 async def test_log_lines_come_from_the_appliance_of_the_job():
