@@ -30,9 +30,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mappin
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from correlator.cluster.received import LOG_EVERY, Parser, Unreadable, decode
+from correlator.cluster.received import LOG_EVERY, REPORTED_FOR, Parser, Unreadable, decode
 from correlator.config.schema import Cluster, client_context, is_seed
 from correlator.errors import ConfigError, CorrelatorError
+from correlator.ops import cluster_metrics
 from correlator.tasks import Backoff, Pacer, done_within, keeping_cancellation, repeat_cancellation, set_within
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ class Connection:
         self._since = time.monotonic()
         self._noted: dict[type[Exception], tuple[float, int]] = {}
         """By kind of error: when a line said it, in monotonic seconds, and how many came since then."""
+        self._dropped, self._dropped_at, self._dropped_on = 0, -math.inf, ""
+        """Messages that came sooner than this process handles them; when, in monotonic seconds, and on what subject."""
         self._options = login_options(settings)
         self.api_subject = f"$JS.{settings.domain}.API" if settings.domain else "$JS.API"
         """What the subjects of JetStream's API begin with."""
@@ -198,9 +201,18 @@ class Connection:
     def describe(self) -> dict[str, Any]:
         """Return the state of the connection for /health/ready."""
         if self.connected:
-            return {"ok": True, "connected": True, **self.parser.describe()}
+            return {"ok": True, "connected": True, **self._describe_dropped(), **self.parser.describe()}
         age = round(time.monotonic() - self._since, 1)
         return {"ok": False, "connected": False, "error": self._error or "not connected yet", "age_seconds": age}
+
+    def _describe_dropped(self) -> dict[str, Any]:
+        if not self._dropped:
+            return {}
+        part: dict[str, Any] = {"dropped": self._dropped}
+        if time.monotonic() - self._dropped_at < REPORTED_FOR:
+            why = "they came faster than they are handled; the last one on"
+            part |= {"ok": False, "error": f"messages were dropped ({self._dropped}): {why} {self._dropped_on}"}
+        return part
 
     # -- messages
 
@@ -395,6 +407,10 @@ class Connection:
     def _note(self, error: Exception) -> None:
         """Log an error of a connection that goes on: of each kind, one line in `LOG_EVERY` seconds."""
         kind, now = type(error), time.monotonic()
+        if is_slow_consumer(error):
+            self._dropped, self._dropped_at = self._dropped + 1, now
+            self._dropped_on = str(getattr(error, "subject", "")).encode("unicode_escape").decode()[:200]
+            cluster_metrics.MESSAGES_DROPPED.inc()
         at, left_out = self._noted.get(kind, (-LOG_EVERY, 0))
         if now - at < LOG_EVERY:
             self._noted[kind] = at, left_out + 1
@@ -660,6 +676,13 @@ def abort(client: Client) -> None:
     writer = getattr(getattr(client, "_transport", None), "_io_writer", None)
     if writer is not None:
         writer.transport.abort()
+
+
+def is_slow_consumer(error: Exception) -> bool:
+    """True if the library reports a message that it dropped because the buffer of its subscription is full."""
+    from nats.errors import SlowConsumerError  # noqa: PLC0415 - only a process with [cluster] needs the library
+
+    return isinstance(error, SlowConsumerError)
 
 
 def failure_class(error: Exception) -> type[ClusterUnavailable]:

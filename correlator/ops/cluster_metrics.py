@@ -13,6 +13,11 @@ UNREADABLE = counter(
     "correlator_cluster_unreadable", "Messages of the cluster that were passed over, as they cannot be read."
 )
 
+MESSAGES_DROPPED = counter(
+    "correlator_cluster_messages_dropped",
+    "Messages of the cluster that were dropped, because they came faster than this process handles them.",
+)
+
 # -- a collector
 
 LEASE = gauge(

@@ -12,6 +12,7 @@ import pytest
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
 from correlator.config.schema import NatsUrl
+from correlator.ops.metrics import REGISTRY
 from correlator.tasks import TURN
 from tests.support.background import in_background
 from tests.support.cluster import connected, running, settings
@@ -300,3 +301,24 @@ async def test_a_connection_whose_login_is_refused_ends_with_one_cancellation_wh
             await asyncio.wait({task}, timeout=PATIENCE)
             assert task.cancelled(), f"cancelled in turn {turns}, it runs on"
     gc.collect()  # of the streams that nats-py leaves open: no other test is to blame for them
+
+
+async def test_messages_that_come_too_fast_are_counted_reported_and_logged_once(nats, caplog):
+    handled = asyncio.Event()
+
+    async def slow(_: object) -> None:
+        await handled.wait()
+
+    def dropped() -> float:
+        return REGISTRY.get_sample_value("correlator_cluster_messages_dropped_total") or 0.0
+
+    async with connected(nats.url) as connection, connection.subscribed("cor.v1.*.line", slow, pending=1_000):
+        before = dropped()
+        for _ in range(200):
+            await connection.publish(keys.line("dc1"), b"x" * 100)
+        part = await eventually(lambda: (found := connection.describe()).get("dropped", 0) > 100 and found)
+        assert not part["ok"]
+        assert part["error"].endswith("the last one on cor.v1.dc1.line")
+        assert dropped() - before == connection.describe()["dropped"]
+        handled.set()
+    assert len([record for record in caplog.records if "NATS reports" in record.getMessage()]) == 1
