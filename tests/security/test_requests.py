@@ -133,6 +133,21 @@ async def test_a_request_that_is_too_long_is_refused(port, sent, status):
     assert (answer.status, answer.closed, answer.header("Server")) == (status, True, "correlator")
 
 
+async def test_a_client_that_sends_too_many_requests_at_once_writes_nothing_to_the_log(guarded: Daemon):
+    """A request that was read before the refusal is not answered behind it."""
+    before = guarded.log()
+    requests = get("/health/live") * 20
+    for _ in range(20):
+        async with connected(guarded.port) as (_reader, writer):
+            with contextlib.suppress(ConnectionError):
+                for _ in range(150_000 // len(requests)):
+                    writer.write(requests)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+    assert (await guarded.get("/health/live"))[0] == 200
+    assert "Unhandled exception" not in guarded.log()[len(before) :]
+
+
 async def test_a_body_is_neither_read_into_memory_nor_unpacked(small: Daemon):
     """Nothing here takes a body, so that no bomb in it goes off."""
     before = small.memory()

@@ -420,10 +420,12 @@ class HttpConnection(web.RequestHandler):
         self._is_refused = True
         self.close()
         if self.transport is not None and not self.peer.answering:
-            self.transport.write(answer)
-            if self.transport.can_write_eof():
-                self.transport.write_eof()
-            asyncio.get_running_loop().call_later(LINGER, self.force_close)
+            # A request before may have been read and not begun: its answer finds no transport, and is dropped.
+            transport, self.transport = self.transport, None
+            transport.write(answer)
+            if transport.can_write_eof():
+                transport.write_eof()
+            asyncio.get_running_loop().call_later(LINGER, transport.close)
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """The connection has become a websocket."""
