@@ -55,7 +55,8 @@ waits, and only `make test-faults` prints its times.
 
 TWICE = re.compile(
     "browser/"  # Playwright needs Python 3.12: on the second one only
-    "|unit/test_(?!client_js|config_set|demo|forecast|gaps_machine|growth|settling_ends|streams_random)"  # they compute
+    "|unit/test_(?!client_js|config_set|demo|forecast|gaps_machine|growth|index_machine|judging|settling_ends"
+    "|streams_random)"  # these compute
     "|contract/test_(?:server_zone|source(?!_sizes))"  # drivers that are compiled for each Python
 )
 """Tests that `.ci/run` runs on the second Python too, as what they are about may differ with its library or a package
