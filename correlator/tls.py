@@ -5,7 +5,7 @@ follow it takes some 10 µs. OpenSSL follows all that have come before it return
 their rate: a client without a token could stop the event loop for seconds.
 
 Model. OpenSSL gets what has come record by record (`RecordReader`), and returns after each one. Those without data are
-counted, and bounded.
+counted, and bounded. No key exchange has a group that the peer chooses: one of 10,000 bits takes a second, in the loop.
 
 Invariant. OpenSSL never has bytes behind the end of the record that it reads.
 """
@@ -98,7 +98,7 @@ class RecordContext(ssl.SSLContext):
     sslobject_class = RecordReader
 
     def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **options: Any) -> RecordReader:
-        """Return a connection, as the base class does."""
+        """Return the `RecordReader` for a connection. The arguments are those of the base class."""
         record = ssl.MemoryBIO()
         connection = super().wrap_bio(record, outgoing, *args, **options)
         assert isinstance(connection, RecordReader)
@@ -107,11 +107,14 @@ class RecordContext(ssl.SSLContext):
 
 
 def default_context(purpose: ssl.Purpose = ssl.Purpose.SERVER_AUTH, *, ca: Path | None = None) -> RecordContext:
-    """Return `ssl.create_default_context`. `ca`: the file with the certificates to trust; None: the system's.
+    """Return `ssl.create_default_context`, without ciphers whose key exchange is DHE: its server chooses the group.
+
+    `ca`: the file with the certificates to trust; None: the system's.
 
     Raises: OSError, ssl.SSLError: `ca` cannot be read or used.
     """
     context = ssl.create_default_context(purpose, cafile=ca)  # noqa: TID251 - this is its replacement
+    context.set_ciphers(":".join(cipher["name"] for cipher in context.get_ciphers() if cipher["kea"] != "kx-dhe"))
     context.__class__ = RecordContext  # no parameter names it
     assert isinstance(context, RecordContext)
     return context

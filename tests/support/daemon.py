@@ -150,7 +150,7 @@ class Daemon:
             return await response.text()
 
     async def sample(self, series: str) -> float:
-        """The value of one series, as it stands in /metrics; 0 if it is not there."""
+        """The value of one series in /metrics, written as there; 0 if it is not there."""
         found = re.search(rf"^{re.escape(series)} (\S+)$", await self.text("/metrics"), re.MULTILINE)
         return float(found[1]) if found is not None else 0.0
 

@@ -8,6 +8,8 @@ import itertools
 import select
 import socket
 import ssl
+import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -49,9 +51,9 @@ def client(certificates: Certificates) -> RecordContext:
 class End:
     """One end of a connection. `pieces`: of how many bytes is what comes, in turn."""
 
-    def __init__(self, context: RecordContext, pieces: Iterator[int], **options: object) -> None:
+    def __init__(self, context: ssl.SSLContext, pieces: Iterator[int], **options: object) -> None:
         self._incoming, self.outgoing, self._pieces = ssl.MemoryBIO(), ssl.MemoryBIO(), pieces
-        self.tls = context.wrap_bio(self._incoming, self.outgoing, **options)
+        self.tls = context.wrap_bio(self._incoming, self.outgoing, **options)  # type: ignore[arg-type]
         self.read = b""
         self.ended = False
         self._on_the_way = b""
@@ -153,6 +155,44 @@ def test_requests_for_new_keys_beyond_a_bound_end_the_connection(server, end):
         receive()
         with pytest.raises(ssl.SSLError, match=TOO_MANY):
             tls.read() if end == "read" else tls.unwrap()
+
+
+def test_no_server_chooses_a_group_for_the_key_exchange(tmp_path):
+    """One of 10,000 bits takes a second. DHE needs a certificate of RSA."""
+    rsa = "req -x509 -newkey rsa:2048 -nodes -subj /CN=rsa -keyout key.pem -out cert.pem"
+    for command in (rsa, "genpkey -genparam -algorithm DH -pkeyopt group:ffdhe2048 -out group.pem"):
+        subprocess.run(["openssl", *command.split()], cwd=tmp_path, check=True, capture_output=True, timeout=PATIENCE)
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), default_context(ca=tmp_path / "cert.pem")
+    server.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    server.maximum_version = ssl.TLSVersion.TLSv1_2
+    server.load_dh_params(tmp_path / "group.pem")
+    client.check_hostname = False
+
+    def handshake(ciphers: str) -> None:
+        server.set_ciphers(ciphers)
+        whole = itertools.cycle([1 << 16])
+        connected(End(client, whole), End(server, whole, server_side=True))
+
+    handshake("ECDHE+AESGCM")
+    with pytest.raises(ssl.SSLError, match=r"(?i)no.shared.cipher"):
+        handshake("DHE+AESGCM")
+
+
+class Trickle(socket.socket):
+    """A broker that sends the begin of a long record, byte by byte."""
+
+    sent = iter(b"\x16\x03\x03\x40\x00\x02\x00\x3f\xfc\x03\x03" + bytes(1 << 14))
+
+    def sendall(self, *_: object) -> None: ...
+
+    def recv(self, *_: object) -> bytes:
+        time.sleep(0.0005)
+        return bytes([next(self.sent)])
+
+
+def test_a_handshake_of_a_broker_that_sends_a_byte_at_a_time_keeps_its_deadline(client):
+    with Trickle() as broker, pytest.raises(TimeoutError):
+        TlsSocket(broker, client, "127.0.0.1").do_handshake(0.2)
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])

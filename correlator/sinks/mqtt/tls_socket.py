@@ -41,7 +41,9 @@ class TlsSocket:
             with contextlib.suppress(ssl.SSLWantReadError):
                 self._tls.do_handshake()
                 done = True
-            self._socket.settimeout(max(0.001, until - time.monotonic()))
+            if (left := until - time.monotonic()) <= 0.0:
+                raise TimeoutError
+            self._socket.settimeout(left)
             self._socket.sendall(self._outgoing.read())
             if not done:
                 self._receive()
