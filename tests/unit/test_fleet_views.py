@@ -77,11 +77,8 @@ def jobs(hub: RemoteHub) -> dict[str, tuple[str, int | None, int]]:
     return {s.job_id: (s.instance, s.view.started_at, s.rev) for s in hub.published.all()}
 
 
-@given(writes)
-@example([("dc1", "a", (set(), 1)), ("dc2", "a", (set(), 3)), ("dc2", "a", (set(), 0))])
-def test_several_appliances_together_publish_what_they_have_at_the_positions_of_the_stream(found):
-    fleet = new_fleet(SHOWN)
-    view = there(fleet.view_of(SHOWN))
+def folding(hub: RemoteHub) -> dict[str, tuple[str, int | None, int]]:
+    """The jobs as `jobs` has them, folded from what the hub publishes from now on."""
     folded: dict[str, tuple[str, int | None, int]] = {}
 
     def on_batch(batch: Batch) -> None:
@@ -90,7 +87,16 @@ def test_several_appliances_together_publish_what_they_have_at_the_positions_of_
             if change.new is not None:
                 folded[change.job_id] = (change.new.instance, change.new.view.started_at, change.new.rev)
 
-    view.subscribe(on_batch)
+    hub.subscribe(on_batch)
+    return folded
+
+
+@given(writes)
+@example([("dc1", "a", (set(), 1)), ("dc2", "a", (set(), 3)), ("dc2", "a", (set(), 0))])
+def test_several_appliances_together_publish_what_they_have_at_the_positions_of_the_stream(found):
+    fleet = new_fleet(SHOWN)
+    view = there(fleet.view_of(SHOWN))
+    folded = folding(view)
     for seq, write in enumerate(found, 1):
         fleet.read([stored(seq, write)])
         assert jobs(view) == folded == expected(found[:seq])
@@ -115,15 +121,7 @@ def test_an_appliance_keeps_the_jobs_that_changed_last_in_its_share_and_takes_no
     share = 20_000
     fleet = new_fleet(SHOWN, share=share)
     view = there(fleet.view_of(SHOWN))
-    folded: dict[str, tuple[str, int | None, int]] = {}
-
-    def on_batch(batch: Batch) -> None:
-        for change in batch.changes:
-            folded.pop(change.job_id, None)
-            if change.new is not None:
-                folded[change.job_id] = (change.new.instance, change.new.view.started_at, change.new.rev)
-
-    view.subscribe(on_batch)
+    folded = folding(view)
     kept: dict[str, dict[str, PublishedJob]] = {"dc1": {}, "dc2": {}}
     for seq, write in enumerate(found, 1):
         instance, job_id, content = write
