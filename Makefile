@@ -87,10 +87,10 @@ test-clients: servers $(DEV)
 test-storms: servers $(DEV)
 	@$(BIN)/python -m pytest -m "long or not long" --timeout 600 tests/acceptance/storms $(ARGS)
 
-# Ten minutes of made-up rows, frames, queries, settings, topics and files, and a minute of random bytes at every listener.
+# Ten minutes of made-up rows, frames, queries, settings, topics and files, a minute of random bytes at every listener, and logs whose clock jumps.
 test-fuzz: servers $(DEV)
 	@FUZZ_SECONDS=600 $(BIN)/python -m pytest --timeout 900 tests/security/test_fuzz.py $(ARGS)
-	@$(BIN)/python -m pytest -m long --timeout 300 tests/security tests/unit/test_streams_random.py $(ARGS)
+	@$(BIN)/python -m pytest -m long --timeout 300 tests/security tests/contract/test_archive_clock_jumps.py tests/unit/test_streams_random.py $(ARGS)
 
 # What of others the program runs with: build/sbom.cdx.json, CycloneDX.
 sbom: $(DEV)

@@ -12,8 +12,12 @@ from tests.support.archive_queries import archive_of
 from tests.support.clock_jumps import JumpingLog, ids
 from tests.support.source_databases import open_queries
 
-LOGS = [(kind, seed) for kind, logs in (("aiomysql", 6), ("asyncmy", 1), ("sqlite", 6)) for seed in range(logs)]
-"""Six logs for each language of SQL. How they are read is no matter of the driver."""
+LOGS = [
+    pytest.param(kind, seed, marks=[pytest.mark.long] * (seed >= 3))
+    for kind, logs in (("aiomysql", 12), ("asyncmy", 1), ("sqlite", 12))
+    for seed in range(logs)
+]
+"""Three logs for each language of SQL, and nine in the long form. How they are read is no matter of the driver."""
 
 of_each_log = pytest.mark.parametrize(("original", "seed"), LOGS, indirect=["original"])
 
