@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from correlator.config import loading
 from correlator.doctor import service
 from correlator.doctor.examination import examine
 from correlator.doctor.report import Check
@@ -16,6 +15,7 @@ from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.mariadb import TABLES, MariaDB
+from tests.support.package_files import place
 from tests.support.root_shell import paste
 
 OLD, NEW = "the old one", r"it's \new"
@@ -37,10 +37,7 @@ async def etc(named: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (etc / "db-password").write_text(OLD + "\n")
     (etc / "db-password").chmod(0o600)
     (etc / "correlator.toml").write_text(f'[database]\nurl = "{database.url}"\n[http]\nlisten = "127.0.0.1:0"\n')
-    monkeypatch.setattr(loading, "DEFAULT_FILE", etc / "correlator.toml")
-    monkeypatch.setattr(service, "CREDENTIALS", tmp_path / "run")
-    monkeypatch.setattr(service, "STATE", tmp_path)
-    monkeypatch.setattr(service, "UNIT_FILES", ())
+    place(monkeypatch, etc)
     statements = ["DROP USER correlator@'%'", f"CREATE USER correlator@'127.0.0.1' IDENTIFIED BY '{OLD}'"]
     statements += [f"GRANT SELECT ON migratekit_oma.{table} TO correlator@'127.0.0.1'" for table in TABLES]
     await named.run(*statements)

@@ -14,6 +14,7 @@ from correlator.model import job_token
 from tests.support.daemon import Daemon
 from tests.support.mariadb import MariaDB
 from tests.support.markdown import blocks
+from tests.support.package_files import place
 from tests.support.paths import REPOSITORY
 from tests.support.root_shell import paste
 
@@ -44,7 +45,7 @@ def etc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     etc = tmp_path / "etc"
     (etc / "conf.d").mkdir(parents=True)
     (etc / "correlator.toml").write_text((REPOSITORY / "deploy/correlator.toml").read_text())
-    monkeypatch.setattr(loading, "DEFAULT_FILE", etc / "correlator.toml")
+    place(monkeypatch, etc)
     return etc
 
 

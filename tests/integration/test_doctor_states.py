@@ -26,6 +26,7 @@ from correlator.doctor.daemon import DaemonFindings
 from correlator.doctor.report import Check, copyable
 from tests.support.eventually import PATIENCE
 from tests.support.mariadb import TABLES, Database, MariaDB
+from tests.support.package_files import place
 from tests.support.root_shell import paste
 from tests.support.servers import ServerError, free_port
 
@@ -233,10 +234,7 @@ async def appliance(server: MariaDB, tmp_path: Path, monkeypatch: pytest.MonkeyP
     etc, programs = tmp_path / "etc", tmp_path / "programs"
     etc.mkdir()
     programs.mkdir()
-    monkeypatch.setattr(loading, "DEFAULT_FILE", etc / "correlator.toml")
-    monkeypatch.setattr(service, "CREDENTIALS", tmp_path / "run")
-    monkeypatch.setattr(service, "STATE", tmp_path)
-    monkeypatch.setattr(service, "UNIT_FILES", ())
+    place(monkeypatch, etc)
     (programs / "ss").write_text(f"#!/bin/sh\n{shutil.which('ss')} $* | grep -F pid=$(cat {server.folder / 'pid'}),\n")
     (programs / "ss").chmod(0o755)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")

@@ -15,20 +15,20 @@ import pytest
 from click.testing import CliRunner
 
 from correlator.cli import main
-from correlator.config import loading as configuration
 from correlator.config.schema import Config
-from correlator.doctor import service
 from correlator.errors import ConfigError, SchemaError, SourceUnavailable
 from correlator.terminal.watch import WatchOrder
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE
+from tests.support.package_files import place
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch, tmp_path, log_as_before):
     """No settings of this machine, and no watchdog, which would end the process of the tests."""
     monkeypatch.setenv("WATCHDOG_USEC", "0")
-    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "default.toml")
+    (tmp_path / "etc").mkdir()
+    place(monkeypatch, tmp_path / "etc")
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_mistyped_command_is_a_usage_error_that_names_the_nearest(invoke):
 
 def test_check_config_prints_what_holds_as_toml_or_json(invoke, tmp_path):
     text = "[database]\nurl = 'mysql://u:hunter2@h/d'\ntls = {}\n[jobs]\nhistory = '7d'"
-    (tmp_path / "default.toml").write_text(text)
+    (tmp_path / "etc/correlator.toml").write_text(text)
     result = invoke("check-config", env={"CORRELATOR_HTTP__LISTEN": "[::1]:0"})
     assert (result.exit_code, result.stderr) == (0, "")
     shown = tomllib.loads(result.stdout)
@@ -225,9 +225,8 @@ def test_the_daemon_and_the_token_come_from_options_or_the_environment(invoke, a
 
 
 def test_without_a_url_whoever_may_read_it_uses_the_token_of_the_service(invoke, asked, tmp_path, monkeypatch):
-    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
     assert invoke("show", "a").exit_code == 0
-    (tmp_path / "api-token").write_text("# of the GUI\nsecret-of-the-service\n")
+    (tmp_path / "etc/api-token").write_text("# of the GUI\nsecret-of-the-service\n")
     assert invoke("show", "a").exit_code == 0
     assert invoke("show", "a", "--url", "http://127.0.0.1:8687").exit_code == 0
     assert invoke("show", "a", env={"CORRELATOR_TOKEN": "other"}).exit_code == 0
@@ -235,8 +234,7 @@ def test_without_a_url_whoever_may_read_it_uses_the_token_of_the_service(invoke,
 
 
 def test_without_a_url_the_address_is_that_of_the_configuration(invoke, asked, tmp_path, monkeypatch):
-    file = tmp_path / "correlator.toml"
-    monkeypatch.setattr(configuration, "DEFAULT_FILE", file)
+    file = tmp_path / "etc/correlator.toml"
     for written in (
         '[http]\nlisten = "0.0.0.0:9000"\ninsecure = true',
         '[http]\nlisten = "[::1]:9001"\n[oops]',
@@ -332,7 +330,7 @@ FLEET = "https://correlator.example/i/dc1"
 def test_web_prints_the_address_of_the_page_and_opens_it_on_a_desktop(
     invoke, asked, tmp_path, monkeypatch, arguments, address
 ):
-    (tmp_path / "default.toml").write_text(f"[http]\npublic_url = '{FLEET}/'")
+    (tmp_path / "etc/correlator.toml").write_text(f"[http]\npublic_url = '{FLEET}/'")
     opened: list[str] = []
     monkeypatch.setattr("webbrowser.open", opened.append)
     for desktop in (False, True):
@@ -363,13 +361,12 @@ def test_no_description_of_a_command_is_cut_off(invoke, width, group):
 
 
 def test_a_gateway_reads_its_own_file_which_its_help_names(invoke, tmp_path, monkeypatch):
-    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
-    monkeypatch.setattr(service, "GATEWAY_FILE", tmp_path / "gateway.toml")
-    (tmp_path / "correlator.toml").write_text("[wrong]\n")
-    (tmp_path / "gateway.toml").write_text("[strange]\n")
+    etc = tmp_path / "etc"
+    (etc / "correlator.toml").write_text("[wrong]\n")
+    (etc / "gateway.toml").write_text("[strange]\n")
     found = invoke("gateway")
     assert (found.exit_code, "strange: unknown section" in found.stderr) == (78, True), found.stderr
-    (tmp_path / "gateway.toml").unlink()
+    (etc / "gateway.toml").unlink()
     assert "wrong: unknown section" in invoke("gateway").stderr, "as before, where there is none of its own"
     assert "/etc/correlator/gateway.toml" in " ".join(invoke("gateway", "--help").stdout.split())
 

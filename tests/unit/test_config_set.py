@@ -21,6 +21,7 @@ from correlator.config.schema import leaves, value_of
 from correlator.daemon import LIVE
 from correlator.doctor import bundle, service
 from correlator.errors import ConfigError
+from tests.support.package_files import place
 
 HOME = {"HOME": "/home/me"}
 
@@ -28,16 +29,13 @@ HOME = {"HOME": "/home/me"}
 @pytest.fixture
 def etc(tmp_path, monkeypatch, log_as_before):
     """/etc/correlator as the package makes it."""
-    (tmp_path / "correlator.toml").write_text(reference())
-    (tmp_path / "gateway.toml").write_text(gateway_reference())
-    (tmp_path / "conf.d").mkdir()
-    (tmp_path / "gateway.d").mkdir()
-    monkeypatch.setattr(loading, "DEFAULT_FILE", tmp_path / "correlator.toml")
-    monkeypatch.setattr(service, "GATEWAY_FILE", tmp_path / "gateway.toml")
-    monkeypatch.setattr(service, "CREDENTIALS", tmp_path / "run")
-    monkeypatch.setattr(service, "STATE", tmp_path)
-    monkeypatch.setattr(service, "UNIT_FILES", ())
-    return tmp_path
+    etc = tmp_path / "etc"
+    for folder in ("conf.d", "gateway.d"):
+        (etc / folder).mkdir(parents=True)
+    (etc / "correlator.toml").write_text(reference())
+    (etc / "gateway.toml").write_text(gateway_reference())
+    place(monkeypatch, etc)
+    return etc
 
 
 @pytest.fixture
@@ -229,8 +227,7 @@ def test_another_file_has_its_own_drop_in_and_missing_folders_are_made(run, etc,
     file.touch()
     said = run("--config", file, "log.level", "debug").stdout
     assert said == f'{tmp_path}/dc1.d/{LOCAL}: log.level = "debug"\nA reload applies it: send SIGHUP to the process.\n'
-    monkeypatch.setattr(loading, "DEFAULT_FILE", etc / "new/correlator.toml")
-    monkeypatch.setattr(service, "GATEWAY_FILE", etc / "new/gateway.toml")
+    place(monkeypatch, etc / "new")
     for option, folder in ((), "conf.d"), (("--gateway",), "gateway.d"):
         assert run(*option, "log.level", "debug").exit_code == 0
         assert (etc / "new" / folder / LOCAL).is_file()

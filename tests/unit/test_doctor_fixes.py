@@ -15,6 +15,7 @@ from correlator.doctor.report import Check, CheckReport, copyable, failure, new_
 from correlator.doctor.service import Setting
 from correlator.terminal.doctor import print_report
 from tests.support.eventually import PATIENCE
+from tests.support.package_files import place
 from tests.support.paths import REPOSITORY
 from tests.support.root_shell import write_program
 
@@ -54,15 +55,14 @@ def test_without_a_file_a_setting_is_a_variable():
     assert "CORRELATOR_DATABASE__TIMEZONE=Europe/Berlin\n" in paste(command)
 
 
-@pytest.mark.parametrize(("module", "name", "option", "unit"), [
-    (configuration, "DEFAULT_FILE", "", "correlator"),
-    (service, "GATEWAY_FILE", "--gateway ", "correlator-gateway"),
+@pytest.mark.parametrize(("name", "option", "unit"), [
+    ("correlator.toml", "", "correlator"),
+    ("gateway.toml", "--gateway ", "correlator-gateway"),
 ])  # fmt: skip
-def test_a_changed_setting_of_a_service_is_followed_by_its_restart(tmp_path, monkeypatch, module, name, option, unit):
-    file = tmp_path / "the.toml"
-    file.touch()
-    monkeypatch.setattr(module, name, file)
-    assert shown(setting(file), "cluster.replicas = 3") == (
+def test_a_changed_setting_of_a_service_is_followed_by_its_restart(tmp_path, monkeypatch, name, option, unit):
+    (tmp_path / name).touch()
+    place(monkeypatch, tmp_path)
+    assert shown(setting(tmp_path / name), "cluster.replicas = 3") == (
         f"correlator config set {option}cluster.replicas 3", f"systemctl restart {unit}",
     )  # fmt: skip
 

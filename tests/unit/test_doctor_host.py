@@ -18,6 +18,7 @@ from correlator.doctor.service import Setting
 from correlator.model.persisted import Cursor, IndexState
 from correlator.state.checkpoint import VERSION, Changes
 from correlator.state.checkpoint_file import Checkpoint
+from tests.support.package_files import place
 
 
 def setting(file=None, **settings):
@@ -47,8 +48,8 @@ def test_a_file_is_readable_for_the_service_and_one_with_a_password_for_no_other
     (tmp_path / "correlator.toml").touch()
     file.write_text(text)
     file.chmod(mode)
-    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "correlator.toml")
-    found = setting(configuration.DEFAULT_FILE)
+    place(monkeypatch, tmp_path)
+    found = setting(tmp_path / "correlator.toml")
     one, other = host.configuration(found), host.secrets(found)
     assert (one.status, one.fix) == (readable, (f"chmod o+r {file}",) if readable == "failure" else ())
     assert (other.status, other.fix) == (secret, (f"chmod o-rwx {file}",) if secret == "failure" else ())
@@ -230,10 +231,7 @@ def installed(tmp_path, monkeypatch):
     (tmp_path / "var").mkdir()
     (tmp_path / "etc" / "db-password").write_text("from-etc\n")
     (tmp_path / "etc" / "correlator.toml").write_text("")
-    monkeypatch.setattr(configuration, "DEFAULT_FILE", tmp_path / "etc" / "correlator.toml")
-    monkeypatch.setattr(service, "CREDENTIALS", tmp_path / "run")
-    monkeypatch.setattr(service, "STATE", tmp_path / "var")
-    monkeypatch.setattr(service, "UNIT_FILES", ())
+    place(monkeypatch, tmp_path / "etc", state=tmp_path / "var")
     return tmp_path
 
 
@@ -246,11 +244,11 @@ def test_from_a_shell_the_credentials_and_the_state_of_the_service_are_used(inst
     assert not service.load(own, {"HOME": "/root"}).config.database.password
     given = {"HOME": "/root", "STATE_DIRECTORY": "/srv/state"}
     assert str(service.load(None, given).config.state.directory) == "/srv/state"
-    monkeypatch.setattr(service, "STATE", installed / "later")
-    assert service.load(None, {"HOME": "/root"}).config.state.directory != installed / "later"
+    (installed / "var").rmdir()
+    assert service.load(None, {"HOME": "/root"}).config.state.directory != installed / "var"
     (installed / "correlator.service").touch()
-    monkeypatch.setattr(service, "UNIT_FILES", (installed / "correlator.service",))
-    assert service.load(None, {"HOME": "/root"}).config.state.directory == installed / "later", "before its first start"
+    place(monkeypatch, installed / "etc", state=installed / "var", units=installed)
+    assert service.load(None, {"HOME": "/root"}).config.state.directory == installed / "var", "before its first start"
 
 
 @pytest.fixture
@@ -285,7 +283,7 @@ def test_a_world_readable_file_is_found_behind_the_service_s_private_copy(runnin
 
 
 def test_a_secret_from_a_drop_in_is_read_from_the_service_s_copy(running, monkeypatch):
-    monkeypatch.setattr(service, "UNIT_FILES", (running / "correlator.service",))
+    place(monkeypatch, running / "etc", units=running)
     (running / "correlator.service.d").mkdir()
     (running / "correlator.service.d" / "vault.conf").write_text("[Service]\nLoadCredential=db-password:/srv/vault\n")
     (running / "run" / "db-password").chmod(0o600)

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from correlator.cli import main
 from correlator.client import create_job_token
-from correlator.config import loading
 from correlator.model.job_token import AHEAD, Claims, Ended, WrongClaims, WrongSignature, create, verify
+from tests.support.package_files import place
 from tests.support.paths import REPOSITORY
 
 KEY, OTHER = "k" * 32, "o" * 32
@@ -149,7 +149,7 @@ def test_what_cannot_be_a_token_is_refused_with_the_reason(given_: dict[str, Any
 @pytest.fixture
 def printed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log_as_before: None) -> Callable[..., tuple[int, str]]:
     """What the command prints, without the settings of this machine."""
-    monkeypatch.setattr(loading, "DEFAULT_FILE", tmp_path / "default.toml")
+    place(monkeypatch, tmp_path / "etc")
 
     def printed(*arguments: str, **environ: str) -> tuple[int, str]:
         result = CliRunner().invoke(main, ["token", *arguments], prog_name="correlator", env=environ)
