@@ -20,9 +20,8 @@ from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.ops import metrics
 from correlator.pipeline.hub import ResumeRing
-from correlator.sinks.http import websocket
-from correlator.sinks.streaming import sessions
-from correlator.sinks.streaming.limits import Limits
+from correlator.sinks.streaming.limits import DEFAULT, Limits
+from correlator.sinks.streaming.sessions import SWEEP_EVERY
 from correlator.sinks.streaming.subscriptions import Filter
 from tests.support.daemon import HELLO
 from tests.support.eventually import PATIENCE, eventually
@@ -363,11 +362,10 @@ async def test_a_client_that_reads_nothing_is_closed_as_slow_and_others_go_on(ki
         await eventually(lambda: reading.jobs["j"]["error"] == "the last")
 
 
-async def test_an_idle_client_gets_bookmarks_with_its_position_at_least_every_ten_seconds(kind, world, monkeypatch):
-    assert sessions.BOOKMARK_EVERY + 2 * sessions.SWEEP_EVERY < 10
-    monkeypatch.setattr(sessions, "BOOKMARK_EVERY", 0.1)
+async def test_an_idle_client_gets_bookmarks_with_its_position_at_least_every_ten_seconds(kind, world):
+    assert DEFAULT.bookmark_every + 2 * SWEEP_EVERY < 10
     world.job()
-    async with served(world.hub) as url, connected(kind(url)) as reader:
+    async with served(world.hub, limits=Limits(bookmark_every=0.1)) as url, connected(kind(url)) as reader:
         await eventually(lambda: types(reader.messages).count("bookmark") >= 2)
         assert reader.last("bookmark")["seq"] == world.hub.seq
         if isinstance(reader, CheckedStream):
@@ -490,10 +488,9 @@ async def test_get_sends_the_whole_job_by_any_id_or_says_which_one_is_not_known(
         assert errors == {("not_found", names[-2]), ("not_found", names[-1])}
 
 
-async def test_a_websocket_without_hello_is_closed_with_4408_whatever_else_it_says(jobs, monkeypatch):
-    assert websocket.HELLO_WITHIN == 10.0
-    monkeypatch.setattr(websocket, "HELLO_WITHIN", 0.3)
-    async with served(jobs.hub) as url, aiohttp.ClientSession() as session:
+async def test_a_websocket_without_hello_is_closed_with_4408_whatever_else_it_says(jobs):
+    assert DEFAULT.hello_within == 10.0
+    async with served(jobs.hub, limits=Limits(hello_within=0.3)) as url, aiohttp.ClientSession() as session:
         for says in ([], [{"type": "ping"}]):
             async with session.ws_connect(f"{url}/ws") as ws:
                 for message in says:
@@ -502,11 +499,10 @@ async def test_a_websocket_without_hello_is_closed_with_4408_whatever_else_it_sa
                 assert (await ws.receive(PATIENCE)).data == 4408
 
 
-async def test_a_websocket_that_answers_no_ping_is_disconnected(jobs, monkeypatch):
+async def test_a_websocket_that_answers_no_ping_is_disconnected(jobs):
     before = value(metrics.CLIENTS_CLOSED.labels("gone"))
-    monkeypatch.setattr(websocket, "IDLE", 0.1)
     async with (
-        served(jobs.hub, limits=Limits(ping_seconds=0.2, pong_within=0.3)) as url,
+        served(jobs.hub, limits=Limits(ping_seconds=0.2, pong_within=0.3, unused_check_every=0.1)) as url,
         aiohttp.ClientSession() as session,
         session.ws_connect(f"{url}/ws", autoping=False) as ws,
     ):

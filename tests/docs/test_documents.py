@@ -29,7 +29,7 @@ from correlator.model.document import (
     Step,
     StepAhead,
 )
-from correlator.sinks.http.websocket import HELLO_WITHIN
+from correlator.sinks.streaming.limits import DEFAULT
 from correlator.sinks.turns import NEWCOMERS, Work
 from correlator.sinks.webhooks import webhook_headers
 from deploy.debian import build
@@ -310,7 +310,7 @@ def test_the_bounds_of_clients_are_those_of_the_classes_of_work():
         "requests that wait for": (f"{held.each:,}", f"{held.most:,}"),
         "replies that need no token": (f"{work.open_replies.each >> 20} MiB", f"{work.open_replies.most >> 20} MiB"),
         "replies over": (f"{work.replies.each >> 20} MiB", f"{work.replies.most >> 20} MiB"),
-        "websockets without": ("", f"{NEWCOMERS:,}, for {HELLO_WITHIN:g} s"),
+        "websockets without": ("", f"{NEWCOMERS:,}, for {DEFAULT.hello_within:g} s"),
         "logs that": (f"{downloads.each} at once", f"{downloads.most} at once"),
         "messages of a websocket": ("", f"{work.messages.at_once} in one round"),
         "one step of a snapshot": ("", f"{work.parts.within:g} s for a turn"),

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from msgspec.structs import replace
@@ -83,23 +84,35 @@ class StreamClient:
 class DaemonStreams:
     """An index, facts for it that a test names or that are random, and the streams of its changes.
 
-    `client`: one that `subscribe` connects where no other one is named.
+    `client`: one that `subscribe` connects where no other one is named. `archive`: the database; None: there is none.
+    `clock`: monotonic seconds. `runs`: the test lets `streams.run` follow the jobs.
     """
 
-    def __init__(self, seed: int = 0, *, resume_ring: ResumeRing | None = None, limits: Limits = DEFAULT) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        *,
+        resume_ring: ResumeRing | None = None,
+        limits: Limits = DEFAULT,
+        archive: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+        runs: bool = False,
+    ) -> None:
         self.random = random.Random(seed)
         self.index = Index()
         self.index.loading = False
+        self._archive = archive
         self.hub = self._hub(resume_ring)
-        self.streams = Streams(self.hub, limits)
-        self.hub.subscribe(self.streams.fanout.on_batch)
+        self.streams = Streams(self.hub, limits, clock=clock)
+        if not runs:
+            self.hub.subscribe(self.streams.fanout.on_batch)
         self.now = NOW
         self.records: dict[str, JobRecord] = {}
         self.events = 0
         self.client = StreamClient()
 
     def _hub(self, resume_ring: ResumeRing | None) -> Hub:
-        hub = LocalHub(self.index, resume_ring=resume_ring)
+        hub = LocalHub(self.index, self._archive, resume_ring=resume_ring)
         hub.status.loading = False
         return hub
 

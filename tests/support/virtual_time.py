@@ -13,6 +13,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
 
     def __init__(self) -> None:
         self.now = self._until = 1000.0
+        self.wakes = 0
+        """How often it has waited for a timer that came: what an idle program costs."""
         super().__init__(_NoFiles(self._idle))
 
     def time(self) -> float:
@@ -31,6 +33,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def _idle(self, timeout: float | None) -> None:
         if timeout is not None and self.now + timeout <= self._until:
             self.now += timeout
+            self.wakes += 1
         else:
             self.now = self._until
             self.stop()

@@ -3,7 +3,6 @@
 from collections import Counter, deque
 from collections.abc import Callable
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -67,15 +66,19 @@ def test_a_line_for_a_full_buffer_costs_the_same_however_large_it_is():
     assert large < 3 * small, f"{large / small:.1f} times as much in one fifty times as large"
 
 
-async def test_unsubscribing_writes_what_is_pending_for_that_client_alone(monkeypatch: pytest.MonkeyPatch):
-    world, first, second = DaemonStreams(), StreamClient(), StreamClient()
+async def test_unsubscribing_writes_what_is_pending_for_that_client_alone():
+    clock = [0.0]
+
+    class Slow(StreamClient):
+        def write(self, framed: bytes) -> None:
+            super().write(framed)
+            clock[0] += 1.0
+
+    world, first, second = DaemonStreams(clock=lambda: clock[0]), Slow(), Slow()
     for client in (first, second):
         await world.subscribe(client=client)
-    fanout = world.streams.fanout
-    monkeypatch.setattr(fanout._outboxes, "flush_soon", lambda: None)
-    while not (fanout._outboxes.size(first) and fanout._outboxes.size(second)):
-        world.change()
+    for message in ("at once", "after a rest"):
+        world.job(error_message=message)
     world.streams.fanout.unsubscribe(first, 1)
-    assert not fanout._outboxes.size(first)
-    assert first.messages[-1]["type"] in ("put", "delta")
-    assert fanout._outboxes.size(second), "the others are written together, at their time"
+    errors = [[m["set"]["error"] for m in client.messages if m["type"] == "delta"] for client in (first, second)]
+    assert errors == [["after a rest"], []], "the others are written together, at their time"

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import tracemalloc
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from correlator.gateway.fleet import RemoteHub
-from correlator.jobs import encoding
-from correlator.model.document import JobDocument
 from correlator.model.published import PublishedJob
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Resume
+from correlator.sinks.streaming.sessions import SnapshotParts
 from correlator.sinks.streaming.subscriptions import Filter, Orders
 from tests.support.eventually import eventually
-from tests.support.streams_harness import ALL, NOW, DaemonStreams, GatewayStreams, StreamClient
+from tests.support.streams_harness import ALL, NOW, DaemonStreams, GatewayStreams, StreamClient, frame
 
 FAILED = Filter(JobQuery(status=frozenset({"failed"})))
 
@@ -49,9 +49,9 @@ async def opened(world: DaemonStreams, count: int = 1, which: Filter = ALL) -> l
     return clients
 
 
-async def resumed(world: DaemonStreams, position: Resume, which: Filter = ALL) -> StreamClient:
+async def resumed(world: DaemonStreams, position: Resume, which: Filter = ALL, *, client: Any = None) -> Any:
     """A client that resumes at a position."""
-    client = StreamClient()
+    client = client or StreamClient()
     client.fold.jobs[1] = world.wanted(which)
     await world.subscribe(which=which, client=client, resume=position)
     return client
@@ -81,38 +81,62 @@ def counted(monkeypatch: pytest.MonkeyPatch, owner: object, name: str, calls: Co
     monkeypatch.setattr(owner, name, call)
 
 
-def steps(monkeypatch: pytest.MonkeyPatch, world: DaemonStreams) -> list[int]:
-    """How many jobs each step of a snapshot reads, from now on."""
-    calls, found = Counter[str](), list[int]()
-    counted(monkeypatch, world.hub.published, "get", calls)
-    advance = world.streams._advance
+class Visits(JobQuery, frozen=True):
+    """A filter that notes the jobs that it is asked about in `of`, whose last item is the step of now."""
 
-    def step(*arguments: Any) -> bool:
-        before = calls["get"]
-        try:
-            return advance(*arguments)
-        finally:
-            found.append(calls["get"] - before)
+    of: list[set[str]] = []  # noqa: RUF012 - a field of a struct
 
-    monkeypatch.setattr(world.streams, "_advance", step)
-    return found
+    def __hash__(self) -> int:
+        return id(self.of)
+
+    def matcher(self) -> Callable[[PublishedJob], bool]:
+        matches = JobQuery(self.status).matcher()
+
+        def visit(shown: PublishedJob) -> bool:
+            self.of[-1].add(shown.job_id)
+            return matches(shown)
+
+        return visit
 
 
-async def test_pages_that_open_at_once_share_documents_and_the_messages_of_their_snapshots(monkeypatch):
-    made, calls = Counter[str](), Counter[str]()
-    document = encoding.document
+class Stepping(StreamClient):
+    """A client that is asked before each step of its snapshot how much it has not read yet."""
 
-    def encoded(shown: PublishedJob, *args: Any, **options: Any) -> JobDocument:
-        made[shown.job_id] += 1
-        return document(shown, *args, **options)
+    def __init__(self, steps: list[set[str]]) -> None:
+        super().__init__()
+        self.steps = steps
 
-    monkeypatch.setattr(encoding, "document", encoded)
-    counted(monkeypatch, encoding, "snapshot", calls)
-    world = filled(1000, Limits(snapshot_part=16_000))
-    await synced(*(pages := await opened(world, 20)))
+    def waiting(self) -> int:
+        self.steps.append(set())
+        return super().waiting()
+
+
+class Noting(StreamClient):
+    """A client that keeps the frames, which are one object for all clients that share them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[bytes] = []
+
+    def write(self, framed: bytes) -> None:
+        self.frames.append(framed)
+        super().write(framed)
+
+    def shares(self, other: Noting, kind: bytes) -> list[bool]:
+        """Whether each of its frames with messages of a kind is a frame of the other one."""
+        identities = {*map(id, other.frames)}
+        return [id(frame) in identities for frame in self.frames if b'"type":"%b"' % kind in frame]
+
+
+async def test_pages_that_open_at_once_share_the_messages_of_their_snapshots():
+    world, pages = filled(1000, Limits(snapshot_part=16_000)), [Noting() for _ in range(20)]
+    for page in pages:
+        await world.subscribe(client=page)
+    await synced(*pages)
     assert all(len(listed(page)) == 1000 for page in pages)
-    assert set(made.values()) == {1}
-    assert calls["snapshot"] == len([m for m in pages[0].messages if m["type"] == "snapshot"]) > 10
+    shared = [page.shares(pages[0], b"snapshot") for page in pages]
+    assert min(map(len, shared)) > 10
+    assert all(map(all, shared))
 
 
 async def test_a_shared_message_has_the_newest_state_of_its_jobs_and_the_subscription_of_each_page():
@@ -128,14 +152,35 @@ async def test_a_shared_message_has_the_newest_state_of_its_jobs_and_the_subscri
     assert [m["seq"] for m in snapshots] == [3, 4, 4]
 
 
-async def test_messages_that_are_kept_for_other_pages_are_bounded_in_bytes_and_in_time():
-    world = filled(300, Limits(snapshot_part=1000, kept_parts=5000))
-    await synced(*await opened(world))
-    assert 3000 < (kept := world.streams._parts.size) <= 5000
-    await opened(world, which=Filter(jobs=frozenset({"job1"})))
-    assert world.streams._parts.size == kept, "nobody else has the order of named jobs"
-    world.streams._bookmark()
-    assert world.streams._parts.size == 0
+def test_messages_that_are_kept_for_other_pages_are_bounded_in_bytes():
+    limits = Limits(snapshot_part=1000, kept_parts=5000)
+    world = filled(300, limits)
+    fanout = world.streams.fanout
+    fanout.add(world.client)
+    parts = SnapshotParts(world.hub, fanout.groups, limits)
+
+    def kept(which: Filter) -> int:
+        sub = fanout.subscribe(world.client, 1, which, None, None, [])
+        while parts.pop_next(sub, frame, deque()).more:
+            assert parts.size <= 5000
+        return parts.size
+
+    assert (most := kept(ALL)) > 3000
+    assert kept(Filter(jobs=frozenset({"job1"}))) == most, "nobody else has the order of named jobs"
+
+
+@pytest.mark.parametrize(("later", "shared"), [(0.1, True), (10.0, False)])
+def test_messages_are_kept_for_other_pages_for_less_than_ten_seconds(loop, later, shared):
+    world = DaemonStreams(clock=loop.time, runs=True)
+    loop.create_task(world.streams.run())
+    loop.run()
+    for n in range(10):
+        change(world, f"job{n}", n)
+    pages = [Noting(), Noting()]
+    for page in pages:
+        loop.create_task(world.subscribe(client=page))
+        loop.run(later)
+    assert [any(page.shares(pages[0], b"snapshot")) for page in pages] == [True, shared]
 
 
 async def test_jobs_of_a_snapshot_come_newest_first_those_that_are_new_since_the_last_one_too():
@@ -172,14 +217,16 @@ def test_an_unused_snapshot_order_is_discarded_when_many_jobs_are_new():
     assert [found.pop_next() for _ in range(4)] == ["job0", "job1", "job2", None]
 
 
-async def test_a_step_of_a_snapshot_visits_a_bounded_number_of_jobs_though_few_match(monkeypatch):
-    world = filled(1000, Limits(max_visited=100))
+async def test_a_step_of_a_snapshot_visits_a_bounded_number_of_jobs_though_few_match():
+    world, visited = filled(1000, Limits(max_visited=100)), [set[str]()]
     change(world, "rare", 5000, "failed")
-    visited = steps(monkeypatch, world)
-    await synced(*(pages := await opened(world, which=FAILED)))
-    assert listed(pages[0]) == ["rare"]
-    assert max(visited) <= 100
-    assert [m["more"] for m in pages[0].messages if m["type"] == "snapshot"] == [True, False]
+    page = Stepping(visited)
+    await world.subscribe(which=Filter(Visits(frozenset({"failed"}), of=visited)), client=page)
+    await synced(page)
+    assert listed(page) == ["rare"]
+    assert sum(map(len, visited)) >= 1000
+    assert max(map(len, visited)) <= 100
+    assert [m["more"] for m in page.messages if m["type"] == "snapshot"] == [True, False]
 
 
 async def test_what_happens_ahead_of_a_snapshot_is_in_it_as_it_is_when_its_turn_comes():
@@ -233,26 +280,27 @@ def test_a_gateway_knows_what_jobs_were_from_where_it_had_read_the_stream():
         assert (world.hub.before("job1", seq) is not None) == known
 
 
-async def test_pages_that_resume_at_one_position_share_the_messages_of_what_they_missed(monkeypatch):
-    world, calls = filled(300), Counter[str]()
+async def test_pages_that_resume_at_one_position_share_the_messages_of_what_they_missed():
+    world = filled(300)
     position = moved_on(world, 300, 2)
-    counted(monkeypatch, encoding, "put", calls)
-    pages = [await resumed(world, position) for _ in range(10)]
+    pages = [await resumed(world, position, client=Noting()) for _ in range(10)]
     await synced(*pages)
     for page in pages:
         assert puts(page) == [f"job{n}" for n in range(300)]
-    assert calls["put"] == 300
+        shared = page.shares(pages[0], b"put")
+        assert shared
+        assert all(shared)
 
 
-async def test_a_step_of_a_resume_visits_a_bounded_number_of_jobs_though_none_match(monkeypatch):
-    world = filled(1000, Limits(max_visited=100))
+async def test_a_step_of_a_resume_visits_a_bounded_number_of_jobs_though_none_match():
+    world, visited = filled(1000, Limits(max_visited=100)), [set[str]()]
     position = moved_on(world, 1000, 2)
-    visited = steps(monkeypatch, world)
-    page = await resumed(world, position, FAILED)
+    none = Filter(Visits(frozenset({"failed"}), of=visited))
+    page = await resumed(world, position, none, client=Stepping(visited))
     await synced(page)
     assert [m["type"] for m in page.messages[1:]] == ["synced", "status"]
-    assert len(visited) >= 10
-    assert max(visited) <= 2 * 100
+    assert sum(map(len, visited)) >= 1000
+    assert max(map(len, visited)) <= 100
 
 
 async def test_a_client_that_missed_more_than_a_snapshot_costs_gets_a_snapshot():

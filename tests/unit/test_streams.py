@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from correlator.errors import SourceUnavailable
 from correlator.gateway.fleet import RemoteHub
 from correlator.jobs.index import Index
-from correlator.model.facts import Kind, Status
-from correlator.model.published import JobView, PublishedJob
-from correlator.model.replies import Resolved
+from correlator.model.facts import Kind
+from correlator.model.rows import LegacyRecord
+from correlator.ops.stalls import STUCK_AFTER, Heartbeats
 from correlator.pipeline.hub import wall_clock
 from correlator.pipeline.pipeline import LocalHub
-from correlator.pipeline.queries import JobQuery
+from correlator.pipeline.queries import Found, JobQuery
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.websocket import Websockets
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Message
 from correlator.sinks.streaming.sessions import LAGGING_SWEEP_EVERY, SWEEP_EVERY, Streams
 from correlator.sinks.streaming.subscriptions import Filter
+from tests.support.answering_collectors import ArchiveInMemory, reading
 from tests.support.eventually import eventually
 from tests.support.pipeline_harness import samples
 from tests.support.streams_harness import NOW, DaemonStreams, GatewayStreams, StreamClient, frame, settle
@@ -86,13 +86,13 @@ async def test_a_frozen_client_gets_the_newest_state_bounded_lines_and_the_numbe
             harness.job(error_message=str(n))
             harness.sweep()
     assert harness.client.waiting() < LIMITS.lagging_over + 300_000
-    assert harness.streams.fanout._backlogs[harness.client].lines.size <= LIMITS.line_buffer
     harness.client.thaw()
     await settle(harness)
     fold = harness.client.fold
     assert fold.jobs[1]["j"]["error"] == str((batches - 1) // 100 * 100)
     assert samples()["correlator_readers_dropped_lines_total", ()] - counted == fold.dropped > 0
     assert len(fold.lines) + fold.dropped == batches * rows
+    assert len(fold.lines) * size < LIMITS.lagging_over + LIMITS.line_buffer + 300_000, "what it may have waiting"
     assert max(fold.lines) == batches * rows - 1
     types = [m["type"] for m in harness.client.messages]
     assert types.index("put", types.index("synced") + 2) < len(types) - 1, "states do not wait for all lines"
@@ -103,9 +103,8 @@ async def test_a_frozen_client_gets_the_newest_state_bounded_lines_and_the_numbe
     [(LIMITS.lagging_over, LIMITS.too_slow_after), (LIMITS.large_buffer, LIMITS.too_slow_with_large_buffer_after)],
 )
 async def test_a_client_that_reads_nothing_is_given_up_after_the_deadline(size, after):
-    harness = DaemonStreams()
     clock = [0.0]
-    harness.streams.fanout._clock = lambda: clock[0]
+    harness = DaemonStreams(clock=lambda: clock[0])
     await harness.subscribe()
     harness.client.frozen = True
     harness.job(error_message="x" * (size + 1))
@@ -132,10 +131,7 @@ async def test_a_lagging_client_gets_no_position_that_it_has_not_reached():
     harness.job("c")
     harness.job("b", error_message="y")
     assert harness.streams.fanout.position(harness.client) == before
-    harness.client.frozen = False
-    harness.streams._bookmark()
-    assert "bookmark" not in [m["type"] for m in harness.client.messages]
-    harness.client.read()
+    harness.client.thaw()
     messages = harness.flush()
     assert [(m["job_id"], m["seq"]) for m in messages if m["type"] == "put"][-2:] == [
         ("c", before + 1),
@@ -218,9 +214,14 @@ async def test_the_ids_of_all_filters_together_are_bounded_and_released_with_the
     assert of.has_room(other)
 
 
-async def test_clients_with_equal_subscriptions_share_the_frames_of_changes_and_events(monkeypatch):
-    world, clients = DaemonStreams(), [StreamClient() for _ in range(4)]
-    frames: list[int] = []
+async def test_clients_with_equal_subscriptions_share_the_frames_of_changes_and_events():
+    frames: list[bytes] = []
+
+    class Noting(StreamClient):
+        def write(self, framed: bytes) -> None:
+            frames.append(framed)
+
+    world, clients = DaemonStreams(), [Noting() for _ in range(4)]
 
     def other(messages: Sequence[Message], /) -> bytes:
         return frame(messages) + b"\n"
@@ -228,27 +229,26 @@ async def test_clients_with_equal_subscriptions_share_the_frames_of_changes_and_
     for n, client in enumerate(clients):
         client.framing = (frame, other)[n % 2]
         await world.subscribe(client=client)
-        monkeypatch.setattr(client, "write", lambda framed: frames.append(id(framed)))
     for shared in (world.job, lambda: world.publish(events=[(Kind.JOB_LATE, "j")])):
         frames.clear()
         shared()
         world.streams.fanout.flush()
-        assert (len(frames), len(set(frames))) == (4, 2)
+        assert (len(frames), len({*map(id, frames)})) == (4, 2)
 
 
 @pytest.mark.parametrize(("takes", "revisions"), [(0.0, [[1], [2], [3], [4]]), (0.005, [[1], [2, 3, 4]])])
-async def test_messages_that_come_while_writing_is_slow_are_written_together(monkeypatch, takes, revisions):
-    harness = DaemonStreams()
-    await harness.subscribe()
+async def test_messages_that_come_while_writing_is_slow_are_written_together(takes, revisions):
     clock, written = [0.0], list[list[int]]()
 
-    def write(framed: bytes) -> None:
-        found = json.loads(framed)
-        written.append([m["rev"] for m in (found if isinstance(found, list) else [found])])
-        clock[0] += takes
+    class Slow(StreamClient):
+        def write(self, framed: bytes) -> None:
+            written.append([m["rev"] for m in json.loads(framed) if "rev" in m])
+            clock[0] += takes
 
-    monkeypatch.setattr(harness.streams.fanout._outboxes, "_clock", lambda: clock[0])
-    monkeypatch.setattr(harness.client, "write", write)
+    harness = DaemonStreams(clock=lambda: clock[0])
+    await harness.subscribe(client=Slow())
+    written.clear()
+    clock[0] += 1.0
     for n in range(4):
         harness.job(error_message=str(n))
     assert written == (revisions if not takes else revisions[:1]), "at once, or after a rest"
@@ -291,33 +291,29 @@ async def test_a_client_that_was_removed_is_not_given_up_again():
     assert harness.streams.fanout.lagging == 0
 
 
-async def test_ids_that_the_database_did_not_answer_in_time_are_queried_again(monkeypatch):
-    harness = DaemonStreams(limits=Limits(find_within=0.05))
-    old = PublishedJob(JobView("old", Status.FAILED, external_ids=("e-old",)), 0, NOW)
-    away = [True]
+async def test_ids_that_the_database_did_not_answer_in_time_are_queried_again():
+    class Slow(ArchiveInMemory):
+        async def find(self, name: str, at: Any) -> Found | None:
+            if (away := self.error) is not None:
+                self.error = None
+                raise away
+            await asyncio.sleep(0.04)
+            return await super().find(name, at)
 
-    async def find(name: str) -> tuple[PublishedJob, Resolved] | None:
-        if away.pop() if away else False:
-            raise SourceUnavailable("away")
-        await asyncio.sleep(0.04)
-        return (old, Resolved("old", "external_id", ())) if name == "e-old" else None
-
-    monkeypatch.setattr(harness.hub, "find", find)
+    archive = Slow([reading("old", 0, external_job_id="e-old")])
+    archive.error = SourceUnavailable("away")
+    harness = DaemonStreams(limits=Limits(find_within=0.05), archive=archive)
     names = frozenset({"a", "b", "e-old"})
     await harness.subscribe(1, Filter(jobs=names))
     assert [m["unknown"] for m in harness.flush() if m["type"] == "synced"] == [["a", "b", "e-old"]]
     await eventually(lambda: [m["job_id"] for m in harness.client.messages if m["type"] == "put"] == ["old"])
 
 
-async def test_a_new_legacy_row_that_only_the_database_has_waits_until_memory_knows_whose_it_is(monkeypatch):
-    harness = DaemonStreams()
-    row = PublishedJob(JobView("e1", Status.RUNNING, source="legacy", started_at=wall_clock()), 0, NOW)
-    old = PublishedJob(JobView("e2", Status.FAILED, source="legacy", started_at=1), 0, NOW)
-
-    async def find(name: str) -> tuple[PublishedJob, Resolved] | None:
-        return {"e1": row, "e2": old}[name], Resolved(name, "legacy", ())
-
-    monkeypatch.setattr(harness.hub, "find", find)
+async def test_a_new_legacy_row_that_only_the_database_has_waits_until_memory_knows_whose_it_is():
+    archive = ArchiveInMemory()
+    archive.legacy["e1"] = LegacyRecord(1, "e1", status="running", started_at=wall_clock())
+    archive.legacy["e2"] = LegacyRecord(2, "e2", status="failed", started_at=1)
+    harness = DaemonStreams(archive=archive)
     await harness.subscribe(1, Filter(jobs=frozenset({"e1", "e2"})))
     assert [m["unknown"] for m in harness.flush() if m["type"] == "synced"] == [["e1"]]
     harness.job("j", external_job_id="e1")
@@ -325,12 +321,17 @@ async def test_a_new_legacy_row_that_only_the_database_has_waits_until_memory_kn
     assert harness.client.fold.jobs[1].keys() == {"j", "e2"}
 
 
-async def test_clients_that_subscribe_at_once_are_served_one_in_each_round_of_the_loop(monkeypatch):
+async def test_clients_that_subscribe_at_once_are_served_one_in_each_round_of_the_loop():
+    rounds, served = 0, Counter[int]()
+
+    class Noting(StreamClient):
+        def write(self, framed: bytes) -> None:
+            served.update([rounds] if b"synced" in framed else [])
+
     world = DaemonStreams()
     for _ in range(50):
         world.change()
-    clients = [StreamClient() for _ in range(30)]
-    rounds, served = 0, Counter[int]()
+    clients = [Noting() for _ in range(30)]
 
     async def count() -> None:
         nonlocal rounds
@@ -340,7 +341,6 @@ async def test_clients_that_subscribe_at_once_are_served_one_in_each_round_of_th
 
     for client in clients:
         world.connect(client)
-        monkeypatch.setattr(client, "write", lambda framed: served.update([rounds] if b"synced" in framed else []))
     counting = asyncio.create_task(count())
     await asyncio.gather(*(world.subscribe(1, world.filter(), client=client) for client in clients))
     counting.cancel()
@@ -408,78 +408,96 @@ async def test_an_event_is_not_sent_to_a_snapshot_that_has_still_to_send_its_job
 # -- A listener without clients rests: an appliance that somebody once asked a gateway for costs nothing for ever
 
 
-@pytest.fixture
-def sweeps(monkeypatch):
-    """The virtual times at which all clients were checked."""
-    times: list[float] = []
-
-    def checked(*_: object) -> Iterator[None]:
-        times.append(now())
-        yield
-
-    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.sweep", checked)
-    return times
-
-
-def now() -> float:
-    return asyncio.get_running_loop().time()
-
-
-def test_streams_without_clients_rest_and_wake_at_once_for_the_first_and_often_while_it_lags(loop, sweeps, monkeypatch):
-    streams = Streams(LocalHub(Index()))
+def test_streams_without_clients_rest_and_wake_at_once_for_the_first_and_often_while_it_lags(loop):
+    streams = Streams(LocalHub(Index()), clock=loop.time)
     running = loop.create_task(streams.run())
-    loop.run(100.0)
-    assert len(sweeps) <= 13
-    client, added = StreamClient(), loop.time()
+
+    def wakes(seconds: float) -> int:
+        before = loop.wakes
+        loop.run(seconds)
+        return int(loop.wakes - before)
+
+    assert wakes(100.0) <= 13
+    client = StreamClient()
     streams.add(client)
-    sweeps.clear()
-    loop.run(2.0)
-    assert sweeps[0] - added <= SWEEP_EVERY
-    assert 7 <= len(sweeps) <= 9
-    with monkeypatch.context() as lagging:
-        lagging.setattr("correlator.sinks.streaming.fanout.Fanout.lagging", 1)
-        sweeps.clear()
-        loop.run(2.0)
-        assert len(sweeps) >= 2.0 / LAGGING_SWEEP_EVERY - 2
+    assert wakes(SWEEP_EVERY) == 1
+    assert 7 <= wakes(2.0) <= 9
+    client.frozen = True
+    client.write(b"x" * (LIMITS.lagging_over + 1))
+    loop.run(SWEEP_EVERY)
+    assert wakes(2.0) >= 2.0 / LAGGING_SWEEP_EVERY - 2
     streams.remove(client)
     loop.run(1.0)
-    sweeps.clear()
-    loop.run(100.0)
-    assert len(sweeps) <= 13
+    assert wakes(100.0) <= 13
     assert not running.done()
 
 
-def test_every_step_of_a_long_sweep_is_a_sign_of_life(loop, monkeypatch):
-    beats: list[float] = []
-    monkeypatch.setattr("correlator.ops.stalls._Heartbeat.beat", lambda _: beats.append(now()))
-    monkeypatch.setattr("correlator.sinks.streaming.fanout.Fanout.sweep", lambda *_: iter([None] * 50))
-    streams = Streams(LocalHub(Index()))
+def test_every_step_of_a_long_sweep_is_a_sign_of_life(loop):
+    clock, stuck = [0.0], list[dict[str, float]]()
+
+    class Beating(LocalHub):
+        def __init__(self) -> None:
+            super().__init__(Index())
+            self.live = Heartbeats(lambda: clock[0])
+
+    class Slow(StreamClient):
+        def waiting(self) -> int:
+            clock[0] += 1.0
+            stuck.append(hub.live.stuck())
+            return 0
+
+    hub = Beating()
+    streams = Streams(hub, Limits(swept_at_once=1), clock=loop.time)
     loop.create_task(streams.run())
-    streams.add(StreamClient())
-    loop.run(SWEEP_EVERY * 1.5)
-    assert len(beats) >= 50
+    for _ in range(2 * int(STUCK_AFTER)):
+        streams.add(Slow())
+    loop.run(SWEEP_EVERY)
+    assert clock[0] >= 2 * STUCK_AFTER
+    assert [one for one in stuck if one] == []
 
 
-def test_an_idle_client_gets_few_bookmarks_and_none_later_than_ten_seconds_after_the_last(loop, monkeypatch):
-    monkeypatch.setattr("correlator.sinks.streaming.sessions.time", SimpleNamespace(monotonic=loop.time))
-    world, at = DaemonStreams(), list[float]()
-    monkeypatch.setattr(world.streams, "_bookmark", lambda: at.append(now()))
+@pytest.fixture
+def running(loop):
+    """Streams that run in virtual time, with one subscription of all jobs."""
+    world = DaemonStreams(clock=loop.time, runs=True)
     loop.create_task(world.streams.run())
-    world.streams.add(world.client)
-    began = loop.time()
-    loop.run(100.0)
-    gaps = [b - a for a, b in itertools.pairwise([began, *at])]
+    loop.run()
+    loop.create_task(world.subscribe())
+    loop.run(0.1)
+    return world
+
+
+def test_an_idle_client_gets_few_bookmarks_and_none_later_than_ten_seconds_after_the_last(loop, running):
+    gaps, before, began = list[float](), 0, loop.time()
+    for _ in range(1000):
+        loop.run(0.1)
+        found = [m["type"] for m in running.client.messages].count("bookmark")
+        if found > before:
+            gaps.append(loop.time() - began)
+            before, began = found, loop.time()
     assert min(gaps) > 5.0
     assert max(gaps) <= 10.0
 
 
-def test_websockets_without_connections_wake_every_five_seconds(loop, monkeypatch):
-    hub, beats = LocalHub(Index()), list[float]()
-    monkeypatch.setattr("correlator.ops.stalls._Heartbeat.beat", lambda _: beats.append(now()))
+def test_a_lagging_client_gets_no_bookmark_before_the_changes_that_it_covers(loop, running):
+    running.client.frozen = True
+    for job_id in "ab":
+        running.job(job_id, error_message="x" * (LIMITS.lagging_over + 1))
+    loop.run(30.0)
+    running.job("c")
+    running.client.thaw()
+    assert "bookmark" not in [m["type"] for m in running.client.messages]
+    loop.run(10.0)
+    assert running.client.fold.jobs[1].keys() == {*"abc"}
+    assert [m["seq"] for m in running.client.messages if m["type"] == "bookmark"] == [running.hub.seq]
+
+
+def test_websockets_without_connections_wake_every_five_seconds(loop):
+    hub = LocalHub(Index())
 
     async def serve() -> None:
-        await Websockets(hub, Access(listen_host="127.0.0.1", clock=now), Streams(hub)).run()
+        await Websockets(hub, Access(listen_host="127.0.0.1", clock=loop.time), Streams(hub)).run()
 
     loop.create_task(serve())
     loop.run(100.0)
-    assert 19 <= len(beats) <= 21
+    assert 19 <= loop.wakes <= 21

@@ -26,6 +26,7 @@ from correlator.sinks.http import frames, websocket
 from correlator.sinks.http.access import TICKET_SECONDS
 from correlator.sinks.http.connections import MAX_FIELD, MAX_TARGET
 from correlator.sinks.mqtt.topics import DISCOVERY, SPACING, TopicKey, Topics, unescape
+from correlator.sinks.streaming.limits import DEFAULT
 from correlator.sinks.webhooks import CLOUD_EVENT
 
 JSON, PROBLEM, EVENT_STREAM = "application/json", "application/problem+json", "text/event-stream"
@@ -622,7 +623,7 @@ def _web_channels() -> tuple[Schema, Schema]:
             "description": (
                 "Text frames of JSON: a frame is one message or an array of messages. The parameter `say` of an"
                 " address may have the first one, without a token. `hello` is due within"
-                f" {websocket.HELLO_WITHIN:g} s; a bookmark comes at least every 10 s."
+                f" {DEFAULT.hello_within:g} s; a bookmark comes at least every 10 s."
                 f" Frames from a client are at most {frames.MAX_FRAME} bytes (else 1009), of {frames.MAX_MESSAGES}"
                 f" messages with at most {messages.MAX_IDS} IDs in a subscription; {websocket.MAX_BAD_FRAMES} bad ones"
                 f" close the connection. `hello` is one of the first {frames.MAX_MESSAGES_OF_UNKNOWN} of a frame."

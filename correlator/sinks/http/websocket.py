@@ -60,9 +60,6 @@ from correlator.tasks import set_within
 VERSION = 1
 """The version of the protocol."""
 
-HELLO_WITHIN = 10.0
-"""Seconds that a client has to send `hello`."""
-
 GET_WITHIN = 5.0
 """Seconds to wait for the database in a `get`. Must be less than `Limits.pong_within`."""
 
@@ -76,9 +73,6 @@ MAX_RATE = 200.0
 MAX_SUBSCRIBES = 200
 SUBSCRIBE_RATE = 20.0
 """The same for `subscribe`, as each one scans all jobs."""
-
-IDLE = 5.0
-"""Seconds between two checks while there is no connection: an appliance's listener may have had clients only once."""
 
 MAX_HANDSHAKES = 200
 """Handshakes of an address that flooded which wait at once. Other clients may have the same address."""
@@ -138,7 +132,7 @@ class Websockets:
         """Send pings, and abort connections that do not answer, until cancelled."""
         with self._hub.live.heartbeat("websockets", STUCK_AFTER) as beat:
             while True:
-                await asyncio.sleep(1.0 if self._open else IDLE)
+                await asyncio.sleep(1.0 if self._open else self._streams.limits.unused_check_every)
                 beat()
                 now = time.monotonic()
                 for client in [r for r in self._open if r.ready and not r.closing]:
@@ -257,7 +251,8 @@ class Websockets:
         clock = asyncio.get_running_loop().time
         pace, subscribes = Pace(MAX_BURST, MAX_RATE, clock), Pace(MAX_SUBSCRIBES, SUBSCRIBE_RATE, clock)
         client.grant = await self._admitted(request)
-        deadline = clock() + HELLO_WITHIN
+        hello_within = self._streams.limits.hello_within
+        deadline = clock() + hello_within
         said = given(read(request, OpenWebsocket).say)
         bad = int(said is not None and not await self._handle_frame(client, said, pace, subscribes, in_address=True))
         while True:
@@ -265,7 +260,7 @@ class Websockets:
                 async with asyncio.timeout_at(None if client.ready else deadline):
                     message = await client.ws.receive()
             except TimeoutError:
-                raise Close(CloseCode.NO_HELLO, f"no hello within {HELLO_WITHIN:g} s") from None
+                raise Close(CloseCode.NO_HELLO, f"no hello within {hello_within:g} s") from None
             if message.type is WSMsgType.CLOSE and not client.closing:
                 client.write(
                     close_frame(WSCloseCode.OK if is_close_code(message.data) else WSCloseCode.PROTOCOL_ERROR, b"")

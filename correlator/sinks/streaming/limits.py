@@ -74,6 +74,15 @@ class Limits:
     find_within: float = 2.0
     """Time that `subscribe` waits for the database to find IDs that are not in memory."""
 
+    hello_within: float = 10.0
+    """A websocket whose client has not said hello after this time is closed."""
+
+    bookmark_every: float = 8.0
+    """Time between bookmarks. The protocol promises at most 10 s."""
+
+    unused_check_every: float = 5.0
+    """Time between two checks of the websockets while there are none: of many appliances, few have clients."""
+
     ping_seconds: float = 25
     """A websocket client gets a ping after this time without a message from it."""
 

@@ -35,9 +35,6 @@ from correlator.sinks.streaming.subscriptions import EMPTY, Filter, Group, Group
 from correlator.sinks.turns import Refused, Work
 from correlator.tasks import Backoff, set_within
 
-BOOKMARK_EVERY = 8.0
-"""Seconds between bookmarks. The protocol promises at most 10 s."""
-
 AHEAD_WITHIN = 2.0
 """Seconds that a client waits at a gateway that has read less of the stream than the client."""
 
@@ -55,13 +52,21 @@ BEHIND = "this gateway has not read yet what this client has got from another on
 
 
 class Streams:
-    """The streaming clients of one listener. Use it on the event loop's thread."""
+    """The streaming clients of one listener. Use it on the event loop's thread. `clock`: monotonic seconds."""
 
-    def __init__(self, hub: Hub, limits: Limits = DEFAULT, work: Work | None = None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        limits: Limits = DEFAULT,
+        work: Work | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._hub = hub
         self.limits = limits
         self.work = work or Work()
-        self.fanout = Fanout(hub, limits, time.monotonic, lambda s, f: asyncio.get_running_loop().call_later(s, f))
+        self._clock = clock
+        self.fanout = Fanout(hub, limits, clock, lambda s, f: asyncio.get_running_loop().call_later(s, f))
         self._parts = SnapshotParts(hub, self.fanout.groups, limits)
         self._tasks: dict[Client, set[asyncio.Task[None]]] = {}
         self._added = asyncio.Event()
@@ -69,7 +74,7 @@ class Streams:
     async def run(self) -> None:
         """Follow the hub, check all clients regularly and send bookmarks, until cancelled. Without clients, rest."""
         subscriptions = self._hub.subscribe(self.fanout.on_batch), self._hub.status.subscribe(self._status_changed)
-        bookmark = time.monotonic() + BOOKMARK_EVERY
+        bookmark = self._clock() + self.limits.bookmark_every
         try:
             with self._hub.live.heartbeat("readers", STUCK_AFTER) as beat:
                 while True:
@@ -81,8 +86,8 @@ class Streams:
                         beat()  # One sweep over very many clients that lag may take long.
                         await asyncio.sleep(0)
                     beat()
-                    if time.monotonic() >= bookmark:
-                        bookmark = time.monotonic() + BOOKMARK_EVERY
+                    if self._clock() >= bookmark:
+                        bookmark = self._clock() + self.limits.bookmark_every
                         self._bookmark()
         finally:
             for unsubscribe in subscriptions:
@@ -91,7 +96,7 @@ class Streams:
     async def _first_client(self) -> None:
         """Wait for a client, and at most as long as between two bookmarks."""
         self._added.clear()
-        await set_within(self._added, BOOKMARK_EVERY)
+        await set_within(self._added, self.limits.bookmark_every)
 
     def clients(self) -> dict[str, int]:
         """Number of clients by transport."""
@@ -266,8 +271,8 @@ class Streams:
     async def _continue_sending(self, client: Client, sub: Sub, step: Iterator[None]) -> None:
         await self._wait_until_current(client)
         while await self._turn(client) and self._is_current(client, sub):
-            until = time.monotonic() + IN_ONE_TURN  # A kept part costs less than a turn does.
-            while not self._is_behind(client) and time.monotonic() < until:
+            until = self._clock() + IN_ONE_TURN  # A kept part costs less than a turn does.
+            while not self._is_behind(client) and self._clock() < until:
                 if self._advance(step):
                     return
             await self._wait_until_current(client)
