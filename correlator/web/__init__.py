@@ -130,9 +130,11 @@ _LEFT_OUT = re.compile(
     r"^[ \t]*(?:(?:/\*(?!!)(?:(?!\*/).)*\*/|//[^\n]*)\n)?|(?<=[;,{}]) //[^\n]*$", re.MULTILINE | re.DOTALL
 )
 _LINK = re.compile(r'^(import|export) (?:(\w+)|\{([^}]*)\}) from "(\.[^"]+)";$', re.MULTILINE)
-_DECLARED = re.compile(r"^export ((?:(?:async )?function\*?|class|const) (\w+))", re.MULTILINE)
-_LISTED = re.compile(r"(?:^|(?<=[;}]))export ?\{([^}]*)\};", re.MULTILINE)
-_DEFAULT = re.compile(r"(?:^|(?<=[;}]))export default ", re.MULTILINE)
+
+# At the begin of a line, or behind what may be in front of an export. `re` looks for a word fast, and back from there.
+_DECLARED = re.compile(r"export(?<![^\n]export) ((?:(?:async )?function\*?|class|const) (\w+))")
+_LISTED = re.compile(r"export(?<![^\n;}]export) ?\{([^}]*)\};")
+_DEFAULT = re.compile(r"export(?<![^\n;}]export) default ")
 _UNKNOWN = re.compile(r"^(?:import|export)\b[^.\n]*", re.MULTILINE)
 
 
