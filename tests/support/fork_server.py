@@ -3,10 +3,10 @@
 Problem. A start costs 0.4 s of CPU, nearly all of it imports, and the suites start six hundred processes.
 
 Model. Each process that runs tests has a server for daemons, and one for commands that ask a daemon: an interpreter
-that has imported what `correlator run` imports, or what these commands do, and has run none of it. It inherits its
-listener, whose address is no file. A request comes over a connection of its own: arguments and environment, with the
-files for the output. The server forks, and the child returns from `serve` into the program's `main`. The answers are
-the process ID and, when the child ends, its exit code.
+that has imported what `correlator run` imports and joined the files of the page, or has imported what these commands
+do, and has run nothing else. It inherits its listener, whose address is no file. A request comes over a connection of
+its own: arguments and environment, with the files for the output. The server forks, and the child returns from `serve`
+into the program's `main`. The answers are the process ID and, when the child ends, its exit code.
 
 Invariants. The child shares no descriptor with the server, and begins as `python -m correlator` does after its
 imports: one thread, the signal handlers of a new interpreter, its own seed of `random`. What is read before a program
@@ -211,9 +211,12 @@ if __name__ == "__main__":
         import correlator.app
         import correlator.sinks.mqtt.sink
         import correlator.sinks.otlp.sink  # noqa: F401
+        from correlator import web
         from correlator.sources.db.mariadb import installed_driver
 
         installed_driver("auto")
+        for gateway in (False, True):
+            web.files(gateway=gateway)  # always the same, and most of what a start costs
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the tests end the server
     if (arguments := serve(int(sys.argv[1]))) is not None:
         sys.argv = ["correlator", *arguments]
