@@ -78,7 +78,8 @@ def batches(payload: bytes) -> Iterator[LineBatch]:
 class _WaitingLines:
     """The lines of one appliance that wait. `size`: their bytes, about."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
         self.size = 0
         self._of: dict[str, deque[tuple[float, AttributedRow, int]]] = {}
         """By job ID, the oldest first: (since when, line, size)."""
@@ -92,7 +93,7 @@ class _WaitingLines:
         """Have a line wait. Returns its size."""
         size = OVERHEAD + len(row.entry.message) + len(encoding.encode(row.entry.attrs))
         lines = self._of.setdefault(job_id, deque())
-        lines.append((time.monotonic(), row, size))
+        lines.append((self._clock(), row, size))
         self._oldest.put(job_id, lines[0][0])
         self.size += size
         return size
@@ -129,9 +130,14 @@ class _WaitingLines:
 
 
 class ReceivedLines:
-    """The numbers of the lines of each instance, and the lines that wait."""
+    """The numbers of the lines of each instance, and the lines that wait: at most `max_waiting` bytes, about.
 
-    def __init__(self) -> None:
+    `clock`: monotonic seconds.
+    """
+
+    def __init__(self, max_waiting: int = MAX_WAITING, clock: Callable[[], float] = time.monotonic) -> None:
+        self._max_waiting = max_waiting
+        self._clock = clock
         self._next: dict[str, tuple[str, int]] = {}
         """The run of each instance, and the number of its next line."""
         self._waiting: dict[str, _WaitingLines] = {}
@@ -196,8 +202,8 @@ class ReceivedLines:
 
     def _wait(self, instance: str, job_id: str, row: AttributedRow) -> None:
         """Have a line wait. The instance whose lines have most bytes makes room for it."""
-        self._size += self._waiting.setdefault(instance, _WaitingLines()).add(job_id, row)
-        while self._size > MAX_WAITING:
+        self._size += self._waiting.setdefault(instance, _WaitingLines(self._clock)).add(job_id, row)
+        while self._size > self._max_waiting:
             crowded = max(self._waiting, key=lambda one: self._waiting[one].size)
             waiting = self._waiting[crowded]
             with self._changed(crowded, waiting):

@@ -352,9 +352,15 @@ class Index:
         )
 
     def restore(
-        self, jobs: Sequence[PersistedJob], legacy: Sequence[PersistedLegacy], state: IndexState, now: Micros
+        self,
+        jobs: Sequence[PersistedJob],
+        legacy: Sequence[PersistedLegacy],
+        state: IndexState,
+        now: Micros,
+        *,
+        at_once: int = RESTORED_AT_ONCE,
     ) -> Iterator[Outcome]:
-        """Restore the state of an earlier run into an empty index, `RESTORED_AT_ONCE` jobs per step. Causes no events.
+        """Restore the state of an earlier run into an empty index, `at_once` jobs per step. Causes no events.
 
         Each step yields its changes, and other tasks may run before the next. A reading that arrives in between is
         joined like any other fact.
@@ -370,12 +376,12 @@ class Index:
         for one in jobs:
             if one.away_at > now - AWAY_FOR:
                 self._restore_away(one, now)
-        for part in chunks([one for one in jobs if not one.away_at], RESTORED_AT_ONCE):
+        for part in chunks([one for one in jobs if not one.away_at], at_once):
             restored = [self._restore(one, now) for one in part]
             yield self._publish_restored(parents, now, {one.job.job_id: one for one in restored})
-        for names in chunks(list(parents), RESTORED_AT_ONCE):
+        for names in chunks(list(parents), at_once):
             yield self._publish_restored({}, now, {}, names)
-        for rows in chunks(legacy, RESTORED_AT_ONCE):
+        for rows in chunks(legacy, at_once):
             self.known.rows.update((stored.job_id, LegacyRow(stored.row)) for stored in rows)
             jobs_of = (
                 PersistedJob(Job(r.job_id), r.updated_at or now, silence=r.silence, end_seen_at=r.end_seen_at)

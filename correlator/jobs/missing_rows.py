@@ -60,8 +60,8 @@ class Transitions:
     While the daemon is still reading a backlog of the log, or cannot read it, no grace period ends.
     """
 
-    def __init__(self) -> None:
-        self._pending: BoundedDict[_Key, tuple[Micros, Event]] = BoundedDict(MAX_PENDING_TRANSITIONS)
+    def __init__(self, most: int = MAX_PENDING_TRANSITIONS) -> None:
+        self._pending: BoundedDict[_Key, tuple[Micros, Event]] = BoundedDict(most)
         self._arrived: BoundedDict[_Key, None] = BoundedDict(MAX_LOGGED)
 
     def row_arrived(self, job_id: str, step_id: int | None, kind: Kind) -> None:

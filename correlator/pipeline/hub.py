@@ -271,15 +271,24 @@ class WaitingIds:
     for (`watch_for`).
 
     Event loop's thread only. `is_known(name)`: whether a job in memory has that ID. `on_watch()` is called each
-    time a client begins to wait for an ID; it must not wait and must not raise.
+    time a client begins to wait for an ID; it must not wait and must not raise. `clock`: monotonic seconds.
+    `max_watched_for`: IDs of other processes that are watched at most.
     """
 
-    def __init__(self, is_known: Callable[[str], bool], on_watch: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        is_known: Callable[[str], bool],
+        on_watch: Callable[[], None] = lambda: None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        max_watched_for: int = MAX_WATCHED_FOR,
+    ) -> None:
         self._is_known = is_known
         self._on_watch = on_watch
+        self._clock = clock
         self._watched: OrderedDict[str, tuple[int, float]] = OrderedDict()
         """For each ID: how many clients wait for it, and until when it is watched; in the order of that time."""
-        self._watched_for: BoundedDict[str, tuple[int, float]] = BoundedDict(MAX_WATCHED_FOR)
+        self._watched_for: BoundedDict[str, tuple[int, float]] = BoundedDict(max_watched_for)
         """The same for IDs of other processes."""
         self._waiters: dict[str, dict[asyncio.Event, None]] = {}
 
@@ -291,7 +300,7 @@ class WaitingIds:
     def watch_id(self, name: str) -> None:
         """Have the source query often for this ID, for `WATCHED_FOR` seconds from now. Paired with `unwatch_id`."""
         count, _ = self._watched.get(name, (0, 0.0))
-        self._watched[name] = (count + 1, time.monotonic() + WATCHED_FOR)
+        self._watched[name] = (count + 1, self._clock() + WATCHED_FOR)
         self._watched.move_to_end(name)
         self._on_watch()
 
@@ -305,7 +314,7 @@ class WaitingIds:
 
     def watch_for(self, names: Iterable[str], seconds: float) -> None:
         """Have the source query often for `names` in the next `seconds`: clients of another process wait for them."""
-        until = time.monotonic() + seconds
+        until = self._clock() + seconds
         for name in names:
             self._watched_for[name] = 0, until
             self._watched_for.move_to_end(name)
@@ -333,7 +342,7 @@ class WaitingIds:
 
     def _unknown(self, most: int | None = None) -> Iterator[str]:
         """The watched IDs that no job in memory has, the newest first."""
-        now = time.monotonic()
+        now = self._clock()
         watched = (
             takewhile(lambda item: item[1][1] >= now, reversed(ids.items()))
             for ids in (self._watched, self._watched_for)

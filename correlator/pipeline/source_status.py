@@ -198,16 +198,17 @@ class SourceStatus(DatabaseStatus):
     """The status of the source, and of the database that it reads. Event loop's thread only.
 
     The first part is for clients; the second for the source, which reports every change; the third for the pipeline.
-    `clock`: that of the appliance, of which the source reports the time (`database_time`).
+    `clock`: that of the appliance, of which the source reports the time (`database_time`). `monotonic`: seconds.
     """
 
-    def __init__(self, index: Index, clock: ApplianceClock) -> None:
+    def __init__(self, index: Index, clock: ApplianceClock, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
+        self._monotonic = monotonic
         self.since: Micros | None = None
         """The time from which ends of jobs count as news. None until jobs have been loaded."""
         self._index = index
         self.clock = clock
-        self._began = time.monotonic()
+        self._began = self._monotonic()
         self._answered: float | None = None
         self._answered_at: Micros = 0
         self._failure: tuple[str, str | None, str] | None = None
@@ -247,7 +248,7 @@ class SourceStatus(DatabaseStatus):
         if self.database == "live" or self._answered is None:
             return round(self._replica_behind, 3)
         since = min([self._answered, *(trouble.began for trouble in self._tables().values())])
-        return round(time.monotonic() - since, 3)
+        return round(self._monotonic() - since, 3)
 
     def describe_database(self) -> dict[str, Any]:
         """Describe the database for /health/ready, with the time at which jobs are judged."""
@@ -311,7 +312,7 @@ class SourceStatus(DatabaseStatus):
 
     def answered(self) -> None:
         """Report a successful query of the tail."""
-        self._answered, self._answered_at = time.monotonic(), self.clock()
+        self._answered, self._answered_at = self._monotonic(), self.clock()
         if self.database != "live":  # Else there is neither a failure nor a trouble.
             self._reached()
             self.part_answered(SourcePart.LOG)
@@ -322,7 +323,7 @@ class SourceStatus(DatabaseStatus):
         if (trouble := self._troubles.get(part)) is None or trouble.state is TableState.READING:
             return
         waited = trouble.state in (TableState.LOCKED, TableState.SLOW)
-        if waited or time.monotonic() - trouble.failed_at >= STEADY:
+        if waited or self._monotonic() - trouble.failed_at >= STEADY:
             self._recovered(part)
 
     def read_again(self, part: SourcePart) -> None:
@@ -333,7 +334,7 @@ class SourceStatus(DatabaseStatus):
 
     def _recovered(self, part: SourcePart) -> None:
         if (trouble := self._troubles.pop(part, None)) is not None:
-            log.info("%s: %s are read again, after %.0f s", *part.value, time.monotonic() - trouble.began)
+            log.info("%s: %s are read again, after %.0f s", *part.value, self._monotonic() - trouble.began)
             self._settle()
 
     def part_failed(self, part: SourcePart, error: SourceUnavailable) -> None:
@@ -461,7 +462,7 @@ class SourceStatus(DatabaseStatus):
 
     def restored(self, now: Micros, age: float) -> None:
         """Set the state as stale: what the last run saved `age` seconds before `now` is published."""
-        self._answered = time.monotonic() - age
+        self._answered = self._monotonic() - age
         self._answered_at = now - int(age * 1_000_000)
         self.restored_jobs = True
         self.set_state("stale", "the database has not been asked yet", what=OF_LAST_RUN)
@@ -470,7 +471,7 @@ class SourceStatus(DatabaseStatus):
 
     def judge(self) -> None:
         """Set the database to stale or down if the log has not been read for a while."""
-        silent = time.monotonic() - (self._began if self._answered is None else self._answered)
+        silent = self._monotonic() - (self._began if self._answered is None else self._answered)
         if self._failure is None and silent < STALE_AFTER:
             return
         if self._failure is not None:
@@ -522,7 +523,7 @@ class SourceStatus(DatabaseStatus):
 
     def _settle(self) -> None:
         """Set the state of the database by the states of the tables while the log is read, and else as `judge` does."""
-        silent = time.monotonic() - self._answered if self._answered is not None else STALE_AFTER
+        silent = self._monotonic() - self._answered if self._answered is not None else STALE_AFTER
         if self._failure is None and silent < STALE_AFTER:
             if (error := self._table_error()) is None and self.restored_jobs:
                 self.set_state("stale", "the jobs that have ended are being read again", what=OF_LAST_RUN)
@@ -543,7 +544,7 @@ class SourceStatus(DatabaseStatus):
 
     def _trouble(self, state: TableState, what: str, before: Trouble | None) -> Trouble:
         """A trouble that begins now, or that continues `before` in another state."""
-        now = time.monotonic()
+        now = self._monotonic()
         since, began = (before.since, before.began) if before is not None else (self.clock(), now)
         return Trouble(state, what, since, began, now)
 

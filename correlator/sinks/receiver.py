@@ -164,18 +164,18 @@ async def _read(response: aiohttp.ClientResponse) -> Response:
         return Response(status, body=body)
     known = HTTPStatus(status).phrase if status in _STATUSES else ""
     error = f"HTTP {status} {known}".rstrip() + (", and redirects are not followed" if 300 <= status < 400 else "")
-    return Response(status, error, error, body, _retry_after(response.headers.get("Retry-After", "")))
+    return Response(status, error, error, body, retry_after(response.headers.get("Retry-After", ""), time.time()))
 
 
 _STATUSES = frozenset(HTTPStatus)
 
 
-def _retry_after(text: str) -> float:
-    """Return the seconds of a Retry-After header (RFC 9110, 10.2.3), 0 without a valid one."""
+def retry_after(text: str, now: float) -> float:
+    """Return the seconds of a Retry-After header (RFC 9110, 10.2.3), 0 without a valid one. `now`: Unix seconds."""
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - now)
     except (TypeError, ValueError, OverflowError):
         return 0.0
 

@@ -85,6 +85,8 @@ class Saver:
         exports: Exports | None = None,
         stream: StreamCheckpoint | None = None,
         position: Callable[[], bytes | None] = lambda: None,
+        *,
+        stream_retry: float = STREAM_RETRY,
     ) -> None:
         self._checkpoint = checkpoint
         self._index = index
@@ -94,6 +96,7 @@ class Saver:
         self._exports = exports
         self._stream = stream
         self._position = position
+        self._stream_retry = stream_retry
         self._stream_at = 0.0
         """When the next write to the cluster may begin."""
         self._stream_error: str | None = None
@@ -143,12 +146,12 @@ class Saver:
         if self._mirroring is not None:
             await asyncio.wait({self._mirroring}, timeout=BEGIN_WITHIN)
 
-    async def finish(self) -> None:
-        """Save for the last time, unless nothing has been loaded, also to the cluster if it takes that soon."""
+    async def finish(self, within: float = FINISH_WITHIN) -> None:
+        """Save for the last time, unless nothing was loaded, and also to the cluster if it takes that in `within` s."""
         if not self._index.loading:
             await self.save()
         if self._mirroring is not None:
-            await asyncio.wait({self._mirroring}, timeout=FINISH_WITHIN)
+            await asyncio.wait({self._mirroring}, timeout=within)
             await end_tasks({self._mirroring})
 
     async def save(self, *, always: bool = True) -> None:
@@ -264,7 +267,7 @@ class Saver:
             try:
                 await stream.write(saved.changes, everything=saved.everything)
             except CorrelatorError as error:
-                self._stream_at = time.monotonic() + STREAM_RETRY
+                self._stream_at = time.monotonic() + self._stream_retry
                 self._stream_lacks, self._waiting = True, None
                 if self._stream_error is None:
                     log.warning("the checkpoint cannot be written to the cluster: %s", error)

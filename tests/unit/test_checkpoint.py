@@ -22,7 +22,6 @@ from msgspec.structs import asdict, replace
 from correlator.cluster.connection import ClusterUnavailable
 from correlator.errors import CheckpointInUse
 from correlator.forecast.forecaster import OperationState
-from correlator.jobs import index as indexes
 from correlator.jobs import joblog
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
@@ -113,13 +112,12 @@ def test_changes_after_a_restart_are_published_and_pending_events_stay_pending()
     assert Kind.JOB_FAILED in {e.kind for e in again.expire(NOW + 120_000_000).events}
 
 
-def test_what_is_read_between_two_steps_of_a_restore_is_merged(monkeypatch):
-    monkeypatch.setattr(indexes, "RESTORED_AT_ONCE", 1)
+def test_what_is_read_between_two_steps_of_a_restore_is_merged():
     index, again = filled(3), Index()
     index.apply([Entry(9, NOW, "WARN", "slow", index.advance_clock(), "unread", kind=Kind.JOB_STARTED)], NOW)
     assert index.published.get("unread") is None
     jobs, _ = stored(index)
-    steps = again.restore(sorted(jobs, key=lambda one: one.job.job_id), (), index.state(), NOW + 1)
+    steps = again.restore(sorted(jobs, key=lambda one: one.job.job_id), (), index.state(), NOW + 1, at_once=1)
     next(steps)
     ended = JobRecord("job2", status="completed", started_at=NOW, completed_at=NOW)
     now = again.advance_clock()
@@ -318,14 +316,19 @@ def slow(tmp_path: Path) -> Iterator[tuple[Index, SlowStream, Saver]]:
     index, file, stream = filled(), Checkpoint(tmp_path / "c", "s"), SlowStream()
     file.open()
     saver = Saver(
-        file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), EventLog(), stream=cast(Any, stream)
+        file,
+        index,
+        StoredForecasts(index.forecasts),
+        lambda: Cursor(7),
+        EventLog(),
+        stream=cast(Any, stream),
+        stream_retry=0.0,
     )
     yield index, stream, saver
     file.close()
 
 
-async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile_at_once(slow, monkeypatch):
-    monkeypatch.setattr("correlator.state.saver.STREAM_RETRY", 0.0)
+async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile_at_once(slow):
     index, stream, saver = slow
     async with asyncio.timeout(PATIENCE):
         await saver.save()
@@ -355,22 +358,21 @@ async def test_nothing_waits_for_the_cluster_which_gets_what_was_saved_meanwhile
     assert len(stream.written[-1].jobs) == 7, "after a failure every row is written"
 
 
-async def test_the_end_waits_for_the_cluster_for_some_seconds_only(slow, monkeypatch):
-    monkeypatch.setattr("correlator.state.saver.FINISH_WITHIN", 0.01)
+async def test_the_end_waits_for_the_cluster_for_some_seconds_only(slow):
     _, stream, saver = slow
     async with asyncio.timeout(PATIENCE):
-        await saver.finish()
+        await saver.finish(within=0.01)
     assert not stream.written
 
 
-def test_what_a_restore_publishes_is_what_is_shown_at_its_end(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(indexes, "RESTORED_AT_ONCE", 1)  # the child of job0 comes a step after it
+def test_what_a_restore_publishes_is_what_is_shown_at_its_end():
     index, again = filled(), Index()
     index.expire(NOW + 1)
     jobs, legacy = stored(index)
     hub = LocalHub(again)
     published: dict[str, bytes] = {}
-    for step in again.restore(jobs, legacy, index.state(), NOW + 3600_000_000):
+    # The child of job0 comes a step after it.
+    for step in again.restore(jobs, legacy, index.state(), NOW + 3600_000_000, at_once=1):
         assert len(step.changes) <= 1
         hub.publish(step)
         for change in step.changes:

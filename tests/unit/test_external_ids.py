@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from itertools import accumulate
+
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from correlator.jobs import fold, joblog
+from correlator.jobs.fold import MAX_EXTERNAL_BYTES, MAX_EXTERNAL_IDS
 from correlator.jobs.index import Index
 from correlator.model.document import MAX_ID
 from correlator.model.facts import Entry, Job, Reading
@@ -19,30 +21,28 @@ def named(number: int, *names: str) -> Entry:
     return Entry(number, NOW + number, "INFO", "x", number, "j", external_ids=names)
 
 
-@pytest.fixture
-def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "MAX_EXTERNAL_IDS", 3)
-    monkeypatch.setattr(fold, "MAX_EXTERNAL_BYTES", 6)
-
-
-rows = st.lists(st.lists(st.sampled_from(["a", "bb", "ccc", "dddd", "e", "ff", "g"]), max_size=2), max_size=12)
-
-
-@pytest.mark.usefixtures("few")
-@given(rows, st.randoms(use_true_random=False))
-def test_the_same_ids_are_known_in_whichever_order_and_parts_rows_are_read(made, chance):
+@pytest.mark.parametrize("count", [2, 40, 41, MAX_EXTERNAL_IDS, MAX_EXTERNAL_IDS + 1, 130])
+@pytest.mark.parametrize("size", [3, MAX_EXTERNAL_BYTES // MAX_EXTERNAL_IDS, 200, MAX_ID - 1])
+@pytest.mark.parametrize("more", [0, 1])
+def test_the_same_ids_are_known_in_whichever_order_and_parts_rows_are_read(count, size, more):
+    """Of IDs of one size, one of them longer; `count` and `size` meet both bounds, and pass them by one."""
+    chance = random.Random(f"{count} {size} {more}")
+    ids = [f"{n:03}".ljust(size + (more if n == count // 2 else 0), "x") for n in range(count)]
+    made = [chance.sample(ids, chance.randint(0, 2)) for _ in range(20)] + [[name] for name in ids]
+    chance.shuffle(made)
     entries = [named(n, *dict.fromkeys(names)) for n, names in enumerate(made, 1)]
     at_once = fold.fold_rows(Job("j"), entries) if entries else Job("j")
     shuffled = [*entries, *chance.sample(entries, len(entries) // 2)]
     chance.shuffle(shuffled)
     in_parts = Job("j")
     while shuffled:
-        size = chance.randint(1, 3)
-        in_parts, shuffled = fold.fold_rows(in_parts, shuffled[:size]), shuffled[size:]
+        part = chance.randint(1, 30)
+        in_parts, shuffled = fold.fold_rows(in_parts, shuffled[:part]), shuffled[part:]
     assert in_parts == at_once
     newest = {name: n for n, entry in enumerate(entries) for name in entry.external_ids}
     ordered = sorted(newest, key=lambda name: (newest[name], name), reverse=True)
-    kept = [name for n, name in enumerate(ordered) if n < 3 and sum(map(len, ordered[: n + 1])) <= 6]
+    sizes = accumulate(map(len, ordered))
+    kept = [n for n, size in zip(ordered, sizes, strict=True) if size <= MAX_EXTERNAL_BYTES][:MAX_EXTERNAL_IDS]
     assert at_once.external_ids == tuple(sorted(kept))
     cut = fold.view(at_once).external_ids_cut
     assert cut == (len(newest) if len(kept) < len(newest) else None)

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from correlator.forecast.points import EndedRun
-from correlator.jobs import index as index_module
 from correlator.jobs.index import Index
 from correlator.model.facts import Kind, Reading
 from correlator.model.persisted import PersistedJob
@@ -110,8 +109,7 @@ def test_percents_that_a_clock_reported_that_was_set_back_are_restored_in_their_
 
 
 @pytest.mark.parametrize("status", ["running", "failed"])
-def test_a_job_that_a_client_requests_while_it_is_restored_keeps_its_forecast(status, monkeypatch):
-    monkeypatch.setattr(index_module, "RESTORED_AT_ONCE", 1)
+def test_a_job_that_a_client_requests_while_it_is_restored_keeps_its_forecast(status):
     index = knowing(*usual())
     read(index, 1, job_id="other")
     read(index, 300, step(1, "snapshot", 0, 10), step(2, "copy", 10))
@@ -120,7 +118,7 @@ def test_a_job_that_a_client_requests_while_it_is_restored_keeps_its_forecast(st
     new = Index()
     new.forecasts.restore(index.forecasts.forecaster, index.forecasts.accuracy, BASE)
     end = BASE + 300 * SECOND if status == "failed" else None
-    steps = new.restore(stored, (), index.state(), BASE + 301 * SECOND)
+    steps = new.restore(stored, (), index.state(), BASE + 301 * SECOND, at_once=1)
     next(steps)
     read(new, 301, step(1, "snapshot", 0, 10), step(2, "copy", 10), status=status, completed_at=end)
     assert len(list(steps)) == 1

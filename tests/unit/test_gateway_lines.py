@@ -58,12 +58,10 @@ def test_a_line_waits_for_the_document_that_includes_it_but_not_for_ever():
     expired = lines.expire(late, lambda name, job_id: (name, job_id) == ("dc1", "j"))
     assert {name: ids(rows) for name, rows in expired.items()} == {"dc1": [2]}
     assert ids(lines.appeared("dc1", [("new", AT)])) == [], "nobody follows a job that no document names"
-    assert lines._size == 0
 
 
-def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(monkeypatch):
-    monkeypatch.setattr(log_lines, "MAX_WAITING", 10_000)
-    lines = ReceivedLines()
+def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost():
+    lines = ReceivedLines(10_000)
     lost = 0
     for n in range(1, 101):
         lost += lines.read("dc1", message(n, f"new {n}", text="x" * 500), known)[1]
@@ -72,9 +70,8 @@ def test_waiting_lines_have_a_bound_in_bytes_and_those_beyond_it_count_as_lost(m
     assert (lost, 5 < len(left) < 10) == (100 - len(left), True)
 
 
-def test_an_appliance_that_floods_drops_its_own_waiting_lines_and_no_other(monkeypatch):
-    monkeypatch.setattr(log_lines, "MAX_WAITING", 10_000)
-    lines, lost = ReceivedLines(), {"dc1": 0, "dc2": 0}
+def test_an_appliance_that_floods_drops_its_own_waiting_lines_and_no_other():
+    lines, lost = ReceivedLines(10_000), {"dc1": 0, "dc2": 0}
     assert lines.read("dc2", message(1, "first"), known)[1] == 0
     for n in range(1, 101):
         lost["dc1"] += lines.read("dc1", message(n, f"new {n}", text="x" * 500), known)[1]
@@ -86,10 +83,9 @@ def test_an_appliance_that_floods_drops_its_own_waiting_lines_and_no_other(monke
     assert lost == {"dc1": 100 - len(left), "dc2": 0}
 
 
-def test_a_job_with_a_line_that_always_waits_does_not_hold_up_the_line_of_another(monkeypatch):
+def test_a_job_with_a_line_that_always_waits_does_not_hold_up_the_line_of_another():
     now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    lines, passed_on = ReceivedLines(), []
+    lines, passed_on = ReceivedLines(clock=lambda: now), []
     lines.read("dc1", message(1, "busy", "other"), known)
     for n in range(3, 20):
         now += log_lines.WAIT_FOR / 4
@@ -99,11 +95,9 @@ def test_a_job_with_a_line_that_always_waits_does_not_hold_up_the_line_of_anothe
     assert passed_on == [(2, log_lines.WAIT_FOR)]
 
 
-def test_the_oldest_waiting_line_is_dropped_first_although_another_job_began_to_wait_earlier(monkeypatch):
+def test_the_oldest_waiting_line_is_dropped_first_although_another_job_began_to_wait_earlier():
     now = 0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    monkeypatch.setattr(log_lines, "MAX_WAITING", 1_600)
-    lines = ReceivedLines()
+    lines = ReceivedLines(1_600, lambda: now)
     for now, job_id in enumerate(("busy", "other", "busy")):
         assert lines.read("dc1", message(now, job_id, at=now), known)[1] == 0, "there is room for three"
     lines.appeared("dc1", [("busy", AT)])

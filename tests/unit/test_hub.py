@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +10,7 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.index import Index
 from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord
-from correlator.pipeline import hub as hub_module
-from correlator.pipeline.hub import Batch, WaitingIds
+from correlator.pipeline.hub import WATCHED_FOR, Batch, WaitingIds
 from correlator.pipeline.pipeline import LocalHub
 from tests.support.yardstick import quickest
 
@@ -35,32 +33,36 @@ def test_a_subscriber_that_raises_takes_the_batch_from_no_other():
 # -- IDs that clients wait for: each of them gets its full time, however long others have waited
 
 
-@pytest.fixture
-def now(monkeypatch) -> list[float]:
-    clock = [1000.0]
-    monkeypatch.setattr(hub_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    return clock
+class Clock:
+    """Monotonic seconds. `waiting()`: no job has any of the IDs."""
+
+    now = 1000.0
+
+    def waiting(self) -> WaitingIds:
+        return WaitingIds(lambda _: False, clock=lambda: self.now)
 
 
-async def test_a_second_client_that_waits_for_an_id_restarts_the_fast_polls(now):
-    hub = LocalHub(Index())
-    hub.waiting_ids.watch_id("x")
-    now[0] += hub_module.WATCHED_FOR + 1
-    assert not hub.waiting_ids.has_waiting_ids()
-    hub.waiting_ids.watch_id("x")
-    assert hub.waiting_ids.has_waiting_ids()
-    hub.waiting_ids.unwatch_id("x")
-    assert hub.waiting_ids.has_waiting_ids()
-    hub.waiting_ids.unwatch_id("x")
-    assert not hub.waiting_ids.has_waiting_ids()
+def test_a_second_client_that_waits_for_an_id_restarts_the_fast_polls():
+    clock = Clock()
+    ids = clock.waiting()
+    ids.watch_id("x")
+    clock.now += WATCHED_FOR + 1
+    assert not ids.has_waiting_ids()
+    ids.watch_id("x")
+    assert ids.has_waiting_ids()
+    ids.unwatch_id("x")
+    assert ids.has_waiting_ids()
+    ids.unwatch_id("x")
+    assert not ids.has_waiting_ids()
 
 
-def test_ids_whose_wait_is_over_cost_nothing_at_a_poll(now):
-    few, many = LocalHub(Index()).waiting_ids, LocalHub(Index()).waiting_ids
+def test_ids_whose_wait_is_over_cost_nothing_at_a_poll():
+    clock = Clock()
+    few, many = clock.waiting(), clock.waiting()
     for ids, size in ((few, 10), (many, 5_000)):
         for n in range(size):
             ids.watch_id(f"id{n}")
-    now[0] += hub_module.WATCHED_FOR + 1
+    clock.now += WATCHED_FOR + 1
 
     def asked(ids: WaitingIds) -> None:
         assert not any(ids.has_waiting_ids() for _ in range(500))
@@ -69,13 +71,14 @@ def test_ids_whose_wait_is_over_cost_nothing_at_a_poll(now):
     assert other < 3 * one, f"{other / one:.1f} times as much with 5,000 IDs"
 
 
-async def test_ids_of_other_processes_come_after_those_of_own_clients_and_for_their_time(now):
-    hub = LocalHub(Index())
-    hub.waiting_ids.watch_for(["a", "b"], 30)
-    hub.waiting_ids.watch_id("x")
-    assert [hub.waiting_ids.unknown_ids(most) for most in (1, 2, 9)] == [["x"], ["x", "b"], ["x", "b", "a"]]
-    now[0] += 31
-    assert hub.waiting_ids.unknown_ids(9) == ["x"]
+def test_ids_of_other_processes_come_after_those_of_own_clients_and_for_their_time():
+    clock = Clock()
+    ids = clock.waiting()
+    ids.watch_for(["a", "b"], 30)
+    ids.watch_id("x")
+    assert [ids.unknown_ids(most) for most in (1, 2, 9)] == [["x"], ["x", "b"], ["x", "b", "a"]]
+    clock.now += 31
+    assert ids.unknown_ids(9) == ["x"]
 
 
 async def test_draining_ends_a_wait_for_an_id_at_once():

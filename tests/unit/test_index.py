@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.jobs import fold, joblog, known, missing_rows
+from correlator.jobs import fold, joblog
 from correlator.jobs import index as indexes
-from correlator.jobs.index import Index
-from correlator.jobs.missing_rows import GRACE
+from correlator.jobs.index import MAX_STEP_ROWS, Index
+from correlator.jobs.known import MAX_UNREAD
+from correlator.jobs.missing_rows import GRACE, MAX_PENDING_TRANSITIONS
 from correlator.model.facts import AttributedRow, Entry, Job, Kind, Reading, Status
 from correlator.model.published import Event, PublishedJob
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
@@ -179,14 +180,13 @@ def test_late_rows_do_not_bring_back_what_is_gone_but_a_new_start_asks_the_table
     assert changes(index.apply([read(observed_at=60)], NOW)) == [("j", "running", None)]
 
 
-def test_jobs_that_are_named_and_never_read_are_bounded(monkeypatch):
-    monkeypatch.setattr(known, "MAX_UNREAD", 2)
-    index = live()
-    index.apply([logged(job_id=j) for j in "ab"], NOW)
+def test_jobs_that_are_named_and_never_read_are_bounded():
+    index, names = live(), [f"j{n}" for n in range(MAX_UNREAD)]
+    index.apply([logged(job_id=name) for name in names], NOW)
     index.changed_ids()
-    index.apply([logged(job_id="c")], NOW)
-    assert index.known.active() == {"b", "c"}
-    assert {i: index.persisted(i) is None for i in index.changed_ids()} == {"a": True, "c": False}
+    index.apply([logged(job_id="one more")], NOW)
+    assert index.known.active() == {*names[1:], "one more"}
+    assert {i: index.persisted(i) is None for i in index.changed_ids()} == {"j0": True, "one more": False}
 
 
 def test_nothing_is_announced_of_what_happened_before_the_start():
@@ -482,10 +482,10 @@ def test_a_job_has_its_own_rows_also_if_another_differs_from_it_by_the_case_alon
     assert index.apply([logged(job_id="J", event_id=3)], NOW).attributed[0].job_id == "j"
 
 
-def test_waiting_facts_are_bounded_and_the_oldest_are_passed_on_without_a_job(monkeypatch):
-    monkeypatch.setattr(indexes, "MAX_STEP_ROWS", 1)
+def test_waiting_facts_are_bounded_and_the_oldest_are_passed_on_without_a_job():
     index = live()
-    outcome = index.apply([logged(job_id=None, step_id=7), logged(job_id=None, step_id=8, event_id=2)], NOW)
+    rows = [logged(job_id=None, step_id=n, event_id=n) for n in range(1, MAX_STEP_ROWS + 2)]
+    outcome = index.apply(rows, NOW)
     assert [(t.entry.event_id, t.job_id) for t in outcome.attributed] == [(1, None)]
 
 
@@ -513,12 +513,10 @@ def test_steps_that_could_not_be_read_before_are_no_news_once_they_can():
     assert [e.kind for e in index.expire(NOW + GRACE).events] == [Kind.STEP_FAILED]
 
 
-def test_transitions_that_nothing_will_announce_are_counted(monkeypatch):
-    monkeypatch.setattr(missing_rows, "MAX_PENDING_TRANSITIONS", 2)
+def test_transitions_that_nothing_will_announce_are_counted():
     index = live()
-    outcome = index.apply([read(f"j{n}") for n in range(5)], NOW)
-    assert outcome.dropped == 3
-    assert len(index.expire(NOW + GRACE).events) == 2
+    steps = [StepRecord(n, "s", n, "running", NOW) for n in range(MAX_PENDING_TRANSITIONS + 3)]
+    assert index.apply([read("j", "running", *steps)], NOW).dropped == 1 + 3, "the begin of the job too"
 
 
 def test_a_child_that_leaves_memory_leaves_nothing_behind_even_without_a_parent():

@@ -7,7 +7,6 @@ import math
 from types import SimpleNamespace
 from typing import Any
 
-from correlator.sinks.mqtt import publisher as module
 from correlator.sinks.mqtt.connection import TimedOut
 from correlator.sinks.mqtt.publisher import CLOSES, MAX_OVERSIZED, TRY_AGAIN_AFTER, OversizedMessages, Publisher
 from correlator.sinks.mqtt.topics import MqttMessage
@@ -15,34 +14,23 @@ from correlator.sinks.mqtt.topics import MqttMessage
 LARGE_ONE, SMALL_ONE = ("a", b"x" * 9_000), ("b", b"x")
 
 
-async def test_a_broker_that_sends_what_it_retains_before_an_acknowledgement_does_not_time_out(monkeypatch):
-    now = 100.0
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now))
-    monkeypatch.setattr(module, "DEADLINE_INTERVAL", 0.0)
-    publisher = Publisher(60.0, "mqtt://broker", 5.0, lambda _: None)
+def test_a_broker_that_sends_what_it_retains_before_an_acknowledgement_does_not_time_out(loop):
+    publisher = Publisher(60.0, "mqtt://broker", 5.0, lambda _: None, loop.time)
     silent: Any = SimpleNamespace(
         maximum_packet_size=1_000, receive_maximum=20, maximum_qos=2, retain_available=True, publish=never,
         retained_at=-math.inf,
     )  # fmt: skip
     publisher.begin(silent, mqtt5=True)
-    sending = asyncio.create_task(publisher.send(silent, MqttMessage("job/a/state", b"x")))
-    deadlines = asyncio.create_task(publisher.enforce_deadlines(silent))
-
-    async def pass_time(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-        for _ in range(5):
-            await asyncio.sleep(0)
-
+    loop.create_task(publisher.send(silent, MqttMessage("job/a/state", b"x")))
+    deadlines = loop.create_task(publisher.enforce_deadlines(silent))
     for _ in range(10):
-        await pass_time(4.0)
-        silent.retained_at = now
+        loop.run(4.0)
+        silent.retained_at = loop.time()
     assert not deadlines.done()
-    await pass_time(4.0)
+    loop.run(4.0)
     assert not deadlines.done()
-    await pass_time(2.0)
+    loop.run(2.0)
     assert isinstance(deadlines.exception(), TimedOut)
-    sending.cancel()
 
 
 async def never(*_: Any, **__: Any) -> None:

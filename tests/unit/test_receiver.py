@@ -31,9 +31,8 @@ AT = 1_758_553_933.0
         *((text, 0.0) for text in ("", "-1", "soon", "1.5", "٣", "Mon, 99 Sep 99999 99:99:99 GMT")),
     ],
 )
-def test_retry_after_is_a_number_of_seconds_or_a_date(monkeypatch, text, seconds):
-    monkeypatch.setattr("time.time", lambda: AT)
-    assert receiver._retry_after(text) == seconds
+def test_retry_after_is_a_number_of_seconds_or_a_date(text, seconds):
+    assert receiver.retry_after(text, AT) == seconds
 
 
 def test_the_reason_of_a_failed_attempt_has_no_path_of_the_url():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 
 import pytest
 
@@ -24,21 +23,22 @@ class Clock:
     def monotonic(self) -> float:
         return 1000.0 + self.passed
 
+    def uptime(self) -> int:
+        return int(self.monotonic() * 1_000_000)
+
     def wall(self) -> int:
         return STARTED + int(self.passed * 1_000_000)
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    clock = Clock()
-    monkeypatch.setattr(time, "monotonic", clock.monotonic)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
 def status(clock: Clock) -> SourceStatus:
     """That of a daemon that reads everything."""
-    status = SourceStatus(Index(), ApplianceClock(clock.wall))
+    status = SourceStatus(Index(), ApplianceClock(clock.wall, clock.uptime), clock.monotonic)
     status.loading = False
     status.schema(tracking=True)
     status.answered()
@@ -93,7 +93,7 @@ def test_a_table_that_was_waited_for_is_well_with_the_first_answer(status: Sourc
 
 
 def test_restored_jobs_are_stale_until_all_of_them_have_been_read_again(clock: Clock):
-    status = SourceStatus(Index(), ApplianceClock(clock.wall))
+    status = SourceStatus(Index(), ApplianceClock(clock.wall, clock.uptime), clock.monotonic)
     status.restored(clock.wall(), 60.0)
     for _ in range(3):
         clock.passed += 2

@@ -2,9 +2,8 @@
 
 from msgspec.structs import replace
 
-from correlator.jobs import missing_rows
 from correlator.jobs.index import Index
-from correlator.jobs.missing_rows import GRACE, Transitions
+from correlator.jobs.missing_rows import GRACE, MAX_DUE, Transitions
 from correlator.model.facts import Job, Kind, Status
 from correlator.model.published import Event, JobView
 from correlator.model.rows import StepRecord
@@ -55,9 +54,8 @@ def test_steps_begin_and_end():
     ]
 
 
-def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeypatch):
-    monkeypatch.setattr(missing_rows, "MAX_PENDING_TRANSITIONS", 2)
-    found = Transitions()
+def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first():
+    found = Transitions(most=2)
     dropped = [
         found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1) for name in "abc"
     ]
@@ -65,12 +63,11 @@ def test_pending_transitions_are_bounded_and_the_oldest_is_dropped_first(monkeyp
     assert dropped == [0, 0, 1]
 
 
-def test_many_that_fall_due_together_are_announced_in_parts(monkeypatch):
-    monkeypatch.setattr(missing_rows, "MAX_DUE", 2)
-    found = Transitions()
-    for name in "abc":
+def test_many_that_fall_due_together_are_announced_in_parts():
+    found, names = Transitions(), [f"job-{n}" for n in range(MAX_DUE + 1)]
+    for name in names:
         found.changed(replace(RUNNING, job_id=name), replace(FAILED, job_id=name), Job(name), NOW, -1)
-    assert [[e.job_id for e in found.due(NOW + GRACE)] for _ in range(3)] == [["a", "b"], ["c"], []]
+    assert [[e.job_id for e in found.due(NOW + GRACE)] for _ in range(3)] == [names[:-1], names[-1:], []]
 
 
 def test_of_the_transitions_that_only_the_tables_show_the_end_of_the_job_is_the_last():

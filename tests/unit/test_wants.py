@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,8 +12,7 @@ from hypothesis import strategies as st
 from correlator.cluster import rpc
 from correlator.cluster.received import Unreadable
 from correlator.gateway.archive import WaitingIdsSender
-from correlator.pipeline import hub as hub_module
-from correlator.pipeline.hub import WaitingIds
+from correlator.pipeline.hub import WATCHED_FOR, WaitingIds
 
 
 def test_the_form_of_the_message_is_that_of_earlier_versions():
@@ -40,8 +38,8 @@ def test_ids_that_no_job_can_have_are_dropped_and_a_message_has_a_bounded_number
     assert len(found) == rpc.MAX_WANTED_IDS - 2
 
 
-def test_what_the_collectors_own_clients_wait_for_stays_watched(monkeypatch):
-    gateway = Gateway(monkeypatch)
+def test_what_the_collectors_own_clients_wait_for_stays_watched():
+    gateway = Gateway()
     waiting = gateway.hubs[None]
     with waiting.watched_id("a"):
         waiting.watch_for(["a", "b"], 30.0)
@@ -52,27 +50,26 @@ def test_what_the_collectors_own_clients_wait_for_stays_watched(monkeypatch):
 
 @given(st.lists(st.tuples(st.sampled_from("abcdefgh"), st.integers(0, 20))))
 def test_the_number_of_wanted_ids_is_bounded_and_each_is_watched_once(steps):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hub_module, "MAX_WATCHED_FOR", 3)
-        gateway = Gateway(patch)
-        last: dict[str, float] = {}
-        for name, after in steps:
-            gateway.now += after
-            gateway.hubs[None].watch_for([name], 30.0)
-            last.pop(name, None)
-            last[name] = gateway.now
-            newest = [n for n, at in reversed(last.items()) if at + 30.0 >= gateway.now][:3]
-            assert gateway.hubs[None].unknown_ids(10) == newest
+    now, last = 1000.0, dict[str, float]()
+    waiting = WaitingIds(lambda _: False, clock=lambda: now, max_watched_for=3)
+    for name, after in steps:
+        now += after
+        waiting.watch_for([name], 30.0)
+        last.pop(name, None)
+        last[name] = now
+        newest = [n for n, at in reversed(last.items()) if at + 30.0 >= now][:3]
+        assert waiting.unknown_ids(10) == newest
 
 
 class Gateway:
     """The waiting IDs of a gateway, with a clock of its own, and the messages that it published."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(hub_module, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.known: set[str] = set()
-        self.hubs: dict[str | None, WaitingIds] = {None: WaitingIds(self.known.__contains__)}
+        self.hubs: dict[str | None, WaitingIds] = {
+            None: WaitingIds(self.known.__contains__, clock=lambda: self.now),
+        }
         self.sent: list[dict[str, Any]] = []
         self.wanting = WaitingIdsSender(self.hubs.items, self.publish, lambda: self.now)
 
@@ -87,8 +84,8 @@ class Gateway:
         return found
 
 
-def test_an_id_is_published_when_somebody_begins_to_wait_and_then_every_20_seconds(monkeypatch):
-    gateway = Gateway(monkeypatch)
+def test_an_id_is_published_when_somebody_begins_to_wait_and_then_every_20_seconds():
+    gateway = Gateway()
     gateway.hubs[None].watch_id("a")
     assert gateway.messages() == [{"ids": ["a"]}]
     assert gateway.wanting.next_message() == (None, 20.0)
@@ -101,26 +98,26 @@ def test_an_id_is_published_when_somebody_begins_to_wait_and_then_every_20_secon
     assert gateway.wanting.next_message() == (None, None)
 
 
-def test_an_id_that_a_job_has_or_that_was_waited_for_too_long_is_not_published(monkeypatch):
-    gateway = Gateway(monkeypatch)
+def test_an_id_that_a_job_has_or_that_was_waited_for_too_long_is_not_published():
+    gateway = Gateway()
     gateway.hubs[None].watch_id("a")
     gateway.hubs[None].watch_id("b")
     gateway.known.add("b")
     assert gateway.messages() == [{"ids": ["a"]}]
-    gateway.now += hub_module.WATCHED_FOR + 1
+    gateway.now += WATCHED_FOR + 1
     assert gateway.wanting.next_message() == (None, None)
 
 
-def test_what_one_appliance_is_waited_for_names_it(monkeypatch):
-    gateway = Gateway(monkeypatch)
-    gateway.hubs["dc1"] = WaitingIds(lambda _: False)
+def test_what_one_appliance_is_waited_for_names_it():
+    gateway = Gateway()
+    gateway.hubs["dc1"] = WaitingIds(lambda _: False, clock=lambda: gateway.now)
     gateway.hubs["dc1"].watch_id("a")
     gateway.hubs[None].watch_id("b")
     assert gateway.messages() == [{"ids": ["b"]}, {"ids": ["a"], "instance": "dc1"}]
 
 
-def test_many_ids_are_several_messages_the_newest_first(monkeypatch):
-    gateway = Gateway(monkeypatch)
+def test_many_ids_are_several_messages_the_newest_first():
+    gateway = Gateway()
     for n in range(250):
         gateway.hubs[None].watch_id(str(n))
     found = gateway.messages()

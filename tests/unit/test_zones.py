@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from zoneinfo import ZoneInfo
 
 import pytest
 
 from correlator.model.facts import Reading
 from correlator.model.rows import JobRecord
-from correlator.sources.db import queries as queries_module
 from correlator.sources.db import zones
 from correlator.sources.db.queries import Queries, read_readings
 from correlator.sources.db.session import TABLES, Dialect, Schema
@@ -45,46 +43,38 @@ class Log:
     async def close(self) -> None: ...
 
 
-def queries() -> Queries:
+def queries(now: datetime) -> Queries:
+    """`now`: the time of this host."""
     schema = Schema({t: dict.fromkeys(c, "datetime" if t == "log_events" else "text") for t, c in TABLES.items()})
-    return Queries(Dialect("?", "{}", "{}", "", "", "LENGTH({})", "{}", "", "{}"), schema, BERLIN)
-
-
-@pytest.fixture
-def now(monkeypatch):
-    """Sets the time of the machine."""
-
-    def at(when: datetime) -> None:
-        monkeypatch.setattr(queries_module, "time", SimpleNamespace(time_ns=lambda: micros(when) * 1000))
-
-    return at
+    return Queries(
+        Dialect("?", "{}", "{}", "", "", "LENGTH({})", "{}", "", "{}"), schema, BERLIN, clock=lambda: micros(now)
+    )
 
 
 @pytest.mark.parametrize("hour", [FIRST, SECOND])
-async def test_a_row_that_has_just_been_written_is_of_the_hour_that_it_is_now(now, hour):
-    now(hour + timedelta(seconds=2))
-    (row,) = await queries().light_rows_from(Log((1, hour)), 1, 10)
-    (late,) = await queries().light_rows_in(Log((1, hour)), [1])
+async def test_a_row_that_has_just_been_written_is_of_the_hour_that_it_is_now(hour):
+    asked = queries(hour + timedelta(seconds=2))
+    (row,) = await asked.light_rows_from(Log((1, hour)), 1, 10)
+    (late,) = await asked.light_rows_in(Log((1, hour)), [1])
     assert (row.ts, late.ts) == (micros(hour), micros(hour))
 
 
 @pytest.mark.parametrize("minutes", [range(-90, 150, 10), (-40, 20, 31, 80, 89, 91)])
-async def test_rows_of_the_past_are_read_in_their_order_through_both_hours(now, minutes):
-    now(datetime(2026, 10, 26, tzinfo=UTC))
+async def test_rows_of_the_past_are_read_in_their_order_through_both_hours(minutes):
     times = [FIRST + timedelta(minutes=m) for m in minutes]
-    found = await queries().light_rows_from(Log(*enumerate(times)), 1, 100, after=0)
+    found = await queries(datetime(2026, 10, 26, tzinfo=UTC)).light_rows_from(Log(*enumerate(times)), 1, 100, after=0)
     assert [r.ts for r in found] == [micros(t) for t in times]
 
 
-async def test_a_job_that_logs_all_the_time_is_not_stalled_when_the_zone_changes(now):
-    world, asked = PipelineHarness(stalled_after=lambda: 600), queries()
+async def test_a_job_that_logs_all_the_time_is_not_stalled_when_the_zone_changes():
+    world = PipelineHarness(stalled_after=lambda: 600)
     began = FIRST - timedelta(hours=1)
     world.now = micros(began)
     record = JobRecord("j", status="running", started_at=world.now)
     world.pipeline.readings([Reading("j", world.index.advance_clock(), record, ())])
     for number in range(40):
         when = began + timedelta(minutes=5 * number)
-        now(when)
+        asked = queries(when)
         world.now = micros(when)
         world.pipeline.rows(await asked.light_rows_from(Log((number, when)), 1, 10))
         world.hub.publish(world.index.expire(world.now))

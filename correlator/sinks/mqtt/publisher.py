@@ -72,10 +72,18 @@ class Publisher:
     """Sends messages and waits for their acknowledgement. Used by the tasks of one connection at a time.
 
     `retention`: seconds that ended jobs stay in memory. `url`: the broker's address, for the log. `timeout`: seconds to
-    wait for PUBACK. `on_refused`: called with a sentence when a message is left out.
+    wait for PUBACK. `on_refused`: called with a sentence when a message is left out. `clock`: monotonic seconds.
     """
 
-    def __init__(self, retention: float, url: object, timeout: float, on_refused: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        retention: float,
+        url: object,
+        timeout: float,
+        on_refused: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._expiry = min(int(retention) + BACKSTOP, MAX_EXPIRY)
         self._url = url
         self._timeout = timeout
@@ -117,7 +125,7 @@ class Publisher:
         retain, qos = message.retain and client.retain_available, min(1, client.maximum_qos)
         async with self._window:
             token = object()
-            self._in_flight[token] = time.monotonic(), message
+            self._in_flight[token] = self._clock(), message
             await client.publish(message.topic, message.payload, qos=qos, retain=retain, properties=properties)
             del self._in_flight[token]
         self._oversized.acknowledged(message.topic)
@@ -133,7 +141,7 @@ class Publisher:
         while True:
             await asyncio.sleep(DEADLINE_INTERVAL)
             oldest = next(iter(self._in_flight.values()), None)
-            if oldest is not None and time.monotonic() - max(oldest[0], client.retained_at) > self._timeout:
+            if oldest is not None and self._clock() - max(oldest[0], client.retained_at) > self._timeout:
                 raise TimedOut(self._timeout)
 
     def connection_lost(self, error: BaseException) -> None:
@@ -143,7 +151,7 @@ class Publisher:
         certain = isinstance(error, Closed) and error.reason.value == PACKET_TOO_LARGE
         if isinstance(error, TimedOut) or (isinstance(error, Closed) and not certain):
             return
-        topic = self._oversized.closed(lost, time.monotonic(), certain=certain)
+        topic = self._oversized.closed(lost, self._clock(), certain=certain)
         if topic is not None:
             log.warning(
                 "the broker at %s closes the connection at a message of %d bytes: it is left out until it changes (%s)",
@@ -159,7 +167,7 @@ class Publisher:
             return f"a topic over {LONGEST_TOPIC} bytes"
         if len(topic) + len(payload) + PACKET_HEAD > client.maximum_packet_size:
             why = f"over {client.maximum_packet_size} bytes"
-        elif self._oversized.is_left_out(topic, payload, time.monotonic()):
+        elif self._oversized.is_left_out(topic, payload, self._clock()):
             why = "the broker closes the connection at one of its size"
         else:
             return None

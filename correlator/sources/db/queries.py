@@ -294,6 +294,7 @@ class Queries:
         malformed: Called with the reason for each value that cannot be read.
         limits: Most bytes of metadata and errors. A longer text is shortened by the server.
         lost: Tables and columns that were read before, and are missing now (`lost_of`).
+        clock: The time of this host, about that of new rows.
 
     Every query raises `SourceUnavailable`.
     """
@@ -306,7 +307,9 @@ class Queries:
         malformed: Callable[[str], None] = lambda _: None,
         limits: Sizes | None = None,
         lost: frozenset[str] = frozenset(),
+        clock: Callable[[], Micros] = lambda: time.time_ns() // 1000,
     ) -> None:
+        self._clock = clock
         self.dialect = dialect
         self.schema = schema
         self.zone = zone
@@ -433,7 +436,7 @@ class Queries:
         return self._light_rows(await self._rows_in(session, _LIGHT, ids, self._light))
 
     def _light_rows(self, rows: Sequence[Row], after: Micros | None = None) -> list[LogRow]:
-        now = time.time_ns() // 1000 if after is None else None
+        now = self._clock() if after is None else None
         found: list[LogRow] = []
         for row in rows:
             attrs: Any = row[6]
