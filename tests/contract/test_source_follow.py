@@ -340,7 +340,7 @@ async def test_of_the_ended_legacy_rows_a_start_reads_the_newest_and_a_few_at_on
     ended = [f"legacy-{n}" for n in range(60) if n % 6]
     assert known == unfinished | {*ended[-20:]}
     assert max(sizes) <= 8
-    assert received._hub.published.newest_removed > 0
+    assert received.hub.published.newest_removed > 0
 
 
 async def test_a_legacy_job_that_ended_leaves_when_its_row_is_deleted(original):

@@ -98,7 +98,7 @@ async def test_heavy_rows_are_read_with_their_jobs_live_and_from_the_past_at_a_s
         await original.log("m" * 60_000, attrs=attrs(2, 1_100_000))
         await received.receives("past", "news", "n" * 60_000, "m" * 60_000)
         for number in range(3):
-            job = received._index.persisted(f"j{number}")
+            job = received.index.persisted(f"j{number}")
             assert isinstance(job, PersistedJob)
             assert job.job.last is not None
         position = tail.cursor()

@@ -292,14 +292,14 @@ async def test_a_revoked_right_is_noticed_while_the_tables_are_idle(one_mariadb)
     """No job runs, so no query names job_steps: the regular check of the schema notices it."""
     name = one_mariadb.tables.name
     async with running_follower(one_mariadb.source(), check_every=0.1, check_lost_every=0.1) as (received, _):
-        assert received._hub.readiness["tables"]()["ok"]
+        assert received.hub.readiness["tables"]()["ok"]
         await one_mariadb.run(f"REVOKE SELECT ON `{name}`.job_steps FROM correlator@'%'")
         try:
             # So soon that it is back before the tables have been read without it.
-            await eventually(lambda: received._hub.readiness["tables"]()["missing"] == ["job_steps"], every=0.0)
+            await eventually(lambda: received.hub.readiness["tables"]()["missing"] == ["job_steps"], every=0.0)
         finally:
             await one_mariadb.run(f"GRANT SELECT ON `{name}`.job_steps TO correlator@'%'")
-        await eventually(lambda: received._hub.readiness["tables"]()["ok"])
+        await eventually(lambda: received.hub.readiness["tables"]()["ok"])
 
 
 async def without_attrs(original: Original, received: RecordingPipeline) -> None:

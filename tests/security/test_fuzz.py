@@ -252,7 +252,9 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
 
         def ask(target: str) -> int:
             path, _, _ = target.removeprefix("/api/v1/").partition("?")
-            request = make_mocked_request("GET", target)
+            name = path.partition("/")[2].removesuffix("/events")
+            match = {"id": unquote_to_bytes(name).decode("utf-8", "replace")}
+            request = make_mocked_request("GET", target, match_info=match)
             request[GRANT] = Grant()
             work: Handler
             if path == "stream":
@@ -261,8 +263,6 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
                 work = rest.events
             else:
                 work = {"jobs": rest.job if "/" in path else rest.jobs, "resolve": rest.resolve}[path.partition("/")[0]]
-            name = path.partition("/")[2].removesuffix("/events")
-            request._match_info = {"id": unquote_to_bytes(name).decode("utf-8", "replace")}  # type: ignore[assignment]
             try:
                 return runner.run(work(request)).status
             except Exception as error:  # noqa: BLE001 - as every exception becomes a response

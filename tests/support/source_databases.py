@@ -351,7 +351,9 @@ class RecordingPipeline(Pipeline):
     """Keeps what it was fed, in the order of its coming."""
 
     def __init__(self) -> None:
-        super().__init__(LocalHub(Index()))
+        self.index = Index()
+        self.hub = LocalHub(self.index)
+        super().__init__(self.hub)
         self.received: list[LogRow] = []
         self.came_back: list[str] = []
         """The messages of rows that were read before a reset."""
@@ -359,7 +361,7 @@ class RecordingPipeline(Pipeline):
         """The messages of new rows, which streams get."""
         self.errors: list[str] = []
         self.runs: list[EndedRun] = []
-        self._hub.status.subscribe(lambda: self.errors.extend(filter(None, [self._hub.status.error])))
+        self.status.subscribe(lambda: self.errors.extend(filter(None, [self.status.error])))
 
     def rows(self, rows: Sequence[LogRow]) -> Outcome:
         self.received += rows
@@ -388,7 +390,7 @@ class RecordingPipeline(Pipeline):
 
     def view(self, job_id: str) -> JobView | None:
         """What is published of a job."""
-        shown = self._hub.published.get(job_id)
+        shown = self.hub.published.get(job_id)
         return shown.view if shown is not None else None
 
     async def receives(self, *messages: str) -> None:

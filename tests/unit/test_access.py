@@ -29,6 +29,7 @@ from correlator.sinks.http.server import ListenerConfig
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE
 from tests.support.grants import granted
+from tests.support.held import held
 from tests.support.paths import REPOSITORY
 from tests.support.there import there
 
@@ -258,7 +259,12 @@ def test_one_address_cannot_use_all_connections_which_are_counted_while_they_are
             with at.admitted("there") as other, at.admitted("third") as beyond:
                 assert (first, other, same, beyond, at.connections) == (True, True, False, False, 2)
             raise LookupError
-        assert (at.connections, len(at._connections)) == (0, 0)
+        assert at.connections == 0
+    size = held(at)
+    for n in range(1_000):
+        with at.admitted(f"once {n}"):
+            pass
+    assert held(at) <= size, "an address that has no connection any more"
 
 
 def test_an_address_that_floods_waits_longer_each_time_and_no_other_one_waits():
@@ -283,11 +289,13 @@ def test_an_address_that_floods_waits_longer_each_time_and_no_other_one_waits():
 
 def test_the_addresses_that_flooded_are_bounded():
     floods = Floods(lambda: 100.0, waiting=1)
-    for n in range(MAX_FLOODS + 10):
-        floods.note(str(n))
-    assert len(floods._until) == MAX_FLOODS
-    assert floods.delay("0") == 0.0
-    assert floods.delay(str(MAX_FLOODS)) > 0.0
+    sizes = []
+    for first in (0, MAX_FLOODS, 2 * MAX_FLOODS):
+        for n in range(first, first + MAX_FLOODS):
+            floods.note(f"{n:09}")
+        sizes.append(held(floods))
+    assert sizes[2] < 1.5 * sizes[0]
+    assert [floods.delay(f"{n:09}") > 0 for n in (0, 2 * MAX_FLOODS - 1, 2 * MAX_FLOODS)] == [False, False, True]
 
 
 PROXIES = ("127.0.0.1", "10.0.0.0/8", "fd00::/8")

@@ -20,6 +20,7 @@ from correlator.sinks.http.connections import (
     Peer,
 )
 from correlator.sinks.turns import Refused
+from tests.support.held import held
 from tests.support.there import there
 
 LIMIT, EACH, SURPLUS = 12, 9, 6
@@ -118,8 +119,17 @@ def test_whatever_clients_do_only_idle_connections_end_and_only_above_the_limits
         assert all(clients.open(share, surplus=False) <= most for share, most in clients.most.items())
     for peer in [*clients.is_idle]:
         clients.lose(peer)
-    assert clients.connections._idle == {False: {}, True: {}}
-    assert not clients.connections._of
+    assert len(clients.connections) == 0
+
+
+def test_nothing_is_left_of_the_connections_of_addresses_that_have_gone():
+    connections, sizes = of_limit(LIMIT), []
+    for number in range(2_000):
+        assert connections.has_room()
+        connections.lost(there(connections.admit(f"a{number}")))
+        if number in (100, 1_999):
+            sizes.append(held(connections))
+    assert sizes[1] <= sizes[0]
 
 
 def test_addresses_that_leave_their_surplus_behind_take_no_place_of_others():
@@ -185,16 +195,14 @@ def test_the_limit_is_said_in_readiness_and_once_in_the_log(caplog: pytest.LogCa
         assert connections.has_room()
         return there(connections.admit(address))
 
-    for n in range(40):
-        accept(f"a{n}")
+    peers = [accept(f"a{n}") for n in range(40)]
     assert connections.describe() == {"ok": True, "open": 40, "limit": 40, "error": None}
-    for n in range(100):
-        accept(f"b{n}")
+    peers += [accept(f"b{n}") for n in range(100)]
     described = connections.describe()
     assert (described["ok"], described["open"]) == (False, 40)
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "LimitNOFILE" in caplog.text
-    for peer in [*connections._open]:
+    for peer in peers:
         connections.lost(peer)
     accept("c")
     assert connections.describe()["ok"] is True

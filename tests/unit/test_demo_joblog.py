@@ -300,7 +300,7 @@ async def test_no_row_is_lost_or_doubled_with_any_commit_delays(path):
         writers.put(row(n))
         if n % 20 == 0:
             await asyncio.sleep(0.001)
-    await until(writers._queue.empty)
+    await until(lambda: len(written(path)) == 500)
     writers.stop()
     await running
     assert sorted(map(int, written(path).values())) == list(range(500))

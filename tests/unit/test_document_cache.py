@@ -1,39 +1,24 @@
 """The encoded documents: each made once per revision, within a bound."""
 
-import pytest
 from msgspec.structs import replace
 
-from correlator.jobs import encoding
 from correlator.jobs.encoding import OVERHEAD, Documents
 from correlator.model.facts import Status
 from correlator.model.published import Change, JobView, PublishedJob
 from correlator.model.rows import StepRecord
 from tests.support.documents import document_text, read_document
+from tests.support.held import held
 
 
 def shown(job_id="j", rev=1, **more):
     return PublishedJob(JobView(job_id, Status.RUNNING, **more), rev, 0)
 
 
-@pytest.fixture
-def made(monkeypatch):
-    """The documents that were made."""
-    made = []
-    document = encoding.document
-
-    def counted(shown, *args, **options):
-        made.append((shown.job_id, shown.rev))
-        return document(shown, *args, **options)
-
-    monkeypatch.setattr(encoding, "document", counted)
-    return made
-
-
-def test_a_document_is_made_once_per_revision(made):
+def test_a_document_is_made_once_per_revision():
     documents = Documents()
     old, new = shown(rev=1), shown(rev=2, error="x")
     bodies = [documents.encoded(s) for s in (old, old, new, new)]
-    assert made == [("j", 1), ("j", 2)]
+    assert len({*map(id, bodies)}) == 2
     assert bodies == [document_text(s) for s in (old, old, new, new)]
 
 
@@ -49,52 +34,56 @@ def test_what_is_kept_is_bounded_in_bytes_and_a_changed_job_gives_its_room_back(
     for n in range(30):
         documents.encoded(shown(f"{n:02}"))
         assert documents.size <= 10 * room
-    assert len(documents._cached) == 10
+    assert documents.size == 10 * room
+    full = held(documents)
     for n in range(30):
-        documents.forget([Change(f"{n:02}", n, shown(), shown())])
-    assert (len(documents._cached), documents.size) == (0, 0)
+        documents.forget([Change(f"{n:02}", n, shown(), None, "gone")])
+    assert documents.size == 0
+    assert held(documents) < full / 3
 
 
-def test_a_walk_over_more_jobs_than_fit_finds_as_many_again_as_fit(made):
+def test_a_walk_over_more_jobs_than_fit_finds_as_many_again_as_fit():
     room = len(Documents().encoded(shown("00"))) + OVERHEAD
     documents = Documents(10 * room)
     jobs = [shown(f"{n:02}") for n in range(30)]
-    for _ in range(2):
-        made.clear()
-        for job in jobs:
-            documents.encoded(job, all_jobs=True)
-    assert len(made) == 20
+    first, second = ([documents.encoded(job, all_jobs=True) for job in jobs] for _ in range(2))
+    assert sum(one is other for one, other in zip(first, second, strict=True)) == 10
 
 
-def test_a_document_asked_for_by_itself_is_kept_in_a_full_cache_and_one_too_large_evicts_none(made):
+def test_a_document_asked_for_by_itself_is_kept_in_a_full_cache_and_one_too_large_evicts_none():
     room = len(Documents().encoded(shown("00"))) + OVERHEAD
     documents, hot = Documents(10 * room), shown("hh")
     for n in range(10):
         documents.encoded(shown(f"{n:02}"), all_jobs=True)
-    documents.encoded(hot)
+    body = documents.encoded(hot)
     documents.encoded(shown("large", error="x" * 10 * room))
-    made.clear()
-    documents.encoded(hot)
-    assert made == []
+    assert documents.encoded(hot) is body
 
 
 def test_documents_to_compare_with_are_bounded_in_bytes_and_only_of_running_jobs_in_memory():
-    documents, steps = Documents(max_followed=200_000), (StepRecord(1, "s", 1, "failed", error_message="x" * 8_000),)
-    jobs = [read_document(document_text(shown(f"{number:02}", steps=steps))) for number in range(40)]
+    documents = Documents(max_followed=200_000)
+
+    def job(number: int) -> PublishedJob:
+        steps = (StepRecord(1, "s", 1, "failed", error_message=f"{number:08}" * 1_000),)
+        return read_document(document_text(shown(f"{number:02}", steps=steps)))
+
+    empty, jobs = held(documents), [job(number) for number in range(40)]
     for old in jobs:
         documents.patch(old, replace(old, stalled=True))
-    followed = documents._followed
-    assert 10 < len(followed) <= 200_000 // 8_000
-    documents.patch(jobs[39], replace(jobs[39], view=replace(jobs[39].view, status=Status.COMPLETED)))
-    documents.forget([Change("38", 1, jobs[38], None, "gone")])
-    assert not {"38", "39"} & set(followed)
-    documents.forget(Change(f"{number:02}", 2, jobs[number], None, "gone") for number in range(38))
-    assert (len(followed), documents._followed_size) == (0, 0)
+    assert 10 * 8_000 < held(documents) - empty < 400_000
+    for number, old in enumerate(jobs):
+        if number % 2:
+            documents.patch(old, replace(old, view=replace(old.view, status=Status.COMPLETED)))
+        else:
+            documents.forget([Change(old.job_id, 1, old, None, "gone")])
+    assert held(documents) - empty < 8_000
 
 
 def test_a_job_that_left_memory_gives_the_room_of_both_its_forms_back():
     documents = Documents()
+    empty = held(documents)
     for steps in (True, False):
-        documents.encoded(shown(), steps=steps)
+        documents.encoded(shown(error="x" * 4_000), steps=steps)
     documents.forget([Change("j", 1, shown(), None, "gone")])
-    assert (len(documents._cached), documents.size) == (0, 0)
+    assert documents.size == 0
+    assert held(documents) - empty < 1_000

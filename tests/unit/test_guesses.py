@@ -16,6 +16,7 @@ from correlator.sinks.http.access import Access, Rules
 from correlator.sinks.http.audit import BURST, MAX_SUBJECTS, Audit
 from correlator.sinks.http.floods import FREE_GUESSES, MAX_FLOOD_DELAY, MAX_FLOODS, MAX_RIGHT, MAX_WAITING, Guesses
 from correlator.sinks.http.grants import REASONS, Denied, Grant
+from tests.support.held import held
 from tests.support.virtual_time import VirtualTimeLoop
 
 GUI = Grant("gui", b"the-token-of-the-gui")
@@ -120,11 +121,14 @@ def test_an_address_that_has_stopped_guessing_is_forgotten(loop: VirtualTimeLoop
 
 def test_what_is_remembered_of_tokens_and_addresses_has_a_bound_and_holds_no_token():
     guesses = Guesses(lambda: 0.0)
-    for n in range(MAX_RIGHT + 10):
-        guesses.right(f"a{n}", b"a long token " * 300)
-        guesses.wrong(f"a{n}")
-    assert (len(guesses._right), len(guesses._floods._until)) == (MAX_RIGHT, MAX_FLOODS)
-    assert max(len(digest) for _, digest in guesses._right) == 16
+    sizes = []
+    for first in (0, MAX_RIGHT):
+        for n in range(first, first + MAX_RIGHT):
+            guesses.right(f"a{n:09}", b"a long token " * 80)
+            guesses.wrong(f"a{n:09}")
+        sizes.append(held(guesses))
+    assert sizes[0] < 500 * (MAX_RIGHT + MAX_FLOODS), "no token, which has 1,040 bytes"
+    assert sizes[1] < 1.5 * sizes[0]
 
 
 # -- the journal
@@ -158,13 +162,16 @@ def test_a_line_names_the_token_and_the_address_and_comes_again_after_a_minute_w
 def test_guesses_from_many_addresses_write_few_lines_and_lose_no_count(caplog):
     now = 0.0
     audit = Audit(lambda: now)
+    sizes = []
     for n in range(3 * MAX_SUBJECTS):
         audit.refused(Denied("wrong_token", "this token is not known"), f"2001:db8:{n:x}::/64")
+        if n + 1 in (MAX_SUBJECTS, 3 * MAX_SUBJECTS):
+            sizes.append(held(audit))
+    assert sizes[1] < 1.5 * sizes[0]
     assert len(caplog.records) == BURST
     now = 100.0
     audit.refused(Denied("wrong_token", "this token is not known"), "192.0.2.1")
     assert shown(caplog.records[-1])["of_others"] == 3 * MAX_SUBJECTS - BURST
-    assert len(audit._written) <= MAX_SUBJECTS
 
 
 def test_a_request_without_a_token_is_no_refused_login(caplog):
