@@ -1,8 +1,9 @@
 """Log formats: each record becomes one line on standard error.
 
 The further lines of a traceback start with `| `. Control characters, including line ends, are escaped in every format,
-so a text from the database or from a client cannot forge a line, a priority or a colour. Fields that are passed as
-`extra={…}` follow the message as key=value, or are members of the JSON object.
+so a text from the database or from a client cannot forge a line, a priority or a colour. Texts that are longer than
+`MAX_TEXT` are cut: nothing else runs while a line is written. Fields that are passed as `extra={…}` follow the message
+as key=value, or are members of the JSON object.
 """
 
 import json
@@ -23,6 +24,12 @@ _UNSAFE = re.compile(f"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _BARE = re.compile(r'[^\s"=]+')
+
+MAX_TEXT = 8_192
+"""Characters of a message, a field, or a line of a traceback."""
+
+MAX_LINES = 500
+"""Lines of a traceback."""
 
 
 def configure(level: str, style: str, environ: Mapping[str, str], stream: TextIO | None = None) -> None:
@@ -67,12 +74,12 @@ class JsonFormatter(logging.Formatter):
             "ts": _timestamp(record),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": _cut(record.getMessage()),
         }
         if traceback := _traceback(record):
             line["exception"] = "\n".join(traceback)
         for key, value in _extra(record).items():
-            line.setdefault(key, value)
+            line.setdefault(key, _cut(value) if isinstance(value, str) else value)
         try:
             text = orjson.dumps(line, default=repr).decode()
         except TypeError:  # orjson rejects lone surrogates, integers over 64 bits, and keys that are not strings
@@ -108,7 +115,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 def _sentence(record: logging.LogRecord) -> str:
     fields = [f"{_value(key)}={_value(value)}" for key, value in _extra(record).items()]
-    return " ".join([f"{escape(record.name)}: {escape(record.getMessage())}", *fields])
+    return " ".join([f"{escape(record.name)}: {escape(_cut(record.getMessage()))}", *fields])
 
 
 def _extra(record: logging.LogRecord) -> dict[str, Any]:
@@ -116,7 +123,7 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _value(value: object) -> str:
-    text = str(value)
+    text = _cut(str(value))
     if _BARE.fullmatch(text):
         return escape(text)
     return '"' + escape(text.replace("\\", "\\\\").replace('"', '\\"')) + '"'
@@ -125,7 +132,12 @@ def _value(value: object) -> str:
 def _traceback(record: logging.LogRecord) -> list[str]:
     if not record.exc_info:
         return []
-    return [escape(line) for line in logging.Formatter().formatException(record.exc_info).split("\n")]
+    lines = logging.Formatter().formatException(record.exc_info).split("\n", MAX_LINES)
+    return [escape(_cut(line)) for line in lines[:MAX_LINES]]
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
 
 
 def _priority(level: int) -> int:

@@ -6,12 +6,13 @@ of 200 ms, and rows, probes and websockets wait for it. A queue in order of arri
 Model. Work that may take long waits for a turn of its class (`Turns`). A class runs a few pieces at once, and begins
 the next one only in the next round of the event loop, so that everything else runs in between. Addresses take turns:
 one with a single request waits for one piece of each other address, not for all that these have asked for. Probes
-(`/health/*`) and live rows wait for nothing.
+(`/health/*`) wait for each other only, and live rows for nothing.
 
 | class | what runs in it | bound |
 |---|---|---|
 | `connections` | the begin of connections, with their handshakes, but of probes | three at once, 10 ms each |
 | `begin` | the begin of every request but probes | a few in one round of the event loop |
+| `probes` | the begin of probes | a few in one round of the event loop |
 | `lists` | matching and encoding of lists and searches in memory, never a query of the database | one at a time |
 | `queries` | what a request asks the database for jobs, and for lines of any job | eight at once, four of one address |
 | `waited_ids` | what the database is asked about IDs that requests wait for | one at a time |
@@ -340,6 +341,7 @@ class Work:
     def __init__(self, *, newcomers: int = NEWCOMERS, handshakes: int = HANDSHAKES) -> None:
         self.connections = Turns("connections", at_once=3, waiting=1_000_000, waiting_each=1_000_000)
         self.begin = Turns("requests", at_once=32, waiting=20_000, waiting_each=20_000)
+        self.probes = Turns("probes", at_once=32, waiting=20_000, waiting_each=20_000)
         self.lists = Turns("lists", at_once=1, waiting=4_000, waiting_each=1_000)
         self.queries = Turns("searches of the database", at_once=8, each=4, waiting=8_000, waiting_each=4_000)
         self.waited_ids = Turns("lookups of IDs", at_once=1, waiting=10_000, waiting_each=5_000, within=60.0)

@@ -32,6 +32,9 @@ QUERY_COMPRESSED: Final = 165
 
 DUMP: Final = 0x12
 
+MAX_POSITION: Final = 0xFFFFFFFF
+"""The packet that requests the log has 32 bits for the position. A larger transaction makes a file longer than that."""
+
 
 class Ended(Exception):
     """The server ended the stream: with the error `code` and its message, or with code 0 if it only closed it."""
@@ -42,7 +45,10 @@ class Ended(Exception):
 
 
 def request(file: str, position: int, server_id: int) -> bytes:
-    """The COM_BINLOG_DUMP packet: send everything from `position` of `file` on, and new events as they are written."""
+    """The COM_BINLOG_DUMP packet: send everything from `position` of `file` on, and new events as they are written.
+
+    `position`: at most `MAX_POSITION`.
+    """
     body = struct.pack("<BIHI", DUMP, position, 0, server_id) + file.encode()
     return struct.pack("<I", len(body)) + body
 

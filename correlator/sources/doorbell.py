@@ -257,7 +257,10 @@ async def _end_of_log(session: MariaDBSession) -> tuple[str, int]:
     file, position = found.get("Binlog_snapshot_file"), found.get("Binlog_snapshot_position")
     if not file or not position:
         raise SourceUnavailable("MariaDB: the server writes no binary log (log_bin is off)")
-    return file, int(number(position, "Binlog_snapshot_position"))
+    at = int(number(position, "Binlog_snapshot_position"))
+    if not 0 <= at <= binlog.MAX_POSITION:
+        raise SourceUnavailable("MariaDB: the binary log goes on behind 4 GiB, where no replica can begin to read")
+    return file, at
 
 
 def _message(ended: binlog.Ended) -> str:

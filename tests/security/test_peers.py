@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import random
 import socket
+import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiomqtt
 import pytest
@@ -17,10 +19,12 @@ from correlator.config.schema import Tls, client_context
 from correlator.errors import SourceUnavailable
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from tests.support.accepting import accepting
+from tests.support.background import in_background
 from tests.support.certificates import Certificates
 from tests.support.daemon import HELLO, Daemon
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.hostile_database import CAPABILITIES, OK, SSL, greeting, packet, read_packet
+from tests.support.mariadb import Database
 from tests.support.mosquitto import Mosquitto
 from tests.support.servers import free_port
 
@@ -98,6 +102,100 @@ async def test_a_database_server_that_sends_noise_is_one_that_is_away(driver: st
         for _ in range(12):
             with pytest.raises(SourceUnavailable):
                 await source(port, driver).open()
+
+
+ASKED = b"SELECT /* answered by the test */"
+
+
+async def relayed(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, target: int, answer: Callable[[], bytes]
+) -> None:
+    """Pass packets to the server at `target` and back, but give a query that begins with `ASKED` the `answer`."""
+    server_reader, server_writer = await asyncio.open_connection("127.0.0.1", target)
+
+    async def back() -> None:
+        while more := await server_reader.read(1 << 16):
+            writer.write(more)
+
+    async with in_background(back()):
+        try:
+            while True:
+                number, content = await read_packet(reader)
+                if content[1:].startswith(ASKED):
+                    writer.write(answer())
+                else:
+                    server_writer.write(packet(number, content))
+        finally:
+            server_writer.close()
+
+
+def column(kind: int) -> bytes:
+    """The definition of a column."""
+    names = b"".join(bytes([len(name)]) + name for name in (b"def", b"", b"t", b"t", b"c", b"c"))
+    return names + b"\x0c" + struct.pack("<HIBHB", 45, 1 << 20, kind, 0, 0) + b"\0\0"
+
+
+VALUES = (
+    b"\xfb",
+    b"\0",
+    b"\x011",
+    b"\x03nan",
+    b"\x02\xff\xfe",
+    b"\xfe\xff\xff\xff\xff\xff\xff\xff\x7fx",
+    b"\xfd\xff\xff\xff",
+)
+"""Of a row: NULL, texts, and lengths of which nothing follows."""
+
+KINDS = (1, 3, 5, 8, 10, 11, 12, 13, 16, 245, 246, 252, 253, 254, 200)
+"""Types of columns, and a number that is none."""
+
+
+def answer_of(dice: random.Random) -> bytes:
+    """What a server may answer to a query: rows of any number of values, and an end that fits or does not."""
+    columns = dice.choice((0, 1, 2, 2, 2, 200))
+    end = dice.choice(
+        (*[b"\xfe\0\0\2\0"] * 5, b"\xfe\0\0\x0a\0", b"\xff\x28\x04#42000", b"\0\0\0\2\0\0\0", b"", b"\xfe")
+    )
+    packets = [bytes([columns]), *(column(dice.choice(KINDS)) for _ in range(columns)), b"\xfe\0\0\2\0"]
+    width = dice.choice((columns, 2))
+    for _ in range(dice.randrange(4)):
+        more = dice.choice((0, 0, 0, 0, 0, 0, -1, 1))
+        usual = VALUES[:3] if dice.random() < 0.9 else VALUES
+        packets.append(b"".join(dice.choice(usual) for _ in range(max(0, width + more))))
+    packets.append(end + (b"\x1b[2J\n<3>forged" * 20_000 if end[:1] == b"\xff" else b""))
+    del packets[len(packets) - (dice.random() < 0.1) :]
+    start = dice.choice((*[1] * 9, 77))
+    return b"".join(packet(start + n, content) for n, content in enumerate(packets))
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+async def test_an_answer_that_no_server_gives_is_rows_or_a_failure_in_few_words(
+    database: Database, driver: Literal["aiomysql", "asyncmy"]
+) -> None:
+    dice = random.Random(11)
+    session, outcomes, longest = None, Counter[str](), 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await relayed(reader, writer, database.server.port, lambda: answer_of(dice))
+
+    async with listening(talk) as port:
+        address = Address(port=port, user="correlator", database=database.name)
+        served = MariaDBDatabase(address, driver=driver, connect_timeout=PATIENCE, query_timeout=0.05)
+        for _ in range(200):
+            session = session or await served.open()
+            try:
+                rows = await session.query(ASKED.decode())
+            except SourceUnavailable as error:
+                longest = max(longest, len(str(error)))
+                outcomes["failures"] += 1
+                session = None
+            else:
+                assert len({len(row) for row in rows}) < 2
+                outcomes["rows"] += 1
+        if session is not None:
+            await session.close()
+    assert min(outcomes["rows"], outcomes["failures"]) > 10, outcomes
+    assert longest < 1_500
 
 
 LIES = {

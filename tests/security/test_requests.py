@@ -10,7 +10,7 @@ import json
 import resource
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,14 +39,15 @@ from tests.support.small_appliance import TOKEN
 
 
 @contextlib.asynccontextmanager
-async def listener(parts: Mapping[str, dict[str, Any]] | None = None, **rules: Any) -> AsyncIterator[int]:
-    """The port of a listener in this process, without any job. `parts`: of its readiness. `rules`: see `served`."""
+async def listener(
+    readiness: Mapping[str, Callable[[], dict[str, Any]]] | None = None, **rules: Any
+) -> AsyncIterator[int]:
+    """The port of a listener in this process, without any job. `readiness`: its parts. `rules`: see `served`."""
     index = Index()
     index.loading = False
     hub = LocalHub(index)
     hub.status.loading = False
-    for name, part in (parts or {}).items():
-        hub.readiness[name] = partial(dict, part)
+    hub.readiness.update(readiness or {})
     async with served(hub, **rules) as url:
         yield int(url.rpartition(":")[2])
 
@@ -131,6 +132,34 @@ async def test_when_all_file_descriptors_are_in_use_it_waits_and_then_serves_aga
 async def test_a_request_that_is_too_long_is_refused(port, sent, status):
     answer = await exchange(port, sent)
     assert (answer.status, answer.closed, answer.header("Server")) == (status, True, "correlator")
+
+
+async def test_probes_that_come_together_are_answered_a_few_in_one_round_of_the_loop():
+    """Without a token, whoever sends many of them on many connections would make everything else wait."""
+    loop, calls, most = asyncio.get_running_loop(), 0, 0
+
+    def counted() -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        return {}
+
+    def next_round() -> None:
+        nonlocal calls, most, timer
+        calls, most = 0, max(most, calls)
+        timer = loop.call_soon(next_round)
+
+    timer = loop.call_soon(next_round)
+    async with listener(readiness={"counted": counted}) as port, contextlib.AsyncExitStack() as open_ones:
+        clients = [await open_ones.enter_async_context(connected(port)) for _ in range(60)]
+        for _ in range(2):  # the first time, each connection begins in a turn of its own
+            for _, writer in clients:
+                writer.write(get("/health/ready", "Connection: keep-alive") * 3)
+            for reader, _ in clients:
+                answered = 0
+                while answered < 3:
+                    answered += (await reader.readuntil(b"\r\n\r\n")).count(b"HTTP/1.1 200")
+    timer.cancel()
+    assert 0 < most < 40
 
 
 async def test_a_client_that_sends_too_many_requests_at_once_writes_nothing_to_the_log(guarded: Daemon):
@@ -445,7 +474,7 @@ async def test_a_link_of_another_site_with_a_ticket_is_followed():
 @pytest.mark.parametrize("tokens", [(), (TOKEN,)], ids=["open", "guarded"])
 async def test_readiness_names_nothing_to_a_stranger(tokens, host, sent_token, shown):
     part = {"ok": False, "error": "hospital: http://10.9.8.7/ refuses", "receivers": {"hospital": {"ok": False}}}
-    async with listener(tokens=tokens, parts={"webhooks": part}) as port:
+    async with listener(tokens=tokens, readiness={"webhooks": partial(dict, part)}) as port:
         sent = get("/health/ready", *filter(None, (sent_token,))).replace(b"Host: 127.0.0.1", f"Host: {host}".encode())
         answer = await exchange(port, sent)
     body = json.loads(answer.body)

@@ -6,6 +6,8 @@ import contextlib
 import logging
 import struct
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -165,3 +167,30 @@ async def test_a_doorbell_that_stays_away_is_warned_of_once_in_ten_minutes_and_s
         asked = database.asked
         await eventually(lambda: database.asked > asked + 20)
         assert [r.levelname for r in caplog.records] == ["WARNING", "WARNING"]
+
+
+class Answering(Away):
+    """A database whose session has this row for the position, and nothing else."""
+
+    def __init__(self, position: str) -> None:
+        super().__init__()
+        self.position = position
+
+    async def open_with_aiomysql(self) -> Any:
+        self.asked += 1
+        return self
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[object, ...]]:
+        return [("Binlog_snapshot_file", "bin.000001"), ("Binlog_snapshot_position", self.position)]
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("position", ["-1", "4294967296", "1e400", "inf", "nan", "", "four"])
+async def test_a_position_that_cannot_be_requested_is_a_doorbell_that_is_away(position):
+    database = Answering(position)
+    bell = Doorbell(database, backoff=Backoff(0.001, 1, 0.001))  # type: ignore[arg-type]
+    async with in_background(bell.run(lambda changed: None)):
+        await eventually(lambda: database.asked > 2)
+        assert bell.describe()["ok"]

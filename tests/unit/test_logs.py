@@ -9,7 +9,7 @@ import re
 import orjson
 import pytest
 
-from correlator.ops.logs import configure, escape
+from correlator.ops.logs import MAX_LINES, MAX_TEXT, configure, escape
 
 HOSTILE = (
     "job \x1b[31mred\x07\n<0>forged: line\r2025-01-01T00:00:00.000000Z INFO x: y\u2028\u202e\x9b\x7f\ud800 \x00end"
@@ -112,3 +112,13 @@ def test_auto_is_the_journals_format_only_on_the_journals_own_stream(tmp_path, o
         logging.getLogger("x").info("here")
         stream.seek(0)
         assert stream.read().startswith("<6>x: here") is ours
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_no_text_makes_a_line_longer_than_its_bound(lines, style):
+    long = "\x1b\n" * 1_000_000
+
+    def write(log):
+        log.error("%s", long, extra={"field": long}, exc_info=ValueError(long))
+
+    assert sum(map(len, lines(style, write))) < 6 * (2 * MAX_TEXT + MAX_LINES * 100)

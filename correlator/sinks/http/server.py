@@ -309,8 +309,7 @@ class HttpSink:
                 if surplus and not probe:
                     response: web.StreamResponse = problem(*FULL)
                 else:
-                    if not probe:
-                        await self._work.begin.round(request.remote or "")
+                    await (self._work.probes if probe else self._work.begin).round(request.remote or "")
                     response = await self._admitted(request, need) or await handler(request)
             except Denied as denied:
                 self._access.note(denied, request.remote or "")

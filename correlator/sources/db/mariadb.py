@@ -50,6 +50,9 @@ KILL_WITHIN = 5.0
 MONITORED_EVERY = 60.0
 """Seconds until an account that may not see the delay of a replica is asked again."""
 
+MAX_MESSAGE = 512
+"""Characters of an error's text: no server writes more (MYSQL_ERRMSG_SIZE)."""
+
 _SECONDS_BEHIND = 32
 """The column Seconds_Behind_Master of SHOW REPLICA STATUS. A driver's rows have no names."""
 
@@ -96,6 +99,7 @@ class MariaDBSession:
             try:
                 async with asyncio.timeout(self._timeout):
                     rows = await keeping_cancellation(_execute(self.connection, sql, args))
+                return await in_parts(rows, _decoded)
             except TimeoutError as error:
                 self._drop(running=True)
                 raise query_failed(f"MariaDB: no answer within {self._timeout:g} s", Away.NO_ANSWER, sql) from error
@@ -107,7 +111,6 @@ class MariaDBSession:
                 self._drop()
                 reason, meaning = _kind(error)
                 raise query_failed(f"MariaDB: {_message(error)}", reason, sql, meaning) from error
-        return await in_parts(rows, _decoded)
 
     def _drop(self, *, running: bool = False) -> None:
         connection, self.connection = self.connection, None
@@ -360,7 +363,10 @@ async def _execute(connection: Any, sql: str, args: Sequence[object] = ()) -> Se
 
 def _decoded(rows: Sequence[Row]) -> list[Row]:
     """`rows` with bytes decoded. By column, as all values of one have the same type or are None: twice as fast."""
-    return list(zip(*map(_column, zip(*rows, strict=True)), strict=True))
+    try:
+        return list(zip(*map(_column, zip(*rows, strict=True)), strict=True))
+    except ValueError:
+        raise ValueError("the rows of an answer have different numbers of columns") from None
 
 
 def _column(values: Row) -> Row:
@@ -392,7 +398,8 @@ def _message(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and _NO_SOCKET in str(error):
         return "the server closed the connection at once"
     args: Sequence[Any] = error.args
-    words = f"{args[1]} ({args[0]})" if len(args) >= 2 and isinstance(args[0], int) else str(error)
+    has_number = len(args) >= 2 and isinstance(args[0], int)
+    words = f"{str(args[1])[:MAX_MESSAGE]} ({args[0]})" if has_number else str(error)[:MAX_MESSAGE]
     by = error.__cause__
-    cause = _message(by) if isinstance(by, Exception) and not isinstance(by, OSError) else str(by or "")
+    cause = _message(by) if isinstance(by, Exception) and not isinstance(by, OSError) else str(by or "")[:MAX_MESSAGE]
     return (words if cause in words else f"{words}: {cause}") or type(error).__name__

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -239,11 +240,14 @@ def _unreadable(sql: str, meaning: str) -> SourceUnavailable:
 
 
 def number(text: object, what: str) -> float:
-    """The number that the server's variable `what` is. Raises: `SourceUnavailable`."""
+    """The finite number that the server's variable `what` is. Raises: `SourceUnavailable`."""
     try:
-        return float(str(text))
+        found = float(str(text))
     except ValueError:
-        raise _unreadable("", f"the server answered what {what} cannot be: expected a number") from None
+        found = math.nan
+    if not math.isfinite(found):
+        raise _unreadable("", f"the server answered what {what} cannot be: expected a number")
+    return found
 
 
 _PLACE = re.compile(r" - at `\$\[(?:\.\.\.|\d+)\](?:\[(\d+)\])?`")
