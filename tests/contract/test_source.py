@@ -366,6 +366,14 @@ async def test_the_next_id_is_known_and_starts_again_after_a_truncate(original):
     await session.close()
 
 
+async def test_after_the_highest_id_that_a_row_can_have_there_is_none_that_is_less(one_mariadb):
+    source = one_mariadb.source()
+    session = await source.open()
+    await one_mariadb.insert("log_events", id=2**63 - 1, level="INFO", message="x")
+    assert await source.next_id(session) >= 2**63 - 1
+    await session.close()
+
+
 async def test_a_local_server_has_the_local_zone_and_a_remote_one_its_offset(one_mariadb):
     source, later = one_mariadb.source(zone=None), one_mariadb.source(zone=None)
     session = await source.open()

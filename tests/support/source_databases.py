@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import re
 import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -301,6 +302,15 @@ WRONG: Sequence[object] = (
     datetime(9999, 12, 31, tzinfo=_UTC), date(1, 1, 1), timedelta(days=-9), [], "9" * 5_000,
 )  # fmt: skip
 
+NO_TIMES = (
+    "2026-02-31 12:00:00",
+    "0000-01-01 00:00:00",
+    "2026-12-03 29:00:00",
+    "2026-12-03 23:59:60.1",
+    "2026-13-01 00:00",
+)
+"""Texts in the place of a time: as one looks, and of no calendar."""
+
 
 class LyingDatabase:
     """A database of which every now and then one column of an answer has other values. Satisfies `Database`.
@@ -325,7 +335,9 @@ class LyingDatabase:
     def lie(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
         if self._random.random() >= self.lies or not rows:
             return rows
-        column, value = self._random.randrange(len(rows[0])), self._random.choice(WRONG)
+        column = self._random.randrange(len(rows[0]))
+        is_time = isinstance(rows[0][column], str) and re.match(r"\d{4}-\d\d-\d\d ", rows[0][column])
+        value = self._random.choice(NO_TIMES if is_time else WRONG)
         self.told.append((sql, column, value))
         if self._random.random() < 0.1:
             return []

@@ -334,7 +334,7 @@ class MariaDBDatabase:
     async def next_id(self, session: Session) -> int:
         rows = await rows_of(
             session,
-            tuple[Int64 | None],
+            tuple[int | None],  # 2**63 behind the last ID
             "SELECT AUTO_INCREMENT FROM information_schema.tables"
             " WHERE table_schema = DATABASE() AND table_name = 'log_events'",
         )

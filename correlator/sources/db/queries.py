@@ -54,6 +54,7 @@ from correlator.sources.db.session import (
     form_of,
     row_of,
     rows_of,
+    unreadable,
 )
 from correlator.sources.db.zones import Offset, ServerZone, Zone
 from correlator.tasks import Pacer
@@ -278,7 +279,7 @@ _STATUS, _STARTED = (TABLES["job_tracking"].index(column) for column in ("status
 
 _STEP_STARTED = TABLES["job_steps"].index("started_at")
 
-Timestamp: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-(0[1-9]|1[012])-(0[1-9]|1\d|2[0-8]|29|3[01]) [0-2]\d:")]
+Timestamp: TypeAlias = Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(\.\d{1,6})?$")]
 """The database's clock (`Dialect.clock`)."""
 
 _ACTIVE = "status IN ('pending', 'running')"
@@ -529,8 +530,9 @@ class Queries:
 
     async def clock(self, session: Session, back: float) -> str:
         """The database's time `back` seconds ago, as text to compare TIMESTAMP columns with."""
-        (found,) = await row_of(session, tuple[Timestamp], self.dialect.clock.format(back=int(back)))
-        return found
+        sql = self.dialect.clock.format(back=int(back))
+        (found,) = await row_of(session, tuple[Timestamp], sql)
+        return _of_calendar(found, sql)
 
     async def now(self, session: Session) -> Micros:
         """The database's time, in whole seconds."""
@@ -543,11 +545,13 @@ class Queries:
         clock = f"({self.dialect.clock.format(back=int(back))})"
         columns = f"{clock}, (SELECT COUNT(*) FROM job_tracking WHERE {_ACTIVE})"
         if not isinstance(self.zone, ServerZone):
-            return await row_of(session, tuple[Timestamp, Int64], f"SELECT {columns}")
-        sql = f"SELECT {columns}, {self.dialect.offset}"
-        now, count, offset = await row_of(session, tuple[Timestamp, Int64, Offset], sql)
-        self.zone.observe(offset)
-        return now, count
+            sql = f"SELECT {columns}"
+            now, count = await row_of(session, tuple[Timestamp, Int64], sql)
+        else:
+            sql = f"SELECT {columns}, {self.dialect.offset}"
+            now, count, offset = await row_of(session, tuple[Timestamp, Int64, Offset], sql)
+            self.zone.observe(offset)
+        return _of_calendar(now, sql), count
 
     async def last_changes(self, session: Session, *tables: str) -> tuple[object, float]:
         """A value that is another after each change of these tables, and the seconds since the last of them.
@@ -866,6 +870,15 @@ def with_lost(record: Record, before: Record, lost: Sequence[str]) -> Record:
 def _any_of(select: str, *conditions: str) -> str:
     """The rows for which any condition holds. Unlike an OR, each uses its own index."""
     return " UNION ALL ".join(select + condition for condition in conditions)
+
+
+def _of_calendar(text: str, sql: str) -> str:
+    """A time of the server, unchanged. Raises: `SourceUnavailable` if no calendar has it."""
+    try:
+        Queries.micros(text)
+    except ValueError:
+        raise unreadable(sql, "the server's time is none") from None
+    return text
 
 
 def _list(ids: Iterable[int]) -> str:

@@ -214,7 +214,7 @@ async def rows_of(session: Session, form: type[T], sql: str, args: Sequence[obje
         place = _PLACE.search(str(error))
         column = _column(sql, int(place[1])) if place is not None and place[1] else "a row of it"
         wrong = _PLACE.sub("", str(error)).replace("Expected", "expected", 1)
-        raise _unreadable(sql, f"the server answered what {column} cannot be: {wrong}") from None
+        raise unreadable(sql, f"the server answered what {column} cannot be: {wrong}") from None
 
 
 async def in_parts(rows: Sequence[Row], convert: Callable[[Sequence[Row]], list[T]]) -> list[T]:
@@ -231,11 +231,12 @@ async def row_of(session: Session, form: type[T], sql: str, args: Sequence[objec
     """The only row of a SELECT that always has one. Raises: as `rows_of`, also if there is none."""
     rows = await rows_of(session, form, sql, args)
     if not rows:
-        raise _unreadable(sql, "the server answered without a row")
+        raise unreadable(sql, "the server answered without a row")
     return rows[0]
 
 
-def _unreadable(sql: str, meaning: str) -> SourceUnavailable:
+def unreadable(sql: str, meaning: str) -> SourceUnavailable:
+    """The error of the query `sql`, whose answer is none. `meaning`: why not."""
     return query_failed("an answer cannot be read", Away.UNREADABLE, sql, meaning)
 
 
@@ -246,7 +247,7 @@ def number(text: object, what: str) -> float:
     except ValueError:
         found = math.nan
     if not math.isfinite(found):
-        raise _unreadable("", f"the server answered what {what} cannot be: expected a number")
+        raise unreadable("", f"the server answered what {what} cannot be: expected a number")
     return found
 
 
