@@ -423,6 +423,9 @@ class Batch(Struct, frozen=True):
 
 OnBatch: TypeAlias = Callable[[Batch], None]
 
+Shows: TypeAlias = Callable[[PublishedJob], bool]
+"""Whether a client may see a job."""
+
 
 class Hub(ABC):
     """The published jobs with their subscribers. Event loop's thread only.
@@ -544,25 +547,28 @@ class Hub(ABC):
 
     # -- IDs
 
-    async def find(self, name: str) -> tuple[PublishedJob, Resolved] | None:
+    async def find(self, name: str, shows: Shows | None = None) -> tuple[PublishedJob, Resolved] | None:
         """Return the newest job that `name` names, from memory or from the database; None if there is none.
+
+        Of a job that the client must not see (`shows`) nothing is found, in the way of an ID that no job has.
 
         Raises: `SourceUnavailable` if only the database could answer, and it does not.
         """
-        if (certain := self.find_certain(name)) is not None or self.archive is None:
+        certain = _seen(self.find_certain(name), shows)
+        if certain is not None or self.archive is None:
             return certain
-        known = self.find_now(name)
+        known = _seen(self.find_now(name), shows)
         try:
             # For a known job, the query only checks whether the database has a newer one with the same ID.
             async with asyncio.timeout(KNOWN_WITHIN if known is not None else None):
                 other = await self._search(name)
         except (SourceUnavailable, TimeoutError):
             if known is not None:
-                return self.find_now(name) or known
+                return _seen(self.find_now(name), shows) or known
             raise
-        known = self.find_now(name)
+        known = _seen(self.find_now(name), shows)
         if known is None or (other is not None and other[0].view.age_key > known[0].view.age_key):
-            return other
+            return _seen(other, shows)
         return known
 
     def find_certain(self, name: str) -> tuple[PublishedJob, Resolved] | None:
@@ -583,12 +589,21 @@ class Hub(ABC):
         shown = published.get(resolved.job_id) if resolved is not None else None
         return (shown, resolved) if shown is not None and resolved is not None else None
 
-    async def appearance(self, name: str, within: float) -> tuple[PublishedJob, Resolved] | None:
-        """Wait for a job in memory that `name` names. None after `within` seconds, or if the process drains."""
+    async def appearance(
+        self, name: str, within: float, shows: Shows | None = None
+    ) -> tuple[PublishedJob, Resolved] | None:
+        """Wait for a job in memory that `name` names, and that the client may see (`shows`).
+
+        None after `within` seconds, or if the process drains.
+        """
         loop = asyncio.get_running_loop()
         until = loop.time() + within
         with self.waiting_ids.watched_id(name):
-            while (found := self.find_now(name)) is None and not self.draining and (left := until - loop.time()) > 0:
+            while (
+                (found := _seen(self.find_now(name), shows)) is None
+                and not self.draining
+                and (left := until - loop.time()) > 0
+            ):
                 await self.waiting_ids.changed(name, left)
         return found
 
@@ -612,6 +627,10 @@ class Hub(ABC):
     @abstractmethod
     def running(self) -> int:
         """The number of jobs that run."""
+
+
+def _seen(found: tuple[PublishedJob, Resolved] | None, shows: Shows | None) -> tuple[PublishedJob, Resolved] | None:
+    return found if found is None or shows is None or shows(found[0]) else None
 
 
 class DatabaseStatus(ABC):

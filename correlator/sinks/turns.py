@@ -42,7 +42,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from correlator.errors import CorrelatorError
 from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.hub import Hub, Shows
 
 AT_ONCE = 0.004
 """Seconds of matching or encoding before the event loop runs other tasks."""
@@ -73,6 +73,10 @@ NEWCOMERS = 1_000
 HANDSHAKES = 1_000
 """TLS handshakes that have not ended. What a client sends in its handshake, up to 180 kB of memory, is kept until the
 handshake ends. With 300, waves of 2,000 ordinary clients took longer."""
+
+
+HIDDEN_AFTER = 0.5
+"""Seconds: longer than a lookup of an ID takes as a rule."""
 
 
 class Refused(CorrelatorError):
@@ -356,14 +360,24 @@ class Work:
         self.unknown = Held("bytes of websockets without a hello", most=64 << 20, each=16 << 20)
         self.unhandled = Held("bytes of messages that have not been handled", most=64 << 20, each=16 << 20)
 
-    async def find(self, hub: Hub, name: str, address: str) -> tuple[PublishedJob, Resolved] | None:
+    async def find(
+        self, hub: Hub, name: str, address: str, shows: Shows | None = None
+    ) -> tuple[PublishedJob, Resolved] | None:
         """As `Hub.find`, for a client with this address: from memory at once, else in a turn of `queries`.
+
+        To a client that may not see every job (`shows`), the time does not say whether there is one that it must not
+        see: the database is asked in any case, and that nothing was found is said after `HIDDEN_AFTER` seconds.
 
         Raises:
             Refused: The turn did not come.
             SourceUnavailable: Only the database could answer, and it does not.
         """
-        if (known := hub.find_certain(name)) is not None:
+        if (known := hub.find_certain(name)) is not None and (shows is None or shows(known[0])):
             return known
+        clock = asyncio.get_running_loop().time
+        began = clock()
         async with self.queries.turn(address):
-            return await hub.find(name)
+            found = await hub.find(name, shows)
+        if found is None and shows is not None:
+            await asyncio.sleep(began + HIDDEN_AFTER - clock())
+        return found

@@ -19,7 +19,7 @@ from correlator.model.facts import Kind, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.ops import metrics
-from correlator.pipeline.hub import ResumeRing
+from correlator.pipeline.hub import ResumeRing, Shows
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.sessions import SWEEP_EVERY
 from correlator.sinks.streaming.subscriptions import Filter
@@ -474,8 +474,8 @@ async def test_get_sends_the_whole_job_by_any_id_or_says_which_one_is_not_known(
     old = PublishedJob(JobView("old", Status.FAILED, external_ids=("old-1",)), 0, NOW)
     find = world.hub.find
 
-    async def found(name: str) -> tuple[PublishedJob, Resolved] | None:
-        return (old, Resolved("old", "external_id", ())) if name == "old-1" else await find(name)
+    async def found(name: str, shows: Shows | None) -> tuple[PublishedJob, Resolved] | None:
+        return (old, Resolved("old", "external_id", ())) if name == "old-1" else await find(name, shows)
 
     monkeypatch.setattr(world.hub, "find", found)
     async with served(world.hub) as url, connected(CheckedWebsocket(url, Wanted(jobs=("gui-1",)))) as reader:

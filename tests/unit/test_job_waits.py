@@ -14,10 +14,12 @@ from aiohttp.test_utils import make_mocked_request
 
 from correlator.errors import Away, NotFound, SourceUnavailable
 from correlator.jobs.index import Index
+from correlator.model.facts import Reading
+from correlator.model.rows import JobRecord
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http.audit import Audit
 from correlator.sinks.http.failover_status import FailoverStatus
-from correlator.sinks.http.grants import ANYBODY, GRANT
+from correlator.sinks.http.grants import ANYBODY, GRANT, Denied, Grant
 from correlator.sinks.http.rest import AGAIN_A_SECOND, JobWaits, Rest
 from correlator.sinks.turns import Work
 from tests.support.pipeline_harness import NOW
@@ -208,3 +210,34 @@ def test_a_wait_that_ends_while_the_database_is_away_says_so_after_one_attempt(w
     waited = waiting.loop.create_task(waiting.waits.wait("id", "a", waiting.loop.time()))
     waiting.loop.run(0.1)
     assert waited.result() is None
+
+
+@pytest.mark.parametrize("state", ["quick", "slow", "away", "back-after-a-second", "none"])
+@pytest.mark.parametrize(("what", "query"), [("job", ""), ("job", "?wait=0"), ("job", "?wait=2"), ("status", "")])
+def test_neither_time_nor_answer_tells_a_token_for_a_vm_of_a_job_that_it_must_not_see(waiting, state, what, query):
+    """The same token, for a job of another VM that is in memory, and for an ID that no job has."""
+    loop, hub = waiting.loop, waiting.hub
+    record = JobRecord("hidden", status="running", started_at=NOW, metadata='{"vm_name": "another"}')
+    hub.publish(hub.index.apply([Reading("hidden", 1, record, ())], NOW))
+    if state == "none":
+        hub.archive = None
+    waiting.archive.away = state in ("away", "back-after-a-second")
+    waiting.archive.takes = 0.3 if state == "slow" else 0.002
+    rest = Rest(hub, waiting.work, Audit(loop.time))
+    status = FailoverStatus(hub, waiting.work, unknown_id_wait=2.0)
+
+    async def ask(name: str) -> tuple[str, float]:
+        request = make_mocked_request("GET", f"/{query}", match_info={"id": name})
+        request[GRANT] = Grant(vm="vm-1")
+        began = loop.time()
+        if state == "back-after-a-second":
+            waiting.archive.away = True
+            loop.call_later(1.0, setattr, waiting.archive, "away", False)
+        with pytest.raises((Denied, SourceUnavailable)) as raised:
+            await (rest.job if what == "job" else status.status)(request)
+        return str(raised.value), round(loop.time() - began, 3)
+
+    answers = [loop.create_task(ask(name)) for name in ("hidden", "of-nobody")]
+    loop.run(10)
+    hidden, of_nobody = (task.result() for task in answers)
+    assert hidden == of_nobody

@@ -6,7 +6,6 @@ is accepted.
 
 from __future__ import annotations
 
-import asyncio
 from http import HTTPStatus
 from typing import Any
 
@@ -45,14 +44,11 @@ class FailoverStatus:
         """
         name, address, grant = request.match_info["id"], request.remote or "", request[GRANT]
         await check_job(grant, name, lambda own: self._work.find(self._hub, own, address))
-        found = await self._work.find(self._hub, name, address)
-        if found is not None and not grant.shows_job(found[0]):
-            await asyncio.sleep(self._wait)  # as long as for a job that is not there
-            raise grant.refusal()
+        found = await self._work.find(self._hub, name, address, grant.shows_some)
         if found is None and self._wait > 0:
             self._work.held.check(address)
             with self._work.held.holding(address):
-                found = await self._hub.appearance(name, self._wait)
+                found = await self._hub.appearance(name, self._wait, grant.shows_some)
             await self._work.begin.round(address)  # Thousands may have waited for the same moment.
         if not grant.shows_job(found[0] if found is not None else None):
             raise grant.refusal()

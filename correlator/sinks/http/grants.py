@@ -140,6 +140,11 @@ class Grant(Struct, frozen=True):
         """True unless the job is of another VM than the only one, or is not known, so that nobody can say."""
         return not self.vm or (shown is not None and vm_name(shown.view) == self.vm)
 
+    @property
+    def shows_some(self) -> Callable[[PublishedJob], bool] | None:
+        """`shows_job` of a token for a VM; None: whatever the request may name, it may see."""
+        return self.shows_job if self.vm else None
+
     def narrowed(self, wanted: Filter) -> Filter:
         """What a subscription selects: of a VM only its jobs. Raises: `Denied` if it wants another job."""
         if self.job and wanted.jobs != frozenset({self.job}):

@@ -48,7 +48,7 @@ from correlator.model.replies import Resolved
 from correlator.model.rows import Int64, Micros
 from correlator.ops.logs import escape
 from correlator.ops.stalls import timed
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.hub import Hub, Shows
 from correlator.pipeline.queries import (
     FindLines,
     IsContext,
@@ -325,10 +325,7 @@ class Rest:
         await self._check(name, request)
         self._work.held.check(address)
         with self._work.held.holding(address):
-            found = await self._waits.wait(name, address, until)
-            if found is not None and not request[GRANT].shows_job(found[0]):
-                await asyncio.sleep(until - asyncio.get_running_loop().time())  # as long as for a job that is not there
-                found = None
+            found = await self._waits.wait(name, address, until, request[GRANT].shows_some)
             if found is not None and rev is not None:
                 found = await self._past(name, found, rev, until)
         await self._work.begin.round(address)  # Thousands may have waited for the same moment.
@@ -342,7 +339,7 @@ class Rest:
         return self._shown_to(request, await self._any(name, request))
 
     def _any(self, name: str, request: web.Request) -> Awaitable[Found | None]:
-        return self._work.find(self._hub, name, request.remote or "")
+        return self._work.find(self._hub, name, request.remote or "", request[GRANT].shows_some)
 
     async def _check(self, name: str, request: web.Request) -> None:
         await check_job(request[GRANT], name, lambda own: self._any(own, request))
@@ -584,7 +581,7 @@ class JobWaits:
         """For an ID that is being asked for: why the last attempt failed."""
         self._rest_until = 0.0
 
-    async def wait(self, name: str, address: str, until: float) -> Found | None:
+    async def wait(self, name: str, address: str, until: float, shows: Shows | None = None) -> Found | None:
         """As `Work.find`, but wait for the job until `until` (loop time). None if there is none, or the process drains.
 
         A wait that is shorter than `ANSWER_WITHIN` goes on until the database has answered once.
@@ -592,6 +589,8 @@ class JobWaits:
         Raises:
             SourceUnavailable: The database could not say until then whether it has the job.
         """
+        if shows is not None:
+            return await self._wait_for_some(name, address, until, shows)
         if self._hub.find_now(name) is not None:
             return await self._work.find(self._hub, name, address)
         clock, waiting_ids = asyncio.get_running_loop().time, self._hub.waiting_ids
@@ -618,6 +617,19 @@ class JobWaits:
             return found
         finally:
             asking.cancel()
+
+    async def _wait_for_some(self, name: str, address: str, until: float, shows: Shows) -> Found | None:
+        """For a client that may not see every job: nothing depends on a job that it must not see."""
+        failure = None
+        try:
+            found = await self._work.find(self._hub, name, address, shows)
+        except SourceUnavailable as error:
+            found, failure = None, error
+        if found is None:
+            found = await self._hub.appearance(name, until - asyncio.get_running_loop().time(), shows)
+        if found is None and failure is not None and not self._hub.draining:
+            raise failure
+        return found
 
     async def _ask(self, name: str, address: str) -> Found | None:
         """What the database has, asked as often as it takes until it answers.

@@ -415,7 +415,7 @@ class Websockets:
         try:
             assert client.grant is not None
             await check_job(client.grant, name, lambda own: client.streams.find(client, own))
-            if await client.streams.put(client, name, GET_WITHIN, client.grant.shows_job):
+            if await client.streams.put(client, name, GET_WITHIN, client.grant.shows_some):
                 return
             code, detail = "not_found", f"no job is known by {name!r}"
         except Denied as denied:

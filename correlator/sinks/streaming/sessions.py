@@ -15,6 +15,7 @@ import contextlib
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from msgspec import Struct
@@ -27,7 +28,7 @@ from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.model.rows import Level
 from correlator.ops.stalls import STUCK_AFTER, timed
-from correlator.pipeline.hub import Hub
+from correlator.pipeline.hub import Hub, Shows
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.limits import DEFAULT, Limits
 from correlator.sinks.streaming.messages import Client, Framing, Message, Resume
@@ -164,7 +165,8 @@ class Streams:
             resuming: The client holds state of an earlier connection. If the changes since then are no longer known,
                 it gets `resync` before the snapshot, and discards that state.
         """
-        archived, not_searched = await self._find_in_database(client, wanted.jobs or ())
+        shows = partial(_is_of, wanted.query.vm_name) if client.is_restricted and wanted.query.vm_name else None
+        archived, not_searched = await self._find_in_database(client, wanted.jobs or (), shows)
         if not await self._turn(client):
             return  # the client was removed meanwhile
         published = self._hub.published
@@ -179,15 +181,13 @@ class Streams:
             extra = [s for n, s in archived.items() if published.resolve(n) is None and wanted.query.matches(s)]
         self._start_sending(client, sub, self._catch_up(client, sub, extra))
         if not_searched:
-            self.start(client, self._keep_searching(client, sub, not_searched))
+            self.start(client, self._keep_searching(client, sub, not_searched, shows))
 
-    async def find(self, client: Client, name: str) -> tuple[PublishedJob, Resolved] | None:
+    async def find(self, client: Client, name: str, shows: Shows | None = None) -> tuple[PublishedJob, Resolved] | None:
         """The job that an ID names, in the client's turn. Raises: `SourceUnavailable`, `Refused`."""
-        return await self.work.find(self._hub, name, client.address)
+        return await self.work.find(self._hub, name, client.address, shows)
 
-    async def put(
-        self, client: Client, name: str, within: float, shows: Callable[[PublishedJob], bool] = lambda _: True
-    ) -> bool:
+    async def put(self, client: Client, name: str, within: float, shows: Shows | None = None) -> bool:
         """Send the whole document of the job that the ID `name` resolves to, if the client may see it (`shows`).
 
         Returns False if there is no such job.
@@ -198,9 +198,7 @@ class Streams:
             TimeoutError: The database did not answer within `within` seconds.
         """
         async with asyncio.timeout(within):
-            known = await self.find(client, name)
-        if known is not None and not shows(known[0]):
-            return False
+            known = await self.find(client, name, shows)
         await self._wait_until_current(client)
         if known is None or not await self._turn(client):
             return known is not None
@@ -212,30 +210,38 @@ class Streams:
         return True
 
     async def _find_in_database(
-        self, client: Client, names: Iterable[str]
+        self, client: Client, names: Iterable[str], shows: Shows | None
     ) -> tuple[dict[str, PublishedJob], list[str]]:
         """Search the database for IDs that are not in memory; recent jobs that it finds are loaded into memory.
+
+        An ID of a job in memory that the client must not see (`shows`) is searched for like one that is not there.
 
         Returns the jobs by ID, and the IDs that were not searched within `Limits.find_within` seconds.
         """
         found: dict[str, PublishedJob] = {}
-        missing = [n for n in sorted(names) if self._hub.published.resolve(n) is None]
+        missing = [n for n in sorted(names) if not self._is_in_memory(n, shows)]
         asked = 0
         with contextlib.suppress(TimeoutError, SourceUnavailable, Refused):
             async with asyncio.timeout(self.limits.find_within):
                 for name in missing:
-                    if (known := await self._find_old(client, name)) is not None:
+                    if (known := await self._find_old(client, name, shows)) is not None:
                         found[name] = known
                     asked += 1
         return found, missing[asked:]
 
-    async def _keep_searching(self, client: Client, sub: Sub, names: list[str]) -> None:
+    def _is_in_memory(self, name: str, shows: Shows | None) -> bool:
+        published = self._hub.published
+        if (resolved := published.resolve(name)) is None:
+            return False
+        return shows is None or ((found := published.get(resolved.job_id)) is not None and shows(found))
+
+    async def _keep_searching(self, client: Client, sub: Sub, names: list[str], shows: Shows | None) -> None:
         """Search the database for the remaining IDs, with retries, and send each job that is found as a `put`."""
         backoff = Backoff(0.5, 2.0, 10.0)
         while names and self._is_current(client, sub):
             name = names[0]
             try:
-                known = await self._find_old(client, name)
+                known = await self._find_old(client, name, shows)
             except (SourceUnavailable, Refused):
                 await asyncio.sleep(backoff.next())
                 continue
@@ -248,9 +254,9 @@ class Streams:
                 body = encoding.put([sub.id], seq, known, self._hub.documents.encoded(known))
                 self.fanout.send(client, [Message(body, seq)])
 
-    async def _find_old(self, client: Client, name: str) -> PublishedJob | None:
+    async def _find_old(self, client: Client, name: str, shows: Shows | None) -> PublishedJob | None:
         """The job that an ID names, unless memory is about to have it: then the fan-out sends what it became."""
-        known = await self.work.find(self._hub, name, client.address)
+        known = await self.find(client, name, shows)
         return known[0] if known is not None and not self._hub.published.expects(known[0], self._hub.clock()) else None
 
     def _start_sending(self, client: Client, sub: Sub, step: Iterator[None]) -> None:
@@ -312,7 +318,7 @@ class Streams:
         """
         resolved = self._hub.published.resolve(name)
         found = self._hub.published.get(resolved.job_id) if resolved is not None else archived
-        return found is None or bool(wanted.query.vm_name and vm_name(found.view) != wanted.query.vm_name)
+        return found is None or bool(wanted.query.vm_name and not _is_of(wanted.query.vm_name, found))
 
     def _is_current(self, client: Client, sub: Sub) -> bool:
         """True if the subscription has neither been replaced nor ended."""
@@ -447,6 +453,11 @@ class SnapshotParts:
             size += sum(map(len, found))
             jobs += bool(found)
         return SnapshotPart(framing(messages) if messages else b"", jobs, todo.place, bool(todo))
+
+
+def _is_of(name: str, shown: PublishedJob) -> bool:
+    """True if a job is of the VM with this name."""
+    return vm_name(shown.view) == name
 
 
 class SnapshotPart(NamedTuple):
