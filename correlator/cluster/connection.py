@@ -30,7 +30,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Mappin
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from correlator.cluster.received import LOG_EVERY, REPORTED_FOR, Parser, Unreadable, decode
+from correlator.cluster.received import LOG_EVERY, REPORTED_FOR, Answer, Parser, Unreadable, decode, number
 from correlator.config.schema import Cluster, client_context, is_seed
 from correlator.errors import ConfigError, CorrelatorError
 from correlator.ops import cluster_metrics
@@ -253,17 +253,18 @@ class Connection:
             raise ClusterUnavailable("NATS does not read what is sent to it")
         return client
 
-    async def api(self, method: str, request: object = None, *, within: float = ANSWER_WITHIN) -> dict[str, Any]:
-        """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. Raises: `Refused`, `ClusterUnavailable`.
+    async def api(
+        self, method: str, request: object = None, form: type[Any] = Answer, *, within: float = ANSWER_WITHIN
+    ) -> dict[str, Any]:
+        """Call the API of JetStream, e.g. `STREAM.INFO.KV_cor`. `form`: what the answer has at least.
+
+        Raises: `Refused`; `ClusterUnavailable`, also for an answer of another form.
 
         A request gets no answer while no server leads the stream, so others follow: call only what may come twice.
         """
         payload = json.dumps(request).encode() if request is not None else b""
         answer = await self._first_answer(f"{self.api_subject}.{method}", payload, within=within, again=within / ASKED)
-        found = answer_of(answer.data)
-        if refusal := found.get("error"):
-            raise Refused(f"{explained(refusal.get('description', 'refused'))} ({method})", refusal.get("err_code", 0))
-        return found
+        return answer_of(answer.data, method, form)
 
     async def last(self, stream: str, subject: str, *, within: float = ANSWER_WITHIN) -> Msg | None:
         """Return the last message of a subject by a direct get; None if there is none.
@@ -277,6 +278,7 @@ class Connection:
         )
         headers = answer.headers or {}
         if "Nats-Sequence" in headers:  # A stored message may have a header Status of its own.
+            seq_of(answer)
             return answer
         if headers.get("Status") == "404":
             return None
@@ -444,16 +446,33 @@ class Subscription:
 
 
 def seq_of(message: Msg | None) -> int:
-    """Return the sequence of what `Connection.last` returned; 0: there is no message."""
-    return int((message.headers or {})["Nats-Sequence"]) if message is not None else 0
+    """Return the sequence of what `Connection.last` returned; 0: there is no message. Raises: `ClusterUnavailable`."""
+    return number_of(message, "Nats-Sequence") if message is not None else 0
 
 
-def answer_of(payload: bytes) -> dict[str, Any]:
-    """Parse an answer of JetStream. Raises: `ClusterUnavailable` for what no JetStream answers."""
+def number_of(message: Msg, header: str) -> int:
+    """Return the number that a header has; 0: there is none. Raises: `ClusterUnavailable`."""
     try:
-        return decode(payload, dict[str, Any], MAX_ANSWER)
+        return number((message.headers or {}).get(header, "0"))
     except Unreadable as error:
-        raise ClusterUnavailable(f"the answer of JetStream cannot be read: {error}") from error
+        raise ClusterUnavailable(f"the header {header} of NATS cannot be read: {error}") from error
+
+
+def answer_of(payload: bytes, what: str, form: type[Any]) -> dict[str, Any]:
+    """Parse an answer of JetStream to `what`, which has the members of `form` at least.
+
+    Raises: `Refused` if it is an error, `ClusterUnavailable` for what no JetStream answers.
+    """
+    try:
+        found = decode(payload, dict[str, Any], MAX_ANSWER)
+        refusal = decode(payload, Answer, MAX_ANSWER).error
+        if refusal is None:
+            decode(payload, form, MAX_ANSWER)
+    except Unreadable as error:
+        raise ClusterUnavailable(f"the answer of JetStream cannot be read: {error} ({what})") from error
+    if refusal is not None:
+        raise Refused(f"{explained(refusal.description[:MAX_LOGGED])} ({what})", refusal.err_code)
+    return found
 
 
 # -- errors

@@ -37,9 +37,9 @@ from correlator.cluster.connection import (
     Refused,
     Unacknowledged,
     answer_of,
-    explained,
     seq_of,
 )
+from correlator.cluster.received import Stored
 from correlator.errors import CorrelatorError
 
 if TYPE_CHECKING:
@@ -202,11 +202,12 @@ async def _send(connection: Connection, message: StreamMessage, within: float) -
 
 def _stored_seq(acknowledgement: bytes, what: str) -> int:
     """Return the sequence that `what` got. Raises: `Fenced`, `Refused`; `ClusterUnavailable` for any other bytes."""
-    answer = answer_of(acknowledgement)
-    if refusal := answer.get("error"):
-        code, text = refusal.get("err_code", 0), refusal.get("description", "refused")
-        raise (Fenced if code in STALE else Refused)(f"{explained(text)} ({what})", code)
-    return int(answer["seq"])
+    try:
+        return int(answer_of(acknowledgement, what, Stored)["seq"])
+    except Refused as error:
+        if error.code in STALE:
+            raise Fenced(str(error), error.code) from None
+        raise
 
 
 def _with(message: StreamMessage, headers: Mapping[str, str]) -> StreamMessage:

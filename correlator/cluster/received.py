@@ -18,11 +18,11 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import msgspec
 import orjson
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 from msgspec.structs import replace
 
 from correlator.jobs import encoding
@@ -54,6 +54,9 @@ MAX_IDS = 1_000
 """External IDs, or children, of a document. Collectors write no more: `MAX_CHILDREN`, and `MAX_EXTERNAL_IDS` besides
 those of a row."""
 
+MAX_DIGITS = 20
+"""One more than a number of 63 bits has."""
+
 REPORTED_FOR = 660.0
 """Seconds for which readiness has a problem after an unreadable message: a collector compares its documents with the
 stream every 600 s, and replaces those that differ."""
@@ -72,6 +75,85 @@ _OTHERS = bytes(set(range(256)) - set(b"[{]}"))
 
 class Unreadable(Exception):
     """A message of the cluster is not what its subject should have. The text says why."""
+
+
+MAX_SEQ = 2**63 - 1
+Sequence: TypeAlias = Annotated[int, Meta(ge=0, le=MAX_SEQ)]
+"""The place of a message in a stream, or in a consumer."""
+
+
+class Refusal(Struct, frozen=True):
+    """Why JetStream refuses a request. `err_code`: its own number of the reason."""
+
+    description: str = "refused"
+    err_code: int = 0
+
+
+class Answer(Struct, frozen=True):
+    """Any answer of JetStream."""
+
+    error: Refusal | None = None
+
+
+class Stored(Struct, frozen=True):
+    """An acknowledgement: where the message is."""
+
+    seq: Sequence
+
+
+class StreamConfig(Struct, frozen=True):
+    """What is used of the settings of a stream besides their comparison with those that it should have."""
+
+    num_replicas: Annotated[int, Meta(ge=1, le=100)]
+    max_bytes: int = -1
+
+
+class StreamState(Struct, frozen=True):
+    """What is used of the state of a stream."""
+
+    last_seq: Sequence
+    messages: Sequence
+    bytes: Sequence
+    subjects: dict[str, int] | None = None
+
+
+class Replica(Struct, frozen=True):
+    """One of the other servers that keep a stream. `active`: nanoseconds since it was last heard of."""
+
+    name: str = ""
+    current: bool = False
+    offline: bool = False
+    active: Sequence = 0
+
+
+class StreamServers(Struct, frozen=True):
+    """The servers that keep a stream."""
+
+    leader: str | None = None
+    replicas: list[Replica] | None = None
+
+
+class StreamInfo(Struct, frozen=True):
+    """What is used of the answer to STREAM.INFO."""
+
+    config: StreamConfig
+    state: StreamState
+    created: str
+    ts: str = ""
+    cluster: StreamServers | None = None
+
+
+class Delivered(Struct, frozen=True):
+    """How far a consumer has delivered."""
+
+    consumer_seq: Sequence
+
+
+class ConsumerInfo(Struct, frozen=True):
+    """What is used of the answer to CONSUMER.CREATE."""
+
+    delivered: Delivered
+    num_pending: Sequence = 0
 
 
 class Holder(Struct, frozen=True):
@@ -136,6 +218,13 @@ def decode(payload: bytes | Raw, form: type[T], most: int = MAX_BYTES) -> T:
 def decode_msgpack(payload: bytes, form: type[T]) -> T:
     """Decode MessagePack, as the rows of a checkpoint are. Raises: `Unreadable`."""
     return _parsed(payload, MAX_BYTES, lambda: msgspec.msgpack.decode(payload, type=form))
+
+
+def number(text: str) -> int:
+    """Parse a number of a header, or of the subject of a reply. Raises: `Unreadable`."""
+    if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
+        raise Unreadable(f"not a number: {text[:MAX_DIGITS]!r}")
+    return int(text)
 
 
 def time_of(text: str) -> Micros:

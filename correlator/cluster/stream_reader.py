@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from correlator.cluster.connection import ClusterUnavailable, Connection, Refused, seq_of
+from correlator.cluster.connection import ClusterUnavailable, Connection, Refused, number_of, seq_of
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
@@ -74,7 +74,7 @@ class StreamReader:
                         self.seq = seq_of(message)
                         yield message
                     elif status == "204":
-                        if int(headers.get("Nats-Num-Pending", "0")) == 0:
+                        if number_of(message, "Nats-Num-Pending") == 0:
                             return
                         self.at_once = _next_size(self.at_once, time.monotonic() - began)
                         break

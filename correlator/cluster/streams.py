@@ -22,6 +22,7 @@ from msgspec import Struct
 
 from correlator.cluster import keys
 from correlator.cluster.connection import ANSWER_WITHIN, ClusterUnavailable, Connection, Refused
+from correlator.cluster.received import StreamInfo
 
 log = logging.getLogger(__name__)
 
@@ -249,7 +250,7 @@ async def _reset(
 async def info(connection: Connection, name: str, *, within: float = ANSWER_WITHIN) -> dict[str, Any] | None:
     """Return what the API reports of a stream (`config`, `state`, `created`, `cluster`); None if there is none."""
     try:
-        return await connection.api(f"STREAM.INFO.{name}", within=within)
+        return await connection.api(f"STREAM.INFO.{name}", form=StreamInfo, within=within)
     except Refused as error:
         if error.code == NO_STREAM:
             return None

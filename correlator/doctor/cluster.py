@@ -354,7 +354,9 @@ def without_majority(name: str, leaderless: Sequence[str]) -> Check:
 
 async def _instances(connection: Prober) -> list[str]:
     """Return the appliances that have ever had a collector, as long as the server keeps its memory."""
-    found = await connection.api(f"STREAM.INFO.{keys.ALIVE}", {"subjects_filter": keys.EVERY_ALIVE})
+    found = await connection.api(
+        f"STREAM.INFO.{keys.ALIVE}", {"subjects_filter": keys.EVERY_ALIVE}, received.StreamInfo
+    )
     subjects = sorted((found.get("state") or {}).get("subjects") or {})
     return [subject.rpartition(".")[2] for subject in subjects[:MAX_APPLIANCES]]
 

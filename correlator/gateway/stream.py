@@ -24,7 +24,7 @@ import math
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
@@ -209,8 +209,10 @@ class OrderedConsumer:
             **start,
         }
         request = {"stream_name": self._stream, "config": config, "action": "create"}
-        found = await self._connection.api(f"CONSUMER.CREATE.{self._stream}.{name}.{self._subject}", request)
-        if not int(found.get("num_pending", 0)) and not found["delivered"]["consumer_seq"]:
+        found = await self._connection.api(
+            f"CONSUMER.CREATE.{self._stream}.{name}.{self._subject}", request, received.ConsumerInfo
+        )
+        if not found.get("num_pending") and not found["delivered"]["consumer_seq"]:
             self._end = min(self._end, self.seq)  # Nothing is there to read, whatever the last sequence was.
 
     # -- messages
@@ -228,18 +230,18 @@ class OrderedConsumer:
             if not message.reply.startswith(keys.ACK):  # A stored message may have a header Status of its own.
                 await self._control(message, headers or {})
                 return
-            tokens = message.reply.split(".")
-            at = 2 if len(tokens) > 9 else 0  # The second version has a domain and an account hash.
-            if int(tokens[6 + at]) != self._expected:
+            try:
+                place = _place_of(message.reply)
+            except ValueError:
+                place = None
+            if place is None or place.delivered != self._expected:
                 log.warning("messages of the stream %s were lost: another consumer is created", self._stream)
                 broken.set()
                 return
             self._expected += 1
             self._writable_at = self._received_at
-            self.behind = int(tokens[8 + at])
-            self._batch.append(
-                StoredMessage(message.subject, int(tokens[5 + at]), int(tokens[7 + at]) // 1000, message.data, headers)
-            )
+            self.behind = place.behind
+            self._batch.append(StoredMessage(message.subject, place.seq, place.at, message.data, headers))
             size = size + len(message.data) if self._flushing else len(message.data)
             if not self._flushing:
                 self._flushing = True
@@ -256,7 +258,7 @@ class OrderedConsumer:
         elif (stalled := headers.get("Nats-Consumer-Stalled")) is not None:
             await self._connection.publish(stalled, b"")
         elif (last := headers.get("Nats-Last-Consumer")) is not None:
-            if int(last) != self._expected - 1:
+            if last != str(self._expected - 1):
                 self._broken.set()
                 return
             self.behind, self._end = 0, min(self._end, self.seq)
@@ -290,6 +292,25 @@ class StoredMessage(Struct, frozen=True, gc=False):
     at: Micros
     payload: bytes
     headers: Mapping[str, str] | None
+
+
+class _Place(NamedTuple):
+    """The place of a message in the stream, and among those of its consumer. `behind`: those that are still to come."""
+
+    seq: int
+    delivered: int
+    at: Micros
+    behind: int
+
+
+def _place_of(reply: str) -> _Place:
+    """Parse the subject of a reply to a consumer's message. Raises: `ValueError` if it is none."""
+    tokens = reply.split(".")
+    at = 2 if len(tokens) > 9 else 0  # The second version has a domain and an account hash.
+    seq, delivered, nanoseconds, behind = map(int, tokens[5 + at : 9 + at])
+    if not 0 <= seq <= received.MAX_SEQ:
+        raise ValueError(f"no message has the place {seq}")
+    return _Place(seq, delivered, nanoseconds // 1000, behind)
 
 
 class NotThere(ClusterUnavailable):

@@ -200,8 +200,12 @@ def describe_error(error: BaseException, refused: Sequence[str] = ()) -> tuple[s
                 public += " (allow_private)" * any("allow_private" in why for why in refused)
         case aiohttp.ServerDisconnectedError():
             words = "the receiver closed the connection without a response"
-        case aiohttp.ClientResponseError() | aiohttp.InvalidURL():  # Their texts contain the URL.
+        case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
             words = "the receiver's response is not HTTP"
+        case aiohttp.ClientOSError():
+            words = f"the connection was lost: {error.__cause__}" if error.__cause__ else "the connection was lost"
+        case aiohttp.ClientError():  # Their texts, and those of the cases above, may contain the URL.
+            words = type(error).__name__
         case _:
             words = str(error)
     return escape(words or type(error).__name__)[:MAX_REASON], f"{public}; the daemon's log says more"

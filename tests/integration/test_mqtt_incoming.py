@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import tracemalloc
 from collections.abc import AsyncIterator, Iterable, Iterator
 from itertools import chain, repeat
@@ -161,6 +162,37 @@ async def test_a_broker_that_begins_with_anything_but_an_answer_is_given_up_at_o
             async with connector.connection():
                 pass
         assert asyncio.get_running_loop().time() - began < DEFAULT.connect_timeout
+
+
+async def test_an_attempt_that_is_cancelled_at_any_moment_leaves_no_error_behind():
+    """The broker refuses it just then."""
+    problems: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_packet(reader)
+        writer.write(packet(0x20, b"\0\x05"))
+        await writer.drain()
+        await reader.read(-1)
+
+    async with accepting(talk, port := free_port()):
+        connector = Connector(
+            Mqtt(url=BrokerUrl("127.0.0.1", port, tls=False), version="3.1.1"), DEFAULT, lambda _: None
+        )
+        for n in range(40):
+            attempt = asyncio.create_task(_connect(connector))
+            await asyncio.sleep(n * 0.0002)
+            attempt.cancel()
+            with contextlib.suppress(asyncio.CancelledError, aiomqtt.MqttError):
+                await attempt
+        await asyncio.sleep(0.05)
+        gc.collect()
+    assert not problems
+
+
+async def _connect(connector: Connector) -> None:
+    async with connector.connection():
+        pass
 
 
 PACKETS = st.builds(packet, st.integers(0, 255), st.binary(max_size=40)) | st.sampled_from([*VIOLATIONS])

@@ -42,7 +42,9 @@ class Servers:
         self.after_read(subject)
         return found and SimpleNamespace(headers={"Nats-Sequence": str(found[0])}, data=found[1])
 
-    async def api(self, method: str, request: object = None, *, within: float = 5.0) -> dict[str, Any]:
+    async def api(
+        self, method: str, request: object = None, form: type | None = None, *, within: float = 5.0
+    ) -> dict[str, Any]:
         if not self.leads:
             if self.answers:
                 return {"cluster": {"name": "one", "replicas": []}}

@@ -1,23 +1,30 @@
 """A request is sent again if a server hangs, or leads the stream no more, in virtual time."""
 
 import asyncio
+import random
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from correlator.cluster import received, streams
 from correlator.cluster.connection import (
     ASK_AGAIN,
     ASKED,
     MAX_WINDOW,
     MIN_WINDOW,
     WINDOW_GOAL,
+    ClusterUnavailable,
     Connection,
     NoAnswer,
     NoResponder,
+    Refused,
     SendWindow,
     Unacknowledged,
 )
+from correlator.cluster.fence import put
+from correlator.doctor.cluster import judge_streams
 from tests.support.cluster import settings
 
 WITHIN = 1.0
@@ -29,6 +36,7 @@ class Servers(Connection):
     def __init__(self, hanging: int, error: Exception | None = None, data: bytes = b"value") -> None:
         super().__init__(settings("nats://127.0.0.1:1"), "collector")
         self.hanging, self.error, self.data, self.asked, self.open = hanging, error, data, 0, 0
+        self.seq = "7"
 
     async def request(self, subject: str, payload: bytes = b"", *, headers: Any = None, within: float = 5.0) -> Any:
         self.asked += 1
@@ -40,7 +48,7 @@ class Servers(Connection):
                 await asyncio.sleep(within)
                 raise NoAnswer("no answer")
             await asyncio.sleep(0.01)
-            return SimpleNamespace(headers={"Nats-Sequence": "7"}, data=self.data)
+            return SimpleNamespace(headers={"Nats-Sequence": self.seq}, data=self.data)
         finally:
             self.open -= 1
 
@@ -75,6 +83,63 @@ def test_if_all_hang_the_deadline_holds_and_that_nobody_keeps_the_stream_is_know
     loop.run(seconds + 0.01)
     assert isinstance(reading.exception(), raised)
     assert (servers.asked, servers.open) == (asked, 0)
+
+
+# -- Answers of JetStream of any form: an error of the cluster, or something that can be used
+
+INFO = {
+    "type": "io.nats.jetstream.api.v1.stream_info_response",
+    "config": {"name": "KV_cor", "num_replicas": 3, "max_bytes": 8_000_000, "subjects": ["$KV.cor.>"]},
+    "created": "2026-03-01T10:00:00Z",
+    "state": {"messages": 5, "bytes": 500, "last_seq": 9, "subjects": {"a": 1}},
+    "cluster": {"leader": "n1", "replicas": [{"name": "n2", "current": True, "active": 5_000_000}]},
+    "ts": "2026-03-01T10:00:00.123456789Z",
+    "seq": 9,
+    "num_pending": 0,
+    "delivered": {"consumer_seq": 0, "stream_seq": 0},
+}
+REFUSAL = {"error": {"code": 404, "err_code": 10059, "description": "stream not found"}}
+ODD: tuple[Any, ...] = (None, [], {}, "abc", -5, 1.5, 2**70, True, [5], {"a": [1]})
+
+
+def broken(dice: random.Random, value: Any) -> Any:
+    """A copy of an answer of which some values are others, or are missing."""
+    if dice.random() < 0.05:
+        return dice.choice(ODD)
+    if isinstance(value, dict):
+        return {name: broken(dice, one) for name, one in value.items() if dice.random() > 0.03}
+    return [broken(dice, one) for one in value] if isinstance(value, list) else value
+
+
+def test_an_answer_of_jetstream_of_any_form_is_an_error_of_the_cluster_or_can_be_used(loop):
+    dice, used, errors = random.Random(5), 0, 0
+    for _ in range(1_500):
+        answer = broken(dice, dice.choice((INFO, INFO, INFO, REFUSAL)))
+        servers = Servers(0, data=msgspec.json.encode(answer))
+        calls = (
+            loop.create_task(streams.info(servers, "KV_cor", within=WITHIN)),
+            loop.create_task(servers.api("CONSUMER.CREATE.KV_cor", form=received.ConsumerInfo, within=WITHIN)),
+            loop.create_task(put(servers, "$KV.cor.a", b"", expected=0, within=WITHIN)),
+        )
+        loop.run(1.0)
+        failures = [call.exception() for call in calls]
+        assert all(one is None or isinstance(one, ClusterUnavailable | Refused) for one in failures), (answer, failures)
+        errors += sum(one is not None for one in failures)
+        if failures[0] is None and (info := calls[0].result()) is not None:
+            streams.problem({"KV_cor": info})
+            streams.quorum_age(info)
+            judge_streams(dict.fromkeys(streams.wanted(1), info), settings("nats://127.0.0.1:1"), gateway=False)
+            used += info["state"]["last_seq"] >= 0
+    assert min(used, errors) > 100
+
+
+@pytest.mark.parametrize("said", ["abc", "", "-7", "²", "9" * 5_000, "1e3"])
+def test_a_place_that_is_no_number_is_an_error_of_the_cluster(loop, said):
+    servers = Servers(0)
+    servers.seq = said
+    reading = loop.create_task(servers.last("KV_cor", "key", within=WITHIN))
+    loop.run(1.0)
+    assert isinstance(reading.exception(), ClusterUnavailable)
 
 
 # -- Bytes under way to NATS: never more than the link takes in a short time, and all that it takes, in virtual time

@@ -1,5 +1,6 @@
 """A receiver by HTTP: which addresses it may have, and what a response means to traces and to webhooks."""
 
+import contextlib
 import ipaddress
 
 import aiohttp
@@ -38,9 +39,17 @@ def test_retry_after_is_a_number_of_seconds_or_a_date(text, seconds):
 def test_the_reason_of_a_failed_attempt_has_no_path_of_the_url():
     url = URL("https://chat.example/services/T0")
     request = aiohttp.RequestInfo(url, "POST", CIMultiDictProxy(CIMultiDict()), url)
-    for error in (aiohttp.InvalidURL(url), aiohttp.ClientResponseError(request, ())):
-        assert "T0" in str(error)
-        assert "T0" not in "".join(receiver.describe_error(error))
+    errors = [aiohttp.InvalidURL(url), aiohttp.ClientResponseError(request, ())]
+    kinds = [aiohttp.ClientError]
+    for kind in kinds:  # all of them, as the list grows
+        kinds += kind.__subclasses__()
+        for arguments in ((f"Failed at {url}",), (None, f"Failed at {url}")):
+            with contextlib.suppress(TypeError, AttributeError):  # It takes other arguments.
+                if "T0" in str(error := kind(*arguments)):
+                    errors.append(error)
+    assert len(errors) > 10
+    for error in errors:
+        assert "T0" not in "".join(receiver.describe_error(error)), repr(error)
 
 
 @pytest.mark.parametrize(

@@ -366,8 +366,14 @@ class MqttClient(aiomqtt.Client):
         try:
             return await asyncio.shield(entering)
         except BaseException:
-            entering.add_done_callback(lambda _: self.drop())
+            entering.add_done_callback(self._abandoned)
             raise
+
+    def _abandoned(self, entering: asyncio.Future[Any]) -> None:
+        """Nobody waits for this connection any more."""
+        if not entering.cancelled():
+            entering.exception()  # retrieved, so that asyncio does not warn about it
+        self.drop()
 
     def drop(self) -> None:
         """Close the socket, if it is open, without a DISCONNECT. A live broker then publishes the last will."""
