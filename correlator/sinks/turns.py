@@ -12,6 +12,7 @@ one with a single request waits for one piece of each other address, not for all
 |---|---|---|
 | `connections` | the begin of connections, with their handshakes, but of probes | three at once, 10 ms each |
 | `begin` | the begin of every request but probes | a few in one round of the event loop |
+| `Bursts` | the parsing of what connections send over HTTP, of addresses in turn | 64 pieces or 4 ms a round |
 | `probes` | the begin of probes | a few in one round of the event loop |
 | `lists` | matching and encoding of lists and searches in memory, never a query of the database | one at a time |
 | `queries` | what a request asks the database for jobs, and for lines of any job | eight at once, four of one address |
@@ -255,6 +256,54 @@ class Rounds:
             self._waiting.popleft()()
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._run)
+
+
+class Bursts:
+    """Calls that come in bursts: `at_once` in one round of the event loop, or fewer that take `seconds`.
+
+    Addresses take turns. While there is room in a round, a call is made at once.
+    """
+
+    def __init__(self, at_once: int, seconds: float) -> None:
+        self._at_once = at_once
+        self._seconds = seconds
+        self._waiting: OrderedDict[str, deque[Callable[[], object]]] = OrderedDict()
+        """By address; the address whose turn is next comes first."""
+        self._made = 0
+        self._took = 0.0
+        """The calls of this round, and the seconds that they took."""
+
+    def add(self, address: str, call: Callable[[], object]) -> None:
+        """Make the call now, or in one of the next rounds, after earlier calls of its address."""
+        if not self._waiting and self._has_room:
+            self._make(call)
+        else:
+            self._waiting.setdefault(address, deque()).append(call)
+
+    @property
+    def _has_room(self) -> bool:
+        return self._made < self._at_once and self._took < self._seconds
+
+    def _make(self, call: Callable[[], object]) -> None:
+        if not self._made:
+            asyncio.get_running_loop().call_soon(self._next_round)
+        self._made += 1
+        began = time.monotonic()
+        try:
+            call()
+        finally:
+            self._took += time.monotonic() - began
+
+    def _next_round(self) -> None:
+        self._made, self._took = 0, 0.0
+        while self._waiting and self._has_room:
+            address, calls = next(iter(self._waiting.items()))
+            call = calls.popleft()
+            if calls:
+                self._waiting.move_to_end(address)
+            else:
+                del self._waiting[address]
+            self._make(call)
 
 
 class Held:

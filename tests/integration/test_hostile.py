@@ -137,6 +137,29 @@ async def test_frames_that_come_at_once_are_handled_a_few_in_each_round_of_the_l
                 pongs.clear()
 
 
+async def test_a_websocket_whose_pieces_wait_behind_what_others_send_gets_them_in_their_order(hub, monkeypatch):
+    """Its handshake and its first frames come one after the other, while hundreds of requests wait to be parsed."""
+    monkeypatch.setattr(connections, "PARSED_AT_ONCE", 1)
+    crowded = b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n" + b"".join(b"a%d:b\r\n" % n for n in range(110)) + b"\r\n"
+    async with served(hub) as url, contextlib.AsyncExitStack() as opened:
+        port = int(url.rpartition(":")[2])
+        crowd = [await opened.enter_async_context(connected(port)) for _ in range(100)]
+        ws_reader, ws_writer = await opened.enter_async_context(connected(port))
+        for reader, writer in [*crowd, (ws_reader, ws_writer)]:
+            writer.write(request("GET", "/health/live", "Connection: keep-alive"))
+            await reader.readuntil(b"}")
+        sent = messages(HELLO) + 20 * messages({"type": "ping"})
+        pieces = [upgrade(), *(sent[at : at + 7] for at in range(0, len(sent), 7))]
+        for n, piece in enumerate(pieces):
+            for at in range(n, n + 10):
+                crowd[at % len(crowd)][1].write(crowded)
+            await asyncio.sleep(0)
+            ws_writer.write(piece)
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(20):
+                await ws_reader.readuntil(b'"pong"')
+
+
 async def test_connections_at_once_begin_a_few_in_each_round_and_a_probe_at_once(hub, monkeypatch):
     rounds, begun = Rounds(), Counter[int]()
     made = HttpConnection.connection_made

@@ -155,7 +155,7 @@ async def test_probes_that_come_together_are_answered_a_few_in_one_round_of_the_
         listener(readiness={"counted": counted}) as port,
         contextlib.AsyncExitStack() as open_ones,
     ):
-        clients = [await open_ones.enter_async_context(connected(port)) for _ in range(60)]
+        clients = [await open_ones.enter_async_context(connected(port)) for _ in range(200)]
         for _ in range(2):  # the first time, each connection begins in a turn of its own
             for _, writer in clients:
                 writer.write(get("/health/ready", "Connection: keep-alive") * 3)
@@ -163,7 +163,7 @@ async def test_probes_that_come_together_are_answered_a_few_in_one_round_of_the_
                 answered = 0
                 while answered < 3:
                     answered += (await reader.readuntil(b"\r\n\r\n")).count(b"HTTP/1.1 200")
-    assert 0 < most < 40
+    assert 0 < most <= 64, "32 in one round, which may begin between two counts"
 
 
 async def test_a_client_that_sends_too_many_requests_at_once_writes_nothing_to_the_log(guarded: Daemon):

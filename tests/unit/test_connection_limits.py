@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from correlator.sinks.http.connections import (
     ASCII_COST,
+    FREE_LINES,
+    LINE_COST,
     MAX_REQUESTS,
     REQUEST_COST,
     RESERVED,
@@ -185,6 +187,20 @@ def test_small_requests_behind_each_other_count_until_all_are_answered():
             connections.begin(peer)
             connections.end(peer)
         assert peer.counted == 0
+
+
+@pytest.mark.parametrize("line", [b"a:\r\n", b"1\r\na\r\n"], ids=["headers", "chunks"])
+def test_short_lines_count_as_the_objects_that_they_become(line: bytes):
+    connections = of_limit(10_000)
+    peer, whole = (there(connections.admit("a")) for _ in range(2))
+    sent = b"GET / HTTP/1.1\r\n" + line * 2_000
+    for at in range(0, len(sent), 100):
+        connections.received(peer, sent[at : at + 100])
+    connections.received(whole, sent)
+    assert peer.counted == whole.counted > (2_000 - FREE_LINES) * LINE_COST
+    browser = there(connections.admit("b"))
+    connections.received(browser, b"GET / HTTP/1.1\r\n" + b"Some-Header: of a browser\r\n" * 40 + b"\r\n")
+    assert browser.counted == 0
 
 
 def test_the_limit_is_said_in_readiness_and_once_in_the_log(caplog: pytest.LogCaptureFixture):

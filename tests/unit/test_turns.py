@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import time
 from collections import Counter
 
 import pytest
 
-from correlator.sinks.turns import Held, Newcomers, Refused, Turns
-from tests.support.eventually import PATIENCE
+from correlator.sinks.turns import Bursts, Held, Newcomers, Refused, Turns
+from tests.support.background import in_background
+from tests.support.eventually import PATIENCE, eventually
 
 
 async def _pieces(turns: Turns, address: str, count: int, done: list[str]) -> None:
@@ -150,3 +152,48 @@ def test_a_newcomer_beyond_the_bound_ends_the_oldest_one_of_the_address_with_mos
     for name in ("a4", "b1", "b2", "c1", "c2"):
         newcomers.leave(name[0], calls[name])
     assert len(newcomers) == 0
+
+
+async def test_calls_that_come_in_bursts_are_made_a_few_in_each_round_and_addresses_take_turns():
+    bursts, rounds, made = Bursts(8, 60.0), 0, list[tuple[int, str, int]]()
+
+    async def count_rounds() -> None:
+        nonlocal rounds
+        while True:
+            rounds += 1
+            await asyncio.sleep(0)
+
+    def add(address: str, number: int) -> None:
+        bursts.add(address, lambda: made.append((rounds, address, number)))
+
+    async with in_background(count_rounds()):
+        for number in range(300):
+            add("many", number)
+        for number in range(3):
+            add("few", number)
+        await eventually(lambda: len(made) == 303)
+        add("later", 0)
+        assert made[-1][1] == "later", "there was room"
+    assert max(Counter(number for number, *_ in made).values()) <= 8
+    for address in ("many", "few"):
+        numbers = [number for _, one, number in made if one == address]
+        assert numbers == sorted(numbers)
+    assert max(n for n, one in enumerate(made) if one[1] == "few") < 16
+
+
+async def test_a_call_that_takes_long_or_fails_ends_its_round_and_no_other_call_is_lost():
+    loop, bursts, made = asyncio.get_running_loop(), Bursts(1_000, 0.001), list[int]()
+    problems = list[object]()
+    loop.set_exception_handler(lambda _, context: problems.append(context["exception"]))
+
+    def call(number: int) -> None:
+        made.append(number)
+        time.sleep(0.002)
+        if number % 2:
+            raise ValueError(number)
+
+    for number in range(10):
+        bursts.add("a", functools.partial(call, number))
+        assert made == [0], "one that takes so long is made in a round"
+    await eventually(lambda: made == list(range(10)))
+    assert len(problems) == 5

@@ -56,7 +56,7 @@ from correlator.ops import metrics
 from correlator.sinks.http.access import share_of
 from correlator.sinks.http.frames import ClientFrames
 from correlator.sinks.http.requests import problem
-from correlator.sinks.turns import Held, Newcomers, Refused, Rounds, Turns
+from correlator.sinks.turns import Bursts, Held, Newcomers, Refused, Rounds, Turns
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +82,10 @@ PROBE: Final = re.compile(rb"(?:GET|HEAD|OPTIONS) (?:https?://[^/ ]+)?(?:/i/[^/ 
 
 PROBE_MOST: Final = 512
 """Bytes that show whether it is one."""
+
+PARSED_AT_ONCE, PARSED_WITHIN = 64, 0.004
+"""Pieces of requests that are parsed in one round of the event loop, and the seconds after which no other one begins. A
+piece of thousands of short headers or chunks takes a millisecond, and thousands of connections may send one at once."""
 
 UNREAD: Final = 16 << 10
 """Bytes of a request that are read before it is refused: ending a connection with unread bytes loses the answer."""
@@ -116,6 +120,10 @@ REQUEST_COST, PARSED_AHEAD = 1 << 10, 32
 """Bytes of memory, besides its own, of each request behind another one: it is parsed before it is due.
 aiohttp parses at most so many ahead."""
 
+LINE_COST, FREE_LINES = 100, 64
+"""Bytes of memory, besides its own, of each line: a header is several objects, and so is a chunk of a body. Requests of
+browsers have fewer lines than those that are not counted."""
+
 UNCOUNTED: Final = 4 << 10
 """Bytes of memory of each request that are not counted: ordinary ones take less, and thousands may come at once."""
 
@@ -147,10 +155,13 @@ class Peer:
 
     `crowded`: it came while its address, or all of them, had as many as they may. `idle`: the idle ones of its address.
     `unanswered`: bytes received since the last answer began or ended. `asked`: requests that wait for their answer.
-    `cost`: bytes of memory that they take, and `counted`: those of them that are counted among all.
+    `cost`: bytes of memory that they take, and `counted`: those of them that are counted among all. `lines`: of these
+    requests, so far.
     """
 
-    __slots__ = ("address", "answering", "asked", "cost", "counted", "crowded", "end", "idle", "surplus", "unanswered")
+    __slots__ = (
+        "address", "answering", "asked", "cost", "counted", "crowded", "end", "idle", "lines", "surplus", "unanswered"
+    )  # fmt: skip
 
     def __init__(self, address: str, idle: dict[Peer, None], *, crowded: bool, surplus: bool) -> None:
         self.address = address
@@ -158,7 +169,7 @@ class Peer:
         self.answering = False
         self.crowded = crowded
         self.surplus = surplus
-        self.unanswered = self.asked = self.cost = self.counted = 0
+        self.unanswered = self.asked = self.cost = self.counted = self.lines = 0
         self.end: Callable[[], object] = _ended
 
 
@@ -296,6 +307,10 @@ class Connections:
         if asked := data.count(b"\r\n\r\n"):
             peer.cost += min(asked if peer.asked else asked - 1, PARSED_AHEAD) * REQUEST_COST
             peer.asked += asked
+        free = max(0, FREE_LINES - peer.lines)
+        lines = data.count(b"\n")
+        peer.lines += lines
+        peer.cost += max(0, lines - free) * LINE_COST
         if (more := peer.cost - UNCOUNTED - peer.counted) > 0:
             self._requests.take(peer.address, more)
             peer.counted += more
@@ -319,7 +334,7 @@ class Connections:
     def _uncount(self, peer: Peer) -> None:
         if peer.counted:
             self._requests.give_back(peer.address, peer.counted)
-        peer.asked = peer.cost = peer.counted = 0
+        peer.asked = peer.cost = peer.counted = peer.lines = 0
 
     def _say_crowded(self, address: str) -> None:
         """Log that an address has all the connections that it may have; every `SAY_AGAIN` seconds."""
@@ -369,7 +384,7 @@ class HttpConnection(web.RequestHandler):
     `frames`: what it receives of a websocket, once it is one.
     """
 
-    __slots__ = ("_connections", "_endings", "_is_refused", "_too_much", "frames", "peer")
+    __slots__ = ("_connections", "_endings", "_is_refused", "_parsing", "_too_much", "_unparsed", "frames", "peer")
 
     def __init__(
         self,
@@ -377,6 +392,7 @@ class HttpConnection(web.RequestHandler):
         peer: Peer,
         connections: Connections,
         endings: Rounds,
+        parsing: Bursts,
         too_much: TooMuch,
         **options: Any,
     ) -> None:
@@ -388,6 +404,9 @@ class HttpConnection(web.RequestHandler):
         self.frames: ClientFrames | None = None
         self._connections = connections
         self._endings = endings
+        self._parsing = parsing
+        self._unparsed = 0
+        """Pieces of what came that wait in `parsing`."""
         self._too_much = too_much
         self._is_refused = False
 
@@ -410,7 +429,16 @@ class HttpConnection(web.RequestHandler):
                 is_body = 0 <= data.find(b"\r\n\r\n") < MAX_UNANSWERED
                 self._refuse(self._too_much.behind if is_body else self._too_much.lines)
                 return
-        super().data_received(data)
+        if self.frames is None or self._unparsed:
+            self._unparsed += 1
+            self._parsing.add(self.peer.address, partial(self._parse, data))
+        else:
+            super().data_received(data)
+
+    def _parse(self, data: bytes) -> None:
+        self._unparsed -= 1
+        if self.transport is not None and not self._is_refused:
+            super().data_received(data)
 
     def _refuse(self, answer: bytes) -> None:
         """Send `answer`, unless another one is being sent, and end the connection.
@@ -555,6 +583,7 @@ class Acceptor:
         self._sockets: list[socket.socket] = []
         self._silent = Silent(self._spoke, self._give_up, within)
         self._endings = Rounds(ENDED_AT_ONCE)
+        self._parsing = Bursts(PARSED_AT_ONCE, PARSED_WITHIN)
         self._beginning: set[asyncio.Task[None]] = set()
 
     async def listen(self, host: str, port: int, tls: ssl.SSLContext | None) -> tuple[str, int]:
@@ -680,7 +709,9 @@ class Acceptor:
         """Hand the socket to aiohttp, with TLS after the handshake. Give it up if that fails or its client has gone."""
         loop = asyncio.get_running_loop()
         options = {"keepalive_timeout": max(1.0, until - loop.time()), **self._options}
-        connection = HttpConnection(self._server, peer, self._connections, self._endings, self._too_much, **options)
+        connection = HttpConnection(
+            self._server, peer, self._connections, self._endings, self._parsing, self._too_much, **options
+        )
         make_room = partial(self._end_handshake, peer.end)
         if self._tls is not None:
             self._handshakes.enter(peer.address, make_room)
