@@ -12,7 +12,7 @@ one with a single request waits for one piece of each other address, not for all
 |---|---|---|
 | `connections` | the begin of connections, with their handshakes, but of probes | three at once, 10 ms each |
 | `begin` | the begin of every request but probes | a few in one round of the event loop |
-| `Bursts` | the parsing of what connections send over HTTP, of addresses in turn | 64 pieces or 4 ms a round |
+| `Bursts` | the parsing of what connections send, of addresses in turn | 64 pieces or 4 ms a round |
 | `probes` | the begin of probes | a few in one round of the event loop |
 | `lists` | matching and encoding of lists and searches in memory, never a query of the database | one at a time |
 | `queries` | what a request asks the database for jobs, and for lines of any job | eight at once, four of one address |
@@ -273,12 +273,13 @@ class Bursts:
         self._took = 0.0
         """The calls of this round, and the seconds that they took."""
 
-    def add(self, address: str, call: Callable[[], object]) -> None:
-        """Make the call now, or in one of the next rounds, after earlier calls of its address."""
+    def add(self, address: str, call: Callable[[], object]) -> bool:
+        """Make the call now, or in one of the next rounds, after earlier calls of its address. True if it waits."""
         if not self._waiting and self._has_room:
             self._make(call)
-        else:
-            self._waiting.setdefault(address, deque()).append(call)
+            return False
+        self._waiting.setdefault(address, deque()).append(call)
+        return True
 
     @property
     def _has_room(self) -> bool:

@@ -384,7 +384,17 @@ class HttpConnection(web.RequestHandler):
     `frames`: what it receives of a websocket, once it is one.
     """
 
-    __slots__ = ("_connections", "_endings", "_is_refused", "_parsing", "_too_much", "_unparsed", "frames", "peer")
+    __slots__ = (
+        "_connections",
+        "_endings",
+        "_is_paused",
+        "_is_refused",
+        "_parsing",
+        "_too_much",
+        "_unparsed",
+        "frames",
+        "peer",
+    )
 
     def __init__(
         self,
@@ -405,6 +415,7 @@ class HttpConnection(web.RequestHandler):
         self._connections = connections
         self._endings = endings
         self._parsing = parsing
+        self._is_paused = False
         self._unparsed = 0
         """Pieces of what came that wait in `parsing`."""
         self._too_much = too_much
@@ -429,16 +440,20 @@ class HttpConnection(web.RequestHandler):
                 is_body = 0 <= data.find(b"\r\n\r\n") < MAX_UNANSWERED
                 self._refuse(self._too_much.behind if is_body else self._too_much.lines)
                 return
-        if self.frames is None or self._unparsed:
-            self._unparsed += 1
-            self._parsing.add(self.peer.address, partial(self._parse, data))
-        else:
-            super().data_received(data)
+        self._unparsed += 1
+        waits = self._parsing.add(self.peer.address, partial(self._parse, data))
+        if waits and self.frames is not None and self.transport is not None and not self._is_paused:
+            self._is_paused = True  # What waits here is counted by nobody: of HTTP it has a bound.
+            self.transport.pause_reading()
 
     def _parse(self, data: bytes) -> None:
         self._unparsed -= 1
-        if self.transport is not None and not self._is_refused:
-            super().data_received(data)
+        if self.transport is None or self._is_refused:
+            return
+        if self._is_paused and not self._unparsed:
+            self._is_paused = False
+            self.transport.resume_reading()  # Before aiohttp gets the data: it may pause it again.
+        super().data_received(data)
 
     def _refuse(self, answer: bytes) -> None:
         """Send `answer`, unless another one is being sent, and end the connection.
