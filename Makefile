@@ -76,9 +76,9 @@ test-names: servers $(DEV)
 	    $(BIN)/python -m pytest -q -m "not long and names" $(ARGS) || exit 1; \
 	done
 
-# Compile the tests once, which six workers would each do by themselves. A file that cannot be read is reported by `make test`.
+# Compile the tests once, which eight workers would each do by themselves. A file that cannot be read is reported by `make test`.
 collected: $(DEV)
-	-@$(BIN)/python -m pytest --collect-only -qq >/dev/null
+	-@$(BIN)/python -m pytest --collect-only -qq -m "not long$(SELECTED)" >/dev/null
 
 test-clients: servers $(DEV)
 	@$(BIN)/python -m pytest -m long tests/acceptance/test_streaming_clients.py tests/acceptance/test_proxies.py tests/browser/test_found_job.py $(ARGS)
