@@ -278,7 +278,7 @@ class Connection:
         )
         headers = answer.headers or {}
         if "Nats-Sequence" in headers:  # A stored message may have a header Status of its own.
-            seq_of(answer)
+            seq_of(answer)  # Raises, where nobody can use the answer.
             return answer
         if headers.get("Status") == "404":
             return None

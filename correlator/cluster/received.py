@@ -221,7 +221,7 @@ def decode_msgpack(payload: bytes, form: type[T]) -> T:
 
 
 def number(text: str) -> int:
-    """Parse a number of a header, or of the subject of a reply. Raises: `Unreadable`."""
+    """Parse a number that is not negative, as headers have it. Raises: `Unreadable`."""
     if not (text.isascii() and text.isdecimal() and len(text) < MAX_DIGITS):
         raise Unreadable(f"not a number: {text[:MAX_DIGITS]!r}")
     return int(text)

@@ -308,8 +308,8 @@ def _place_of(reply: str) -> _Place:
     tokens = reply.split(".")
     at = 2 if len(tokens) > 9 else 0  # The second version has a domain and an account hash.
     seq, delivered, nanoseconds, behind = map(int, tokens[5 + at : 9 + at])
-    if not 0 <= seq <= received.MAX_SEQ:
-        raise ValueError(f"no message has the place {seq}")
+    if not 0 <= min(seq, behind) <= max(seq, nanoseconds, behind) <= received.MAX_SEQ:
+        raise ValueError("a number is out of range")
     return _Place(seq, delivered, nanoseconds // 1000, behind)
 
 

@@ -152,7 +152,7 @@ VALUES = (
 """Of a row: NULL, texts, and lengths of which nothing follows."""
 
 KINDS = (1, 3, 5, 8, 10, 11, 12, 13, 16, 245, 246, 252, 253, 254, 200)
-"""Types of columns, and a number that is none."""
+"""Types of columns. There is no type 200."""
 
 
 def answer_of(dice: random.Random) -> bytes:
@@ -161,7 +161,12 @@ def answer_of(dice: random.Random) -> bytes:
     end = dice.choice(
         (*[b"\xfe\0\0\2\0"] * 5, b"\xfe\0\0\x0a\0", b"\xff\x28\x04#42000", b"\0\0\0\2\0\0\0", b"", b"\xfe")
     )
-    packets = [bytes([columns]), *(column(dice.choice(KINDS)) for _ in range(columns)), b"\xfe\0\0\2\0"]
+    definitions = [column(dice.choice(KINDS)) for _ in range(columns)]
+    if definitions and dice.random() < 0.2:
+        whole = definitions[-1]
+        broken = (whole[: dice.randrange(len(whole))], dice.randbytes(28), b"\xfe" + b"\xff" * 7 + b"\x7f" + whole)
+        definitions[-1] = dice.choice((*broken, b"\xfd\0\0\xfb\0\xfe\xfa\x01\xfe\0", b"\xfb" + whole))
+    packets = [bytes([columns]), *definitions, b"\xfe\0\0\2\0"]
     width = dice.choice((columns, 2))
     for _ in range(dice.randrange(4)):
         more = dice.choice((0, 0, 0, 0, 0, 0, -1, 1))

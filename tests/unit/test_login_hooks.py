@@ -82,3 +82,20 @@ async def test_a_login_that_is_cancelled_at_a_pause_leaves_no_connection_to_the_
         async with asyncio.timeout(PATIENCE):
             await ended.wait()
     gc.collect()
+
+
+@pytest.mark.parametrize("size", [0, 64, 250, 251, 70_000])
+def test_the_definition_of_a_column_is_read_only_if_it_is_whole(size: int):
+    length = next(
+        head + size.to_bytes(n, "little")
+        for most, head, n in ((250, b"", 1), (0xFFFF, b"\xfc", 2), (0xFFFFFF, b"\xfd", 3))
+        if size <= most
+    )
+    whole = b"\x03def\0\1t\1t" + length + b"c" * size + b"\1c" + b"\x0c" + bytes(12)
+    login.check_column(whole)
+    for end in {*range(0, len(whole), max(1, size // 20)), len(whole) - 1}:
+        with pytest.raises(ValueError, match="leads out of its packet"):
+            login.check_column(whole[:end])
+    for wrong in (0xFB, 0xFE, 0xFF):
+        with pytest.raises(ValueError, match="leads out of its packet"):
+            login.check_column(bytes([wrong]) + whole[1:])

@@ -41,7 +41,7 @@ def test_the_reason_of_a_failed_attempt_has_no_path_of_the_url():
     request = aiohttp.RequestInfo(url, "POST", CIMultiDictProxy(CIMultiDict()), url)
     errors = [aiohttp.InvalidURL(url), aiohttp.ClientResponseError(request, ())]
     kinds = [aiohttp.ClientError]
-    for kind in kinds:  # all of them, as the list grows
+    for kind in kinds:  # The list grows meanwhile.
         kinds += kind.__subclasses__()
         for arguments in ((f"Failed at {url}",), (None, f"Failed at {url}")):
             with contextlib.suppress(TypeError, AttributeError):  # It takes other arguments.

@@ -387,8 +387,8 @@ class HttpConnection(web.RequestHandler):
     __slots__ = (
         "_connections",
         "_endings",
+        "_is_over",
         "_is_paused",
-        "_is_refused",
         "_parsing",
         "_too_much",
         "_unparsed",
@@ -419,7 +419,8 @@ class HttpConnection(web.RequestHandler):
         self._unparsed = 0
         """Pieces of what came that wait in `parsing`."""
         self._too_much = too_much
-        self._is_refused = False
+        self._is_over = False
+        """Nothing that comes is parsed any more: a request was refused, or the connection has ended."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
@@ -428,7 +429,7 @@ class HttpConnection(web.RequestHandler):
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._is_refused:
+        if self._is_over:
             return
         if self.frames is None:
             try:
@@ -448,7 +449,7 @@ class HttpConnection(web.RequestHandler):
 
     def _parse(self, data: bytes) -> None:
         self._unparsed -= 1
-        if self.transport is None or self._is_refused:
+        if self.transport is None or self._is_over:
             return
         if self._is_paused and not self._unparsed:
             self._is_paused = False
@@ -460,7 +461,7 @@ class HttpConnection(web.RequestHandler):
 
         What follows is read for a while, and dropped: ending a connection with unread bytes loses the answer.
         """
-        self._is_refused = True
+        self._is_over = True
         self.close()
         if self.transport is not None and not self.peer.answering:
             # A request before may have been read and not begun: its answer finds no transport, and is dropped.
@@ -478,6 +479,7 @@ class HttpConnection(web.RequestHandler):
         super().set_parser(cast("WebSocketReader", self.frames), data_received_cb)
 
     def connection_lost(self, exc: BaseException | None) -> None:
+        self._is_over = True
         self._connections.lost(self.peer)
         self.frames = None  # They refer to the parser, which refers to this.
         self._endings.add(partial(super().connection_lost, exc))

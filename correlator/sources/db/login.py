@@ -25,7 +25,7 @@ import re
 import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from importlib import import_module
 from typing import Any, ClassVar, Literal
 
@@ -212,5 +212,50 @@ class _AiomysqlLogin(_Login):
 
 
 class _AsyncmyLogin(_Login):
+    """It also checks the definition of each column: the driver follows lengths out of their packet, and crashes."""
+
     method = "_auth_plugin_name"
     read = "read_packet"
+
+    async def read_packet(self, kind: Any = None) -> Any:
+        packet = await super().read_packet()  # type: ignore[misc]
+        if kind is None:
+            return packet
+        content = packet.get_all_data()
+        define = _column if len(content) <= MAX_KEPT else _column.__wrapped__
+        return define(kind, content, self._encoding)  # type: ignore[attr-defined]
+
+
+MAX_KEPT = 500
+"""Bytes of a definition that is kept: the same queries are made again and again."""
+
+
+@lru_cache(maxsize=1_000)
+def _column(kind: Any, content: bytes, encoding: str) -> Any:
+    """The driver's own form of the definition of a column, which nobody changes. Raises: as `check_column`."""
+    check_column(content)
+    return kind(content, encoding)
+
+
+NAMES, FIXED = 6, 13
+"""Names in the definition of a column, and bytes behind them (https://mariadb.com/kb/en/result-set-packets/)."""
+
+MAX_SHORT = 250
+_LONG = {252: 2, 253: 3}
+"""Bytes of the length of a name, if it has no room in the first byte, by that byte."""
+
+
+def check_column(content: bytes) -> None:
+    """Raises: `ValueError` if the lengths in the definition of a column lead out of its packet."""
+    at = 0
+    try:
+        for _ in range(NAMES):
+            length, at = content[at], at + 1
+            if length > MAX_SHORT:
+                more = _LONG[length]
+                length, at = int.from_bytes(content[at : at + more], "little"), at + more
+            at += length
+    except (IndexError, KeyError):
+        at = len(content)
+    if at + FIXED > len(content):
+        raise ValueError("the definition of a column leads out of its packet")
