@@ -116,7 +116,7 @@ class Forecasts:
         if view.status is Status.RUNNING:
             return _held(self._running(view, alive_at, known_to, now), old, view)
         self._checks.discard(view.job_id)
-        return _held(self._end(view, old), old, view) if view.terminal else None
+        return _held(self._end(view, old, now), old, view) if view.terminal else None
 
     def stays(self, old: PublishedJob, alive_at: Micros, now: Micros) -> bool:
         """True if new log rows of a running job do not renew its forecast: it is younger than `LINES_WITHIN`, or none.
@@ -273,7 +273,7 @@ class Forecasts:
         elif view.status is Status.RUNNING:
             self._checks.put(view.job_id, now)
         elif stored.published is not None and stored.published.forecast is not None:
-            return self._end(view, None) if view.terminal else None  # It was read on a client's request.
+            return self._end(view, None, now) if view.terminal else None  # It was read on a client's request.
         return stored.published
 
     def persisted(self, record: Record, published: JobForecast | None) -> PersistedForecast | None:
@@ -303,10 +303,14 @@ class Forecasts:
         basis: Literal["reported", "history"] = "history" if running.reported is None else "reported"
         return JobForecast(round(running.percent, 1), basis, forecast)
 
-    def _end(self, view: JobView, old: PublishedJob | None) -> JobForecast | None:
-        """The forecast of an ended job: the percent that it had, and how its duration compares with earlier runs."""
+    def _end(self, view: JobView, old: PublishedJob | None, now: Micros) -> JobForecast | None:
+        """The forecast of an ended job: the percent that it had, and how its duration compares with earlier runs.
+
+        Before the history begins nobody knows yet which ends it has: `begin_history` drops them of what waits.
+        """
         before, end = old.forecast if old is not None else None, _end_of(view)
-        is_new = not old.view.terminal if old is not None else end > self.learned_to - LATE_END
+        known_to = self.learned_to if self.learned_to != FOR_EVER else now - LATE_END
+        is_new = not old.view.terminal if old is not None else end > known_to - LATE_END
         if (is_new and end > self._history_to) or view.job_id in self._unlearned:
             self._learn_later(view.job_id, end)
             compared = self._compared(view)

@@ -365,3 +365,17 @@ async def test_a_hung_step_is_announced_late_and_overdue_once_each_though_the_da
 def state(job: Document) -> str | None:
     forecast = job.get("forecast")
     return forecast["state"] if forecast is not None else None
+
+
+async def test_a_run_whose_end_is_committed_late_is_learned(appliance: Appliance, daemon: Daemon) -> None:
+    """The daemon has read the history when the row comes, which names a moment before that."""
+    job_id = await appliance.job()
+    ended = (datetime.now(UTC) - timedelta(seconds=20)).strftime("%Y-%m-%d %H:%M:%S")
+    began = (datetime.now(UTC) - timedelta(seconds=50)).strftime("%Y-%m-%d %H:%M:%S")
+    sql = "UPDATE job_tracking SET status = 'completed', started_at = %s, completed_at = %s WHERE id = %s"
+    await appliance.run(sql, began, ended, job_id)
+
+    async def learned() -> bool:
+        return bool((await daemon.get("/api/v1/operations"))[1]["operations"])
+
+    await eventually(learned)

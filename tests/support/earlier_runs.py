@@ -16,7 +16,8 @@ from correlator.sources.db.session import Session
 from correlator.sources.tables.history import History
 from tests.support.source_databases import Original, open_queries
 
-NOW = datetime.now(UTC).replace(microsecond=0)
+NOW = datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=2)
+"""Two minutes ago: what ended before may have been committed only now, and is no history yet."""
 LIVE = ("failover", "live")
 ROWS_A_STATEMENT = 500
 

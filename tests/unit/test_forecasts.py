@@ -314,6 +314,24 @@ def test_jobs_that_ended_before_the_first_start_come_from_the_history_alone():
     assert index.forecasts.forecaster.operation(OPERATION) is None
 
 
+def test_each_run_that_ended_before_a_start_is_learned_once_from_the_history_or_from_memory():
+    """The ends of the last minute may be committed behind the history."""
+    index, now = Index(), 1_000
+    index.loading = True
+    ends = {f"job {n}": now - n for n in (0, 1, 30, 59, 60, 61, 62, 100, 121, 500)}
+    for job_id, end in ends.items():
+        read(index, now, job_id=job_id, status="completed", completed_at=BASE + end * SECOND)
+    index.loading = False
+    cutoff = now + 2 - 61
+    index.forecasts.begin_history(BASE + cutoff * SECOND - 1)
+    index.forecasts.learn_history(usual(sum(end < cutoff for end in ends.values())))
+    read(index, now + 2, job_id="late", status="running")
+    index.forecasts.end_history()
+    read(index, now + 3, job_id="late", status="completed", completed_at=BASE + (now - 20) * SECOND)
+    pass_time(index, now + 10, since=now + 3)
+    assert learned(index) == len(ends) + 1
+
+
 def test_runs_that_end_while_the_history_is_read_are_learned_after_it():
     index = Index()
     index.loading = False

@@ -38,6 +38,7 @@ from correlator.sources import Feed
 from correlator.sources.db.queries import Queries, as_status
 from correlator.sources.db.session import Schema, Session, Text, Time, form_of, rows_of
 from correlator.sources.db.slices import Slices
+from correlator.sources.tables.reconcile import LATE_COMMIT
 
 MAX_SEARCHED = 4_000_000
 """Most bytes of metadata in which the server searches for the name of the VM."""
@@ -134,7 +135,8 @@ class History:
         feed.history_read()
 
     async def _begin(self, queries: Queries, session: Session, feed: Feed) -> None:
-        cutoff = await queries.now(session) - 1  # Jobs may still end in the present second.
+        # An end may be committed so much later: those ends are learned as they are seen.
+        cutoff = await queries.now(session) - int(LATE_COMMIT * 1_000_000) - 1
         self._since = await queries.clock(session, self.days * 86_400)
         # Operations that have a running job count among the `MAX_OPERATIONS` even if they last ran long ago.
         self._operations = {key: Runs() for key in sorted(feed.known.running())[:MAX_OPERATIONS]}
