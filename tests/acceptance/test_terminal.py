@@ -206,9 +206,16 @@ async def test_a_watch_fills_a_narrower_window_and_leaves_the_terminal_as_it_was
     await command.until(lambda: any("running" in line for line in command.screen()))
     assert command.out.count("\x1b[?25l") == 1
     command.resize(40, 20)
-    before = len(command.out)
-    await command.until(lambda: "running" in command.out[before:])
-    assert max(map(len, screen(command.out[before:]))) <= 40
+    seen = len(command.out)
+
+    def is_narrow() -> bool:
+        """What was written since the last call: the first may have been made for the wider window."""
+        nonlocal seen
+        begin, seen = seen, len(command.out)
+        written = command.out[begin:seen]
+        return "running" in written and max(map(len, screen(written))) <= 40
+
+    await command.until(is_narrow)
     command.process.send_signal(signal.SIGINT)
     assert (await command.end(), command.err) == (130, "")
     assert command.out.endswith("\x1b[?25h")
