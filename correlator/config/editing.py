@@ -71,11 +71,13 @@ def set_keys(
     *,
     gateway: bool = False,
     may_be_missing: bool = False,
+    lock_within: float = LOCK_WITHIN,
 ) -> Edited:
     """Set keys of the configuration `main` if it is right with them; else write nothing.
 
     A key is written into the file that sets it last, else into the drop-in `LOCAL`, so a value that is written is used.
-    `given`: names and values as text. `may_be_missing`: there need not be any file yet.
+    `given`: names and values as text. `may_be_missing`: there need not be any file yet. `lock_within`:
+    seconds to wait for another command.
 
     Raises: `NotSet` and `NotWritten`; `ConfigError` with the problems that the configuration would have.
     """
@@ -93,7 +95,7 @@ def set_keys(
             printed = key.parse(value) if key.is_url and key.parse is not None and value else value
             yield KeyChange(dotted, values.toml(printed), target, same=texts[target] == text)
 
-    return _edit(main, environ, change, gateway=gateway, may_be_missing=may_be_missing)
+    return _edit(main, environ, change, gateway=gateway, may_be_missing=may_be_missing, lock_within=lock_within)
 
 
 def unset_keys(main: Path, given: Sequence[str], environ: Mapping[str, str], *, gateway: bool = False) -> Edited:
@@ -133,9 +135,10 @@ def _edit(
     *,
     gateway: bool,
     may_be_missing: bool = False,
+    lock_within: float = LOCK_WITHIN,
 ) -> Edited:
     """Write the texts that `change` makes of the files if the configuration is right with them."""
-    with _locked(main):
+    with _locked(main, lock_within):
         missing = may_be_missing and not (main.exists() or files.folder_of(main).exists())
         read = Files({}, {}) if missing else files.read(main)
         before: Config | None = None
@@ -336,14 +339,14 @@ def _secret_way(key: Key, dotted: str, text: str) -> tuple[str, str] | None:
 
 
 @contextlib.contextmanager
-def _locked(main: Path) -> Iterator[None]:
+def _locked(main: Path, within: float = LOCK_WITHIN) -> Iterator[None]:
     """Keep other changes of the same files away. Raises: `NotWritten`."""
     try:
         number = os.open(main.parent, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:
         raise NotWritten(f"{main.parent}: cannot be read: {error.strerror}") from error
     try:
-        deadline = time.monotonic() + LOCK_WITHIN
+        deadline = time.monotonic() + within
         while True:
             try:
                 fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)

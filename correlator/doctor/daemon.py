@@ -94,10 +94,11 @@ def _noted(metrics: str, name: str, words: str) -> str:
     return words.format(f"{total:.0f}") if total else ""
 
 
-async def inspect(config: Config, url: str | None, token: str) -> DaemonFindings:
+async def inspect(config: Config, url: str | None, token: str, *, within: float = ANSWER_WITHIN) -> DaemonFindings:
     """Run the checks of the daemon. `url`: its address, if not the configured one; `token`: for requests that need one.
 
-    A token of the configuration is sent only to the address in the configuration, never to `url`.
+    A token of the configuration is sent only to the address in the configuration, never to `url`. `within`: seconds for
+    an answer.
     """
     token = token if url is None or token == os.environ.get("CORRELATOR_TOKEN") else ""
     where = (url if "://" in url else f"http://{url}").rstrip("/") if url else service.url_of(config)
@@ -105,7 +106,7 @@ async def inspect(config: Config, url: str | None, token: str) -> DaemonFindings
         return DaemonFindings((ok(PORT, "the daemon uses any free port (http.listen has port 0)"),))
     connect = TokenConnector if token else aiohttp.TCPConnector
     connector = connect(ssl=_context(config, own=url is None) if where.startswith("https") else True)
-    timeout = aiohttp.ClientTimeout(total=ANSWER_WITHIN)
+    timeout = aiohttp.ClientTimeout(total=within)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
         began = time.monotonic()
         try:
@@ -113,14 +114,14 @@ async def inspect(config: Config, url: str | None, token: str) -> DaemonFindings
         except ForeignListener as error:
             return DaemonFindings((failure(PORT, str(error), fix=[listeners(urlsplit(where).port or 443)]),))
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            return DaemonFindings((await _silent(config, where, error, asked=url is not None),))
+            return DaemonFindings((await _silent(config, where, error, within, asked=url is not None),))
         if ready is None or not isinstance(ready.get("ready"), bool):
             return DaemonFindings((stranger(config, where, f"HTTP {status}"),))
         took = (time.monotonic() - began) * 1000
         try:
             _, live = await _json(session, f"{where}/health/live")
             status, text = await _text(session, f"{where}/metrics", token)
-            epoch = await _epoch(session, where, token)
+            epoch = await _epoch(session, where, token, within)
             _, operations = await _json(session, f"{where}/api/v1/operations", token)
             _, named = await _json(session, f"{where}/health/ready", token)  # with the errors, which need a token
             ready = named if named and isinstance(named.get("ready"), bool) else ready
@@ -186,11 +187,11 @@ def stranger(config: Config, where: str, what: str) -> Check:
     return failure(PORT, f"another program answers at {where} ({what})", fix=fix)
 
 
-async def _silent(config: Config, where: str, error: BaseException, *, asked: bool) -> Check:
-    """Judge an address without a valid answer. `asked`: whether the address was given with --url."""
+async def _silent(config: Config, where: str, error: BaseException, within: float, *, asked: bool) -> Check:
+    """Judge an address that gave no valid answer within `within` seconds. `asked`: it was given with --url."""
     cause = getattr(error, "os_error", error)
     if isinstance(error, TimeoutError):
-        words = f"a program listens at {where} and does not answer within {ANSWER_WITHIN:g} s"
+        words = f"a program listens at {where} and does not answer within {within:g} s"
         return failure(PORT, words, fix=[listeners(config.http.listen.port), "systemctl restart correlator"])
     if asked:
         fix = ["systemctl status correlator", "systemctl start correlator"]
@@ -257,11 +258,11 @@ def _runs(body: Mapping[str, Any] | None) -> dict[OperationKey, int] | None:
     return {(one.job_type or "", one.operation): one.runs for one in found}
 
 
-async def _epoch(session: aiohttp.ClientSession, where: str, token: str) -> str:
+async def _epoch(session: aiohttp.ClientSession, where: str, token: str, within: float) -> str:
     """Return the epoch of its `welcome`, or "" if it refuses the connection or is stopping."""
     hello = {"type": "hello", "version": 1} | ({"token": token} if token else {})
     try:
-        async with asyncio.timeout(ANSWER_WITHIN), session.ws_connect(f"{where}/ws") as ws:
+        async with asyncio.timeout(within), session.ws_connect(f"{where}/ws") as ws:
             await ws.send_json(hello)
             said = json.loads(await ws.receive_str())
     except (aiohttp.ClientError, TypeError, ValueError, aiohttp.WSMessageTypeError):

@@ -52,10 +52,13 @@ class Forecaster:
     `learn` and `RunningJob.forecast` are bounded in time: some 200 µs for a run of 10 steps, some 10 µs for a forecast.
     """
 
-    def __init__(self, level: float = FIRST_LEVEL, tails: Tails | None = None) -> None:
+    def __init__(
+        self, level: float = FIRST_LEVEL, tails: Tails | None = None, max_entities: int = MAX_ALL_ENTITIES
+    ) -> None:
         self.level = level
         """The level of p90 for new operations: the average of the known ones."""
         self.tails = Tails() if tails is None else tails
+        self._max_entities = max_entities
         self._operations: BoundedDict[OperationKey, Operation] = BoundedDict(MAX_OPERATIONS)
 
     def __iter__(self) -> Iterator[tuple[OperationKey, Operation]]:
@@ -114,7 +117,7 @@ class Forecaster:
     def _bound_entities(self) -> None:
         known = sum(operation.entities for operation in self._operations.values())
         for operation in self._operations.values():
-            if known <= MAX_ALL_ENTITIES:
+            if known <= self._max_entities:
                 return
             known -= operation.entities
             operation.forget_entities()

@@ -416,7 +416,7 @@ class Fleet:
     before a position. `on_watch()`: a client begins to wait for an ID. `on_removed(name)`: an appliance is not in the
     stream any more. `listening()`: see `Appliance`.
     `describe_cluster()`: the part `cluster` of readiness. `parser`: of the messages. `share`: bytes that the jobs of
-    one appliance may take.
+    one appliance may take. `max_unconfirmed`: events that may wait for their documents.
     """
 
     def __init__(
@@ -431,6 +431,7 @@ class Fleet:
         describe_cluster: Callable[[], dict[str, Any]] = dict,
         parser: Parser | None = None,
         share: int = SHARE,
+        max_unconfirmed: int = MAX_UNCONFIRMED,
     ) -> None:
         self._archive = archive
         self._share = share
@@ -443,7 +444,7 @@ class Fleet:
         self._parser = parser or Parser()
         self._announced: BoundedDict[tuple[str, str], Kind] = BoundedDict(MAX_EVENTS)
         """By appliance and job ID: the last event that clients got."""
-        self._unconfirmed: BoundedDict[tuple[str, str], Event] = BoundedDict(MAX_UNCONFIRMED)
+        self._unconfirmed: BoundedDict[tuple[str, str], Event] = BoundedDict(max_unconfirmed)
         """The events that came before a document with their state."""
         self._documents = Documents()
         self._marks = Marks()

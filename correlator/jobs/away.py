@@ -55,9 +55,10 @@ class AwayJob:
 
 
 class AwayJobs:
-    """The jobs that are gone, in the order in which they went, within `MAX_BYTES`. Only the index changes it."""
+    """The jobs that are gone, in the order in which they went, within `max_bytes`. Only the index changes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
         self._jobs: OrderedDict[str, AwayJob] = OrderedDict()
         self._bytes = 0
         self._names = Names(lambda job_id: _age_and_names(self._jobs[job_id])[0])
@@ -106,7 +107,7 @@ class AwayJobs:
 
     def _beyond_bound(self) -> list[AwayJob]:
         forgotten = []
-        while self._bytes > MAX_BYTES:
+        while self._bytes > self._max_bytes:
             forgotten.append(self._removed(next(iter(self._jobs))))
         return forgotten
 

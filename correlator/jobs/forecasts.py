@@ -74,11 +74,13 @@ _KINDS = {ForecastState.LATE: Kind.JOB_LATE, ForecastState.OVERDUE: Kind.JOB_OVE
 class Forecasts:
     """See the module's docstring. Event loop's thread only. Every `now` is in microseconds since 1970.
 
-    `records`: those of the JobLog jobs, by job ID. All published ones have one.
+    `records`: those of the JobLog jobs, by job ID. All published ones have one. `max_unlearned`: ended jobs that may
+    wait to be learned.
     """
 
-    def __init__(self, horizon: Horizon, records: Mapping[str, Record]) -> None:
+    def __init__(self, horizon: Horizon, records: Mapping[str, Record], max_unlearned: int = MAX_UNLEARNED) -> None:
         self._horizon = horizon
+        self._max_unlearned = max_unlearned
         self._records = records
         self.forecaster = Forecaster()
         self.accuracy = Accuracy()
@@ -210,7 +212,7 @@ class Forecasts:
         """Begin to learn the runs that ended at or before `cutoff` from the tables. Later ones wait until the end."""
         self.history_read, self.learned_to, self._history_to = False, cutoff, cutoff
         self.forecaster = Forecaster()  # Reading may begin again after a failure.
-        for job_id in self._unlearned.pop_until(cutoff, MAX_UNLEARNED):
+        for job_id in self._unlearned.pop_until(cutoff, self._max_unlearned):
             self._records[job_id].tracked = None
 
     def learn_history(self, runs: Iterable[EndedRun]) -> None:
@@ -337,7 +339,7 @@ class Forecasts:
 
     def _learn_later(self, job_id: str, end: Micros) -> None:
         self._unlearned.put(job_id, end)
-        if len(self._unlearned) > MAX_UNLEARNED:
+        if len(self._unlearned) > self._max_unlearned:
             for oldest in self._unlearned.pop_until(FOR_EVER, 1):
                 self._records[oldest].tracked = None
 

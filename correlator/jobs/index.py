@@ -32,10 +32,10 @@ from msgspec.structs import replace
 
 from correlator.bounded import PendingRows, Schedule, chunks
 from correlator.jobs import fold, joblog
-from correlator.jobs.away import AWAY_FOR, AwayJob, AwayJobs
+from correlator.jobs.away import AWAY_FOR, MAX_BYTES, AwayJob, AwayJobs
 from correlator.jobs.directory import Children, OwnIds, PublishedJobs, names_differ
 from correlator.jobs.fold import ended_at
-from correlator.jobs.forecasts import Forecasts
+from correlator.jobs.forecasts import MAX_UNLEARNED, Forecasts
 from correlator.jobs.horizon import FOR_EVER, Horizon, Silence
 from correlator.jobs.known import KnownJobs, RemovedJobs
 from correlator.jobs.missing_rows import Transitions, compare, transitions
@@ -119,7 +119,8 @@ class Index:
     """All jobs in memory. Every change goes through its methods, which must be called from the event loop's thread.
 
     `retention` is in seconds, and so is what `stalled_after` returns. Every `now` is in microseconds since 1970.
-    `horizon`: how far the source has read; None: whatever happens is known at once.
+    `horizon`: how far the source has read; None: whatever happens is known at once. `max_away`: bytes of the jobs that
+    are gone. `max_unlearned`: ended jobs that may wait to be learned.
     """
 
     def __init__(
@@ -131,6 +132,8 @@ class Index:
         max_jobs: int = 20_000,
         titles: Titles = NO_TITLES,
         horizon: Horizon | None = None,
+        max_away: int = MAX_BYTES,
+        max_unlearned: int = MAX_UNLEARNED,
     ) -> None:
         self.tracking = True
         """True if job_tracking can be read. Otherwise jobs are published as the log alone describes them."""
@@ -145,9 +148,9 @@ class Index:
         self._own_ids = OwnIds(records)
         self.published = PublishedJobs(records, retention=retention, titles=titles)
         self.silence = Silence(self.horizon, stalled_after)
-        self.forecasts = Forecasts(self.horizon, records)
+        self.forecasts = Forecasts(self.horizon, records, max_unlearned)
         self._removed = RemovedJobs()
-        self._away = AwayJobs()
+        self._away = AwayJobs(max_away)
         self.known = KnownJobs(records, self.published, self._removed, self._away, self.silence)
         self._unsaved: dict[str, None] = {}
         """The jobs whose persisted state has changed."""

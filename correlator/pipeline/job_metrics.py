@@ -31,11 +31,11 @@ MAX_ENDED = 20_000
 class JobMetrics:
     """The gauges count from the start, ended jobs from the time that `count` is given. One instance per process."""
 
-    def __init__(self, forecasts: Forecasts) -> None:
+    def __init__(self, forecasts: Forecasts, max_ended: int = MAX_ENDED) -> None:
         self._counts: dict[Status, int] = dict.fromkeys(STATUSES, 0)
         self._stalled = 0
         self._states = dict.fromkeys(ForecastState, 0)
-        self._counted: BoundedDict[str, None] = BoundedDict(MAX_ENDED)
+        self._counted: BoundedDict[str, None] = BoundedDict(max_ended)
         self._kinds = metrics.Bounded()
         self._prepared: set[tuple[str, ...]] = set()
         for status in STATUSES:

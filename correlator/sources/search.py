@@ -204,7 +204,7 @@ class Lookup:
     """Finds jobs by external ID.
 
     `id_keys`: the keys under which metadata holds them. `search_within`: seconds of queries that one request may spend.
-    `slices`: see `DatabaseArchive`.
+    `slices`: see `DatabaseArchive`. `max_remembered`: searches whose state is remembered.
     """
 
     def __init__(
@@ -212,10 +212,11 @@ class Lookup:
         id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS,
         search_within: float = 2.0,
         slices: Callable[[int, int, int], Slices] = Slices,
+        max_remembered: int = MAX_REMEMBERED,
     ) -> None:
         self._within = search_within
         self._keys = tuple(id_keys)
-        self._searches: BoundedDict[str, Search] = BoundedDict(MAX_REMEMBERED)
+        self._searches: BoundedDict[str, Search] = BoundedDict(max_remembered)
         self._slices = slices(1_000, 200, 20_000)
 
     async def find(self, ask: Ask, name: str) -> list[str]:

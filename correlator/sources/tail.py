@@ -238,9 +238,6 @@ COME_BACK_WITHIN = 900.0
 HOLES_AT_ONCE = 256
 """Most missing ids below the head that are read after a wake-up by the doorbell. Probes cover the others."""
 
-MAX_READ_AGAIN = 100_000
-"""Most ids below the head that are read again once a column is back that they were read without."""
-
 VERIFY_EVERY = 1.0
 """Seconds for which a read that found nothing stands for the rows of the next idle ones, which ask for the highest id
 alone: a driver in Python spends most of a small answer on its columns."""
@@ -261,6 +258,7 @@ class Tail:
         batch: Rows per read. A full batch is followed by the next without a pause.
         past_batch: The same for the past.
         reset_check_every: Seconds between checks of the next id.
+        max_read_again: Most ids below the head that are read again once a column is back that they were read without.
         clock: Monotonic seconds.
     """
 
@@ -272,6 +270,7 @@ class Tail:
     batch: BatchSize = field(default_factory=BatchSize)
     past_batch: BatchSize = field(default_factory=BatchSize)
     reset_check_every: float = 2.0
+    max_read_again: int = 100_000
     clock: Callable[[], float] = time.monotonic
     gaps: Gaps = field(init=False)
     doorbell_retry: DoorbellRetry = field(default_factory=DoorbellRetry)
@@ -434,11 +433,11 @@ class Tail:
             self._complete_to = self.gaps.head
 
     def read_again(self) -> None:
-        """Go back to where rows were last read with all columns, at most `MAX_READ_AGAIN` ids."""
+        """Go back to where rows were last read with all columns, at most `max_read_again` ids."""
         complete_to, self._complete_to = self._complete_to, None
         if complete_to is None or complete_to >= self.gaps.head:
             return
-        back = max(complete_to, self.gaps.head - MAX_READ_AGAIN)
+        back = max(complete_to, self.gaps.head - self.max_read_again)
         log.info("rows of log_events are read again from id %d on: they were read without a column", back + 1)
         self._move_back(back, None)
 

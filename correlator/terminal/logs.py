@@ -169,15 +169,15 @@ class LogsOrder(Struct, frozen=True):
     tail: int | None = None
 
 
-async def logs(client: Client, order: LogsOrder, printer: Printer, stderr: TextIO) -> None:
-    """Print the log lines of a job.
+async def logs(client: Client, order: LogsOrder, printer: Printer, stderr: TextIO, *, settle: float = SETTLE) -> None:
+    """Print the log lines of a job. `settle`: seconds after its end, and after each of its last lines.
 
     Raises:
         NotFound: no job has this ID, the job has no such step, or it was deleted.
         BadRequest: several jobs have this short form.
         CorrelatorError: the daemon cannot be reached, or refuses the connection.
     """
-    run = _LogsRun(client, order, printer, stderr)
+    run = _LogsRun(client, order, printer, stderr, settle)
     await run.find()
     if order.tail is not None:
         await run.skip(order.tail)
@@ -188,8 +188,9 @@ async def logs(client: Client, order: LogsOrder, printer: Printer, stderr: TextI
 class _LogsRun:
     """One run of the command. `job`: the newest document of the job."""
 
-    def __init__(self, client: Client, order: LogsOrder, printer: Printer, stderr: TextIO) -> None:
+    def __init__(self, client: Client, order: LogsOrder, printer: Printer, stderr: TextIO, settle: float) -> None:
         self._client = client
+        self._settle = settle
         self._order = order
         self._printer = printer
         self._stderr = stderr
@@ -240,7 +241,7 @@ class _LogsRun:
             self.job, self._after, self._first = successor, None, None
             return True
         for _ in range(ROUNDS):
-            await asyncio.sleep(SETTLE)
+            await asyncio.sleep(self._settle)
             if not await self._read_pages():
                 break
         return False

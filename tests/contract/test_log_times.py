@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tracemalloc
 from datetime import UTC, datetime
 from typing import Any
 
@@ -115,13 +116,18 @@ async def test_a_log_that_begins_again_is_learned_anew(one_mariadb):
 
 
 @pytest.mark.parametrize("step", [1, 1_000])
-async def test_memory_is_bounded_by_larger_blocks_whichever_ids_there_are(one_mariadb, monkeypatch, step):
-    monkeypatch.setattr(log_times, "MAX_BLOCKS", 100)
+async def test_memory_is_bounded_by_larger_blocks_whichever_ids_there_are(one_mariadb, step):
     await a_row_a_minute(one_mariadb, 20_000)
     if step > 1:
         await one_mariadb.run(f"UPDATE log_events SET id = id * {step} ORDER BY id DESC")
     async with open_queries(one_mariadb.source()) as (queries, session):
-        times = LogTimes(block=8)
-        span = await times.span(Asked(queries, session), at(5_000), at(5_001), 60)
+        tracemalloc.start()
+        try:
+            times = LogTimes(block=8, max_blocks=100)
+            span = await times.span(Asked(queries, session), at(5_000), at(5_001), 60)
+            own = tracemalloc.Filter(inclusive=True, filename_pattern=log_times.__file__)
+            kept = sum(one.size for one in tracemalloc.take_snapshot().filter_traces([own]).traces)
+        finally:
+            tracemalloc.stop()
     assert (span.first, span.certain) == (1 + 4_999 * step, True)
-    assert len(times._blocks) <= 100
+    assert kept < 40_000, "bytes of 100 blocks; 2,500 blocks of eight rows take ten times as much"

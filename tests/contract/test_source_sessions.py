@@ -12,7 +12,6 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.model.persisted import Cursor
 from correlator.pipeline.source_status import SourcePart
-from correlator.sources import tail as tail_module
 from correlator.sources.db import login
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES, Schema, rows_of
@@ -385,10 +384,10 @@ async def test_rows_that_were_read_without_a_column_are_read_again_after_a_resta
     assert [r.attrs for r in received.received] == [*late[:1], '{"n": 2}', *late[1:], '{"n": 4}']
 
 
-async def test_the_rows_that_are_read_again_are_bounded(one_mariadb, monkeypatch):
-    monkeypatch.setattr(tail_module, "MAX_READ_AGAIN", 3)
+async def test_the_rows_that_are_read_again_are_bounded(one_mariadb):
     every = {"check_every": 0.1, "check_lost_every": 0.1}
-    async with running_follower(one_mariadb.source(), wait_for_columns=0.0, **every) as (received, _):
+    few = {"max_read_again": 3}
+    async with running_follower(one_mariadb.source(), None, few, wait_for_columns=0.0, **every) as (received, _):
         await one_mariadb.run("ALTER TABLE log_events RENAME COLUMN attrs TO away")
         await eventually(lambda: received.status.describe_tables()["missing"] == ["log_events.attrs"])
         for number in range(8):

@@ -12,7 +12,7 @@ import random
 import re
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC as _UTC
 from datetime import date, datetime, timedelta
 from decimal import Decimal
@@ -412,20 +412,27 @@ class RecordingPipeline(Pipeline):
 
 @contextlib.asynccontextmanager
 async def running_follower(
-    source: Database, cursor: Cursor | None = None, /, *, grace: float = 0.5, **follower: Any
+    source: Database,
+    cursor: Cursor | None = None,
+    tail: Mapping[str, Any] | None = None,
+    /,
+    *,
+    grace: float = 0.5,
+    **follower: Any,
 ) -> AsyncIterator[tuple[RecordingPipeline, Tail]]:
-    """The source at work, once it has read the past. `follower`: further settings of `Follower`.
+    """The source at work, once it has read the past. `tail`, `follower`: further settings of `Tail` and `Follower`.
 
     `cursor`: it continues there, after a restart.
     """
-    received, tail = RecordingPipeline(), Tail(poll=0.005, idle_poll=0.01, grace=grace, reset_check_every=0.1)
+    received = RecordingPipeline()
+    reader = Tail(poll=0.005, idle_poll=0.01, grace=grace, reset_check_every=0.1, **(tail or {}))
     if cursor is not None:
-        tail.resume(cursor)
+        reader.resume(cursor)
         received.status.complete.set()
     running = Follower(
-        source, tail, Reconcile(interval=0.1, zone_every=0.1), backoff=Backoff(0.01, 1.5, 0.1), **follower
+        source, reader, Reconcile(interval=0.1, zone_every=0.1), backoff=Backoff(0.01, 1.5, 0.1), **follower
     )
     async with in_background(running.run(received)) as task:
         await eventually(lambda: task.done() or received.status.complete.is_set())
-        yield received, tail
+        yield received, reader
         assert not task.done(), task.exception()

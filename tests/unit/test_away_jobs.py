@@ -7,8 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from correlator.jobs import away
-from correlator.jobs.away import AWAY_FOR
+from correlator.jobs.away import AWAY_FOR, MAX_BYTES
 from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.jobs.missing_rows import GRACE
@@ -27,15 +26,16 @@ STEP = StepRecord(7, "copy", 1, "running", BASE)
 class World:
     """An index, and what it has published. `ids` come from the log."""
 
-    def __init__(self, **settings: float) -> None:
+    def __init__(self, *, max_away: int = MAX_BYTES, **settings: float) -> None:
         self.settings = settings
+        self.max_away = max_away
         self.index = self._made()
         self.now = BASE + 60 * SECOND
         self.event_id = 0
         self.outcomes: list[Outcome] = []
 
     def _made(self) -> Index:
-        index = Index(stalled_after=lambda: self.settings.get("stalled_after", 1e9))
+        index = Index(stalled_after=lambda: self.settings.get("stalled_after", 1e9), max_away=self.max_away)
         index.loading = False
         return index
 
@@ -210,9 +210,8 @@ def test_a_job_that_stays_away_is_forgotten_and_if_it_comes_back_its_log_is_read
     assert world.view().warnings == 2
 
 
-def test_jobs_that_are_gone_are_bounded_in_bytes_and_the_oldest_are_forgotten_first(monkeypatch):
-    monkeypatch.setattr(away, "MAX_BYTES", 3_000)
-    world = World()
+def test_jobs_that_are_gone_are_bounded_in_bytes_and_the_oldest_are_forgotten_first():
+    world = World(max_away=3_000)
     names = [f"job-{n}" for n in range(9)]
     for name in names:
         world.read(name, metadata=f'{{"vm_name": "{"v" * 800}"}}')

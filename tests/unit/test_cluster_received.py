@@ -256,8 +256,9 @@ async def test_the_client_reads_a_message_whatever_headers_it_has(raw: bytes):
 class Announced:
     """A gateway, and what its clients get: the states of the job `a`, and its events."""
 
-    def __init__(self) -> None:
-        self.fleet, self.found, self._seqs = Fleet(lambda _: None), list[str](), itertools.count(1)
+    def __init__(self, max_unconfirmed: int = 1_000) -> None:
+        self.fleet = Fleet(lambda _: None, max_unconfirmed=max_unconfirmed)
+        self.found, self._seqs = list[str](), itertools.count(1)
         self.fleet.reset("epoch-1")
         self.fleet.hub.subscribe(self._on_batch)
 
@@ -269,14 +270,14 @@ class Announced:
     def _state(shown: Any) -> str:
         return str(shown.view.status if shown.view.terminal else document_of(shown)["forecast"]["state"])
 
-    def document(self, state: str, status: str = "running") -> None:
-        ended = document_of(PublishedJob(JobView("a", Status.COMPLETED), 1, AT))
-        body = orjson.dumps(document("a", status, **forecast(state)) if status == "running" else ended)
-        self.fleet.read([StoredMessage(keys.job("dc1", "a"), next(self._seqs), AT, body, None)])
+    def document(self, state: str, status: str = "running", job_id: str = "a") -> None:
+        ended = document_of(PublishedJob(JobView(job_id, Status.COMPLETED), 1, AT))
+        body = orjson.dumps(document(job_id, status, **forecast(state)) if status == "running" else ended)
+        self.fleet.read([StoredMessage(keys.job("dc1", job_id), next(self._seqs), AT, body, None)])
 
-    def event(self, kind: str) -> None:
-        payload = b'{"kind":"%b","job_id":"a","at":"2025-09-22T15:12:13.000000Z"}' % kind.encode()
-        self.fleet.read_event(keys.event("dc1", "a"), payload)
+    def event(self, kind: str, job_id: str = "a") -> None:
+        payload = {"kind": kind, "job_id": job_id, "at": "2025-09-22T15:12:13.000000Z"}
+        self.fleet.read_event(keys.event("dc1", job_id), orjson.dumps(payload))
 
 
 def test_a_gateway_forwards_an_event_once_after_the_document_however_often_it_is_sent():
@@ -305,10 +306,12 @@ def test_an_event_that_no_document_confirms_reaches_no_client_also_after_the_end
     assert gateway.found == ["on_track", "late", "completed", "overdue"]
 
 
-def test_events_that_wait_for_a_document_have_a_bound(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(fleet, "MAX_UNCONFIRMED", 3)
-    gateway = Announced()
+def test_events_that_wait_for_a_document_have_a_bound_and_the_newest_stay():
+    gateway = Announced(max_unconfirmed=3)
     for n in range(10):
-        payload = b'{"kind":"job.late","job_id":"j%d","at":"2025-09-22T15:12:13.000000Z"}' % n
-        gateway.fleet.read_event(keys.event("dc1", f"j{n}"), payload)
-    assert len(gateway.fleet._unconfirmed) == 3
+        gateway.event("job.late", f"j{n}")
+    confirmed = []
+    for n in range(10):
+        gateway.document("late", job_id=f"j{n}")
+        confirmed.append(gateway.found.count("job.late"))
+    assert confirmed == [*[0] * 7, 1, 2, 3]

@@ -1,5 +1,6 @@
 """`correlator config`: what is set is used, and is shown with its place; everything else of a file stays."""
 
+import fcntl
 import json
 import os
 import re
@@ -356,7 +357,7 @@ def test_a_gateway_lists_what_it_reads(shown, run, etc):
     assert sections == {"http", "cluster", "log"}
 
 
-def test_commands_at_the_same_time_lose_no_key_and_wait_for_a_bounded_time(etc, monkeypatch):
+def test_commands_at_the_same_time_lose_no_key(etc):
     dotted = [key for key, _ in leaves() if key.startswith("jobs.max_")]
     threads = [
         threading.Thread(target=editing.set_keys, args=(etc / "correlator.toml", [(key, "9000")], HOME))
@@ -368,9 +369,15 @@ def test_commands_at_the_same_time_lose_no_key_and_wait_for_a_bounded_time(etc, 
         thread.join()
     found = load(etc / "correlator.toml", HOME)
     assert [value_of(found, key) for key in dotted] == [9000] * 3
-    monkeypatch.setattr(editing, "LOCK_WITHIN", 0.0)
-    with editing._locked(etc / "correlator.toml"), pytest.raises(editing.NotWritten, match="another command"):
-        editing.set_keys(etc / "correlator.toml", [("log.level", "debug")], HOME)
+
+
+def test_a_command_waits_for_another_one_for_a_bounded_time(etc):
+    other = os.open(etc, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    with pytest.raises(editing.NotWritten, match="another command"):
+        editing.set_keys(etc / "correlator.toml", [("log.level", "debug")], HOME, lock_within=0.0)
+    os.close(other)
+    editing.set_keys(etc / "correlator.toml", [("log.level", "debug")], HOME, lock_within=0.0)
 
 
 @pytest.mark.parametrize(

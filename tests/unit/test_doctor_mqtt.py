@@ -258,11 +258,10 @@ def test_an_address_that_cannot_be_listened_on_is_a_failure():
         assert daemon.bindable("127.0.0.1", taken.getsockname()[1]).status == "failure"
 
 
-async def test_a_silent_program_on_the_port_and_an_unreachable_url_are_failures(monkeypatch):
-    monkeypatch.setattr(daemon, "ANSWER_WITHIN", 0.2)
+async def test_a_silent_program_on_the_port_and_an_unreachable_url_are_failures():
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        found = await daemon.inspect(config(http__listen=f"127.0.0.1:{port}"), None, "")
+        found = await daemon.inspect(config(http__listen=f"127.0.0.1:{port}"), None, "", within=0.2)
         assert "does not answer within" in found.checks[0].summary
         asked = await daemon.inspect(config(), f"127.0.0.1:{free_port()}", "")
         assert asked.checks[0].status == "failure"

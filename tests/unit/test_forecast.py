@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.forecast import forecaster as forecaster_module
 from correlator.forecast.estimate import HORIZON
 from correlator.forecast.forecaster import MAX_ENTITIES, MAX_OPERATIONS, MAX_POINTS, Forecaster
 from correlator.forecast.points import MIN_RUNS, EndedRun, JobPlace, StepTimes, events_of, place_of
@@ -225,8 +224,8 @@ def test_the_level_of_p90_rises_when_jobs_end_after_it():
 # Bounds
 
 
-def test_operations_points_and_vms_are_bounded(monkeypatch):
-    forecaster = Forecaster()
+def test_operations_points_and_vms_are_bounded():
+    forecaster = Forecaster(max_entities=MAX_ENTITIES)
     for n in range(MAX_OPERATIONS + 20):
         forecaster.learn(ended(("copy", 1), operation=("t", f"o{n}")))
     assert len(forecaster) == MAX_OPERATIONS
@@ -234,7 +233,6 @@ def test_operations_points_and_vms_are_bounded(monkeypatch):
     for n in range(MAX_ENTITIES + 50):
         forecaster.learn(ended(("copy", 1), vm=f"vm{n}"))
     assert operation(forecaster).entities == MAX_ENTITIES
-    monkeypatch.setattr(forecaster_module, "MAX_ALL_ENTITIES", MAX_ENTITIES)
     forecaster.learn(ended(("copy", 1), vm="one more", operation=("t", "other")))
     assert operation(forecaster).entities == 0
 

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 
 from correlator.client.documents import remaining
 from correlator.forecast.points import StepTimes, place_of
-from correlator.jobs import forecasts as forecasts_module
 from correlator.jobs.forecasted_job import JudgedForecast, TrackedJob
 from correlator.jobs.forecasts import MAX_JUDGED, MIN_CHECK_AFTER, Accuracy
 from correlator.jobs.index import Index
@@ -345,9 +344,8 @@ def test_runs_that_end_while_the_history_is_read_are_learned_after_it():
     assert learned(index) == 4
 
 
-def test_runs_that_wait_to_be_learned_are_bounded(monkeypatch):
-    monkeypatch.setattr(forecasts_module, "MAX_UNLEARNED", 5)
-    index = knowing()
+def test_runs_that_wait_to_be_learned_are_bounded():
+    index = knowing(max_unlearned=5)
     for n in range(12):
         complete(index, f"j{n}", n, 50)
     pass_time(index, 200, since=100)

@@ -11,9 +11,10 @@ from correlator.jobs.directory import JobDirectory
 from correlator.model.document import ForecastState
 from correlator.model.facts import Entry, Kind, Reading
 from correlator.model.persisted import PersistedJob
+from correlator.model.published import Change
 from correlator.model.rows import LegacyRecord
 from correlator.ops import metrics
-from correlator.pipeline.job_metrics import MAX_ENDED
+from correlator.pipeline.job_metrics import JobMetrics
 from correlator.sinks.http.endpoints import of_process
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.sessions import Streams
@@ -98,13 +99,18 @@ def test_a_legacy_job_that_turns_out_to_be_one_of_the_log_ended_once():
     assert world.ended() == 1
 
 
-def test_what_is_remembered_of_ends_is_bounded(monkeypatch):
-    monkeypatch.setattr("correlator.pipeline.job_metrics.MAX_ENDED", 3)
+def test_the_ends_of_the_newest_jobs_are_remembered_and_counted_once():
     world = PipelineHarness()
+    counters, changes = JobMetrics(world.index.forecasts, max_ended=3), list[Change]()
+    world.hub.subscribe(lambda batch: changes.extend(batch.changes))
     for n in range(10):
         world.read(f"j{n}", "completed")
-    assert len(world.hub._job_metrics._counted) == 3 < MAX_ENDED
-    assert world.ended() == 10
+    before = world.ended()
+    counters.count(changes, NOW)
+    assert world.ended() - before == 10
+    for change in (*changes[7:], *changes[:7]):
+        counters.count([change], NOW)
+    assert world.ended() - before == 17, "three were remembered"
 
 
 # -- how many there are

@@ -20,7 +20,6 @@ from correlator.model.published import Event
 from correlator.model.rows import JobRecord
 from correlator.pipeline.hub import Batch
 from correlator.sinks.event_log import EventLog
-from correlator.sinks.mqtt import outbox
 from correlator.sinks.mqtt.outbox import STATES_WITHIN, TURNS, DirtyTopics, MqttEvent, MqttEvents, MqttOutbox
 from correlator.sinks.mqtt.topics import MqttMessage, TopicKey, Topics
 from tests.support.documents import document_of
@@ -293,7 +292,8 @@ class RetainedTopics(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.world, self.store, self.flying, self.times = TreeHarness(max_left=ROOM), dict(LEFT), [], itertools.count(2)
+        self.world = TreeHarness(max_left=ROOM, at_once=1)
+        self.store, self.flying, self.times = dict(LEFT), [], itertools.count(2)
         self.has_devices = False
         self.beginning: Any = None
 
@@ -381,8 +381,7 @@ class RetainedTopics(RuleBasedStateMachine):
         assert {topic: json.loads(payload) for topic, payload in self.store.items()} == due
 
 
-def test_after_any_changes_losses_and_restarts_what_is_retained_is_what_the_index_has(monkeypatch):
-    monkeypatch.setattr(outbox, "BEGIN_BATCH", 1)
+def test_after_any_changes_losses_and_restarts_what_is_retained_is_what_the_index_has():
     run_state_machine_as_test(RetainedTopics, settings=settings(stateful_step_count=30))
 
 
@@ -421,10 +420,9 @@ def test_a_new_connection_gets_the_newest_jobs_first():
     assert sent == [t for n in (2, 4, 1, 3, 0) for t in (state(f"j{n}"), ext(f"x{n}"))]
 
 
-def test_a_step_of_begin_adds_a_bounded_number_of_topics_however_many_ids_a_job_has(monkeypatch):
-    monkeypatch.setattr(outbox, "BEGIN_BATCH", 5)
+def test_a_step_of_begin_adds_a_bounded_number_of_topics_however_many_ids_a_job_has():
     keys = [f"{n}_job_id" for n in range(30)]
-    world = TreeHarness(index=Index(id_keys=keys))
+    world = TreeHarness(index=Index(id_keys=keys), at_once=5)
     metadata = orjson.dumps({key: f"id of {key}" for key in keys}).decode()
     world.learn(Reading("a", 1, JobRecord("a", status="running", metadata=metadata, started_at=NOW), ()))
     pending = [0, *(world.tree.pending for _ in world.tree.begin())]

@@ -130,10 +130,21 @@ async def test_other_requests_do_not_wait_while_the_lines_of_a_job_are_read(stub
     lines.cancel()
 
 
-async def test_the_results_of_searches_are_remembered_for_a_bounded_number_of_ids(stub, monkeypatch):
-    monkeypatch.setattr(search, "MAX_REMEMBERED", 10)
+async def test_the_results_of_searches_are_remembered_for_a_bounded_number_of_ids(stub):
     stub.answer.set()
-    asked, searches = Questions(stub), search.Lookup()
-    for n in range(100):
-        assert await searches.find(asked.ask, f"nobody-{n}") == []
-    assert len(searches._searches) == 10
+    asked, lookup, questions = Questions(stub), search.Lookup(max_remembered=10), 0
+
+    async def ask(question: Any) -> Any:
+        nonlocal questions
+        questions += 1
+        return await asked.ask(question)
+
+    async def asks_for(name: str) -> int:
+        before = questions
+        assert await lookup.find(ask, name) == []
+        return questions - before
+
+    searched = {await asks_for(f"nobody-{n}") for n in range(100)}
+    assert len(searched) == 1
+    assert {await asks_for(f"nobody-{n}") for n in range(90, 100)} == {searched.pop() - 1}, "the search is not repeated"
+    assert await asks_for("nobody-89") > await asks_for("nobody-99"), "an eleventh is forgotten"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from types import SimpleNamespace
@@ -290,9 +291,7 @@ async def test_after_a_restart_what_runs_and_is_new_is_read_before_what_had_ende
     assert ended - {"ended-5"} <= found[1] | found[2]
 
 
-async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(monkeypatch):
-    monkeypatch.setattr(legacy, "MAX_SEARCHED", 10)
-
+async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(caplog):
     class Orphans(Tables):
         limits = Sizes()
         dialect = SQLiteDatabase.dialect
@@ -312,9 +311,17 @@ async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(m
         legacy=lambda rows, _, past: applied.extend(rows),
         decide_legacy=lambda *_: None,
     )
-    follower = legacy.Legacy()
-    await follower.load(Orphans(), SimpleNamespace(query=query), feed)  # type: ignore[arg-type]
-    assert (len(applied), len(follower._searched)) == (100, 10)
+
+    async def away(*, dirty: bool = False) -> Any:
+        raise SourceUnavailable("away")
+
+    follower, orphans = legacy.Legacy(max_searched=10), Orphans()
+    await follower.load(orphans, SimpleNamespace(query=query), feed)  # type: ignore[arg-type]
+    assert len(applied) == 100
+    with caplog.at_level(logging.INFO):
+        async with in_background(follower.search(SimpleNamespace(open=away), orphans, feed)):  # type: ignore[arg-type]
+            await eventually(lambda: caplog.messages)
+    assert caplog.messages[0].startswith("the owners of 10 rows of failover_jobs cannot be searched for")
 
 
 # -- Jobs that are silent are read rarely, and never too rarely; a sign of life is enough to be read at once

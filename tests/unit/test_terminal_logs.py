@@ -84,8 +84,7 @@ class Scripted(FakeDaemon):
 
 
 @pytest.fixture
-async def fake(monkeypatch):
-    monkeypatch.setattr(command, "SETTLE", 0.01)
+async def fake():
     async with Scripted().running() as fake:
         yield fake
 
@@ -94,7 +93,7 @@ async def printed(fake: FakeDaemon, **order: Any) -> tuple[list[int], str]:
     """The ids of the lines that are printed, and standard error."""
     out, err = io.StringIO(), io.StringIO()
     async with asyncio.timeout(PATIENCE), Client(fake.url) as client:
-        await command.logs(client, LogsOrder("a", **order), Printer(out, "json"), err)
+        await command.logs(client, LogsOrder("a", **order), Printer(out, "json"), err, settle=0.01)
     return [json.loads(one)["event_id"] for one in out.getvalue().splitlines()], err.getvalue()
 
 

@@ -47,7 +47,7 @@ from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.topics import SPACING, MqttMessage, TopicKey, Topics
 
 BEGIN_BATCH = 500
-"""Maximum number of jobs that one step of `MqttOutbox.begin` sorts, and of topics that one adds."""
+"""Jobs that one step of `MqttOutbox.begin` sorts at most, and topics that one adds."""
 
 
 MAX_TOMBSTONES = 16 * 1024 * 1024
@@ -96,7 +96,8 @@ class MqttOutbox:
 
     There is no connection before `begin` and after `end`; changes are not marked then. `clock`: returns seconds, the
     same as the clock of `events`. `devices`: whether each VM is a device for Home Assistant. `max_tombstones`,
-    `max_left`: bytes. Use it from one event loop only.
+    `max_left`: bytes. `at_once`: jobs that one step of `begin` sorts, and topics that one adds. Use it from one event
+    loop only.
     """
 
     def __init__(
@@ -110,8 +111,10 @@ class MqttOutbox:
         devices: bool = False,
         max_tombstones: int = MAX_TOMBSTONES,
         max_left: int = MAX_LEFT,
+        at_once: int = BEGIN_BATCH,
     ) -> None:
         self._topics = topics
+        self._at_once = at_once
         self._published = published
         self._epoch = epoch
         self._events = events
@@ -153,7 +156,7 @@ class MqttOutbox:
     def begin(self) -> Iterator[None]:
         """Start a connection: add all topics, the newest jobs first, then those of jobs that left meanwhile.
 
-        A step sorts at most `BEGIN_BATCH` jobs, or adds as many topics. Other tasks may run between two steps; what
+        A step sorts at most `at_once` jobs, or adds as many topics. Other tasks may run between two steps; what
         they change is sent too. Do not call `pop_next` before the last step.
         """
         self._restart()
@@ -162,7 +165,7 @@ class MqttOutbox:
         published = list(self._published.all())
         gone = [last for last, _ in self._tombstones.values()]
         by_age: list[list[tuple[AgeKey, PublishedJob]]] = []
-        for batch in chunks(published, BEGIN_BATCH):
+        for batch in chunks(published, self._at_once):
             with timed("mqtt begin"):
                 by_age.append(sorted(((job.view.age_key, job) for job in batch), key=itemgetter(0), reverse=True))
                 for job in batch:
@@ -174,7 +177,7 @@ class MqttOutbox:
         more = True
         while more:
             with timed("mqtt begin"):
-                part = list(islice(keys, BEGIN_BATCH))
+                part = list(islice(keys, self._at_once))
                 self._outbox.add(part)
                 more = bool(part)
             yield
@@ -235,7 +238,7 @@ class MqttOutbox:
 
     def announce(self) -> Iterator[None]:
         """Publish all devices again, in steps as `begin`."""
-        for names in chunks(self._vms.names(), BEGIN_BATCH):
+        for names in chunks(self._vms.names(), self._at_once):
             self._outbox.add(TopicKey("discovery", name) for name in names)
             yield
 

@@ -197,6 +197,7 @@ class LogTimes:
         fresh: Seconds for which they are not.
         again: Seconds for which they are not, for each second that reading them took.
         most_back: Microseconds by which the clock is set back at most.
+        max_blocks: Most blocks that are known. With more, two become one.
     """
 
     def __init__(
@@ -206,12 +207,14 @@ class LogTimes:
         fresh: float = FRESH,
         again: float = AGAIN,
         most_back: Micros = MOST_BACK,
+        max_blocks: int = MAX_BLOCKS,
     ) -> None:
         self._first_size = block
         self._unsettled = unsettled
         self._fresh = fresh
         self._again = again
         self._most_back = most_back
+        self._max_blocks = max_blocks
         self._slices = Slices(first=4 * block, least=block, most=16 * block)
         self._refreshed_at = -math.inf
         self._took = 0.0
@@ -301,7 +304,7 @@ class LogTimes:
         for start, low, high in found:
             before = self._blocks.get(start, (math.inf, -math.inf))
             self._blocks[start] = min(low, before[0]), max(high, before[1])
-        while len(self._blocks) > MAX_BLOCKS:
+        while len(self._blocks) > self._max_blocks:
             self._size *= 2
             halves, self._blocks = self._blocks, {}
             for start, (low, high) in halves.items():

@@ -61,9 +61,6 @@ REST = 20
 DECIDE_WITHIN = 60.0
 """Seconds for the search for a row's owner. After that the row is published as a legacy job, until one is found."""
 
-MAX_SEARCHED = 10_000
-"""Most rows whose owners are searched for at a time. Further rows are searched for when they are read again."""
-
 SPAN = 86_400
 """Seconds of started_at in one query of a search. A failed query halves it, down to `MIN_SPAN`."""
 
@@ -82,12 +79,14 @@ class Legacy:
         id_keys: The keys under which metadata holds external IDs.
         interval: Seconds between two polls; more if one takes long.
         max_jobs: Jobs that memory holds: of the ended rows, only the newest are loaded.
+        max_searched: Most rows whose owners are searched for at a time. Further ones wait until they are read again.
     """
 
     retention: float = 86_400.0
     id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS
     interval: float = 1.0
     max_jobs: int = 20_000
+    max_searched: int = 10_000
     _mark: str | None = None
     """The database's time from which the next poll reads. It outlives connections: rows also change between two."""
     _next_mark: float = 0.0
@@ -250,7 +249,7 @@ class Legacy:
         feed.decide_legacy(indexed, () if searchable else rest)
         until = time.monotonic() + DECIDE_WITHIN
         for job_id in sorted(rest) if searchable else ():
-            if len(self._searched) < MAX_SEARCHED:
+            if len(self._searched) < self.max_searched:
                 self._searched[job_id] = (asked[job_id], until)
                 self._wanted.set()
 
