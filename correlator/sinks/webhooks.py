@@ -485,12 +485,16 @@ class WebhookSink:
     """Satisfies `correlator.sinks.Sink`. Use it from one event loop only.
 
     `event_log`: has its pending events, also those of the last run: a `StoredDelivery` with its body, or a
-    `StoredEvent` without one. Raises: `ConfigError` if a CA file cannot be used.
+    `StoredEvent` without one. `max_events`: how many may wait for one receiver. Raises: `ConfigError` if a CA file
+    cannot be used.
     """
 
-    def __init__(self, config: Config, event_log: EventLog, timings: WebhookTimings = DEFAULT) -> None:
+    def __init__(
+        self, config: Config, event_log: EventLog, timings: WebhookTimings = DEFAULT, *, max_events: int = MAX_EVENTS
+    ) -> None:
         self._event_log = event_log
         self._timings = timings
+        self._max_events = max_events
         self._instance = config.mqtt.instance
         self._bodies = Bodies(self._instance, None)
         self._endpoints: dict[str, WebhookEndpoint] = {}
@@ -549,7 +553,7 @@ class WebhookSink:
             if known is not None:
                 known.configure(webhook, context)
                 continue
-            self._endpoints[name] = WebhookEndpoint(webhook, context, self._event_log, self._timings)
+            self._endpoints[name] = WebhookEndpoint(webhook, context, self._event_log, self._timings, self._max_events)
             self._start(self._endpoints[name])
         self._show_part()
 
@@ -727,13 +731,20 @@ DropReason: TypeAlias = Literal["expired", "full", "gone", "removed", "too_large
 class WebhookEndpoint:
     """One webhook. Use it from one event loop only. `context`: the TLS context of its connections."""
 
-    def __init__(self, webhook: Webhook, context: ssl.SSLContext, event_log: EventLog, timings: WebhookTimings) -> None:
+    def __init__(
+        self,
+        webhook: Webhook,
+        context: ssl.SSLContext,
+        event_log: EventLog,
+        timings: WebhookTimings,
+        max_events: int = MAX_EVENTS,
+    ) -> None:
         self.webhook = webhook
         self._target: Receiver | None = receiver(webhook, context)
         """Where events are sent. None: the webhook is not configured any more."""
         self._event_log = event_log
         self._timings = timings
-        self._deliveries = Deliveries(event_log, timings)
+        self._deliveries = Deliveries(event_log, timings, max_events=max_events)
         self._lateness = Lateness(timings.late_after, timings.on_time_below)
         self._full = 0
         """Events that were dropped because too many waited."""

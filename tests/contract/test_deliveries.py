@@ -27,9 +27,7 @@ from correlator.model.facts import Kind
 from correlator.model.persisted import PersistedEvent, PersistedExports
 from correlator.model.published import Event
 from correlator.ops import cluster_metrics, metrics
-from correlator.sinks.cluster import sink as cluster
 from correlator.sinks.mqtt.connection import MqttTimings
-from correlator.sinks.otlp import sink as otlp
 from correlator.sinks.otlp.sink import OtlpSink
 from correlator.sinks.webhooks import WebhookTimings, webhook_id
 from correlator.tasks import Backoff
@@ -176,10 +174,11 @@ class WebhookDelivery(Delivery):
         timings = WebhookTimings(retry_base=0.02, retry_cap=0.05, late_after=LATE, on_time_below=LATE / 2)
         url = f"http://{self.host}:{self.proxy.port}/hook"
         self.world = WebhookHarness(
-            webhook(None, url=url, timeout=self.silence, body=self.BODY), restored=left, timings=timings
+            webhook(None, url=url, timeout=self.silence, body=self.BODY),
+            restored=left,
+            timings=timings,
+            **({"max_events": self.most} if self.most else {}),
         )
-        if self.most:
-            self.world.sink._endpoints["w"]._deliveries._max_events = self.most
 
     def happen(self, *numbers: int, job_id: str = "a") -> None:
         if self.world.index.published.get(job_id) is None:
@@ -214,7 +213,7 @@ class OtlpDelivery(Delivery):
         url = TracesUrl.parse(f"http://{self.host}:{self.proxy.port}/v1/traces")
         settings = Otlp(url=url, delay=0.0, timeout=self.silence)
         backoff = Backoff(0.02, 1.0, 0.02)
-        self.sink = OtlpSink(Config(otlp=settings), self.exports, backoff=backoff, late_after=LATE)
+        self.sink = OtlpSink(Config(otlp=settings), self.exports, backoff=backoff, late_after=LATE, max_spans=4)
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -253,16 +252,16 @@ class ClusterDelivery(Delivery):
         self.restored = left
         if not hasattr(self, "world"):
             self.direct = await self.stack.enter_async_context(collector(self.servers.nats, self.instance))
-            url, timings = f"nats://{self.host}:{self.proxy.port}", {"answer_within": min(1.0, self.silence)}
+            url = f"nats://{self.host}:{self.proxy.port}"
+            timings = {"answer_within": min(1.0, self.silence), "unwritten_after": LATE}
             self.world = await self.stack.enter_async_context(
                 Collector(url, self.instance, timings=timings).connected()
             )
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        async with self.world.writing(restored=self.restored) as sink:
-            if self.most:
-                sink._events._max_events = self.most
+        bounds = {"max_events": self.most} if self.most else {}
+        async with self.world.writing(restored=self.restored, **bounds):
             yield
 
     async def arrived(self) -> Arrived:
@@ -443,10 +442,8 @@ async def test_of_too_many_events_the_oldest_are_dropped_and_counted(kind, serve
         assert delivery.dropped() - before == 12 - len(arrived)
 
 
-async def test_a_receiver_that_is_too_slow_is_said_once_until_it_has_everything(delivery, caplog, monkeypatch):
+async def test_a_receiver_that_is_too_slow_is_said_once_until_it_has_everything(delivery, caplog):
     caplog.set_level("INFO")
-    monkeypatch.setattr(otlp, "MAX_SPANS", 1)
-    monkeypatch.setattr(cluster, "UNWRITTEN_AFTER", LATE)
     async with delivery.running():
         delivery.happen(0)
         await all_arrive(delivery, {"a": [0]}, repeats=False)

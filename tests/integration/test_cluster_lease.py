@@ -50,7 +50,7 @@ async def test_a_link_that_is_full_for_longer_than_the_lease_takes_it_from_nobod
             lease = Lease(renewals, writes, settings(url))
             fence = await lease.acquire()
             async with waiting(second), held(lease) as holding:
-                await eventually(lambda: lease._alive_seq)
+                await eventually(lambda: is_renewed(renewals))
                 link.rate = 125_000
                 for _ in range(6):
                     await writes.publish(keys.line("dc1"), bytes(100_000))
@@ -64,7 +64,8 @@ async def test_the_holder_outlasts_the_loss_of_all_streams_and_its_writes_are_ac
     async with candidate(nats.url) as first, candidate(nats.url) as second:
         fence = await first.acquire()
         async with held(first) as holding, waiting(second):
-            await eventually(lambda: first._alive_seq and second.describe()["active"])
+            await eventually(lambda: is_renewed(first.connection))
+            await eventually(lambda: second.describe()["active"])
             await asyncio.to_thread(nats.kill)
             await asyncio.to_thread(shutil.rmtree, nats.folder / "js")
             await asyncio.to_thread(nats.start)
@@ -103,6 +104,10 @@ async def test_a_stop_while_the_checkpoint_is_read_hands_the_lease_over(nats, tm
         await term
         alive = there(await connection.last(keys.ALIVE, keys.alive("dc1")))
         assert json.loads(alive.data)["released"]
+
+
+async def is_renewed(connection):
+    return await connection.last(keys.ALIVE, keys.alive("dc1")) is not None
 
 
 async def quietly(write):

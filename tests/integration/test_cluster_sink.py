@@ -226,7 +226,7 @@ async def test_streams_that_are_created_again_get_a_new_epoch_and_every_job(nats
             await eventually(lambda: one.sink.describe()["error"] is not None)
             await streams.create(one.connection, 1)
             # What the lease does.
-            one.sink._fence.seq = await put(one.connection, keys.owner("dc1"), one.sink._fence.value, expected=0)
+            one.fence.seq = await put(one.connection, keys.owner("dc1"), one.fence.value, expected=0)
             await one.equal()
             after = await epoch_of(one.connection)
             assert before != after == position(one).epoch
@@ -368,9 +368,15 @@ async def test_the_owner_keys_are_written_again_now_and_then_also_while_nothing_
 async def test_three_servers_get_batches_and_one_of_them_may_die(nats_cluster):
     async with collector(nats_cluster, replicas=3) as one:
         one.learn(*(reading(f"job {n}") for n in range(400)))
-        async with one.writing():
+        written = []
+
+        async def on_message(message):
+            written.append((message.headers or {}).get("Nats-Batch-Id"))
+
+        async with one.connection.subscribed(keys.jobs("dc1"), on_message), one.writing():
             await one.equal()
-            assert one.sink._stream.replicated
+            await eventually(lambda: len(written) == 400)
+            assert None not in written, "all are of batches"
             found = await streams.info(one.connection, keys.STATE) or {}
             await asyncio.to_thread(nats_cluster.named(found["cluster"]["leader"]).kill)
             one.change(*(f"job {n}" for n in range(50)))

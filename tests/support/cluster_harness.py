@@ -87,10 +87,10 @@ class Collector(HubHarness):
         subject = keys.owner(self.instance)
         expected = seq_of(await self.connection.last(keys.STATE, subject))
         seq = await put(self.connection, subject, owner, expected=expected)
-        fence = Fence(self.connection, keys.STATE, subject, owner, seq)
+        self.fence = Fence(self.connection, keys.STATE, subject, owner, seq)
         self.sink = ClusterSink(
             self.instance,
-            fence,
+            self.fence,
             self.lost.append,
             lambda: self.read_to,
             self.event_log,
@@ -103,7 +103,7 @@ class Collector(HubHarness):
         """Hold the lease, and write."""
         await self.acquire_lease(**more)
         async with self.running():
-            await eventually(lambda: self.sink._writing)  # Changes are noted from now on.
+            await asyncio.sleep(0)  # The sink has subscribed.
             yield self.sink
 
     def due(self):

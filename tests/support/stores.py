@@ -145,7 +145,7 @@ class StreamStore:
     """All runs have the lease of one holder. `wire`: what they send."""
 
     def __init__(self, connection: Connection, lease: Fence) -> None:
-        self._connection = connection
+        self.connection = connection
         self._lease = lease
         self.wire = Wire(connection)
         self.run = self.made()
@@ -165,7 +165,7 @@ class StreamStore:
         self.everything = False
 
     async def empty(self) -> None:
-        await self._connection.api(f"STREAM.PURGE.{keys.CHECKPOINT}")
+        await self.connection.api(f"STREAM.PURGE.{keys.CHECKPOINT}")
 
     async def write_until(self, changes: Changes, point: int, *, killed: bool) -> bool:
         """Each request is a point, and its answer another one. A killed process is no other than one that goes on."""
@@ -195,10 +195,14 @@ async def stream_store(url: str) -> AsyncIterator[StreamStore]:
 
 
 class Wire:
-    """What the process sends to the stream: `sent` messages so far, until it ends after a number of them."""
+    """What the process sends to the stream: `sent` messages so far, until it ends after a number of them.
+
+    `batches`: the rows of each batch so far, with the number of messages that were sent before it.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self.sent = 0
+        self.batches: list[tuple[int, set[str]]] = []
         self._last: int | None = None
         self._answers = self._ended = False
         for name, is_request in (("publish", False), ("request", True)):
@@ -221,6 +225,9 @@ class Wire:
                         await send(subject, *args, **options)
                     self._ended = True
                     raise ClusterUnavailable("the process is gone")
+                if (options.get("headers") or {}).get("Nats-Batch-Sequence", "1") == "1":
+                    self.batches.append((self.sent, set()))
+                self.batches[-1][1].add(subject.rpartition(".")[2])
                 self.sent += 1
             return await send(subject, *args, **options)
 

@@ -29,12 +29,12 @@ FAST = WebhookTimings(retry_base=0.02, retry_cap=0.05, goodbye_within=0.2)
 
 class WebhookHarness(HubHarness):
     def __init__(
-        self, *webhooks: Webhook, restored: Iterable[PersistedEvent] = (), timings: WebhookTimings = FAST
+        self, *webhooks: Webhook, restored: Iterable[PersistedEvent] = (), timings: WebhookTimings = FAST, **bounds: int
     ) -> None:
         super().__init__()
         self.event_log = EventLog(restored)
         http = Http(public_url="https://correlator.example")
-        self.sink = WebhookSink(Config(http=http, webhooks=webhooks), self.event_log, timings)
+        self.sink = WebhookSink(Config(http=http, webhooks=webhooks), self.event_log, timings, **bounds)
 
     def job(self, job_id: str = "job-1", status: str = "running", **columns: Any) -> None:
         """Publish a job as its row says."""

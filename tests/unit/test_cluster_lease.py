@@ -235,17 +235,18 @@ def lease(servers):
 
 
 def held(loop, lease):
-    loop.create_task(lease.acquire())
+    """The task that holds the lease, and the fence."""
+    acquiring = loop.create_task(lease.acquire())
     loop.run(0.1)
     assert lease.active
     holding = loop.create_task(lease.hold())
     loop.run(0.1)
-    return holding
+    return holding, acquiring.result()
 
 
 @pytest.mark.parametrize("old", [None, LONG_AGO])
 def test_an_old_answer_of_a_server_that_lags_takes_the_lease_from_nobody(loop, servers, lease, old):
-    holding = held(loop, lease)
+    holding, _ = held(loop, lease)
     for _ in range(20):
         servers.old[OWNER] = servers.old[ALIVE] = old
         loop.run(1.5)
@@ -255,24 +256,24 @@ def test_an_old_answer_of_a_server_that_lags_takes_the_lease_from_nobody(loop, s
 
 
 def test_an_owner_key_of_another_ends_the_lease(loop, servers, lease):
-    holding = held(loop, lease)
+    holding, _ = held(loop, lease)
     servers.values[OWNER] = 1000, b'{"holder": "other"}'
     loop.run(6)
     assert holding.done()
 
 
 def test_after_the_loss_of_its_streams_the_holder_takes_the_lease_before_its_standby_may(loop, servers, lease):
-    holding = held(loop, lease)
+    holding, fence = held(loop, lease)
     standby = Lease(cast(Any, servers), cast(Any, servers), settings("nats://127.0.0.1:1"))
     loop.create_task(standby.acquire())
     loop.run(5)
-    before = lease._fence.seq
+    before = fence.seq
     servers.values.clear()
     loop.run(60)
     assert not holding.done()
     assert not standby.active
-    assert servers.values[OWNER] == (lease._fence.seq, lease.owner)
-    assert lease._fence.seq > before
+    assert servers.values[OWNER] == (fence.seq, lease.owner)
+    assert fence.seq > before
     holding.cancel()
     servers.values.clear()
     loop.run(GONE_AFTER - 1)
@@ -286,12 +287,14 @@ def test_after_its_owner_key_has_gone_back_the_holder_takes_it_again_unless_its_
     loop, servers, lease, older
 ):
     """A backup of NATS's files has the key of an earlier holder, or one that this holder has rewritten since."""
-    holding = held(loop, lease)
+    holding, fence = held(loop, lease)
     loop.run(5)
-    lease._fence.seq = servers.put(OWNER, lease.owner)
+    loop.create_task(fence.rewrite())
+    loop.run(0.1)
+    assert servers.values[OWNER] != LONG_AGO
     servers.values[OWNER] = LONG_AGO if older else (2, lease.owner)
     loop.run(10)
-    assert servers.values[OWNER] == (lease._fence.seq, lease.owner)
+    assert servers.values[OWNER] == (fence.seq, lease.owner)
     assert not holding.done()
     servers.values = {OWNER: (3, b'{"holder": "other"}'), ALIVE: (4, b'{"holder": "other"}')}
     servers.after_read = lambda _: servers.put(ALIVE, b'{"holder": "other"}')
@@ -332,7 +335,7 @@ def test_a_holder_renews_soon_after_an_election_however_long_it_took(loop, serve
 def test_a_standby_takes_a_released_lease_at_its_next_poll_and_a_silent_one_after_3_s(
     loop, servers, lease, released, seconds
 ):
-    holding = held(loop, lease)
+    holding, _ = held(loop, lease)
     standby = Lease(cast(Any, servers), cast(Any, servers), settings("nats://127.0.0.1:1"))
     loop.create_task(standby.acquire())
     loop.run(60)

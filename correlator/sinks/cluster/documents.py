@@ -36,6 +36,7 @@ from correlator.bounded import BoundedDict, chunks
 from correlator.cluster import keys
 from correlator.cluster.connection import Connection
 from correlator.cluster.fence import StreamMessage
+from correlator.cluster.received import UNWRITTEN_AFTER
 from correlator.cluster.stream_reader import StreamReader
 from correlator.cluster.streams import MARKER_TTL
 from correlator.jobs import encoding, joblog, sizes
@@ -168,6 +169,9 @@ class ClusterTimings:
 
     flush_within: float = 4.0
     """At the end, to write what is pending."""
+
+    unwritten_after: float = UNWRITTEN_AFTER
+    """Until a change that the cluster does not have is a problem."""
 
 
 DEFAULT = ClusterTimings()

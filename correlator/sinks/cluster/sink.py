@@ -46,7 +46,6 @@ from correlator.cluster.connection import (
     seq_of,
 )
 from correlator.cluster.fence import Fence, OwnedStream, StreamMessage, put
-from correlator.cluster.received import UNWRITTEN_AFTER
 from correlator.jobs import encoding
 from correlator.jobs.directory import JobDirectory
 from correlator.model.rows import Micros
@@ -55,7 +54,7 @@ from correlator.ops.outage import Outage
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, next_batch, repair, urgency
-from correlator.sinks.cluster.events import EventQueue, EventWriter, stream_event
+from correlator.sinks.cluster.events import MAX_EVENTS, EventQueue, EventWriter, stream_event
 from correlator.sinks.cluster.log_lines import LineQueue
 from correlator.sinks.event_log import EventLog
 from correlator.tasks import Backoff, end_tasks, set_within
@@ -174,6 +173,7 @@ class ClusterSink:
     `fence`: of the lease of `instance`. `on_lost`: called with a sentence when the fence refuses a write.
     `log_read_to`: returns the time up to which the log has been read. `event_log`: has its pending events, also those
     of the last run of a collector of this instance; `position`: what the method of this name returned then.
+    `max_events`: how many may wait.
     """
 
     def __init__(
@@ -186,6 +186,7 @@ class ClusterSink:
         *,
         position: bytes | None = None,
         timings: ClusterTimings = DEFAULT,
+        max_events: int = MAX_EVENTS,
     ) -> None:
         self._connection = fence.connection
         self._instance = instance
@@ -196,7 +197,7 @@ class ClusterSink:
         rewrite = timings.rewrite_owner_every
         self._stream = OwnedStream(fence, rewrite)
         self._dirty = DirtyKeys(time.monotonic)
-        self._events = EventQueue(event_log, time.monotonic)
+        self._events = EventQueue(event_log, time.monotonic, max_events=max_events)
         self._event_writer = EventWriter(
             instance, fence, self._events, within=timings.answer_within, rewrite_every=rewrite
         )
@@ -231,7 +232,7 @@ class ClusterSink:
             "unwritten_seconds": unwritten["unwritten_seconds"],
         }
         reason = unwritten["write_error"]
-        if self._age() >= UNWRITTEN_AFTER:
+        if self._age() >= self._timings.unwritten_after:
             reason = f"changes of the last {self._age():.0f} s are not in the cluster: {reason or 'it is slow'}"
         return part if reason is None else {**part, "ok": False, "error": reason}
 

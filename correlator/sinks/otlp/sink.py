@@ -67,8 +67,8 @@ class TraceRequest(Struct, frozen=True):
 class OtlpSink:
     """Satisfies `correlator.sinks.Sink`. Use it from one event loop only.
 
-    `exports`: which jobs to send; a checkpoint saves it. Raises: `CorrelatorError` if a file of the configuration
-    cannot be used.
+    `exports`: which jobs to send; a checkpoint saves it. `max_spans`: of one request. Raises: `CorrelatorError` if a
+    file of the configuration cannot be used.
     """
 
     def __init__(
@@ -79,12 +79,14 @@ class OtlpSink:
         backoff: Backoff | None = None,
         gone_pause: float = GONE_PAUSE,
         late_after: float = LATE_AFTER,
+        max_spans: int = MAX_SPANS,
     ) -> None:
         self._instance = config.mqtt.instance
         self.exports = exports
         self._receiver: TraceReceiver = receiver(config.otlp)
         self._backoff = backoff or Backoff(1.0, 2.0, 60.0)
         self._gone_pause = gone_pause
+        self._max_spans = max_spans
         self._outage = Outage()
         self._error: str | None = None
         self._public = ""
@@ -176,7 +178,7 @@ class OtlpSink:
                 self.exports.withdraw(job_id)
                 continue
             for span in spans.spans(shown):
-                if size >= MAX_BYTES or len(request.encoded) >= MAX_SPANS:
+                if size >= MAX_BYTES or len(request.encoded) >= self._max_spans:
                     yield request
                     request, size = TraceRequest([], []), 0
                 request.encoded.append(span)
