@@ -43,7 +43,7 @@ from correlator.jobs.record import LegacyRow, Record
 from correlator.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import NO_TITLES, Change, Event, JobView, Lost, Outcome, PublishedJob, Reason, Titles
-from correlator.model.rows import LegacyRecord, Micros
+from correlator.model.rows import LegacyRecord, Micros, StepRecord
 
 RESTORED_AT_ONCE = 250
 """Jobs that one step of `Index.restore` adds."""
@@ -423,7 +423,7 @@ class Index:
                 forecast=stored.forecast.published if stored.forecast is not None else None,
                 end_seen_at=stored.end_seen_at,
             )
-            record.steps = tuple(step.id for step in shown.view.steps)
+            record.steps = tuple(step.id for step in _steps_of(stored.job, view))
             self._removed.add(record.job_id, view, shown.alive_at, now, gone=True)
         if record.job_id not in self._records:
             self._keep_away(AwayJob(stored, shown, record))
@@ -528,9 +528,16 @@ class Index:
         turn.named[job_id] = None
 
     def _join_step_rows(self, record: Record, view: JobView, turn: _Turn) -> None:
-        """Note the steps of a job, and join the rows that waited for one of them."""
-        of = self._job_of_step
-        new = [step.id for step in view.steps if step.id not in of or of[step.id] in self._away]
+        """Note the steps of a job, and join the rows that waited for one of them.
+
+        Of the steps that a row names, the tables decide whose they are: it may name those of another job.
+        """
+        of, read = self._job_of_step, _steps_were_read(record.facts)
+        new = [
+            step.id
+            for step in _steps_of(record.facts, view)
+            if (owner := of.get(step.id)) is None or owner in self._away or (read and owner != record.job_id)
+        ]
         if not new:
             return
         of.update(dict.fromkeys(new, record.job_id))
@@ -918,7 +925,8 @@ class Index:
 
     def _keep_away(self, away: AwayJob) -> list[AwayJob]:
         """Keep a job that is gone. Returns those that are forgotten for it."""
-        self._job_of_step.update(dict.fromkeys(away.record.steps, away.job_id))
+        for step_id in away.record.steps:
+            self._job_of_step.setdefault(step_id, away.job_id)
         return self._away.add(away)
 
     def _come_back(self, job_id: str, turn: _Turn) -> None:
@@ -1052,6 +1060,18 @@ class Index:
 def _unattributed(rows: Iterable[_StepRow]) -> list[AttributedRow]:
     """Rows that belong to no known job, without those of the log's past, which are not streamed."""
     return [AttributedRow(entry, None, "none") for _, entry, past in rows if not past]
+
+
+def _steps_were_read(facts: Job) -> bool:
+    """True if the last query of the tables returned the steps of a job."""
+    reading = facts.reading
+    return reading is not None and reading.steps is not None and reading.steps_kept_from is None
+
+
+def _steps_of(facts: Job, view: JobView) -> Sequence[StepRecord]:
+    """The steps that the tables have of a job, or while these cannot be read, those that it shows."""
+    read = facts.reading.steps if facts.reading is not None and _steps_were_read(facts) else None
+    return view.steps if read is None else read
 
 
 def _is_in_doubt(entry: Entry) -> bool:

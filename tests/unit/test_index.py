@@ -438,6 +438,21 @@ def test_facts_about_an_unknown_step_wait_for_its_job():
     )
 
 
+@given(order=st.permutations(["a row that lies", "the job", "the liar", "a row of the job"]))
+def test_a_step_is_of_the_job_that_has_it_in_the_tables_whatever_rows_say(order):
+    index = live()
+    index.apply([read("liar", "running")], NOW)
+    facts = {
+        "a row that lies": logged(Kind.STEP_STARTED, "liar", step_id=7),
+        "the job": read("j", "running", StepRecord(7)),
+        "the liar": read("liar", "running", observed_at=2),
+        "a row of the job": logged(job_id=None, step_id=7, level="ERROR", event_id=2),
+    }
+    for number, name in enumerate(order):
+        index.apply([facts[name]], NOW + number)
+    assert [there(index.published.get(i)).view.errors for i in ("j", "liar")] == [1, 0]
+
+
 def test_each_row_of_an_unknown_step_waits_for_its_own_time():
     index = live()
     index.apply([logged(job_id=None, step_id=7)], NOW)

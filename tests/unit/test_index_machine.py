@@ -166,8 +166,11 @@ class NaiveIndex:
                 away.view = replace(view, status=Status.RUNNING, ended_at=None) if ran else view
         self._aside.clear()
         self._waiting.clear()
-        known = [*self.views.values(), *(one.view for one in self._away.values() if one.view is not None)]
-        self._steps = {step.id: view.job_id for view in known for step in view.steps}
+        known = [(self.facts.get(i, []), view) for i, view in self.views.items()]
+        known += [(one.facts, one.view) for one in self._away.values() if one.view is not None]
+        self._steps = {
+            step.id: view.job_id for facts, view in known for step in _known_steps(_joined(view.job_id, facts), view)
+        }
         self._no_room_until = -1
 
     # -- what everything follows from
@@ -214,7 +217,7 @@ class NaiveIndex:
         if self._has_expired(view, alive_at, now) or not (known or self._is_news(view, alive_at)):
             self._remove(job_id, view, now)
             return None
-        for step in view.steps:
+        for step in _known_steps(job, view):
             if step.id not in self._steps or self._steps[step.id] in self._away:
                 self._steps[step.id] = job_id
                 rows = [replace(e, job_id=job_id, by="step") for _, e in self._waiting if e.step_id == step.id]
@@ -616,6 +619,13 @@ class IndexMachine(RuleBasedStateMachine):
 
 def _steps(job_id: str, count: int, now: Micros) -> Iterator[StepRecord]:
     return (StepRecord(i, "s", i, "running", now) for i in STEPS[job_id][:count])
+
+
+def _known_steps(job: Job, view: JobView) -> tuple[StepRecord, ...]:
+    """Of the tables, or while these cannot be read, of the log: a row may name the steps of another job."""
+    if job.reading is None or job.reading.steps is None or job.reading.steps_kept_from is not None:
+        return view.steps
+    return job.reading.steps
 
 
 def _content(shown: PublishedJob | None) -> PublishedJob | None:
