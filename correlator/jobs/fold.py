@@ -27,6 +27,7 @@ from msgspec.structs import replace
 from correlator.jobs import joblog
 from correlator.model.facts import (
     ENDED,
+    MAX_STEPS,
     STATUS_OF,
     Entry,
     Fact,
@@ -52,9 +53,6 @@ MAX_EXTERNAL_BYTES = 8_000
 
 MAX_LINE = 2_000
 """The maximum length of the last message in a document, in characters."""
-
-MAX_STEPS = 10_000
-"""The maximum number of steps per job that are known from the log. JobLog's jobs have about ten."""
 
 
 def fold(job: Job, fact: Fact) -> Job:

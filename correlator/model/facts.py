@@ -115,6 +115,11 @@ MAX_CHILDREN = 1_000
 """The maximum number of children that a job's document names."""
 
 
+MAX_STEPS = 2_000
+"""The maximum number of steps of a job that are read from the tables, the last ones, and of those that only the log
+knows. JobLog's jobs have about ten."""
+
+
 class Reading(Struct, frozen=True, gc=False, array_like=True):
     """A fact: what one table query returned about one job. ``record`` None: the job has no row.
 

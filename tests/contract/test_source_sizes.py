@@ -16,6 +16,7 @@ from correlator.jobs.sizes import (
     Sizes,
     size,
 )
+from correlator.model.facts import MAX_STEPS
 from correlator.model.rows import JobRecord, StepRecord
 from correlator.sources.db.queries import Queries, read_readings
 from tests.support.source_databases import RecordingSession, open_queries
@@ -141,6 +142,25 @@ async def test_the_errors_of_thousands_of_steps_share_what_a_document_may_have(o
     assert {s.error_cut for s in found[:-1]} == {20_000}
     assert (found[-1].error_message, found[-1].error_cut) == ("short", None), "a short one is whole beside long ones"
     assert session.bytes < STEP_ERRORS * ERROR + 100 * steps
+
+
+async def test_of_a_job_with_too_many_steps_the_last_are_read_and_of_others_all(original):
+    counts = {"u1": 3 * MAX_STEPS, "u2": MAX_STEPS, "u3": 3, "u4": MAX_STEPS + 1, "u5": MAX_STEPS}
+    numbers = f"WITH RECURSIVE n(seq) AS (SELECT 1 UNION ALL SELECT seq + 1 FROM n WHERE seq < {counts['u1']})"
+    if original.shows_dirty:
+        numbers = f"WITH n AS (SELECT seq FROM seq_1_to_{counts['u1']})"
+    for job_id, count in counts.items():
+        await original.job(job_id)
+        await original.run(
+            "INSERT INTO job_steps (job_id, name, seq, status, started_at)"
+            f" {numbers} SELECT '{job_id}', 's', seq, 'running', '2026-03-01 10:00:00' FROM n WHERE seq <= {count}"
+        )
+    async with open_queries(original.source()) as (queries, session):
+        for ids in (list(counts), ["u1"], ["u2", "u3"]):
+            found = {one.job_id: one.steps or () for one in await read_readings(queries, session, 1, ids)}
+            for job_id in ids:
+                first = max(1, counts[job_id] - MAX_STEPS + 1)
+                assert [step.seq for step in found[job_id]] == list(range(first, counts[job_id] + 1)), (job_id, ids)
 
 
 async def test_a_member_that_is_named_as_ours_is_published_under_another_name(original):

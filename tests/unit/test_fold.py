@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from msgspec.structs import replace
 
 from correlator.jobs import encoding, fold, joblog
-from correlator.model.facts import Entry, Job, Kind, Reading, Status
+from correlator.model.facts import MAX_STEPS, Entry, Job, Kind, Reading, Status
 from correlator.model.rows import JobRecord, LegacyRecord, StepRecord
 from tests.support.fact_strategies import BASE, facts, shuffled_with_repeats
 from tests.support.there import there
@@ -43,9 +43,9 @@ def test_counting_stays_a_join_when_it_is_full():
 
 
 def test_steps_known_from_the_log_alone_are_bounded():
-    steps = range(1, fold.MAX_STEPS + 9)
+    steps = range(1, MAX_STEPS + 9)
     found = [Entry(i, BASE, "INFO", "", i, "j", i, kind=Kind.STEP_STARTED) for i in steps]
-    assert len(fold.fold_rows(Job("j"), found).steps) == fold.MAX_STEPS
+    assert len(fold.fold_rows(Job("j"), found).steps) == MAX_STEPS
 
 
 # -- which fact holds: R the reading of time 10, events seen before (9) or after (11) it began

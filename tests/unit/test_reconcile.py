@@ -7,13 +7,13 @@ import contextlib
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 from correlator.errors import Away, SourceUnavailable
 from correlator.jobs.sizes import Sizes
-from correlator.model.facts import Reading
+from correlator.model.facts import MAX_STEPS, Reading
 from correlator.model.published import Outcome
 from correlator.model.rows import LegacyRecord
 from correlator.ops.stalls import Heartbeats
@@ -29,6 +29,7 @@ from correlator.sources.tables.reconcile import (
     BEHIND,
     READ_TOGETHER,
     SEEK_GROWTH,
+    STEPS_TOGETHER,
     ZONES_AT_ONCE,
     Absent,
     Cadence,
@@ -376,3 +377,27 @@ def test_the_interval_grows_with_the_silence():
     assert gaps == sorted(gaps)
     assert (gaps[1], gaps[-1]) == (1, 120)
     assert len(alive) < 100
+
+
+async def test_no_call_applies_more_steps_than_it_may(tmp_path):
+    feed, steps = RecordingPipeline(), list[list[int]]()
+
+    def counted(readings: Iterable[Reading]) -> Outcome:
+        found = list(readings)
+        steps.append([len(one.steps or ()) for one in found])
+        return feed.hub.readings(found)
+
+    feed.readings = counted
+    with contextlib.closing(SQLiteOriginal(tmp_path / "appliance.db", rolled_back=False)) as original:
+        for n in range(20):
+            await original.job(f"u{n:02}")
+        await original.run(
+            "INSERT INTO job_steps (job_id, name, seq, status, started_at) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL"
+            f" SELECT i + 1 FROM n WHERE i < {STEPS_TOGETHER + 1}) SELECT id, 's', i, 'running', '2026-03-01 10:00:00'"
+            " FROM job_tracking, n WHERE i <= CASE id WHEN 'u05' THEN 9000 WHEN 'u06' THEN 9000 ELSE 300 END"
+        )
+        async with open_queries(original.source()) as (queries, session):
+            await Reconcile().load(queries, session, feed)
+    assert sorted(n for part in steps for n in part) == [300] * 18 + [MAX_STEPS] * 2
+    assert max(map(sum, steps)) <= STEPS_TOGETHER
+    assert len(steps) < 10

@@ -36,7 +36,7 @@ from correlator.jobs.sizes import (
     scan,
     size,
 )
-from correlator.model.facts import MAX_CHILDREN, Reading
+from correlator.model.facts import MAX_CHILDREN, MAX_STEPS, Reading
 from correlator.model.rows import Int64, JobRecord, LegacyRecord, LogRow, Micros, StepRecord
 from correlator.sources.db.log_times import IdSpan, LogClock, LogQuestion, LogTimes, RepeatedHours, last_id
 from correlator.sources.db.session import (
@@ -260,6 +260,9 @@ HEAVY = 4_096
 
 FIRST_WITHIN = 2.0
 """Seconds in which the first row since a time is found, whichever way the clock was set."""
+
+STEPS_AT_ONCE = 5 * MAX_STEPS
+"""Steps of several jobs in one query, above which those of each job are counted first."""
 
 LOGGED_ROWS = 2000
 """Rows of the log that are read from either end to find the jobs with an external ID."""
@@ -599,7 +602,7 @@ class Queries:
         return list(found)
 
     async def steps_of(self, session: Session, starts: Mapping[str, Micros | None]) -> dict[str, list[StepRecord]]:
-        """The steps of each job by `seq`. Long errors are shortened, also to the limit for all errors of a job.
+        """The last `MAX_STEPS` steps of each job by `seq`. Long errors are shortened, also to what a job may have.
 
         `starts`: when each job started, since none of its steps began before it.
         """
@@ -607,14 +610,10 @@ class Queries:
         begun = {job_id: at for job_id, at in starts.items() if at is not None}
         """When the newest of its steps began, of each job. None begins before the one in front of it."""
         long: dict[int, int] = {}
-        size = self._size("job_steps", "error_message")
-        order = "job_id, seq" if self.schema.has("job_steps", "seq") else "job_id, id"
-        own = OwnIds(starts)
+        own, pacer = OwnIds(starts), Pacer()
         for part in chunks(list(starts), IN_ONE):
-            rest = f"FROM job_steps WHERE job_id IN ({self.dialect.marks(part)}) ORDER BY {order}"
-            columns = f"{self._select['job_steps']}, {size}"
-            form = _and(FORMS["job_steps"], Int64 | None)
-            for *row, error_size in await self._with_offset(session, form, columns, rest, part):
+            for *row, error_size in await self._step_rows(session, part):
+                await pacer.pause()
                 job_id = own.of(row[-1])
                 *values, _ = self._times("job_steps", tuple(row), begun.get(job_id))
                 if values[_STEP_STARTED] is not None and job_id in begun:
@@ -630,9 +629,33 @@ class Queries:
                         *values[4:],
                     )
                 )
+        for steps in found.values():
+            del steps[:-MAX_STEPS]
         if long:
             await self._oversized.step_errors(session, found, long)
         return found
+
+    async def _step_rows(self, session: Session, job_ids: Sequence[str]) -> list[Row]:
+        """At most `STEPS_AT_ONCE` steps, or the last `MAX_STEPS` of each job, with the bytes of their errors."""
+        order = "seq" if self.schema.has("job_steps", "seq") else "id"
+        columns = f"{self._select['job_steps']}, {self._size('job_steps', 'error_message')}"
+        form = _and(FORMS["job_steps"], Int64 | None)
+        among = f"FROM job_steps WHERE job_id IN ({self.dialect.marks(job_ids)})"
+        ordered = f"{among} ORDER BY job_id, {order} LIMIT {STEPS_AT_ONCE + 1}"
+        rows = await self._with_offset(session, form, columns, ordered, job_ids)
+        if len(rows) <= STEPS_AT_ONCE:
+            return rows
+        counted = f"SELECT job_id, COUNT(*) {among} GROUP BY job_id"
+        counts = dict(await rows_of(session, tuple[str, Int64], counted, job_ids))
+        few = [job_id for job_id, n in counts.items() if n <= MAX_STEPS]
+        rows = []
+        if few:
+            rest = f"FROM job_steps WHERE job_id IN ({self.dialect.marks(few)}) ORDER BY job_id, {order}"
+            rows += await self._with_offset(session, form, columns, rest, few)
+        for job_id in counts.keys() - few:
+            rest = f"FROM job_steps WHERE job_id = {self.dialect.placeholder} ORDER BY {order} DESC LIMIT {MAX_STEPS}"
+            rows += reversed(await self._with_offset(session, form, columns, rest, (job_id,)))
+        return rows
 
     async def jobs_of_steps(self, session: Session, step_ids: Iterable[int]) -> dict[int, str]:
         """The job of each of these steps, as far as there are any."""

@@ -23,13 +23,14 @@ import asyncio
 import heapq
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from itertools import islice
 from zlib import crc32
 
 from correlator.bounded import Schedule, chunks
+from correlator.model.facts import Reading
 from correlator.model.published import LOST, Outcome
 from correlator.model.rows import Micros
 from correlator.ops import metrics
@@ -47,6 +48,9 @@ TOGETHER = 0.02
 
 READ_TOGETHER = 100
 """Most jobs in one query and one call of the feed: with ten steps each, about 10 ms without another task."""
+
+STEPS_TOGETHER = 2_000
+"""Most steps in one call of the feed, about 10 ms, but for a job that has more."""
 
 AGAIN_AFTER = (0.0, 2.0, 30.0)
 """Seconds after the end of a job at which it is read again: it may end twice."""
@@ -416,8 +420,21 @@ class Reconcile:
             readings = await read_readings(
                 queries, session, feed.advance_clock(), part, feed.known.reading, with_steps=steps
             )
-            self.note(feed.readings(readings))
-            await asyncio.sleep(0)
+            for some in _of_few_steps(readings):
+                self.note(feed.readings(some))
+                await asyncio.sleep(0)
+
+
+def _of_few_steps(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
+    """Readings in parts of at most `STEPS_TOGETHER` steps, or of one job."""
+    some, steps = list[Reading](), 0
+    for one in readings:
+        steps += len(one.steps or ())
+        if some and steps > STEPS_TOGETHER:
+            yield some
+            some, steps = [], len(one.steps or ())
+        some.append(one)
+    yield some
 
 
 class Absent:
