@@ -158,7 +158,9 @@ async def test_an_id_that_urls_would_lose_is_found_by_its_parameter(daemon: Daem
 
 
 async def _is(daemon: Daemon, name: str, code: int) -> bool:
-    return (await status(daemon, name))[0] == code
+    found = await status(daemon, name)
+    assert found[0] == code, found
+    return True
 
 
 async def test_an_unknown_id_is_held_until_its_job_appears(database: Database, appliance: Appliance, tmp_path: Path):

@@ -75,7 +75,9 @@ async def has(daemon, name, wanted, **labels):
     is_wanted = wanted if callable(wanted) else lambda found: found == wanted
 
     async def is_so():
-        return is_wanted(await value(daemon, name, **labels))
+        found = await value(daemon, name, **labels)
+        assert is_wanted(found), (name, labels, found)
+        return True
 
     await eventually(is_so)
 

@@ -99,4 +99,5 @@ async def test_a_state_directory_that_cannot_be_written_stops_nothing(tmp_path: 
 
 async def _is(running: Daemon, name: str, status: str | None) -> bool:
     job = await running.job(name)
-    return bool((job and job["status"]) == status)
+    assert (job and job["status"]) == status, job
+    return True

@@ -152,7 +152,8 @@ async def test_a_job_that_is_read_on_request_says_that_its_steps_are_missing(fil
 
         async def has(count: int, *, complete: bool) -> bool:
             found = await daemon.job(job_id(1))
-            return (len(found["steps"]), found.get("steps_complete", True)) == (count, complete)
+            assert (len(found["steps"]), found.get("steps_complete", True)) == (count, complete)
+            return True
 
         assert await has(STEPS, complete=True)
         async with connection.cursor() as cursor:

@@ -339,3 +339,10 @@ def test_the_reference_has_every_key_once():
 def test_a_page_without_its_marks_is_refused(page):
     with pytest.raises(ValueError, match="expected"):
         reference.written(page, "")
+
+
+def test_the_page_of_what_the_tests_share_names_each_module_and_folder_once():
+    named = Counter(re.findall(r"^\| `([^`]+)` \|", read("tests/support/README.md"), re.MULTILINE))
+    folder = REPOSITORY / "tests/support"
+    present = {str(file.relative_to(folder)) for suffix in ("py", "mjs") for file in folder.rglob(f"*.{suffix}")}
+    assert named == Counter([*present, "react/"])

@@ -124,10 +124,12 @@ async def test_a_replica_that_became_the_primary_is_not_behind(pair: Pair, tmp_p
     async with Daemon(tmp_path, database__url=url_of(pair)) as daemon:
         await pair.replica.run("STOP SLAVE")
 
-        async def has(word: str) -> bool:
-            return word in str((await part(daemon))["error"])
+        async def stopped() -> bool:
+            found = await part(daemon)
+            assert "stopped" in str(found["error"]), found
+            return True
 
-        await eventually(lambda: has("stopped"))
+        await eventually(stopped)
 
         async def written() -> bool:
             insert = "INSERT INTO log_events (level, message, ts) VALUES ('INFO', 'x', NOW(6))"

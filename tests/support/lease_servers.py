@@ -75,9 +75,8 @@ class Servers:
             if expected is not None and int(expected) != self.values.get(fence, (0,))[0]:
                 self.refused.append(messages[-1][0])
                 return b'{"error": {"err_code": 10071}}'
-        for subject, payload, _ in messages:
-            seq = self.put(subject, payload)
-        return json.dumps({"seq": seq}).encode()
+        seqs = [self.put(subject, payload) for subject, payload, _ in messages]
+        return json.dumps({"seq": seqs[-1]}).encode()
 
     def put(self, subject: str, value: bytes) -> int:
         self._seq += 1
