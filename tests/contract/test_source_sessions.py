@@ -26,7 +26,9 @@ HOSTILE = {
     "sql_mode": "'ANSI_QUOTES,NO_BACKSLASH_ESCAPES,STRICT_ALL_TABLES'",
     "max_statement_time": "0",
     "time_zone": "'-03:00'",
-    "init_connect": "'SET autocommit = 0, sql_mode = \"ANSI_QUOTES\"'",
+    "sql_select_limit": "3",
+    "max_join_size": "1",
+    "init_connect": "'SET autocommit = 0, sql_mode = \"ANSI_QUOTES\", sql_select_limit = 2, NAMES latin1'",
 }
 """Globals that a session of ours must not be led by; init_connect is run for whoever has no privileges.
 
@@ -52,11 +54,24 @@ async def test_a_session_has_the_expected_settings_whatever_the_server_s_globals
     session = await hostile.source(query_timeout=4.0).open(dirty=dirty)
     (found,) = await session.query(
         "SELECT @@autocommit, @@tx_isolation, @@tx_read_only, @@max_statement_time, @@sql_mode, @@time_zone,"
-        " @@character_set_results, @@global.tx_isolation"
+        " @@character_set_client, @@character_set_results, @@collation_connection,"
+        " @@sql_select_limit, @@sql_big_selects, @@global.tx_isolation"
     )
     level = "READ-UNCOMMITTED" if dirty else "READ-COMMITTED"
-    assert found == (1, level, 1, 3.6, "", "+00:00", "utf8mb4", "REPEATABLE-READ")
+    texts = ("utf8mb4", "utf8mb4", "utf8mb4_general_ci")
+    assert found == (1, level, 1, 3.6, "", "+00:00", *texts, (1 << 64) - 1, 1, "REPEATABLE-READ")
     await session.close()
+
+
+async def test_no_answer_is_cut_and_no_text_damaged_whatever_the_server_s_globals(hostile):
+    jobs = {f"\u00fc\u20ac\U0001f600-{n}" for n in range(5)}
+    for job_id in jobs:
+        await hostile.job(job_id)
+    async with running_follower(hostile.source()) as (received, _):
+        for job_id in jobs:
+            await hostile.log(f"of {job_id}", job_id=job_id)
+        await received.receives(*(f"of {job_id}" for job_id in jobs))
+        assert {job.job_id for job in received.hub.published.all()} == jobs
 
 
 async def test_a_session_that_does_not_stay_as_it_was_set_is_refused(mariadb_original, monkeypatch):

@@ -253,10 +253,12 @@ class MariaDBDatabase:
     async def _prepare(self, session: MariaDBSession, level: str) -> None:
         # The server's deadlines are shorter than ours: it then ends the statement, not the connection. The one for
         # locks is the shortest: its error names the lock. A driver that receives a warning queries and prints its text.
+        # A limit of rows would cut every answer without a word, and another character set damage texts and IDs.
         await session.query(
             f"SET SESSION max_statement_time = {self._query_timeout * 0.9:.3f},"
             f" lock_wait_timeout = {max(1, int(self._query_timeout / 2))},"
-            " time_zone = '+00:00', wait_timeout = 28800, sql_mode = '', max_error_count = 0"
+            " time_zone = '+00:00', wait_timeout = 28800, sql_mode = '', max_error_count = 0,"
+            f" sql_select_limit = {(1 << 64) - 1}, sql_big_selects = 1, NAMES utf8mb4 COLLATE utf8mb4_general_ci"
         )
         await session.query(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}, READ ONLY")
         found = dict(
