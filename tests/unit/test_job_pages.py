@@ -26,7 +26,7 @@ from correlator.sinks.http.rest import JobPages, Rest, encode_cursor
 from correlator.sinks.turns import Work
 from tests.support import raw_http
 from tests.support.answering_collectors import BASE, SECOND, ArchiveInMemory, reading
-from tests.support.eventually import eventually
+from tests.support.eventually import PATIENCE, eventually
 from tests.support.http_listener import served
 from tests.support.pipeline_harness import PipelineHarness
 from tests.support.virtual_time import VirtualTimeLoop
@@ -183,6 +183,35 @@ async def test_a_client_that_reads_no_list_uses_up_its_own_share_of_memory_and_n
         finally:
             for client in slow:
                 client.close()
+
+
+WITHOUT_BODY = ("HEAD /client.js", "HEAD /api/v1/jobs", "HEAD /nothing", "GET /client.js", "OPTIONS /client.js")
+"""Requests whose answers need no token, and have no body: the fourth has the file, the last one asks as a browser."""
+
+
+@pytest.mark.parametrize("request_line", [*WITHOUT_BODY, "GET /health/live", "HEAD /api/v1/jobs/u000/log"])
+async def test_a_client_that_reads_no_answer_is_disconnected_whatever_it_asks_for(request_line: str):
+    harness, loop = _with_jobs(1), asyncio.get_running_loop()
+    tokens = () if request_line.endswith("/log") else ("a-secret",)
+    async with served(harness.hub, tokens=tokens, accepted_within=0.3) as url:
+        async with aiohttp.ClientSession(url) as session, session.get("/client.js") as file:
+            etag = file.headers["ETag"].replace("-gzip", "")
+        lines = f"Host: 127.0.0.1\r\nOrigin: {url}\r\nIf-None-Match: {etag}\r\n\r\n"
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            client.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 100)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", int(url.rpartition(":")[2])))
+            with pytest.raises(ConnectionError):
+                await _repeat(client, f"{request_line} HTTP/1.1\r\n{lines}".encode() * 20)
+
+
+async def _repeat(client: socket.socket, requests: bytes) -> None:
+    """Send these until the connection ends."""
+    async with asyncio.timeout(PATIENCE):
+        while True:
+            await asyncio.get_running_loop().sock_sendall(client, requests)
+            await asyncio.sleep(0.02)
 
 
 async def test_clients_without_a_token_that_read_no_file_take_nothing_from_lists():

@@ -8,9 +8,11 @@ is not sent.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final, Literal, TypeVar, get_args, get_origin
@@ -26,6 +28,7 @@ from msgspec.structs import FieldInfo, asdict, fields
 from correlator.errors import BadRequest, NotFound, SourceUnavailable, drop_frames
 from correlator.jobs import encoding
 from correlator.model.parameters import JobFilters
+from correlator.ops import metrics
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.grants import Denied
 from correlator.sinks.turns import Refused
@@ -130,13 +133,28 @@ def _words(error: web.HTTPException, request: web.Request) -> str:
     return error.text or error.reason
 
 
+ACCEPTED_WITHIN: Final = 60.0
+"""Seconds in which a client must accept what has been written for it."""
+
+
+def give_up(request: BaseRequest | None) -> None:
+    """Abort the connection of a client that does not read its answer."""
+    metrics.CLIENTS_CLOSED.labels("slow").inc()
+    if request is not None and request.transport is not None:
+        request.transport.abort()
+
+
 class StreamedResponse(web.StreamResponse):
     """A response in parts that leaves its connection in sync, whatever the request is.
 
     aiohttp writes the parts even if the response must not have a body (RFC 9110, 6.4.1): the client, or the proxy that
     shares the connection between its clients, takes them for the next response. And it keeps a connection of HTTP/1.0
-    open whose client can find the end of the body only by the end of the connection.
+    open whose client can find the end of the body only by the end of the connection. Nor has it a deadline: a client
+    that reads nothing would keep its connection, and what its request holds, for as long as it likes.
     """
+
+    accepted_within: float = ACCEPTED_WITHIN
+    """Seconds in which the client must accept a part, and the end. After that, its connection is aborted."""
 
     has_body: bool = True
     """False once the response has been prepared, if no body follows. Then `write` does nothing, so make no parts."""
@@ -151,7 +169,23 @@ class StreamedResponse(web.StreamResponse):
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send a part of the body, and wait until the transport has room."""
         if self.has_body:
-            await super().write(data)
+            async with self._accepted():
+                await super().write(data)
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """End the body, and wait until the transport has room."""
+        async with self._accepted():
+            await super().write_eof(data)
+
+    @contextlib.asynccontextmanager
+    async def _accepted(self) -> AsyncIterator[None]:
+        """Raises: ConnectionError if the client accepts too little in time; its connection has been aborted."""
+        try:
+            async with asyncio.timeout(self.accepted_within):
+                yield
+        except TimeoutError:
+            give_up(self._req)
+            raise ConnectionError("the client does not read the answer") from None
 
 
 _WITHOUT_BODY: Final = (HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED)

@@ -276,9 +276,6 @@ UNNAMED: Final = "-"
 LOG_PAGE = 1000
 """Lines of a log that are read at once for a text; a page has at most 4 MiB."""
 
-WRITE_WITHIN = 60.0
-"""Seconds in which a client accepts a page. After that, its connection is closed."""
-
 ATTEMPTS = 5
 """Times that a page is read, a second apart, while the database cannot answer."""
 
@@ -693,7 +690,7 @@ class LogText:
                     if reason is not None:
                         await response.write(f"# {escape(reason)}\n".encode())
                 await response.write_eof()
-            except (SourceUnavailable, TimeoutError, ConnectionError):
+            except (SourceUnavailable, ConnectionError):
                 if request.transport is not None:
                     request.transport.abort()
         return response
@@ -725,8 +722,7 @@ class LogText:
 async def _write(response: StreamedResponse, page: LinesPage, steps: Mapping[int, str]) -> str | None:
     """Write the lines of a page, and return why others may be missing."""
     if page.lines:
-        async with asyncio.timeout(WRITE_WITHIN):
-            await response.write("".join(_text(line, steps) for line in page.lines).encode())
+        await response.write("".join(_text(line, steps) for line in page.lines).encode())
     return page.reason
 
 

@@ -45,10 +45,12 @@ from correlator.sinks.http.connections import (
 from correlator.sinks.http.endpoints import Appliances, HubEndpoints, InstanceEndpoints, local, of_process
 from correlator.sinks.http.grants import GRANT, Denied, Need, Route, Routes, grants_of
 from correlator.sinks.http.requests import (
+    ACCEPTED_WITHIN,
     RETRY_AFTER,
     REVALIDATED,
     as_problem,
     file_response,
+    give_up,
     json_response,
     problem,
     refused,
@@ -116,8 +118,8 @@ PREFLIGHT_SECONDS = "600"
 """Seconds for which a browser need not ask again whether a request of another origin is allowed. Chromium's limit is
 7,200; a change of `http.allowed_origins` takes effect for what a browser has asked within this time."""
 
-PART, PART_WITHIN = 96 << 10, 60.0
-"""Bytes of a larger reply that are written at once, and seconds in which the client must accept them."""
+PART = 96 << 10
+"""Bytes of a larger reply that are written at once, and must be accepted within `Listener.accepted_within`."""
 
 OPEN_PART = UNREAD_REPLY
 """The same for a reply that needs no token."""
@@ -161,14 +163,16 @@ class Listener:
     """The address to listen on. `port` 0: any free port. `tls`: serve HTTPS.
 
     `request_within`: seconds that a connection may be open without a complete request, whether its headers are slow or
-    it is idle. aiohttp's own default is an hour; proxies keep their connections for 60 s. `handshake_turn`: see
-    `Acceptor`. `newcomers`, `handshakes`: see `Work`.
+    it is idle. aiohttp's own default is an hour; proxies keep their connections for 60 s. `accepted_within`: seconds in
+    which a client must accept a part of a reply. `handshake_turn`: see `Acceptor`. `newcomers`, `handshakes`: see
+    `Work`.
     """
 
     host: str
     port: int
     tls: ssl.SSLContext | None = None
     request_within: float = 75.0
+    accepted_within: float = ACCEPTED_WITHIN
     handshake_turn: float = 0.01
     newcomers: int = NEWCOMERS
     handshakes: int = HANDSHAKES
@@ -318,10 +322,10 @@ class HttpSink:
                 response = as_problem(error, request)
             if ends and not response.prepared:
                 response.force_close()
-            if not isinstance(response, web.Response) or response.prepared or request.method == "HEAD":
+            if not isinstance(response, web.Response) or response.prepared:
                 return response
-            body = response.body
-            if isinstance(body, bytes) and (len(body) > UNREAD_REPLY or unread(request)):
+            body = b"" if request.method == "HEAD" else bytes(response.body or b"")  # type: ignore[arg-type]
+            if len(body) > UNREAD_REPLY or unread(request):
                 await self._send(request, response, body)
             return response
         finally:
@@ -331,6 +335,9 @@ class HttpSink:
     async def _send(self, request: web.Request, response: web.Response, body: bytes) -> None:
         """Write a reply part by part, because its client may not read it. Until it has, its bytes count.
 
+        Headers without a body have the deadline too, for which aiohttp has none: a client that asks for many, and reads
+        nothing, would keep its connection for as long as it likes.
+
         Who has no token takes nothing from those who have: such replies are files, which all clients share, so that
         they are counted apart, and only by what waits in the transport.
         """
@@ -338,21 +345,21 @@ class HttpSink:
             held, part, size = self._work.replies, PART, len(body)
         else:
             held, part, size = self._work.open_replies, OPEN_PART, min(len(body), UNREAD_REPLY + OPEN_PART)
-        response.headers["Content-Length"] = str(len(body))
-        response.body = None
+        if body:
+            response.headers["Content-Length"] = str(len(body))
+            response.body = None
         with held.holding(request.remote or "", size):
             try:
                 writer = cast("StreamWriter", await response.prepare(request))
                 for at in range(0, len(body), part):
                     await writer.write(memoryview(body)[at : at + part], drain=False)
                     if request.protocol.writing_paused:
-                        async with asyncio.timeout(PART_WITHIN):
+                        async with asyncio.timeout(self._listener.accepted_within):
                             await writer.drain()
-                await response.write_eof()
+                async with asyncio.timeout(self._listener.accepted_within):
+                    await response.write_eof()
             except TimeoutError:
-                metrics.CLIENTS_CLOSED.labels("slow").inc()
-                if request.transport is not None:
-                    request.transport.abort()
+                give_up(request)
             except ConnectionError:
                 pass  # The client has gone. aiohttp would log it as an error of this program.
 
