@@ -91,6 +91,8 @@ OLDEST = (2, 12)
 class Connection:
     """One connection to the servers of `settings.url`. `role`: collector, gateway or doctor.
 
+    `close_within`: seconds to close a client. `client_of(tls)`: makes one; None: `new_client`.
+
     Answers come to an inbox below `_INBOX.cor.<role>.<instance>`, so that permissions can name it.
 
     Raises: `ConfigError` if the client library is missing or a file of the settings cannot be used.
@@ -103,12 +105,16 @@ class Connection:
         *,
         ping_every: float = PING_EVERY,
         replace_after: float = REPLACE_AFTER,
+        close_within: float = CLOSE_WITHIN,
         parser: Parser | None = None,
+        client_of: Callable[..., Client] | None = None,
     ) -> None:
         assert settings.url is not None
         self._settings = settings
         self._ping_every = ping_every
         self._replace_after = replace_after
+        self._close_within = close_within
+        self._client_of = client_of or new_client
         self._role = role
         self.name = f"correlator-{role}-{settings.instance}-{secrets.token_hex(4)}"
         """The name of this process in NATS's monitoring, and as the holder of a lease; new at every start."""
@@ -166,7 +172,7 @@ class Connection:
             if not client.is_connected:
                 abort(client)
             try:
-                await done_within(client.close(), CLOSE_WITHIN)
+                await done_within(client.close(), self._close_within)
             except Exception as error:  # noqa: BLE001 - nothing depends on it any more
                 log.debug("closing the connection to NATS: %s", error)
                 abort(client)
@@ -334,7 +340,7 @@ class Connection:
     async def _open(self) -> None:
         assert self._settings.url is not None
         self._closed.clear()
-        client = new_client(tls=self._settings.url.tls)
+        client = self._client_of(tls=self._settings.url.tls)
         opening = client.connect(
             servers=list(self._settings.url.servers),
             name=self.name,

@@ -28,8 +28,12 @@ class Examined(Struct, frozen=True):
     broker_version: str
 
 
-async def examine(setting: Setting, url: str | None = None, token: str = "") -> Examined:
+async def examine(
+    setting: Setting, url: str | None = None, token: str = "", *, broker: mqtt.BrokerTimings = mqtt.PATIENT
+) -> Examined:
     """Run all checks. `url` and `token` are those of the running daemon, if they differ from the configuration.
+
+    `broker`: how long the broker has for what.
 
     A gateway has no database, no broker, no receivers and no checkpoint.
     """
@@ -46,7 +50,7 @@ async def examine(setting: Setting, url: str | None = None, token: str = "") -> 
         return _examined(setting, [*of_host, *of_cluster, of_unit, *of_daemon.checks], of_daemon)
     # 2. The broker, the cluster, the receivers of traces and of webhooks, and the systemd unit, concurrently.
     reply, of_cluster, of_receiver, of_webhooks, of_unit = await asyncio.gather(
-        guarded(mqtt.LOGIN, mqtt.inspect(config.mqtt, running=of_daemon.publishes)),
+        guarded(mqtt.LOGIN, mqtt.inspect(config.mqtt, running=of_daemon.publishes, timings=broker)),
         _examine_cluster(config, of_daemon, gateway=False),
         guarded(receivers.RECEIVER, receivers.inspect_traces(config)),
         guarded(receivers.WEBHOOKS, receivers.inspect_webhooks(config.webhooks, of_daemon.ready)),

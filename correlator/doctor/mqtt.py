@@ -28,6 +28,7 @@ from correlator.sinks.mqtt.connection import (
     Connector,
     Foreign,
     MqttClient,
+    MqttTimings,
     Unanswered,
     code_of,
     describe_reason,
@@ -38,11 +39,8 @@ from correlator.tasks import quiet, set_within
 LOGIN, ACL, RETAINED = "broker.login", "broker.acl", "broker.retained"
 
 CALL_WITHIN = 5.0
-ECHO_WITHIN = 3.0
-"""Seconds until the published message must come back."""
-
-QUIET_AFTER, QUIET_WITHIN = 0.5, 10.0
-"""Seconds without a message after which all retained ones have arrived; seconds to wait at most."""
+QUIET_WITHIN = 10.0
+"""Seconds to wait at most for retained messages."""
 
 MAX_TOPICS, MAX_BYTES = 50_000, 16 * 1024 * 1024
 """Retained topics that are judged, and bytes of their names and payloads."""
@@ -52,6 +50,19 @@ _NOT_AUTHORIZED = (4, 5, 134, 135)
 
 _REFUSES = 0x80
 _VERSION = "$SYS/broker/version"
+
+
+class BrokerTimings(Struct, frozen=True):
+    """Seconds. `echo_within`: until the published message must come back. `quiet_after`: without a message, after which
+    all retained ones have arrived.
+    """
+
+    connection: MqttTimings = DEFAULT
+    echo_within: float = 3.0
+    quiet_after: float = 0.5
+
+
+PATIENT = BrokerTimings()
 
 
 class BrokerFindings(Struct, frozen=True):
@@ -74,14 +85,14 @@ class Tried(Struct, frozen=True):
     """Whether a retained message of this instance, such as its status, was received."""
 
 
-async def inspect(settings: Mqtt, *, running: bool) -> BrokerFindings:
+async def inspect(settings: Mqtt, *, running: bool, timings: BrokerTimings = PATIENT) -> BrokerFindings:
     """Run the checks of the broker. `running`: whether the daemon reports that it is connected to it."""
     url = settings.url
     if url is None:
         return BrokerFindings((ok(LOGIN, "mqtt.url is empty: nothing is published"),))
     refusals: list[str] = []
     own_id = replace(settings, client_id=f"correlator-doctor-{secrets.token_hex(4)}")
-    connector = Connector(own_id, DEFAULT, refusals.append)
+    connector = Connector(own_id, timings.connection, refusals.append)
     login: Check | None = None
     began = time.monotonic()
     try:
@@ -91,7 +102,7 @@ async def inspect(settings: Mqtt, *, running: bool) -> BrokerFindings:
             took = (time.monotonic() - began) * 1000
             user = settings.username or "an anonymous client"
             login = ok(LOGIN, f"{url} as {user}, MQTT {connector.version}, in {took:.0f} ms")
-            tried, retained = await _try(settings, client, connector.version, probe, refusals)
+            tried, retained = await _try(settings, client, connector.version, probe, refusals, timings)
     except (*LOST, ValueError) as error:
         return BrokerFindings(
             (judge_login(settings, error),) if login is None else (login, judge_lost(settings, error))
@@ -106,7 +117,12 @@ async def inspect(settings: Mqtt, *, running: bool) -> BrokerFindings:
 
 
 async def _try(
-    settings: Mqtt, client: MqttClient, protocol: str, probe: str, refusals: Sequence[str]
+    settings: Mqtt,
+    client: MqttClient,
+    protocol: str,
+    probe: str,
+    refusals: Sequence[str],
+    timings: BrokerTimings = PATIENT,
 ) -> tuple[Tried, dict[str, bytes]]:
     """Publish to `probe`, subscribe and read. The client adds to `refusals` why the broker refuses a message."""
     topics = Topics(settings.root)
@@ -136,8 +152,8 @@ async def _try(
             await client.publish(probe, b"{}", qos=1, retain=False)
             if settings.home_assistant:  # An empty message removes a device. No VM has this one: `_` begins an escape.
                 await client.publish(topics.devices.replace("+", "doctor_"), b"", qos=1, retain=False)
-            await set_within(received, QUIET_AFTER if refusals else ECHO_WITHIN)
-            await quiet(arrived, QUIET_AFTER, QUIET_WITHIN)
+            await set_within(received, timings.quiet_after if refusals else timings.echo_within)
+            await quiet(arrived, timings.quiet_after, QUIET_WITHIN)
     except TimeoutError:
         raise aiomqtt.MqttError("the broker stopped answering") from None
     finally:

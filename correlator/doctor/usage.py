@@ -82,16 +82,27 @@ def _unread(schema: Schema) -> list[str]:
     return [f"log_events.{name}" for name in ("attrs", "job_id", "step_id") if not schema.has("log_events", name)]
 
 
-async def read_log(config: Config, queries: Queries, session: Session, now: int) -> LogOfDay:
-    """Read the newest rows of the last day, from the end backwards. `now`: Unix seconds of the database's clock."""
+async def read_log(
+    config: Config,
+    queries: Queries,
+    session: Session,
+    now: int,
+    *,
+    max_rows: int = MAX_ROWS,
+    at_once: int = ROWS_AT_ONCE,
+) -> LogOfDay:
+    """Read the newest rows of the last day, from the end backwards. `now`: Unix seconds of the database's clock.
+
+    `max_rows`: how many, about; `at_once`: in one query.
+    """
     log, last = LogOfDay(config.jobs.external_id_keys), await queries.last_id(session)
     since, until = (now - DAY) * 1_000_000, time.monotonic() + READ_WITHIN
     span = await queries.log_span(session, since)
-    while log.rows < MAX_ROWS and time.monotonic() <= until:
-        rows = await queries.light_rows_upto(session, last, ROWS_AT_ONCE)
+    while log.rows < max_rows and time.monotonic() <= until:
+        rows = await queries.light_rows_upto(session, last, at_once)
         async for part in slices(queries.rows_in, session, rows):
             log.add(row for row in part if row.ts >= since)
-        if len(rows) < ROWS_AT_ONCE or rows[-1].id <= span.first:
+        if len(rows) < at_once or rows[-1].id <= span.first:
             log.whole = span.certain
             return log
         last = rows[-1].id - 1

@@ -90,6 +90,8 @@ class Follower:
     legacy: Legacy | None = field(default_factory=Legacy)
     """The follower of failover_jobs; None ignores that table."""
     backoff: Backoff = field(default_factory=Backoff)
+    retry: Callable[[], Backoff] = Backoff
+    """Makes the delays between failed reads of one part, while the others go on."""
     earlier: History = field(default_factory=History)
     doorbell: Doorbell | None = None
     limits: Sizes = field(default_factory=Sizes)
@@ -204,7 +206,7 @@ class Follower:
 
     async def _retried(self, part: SourcePart, run: Callable[[], Awaitable[None]], feed: Feed) -> None:
         """Run a part until the connection ends, again after each failed query of a table."""
-        backoff = Backoff()
+        backoff = self.retry()
         while True:
             try:
                 await run()
@@ -370,7 +372,7 @@ class Follower:
         failed: Callable[[SourceUnavailable], None],
     ) -> None:
         """Call `read` until `position` is None. A failed read is retried on a new session, and ends no other one."""
-        backoff, read_to = Backoff(), -1
+        backoff, read_to = self.retry(), -1
         while (at := position()) is not None:
             if at > read_to:
                 backoff.reset()

@@ -18,7 +18,7 @@ import aiomqtt
 import pytest
 
 from correlator.config.loading import load
-from correlator.doctor import mqtt
+from correlator.doctor import mqtt, usage
 from correlator.doctor.database import Link
 from correlator.doctor.examination import examine
 from correlator.doctor.report import Check, guarded
@@ -38,6 +38,7 @@ from tests.support.mosquitto import Mosquitto
 from tests.support.mqtt_harness import OldBroker
 from tests.support.replay import SQLITE_SCHEMA
 from tests.support.root_shell import paste
+from tests.support.source_databases import open_queries
 from tests.support.terminal import ended
 
 DATABASE_PASSWORD = "d@ta/base pass"
@@ -49,11 +50,8 @@ WITHIN = 100.0
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What does not come from a broker on this host at once does not come."""
-    monkeypatch.setattr(mqtt, "ECHO_WITHIN", 0.7)
-    monkeypatch.setattr(mqtt, "QUIET_AFTER", 0.3)
+HURRIED = mqtt.BrokerTimings(echo_within=0.7, quiet_after=0.3)
+"""What does not come from a broker on this host at once does not come."""
 
 
 @pytest.fixture
@@ -119,11 +117,11 @@ async def installation(
     await daemon.close()
 
 
-async def checks_of(daemon: Daemon, **settings: object) -> dict[str, Check]:
+async def checks_of(daemon: Daemon, broker: mqtt.BrokerTimings = HURRIED, **settings: object) -> dict[str, Check]:
     """The checks by name, with some settings of `daemon` changed; in this process."""
     environ = daemon.environ | {f"CORRELATOR_{k.upper()}": str(v) for k, v in settings.items()}
     async with asyncio.timeout(WITHIN):
-        examined = await examine(Setting(load(None, environ), None, environ))
+        examined = await examine(Setting(load(None, environ), None, environ), broker=broker)
     return {check.name: check for check in examined.report.checks}
 
 
@@ -295,11 +293,10 @@ async def test_the_shown_commands_clear_orphaned_topics(installation, guarded_br
 
 
 async def test_servers_that_are_frozen_end_as_failed_checks_and_the_next_check_connects_again(
-    monkeypatch, own_mariadb, own_mosquitto, tmp_path
+    own_mariadb, own_mosquitto, tmp_path
 ):
     database = await own_mariadb.create_schema()
     daemon = Daemon(tmp_path, database__url=database.url, mqtt__url=own_mosquitto.url, database__connect_timeout="0.5s")
-    monkeypatch.setattr(mqtt, "DEFAULT", MqttTimings(connect_timeout=0.5))
     where = Address(port=own_mariadb.port, database=database.name)
     session = Link(MariaDBDatabase(where, connect_timeout=1.0, query_timeout=1.0))
     assert await guarded("first", session.query("SELECT 1"), 5.0) == [(1,)]
@@ -307,7 +304,8 @@ async def test_servers_that_are_frozen_end_as_failed_checks_and_the_next_check_c
     own_mosquitto.pause()
     try:
         assert isinstance(await guarded("second", session.query("SELECT 1"), 5.0), Check)
-        assert set(failed(await checks_of(daemon))) == {"database.login", "broker.login"}
+        soon = mqtt.BrokerTimings(MqttTimings(connect_timeout=0.5))
+        assert set(failed(await checks_of(daemon, soon))) == {"database.login", "broker.login"}
     finally:
         own_mariadb.resume()
         own_mosquitto.resume()
@@ -315,17 +313,17 @@ async def test_servers_that_are_frozen_end_as_failed_checks_and_the_next_check_c
     await session.close()
 
 
-async def test_a_log_of_any_length_is_read_from_its_end_and_no_further(installation, database, monkeypatch):
-    monkeypatch.setattr("correlator.doctor.usage.MAX_ROWS", 500)
-    monkeypatch.setattr("correlator.doctor.usage.ROWS_AT_ONCE", 100)
+async def test_a_log_of_any_length_is_read_from_its_end_and_no_further(database):
     await database.run(
         "INSERT INTO log_events (id, level, message, ts)"
         " SELECT 1000000 + seq, 'INFO', seq, UTC_TIMESTAMP(6) FROM seq_1_to_3000",
     )
-    rows = (await checks_of(installation))["joblog.rows"].summary
-    assert "examined: 500 rows, the newest of 24 h" in rows
-    monkeypatch.setattr("correlator.doctor.usage.MAX_ROWS", 5000)
-    assert "examined: 3000 rows, all rows of 24 h" in (await checks_of(installation))["joblog.rows"].summary
+    config = load(None, {"CORRELATOR_DATABASE__URL": database.url})
+    async with open_queries(MariaDBDatabase(Address(port=database.server.port, database=database.name))) as opened:
+        now, tables = await opened[0].now(opened[1]) // 1_000_000, usage.TablesOfDay((), (), {}, (), whole=True)
+        for most, words in (500, "500 rows, the newest of 24 h"), (5_000, "3000 rows, all rows of 24 h"):
+            log = await usage.read_log(config, *opened, now, max_rows=most, at_once=100)
+            assert f"examined: {words}" in usage.judge_rows(log, tables).summary
 
 
 async def test_a_sqlite_file_is_examined_too(tmp_path):

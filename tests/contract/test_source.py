@@ -175,8 +175,7 @@ async def test_a_date_that_is_none_does_not_stop_the_others(original):
     await original.log("none", ts="0000-00-00 00:00:00")
     await original.log("after", ts=STAMP)
     bad: list[str] = []
-    async with open_queries(original.source()) as (queries, session):
-        queries._malformed = bad.append
+    async with open_queries(original.source(), malformed=bad.append) as (queries, session):
         found = await queries.rows_in(session, range(1, 11))
     assert [(r.message, r.ts) for r in found] == [("before", MICROS), ("none", 0), ("after", MICROS)]
     assert bad == ["ts_invalid"]

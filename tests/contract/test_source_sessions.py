@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 
 import msgspec
 import pytest
@@ -12,7 +13,6 @@ import pytest
 from correlator.errors import Away, SourceUnavailable
 from correlator.model.persisted import Cursor
 from correlator.pipeline.source_status import SourcePart
-from correlator.sources.db import login
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES, Schema, rows_of
 from correlator.tasks import TURN
@@ -181,8 +181,39 @@ async def test_an_answer_of_many_rows_lets_other_tasks_run_all_the_while(mariadb
     assert longest() < 8 * TURN, f"{longest() * 1000:.0f} ms"
 
 
-async def test_abandoned_connections_are_forgotten_if_the_connection_that_kills_them_dies(driver, monkeypatch):
-    attempts = []
+class Answering:
+    """A connection that answers what a session sets, and nothing else."""
+
+    def __init__(self, number):
+        self.number = number
+        self.sql = ""
+
+    def thread_id(self):
+        return self.number
+
+    def cursor(self):
+        return self
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_):
+        pass
+
+    async def execute(self, sql, _):
+        self.sql = sql
+        if "log_events" in sql:
+            await asyncio.Event().wait()
+
+    async def fetchall(self):
+        return [("autocommit", "ON")] if self.sql.startswith("SHOW SESSION VARIABLES") else []
+
+    def close(self):
+        pass
+
+
+async def test_abandoned_connections_are_forgotten_if_the_connection_that_kills_them_dies(driver):
+    attempts, closed = list[int](), list[int]()
 
     class DeadConnection:
         def cursor(self):
@@ -192,18 +223,24 @@ async def test_abandoned_connections_are_forgotten_if_the_connection_that_kills_
             raise ConnectionResetError("Not connected")
 
         def close(self):
+            closed.append(len(closed) + 1)
             raise AttributeError("the transport is gone")
 
-    async def connect(*_, **__):
-        return DeadConnection()
+    connections = [Answering(7), Answering(8), Answering(9), Answering(10)]
 
-    source = MariaDBDatabase(Address(), driver=driver)
-    monkeypatch.setattr(login, "connect", connect)
-    for thread_id in (7, 8, 9):
-        source._abandon(thread_id)
-    assert source._killing is not None
-    await source._killing
-    assert (len(attempts), source._to_kill) == (3, set())
+    async def connect(*_, **__):
+        return connections.pop() if connections else DeadConnection()
+
+    source = MariaDBDatabase(Address(), driver=driver, connect=connect)
+    sessions = [await source.open() for _ in range(4)]
+    for times, some, tried in (1, sessions[:3], 3), (2, sessions[3:], 4):
+        asking = [asyncio.create_task(session.query("SELECT 1 FROM log_events")) for session in some]
+        await asyncio.sleep(0)
+        for task in asking:
+            task.cancel()
+        await asyncio.wait(asking)
+        await eventually(partial(closed.__contains__, times))
+        assert len(attempts) == tried
 
 
 @pytest.mark.filterwarnings("error")

@@ -160,4 +160,4 @@ async def test_a_connection_that_is_made_too_late_is_dropped(mosquitto, monkeypa
         await world.stop(task)
         release.set()
         await eventually(lambda: old.levels == [5])
-        await eventually(lambda: proxy._links == {})
+        await eventually(lambda: proxy.links == {})

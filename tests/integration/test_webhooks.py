@@ -17,13 +17,14 @@ from correlator.model.facts import Kind
 from correlator.model.published import Event
 from correlator.ops import metrics
 from correlator.sinks.http.openapi import openapi
-from correlator.sinks.webhooks import NotedEvent, StoredEvent, WebhookTimings, webhook_headers
+from correlator.sinks.webhooks import StoredEvent, WebhookTimings, webhook_headers
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.metric_values import value
 from tests.support.names import give_addresses
 from tests.support.pipeline_harness import NOW
 from tests.support.saved_index import kept
 from tests.support.schemas import Shapes
+from tests.support.servers import free_port
 from tests.support.webhook_harness import WebhookHarness, dropped, recipes, saved, webhook
 from tests.support.webhook_receiver import Receiver
 
@@ -223,11 +224,14 @@ async def test_410_disables_the_webhook_until_a_reload(receiver):
 
 
 async def test_events_of_a_webhook_that_was_removed_meanwhile_are_dropped_with_one_line(receiver, caplog):
-    first = WebhookHarness(webhook(None, url="https://h/x", name="left"))
-    first.job()
-    for number in range(3):
-        event = Event(Kind.JOB_STARTED, "job-1", NOW, number)
-        first.sink._queue(NotedEvent(-1, event, time.monotonic()), None)
+    away = f"http://127.0.0.1:{free_port()}/x"
+    first = WebhookHarness(webhook(None, url=away, name="left"))
+    async with first.running():
+        first.job()
+        for number in range(3):
+            first.event(number)
+        await eventually(lambda: [bool(body) for _, _, body in kept(first.event_log).values()] == [True] * 3)
+    caplog.clear()
     second = WebhookHarness(webhook(receiver), restored=kept(first.event_log).values())
     assert kept(second.event_log) == {}
     assert dropped("removed", "left") == 3
@@ -238,10 +242,11 @@ async def test_events_of_a_webhook_that_was_removed_meanwhile_are_dropped_with_o
 
 async def test_an_event_without_a_body_survives_a_restart_and_waits_until_its_job_is_published(receiver):
     first = WebhookHarness(webhook(receiver))
-    first.hub.subscribe(lambda batch: first.sink._on_batch(first.hub, batch))
-    first.job()
-    first.event(1)
-    left = [*kept(first.event_log).values()]
+    first.hub.status.loading = True
+    async with first.running():
+        await asyncio.sleep(0)  # The sink has subscribed.
+        first.event(1)
+        left = [*kept(first.event_log).values()]
     assert [body for _, _, body in left] == [b""]
     left.insert(0, saved(StoredEvent(Event(Kind.JOB_STARTED, "job-1", NOW, 0), time.time() - 60)))
     second = WebhookHarness(webhook(receiver, operations=("live",)), restored=left)

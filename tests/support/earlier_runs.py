@@ -94,12 +94,13 @@ async def read_history(
     feed: HistoryFeed | None = None,
     *,
     session: Callable[[Session], Session] = lambda opened: opened,
+    history: History | None = None,
     **source: Any,
 ) -> HistoryFeed:
-    """Read the history of `original` to its end. `session` wraps the session that is used."""
+    """Read the history of `original` to its end. `session` wraps the session that is used. `history`: what reads it."""
     feed = HistoryFeed() if feed is None else feed
     async with open_queries(original.source(**source)) as (queries, opened):
-        await read_with(queries, session(opened), feed, History())
+        await read_with(queries, session(opened), feed, history or History())
     return feed
 
 

@@ -258,12 +258,14 @@ class _SQLiteTransaction(Transaction):
 
 
 @contextlib.asynccontextmanager
-async def open_queries(source: Database, *, limits: Sizes | None = None) -> AsyncIterator[tuple[Queries, Session]]:
+async def open_queries(
+    source: Database, *, limits: Sizes | None = None, **options: Any
+) -> AsyncIterator[tuple[Queries, Session]]:
     """The questions of the source, and a session to ask them in."""
     session = await source.open()
     try:
         schema, zone = await source.schema(session), await source.zone(session)
-        yield Queries(source.dialect, schema, zone, limits=limits), session
+        yield Queries(source.dialect, schema, zone, limits=limits, **options), session
     finally:
         await session.close()
 

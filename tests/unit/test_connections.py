@@ -22,7 +22,7 @@ from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import Access, Rules
 from correlator.sinks.http.frames import PING, close_frame
 from correlator.sinks.http.grants import ANYBODY
-from correlator.sinks.http.sse import EventStreamClient, EventStreams, _wanted
+from correlator.sinks.http.sse import EventStreamClient, EventStreams, _wanted, with_positions
 from correlator.sinks.http.websocket import WebsocketConnection, Websockets
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Message
@@ -143,7 +143,7 @@ async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
     clients = [WebsocketConnection(Transport(), "1.2.3.4", None, streams) for _ in grants]  # type: ignore[arg-type]
     transports = [Transport() for _ in grants]
     readers = [
-        EventStreamClient(transport, "1.2.3.4", events._framing, grant)  # type: ignore[arg-type]
+        EventStreamClient(transport, "1.2.3.4", with_positions(hub), grant)  # type: ignore[arg-type]
         for transport, grant in zip(transports, grants, strict=True)
     ]
     for client, grant in zip(clients, grants, strict=True):
@@ -173,13 +173,8 @@ async def test_the_connections_of_a_revoked_token_are_closed_some_at_a_time():
 # -- Event streams: the bytes of their events
 
 
-def streams() -> EventStreams:
-    hub = LocalHub(Index(), epoch="e")
-    return EventStreams(hub, Access(listen_host="localhost", clock=lambda: 0.0), Streams(hub))
-
-
 def test_a_position_is_sent_with_the_last_message_that_it_covers_and_an_event_has_a_name():
-    framing = streams()._framing
+    framing = with_positions(LocalHub(Index(), epoch="e"))
     reader = EventStreamClient(Transport(), "1.2.3.4", framing, ANYBODY)  # type: ignore[arg-type]
     late = Message(b"2", 7, is_event=True)
     assert reader.framing([Message(b"1", 7), late]) == b"data: 1\n\nevent: event\ndata: 2\n\n"  # no position is true

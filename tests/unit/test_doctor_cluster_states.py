@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import sqlite3
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -11,6 +14,7 @@ import pytest
 
 from correlator import standby
 from correlator.cluster import keys, streams
+from correlator.cluster.connection import Refused
 from correlator.cluster.received import Alive, Parser, Unreadable
 from correlator.config.schema import Cluster
 from correlator.doctor import cluster, daemon, database
@@ -19,6 +23,9 @@ from correlator.errors import OtherDatabase
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs.index import Index
+from correlator.model.persisted import Cursor
+from correlator.sinks.event_log import EventLog
+from correlator.state.checkpoint import StoredForecasts
 from correlator.state.saver import Saver
 from tests.support.paths import DATA
 
@@ -43,9 +50,24 @@ def degraded(error: str, part: str = "cluster") -> Check:
 
 def failing(*, on_disk: bool = False) -> str:
     """What readiness says while the checkpoint cannot be written."""
-    saver = Saver(cast(Any, None), Index(), cast(Any, None), cast(Any, None), cast(Any, None))
-    saver._error, saver._stream_error = ("disk I/O error", None) if on_disk else (None, str(FULL["write_error"]))
-    return str(saver.describe()["error"])
+
+    def write(_: object) -> None:
+        if on_disk:
+            raise sqlite3.OperationalError("disk I/O error")
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise Refused(str(FULL["write_error"]))
+
+    async def saved() -> str:
+        file, index = SimpleNamespace(write=write), Index()
+        stream = None if on_disk else SimpleNamespace(write=refuse, writable=True)
+        saver = Saver(
+            cast(Any, file), index, StoredForecasts(index.forecasts), Cursor, EventLog(), stream=cast(Any, stream)
+        )
+        await saver.begin()
+        return str(saver.describe()["error"])
+
+    return asyncio.run(saved())
 
 
 def never_taking_over() -> Check:

@@ -26,6 +26,7 @@ from correlator.sources.reset_markers import RECENT
 from correlator.sources.tables.history import History
 from correlator.sources.tables.reconcile import LATE_COMMIT, Reconcile
 from correlator.sources.tail import BatchSize, Past, Tail
+from correlator.tasks import Backoff
 from tests.support.earlier_runs import HistoryFeed, ended_job, insert, read_history, read_with
 from tests.support.eventually import PATIENCE
 from tests.support.metric_values import value
@@ -115,7 +116,7 @@ async def test_no_query_begins_while_the_tail_has_something_to_catch_up_with(ori
             await reading
 
 
-async def test_after_each_slice_half_of_its_time_passes_without_a_query(original, monkeypatch):
+async def test_after_each_slice_half_of_its_time_passes_without_a_query(original):
     pauses: list[float] = []
 
     async def pause(seconds: float) -> None:
@@ -123,12 +124,10 @@ async def test_after_each_slice_half_of_its_time_passes_without_a_query(original
 
     class Slow(Failing):
         async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
-            await original_sleep(0.01)
+            await asyncio.sleep(0.01)
             return await super().query(sql, args)
 
-    original_sleep = asyncio.sleep
-    monkeypatch.setattr("correlator.sources.tables.history.asyncio", SimpleNamespace(sleep=pause))
-    feed = await read_history(original, session=lambda opened: Slow(opened, 1_000))
+    feed = await read_history(original, session=lambda opened: Slow(opened, 1_000), history=History(pause=pause))
     assert len(pauses) == 1 + len(feed.calls), "the walk fits into one slice"
     assert min(pauses) >= 0.01, "of two queries of 0.01 s"
 
@@ -167,11 +166,15 @@ def follower_of(database: Sessions, reading: Reading) -> tuple[Follower, SimpleN
     status = SourceStatus(Index(), ApplianceClock(lambda: 0))
     feed = SimpleNamespace(status=status, live=Heartbeats(), history_wanted=lambda: reading.wanted)
     parts: Any = {"database": database, "tail": Tail(), "reconcile": Reconcile(), "earlier": reading}
-    return Follower(**parts), feed
+    return Follower(**parts, retry=at_once), feed
 
 
-async def test_the_history_is_read_once_and_when_the_daemon_is_ready_and_a_failed_read_is_repeated(monkeypatch, caplog):
-    monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
+def at_once() -> Backoff:
+    """Failed reads are tried again without a delay."""
+    return Backoff(uniform=lambda: 0.0)
+
+
+async def test_the_history_is_read_once_and_when_the_daemon_is_ready_and_a_failed_read_is_repeated(caplog):
     database, reading = Sessions(), Reading()
     follower, feed = follower_of(database, reading)
     running = asyncio.create_task(follower._earlier_runs(SimpleNamespace(), feed))  # type: ignore[arg-type]
@@ -279,7 +282,6 @@ async def test_a_first_start_on_heavy_newest_rows_succeeds_after_a_few_attempts(
 
 
 async def test_a_past_that_cannot_be_read_shows_in_readiness_log_and_metric_and_is_repeated(monkeypatch, caplog):
-    monkeypatch.setattr("correlator.tasks.Backoff.next", lambda _: 0.0)
     tail, feed = Tail(), Feed()
     feed.status = status = SourceStatus(Index(), ApplianceClock(lambda: 0))
     tail.past = Past.between(0, LAST)
@@ -301,7 +303,8 @@ async def test_a_past_that_cannot_be_read_shows_in_readiness_log_and_metric_and_
 
     monkeypatch.setattr(Tail, "read_past", lambda _, *given: read_past(*given))
     database = Full()
-    await Follower(database, tail, Reconcile(interval=0.1))._past(SimpleNamespace(), feed)  # type: ignore[arg-type]
+    follower = Follower(database, tail, Reconcile(interval=0.1), retry=at_once)  # type: ignore[arg-type]
+    await follower._past(SimpleNamespace(), feed)  # type: ignore[arg-type]
     assert seen == [{"done": 0, "total": LAST}] * 5
     assert (database.opened, database.open_now) == (3, 0)
     assert [record.levelname for record in caplog.records] == ["WARNING"]

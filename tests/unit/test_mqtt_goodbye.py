@@ -13,6 +13,7 @@ import orjson
 import pytest
 from paho.mqtt.client import topic_matches_sub
 
+from correlator.sinks.mqtt.connection import Connector
 from correlator.sinks.mqtt.topics import TopicKey
 from tests.support.mqtt_harness import MqttHarness
 from tests.support.virtual_time import VirtualTimeLoop
@@ -63,10 +64,12 @@ class Broker:
 
 def connected(loop: VirtualTimeLoop, broker: Broker) -> tuple[MqttHarness, asyncio.Task[None]]:
     """A sink whose daemon reads the past, and the task that runs it."""
-    world = MqttHarness(1)
+
+    class Connecting(Connector):
+        connection: Any = staticmethod(broker.connection)
+
+    world = MqttHarness(1, sink={"connecting": Connecting})
     world.hub.status.loading = True
-    connector: Any = world.sink._connector
-    connector.connection = broker.connection
     return world, loop.create_task(world.sink.run(world.hub))
 
 

@@ -17,6 +17,7 @@ from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from tests.support.eventually import PATIENCE
+from tests.support.there import there
 
 HOUR = 3_600_000_000
 TTL = 24 * HOUR
@@ -51,9 +52,13 @@ class Stream:
     seq: int = 0
     messages: dict[str, tuple[int, int, tuple[str, ...] | None]] = field(default_factory=dict)
     states: list[dict[str, int]] = field(default_factory=lambda: [{}])
+    times: dict[int, int] = field(default_factory=dict)
+    ever: set[str] = field(default_factory=set)
 
     def write(self, job_id: str, names: tuple[str, ...] | None) -> None:
         self.seq += 1
+        self.times[self.seq] = self.now
+        self.ever.add(job_id)
         self.messages.pop(job_id, None)
         self.messages[job_id] = (self.seq, self.now, names)
         state = dict(self.states[-1])
@@ -138,9 +143,10 @@ def test_removals_and_positions_are_forgotten_before_the_stream_forgets_the_remo
     stream.expire()
     kept = {job_id for job_id, (_, _, names) in stream.messages.items() if names is None}
     reached = [seq for seq in range(stream.seq) if gateway.jobs.reaches(seq, stream.now)]
-    assert gateway.jobs._removed.keys() <= kept
-    assert all(at > stream.now - TTL for _, at in gateway.marks._marks)
-    assert not reached or min(reached) >= gateway.marks._marks[0][0]
+    assert {job_id for job_id in stream.ever if gateway.jobs.reason(job_id)} <= kept
+    first = gateway.marks.first(stream.now)
+    assert first is None or stream.times[first] > stream.now - TTL
+    assert not reached or min(reached) >= there(first)
 
 
 @given(st.lists(writes, max_size=25))

@@ -11,13 +11,11 @@ from unittest.mock import MagicMock, Mock
 
 import pytest
 
-from correlator.cluster import connection as nats_connection
 from correlator.cluster.connection import Connection
 from correlator.config.schema import Cluster, Mqtt, NatsUrl
 from correlator.config.values import BrokerUrl
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.mqtt.sink import MqttSink
-from correlator.sources.db import login
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.tasks import (
     TURN,
@@ -178,7 +176,7 @@ async def test_work_that_a_library_cancels_does_not_cancel_the_task_that_waits_f
 
 
 @pytest.mark.parametrize("ends", [_stubborn, _cancelled])
-async def test_a_client_of_nats_that_never_closes_or_whose_end_is_cancelled_is_replaced(ends, monkeypatch):
+async def test_a_client_of_nats_that_never_closes_or_whose_end_is_cancelled_is_replaced(ends):
     made: list[Any] = []
 
     class Client:
@@ -196,10 +194,9 @@ async def test_a_client_of_nats_that_never_closes_or_whose_end_is_cancelled_is_r
         async def close(self) -> None:
             await ends()
 
-    monkeypatch.setattr(nats_connection, "new_client", Client)
-    monkeypatch.setattr(nats_connection, "CLOSE_WITHIN", 0.01)
     settings = Cluster(url=NatsUrl.parse("nats://127.0.0.1:1"))
-    connection = Connection(settings, "doctor", replace_after=0.01)
+    client_of: Any = Client
+    connection = Connection(settings, "doctor", replace_after=0.01, close_within=0.01, client_of=client_of)
     running = asyncio.create_task(connection.run())
     try:
         await connection.connect(60)
@@ -243,9 +240,7 @@ def test_timers_fall_together_whenever_they_began_and_one_that_was_early_is_not_
 
 @pytest.mark.parametrize("refused", [False, True])
 @pytest.mark.parametrize("cancelled_before", [False, True])
-async def test_a_cancellation_that_the_driver_loses_while_it_connects_ends_the_task(
-    cancelled_before, refused, monkeypatch
-):
+async def test_a_cancellation_that_the_driver_loses_while_it_connects_ends_the_task(cancelled_before, refused):
     connecting, connection = asyncio.Event(), Mock()
 
     async def connect(*_: object, **__: object) -> Mock:
@@ -263,8 +258,7 @@ async def test_a_cancellation_that_the_driver_loses_while_it_connects_ends_the_t
                 await asyncio.sleep(0)
         await database.open()
 
-    database = MariaDBDatabase(Address())
-    monkeypatch.setattr(login, "connect", connect)
+    database = MariaDBDatabase(Address(), connect=connect)
     task = asyncio.create_task(opening())
     await connecting.wait()
     task.cancel()

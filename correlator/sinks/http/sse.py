@@ -78,17 +78,7 @@ class EventStreams:
         self._hub = hub
         self._access = access
         self._streams = streams
-
-        def framing(messages: Sequence[Message]) -> bytes:
-            # A change may consist of several messages. Its position is reached with the last one.
-            last = {m.seq: i for i, m in enumerate(messages) if m.seq is not None}
-            epoch = hub.epoch.encode()
-            return b"".join(
-                b"id: %b:%d\n%b" % (epoch, m.seq, _event(m)) if m.seq is not None and last[m.seq] == i else _event(m)
-                for i, m in enumerate(messages)
-            )
-
-        self._framing: Framing = framing
+        self._framing = with_positions(hub)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         """``GET /api/v1/stream``."""
@@ -159,6 +149,21 @@ class EventStreams:
             self._end(client, CloseCode.UNAUTHORISED)
             return
         await self._streams.subscribe(client, SUB, wanted, level, resume=resume, resuming=bool(last))
+
+
+def with_positions(hub: Hub) -> Framing:
+    """Return the framing of an event stream that is synced: events with the positions of the hub."""
+
+    def framing(messages: Sequence[Message]) -> bytes:
+        # A change may consist of several messages. Its position is reached with the last one.
+        last = {m.seq: i for i, m in enumerate(messages) if m.seq is not None}
+        epoch = hub.epoch.encode()
+        return b"".join(
+            b"id: %b:%d\n%b" % (epoch, m.seq, _event(m)) if m.seq is not None and last[m.seq] == i else _event(m)
+            for i, m in enumerate(messages)
+        )
+
+    return framing
 
 
 def _without_positions(messages: Sequence[Message]) -> bytes:

@@ -77,6 +77,7 @@ class MqttSink:
         max_left: int = MAX_LEFT,
         backoff: Backoff | None = None,
         timings: MqttTimings = DEFAULT,
+        connecting: type[Connector] = Connector,
     ) -> None:
         self._topics = Topics(settings.root)
         self._devices = settings.home_assistant
@@ -84,7 +85,7 @@ class MqttSink:
         self._max_left = max_left
         self._outbox: MqttOutbox | None = None
         self._timings = timings
-        self._connector = Connector(settings, timings, self._refused)
+        self._connector = connecting(settings, timings, self._refused)
         self._url = self._connector.url
         self._publisher = Publisher(retention, self._url, timings.publish_timeout, self._refused)
         self._backoff = backoff or Backoff()

@@ -13,7 +13,7 @@ import contextlib
 import math
 import ssl
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, Literal
@@ -135,6 +135,7 @@ class MariaDBDatabase:
         connect_timeout: Seconds to connect and log in.
         query_timeout: Seconds for one query.
         driver: aiomysql or asyncmy; auto prefers asyncmy if it is installed.
+        connect: Opens a connection of the driver, and logs in.
     """
 
     dialect = Dialect(
@@ -163,12 +164,14 @@ class MariaDBDatabase:
         connect_timeout: float = 5.0,
         query_timeout: float = 10.0,
         driver: Literal["auto", "aiomysql", "asyncmy"] = "auto",
+        connect: Callable[..., Awaitable[Any]] = login.connect,
     ) -> None:
         self.address = address
         self._zone = zone
         self._server_zone = ServerZone(here=address.here)
         self._connect_timeout = connect_timeout
         self._query_timeout = query_timeout
+        self._open_connection = connect
         self.driver: Driver = installed_driver(driver)
         self._to_kill: set[int] = set()
         self._killing: asyncio.Task[None] | None = None
@@ -224,7 +227,7 @@ class MariaDBDatabase:
         where: dict[str, Any] = {"unix_socket": a.unix_socket} if a.unix_socket else {"host": a.host, "port": a.port}
         try:
             async with asyncio.timeout(self._connect_timeout):
-                connecting = login.connect(
+                connecting = self._open_connection(
                     driver,
                     Terms(a.tls, unix_socket=bool(a.unix_socket), password=bool(a.password)),
                     **where,

@@ -92,6 +92,8 @@ class History:
     """
 
     days: float = 180.0
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    """Waits for so many seconds, which leave the database to others."""
     position: int = 0
     """Slices of the walk, and runs that were fed: it grows while reading succeeds."""
     _operations: dict[OperationKey, Runs] = field(default_factory=dict)
@@ -165,7 +167,7 @@ class History:
         self._before = found[-1].place if len(found) == AT_ONCE else down_to
         self._walked = self._before is None
         self.position += 1
-        await _pause(began)
+        await self._rest(began)
 
     def _note(self, job: EndedJob, cutoff: Micros) -> None:
         completed = _COMPLETED.get(job.status)
@@ -203,12 +205,11 @@ class History:
             self.position += len(part)
             if not pending:
                 feed.operation_read(key)
-            await _pause(began)
+            await self._rest(began)
 
-
-async def _pause(began: float) -> None:
-    """Leave the database to others after a slice that began then, in monotonic seconds."""
-    await asyncio.sleep(min(LONGEST_PAUSE, PAUSE * (time.monotonic() - began)))
+    async def _rest(self, began: float) -> None:
+        """Leave the database to others after a slice that began then, in monotonic seconds."""
+        await self.pause(min(LONGEST_PAUSE, PAUSE * (time.monotonic() - began)))
 
 
 async def _with_details(queries: Queries, session: Session, key: OperationKey, runs: Sequence[Run]) -> list[EndedRun]:

@@ -51,7 +51,7 @@ class Proxy:
         self._passing = asyncio.Event()
         self._passing.set()
         self._server: asyncio.Server | None = None
-        self._links: dict[asyncio.Task[None], Link] = {}
+        self.links: dict[asyncio.Task[None], Link] = {}
 
     @property
     def cutting(self) -> bool:
@@ -74,12 +74,12 @@ class Proxy:
         follow at once, new ones pass.
         """
         self._passing.clear()
-        for link in self._links.values():
+        for link in self.links.values():
             link.passing.clear()
 
     def reset(self) -> None:
         """An RST for every connection that is open."""
-        for link in self._links.values():
+        for link in self.links.values():
             for writer in link.writers:
                 _abort(writer)
 
@@ -110,9 +110,9 @@ class Proxy:
     ) -> None:
         assert self._server is not None
         self._server.close()
-        for task in self._links:
+        for task in self.links:
             task.cancel()
-        await asyncio.gather(*self._links, return_exceptions=True)
+        await asyncio.gather(*self.links, return_exceptions=True)
         await self._server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -121,8 +121,8 @@ class Proxy:
             return
         link = Link([writer])
         task = asyncio.get_running_loop().create_task(self._link(reader, link))
-        self._links[task] = link
-        task.add_done_callback(self._links.pop)
+        self.links[task] = link
+        task.add_done_callback(self.links.pop)
 
     async def _link(self, reader: asyncio.StreamReader, link: Link) -> None:
         try:
