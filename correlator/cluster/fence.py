@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -228,15 +228,16 @@ MEASURED_FROM = 32
 
 
 class OwnedStream:
-    """The stream of the owner key of `fence`, which is written again after `rewrite_every` seconds.
+    """The stream of the owner key of `fence`, which is written again after `rewrite_every` seconds of `clock`.
 
     Only one task may call `write`.
     """
 
-    def __init__(self, fence: Fence, rewrite_every: float) -> None:
+    def __init__(self, fence: Fence, rewrite_every: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._fence = fence
+        self._clock = clock
         self._rewrite_every = rewrite_every
-        self._written_at = time.monotonic()
+        self._written_at = self._clock()
         """When this process last wrote the owner key."""
         self.replicated = True
         """False if one server keeps the stream alone. Then messages are pipelined, which is faster than a batch."""
@@ -264,7 +265,7 @@ class OwnedStream:
             raise
 
     async def _write_pipelined(self, messages: Sequence[StreamMessage], within: float) -> int:
-        began = time.monotonic()
+        began = self._clock()
         try:
             seq = await write_pipelined(self._fence.connection, messages, self._fence.headers, within)
         except Fenced as error:
@@ -273,12 +274,12 @@ class OwnedStream:
             self.replicated = True  # Another collector has raised the replicas: such servers take batches only.
             raise Unacknowledged(str(error)) from error
         if len(messages) >= MEASURED_FROM:
-            self._message_seconds = (time.monotonic() - began) / len(messages)
+            self._message_seconds = (self._clock() - began) / len(messages)
         return seq
 
     async def settle(self, within: float) -> None:
         """Have a batch without an acknowledgement refused from now on, unless it is stored. Raises: as `write`."""
-        if self._lost_batch or time.monotonic() - self._written_at >= self._rewrite_every:
+        if self._lost_batch or self._clock() - self._written_at >= self._rewrite_every:
             await self._rewrite_owner(within)
 
     async def _rewrite_owner(self, within: float) -> None:
@@ -296,7 +297,7 @@ class OwnedStream:
                 raise Fenced(f"{fence.subject} is gone") from error
             # An earlier rewrite was stored meanwhile, or there is a new owner, or the answer was old: read it again.
             raise Unacknowledged(str(error)) from error
-        self._written_at, self._lost_batch, self._behind = time.monotonic(), False, 0
+        self._written_at, self._lost_batch, self._behind = self._clock(), False, 0
 
 
 async def write_pipelined(

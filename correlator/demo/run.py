@@ -11,9 +11,10 @@ import shlex
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
@@ -43,6 +44,9 @@ async def demo_main(
     origins: Sequence[str] = (),
     *,
     seed: int | None = None,
+    daemon: Callable[..., Coroutine[Any, Any, None]] = run,
+    broker: Callable[[], Path | None] = broker_binary,
+    usual_port: int = PORT,
 ) -> None:
     """Run the demo until Ctrl-C, SIGTERM or cancellation.
 
@@ -54,22 +58,37 @@ async def demo_main(
         mqtt: Whether to run a broker, if one is installed.
         origins: Of pages that may read from the daemon, besides its own.
         seed: The same seed makes the same jobs; it requires an empty directory.
+        daemon: Runs the daemon.
+        broker: Finds the program of the broker; None: it is not installed.
+        usual_port: What `port` None stands for, if it is free.
 
     Raises:
         CorrelatorError: The demo cannot listen on `port`.
     """
     seed = secrets.randbits(32) if seed is None else seed
-    with working_folder(directory) as folder, interruption() as interrupted, chosen_port(port) as (listen, taken):
+    with (
+        working_folder(directory) as folder,
+        interruption() as interrupted,
+        chosen_port(port, usual_port) as (
+            listen,
+            taken,
+        ),
+    ):
         async with (
             appliance(folder / DATABASE, ZoneInfo(ZONE), rate, seed) as (writers, traffic),
-            _mqtt(folder, wanted=mqtt) as (mqtt_port, mqtt_line),
+            _mqtt(folder, broker if mqtt else None) as (mqtt_port, mqtt_line),
         ):
             file = await asyncio.to_thread(_configure, folder, listen, mqtt_port, origins)
-            await _play(writers, traffic, file, [*taken, *mqtt_line], interrupted)
+            await _play(writers, traffic, file, [*taken, *mqtt_line], interrupted, daemon)
 
 
 async def _play(
-    writers: LogWriters, traffic: Traffic, file: Path, notes: list[str], interrupted: asyncio.Event
+    writers: LogWriters,
+    traffic: Traffic,
+    file: Path,
+    notes: list[str],
+    interrupted: asyncio.Event,
+    run: Callable[..., Coroutine[Any, Any, None]],
 ) -> None:
     """Run writers, traffic and daemon concurrently until the daemon ends or is interrupted. `file` configures it."""
     with one_error():
@@ -142,11 +161,12 @@ def interruption() -> Iterator[asyncio.Event]:
 
 
 @contextlib.asynccontextmanager
-async def _mqtt(folder: Path, *, wanted: bool) -> AsyncIterator[tuple[int | None, list[str]]]:
+async def _mqtt(folder: Path, broker: Callable[[], Path | None] | None) -> AsyncIterator[tuple[int | None, list[str]]]:
     """Run a broker if one is wanted and installed; yield its port and the line to print about it."""
-    binary = broker_binary() if wanted else None
+    binary = broker() if broker is not None else None
     if binary is None:
-        yield None, ["MQTT       needs a broker: install mosquitto, then start the demo again"] if wanted else []
+        missing = ["MQTT       needs a broker: install mosquitto, then start the demo again"]
+        yield None, missing if broker is not None else []
         return
     async with contextlib.AsyncExitStack() as stack:
         try:
@@ -169,9 +189,9 @@ def one_error() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def chosen_port(asked: int | None) -> Iterator[tuple[int, list[str]]]:
-    """Hold a port to listen on (`asked`, else 8686, else a free one); yield it and the line to print about it."""
-    wanted, notes = PORT if asked is None else asked, list[str]()
+def chosen_port(asked: int | None, usual: int = PORT) -> Iterator[tuple[int, list[str]]]:
+    """Hold a port to listen on (`asked`, else `usual`, else a free one); yield it and the line to print about it."""
+    wanted, notes = usual if asked is None else asked, list[str]()
     with contextlib.ExitStack() as stack:
         try:
             port = stack.enter_context(held_port(wanted))

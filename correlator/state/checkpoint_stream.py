@@ -317,11 +317,12 @@ class StreamCopy:
 
     A standby keeps one up to date, so that little is left to read when it takes over. What was read before may differ
     from the stream, if that was created again or purged. Each write of everything changes the row `whole`: if it is not
-    the one of the last time, all is read from the beginning.
+    the one of the last time, all is read from the beginning. So it is `again_after` seconds after the last read.
     """
 
-    def __init__(self, connection: Connection, instance: str) -> None:
+    def __init__(self, connection: Connection, instance: str, again_after: float = REMOVED_FOR / 2) -> None:
         self._connection = connection
+        self._again_after = again_after
         self._instance = instance
         self.reader = StreamReader(connection, keys.CHECKPOINT, keys.checkpoint_rows(instance))
         self._forget(b"")
@@ -354,7 +355,7 @@ class StreamCopy:
         message = await self._connection.last(keys.CHECKPOINT, keys.checkpoint(self._instance, *WHOLE))
         whole = message.data if message is not None else b""
         passed = max(abs(then - before) for then, before in zip(now, self._read_at, strict=True))
-        if whole != self._whole or passed > REMOVED_FOR / 2:  # Later, the marker of a removed row may be gone.
+        if whole != self._whole or passed > self._again_after:  # Later, the marker of a removed row may be gone.
             self._forget(whole)
         async for message in self.reader.messages():
             headers = message.headers or {}

@@ -318,7 +318,7 @@ async def test_a_log_of_any_length_is_read_from_its_end_and_no_further(database)
         "INSERT INTO log_events (id, level, message, ts)"
         " SELECT 1000000 + seq, 'INFO', seq, UTC_TIMESTAMP(6) FROM seq_1_to_3000",
     )
-    config = load(None, {"CORRELATOR_DATABASE__URL": database.url})
+    config = load(None, {"HOME": "/", "CORRELATOR_DATABASE__URL": database.url})
     async with open_queries(MariaDBDatabase(Address(port=database.server.port, database=database.name))) as opened:
         now, tables = await opened[0].now(opened[1]) // 1_000_000, usage.TablesOfDay((), (), {}, (), whole=True)
         for most, words in (500, "500 rows, the newest of 24 h"), (5_000, "3000 rows, all rows of 24 h"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import re
 import time
 
 import pytest
@@ -13,11 +14,10 @@ from correlator.errors import Away, SourceUnavailable
 from correlator.model.published import FoundLine
 from correlator.pipeline.queries import FindLines, LineQuery, LogLines
 from correlator.sources.archive.lines import REST_SHARE
-from correlator.sources.db import searches
 from correlator.sources.db.queries import Queries
 from correlator.sources.db.slices import AIM
 from correlator.sources.db.zones import fixed
-from tests.support.archive_queries import archive_of, at, names, of, unix
+from tests.support.archive_queries import archive_of, at, names, of, selects_lines, unix
 
 
 async def found(archive, *words: str, limit: int = 100, **query) -> list[FoundLine]:
@@ -78,61 +78,56 @@ async def test_pages_of_a_few_ids_have_each_line_once_and_pass_over_ids_that_no_
         assert [line.event_id for line in lines] == due[20:40][::-1]
 
 
-async def test_a_slice_that_takes_the_server_too_long_is_searched_in_smaller_ones(original, monkeypatch):
-    sizes_of, ended = searches.sizes_of, list[str]()
+async def test_a_slice_that_takes_the_server_too_long_is_searched_in_smaller_ones(original):
+    ended = list[str]()
 
-    async def limited(queries, session, names, query, where, *more):
-        first, last = map(int, where.removeprefix("id BETWEEN ").split(" AND ")[:2])
-        if last - first >= 1_000:
-            await asyncio.sleep(5 * AIM)
-            ended.append(where)
-            raise SourceUnavailable("too slow", Away.SLOW)
-        return await sizes_of(queries, session, names, query, where, *more)
+    async def limited(sql, ask):
+        if selects_lines(sql):
+            first, last = map(int, re.findall(r"id BETWEEN (\d+) AND (\d+)", sql)[0])
+            if last - first >= 1_000:
+                await asyncio.sleep(5 * AIM)
+                ended.append(sql)
+                raise SourceUnavailable("too slow", Away.SLOW)
+        return await ask()
 
-    async with archive_of(original) as archive:
-        monkeypatch.setattr(searches, "sizes_of", limited)
+    async with archive_of(original, through=limited) as archive:
         await original.log("a", id=1)
         due = await original.log("due", id=4_000)
         await original.log("b", id=20_000)
         assert [line.event_id for line in await found(archive, "due")] == [due]
         assert ended
-    async with archive_of(original, slices=of(20_000)) as archive:
+    async with archive_of(original, through=limited, slices=of(20_000)) as archive:
         with pytest.raises(SourceUnavailable, match="too slow"):
             await found(archive, "due")
 
 
-async def test_missing_ids_are_passed_over_also_where_the_database_is_far_away(original, monkeypatch):
-    sizes_of, last_id, slices = searches.sizes_of, Queries.last_id, list[str]()
+async def test_missing_ids_are_passed_over_also_where_the_database_is_far_away(original):
+    slices = list[str]()
 
-    async def slow(*given):
-        slices.append(given[3])
+    async def far(sql, ask):
+        if selects_lines(sql):
+            slices.append(sql)
         await asyncio.sleep(AIM)
-        return await sizes_of(*given)
+        return await ask()
 
-    async def far(*given):
-        await asyncio.sleep(AIM)
-        return await last_id(*given)
-
-    async with archive_of(original) as archive:
+    async with archive_of(original, through=far) as archive:
         for event_id in (1, 30_000_000):
             await original.log("due", id=event_id)
-        monkeypatch.setattr(searches, "sizes_of", slow)
-        monkeypatch.setattr(Queries, "last_id", far)
         assert len(await found(archive, "due")) == 2
     assert len(slices) < 10  # 1,500 of the first size
 
 
 @pytest.mark.parametrize("of_a_job", [False, True])
-async def test_one_step_reads_few_rows_that_only_seem_to_match_and_a_failed_one_repeats_nothing(
-    original, monkeypatch, of_a_job
-):
-    sizes_of, asked, failing = searches.sizes_of, list[int](), False
+async def test_one_step_reads_few_rows_that_only_seem_to_match_and_a_failed_one_repeats_nothing(original, of_a_job):
+    asked, failing = list[int](), False
 
-    async def counted(*given):
-        asked.append(len(await sizes_of(*given)))
-        if failing and len(asked) % 2 == 0:
-            raise SourceUnavailable("ended", Away.SLOW)
-        return await sizes_of(*given)
+    async def counted(sql, ask):
+        rows = await ask()
+        if selects_lines(sql):
+            asked.append(len(rows))
+            if failing and len(asked) % 2 == 0:
+                raise SourceUnavailable("ended", Away.SLOW)
+        return rows
 
     async def pages(archive, limit: int) -> list[list[int]]:
         given, place = list[list[int]](), None
@@ -156,13 +151,12 @@ async def test_one_step_reads_few_rows_that_only_seem_to_match_and_a_failed_one_
     more = f"""'{{"vm": 1}}', '{at(1, micros=0)}'"""
     rows = [f"({n}, 'u1', 'INFO', '{text}', {more})" for n, text in said]
     await original.run(f"INSERT INTO log_events (id, job_id, level, message, attrs, ts) VALUES {','.join(rows)}")
-    monkeypatch.setattr(searches, "sizes_of", counted)
-    async with archive_of(original, page_within=0.0) as archive:
+    async with archive_of(original, through=counted, page_within=0.0) as archive:
         got = await pages(archive, 1_000)
         assert [*itertools.chain(*got)] == due[::-1]
         assert max(map(len, got)) < len(due)
         assert len(asked) <= len(got) <= 6
-    async with archive_of(original) as archive:
+    async with archive_of(original, through=counted) as archive:
         assert [*itertools.chain(*await pages(archive, 2))] == due[::-1]
         asked.clear()
         failing = True
@@ -186,18 +180,19 @@ async def test_rows_outside_of_the_time_are_left_to_the_database(original, monke
     assert read == set(due[10:30])
 
 
-async def test_searches_take_turns_slice_by_slice_and_after_each_the_database_rests(original, monkeypatch):
-    sizes_of, slices = searches.sizes_of, list[tuple[float, float]]()
+async def test_searches_take_turns_slice_by_slice_and_after_each_the_database_rests(original):
+    slices = list[tuple[float, float]]()
 
-    async def timed(*asked):
+    async def timed(sql, ask):
+        if not selects_lines(sql):
+            return await ask()
         began = time.monotonic()
         await asyncio.sleep(0.02)
-        found = await sizes_of(*asked)
+        rows = await ask()
         slices.append((began, time.monotonic()))
-        return found
+        return rows
 
-    async with archive_of(original, page_within=60.0, slices=of(100)) as archive:
-        monkeypatch.setattr(searches, "sizes_of", timed)
+    async with archive_of(original, through=timed, page_within=60.0, slices=of(100)) as archive:
         for n in range(3):
             await original.log("due", id=1 + 100 * n)
         both = await asyncio.gather(found(archive, "due"), found(archive, "nowhere"))

@@ -12,7 +12,6 @@ from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Fenced
 from correlator.cluster.lease import Lease
 from correlator.model.persisted import Cursor, PersistedJob
-from correlator.state import checkpoint_stream as stream
 from correlator.state.checkpoint import Saved
 from correlator.state.checkpoint_stream import MAX_ROW, MAX_ROWS, REDO, StreamCheckpoint, StreamCopy, newest
 from tests.support.cluster import connected, create_streams, settings
@@ -158,19 +157,19 @@ async def test_a_copy_of_a_checkpoint_that_is_gone_or_was_written_anew_is_not_us
         assert ("job", "job49") not in replaced.rows
 
 
-async def test_a_copy_that_is_older_than_the_markers_of_removed_rows_is_read_again(nats, monkeypatch):
+async def test_a_copy_that_is_older_than_the_markers_of_removed_rows_is_read_again(nats):
     async with active(nats.url) as first:
         await first.checkpoint.open()
         await first.checkpoint.write(changes(filled(3)), everything=True)
-        copy = StreamCopy(first.lease.connection, "dc1")
+        copy, late = StreamCopy(first.lease.connection, "dc1"), StreamCopy(first.lease.connection, "dc1", 0.0)
         await copy.read()
+        await late.read()
         removed = keys.checkpoint("dc1", "job", "job1")
         await first.lease.connection.api(f"STREAM.PURGE.{keys.CHECKPOINT}", {"filter": removed})
         await copy.read()
         assert ("job", "job1") in copy.rows
-        monkeypatch.setattr(stream, "REMOVED_FOR", 0)
-        await copy.read()
-        assert ("job", "job1") not in copy.rows
+        await late.read()
+        assert ("job", "job1") not in late.rows
 
 
 async def test_a_slow_link_gets_answers_that_no_ping_waits_behind_for_long(nats):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeAlias
 
 from correlator.pipeline.queries import JobNames, JobQuery
 from correlator.sources.archive.archive import DatabaseArchive
@@ -29,11 +29,40 @@ def unix(second: int) -> int:
     return int(BASE.timestamp()) + second
 
 
+Ask: TypeAlias = Callable[[], Awaitable[Sequence[tuple[Any, ...]]]]
+"""Asks the database, and returns the rows."""
+
+
+class Watched:
+    """A database, or a session of it, whose queries are asked by `through(sql, ask)`."""
+
+    def __init__(self, inner: Any, through: Callable[[str, Ask], Awaitable[Sequence[tuple[Any, ...]]]]) -> None:
+        self._inner = inner
+        self._through = through
+
+    async def open(self, **options: Any) -> Watched:
+        return Watched(await self._inner.open(**options), self._through)
+
+    async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[tuple[Any, ...]]:
+        return await self._through(sql, lambda: self._inner.query(sql, args))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+def selects_lines(sql: str) -> bool:
+    """Whether a query selects the lines of a slice that match, by their sizes."""
+    return "SELECT id, LENGTH(message)" in sql
+
+
 @contextlib.asynccontextmanager
-async def archive_of(appliance: Original, *, zone: Zone = UTC_ZONE, **options: Any) -> AsyncIterator[DatabaseArchive]:
-    """What takes time on a busy machine may take it, unless a test says otherwise."""
+async def archive_of(
+    appliance: Original, *, zone: Zone = UTC_ZONE, through: Any = None, **options: Any
+) -> AsyncIterator[DatabaseArchive]:
+    """What takes time on a busy machine may take it, unless a test says otherwise. `through`: see `Watched`."""
     patient = dict.fromkeys(("page_within", "jobs_within", "search_within", "times_within"), PATIENCE)
-    archive = DatabaseArchive(appliance.source(zone=zone), **(patient | options))
+    source: Any = appliance.source(zone=zone)
+    archive = DatabaseArchive(source if through is None else Watched(source, through), **(patient | options))
     try:
         yield archive
     finally:

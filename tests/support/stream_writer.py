@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterable
 from itertools import islice
 
-from correlator.cluster import fence, keys, streams
+from correlator.cluster import keys, streams
 from correlator.cluster.connection import Connection
-from correlator.cluster.fence import StreamMessage
+from correlator.cluster.fence import StreamMessage, write_pipelined
 from correlator.model.facts import Line, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.sinks.cluster import documents
@@ -66,7 +66,7 @@ class StreamWriter:
     async def _write(self, messages: list[StreamMessage]) -> int:
         seq = 0
         for at in range(0, len(messages), 250):
-            seq = await fence._write(self._connection, messages[at : at + 250], {}, 10.0)
+            seq = await write_pipelined(self._connection, messages[at : at + 250], {}, 10.0)
         return seq
 
     async def alive(self, **members: object) -> None:

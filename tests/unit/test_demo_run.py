@@ -40,11 +40,6 @@ class Daemon:
         return self.config.database.url.path
 
 
-def play(monkeypatch, daemon: Daemon) -> Daemon:
-    monkeypatch.setattr(demo, "run", daemon.run)
-    return daemon
-
-
 @pytest.fixture(autouse=True)
 def young(monkeypatch):
     """Nothing happened on the appliance before."""
@@ -55,10 +50,9 @@ def young(monkeypatch):
     monkeypatch.setattr(traffic, "write_history", nothing)
 
 
-async def test_the_pages_url_comes_first_and_a_curl_names_a_job_by_its_guis_id(monkeypatch, capsys):
-    daemon = play(monkeypatch, Daemon())
-    monkeypatch.setattr(demo, "broker_binary", lambda: None)
-    await demo.demo_main(0, 50.0, None, True, ["http://localhost:5173"], seed=1)
+async def test_the_pages_url_comes_first_and_a_curl_names_a_job_by_its_guis_id(capsys):
+    daemon = Daemon()
+    await demo.demo_main(0, 50.0, None, True, ["http://localhost:5173"], seed=1, daemon=daemon.run, broker=lambda: None)
     lines = capsys.readouterr().out.splitlines()
     base = urlsplit(lines[0])
     assert (base.scheme, base.hostname, base.path) == ("http", "127.0.0.1", "")
@@ -75,32 +69,31 @@ async def test_the_pages_url_comes_first_and_a_curl_names_a_job_by_its_guis_id(m
     assert (daemon.config.http.allowed_origins, daemon.config.mqtt.url) == (("http://localhost:5173",), None)
 
 
-async def test_a_temporary_folder_is_gone_at_the_end_and_a_given_one_stays(monkeypatch, tmp_path):
-    daemon = play(monkeypatch, Daemon())
-    await demo.demo_main(0, 50.0, None, mqtt=False)
+async def test_a_temporary_folder_is_gone_at_the_end_and_a_given_one_stays(tmp_path):
+    daemon = Daemon()
+    await demo.demo_main(0, 50.0, None, mqtt=False, daemon=daemon.run)
     assert not daemon.database().parent.exists()
     for _ in range(2):  # the second demo goes on where the first one stopped
-        await demo.demo_main(0, 50.0, tmp_path / "a folder?", mqtt=False)
+        await demo.demo_main(0, 50.0, tmp_path / "a folder?", mqtt=False, daemon=daemon.run)
         assert daemon.database() == tmp_path / "a folder?" / "appliance.db"
         assert daemon.database().exists()
 
 
-async def test_a_requested_port_in_use_is_an_error_that_names_it(monkeypatch, capsys):
-    daemon = play(monkeypatch, Daemon())
+async def test_a_requested_port_in_use_is_an_error_that_names_it(capsys):
+    daemon = Daemon()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(CorrelatorError, match=rf"cannot listen on port {port}: .*--port 0"):
-            await demo.demo_main(port, 50.0, None, mqtt=False)
+            await demo.demo_main(port, 50.0, None, mqtt=False, daemon=daemon.run)
     assert daemon.config is None
     assert capsys.readouterr().out == ""
 
 
-async def test_the_default_port_is_replaced_if_in_use_and_named(monkeypatch, capsys):
-    daemon = play(monkeypatch, Daemon())
+async def test_the_default_port_is_replaced_if_in_use_and_named(capsys):
+    daemon = Daemon()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(demo, "PORT", port)
-        await demo.demo_main(None, 50.0, None, mqtt=False)
+        await demo.demo_main(None, 50.0, None, mqtt=False, daemon=daemon.run, usual_port=port)
     assert daemon.config
     assert daemon.config.http.listen.port != port
     assert f"because {port} is unavailable" in capsys.readouterr().out
@@ -116,16 +109,16 @@ async def test_a_held_port_is_kept_for_the_server_also_when_that_starts_again():
                     pass
 
 
-async def test_ctrl_c_ends_it_cleanly(monkeypatch):
-    daemon = play(monkeypatch, Daemon(ends=False))
-    running = asyncio.create_task(demo.demo_main(0, 50.0, None, mqtt=False))
+async def test_ctrl_c_ends_it_cleanly():
+    daemon = Daemon(ends=False)
+    running = asyncio.create_task(demo.demo_main(0, 50.0, None, mqtt=False, daemon=daemon.run))
     await daemon.ready.wait()
     os.kill(os.getpid(), signal.SIGINT)
     await running
     assert not daemon.database().parent.exists()
 
 
-async def test_an_error_of_the_daemon_comes_out_as_itself(monkeypatch):
-    play(monkeypatch, Daemon(error=LookupError("no such table")))
+async def test_an_error_of_the_daemon_comes_out_as_itself():
+    daemon = Daemon(error=LookupError("no such table"))
     with pytest.raises(LookupError, match="no such table"):
-        await demo.demo_main(0, 50.0, None, mqtt=False)
+        await demo.demo_main(0, 50.0, None, mqtt=False, daemon=daemon.run)

@@ -1,44 +1,57 @@
 """How messages of the lease's holder are sent to one server, and to several."""
 
+import contextlib
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
-from correlator.cluster import fence
-from correlator.cluster.connection import Fenced, Unacknowledged
+from correlator.cluster.connection import Fenced, SendWindow, Unacknowledged
 from correlator.cluster.fence import NOT_READY, Fence, OwnedStream, StreamMessage
 
 OWNER = b"this one"
 
 
 class Server:
-    """The streams of one owner. `seconds`: that each pipelined message takes; `refusal`: what refuses those."""
+    """The streams of one owner, as a connection to them. `seconds`: that each pipelined message takes.
 
-    def __init__(self, monkeypatch):
+    `refusal`: the code of the error that refuses those.
+    """
+
+    client = SimpleNamespace(new_inbox=lambda: "inbox")
+
+    def __init__(self):
         self.seq, self.now, self.seconds = 1, 1000.0, 0.0
-        self.refusal: Exception | None = None
+        self.refusal: int | None = None
         self.writes: list[tuple[str, int]] = []
-        monkeypatch.setattr(fence, "time", SimpleNamespace(monotonic=lambda: self.now))
-        monkeypatch.setattr(fence, "write_pipelined", self.pipeline)
-        monkeypatch.setattr(Fence, "write", self.batch)
-        monkeypatch.setattr(Fence, "rewrite", self.rewrite)
-        self.stream = OwnedStream(Fence(cast(Any, self), "KV_cor", "owner", OWNER, 1), rewrite_every=3600)
+        self.window = SendWindow()
+        self.stream = OwnedStream(
+            Fence(cast(Any, self), "KV_cor", "owner", OWNER, 1), rewrite_every=3600, clock=lambda: self.now
+        )
         self.stream.replicated = False
+        self._pipelined = self._in_batch = 0
 
-    async def batch(self, messages, *, within):
-        self.writes.append(("batch", len(messages)))
-        return len(messages)
+    @contextlib.asynccontextmanager
+    async def subscribed(self, subject, on_message):
+        self._on_answer, self._pipelined = on_message, 0
+        yield
+        self.writes.append(("pipelined", self._pipelined))
 
-    async def pipeline(self, connection, messages, headers, within):
-        self.writes.append(("pipelined", len(messages)))
-        if self.refusal is not None:
-            raise self.refusal
-        self.now += len(messages) * self.seconds
-        return len(messages)
+    async def publish(self, subject, payload, *, reply="", headers=None):
+        if not reply:
+            self._in_batch += 1
+            return
+        self._pipelined += 1
+        self.now += self.seconds
+        found = {"error": {"err_code": self.refusal}} if self.refusal else {"seq": self.seq}
+        await self._on_answer(SimpleNamespace(headers=None, data=json.dumps(found).encode()))
 
-    async def rewrite(self, *, within):
-        self.writes.append(("owner", 1))
+    async def request(self, subject, payload, *, headers, within):
+        self.writes.append(("owner", 1) if subject == "owner" else ("batch", self._in_batch + 1))
+        self._in_batch = 0
+        self.seq += 1
+        return SimpleNamespace(data=b'{"seq": %d}' % self.seq)
 
     async def last(self, stream, subject, *, within):
         return SimpleNamespace(headers={"Nats-Sequence": str(self.seq)}, data=OWNER)
@@ -48,8 +61,8 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch):
-    return Server(monkeypatch)
+def server():
+    return Server()
 
 
 async def test_one_server_gets_many_messages_as_a_batch_only_if_each_goes_to_its_disk(server):
@@ -69,11 +82,11 @@ async def test_one_server_gets_many_messages_as_a_batch_only_if_each_goes_to_its
 
 
 async def test_a_stream_that_has_got_replicas_meanwhile_gets_batches_and_the_lease_is_kept(server):
-    server.refusal = Fenced("wrong last sequence", NOT_READY)
+    server.refusal = NOT_READY
     with pytest.raises(Unacknowledged):
         await server.write(3)
     await server.write(3)
     assert server.writes == [("pipelined", 3), ("owner", 1), ("batch", 3)]
-    server.stream.replicated, server.refusal = False, Fenced("wrong last sequence", 10071)
-    with pytest.raises(Fenced, match="wrong"):
+    server.stream.replicated, server.refusal = False, 10071
+    with pytest.raises(Fenced):
         await server.write(3)
