@@ -85,14 +85,19 @@ class Tried(Struct, frozen=True):
     """Whether a retained message of this instance, such as its status, was received."""
 
 
-async def inspect(settings: Mqtt, *, running: bool, timings: BrokerTimings = PATIENT) -> BrokerFindings:
-    """Run the checks of the broker. `running`: whether the daemon reports that it is connected to it."""
+async def inspect(
+    settings: Mqtt, *, running: bool, timings: BrokerTimings = PATIENT, connecting: type[Connector] = Connector
+) -> BrokerFindings:
+    """Run the checks of the broker. `running`: whether the daemon reports that it is connected to it.
+
+    `connecting`: makes the connector.
+    """
     url = settings.url
     if url is None:
         return BrokerFindings((ok(LOGIN, "mqtt.url is empty: nothing is published"),))
     refusals: list[str] = []
     own_id = replace(settings, client_id=f"correlator-doctor-{secrets.token_hex(4)}")
-    connector = Connector(own_id, timings.connection, refusals.append)
+    connector = connecting(own_id, timings.connection, refusals.append)
     login: Check | None = None
     began = time.monotonic()
     try:

@@ -72,13 +72,19 @@ class Appliance:
     """What is known of one collector. No clock of another machine counts: a renewal that arrives is a sign of life.
 
     `listening`: returns the span in which renewals have come here (`OrderedConsumer.listening`). `seen`: monotonic
-    seconds of the last sign of life; `last_seen`: its time by the server's clock.
+    seconds of the last sign of life, by `clock`; `last_seen`: its time by the server's clock.
     """
 
-    def __init__(self, name: str, listening: Callable[[], tuple[float, float] | None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        listening: Callable[[], tuple[float, float] | None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.name = name
+        self._clock = clock
         self._listening = listening
-        self.known_since = time.monotonic()
+        self.known_since = self._clock()
         self.alive = Alive()
         self.seen: float | None = None
         self.last_seen: Micros | None = None
@@ -88,25 +94,25 @@ class Appliance:
 
     def note_unreadable(self) -> None:
         """A document of it cannot be read."""
-        self._unreadable_at = time.monotonic()
+        self._unreadable_at = self._clock()
 
     def note_crowded(self, jobs: int) -> None:
         """So many of its jobs have left memory, because they took more than their share."""
         if not self.is_crowded():
             log.error("%s: %s", self.name, CROWDED)
-        self._crowded_at = time.monotonic()
+        self._crowded_at = self._clock()
         cluster_metrics.CROWDED.labels(self.name).inc(jobs)
 
     def is_crowded(self) -> bool:
         """True if its jobs took more than their share a short time ago."""
-        return time.monotonic() - self._crowded_at < REPORTED_FOR
+        return self._clock() - self._crowded_at < REPORTED_FOR
 
     def renewed(self, alive: Alive | None, at: Micros, age: float | None) -> None:
         """Note a value of the alive key, stored at `at`. `age`: seconds before the reading began; None: it came since.
 
         An unreadable one is a sign of life too.
         """
-        now = time.monotonic()
+        now = self._clock()
         self.seen, self.last_seen = now - (age or 0.0), at
         if age is None:
             self._renewed_at = now
@@ -126,7 +132,7 @@ class Appliance:
 
         None: that is not known, as this process has not listened for so long, or nothing could be written meanwhile.
         """
-        if self._renewed_at is not None and time.monotonic() - self._renewed_at < OFFLINE_AFTER:
+        if self._renewed_at is not None and self._clock() - self._renewed_at < OFFLINE_AFTER:
             return True
         if (span := self._listening()) is None:
             return None
@@ -139,7 +145,7 @@ class Appliance:
 
     def retired(self) -> bool:
         """True if no collector has been alive for long, since this process knows the appliance."""
-        return time.monotonic() - (self.known_since if self.seen is None else self.seen) >= RETIRED_AFTER
+        return self._clock() - (self.known_since if self.seen is None else self.seen) >= RETIRED_AFTER
 
     def is_read(self) -> bool:
         """True if a collector is alive, and reads its database."""
@@ -149,7 +155,7 @@ class Appliance:
         """Seconds since what is known was current; 0 while its database is live, and all of it is written."""
         if self.seen is None:
             return 0.0
-        silent = 0.0 if self.online() else time.monotonic() - self.seen
+        silent = 0.0 if self.online() else self._clock() - self.seen
         lag = self.alive.lag_seconds if self.alive.database != "live" else 0.0
         return silent + max(lag, self.alive.unwritten_seconds if self.alive.is_unwritten else 0.0)
 
@@ -168,7 +174,7 @@ class Appliance:
 
     def warning(self) -> str | None:
         """What else is wrong, or None."""
-        if time.monotonic() - self._unreadable_at < REPORTED_FOR:
+        if self._clock() - self._unreadable_at < REPORTED_FOR:
             return "a document of it cannot be read: an older one is shown, until its collector writes it again"
         if self.is_crowded():
             return CROWDED
@@ -178,13 +184,17 @@ class Appliance:
 class RemoteStatus(DatabaseStatus):
     """The status of one appliance, or of all. `judge` computes it, twice a second.
 
-    `cluster_error`: returns why the stream cannot be read, or None.
+    `cluster_error`: returns why the stream cannot be read, or None. `clock`: monotonic seconds, as of the appliances.
     """
 
     def __init__(
-        self, appliances: Callable[[], Collection[Appliance]], cluster_error: Callable[[], str | None]
+        self,
+        appliances: Callable[[], Collection[Appliance]],
+        cluster_error: Callable[[], str | None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
+        self._clock = clock
         self._appliances = appliances
         self._cluster_error = cluster_error
         self._current: float | None = None
@@ -194,7 +204,7 @@ class RemoteStatus(DatabaseStatus):
     def lag_seconds(self) -> float:
         if self.database == "live" or self._current is None:
             return 0.0
-        return round(time.monotonic() - self._current, 3)
+        return round(self._clock() - self._current, 3)
 
     @property
     def problem(self) -> str:
@@ -206,7 +216,7 @@ class RemoteStatus(DatabaseStatus):
 
         Those that have retired count only if all have.
         """
-        now = time.monotonic()
+        now = self._clock()
         known = self._appliances()
         appliances = [one for one in known if not one.retired()] or known
         if (error := self._cluster_error()) is not None or self.loading:

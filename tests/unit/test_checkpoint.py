@@ -269,8 +269,7 @@ async def test_a_checkpoint_that_becomes_corrupt_is_set_aside_and_written_anew(t
     file.open()
     saver = Saver(file, index, StoredForecasts(index.forecasts), lambda: Cursor(7), EventLog())
     await saver.save()
-    assert file._connection is not None
-    file._connection.execute("DROP TABLE rows")
+    there(file._connection).execute("DROP TABLE rows")
     await saver.save()
     file.close()
     (tmp_path / "c").write_bytes(b"no database at all" * 100)

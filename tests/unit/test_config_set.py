@@ -1,5 +1,6 @@
 """`correlator config`: what is set is used, and is shown with its place; everything else of a file stays."""
 
+import asyncio
 import fcntl
 import json
 import os
@@ -21,6 +22,9 @@ from correlator.config.rendering import gateway_reference, reference
 from correlator.config.schema import leaves, value_of
 from correlator.daemon import LIVE
 from correlator.doctor import bundle, service
+from correlator.doctor.daemon import DaemonFindings
+from correlator.doctor.examination import Examined
+from correlator.doctor.report import CheckReport
 from correlator.errors import ConfigError
 from tests.support.package_files import place
 
@@ -242,8 +246,11 @@ def test_a_warning_names_the_files_that_set_a_key_twice(run, etc):
     assert warning in run("log.level", "debug").stderr
     for command in (["check-config"], ["doctor", "-o", "json"]):
         assert warning in CliRunner().invoke(main, command, env=HOME).output
-    assert bundle._configuration(service.load(None, HOME))["set_twice"] == [warning]
-    assert bundle._configuration(service.load(None, HOME))["files"] == [
+    examined = Examined(CheckReport("1", "now", ()), DaemonFindings(()), None, "")
+    members = asyncio.run(bundle.gather(service.load(None, HOME), examined))
+    collected = json.loads(members["configuration.json"])
+    assert collected["set_twice"] == [warning]
+    assert collected["files"] == [
         str(etc / name) for name in ("correlator.toml", "conf.d/10-a.toml", "conf.d/20-b.toml", f"conf.d/{LOCAL}")
     ]
 

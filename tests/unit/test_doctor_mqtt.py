@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import shlex
@@ -24,6 +25,7 @@ from correlator.doctor.examination import examine
 from correlator.doctor.mqtt import Tried
 from correlator.doctor.report import copyable
 from correlator.doctor.service import Setting
+from correlator.sinks.mqtt.connection import Connector
 from correlator.sinks.mqtt.topics import Topics
 from tests.support.fake_daemon import FakeDaemon
 from tests.support.servers import free_port
@@ -106,6 +108,23 @@ class ObligingBroker:
         await asyncio.Event().wait()
 
 
+def inspected(loop, settings, broker) -> mqtt.BrokerFindings:
+    """What the doctor finds on a connection to `broker`."""
+
+    @contextlib.asynccontextmanager
+    async def connected(*_):
+        yield broker
+
+    class Connecting(Connector):
+        version = "5"
+        connection: Any = connected
+
+    task = loop.create_task(mqtt.inspect(settings, running=True, connecting=Connecting))
+    loop.run(60)
+    found: mqtt.BrokerFindings = task.result()
+    return found
+
+
 @pytest.mark.parametrize("comes_back", [True, False])
 def test_the_message_that_comes_back_and_those_that_are_retained_are_distinguished(loop, comes_back):
     ours, other = f"{SETTINGS.root}/status", f"{SETTINGS.prefix}/other/status"
@@ -114,21 +133,15 @@ def test_the_message_that_comes_back_and_those_that_are_retained_are_distinguish
         return [(ours, True), (other, True), (f"{SETTINGS.root}/index", False), *([(probe, False)] * comes_back)]
 
     broker = ObligingBroker(sent)
-    client: Any = broker
-    task = loop.create_task(mqtt._try(SETTINGS, client, "5", f"{SETTINGS.root}/doctor/1", []))
-    loop.run(60)
-    tried, retained = task.result()
-    assert tried == Tried("5", received=comes_back)
-    assert retained == {ours: b"{}", other: b"{}"}
+    found = inspected(loop, SETTINGS, broker)
+    assert found.checks[1] == mqtt.judge_acl(SETTINGS, Tried("5", received=comes_back), running=True)
+    assert found.retained == {ours: b"{}", other: b"{}"}
     assert broker.settings == [{"qos": 1, "retain": False}]
 
 
 def test_the_permission_to_publish_devices_is_tried_without_a_topic_of_any_vm(loop):
     settings, broker = config(mqtt__home_assistant="true").mqtt, ObligingBroker()
-    client: Any = broker
-    task = loop.create_task(mqtt._try(settings, client, "5", f"{settings.root}/doctor/1", []))
-    loop.run(60)
-    assert task.done()
+    inspected(loop, settings, broker)
     topics = Topics(settings.root)
     (tried,) = [topic for topic in broker.published if aiomqtt.Topic(topic).matches(topics.devices)]
     assert topics.key(tried) is None

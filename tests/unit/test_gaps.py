@@ -212,7 +212,7 @@ def test_of_too_many_cold_holes_the_oldest_are_given_up():
 def settle(gaps, windows) -> None:
     for window in windows:
         window.settled = 1.0
-    gaps._file()
+    gaps.fill([])
 
 
 def test_of_many_holes_the_latest_are_read_at_a_notification():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,22 +13,21 @@ from correlator.gateway.fleet import OFFLINE_AFTER, RETIRED_AFTER, Appliance, Re
 LIVE = Alive(database="live")
 
 
-def appliance(name: str) -> Appliance:
-    return Appliance(name, lambda: (0.0, math.inf))
+def appliance(name: str, clock: list[float]) -> Appliance:
+    return Appliance(name, lambda: (0.0, math.inf), lambda: clock[0])
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    now = [1_000_000.0]
-    monkeypatch.setattr("correlator.gateway.fleet.time", SimpleNamespace(monotonic=lambda: now[0]))
-    return now
+def clock():
+    return [1_000_000.0]
 
 
 def test_a_silent_appliance_makes_the_fleet_stale_until_it_has_been_silent_for_a_day(clock):
     """Alone it is down then. One that was never alive retires a day after it became known."""
-    well, silent, never = appliance("dc1"), appliance("dc2"), appliance("dc3")
-    fleet, own = RemoteStatus(lambda: [well, silent], lambda: None), RemoteStatus(lambda: [silent], lambda: None)
-    of_new = RemoteStatus(lambda: [well, never], lambda: None)
+    well, silent, never = appliance("dc1", clock), appliance("dc2", clock), appliance("dc3", clock)
+    fleet = RemoteStatus(lambda: [well, silent], lambda: None, lambda: clock[0])
+    own = RemoteStatus(lambda: [silent], lambda: None, lambda: clock[0])
+    of_new = RemoteStatus(lambda: [well, never], lambda: None, lambda: clock[0])
     for one in (fleet, own, of_new):
         one.loading = False
     silent.renewed(LIVE, 0, None)
@@ -50,8 +48,8 @@ def test_a_silent_appliance_makes_the_fleet_stale_until_it_has_been_silent_for_a
 
 
 def test_an_appliance_that_is_not_live_is_named_with_its_state_and_no_word_of_its_collector(clock):
-    first, second = appliance("dc1"), appliance("dc2")
-    fleet = RemoteStatus(lambda: [first, second], lambda: None)
+    first, second = appliance("dc1", clock), appliance("dc2", clock)
+    fleet = RemoteStatus(lambda: [first, second], lambda: None, lambda: clock[0])
     fleet.loading = False
     first.renewed(Alive(), 0, None)
     second.renewed(Alive(database="stale", error="job_steps cannot be read"), 0, None)
@@ -64,8 +62,8 @@ def test_an_appliance_that_is_not_live_is_named_with_its_state_and_no_word_of_it
 
 def test_a_clock_that_differs_makes_nobody_offline_and_an_old_value_makes_nobody_alive(clock):
     listens: list[float | None] = [None]
-    one = Appliance("dc1", lambda: (listens[0], clock[0]) if listens[0] is not None else None)
-    fleet = RemoteStatus(lambda: [one], lambda: None)
+    one = Appliance("dc1", lambda: (listens[0], clock[0]) if listens[0] is not None else None, lambda: clock[0])
+    fleet = RemoteStatus(lambda: [one], lambda: None, lambda: clock[0])
     fleet.loading = False
 
     def state() -> tuple[bool | None, str]:
@@ -84,7 +82,7 @@ def test_a_clock_that_differs_makes_nobody_offline_and_an_old_value_makes_nobody
 
 def test_an_appliance_is_unknown_until_a_renewal_should_have_come_also_after_a_reconnection(clock):
     listens: list[float | None] = [clock[0]]
-    one = Appliance("dc1", lambda: (listens[0], clock[0]) if listens[0] is not None else None)
+    one = Appliance("dc1", lambda: (listens[0], clock[0]) if listens[0] is not None else None, lambda: clock[0])
     one.renewed(LIVE, 0, 300.0)
     assert (one.online(), one.error(), one.behind()) == (
         None,
@@ -101,7 +99,7 @@ def test_an_appliance_is_unknown_until_a_renewal_should_have_come_also_after_a_r
 
 def test_an_appliance_is_unknown_and_not_offline_while_no_collector_could_write(clock):
     listens = [clock[0], clock[0]]
-    one = Appliance("dc1", lambda: (listens[0], listens[1]))
+    one = Appliance("dc1", lambda: (listens[0], listens[1]), lambda: clock[0])
     one.renewed(LIVE, 0, None)
     clock[0] += 60
     assert (one.online(), one.error()) == (
@@ -141,8 +139,8 @@ def test_a_stream_without_a_leader_or_replicas_that_are_offline_count_as_nobody(
 
 
 def test_changes_that_the_cluster_lacks_make_an_appliance_stale_with_their_age_and_the_reason(clock):
-    one = appliance("dc1")
-    fleet = RemoteStatus(lambda: [one], lambda: None)
+    one = appliance("dc1", clock)
+    fleet = RemoteStatus(lambda: [one], lambda: None, lambda: clock[0])
     fleet.loading = False
     for seconds, database in ((UNWRITTEN_AFTER - 0.1, "live"), (42.0, "stale")):
         one.renewed(Alive(database="live", unwritten_seconds=seconds, write_error="maximum bytes exceeded"), 0, None)

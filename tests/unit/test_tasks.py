@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 from unittest.mock import MagicMock, Mock
 
 import pytest
@@ -28,6 +28,7 @@ from correlator.tasks import (
     set_within,
     until_next,
 )
+from tests.support.background import in_background
 from tests.support.there import there
 
 
@@ -130,16 +131,33 @@ async def test_a_group_whose_task_fails_while_it_is_cancelled_ends_with_the_canc
 
 @pytest.mark.parametrize("method", ["request", "publish"])
 async def test_a_call_of_the_cluster_that_is_cancelled_at_its_answer_ends_the_task(method):
-    connection = Connection(Cluster(url=NatsUrl.parse("nats://127.0.0.1:1")), "doctor")
+    answers: list[asyncio.Future[str]] = []
+
+    async def library(*_: object, **__: object) -> str:
+        return await lost(answers[0])
+
+    async def nothing(**_: object) -> None: ...
+
+    client: Any = SimpleNamespace(
+        is_connected=True,
+        is_closed=False,
+        pending_data_size=0,
+        connected_url=None,
+        connected_server_version=SimpleNamespace(major=2, minor=15),
+        connect=nothing,
+        close=nothing,
+        **{method: library},
+    )
+    settings = Cluster(url=NatsUrl.parse("nats://127.0.0.1:1"))
+    connection = Connection(settings, "doctor", client_of=lambda **_: client)
 
     async def call(answer: asyncio.Future[str]) -> Any:
-        async def library(*_: object, **__: object) -> str:
-            return await lost(answer)
-
-        connection._client = cast(Any, SimpleNamespace(is_connected=True, pending_data_size=0, **{method: library}))
+        answers.append(answer)
         return await getattr(connection, method)("subject", b"")
 
-    assert (await cancelled_at_its_answer(call)).cancelled()
+    async with in_background(connection.run()):
+        await connection.connect(60)
+        assert (await cancelled_at_its_answer(call)).cancelled()
 
 
 async def _stubborn() -> None:
