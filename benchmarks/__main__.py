@@ -21,7 +21,8 @@ from benchmarks.harness import REPOSITORY, Number, Result, Size, machine
 
 ROWS = (
     *("catchup", "latency", "doorbell", "peer", "row", "fanout", "mqtt", "idle"),
-    *("memory", "event", "document", "rest", "find", "start", "first", "forecast", "gateway", "cluster", "sockets"),
+    *("memory", "event", "document", "rest", "find", "start", "first", "forecast", "gateway", "cluster"),
+    *("cluster_row", "sockets"),
 )
 """The modules in benchmarks/rows, in the order of the table."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks.daemon import Measured, started
 from benchmarks.facts import STEPS
+from benchmarks.harness import REPOSITORY
 from correlator.model.facts import Line, Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import StepRecord
@@ -23,8 +24,8 @@ from tests.support.stream_writer import AT, StreamWriter
 class Gateway(Measured):
     """`correlator gateway`, with measurements of its process."""
 
-    def __init__(self, folder: Path, url: str) -> None:
-        super().__init__(folder, cluster__url=url)
+    def __init__(self, folder: Path, url: str, tree: Path = REPOSITORY) -> None:
+        super().__init__(folder, tree, cluster__url=url)
         del self.environ["CORRELATOR_DATABASE__TIMEZONE"]
         self.command = "gateway"
 
@@ -34,13 +35,13 @@ def nats() -> contextlib.AbstractAsyncContextManager[Nats]:
 
 
 @contextlib.asynccontextmanager
-async def gateways(url: str, count: int = 1) -> AsyncIterator[list[Gateway]]:
-    """Gateways; not started."""
+async def gateways(url: str, count: int = 1, *, tree: Path = REPOSITORY) -> AsyncIterator[list[Gateway]]:
+    """Gateways of `tree`; not started."""
     with tempfile.TemporaryDirectory() as folder:
         found = []
         for number in range(count):
             (one := Path(folder, f"g{number}")).mkdir()
-            found.append(Gateway(one, url))
+            found.append(Gateway(one, url, tree))
         try:
             yield found
         finally:
@@ -49,14 +50,17 @@ async def gateways(url: str, count: int = 1) -> AsyncIterator[list[Gateway]]:
 
 
 @contextlib.asynccontextmanager
-async def collectors(database: Database, url: str, count: int = 1) -> AsyncIterator[list[Measured]]:
-    """Daemons of one appliance; not started."""
-    await create_streams(url)
+async def collectors(
+    database: Database, url: str, count: int = 1, *, tree: Path = REPOSITORY
+) -> AsyncIterator[list[Measured]]:
+    """Daemons of one appliance, of `tree`; not started. Those of some earlier trees created the streams themselves."""
+    if tree == REPOSITORY:
+        await create_streams(url)
     with tempfile.TemporaryDirectory() as folder:
         found = []
         for number in range(count):
             (one := Path(folder, f"c{number}")).mkdir()
-            found.append(Measured(one, database__url=database.url, cluster__url=url, cluster__instance="dc1"))
+            found.append(Measured(one, tree, database__url=database.url, cluster__url=url, cluster__instance="dc1"))
         try:
             yield found
         finally:

@@ -32,6 +32,7 @@ EVERY_ALIVE = "$KV.cor_alive.*"
 MAX_INSTANCE = 64
 """Characters of the name of an appliance."""
 
+_GROWTH = re.compile(r"\$KV\.cor\.([^.]+)\.growth\.(\d{1,4})", re.ASCII)
 _OTHER = re.compile(rb"[^A-Za-z0-9_-]")
 _ESCAPED = re.compile(rb"=([0-9A-F]{2})")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
@@ -75,6 +76,22 @@ def job_of(subject: str) -> tuple[str, str] | None:
     except ValueError:
         return None
     return (tokens[2], job_id) if len(job_id) <= MAX_ID else None
+
+
+def growth(instance: str, page: int) -> str:
+    """A page of growth of an instance: see `cluster.growth`."""
+    return f"$KV.cor.{instance}.growth.{page}"
+
+
+def growths(instance: str) -> str:
+    """Every page of growth of an instance, as a filter."""
+    return f"$KV.cor.{instance}.growth.*"
+
+
+def growth_of(subject: str) -> tuple[str, int] | None:
+    """Return (instance, page) of a subject that `growth` made; None for another subject."""
+    found = _GROWTH.fullmatch(subject)
+    return (found[1], int(found[2])) if found is not None and is_instance(found[1]) else None
 
 
 def is_instance(name: str) -> bool:

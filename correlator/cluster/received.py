@@ -25,6 +25,7 @@ import orjson
 from msgspec import Meta, Raw, Struct
 from msgspec.structs import replace
 
+from correlator.cluster import growth
 from correlator.jobs import encoding
 from correlator.model import encoder
 from correlator.model.document import Seconds
@@ -246,6 +247,11 @@ def document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None =
     return _parsed(payload, MAX_BYTES, lambda: _document(payload, rev, instance, job_id))
 
 
+def page(payload: bytes) -> list[growth.Growth]:
+    """Parse a page of growth. Raises: `Unreadable`."""
+    return decode(payload, growth.Page, MAX_MESSAGE)
+
+
 def _document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None) -> PublishedJob:
     found = decode_document(_completed(payload, rev, instance))
     if max(len(found.external_ids), len(found.child_job_ids)) > MAX_IDS:
@@ -258,7 +264,7 @@ def _document(payload: bytes | Raw, rev: int, instance: str, job_id: str | None)
             found = replace(found, metadata=Raw(encoding.encode(members)))
     if job_id is not None and found.job_id != job_id:
         raise Unreadable("the document is of another job than its subject")
-    return encoding.received(found)
+    return encoding.received(found, growth.checksum(bytes(payload)))
 
 
 def _completed(payload: bytes | Raw, rev: int, instance: str) -> bytes:

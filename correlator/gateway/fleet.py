@@ -36,7 +36,7 @@ from correlator.jobs import encoding
 from correlator.jobs.encoding import Documents, micros
 from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.document import ForecastState
-from correlator.model.facts import AttributedRow, Kind, Status
+from correlator.model.facts import AttributedRow, Kind, Line, Status
 from correlator.model.published import Change, Event, PublishedJob, Reason
 from correlator.model.replies import InstanceHealth, Resolved
 from correlator.model.rows import Int64, Micros
@@ -658,6 +658,9 @@ class Fleet:
         return is_same
 
     def _read(self, message: StoredMessage, changes: defaultdict[RemoteHub, list[Change]]) -> None:
+        if (page := keys.growth_of(message.subject)) is not None:
+            self._read_growth(page[0], message, changes)
+            return
         found = keys.job_of(message.subject)
         if found is None:
             return
@@ -678,18 +681,39 @@ class Fleet:
         if shown is None:
             self.appliances[instance].note_unreadable()
             return
+        self._put(hub, shown, changes)
+
+    def _read_growth(
+        self, instance: str, message: StoredMessage, changes: defaultdict[RemoteHub, list[Change]]
+    ) -> None:
+        """Apply a page of growth to the documents that it continues."""
+        if (hub := self._hubs.get(instance)) is None:
+            return  # It has no document.
+        page = self._parser.parse(message.subject, partial(received.page, message.payload))
+        if page is None:
+            self.appliances[instance].note_unreadable()
+            return
+        for found in page:
+            shown = hub.published.get(found.job_id)
+            if shown is not None and shown.body is not None and shown.body.checksum == found.checksum:
+                last = Line(found.at, 0, found.level, found.text)
+                self._put(hub, encoding.grown(shown, message.seq, found.updated_at, last), changes)
+
+    def _put(self, hub: RemoteHub, shown: PublishedJob, changes: defaultdict[RemoteHub, list[Change]]) -> None:
+        """Publish a newer revision of a job of an appliance."""
+        instance, job_id, seq = shown.instance, shown.job_id, shown.rev
         own = hub.published.put(shown)
         changes[hub] += own
         if crowded := [change.job_id for change in own if change.new is None]:
             self.appliances[instance].note_crowded(len(crowded))
         for view in self._views_of(instance):
             for left in crowded:
-                changes[view.hub] += self._settle(view, left, message.seq, "retention")
+                changes[view.hub] += self._settle(view, left, seq, "retention")
             other = view.hub.published.get(job_id)
             if view.is_filled and job_id not in view.shared and (other is None or other.instance == instance):
                 changes[view.hub] += view.hub.published.put(shown)
             else:
-                changes[view.hub] += self._settle(view, job_id, message.seq, "gone")
+                changes[view.hub] += self._settle(view, job_id, seq, "gone")
 
     def _views_of(self, instance: str) -> list[View]:
         return [view for view in self._views.values() if view.has(instance)]

@@ -25,7 +25,7 @@ from correlator.model import document as model
 from correlator.model import encoder, messages, published
 from correlator.model.document import JobDocument
 from correlator.model.facts import AttributedRow, Entry, Line, Status
-from correlator.model.published import Change, Event, JobForecast, JobView, LogLine, PublishedJob, Titles
+from correlator.model.published import Body, Change, Event, JobForecast, JobView, LogLine, PublishedJob, Titles
 from correlator.model.rows import COLUMNS, Micros, StepRecord
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - only its text is used, with the Z added
@@ -111,7 +111,8 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
     if base is not None and base.shown is shown and steps:
         return base.document
     if shown.body is not None:
-        return model.decode(shown.body) if steps else replace(model.decode(shown.body), steps={})
+        found = _received_document(shown, base)
+        return found if steps else replace(found, steps={})
     view, now, titles = shown.view, shown.updated_at, shown.titles
     if base is not None and base.shown.titles is not titles:
         base = None
@@ -171,8 +172,8 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
 
 def text(shown: PublishedJob, base: Revision | None = None, *, steps: bool = True) -> bytes:
     """The document of a job as JSON. See `document`."""
-    if steps and shown.body is not None:
-        return shown.body
+    if steps and (body := _body_of(shown)) is not None:
+        return body
     return encoder.encode_document(document(shown, base, steps=steps))
 
 
@@ -246,6 +247,10 @@ def _step(step: StepRecord, now: Micros, titles: Titles) -> model.Step:
     )
 
 
+def _line(last: model.LastMessage | None) -> Line | None:
+    return None if last is None else Line(micros(last.at), 0, last.level, last.text)
+
+
 def _last_message(last: Line | None) -> model.LastMessage | None:
     return None if last is None else model.LastMessage(last.level, last.text, rfc3339(last.at))
 
@@ -306,8 +311,11 @@ def current_step(view: JobView) -> str | None:
 # -- and back, at a gateway
 
 
-def received(found: JobDocument) -> PublishedJob:
-    """The job of a document with its steps. Raises: `ValueError` for a time that is none."""
+def received(found: JobDocument, checksum: int = 0) -> PublishedJob:
+    """The job of a document with its steps. `checksum`: of its bytes in the stream.
+
+    Raises: `ValueError` for a time that is none.
+    """
     times = "".join([(step.started_at or "") + (step.ended_at or "") for step in found.steps.values()]).encode()
     if times.translate(_DIGITS) != _ZEROS * (len(times) // len(_ZEROS)):
         raise ValueError("the time of a step is none")
@@ -324,7 +332,7 @@ def received(found: JobDocument) -> PublishedJob:
         found.progress.percent,
         "steps",
         (),
-        None if last is None else Line(micros(last.at), 0, last.level, last.text),
+        _line(last),
         found.warnings,
         found.errors,
         None if (text := bytes(found.metadata)) == b"{}" else text.decode(),
@@ -340,22 +348,52 @@ def received(found: JobDocument) -> PublishedJob:
         len(children),
         found.stalled,
         instance=found.instance or "",
-        body=encoder.encode_document(found),
+        body=Body(encoder.encode_document(found), found.rev, checksum),
     )
+
+
+def grown(shown: PublishedJob, rev: int, updated_at: Micros, last: Line) -> PublishedJob:
+    """A job that was `received`, and that has gone on since (`published.only_grows`): as it is at revision `rev`."""
+    return replace(shown, view=replace(shown.view, last=last), rev=rev, updated_at=updated_at)
+
+
+def _body_of(shown: PublishedJob) -> bytes | None:
+    """The text of a document as it was received. None if the job has gone on since, or is of this process."""
+    return shown.body.text if shown.body is not None and shown.body.rev == shown.rev else None
+
+
+def _received_document(shown: PublishedJob, base: Revision | None) -> JobDocument:
+    """The document that was received, with what has gone on since. `base`: see `document`."""
+    assert shown.body is not None
+    found = base.document if base is not None and base.shown.body == shown.body else model.decode(shown.body.text)
+    view, now = shown.view, shown.updated_at
+    if found.rev != shown.rev:
+        last = found.last_message if view.last == _line(found.last_message) else _last_message(view.last)
+        at = None if last is None else last.at
+        found = replace(found, rev=shown.rev, last_event_at=at, last_message=last)
+    if (updated_at := rfc3339(now)) != found.updated_at and not view.terminal:
+        steps = found.steps
+        if found.progress.steps_running:
+            steps = {
+                n: replace(step, duration_seconds=seconds(_time(step.started_at), now))
+                if step.status == "running"
+                else step
+                for n, step in steps.items()
+            }
+        found = replace(found, duration_seconds=seconds(view.started_at, now), steps=steps)
+    return found if updated_at == found.updated_at else replace(found, updated_at=updated_at)
 
 
 def revised(shown: PublishedJob, rev: int) -> PublishedJob:
     """A job that was `received`, as another revision of the same content."""
-    if shown.rev == rev:
-        return shown
-    return replace(shown, rev=rev, body=encoder.encode_document(replace(document(shown), rev=rev)))
+    return replace(shown, rev=rev)
 
 
 def steps_of(shown: PublishedJob) -> Iterable[StepRecord]:
     """The steps of a job. At a gateway, they have neither times nor the size of a cut error."""
     if shown.body is None:
         return shown.view.steps
-    found = model.decode_steps(shown.body).steps
+    found = model.decode_steps(shown.body.text).steps
     return [StepRecord(step_id, s.name, s.seq, s.status, error_message=s.error) for step_id, s in found.items()]
 
 
@@ -494,8 +532,8 @@ class Documents:
 
     def encoded(self, shown: PublishedJob, *, all_jobs: bool = False, steps: bool = True) -> bytes:
         """The document of `shown` as JSON. `all_jobs`: the caller encodes all jobs in turn. `steps`: with its steps."""
-        if steps and shown.body is not None:
-            return shown.body
+        if steps and (text := _body_of(shown)) is not None:
+            return text
         key = (shown.view.job_id, steps)
         # A job outside memory has the current `seq` as its `rev`, so two readings of it may have the same `rev`.
         if (cached := self._cached.get(key)) is not None and cached.shown is shown:
@@ -517,7 +555,7 @@ class Documents:
 
     def patch(self, old: PublishedJob, new: PublishedJob, *, goes_on: bool = False) -> bytes:
         """The merge patch between the documents of two revisions of a job, as JSON. `goes_on`: see `Change`."""
-        if goes_on or published.goes_on(old, new):
+        if new.body is None and (goes_on or published.goes_on(old, new)):
             return growth(old, new)
         base = self._followed.get(old.job_id)
         if base is None or base.shown is not old:
@@ -557,5 +595,5 @@ class Documents:
 
 def _size(revision: Revision) -> int:
     view, body = revision.shown.view, revision.shown.body
-    texts = len(body) if body is not None else len(view.metadata or "") + len(view.error or "")
+    texts = len(body.text) if body is not None else len(view.metadata or "") + len(view.error or "")
     return MEMBERS + STEP * len(revision.document.steps) + texts

@@ -117,7 +117,7 @@ class RemoteJobs(JobDirectory):
         self._count(old, shown)
         self.set_job(shown, old)
         self.seq = max(self.seq, shown.rev)
-        changes = [Change(job_id, shown.rev, old, shown)]
+        changes = [Change(job_id, shown.rev, old, shown, goes_on=old is not None and old.body == shown.body)]
         if old is None or names_differ(old.view, shown.view):
             _, owners = self.move_names(job_id, old.view if old is not None else None, shown.view)
             if owners:
@@ -224,4 +224,6 @@ def size_of(shown: PublishedJob | None) -> int:
         return 0
     names = (*shown.view.external_ids, *shown.children)
     texts = (value for value in astuple(shown.view) if type(value) is str)
-    return JOB + NAME * len(names) + sum(map(getsizeof, names)) + sum(map(getsizeof, texts)) + getsizeof(shown.body)
+    body, last = shown.body, shown.view.last
+    long = (body.text if body is not None else b"", last.text if last is not None else "")
+    return JOB + NAME * len(names) + sum(map(getsizeof, (*names, *texts, *long)))

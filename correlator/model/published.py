@@ -93,6 +93,14 @@ class Titles(Struct, frozen=True):
 NO_TITLES = Titles()
 
 
+class Body(Struct, frozen=True, gc=False):
+    """A document that a gateway has received: its text, the revision of which it is, and its checksum in the stream."""
+
+    text: bytes
+    rev: int
+    checksum: int
+
+
 class PublishedJob(Struct, frozen=True, gc=False):
     """What is published of a job: its view, and what the index adds: revision, children, `stalled` and the forecast.
 
@@ -117,9 +125,9 @@ class PublishedJob(Struct, frozen=True, gc=False):
     titles: Titles = NO_TITLES
     end_seen_at: Micros = 0
     """When it was seen that a job had ended that had been published as one that had not; 0: it was not."""
-    body: bytes | None = None
-    """At a gateway: the document. The view has what filters and lookups use: no steps, and neither
-    forecast nor titles are there."""
+    body: Body | None = None
+    """At a gateway: the last whole document. The view has what filters and lookups use: no steps, and neither forecast
+    nor titles are there. A job that has gone on since has another `rev`, `updated_at` and last message."""
 
     @property
     def job_id(self) -> str:
@@ -138,6 +146,11 @@ def goes_on(old: PublishedJob, new: PublishedJob) -> bool:
     if old.rev == new.rev or view != replace(was, last=view.last, warnings=view.warnings, errors=view.errors):
         return False
     return new == replace(old, view=view, rev=new.rev, updated_at=new.updated_at, alive_at=new.alive_at)
+
+
+def only_grows(old: PublishedJob, new: PublishedJob) -> bool:
+    """True if a job goes on without another warning or error: nobody has to hear of it at once."""
+    return (new.view.warnings, new.view.errors) == (old.view.warnings, old.view.errors) and goes_on(old, new)
 
 
 class Forecast(Struct, frozen=True, gc=False):

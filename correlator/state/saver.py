@@ -1,4 +1,4 @@
-"""Writes the checkpoint once a second, and at the end, in a worker thread; in a cluster, to a stream as well.
+"""Writes the checkpoint once a second, and at the end, in a worker thread; in a cluster, every 2 s to a stream as well.
 
 The content of a write is gathered in one step of the event loop, so it is the state of one moment. A failed write is
 logged and counted; its changes are part of the next write, and nothing waits for the disk. A write to the stream takes
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import sqlite3
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,7 @@ from correlator.ops import metrics
 from correlator.ops.stalls import Heartbeats, timed
 from correlator.state.checkpoint import AT_ONCE, Changes, StoredForecasts, Unusable
 from correlator.state.checkpoint_file import Checkpoint
-from correlator.tasks import SAVE_OFFSET, end_tasks, until_next
+from correlator.tasks import SAVE_OFFSET, end_tasks, set_within, until_next
 
 if TYPE_CHECKING:
     from correlator.state.checkpoint_stream import StreamCheckpoint
@@ -35,6 +36,9 @@ log = logging.getLogger(__name__)
 EVERY = 1.0
 UNCHANGED_EVERY = 10.0
 """Seconds between checks for changes, and between writes when nothing has changed."""
+
+STREAM_EVERY = 2.0
+"""Least seconds between two writes to the cluster: a job of which the log has new rows has another row in each."""
 
 STREAM_RETRY = 10.0
 """Seconds until the next write to the cluster after a failed one, which writes everything."""
@@ -87,6 +91,7 @@ class Saver:
         position: Callable[[], bytes | None] = lambda: None,
         *,
         stream_retry: float = STREAM_RETRY,
+        stream_every: float = STREAM_EVERY,
     ) -> None:
         self._checkpoint = checkpoint
         self._index = index
@@ -97,6 +102,11 @@ class Saver:
         self._stream = stream
         self._position = position
         self._stream_retry = stream_retry
+        self._stream_every = stream_every
+        self._finishing = asyncio.Event()
+        """Set at the end: the last write to the cluster waits for nothing."""
+        self._stream_began = -math.inf
+        """When the last write to the cluster began."""
         self._stream_at = 0.0
         """When the next write to the cluster may begin."""
         self._stream_error: str | None = None
@@ -148,6 +158,7 @@ class Saver:
 
     async def finish(self, within: float = FINISH_WITHIN) -> None:
         """Save for the last time, unless nothing was loaded, and also to the cluster if it takes that in `within` s."""
+        self._finishing.set()
         if not self._index.loading:
             await self.save()
         if self._mirroring is not None:
@@ -263,6 +274,8 @@ class Saver:
     async def _write_to(self, stream: StreamCheckpoint) -> None:
         """Write what waits, until nothing does. Errors of the cluster do not raise."""
         while self._waiting is not None:
+            await set_within(self._finishing, self._stream_began + self._stream_every - time.monotonic())
+            self._stream_began = time.monotonic()
             saved, self._waiting = self._waiting, None
             try:
                 await stream.write(saved.changes, everything=saved.everything)

@@ -15,6 +15,7 @@ from correlator.ops import cluster_metrics
 from correlator.ops.metrics import REGISTRY
 from correlator.sinks.cluster import sink as cluster_sink
 from correlator.sinks.cluster.documents import DirtyKeys, repair
+from correlator.sinks.cluster.growing import GrowingJobs
 from tests.support.cluster_harness import (
     Collector,
     collector,
@@ -328,8 +329,9 @@ async def test_a_server_that_takes_small_messages_only_gets_smaller_documents(na
             assert found["small"] == one.due()["small"]
             assert orjson.loads(found["many steps"])["steps_cut"] == 1_000
             dirty = DirtyKeys(lambda: 0.0)
+            growing = GrowingJobs(lambda: 0.0)
             comparing = repair(
-                one.connection, "dc1", one.hub.published, dirty, one.timings, periodic=True, beat=lambda: None
+                one.connection, "dc1", one.hub.published, dirty, growing, one.timings, periodic=True, beat=lambda: None
             )
             assert await comparing == 0
             large = Event(Kind.STEP_FAILED, "a", NOW, event_id=1, error="x" * 100_000)

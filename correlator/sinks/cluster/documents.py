@@ -36,6 +36,7 @@ from correlator.bounded import BoundedDict, chunks
 from correlator.cluster import keys
 from correlator.cluster.connection import Connection
 from correlator.cluster.fence import StreamMessage
+from correlator.cluster.growth import MAX_GROWTH, MAX_PAGE
 from correlator.cluster.received import UNWRITTEN_AFTER
 from correlator.cluster.stream_reader import StreamReader
 from correlator.cluster.streams import MARKER_TTL
@@ -46,6 +47,7 @@ from correlator.model.published import Change, PublishedJob, Reason
 from correlator.model.rows import StepRecord
 from correlator.ops import cluster_metrics
 from correlator.ops.stalls import timed
+from correlator.sinks.cluster.growing import GrowingJobs
 
 log = logging.getLogger(__name__)
 
@@ -196,31 +198,49 @@ MAX_REMOVED = 20_000
 
 
 async def next_batch(
-    connection: Connection, instance: str, published: JobDirectory, dirty: DirtyKeys
+    connection: Connection, instance: str, published: JobDirectory, dirty: DirtyKeys, growing: GrowingJobs
 ) -> list[StreamMessage]:
-    """Return the next batch, whose keys are in flight from now on. Empty if no key is dirty."""
+    """Return the next batch, whose keys are in flight from now on. Empty if there is nothing to write."""
     batch: list[StreamMessage] = []
+    pages: dict[int, None] = {}
     size, limit = 0, value_limit(connection.client.max_payload)
     full_at = min(FULL_AT, connection.window.share)
+    for rested in growing.rested():
+        dirty.mark(rested)
     while len(batch) < MAX_KEYS and size < full_at:
         with timed("cluster batch"):
             for _ in range(min(AT_ONCE, MAX_KEYS - len(batch))):
-                if (job_id := dirty.pop_next()) is None:
-                    return batch
-                subject, shown = keys.job(instance, job_id), published.get(job_id)
+                job_id = dirty.pop_next() if size < full_at else None
+                if job_id is None:
+                    size = full_at
+                    break
+                shown = published.get(job_id)
+                if shown is not None and limit >= MAX_PAGE and (page := growing.grow(shown)) is not None:
+                    if page not in pages:
+                        pages[page] = None
+                        _take_along(page, published, dirty, growing)
+                    size += MAX_GROWTH
+                    continue
                 try:
                     value = encode(shown, limit) if shown is not None else b""
                 except ValueError as error:
                     cluster_metrics.REFUSED.inc()
                     log.warning("the job %s is not in the cluster: %s", job_id, error)
                     continue
-                headers = {**PURGE, REASON_HEADER: dirty.removal(job_id)} if shown is None else {}
-                batch.append(StreamMessage(subject, value, headers))
+                growing.replace(job_id, shown, value)
+                headers: dict[str, str] = {**PURGE, REASON_HEADER: dirty.removal(job_id)} if shown is None else {}
+                batch.append(StreamMessage(keys.job(instance, job_id), value, headers))
                 size += len(value)
-                if size >= full_at:
-                    break
         await asyncio.sleep(0)
-    return batch
+    pages |= dict.fromkeys(growing.emptied())
+    return [*batch, *(StreamMessage(keys.growth(instance, page), growing.payload(page), {}) for page in pages)]
+
+
+def _take_along(page: int, published: JobDirectory, dirty: DirtyKeys, growing: GrowingJobs) -> None:
+    """Write what else has grown on a page, though it is not due yet: from now on its jobs are due together."""
+    for job_id in growing.jobs(page):
+        if (shown := published.get(job_id)) is not None and growing.can_grow(shown) and dirty.take(job_id):
+            growing.grow(shown)
 
 
 PAST_TURN = 4
@@ -282,6 +302,13 @@ class DirtyKeys:
         self.incomplete = False
         """True if a removed job was dropped. Only a comparison finds it in the stream; it sets this to False."""
 
+    def note(self, change: Change) -> None:
+        """Mark the job of a change, unless its document is the same."""
+        if change.new is None:
+            self.mark_removed(change.job_id, change.reason or "gone")
+        elif not change.moved:
+            self.mark(change.job_id, urgency(change))
+
     def mark(self, job_id: str, urgency: Urgency = "now") -> None:
         """The document of a job has changed."""
         self._removed.pop(job_id, None)
@@ -310,10 +337,18 @@ class DirtyKeys:
         if not queue:
             return None
         job_id, since = queue.popitem(last=False)
-        self._in_flight[job_id] = since, queue
-        self._written[job_id] = self._clock()
-        self._written.move_to_end(job_id)
+        self._put_in_flight(job_id, since, queue)
         return job_id
+
+    def take(self, job_id: str) -> bool:
+        """Move this key into the batch in flight, even if it is not due. False if it is clean, or of the past."""
+        if (since := self._now.pop(job_id, None)) is None:
+            if job_id not in self._paced:
+                return False
+            del self._paced[job_id]
+            since = self._clock()
+        self._put_in_flight(job_id, since, self._now)
+        return True
 
     def due_in(self) -> float | None:
         """Return the seconds until a key is due; 0: one is. None if there is nothing to write."""
@@ -374,6 +409,11 @@ class DirtyKeys:
         dirty = len(self._now) + len(self._past) + len(self._paced)
         return dirty + sum(not self._is_dirty(job_id) for job_id in self._in_flight)
 
+    def _put_in_flight(self, job_id: str, since: float, queue: OrderedDict[str, float]) -> None:
+        self._in_flight[job_id] = since, queue
+        self._written[job_id] = self._clock()
+        self._written.move_to_end(job_id)
+
     def _is_dirty(self, job_id: str) -> bool:
         return job_id in self._now or job_id in self._past or job_id in self._paced
 
@@ -419,6 +459,7 @@ async def repair(
     instance: str,
     published: JobDirectory,
     dirty: DirtyKeys,
+    growing: GrowingJobs,
     timings: ClusterTimings,
     *,
     periodic: bool,
@@ -431,7 +472,9 @@ async def repair(
     """
     limit = value_limit(connection.client.max_payload)
     dirty.incomplete = False
-    comparison = StreamComparison(published, dirty.begin_comparison(), limit)
+    touched = dirty.begin_comparison()
+    touched.update(growing)
+    comparison = StreamComparison(published, touched, limit)
     differing: list[str] = []
     found: list[str] = []
     try:
@@ -453,6 +496,8 @@ async def repair(
                 again = StoredValue(job_id, None) if last is None else _stored(job_id, last.data, last.headers)
                 found += comparison.differing([again])
                 beat()
+        if not growing.is_enabled:
+            found += await _continued(connection, instance, published, growing)
         dirty.add(found)
     except BaseException:
         dirty.incomplete = True
@@ -460,6 +505,15 @@ async def repair(
     finally:
         dirty.end_comparison()
     return len(found)
+
+
+async def _continued(connection: Connection, instance: str, published: JobDirectory, growing: GrowingJobs) -> list[str]:
+    """Return the jobs of which the stream has growth of another run, whatever their documents are."""
+    found: dict[str, None] = {}
+    async for message in StreamReader(connection, keys.STATE, keys.growths(instance)).messages():
+        if (page := keys.growth_of((message.headers or {})["Nats-Subject"])) is not None:
+            found |= dict.fromkeys(growing.found(page[1], message.data))
+    return [job_id for job_id in found if published.get(job_id) is not None]
 
 
 class StoredValue(NamedTuple):

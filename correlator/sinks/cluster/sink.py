@@ -53,8 +53,9 @@ from correlator.ops import cluster_metrics
 from correlator.ops.outage import Outage
 from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, next_batch, repair, urgency
+from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, next_batch, repair
 from correlator.sinks.cluster.events import MAX_EVENTS, EventQueue, EventWriter, stream_event
+from correlator.sinks.cluster.growing import GrowingJobs
 from correlator.sinks.cluster.log_lines import LineQueue
 from correlator.sinks.event_log import EventLog
 from correlator.tasks import Backoff, end_tasks, set_within
@@ -197,6 +198,7 @@ class ClusterSink:
         rewrite = timings.rewrite_owner_every
         self._stream = OwnedStream(fence, rewrite)
         self._dirty = DirtyKeys(time.monotonic)
+        self._growing = GrowingJobs(time.monotonic)
         self._events = EventQueue(event_log, time.monotonic, max_events=max_events)
         self._event_writer = EventWriter(
             instance, fence, self._events, within=timings.answer_within, rewrite_every=rewrite
@@ -292,10 +294,7 @@ class ClusterSink:
         with timed("cluster batch"):
             if self._writing:  # The first comparison finds earlier changes.
                 for change in batch.changes:
-                    if change.new is None:
-                        self._dirty.mark_removed(change.job_id, change.reason or "gone")
-                    elif not change.moved:
-                        self._dirty.mark(change.job_id, urgency(change))
+                    self._dirty.note(change)
             for event in batch.events:
                 dropped = self._events.add(stream_event(event, self._instance))
                 cluster_metrics.EVENTS_DROPPED.inc(dropped)
@@ -340,13 +339,15 @@ class ClusterSink:
             await self._check_epoch()
         await self._wait(self._work, self._dirty.due_in)
         try:
-            messages = await next_batch(self._connection, self._instance, published, self._dirty)
+            messages = await next_batch(self._connection, self._instance, published, self._dirty, self._growing)
             if messages:
                 self._written(await self._stream.write(messages, self._timings.answer_within), messages)
         except BaseException:
             self._dirty.unacknowledged()
+            self._growing.unacknowledged()
             raise
         self._dirty.acknowledged()
+        self._growing.acknowledged()
 
     async def _check_epoch(self) -> None:
         generation, known = self._connection.generation, self._position
@@ -359,6 +360,7 @@ class ClusterSink:
             log.warning("the stream %s has lost what was acknowledged; clients start afresh", keys.STATE)
         if replaced or (known is not None and known.epoch != self._position.epoch):
             log.info("the epoch of the cluster is %s", self._position.epoch)
+            self._growing.clear()
             self._compare_at = DUE_NOW  # Do not wait for the database: the stream has nothing newer.
 
     def _written(self, seq: int, messages: Sequence[StreamMessage]) -> None:
@@ -392,9 +394,17 @@ class ClusterSink:
             return
         periodic = planned not in (None, DUE_NOW)
         count = await repair(
-            self._connection, self._instance, published, self._dirty, self._timings, periodic=periodic, beat=beat
+            self._connection,
+            self._instance,
+            published,
+            self._dirty,
+            self._growing,
+            self._timings,
+            periodic=periodic,
+            beat=beat,
         )
         if self._compare_at == planned:  # A new epoch found in the meantime asks for another comparison.
+            self._growing.enable()
             self._compare_at = time.monotonic() + self._timings.compare_every
         (cluster_metrics.REPAIRED if periodic else cluster_metrics.TAKEOVER_WRITES).inc(count)
         if count:

@@ -1,0 +1,196 @@
+"""The jobs of which the stream gets growth instead of documents (`cluster.growth`): the side of the writer.
+
+Model. A whole document that the stream has acknowledged may be continued: while its job only grows, each further state
+of it is a growth on a page, and the document stays as it is in the stream. Any other change is a document again.
+
+Invariants. A job that a page names stays on it until a newer document is acknowledged: a gateway that starts reads the
+newest document and the newest page. While a document is in flight, its job has none that can be continued, since the
+stream may have either. A document is continued for `WHOLE_EVERY` seconds, and a job leaves its page when it has not
+grown for `RESTS_AFTER`; so a gateway of a version that knows no growth is behind by some seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator
+
+from msgspec import Struct
+
+from correlator.cluster import growth, received
+from correlator.cluster.growth import PAGE_JOBS, PAGES, Growth
+from correlator.jobs.encoding import MAX_MICROS, MIN_MICROS
+from correlator.model.published import PublishedJob, only_grows
+from correlator.model.rows import Micros
+
+WHOLE_EVERY = 30.0
+"""Seconds for which a document in the stream is continued by growth."""
+
+RESTS_AFTER = 3.0
+"""Seconds after which a job that has not grown is written as a document."""
+
+
+class _Whole(Struct, frozen=True):
+    """A document: its job as it was, its checksum, and when it was made."""
+
+    shown: PublishedJob
+    checksum: int
+    at: float
+
+
+class _Member(Struct, frozen=True):
+    """A job on a page, with the text of its growth, and when it last grew."""
+
+    page: int
+    encoded: bytes
+    at: float
+
+
+class GrowingJobs:
+    """Of one stream, while one process writes it. `clock`: returns seconds. Event loop's thread only."""
+
+    def __init__(
+        self, clock: Callable[[], float], *, whole_every: float = WHOLE_EVERY, rests_after: float = RESTS_AFTER
+    ) -> None:
+        self._clock = clock
+        self._whole_every = whole_every
+        self._rests_after = rests_after
+        self._whole: OrderedDict[str, _Whole] = OrderedDict()
+        """The documents that may be continued, the oldest first."""
+        self._in_flight: dict[str, _Whole | None] = {}
+        """The documents of the batch that is not acknowledged. None: a removal, or a document not to be continued."""
+        self._members: OrderedDict[str, _Member] = OrderedDict()
+        """The jobs on pages, the one that grew longest ago first."""
+        self._pages: list[dict[str, None]] = [{} for _ in range(PAGES)]
+        self._stored: set[int] = set()
+        """The pages of which the stream may have a message that names a job."""
+        self._emptying: list[int] = []
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Continue the documents that are acknowledged from now on: the stream has no page of another writer."""
+        self._enabled = True
+
+    def clear(self) -> None:
+        """The stream may be another one: what it has is not known."""
+        self._enabled = False
+        self._whole.clear()
+        self._in_flight.clear()
+        self._members.clear()
+        for page in self._pages:
+            page.clear()
+
+    # -- to write
+
+    def can_grow(self, shown: PublishedJob) -> bool:
+        """True if growth on the document in the stream says all that has changed."""
+        return self._encoded(shown) is not None
+
+    def grow(self, shown: PublishedJob) -> int | None:
+        """Put the newest growth of a job on its page. Returns the page; None if a document has to be written."""
+        if (encoded := self._encoded(shown)) is None:
+            return None
+        job_id = shown.job_id
+        page = self._page_for(job_id)
+        if page is not None:
+            self._pages[page][job_id] = None
+            self._members[job_id] = _Member(page, encoded, self._clock())
+            self._members.move_to_end(job_id)
+            self._stored.add(page)
+        return page
+
+    def jobs(self, page: int) -> Collection[str]:
+        """The jobs of a page."""
+        return tuple(self._pages[page])
+
+    def payload(self, page: int) -> bytes:
+        """The message of a page."""
+        return growth.page(self._members[job_id].encoded for job_id in self._pages[page])
+
+    def replace(self, job_id: str, shown: PublishedJob | None, stored: bytes) -> None:
+        """A document of a job, or its removal (None), is about to be written."""
+        self._whole.pop(job_id, None)
+        can = self._enabled and shown is not None and not shown.view.terminal and _has_exact_times(shown)
+        whole = _Whole(shown, growth.checksum(stored), self._clock()) if can and shown is not None else None
+        if whole is not None or job_id in self._members:
+            self._in_flight[job_id] = whole
+
+    def acknowledged(self) -> None:
+        """The stream has what was about to be written."""
+        for job_id, whole in self._in_flight.items():
+            if (member := self._members.pop(job_id, None)) is not None:
+                del self._pages[member.page][job_id]
+            if whole is not None:
+                self._whole[job_id] = whole
+        self._stored.difference_update(self._emptying)
+        self._in_flight.clear()
+        self._emptying = []
+
+    def unacknowledged(self) -> None:
+        """The stream may have what was about to be written, or not."""
+        self._in_flight.clear()
+        self._emptying = []
+
+    def rested(self) -> Iterator[str]:
+        """Yield the jobs to write as documents because they have not grown for some seconds."""
+        now = self._clock()
+        while self._whole and next(iter(self._whole.values())).at + self._whole_every <= now:
+            self._whole.popitem(last=False)
+        while self._members:
+            job_id, member = next(iter(self._members.items()))
+            if member.at + self._rests_after > now:
+                return
+            self._whole.pop(job_id, None)
+            self._members[job_id] = _Member(member.page, member.encoded, now)
+            self._members.move_to_end(job_id)
+            yield job_id
+
+    def emptied(self) -> list[int]:
+        """Return the pages that have no job any more, but name some in the stream: they are about to be emptied."""
+        self._emptying = [page for page in self._stored if not self._pages[page]]
+        return self._emptying
+
+    # -- for a comparison with the stream
+
+    @property
+    def is_enabled(self) -> bool:
+        """True if the stream has only pages of this process."""
+        return self._enabled
+
+    def __iter__(self) -> Iterator[str]:
+        """The jobs on all pages: their documents in the stream are older than memory."""
+        return iter(self._members)
+
+    def found(self, page: int, payload: bytes) -> list[str]:
+        """Note a page of another run that the stream has, which is emptied soon. Returns the jobs that it names."""
+        if page < PAGES:
+            self._stored.add(page)
+        with contextlib.suppress(received.Unreadable):
+            return [one.job_id for one in received.page(payload)]
+        return []
+
+    # -- internal
+
+    def _encoded(self, shown: PublishedJob) -> bytes | None:
+        whole, last = self._whole.get(shown.job_id), shown.view.last
+        if whole is None or last is None or not only_grows(whole.shown, shown):
+            return None
+        if not _is_exact(shown.updated_at) or not _is_exact(last.at):
+            return None
+        return growth.encode(Growth(shown.job_id, whole.checksum, shown.updated_at, last.at, last.level, last.text))
+
+    def _page_for(self, job_id: str) -> int | None:
+        if (member := self._members.get(job_id)) is not None:
+            return member.page
+        return next((n for n, page in enumerate(self._pages) if len(page) < PAGE_JOBS), None)
+
+
+def _has_exact_times(shown: PublishedJob) -> bool:
+    """True if the durations of a document follow from its texts: times out of range are not written as they are."""
+    view = shown.view
+    running = (step.started_at for step in view.steps if step.status == "running")
+    return all(at is None or _is_exact(at) for at in (view.started_at, *running))
+
+
+def _is_exact(at: Micros) -> bool:
+    return MIN_MICROS <= at <= MAX_MICROS

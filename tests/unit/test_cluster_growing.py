@@ -1,0 +1,256 @@
+"""Growth in the stream instead of documents: every gateway has what memory has, whatever was lost in between.
+
+Operations in any order: rows, readings, batches of which NATS stores all, some or nothing with or without an answer,
+other writers, other streams, gateways that read at once, later, or begin again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from msgspec.structs import replace
+
+from correlator.cluster import keys, received
+from correlator.gateway.fleet import Fleet
+from correlator.gateway.stream import StoredMessage
+from correlator.jobs import encoding
+from correlator.jobs.encoding import MAX_MICROS, MIN_MICROS
+from correlator.model.facts import Entry, Line, Reading, Status
+from correlator.model.published import JobView, PublishedJob
+from correlator.model.rows import LEVELS, JobRecord, StepRecord
+from correlator.sinks.cluster import documents
+from correlator.sinks.cluster.documents import DirtyKeys, StoredValue, StreamComparison, next_batch
+from correlator.sinks.cluster.growing import GrowingJobs
+from tests.support.documents import document_of
+from tests.support.streams_harness import NOW, DaemonStreams
+
+INSTANCE = "dc1"
+JOBS = [f"job{n}" for n in range(3)]
+LOSSES = ["refused", "lost", "stored, no answer", "some stored"]
+BATCHES = st.tuples(
+    st.sets(st.sampled_from(JOBS)),
+    st.sampled_from([0.3, 1.0, 1.0, 1.0]),
+    st.sampled_from([*["stored"] * 12, *LOSSES]),
+)
+
+SERVER: Any = SimpleNamespace(client=SimpleNamespace(max_payload=1 << 20), window=SimpleNamespace(share=1 << 20))
+
+
+class Writer:
+    """What a cluster sink has of the jobs of a collector: keys to write, and the jobs that grow."""
+
+    def __init__(self, world, clock):
+        self.published = world.hub.published
+        self.dirty = DirtyKeys(clock)
+        self.growing = GrowingJobs(clock, whole_every=6.0, rests_after=3.0)
+        self.end = world.hub.subscribe(self._on_batch)
+
+    def _on_batch(self, batch):
+        for change in batch.changes:
+            self.dirty.note(change)
+
+    def batch(self):
+        return asyncio.run(next_batch(SERVER, INSTANCE, self.published, self.dirty, self.growing))
+
+    def settle(self, acknowledged):
+        for one in (self.dirty, self.growing):
+            (one.acknowledged if acknowledged else one.unacknowledged)()
+
+
+class Gateway:
+    """A fleet that reads the newest message of each subject, in the order of the stream."""
+
+    def __init__(self):
+        self.fleet = Fleet(lambda _: None)
+        self.fleet.reset("e")
+        self.seq = 0
+
+    def read(self, stream):
+        messages = sorted((m for m in stream.values() if m.seq > self.seq), key=lambda m: m.seq)
+        for message in messages:
+            self.fleet.read([message])
+            self.seq = message.seq
+        self.fleet.synced()
+        return self
+
+    def documents(self):
+        return {shown.job_id: document_of(shown) for shown in self.fleet.hub.published.all()}
+
+
+class Growth(RuleBasedStateMachine):
+    def __init__(self):
+        super().__init__()
+        self.time, self.seq, self.logged = 0.0, 0, 0
+        self.world = DaemonStreams(runs=True)
+        self.stream: dict[str, StoredMessage] = {}
+        self.gateways = [Gateway(), Gateway()]
+        self.writer = Writer(self.world, lambda: self.time)
+        self.writer.growing.enable()
+        for n in range(3):
+            self.begin(n)
+
+    def begin(self, n):
+        """A job runs, in its second step."""
+        self.world.now += 1
+        start = self.world.now - 60_000_000
+        steps = tuple(
+            StepRecord(10 * n + k, f"step {k}", k, status, start + k * 1_000_001, None)
+            for k, status in enumerate(("completed", "running"))
+        )
+        clock = self.world.index.advance_clock()
+        record = JobRecord(f"job{n}", status="running", started_at=start, job_type="failover")
+        self.world.publish(Reading(f"job{n}", clock, record, steps))
+
+    def log(self, job_id, text="m", level="INFO"):
+        self.logged = n = self.logged + 1
+        self.world.publish(Entry(n, self.world.now + n, level, f"{text}{n}", self.world.index.advance_clock(), job_id))
+
+    def write(self, how="stored"):
+        batch = self.writer.batch()
+        stored = {"refused": 0, "lost": 0, "some stored": (len(batch) + 1) // 2}.get(how, len(batch))
+        for message in batch[:stored]:
+            self.seq += 1
+            at, headers = int(self.time * 1_000_000) + 1, message.headers or None
+            self.stream[message.subject] = StoredMessage(message.subject, self.seq, at, message.payload, headers)
+        self.writer.settle(how == "stored")
+
+    @rule(batches=st.lists(BATCHES, min_size=1, max_size=6))
+    def rows(self, batches):
+        """Log rows, a moment, and a batch, again and again: what happens nearly always."""
+        for jobs, waits, how in batches:
+            for job_id in sorted(jobs):
+                self.log(job_id)
+            self.time += waits
+            self.write(how)
+            self.gateways[0].read(self.stream)
+
+    @rule(
+        job=st.sampled_from(JOBS),
+        text=st.sampled_from(["x" * 999, "\ud800", "ü" * 400]),
+        level=st.sampled_from(["INFO", "DEBUG", "WARN", "ERROR"]),
+    )
+    def another_row(self, job, text, level):
+        self.log(job, text, level)
+
+    @rule(seed=st.integers(0, 1 << 20), n=st.integers(0, 2))
+    def change(self, seed, n):
+        """Readings that begin, change, end and remove jobs, then one that runs."""
+        self.world.random.seed(seed)
+        self.world.change()
+        self.begin(n)
+
+    @rule(seconds=st.sampled_from([3.0, 7.0]), how=st.sampled_from(["stored", *LOSSES]))
+    def wait(self, seconds, how):
+        self.time += seconds
+        self.write(how)
+
+    @rule(what=st.sampled_from(["compare", "compare", "another writer", "another stream"]))
+    def disturb(self, what):
+        if what == "another stream":
+            self.stream.clear()
+            self.writer.growing.clear()
+            for gateway in self.gateways:
+                gateway.fleet.reset("e")
+        elif what == "another writer":
+            self.writer.end()
+            self.writer = Writer(self.world, lambda: self.time)
+            self.log("job1")  # It writes before it has compared anything.
+            self.write()
+        self.compare()
+
+    def compare(self):
+        writer = self.writer
+        touched = writer.dirty.begin_comparison()
+        touched.update(writer.growing)
+        comparison = StreamComparison(writer.published, touched)
+        stored = [
+            StoredValue(job[1], None if message.headers else message.payload)
+            for subject, message in self.stream.items()
+            if (job := keys.job_of(subject)) is not None
+        ]
+        found = [job_id for some in comparison.to_write(comparison.differing(stored)) for job_id in some]
+        assert not found or len(writer.dirty) or not writer.growing.is_enabled, "a growing job counts as damaged"
+        if not writer.growing.is_enabled:
+            for subject, message in self.stream.items():
+                if (page := keys.growth_of(subject)) is not None:
+                    found += writer.growing.found(page[1], message.payload)
+            writer.growing.enable()
+        writer.dirty.add(found)
+        writer.dirty.end_comparison()
+
+    @rule(which=st.integers(0, 1), again=st.booleans())
+    def read(self, which, again):
+        if again:
+            self.gateways[which] = Gateway()
+        self.gateways[which].read(self.stream)
+
+    @invariant()
+    def a_gateway_that_starts_has_what_another_one_has_that_read_each_message(self):
+        live = self.gateways[0].read(self.stream)
+        assert live.documents() == Gateway().read(self.stream).documents()
+
+    @invariant()
+    def what_has_no_dirty_key_is_at_the_gateways_as_it_is_in_memory(self):
+        if not len(self.writer.dirty):
+            due = {shown.job_id: document_of(shown) for shown in self.world.hub.published.all()}
+            for gateway in self.gateways:
+                found = gateway.read(self.stream).documents()
+                assert {i: _without_place(d) for i, d in found.items()} == {
+                    i: _without_place(d) for i, d in due.items()
+                }
+
+    @rule()
+    def nothing_happens(self):
+        """Jobs that rest become documents again, and leave their pages."""
+        for _ in range(5):
+            self.time += 1.0
+            self.write()
+        pages = {message.payload for subject, message in self.stream.items() if keys.growth_of(subject) is not None}
+        assert pages <= {b"[]"}
+
+
+def _without_place(document):
+    return {name: value for name, value in document.items() if name not in ("rev", "instance")}
+
+
+def test_whatever_is_lost_gateways_have_what_memory_has_and_all_gateways_the_same():
+    run_state_machine_as_test(
+        Growth,
+        settings=settings(
+            max_examples=60, stateful_step_count=40, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate]
+        ),
+    )
+
+
+TIMES = st.sampled_from([0, NOW - 60_000_000, NOW - 1, NOW, NOW + 1_500_000, MIN_MICROS - 1, MAX_MICROS + 1, 1 << 62])
+
+
+@given(TIMES, TIMES, TIMES, TIMES, st.integers(1, 1 << 50), st.text(max_size=20), st.sampled_from(LEVELS))
+def test_growth_on_a_document_is_the_document_of_the_job_as_it_is_now(start, step, before, now, rev, text, level):
+    steps = (StepRecord(1, "a", 1, "completed", step, step), StepRecord(2, "b", 2, "running", step, None))
+    view = JobView("j", Status.RUNNING, started_at=start, steps=steps, last=Line(before, 1, "INFO", "m"))
+    was = PublishedJob(view, rev, before)
+    shown = PublishedJob(replace(view, last=Line(now, 2, level, text)), rev + 1, now)
+    growing = GrowingJobs(lambda: 0.0)
+    growing.enable()
+    growing.replace("j", was, stored := documents.encode(was))
+    growing.acknowledged()
+    if (page := growing.grow(shown)) is None:
+        times = (start, step, now)
+        assert min(times) < MIN_MICROS or max(times) > MAX_MICROS or not text.isprintable() or was == shown
+        return
+    (found,) = received.page(growing.payload(page))
+    at_gateway = received.document(stored, rev, "dc1", "j")
+    line = Line(found.at, 0, found.level, found.text)
+    grown = encoding.grown(at_gateway, shown.rev, found.updated_at, line)
+    due = document_of(shown) | {"instance": "dc1"}
+    assert document_of(grown) == due
+    revision = encoding.Revision(at_gateway, encoding.document(at_gateway))
+    assert encoding.document(grown, revision) == encoding.document(grown)
+    other = encoding.Revision(was, encoding.document(was))
+    assert encoding.document(grown, other) == encoding.document(grown), "the base is of another document"
