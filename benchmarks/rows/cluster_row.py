@@ -59,7 +59,10 @@ async def measure(size: Size) -> Result:
 async def _loaded(
     database: Database, cluster: Nats, collector: Measured, gateway: Gateway, seconds: float
 ) -> tuple[float, float, list[float]]:
-    """For each row: bytes to and from the server, and the seconds of CPU of collector, server and gateway."""
+    """For each row: bytes to and from the server, and the seconds of CPU of collector, server and gateway.
+
+    What they use while nothing is logged does not count.
+    """
     ids = [str(row["id"]) for row in jobs(JOBS, 0)["job_tracking"]]
     load = {
         "port": database.server.port,
@@ -70,15 +73,21 @@ async def _loaded(
         "batch": 5,
     }
     pids = [collector.pid, cluster.pid, gateway.pid]
+
+    async def measured() -> list[float]:
+        """Bytes to and from the server, and the seconds of CPU of each process, during `seconds`."""
+        before = [*_traffic(cluster), *map(processor_seconds, pids)]
+        await asyncio.sleep(seconds)
+        return [now - was for was, now in zip(before, [*_traffic(cluster), *map(processor_seconds, pids)], strict=True)]
+
+    await asyncio.sleep(SETTLED)
+    idle = await measured()
     async with started_peer("writer", **load) as writer:
         await next_line(writer)
         await asyncio.sleep(SETTLED)
-        before, was = [processor_seconds(pid) for pid in pids], _traffic(cluster)
-        await asyncio.sleep(seconds)
-        after, now = [processor_seconds(pid) for pid in pids], _traffic(cluster)
-    rows = RATE * seconds
-    used = [(b - a) / rows for a, b in zip(before, after, strict=True)]
-    return (now[0] - was[0]) / rows, (now[1] - was[1]) / rows, used
+        loaded = await measured()
+    sent, received, *used = [(a - b) / (RATE * seconds) for a, b in zip(loaded, idle, strict=True)]
+    return sent, received, used
 
 
 def _traffic(cluster: Nats) -> tuple[int, int]:
