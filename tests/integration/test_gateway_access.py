@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
 
 from correlator.config.tokens import Token
+from correlator.model import job_token
 from tests.support.cluster import connected
 from tests.support.daemon import HELLO
 from tests.support.eventually import PATIENCE, eventually
@@ -92,6 +96,31 @@ async def test_the_connections_of_all_appliances_count_together(stream):
             assert await closed_with(session, f"{base}/ws") == 4429
             async with session.get(f"{base}/api/v1/stream") as answer:
                 assert answer.status == 429
+
+
+async def test_the_places_of_a_token_for_one_job_count_together_and_the_rest_is_left_to_others(stream, tmp_path):
+    key = "the-key-of-the-backend-and-of-us!"
+    (tmp_path / "key").write_text(f"{key}\n")
+
+    def hello(job_id: str, valid_for: float = 60.0) -> dict[str, Any]:
+        return HELLO | {"token": job_token.create(key, now=time.time(), valid_for=valid_for, job=job_id)}
+
+    async with (
+        running(stream, max_readers=12, job_token_key_file=tmp_path / "key") as gateway,
+        aiohttp.ClientSession(f"{gateway.url}/") as session,
+        contextlib.AsyncExitStack() as opened,
+    ):
+        for n in range(10):
+            ws = await opened.enter_async_context(session.ws_connect(f"{BASES[n % 2]}/ws".lstrip("/")))
+            await ws.send_json(hello("a", 60 + n))
+            assert (await ws.receive_json())["type"] == "welcome"
+        for base in BASES:
+            assert await closed_with(session, f"{base}/ws", hello("a")) == 4429
+            headers = {"Authorization": f"Bearer {hello('a')['token']}"}
+            async with session.get(f"{base}/api/v1/stream?id=a", headers=headers) as answer:
+                assert answer.status == 429
+                assert "with a token for this job" in (await answer.json())["detail"]
+            assert await closed_with(session, f"{base}/ws", hello("b")) == 0
 
 
 OF_TWO = "a-token-of-two-appliances"

@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import quote
@@ -385,6 +386,54 @@ async def test_connections_end_with_their_token_with_the_code_of_a_revoked_one(j
         assert await status(session, "/api/v1/jobs/gui-a", headers) == 401
         assert await closed_with(session, headers, jobs=["gui-a"]) == 4401
         assert await closed_with(session, bearer(job="gui-a", now=clock), jobs=["gui-a"]) == 0
+
+
+@pytest.mark.parametrize("what", [{"job": "gui-a"}, {"vm": "vm1"}], ids=["job", "vm"])
+async def test_the_bearer_of_a_token_takes_a_part_of_the_places_of_streams_and_locks_out_nobody(jobs, what):
+    wanted = {"jobs": ["gui-a"]} if "job" in what else {}
+    path = "/api/v1/stream?id=gui-a" if "job" in what else "/api/v1/stream"
+    said = f"too many connections with a token for this {'job' if 'job' in what else 'VM'}: at most 10"
+
+    def another() -> dict[str, str]:
+        return bearer(**what, valid_for=60 + next(number))
+
+    number = count()
+    async with (
+        sent(jobs, max_readers=14) as url,
+        aiohttp.ClientSession(url) as session,
+        contextlib.AsyncExitStack() as opened,
+    ):
+        assert (await websocket(session, opened, another()))["type"] == "welcome"
+        for _ in range(8):
+            stream = await opened.enter_async_context(session.get(path, headers=another()))
+            assert stream.status == 200, await stream.text()
+        last = await session.ws_connect("/ws")
+        await last.send_json(HELLO | {"token": of(another())})
+        await until("welcome", messages(last))
+        for _ in range(5):
+            assert await closed_with(session, another(), **wanted) == 4429
+            async with session.get(path, headers=another()) as response:
+                assert (response.status, (await response.json())["detail"]) == (429, said)
+        async with session.ws_connect("/ws") as ws:
+            await ws.send_json(HELLO | {"token": of(another())})
+            assert await ws.receive() == (aiohttp.WSMsgType.CLOSE, 4429, said)
+        for other in (bearer(job="gui-b"), bearer(vm="vm2"), ALL_HEADERS):
+            assert (await websocket(session, opened, other))["type"] == "welcome"
+        await last.close()
+
+        async def has_room() -> bool:
+            return await closed_with(session, another(), **wanted) == 0
+
+        await eventually(has_room)
+
+
+async def websocket(
+    session: aiohttp.ClientSession, opened: contextlib.AsyncExitStack, headers: dict[str, str]
+) -> dict[str, Any]:
+    """The first message of a websocket, which stays open until `opened` ends."""
+    ws = await opened.enter_async_context(session.ws_connect("/ws"))
+    await ws.send_json(HELLO | {"token": of(headers)})
+    return await anext(messages(ws))
 
 
 def test_while_the_key_is_rotated_both_are_accepted_and_then_the_old_one_is_not():

@@ -3,6 +3,8 @@
 import contextlib
 import subprocess
 import sys
+from functools import partial
+from itertools import count, cycle
 from unittest.mock import Mock
 
 import pytest
@@ -10,6 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import make_mocked_request
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from correlator.config.schema import Config, Http
 from correlator.model.messages import CloseCode
@@ -253,18 +256,34 @@ async def test_a_ticket_of_a_revoked_token_is_refused():
 
 
 def test_one_address_cannot_use_all_connections_which_are_counted_while_they_are_open():
-    at = access(max_per_address=1, max_readers=2)
+    at, full = access(max_per_address=1, max_readers=2), "too many connections"
+    join = partial(at.admitted, grant=ANYBODY)
     for _ in range(2):
-        with contextlib.suppress(LookupError), at.admitted("here") as first, at.admitted("here") as same:
-            with at.admitted("there") as other, at.admitted("third") as beyond:
-                assert (first, other, same, beyond, at.connections) == (True, True, False, False, 2)
+        with contextlib.suppress(LookupError), join("here") as first, join("here") as same:
+            with join("there") as other, join("third") as beyond:
+                assert (first, other, same, beyond, at.connections) == (None, None, full, full, 2)
             raise LookupError
         assert at.connections == 0
-    size = held(at)
+    sizes = []
     for n in range(1_000):
-        with at.admitted(f"once {n}"):
+        with join(f"once {n:03}"), at.admitted("here", Grant(OF_JOB, b"key", job=f"once {n:03}")):
             pass
-    assert held(at) <= size, "an address that has no connection any more"
+        sizes.append(held(at))
+    assert sizes[-1] <= sizes[0], "an address, or a job, that has no connection any more"
+
+
+@pytest.mark.parametrize(("readers", "most"), [(1, 1), (10, 10), (99, 10), (119, 11), (10_000, 1_000)])
+def test_the_bearer_of_a_token_for_one_job_or_vm_has_a_tenth_of_all_connections_or_ten(readers, most):
+    def joined(*grants: Grant) -> int:
+        """How many connections one of these tokens after the other may open."""
+        at, tokens = access(max_readers=readers), cycle(grants)
+        return next(n for n in count() if at.join(f"10.0.0.{n % 9}", next(tokens)) is not None)
+
+    of_job, of_vm = Grant(OF_JOB, b"key", job="one", until=1e12), Grant(OF_JOB, b"key", vm="one")
+    assert joined(of_job) == joined(of_job, replace(of_job, until=2e12)) == joined(of_vm) == most
+    assert joined(of_job, of_vm) == min(readers, 2 * most)
+    assert joined(of_job, replace(of_job, job="other")) == min(readers, 2 * most)
+    assert joined(Grant("read", b"a")) == joined(ANYBODY) == readers
 
 
 def test_an_address_that_floods_waits_longer_each_time_and_no_other_one_waits():

@@ -16,10 +16,10 @@ import re
 import secrets
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from aiohttp import hdrs, web
 from msgspec import Struct
@@ -51,7 +51,11 @@ MAX_REASON = 123
 
 TOO_MANY_CONNECTIONS: Final = "too many connections"
 TOO_MANY_IDS: Final = "too many IDs in all subscriptions together"
-"""Why one is refused that `Access.join` has not counted."""
+"""Why a client is refused, whatever its token."""
+
+PART_OF_BEARER, LEAST_OF_BEARER = 10, 10
+"""The bearer of a token for one job or VM has a tenth of `Rules.max_readers`, and at least so many places. Such tokens
+are given to customers, none of whom may lock out the others."""
 
 _ORIGIN = re.compile(r"[a-z][a-z\d+.-]*://[\w.:\[\]-]+", re.ASCII | re.IGNORECASE)
 
@@ -120,6 +124,8 @@ class Access:
         self.changed = asyncio.Event()
         """Set by `change`. Connections whose grant does not hold any more must be closed then."""
         self._connections: Counter[str] = Counter()
+        self._connections_of: Counter[_Bearer] = Counter()
+        """Of these, those with a token for one job or VM, by bearer."""
         self.change(rules)
 
     def change(self, rules: Rules) -> None:
@@ -323,28 +329,43 @@ class Access:
         return self._tickets.issue(grant)
 
     @contextlib.contextmanager
-    def admitted(self, address: str) -> Iterator[bool]:
-        """Count a connection while the block runs, as `join`. Yields False if it must be refused."""
-        joined = self.join(address)
+    def admitted(self, address: str, grant: Grant) -> Iterator[str | None]:
+        """Count a connection while the block runs, as `join`. Yields why it must be refused, or None."""
+        refusal = self.join(address, grant)
         try:
-            yield joined
+            yield refusal
         finally:
-            if joined:
-                self.leave(address)
+            if refusal is None:
+                self.leave(address, grant)
 
-    def join(self, address: str) -> bool:
-        """Count the connection of a client that may use it, until `leave`. False: there are too many."""
-        rules = self._rules
+    def join(self, address: str, grant: Grant) -> str | None:
+        """Count the connection of a client that may use it, until `leave`. Returns why it must be refused, or None."""
+        rules, bearer = self._rules, _bearer(grant)
+        if grant.is_restricted:
+            most = max(rules.max_readers // PART_OF_BEARER, LEAST_OF_BEARER)
+            if self._connections_of[bearer] >= most:
+                return f"too many connections with a token for this {'job' if grant.job else 'VM'}: at most {most}"
         if self.connections >= rules.max_readers or self._connections[address] >= rules.max_per_address:
-            return False
+            return TOO_MANY_CONNECTIONS
         self._connections[address] += 1
-        return True
+        if grant.is_restricted:
+            self._connections_of[bearer] += 1
+        return None
 
-    def leave(self, address: str) -> None:
+    def leave(self, address: str, grant: Grant) -> None:
         """A connection that `join` has counted has ended."""
-        self._connections[address] -= 1
-        if not self._connections[address]:
-            del self._connections[address]
+        _count_down(self._connections, address)
+        if grant.is_restricted:
+            _count_down(self._connections_of, _bearer(grant))
+
+
+_Counted = TypeVar("_Counted", bound=Hashable)
+
+
+def _count_down(counts: Counter[_Counted], key: _Counted) -> None:
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]
 
 
 class Tickets:
@@ -396,7 +417,7 @@ _Bearer: TypeAlias = tuple[bytes, str, str]
 
 
 def _bearer(grant: Grant) -> _Bearer:
-    """Whose tickets are counted together: those of a token, whenever it ends."""
+    """Whose tickets, and whose connections, are counted together: those of a token, whenever it ends."""
     return grant.secret, grant.job, grant.vm
 
 

@@ -21,7 +21,7 @@ from correlator.model.parameters import StreamMessages, given
 from correlator.model.rows import Level
 from correlator.ops import metrics
 from correlator.pipeline.hub import Hub
-from correlator.sinks.http.access import CHECKED_AT_ONCE, TOO_MANY_CONNECTIONS, TOO_MANY_IDS
+from correlator.sinks.http.access import CHECKED_AT_ONCE, TOO_MANY_IDS
 from correlator.sinks.http.grants import GRANT, Grant
 from correlator.sinks.http.requests import RETRY_AFTER, RETRY_SECONDS, StreamedResponse, job_query, problem, read
 from correlator.sinks.streaming.messages import Framing, Message, Resume
@@ -84,11 +84,11 @@ class EventStreams:
         """``GET /api/v1/stream``."""
         wanted, level = _wanted(request)
         wanted = request[GRANT].narrowed(wanted)
-        with self._access.admitted(request.remote or "") as admitted:
+        with self._access.admitted(request.remote or "", request[GRANT]) as too_many:
             if self._hub.draining:
                 return problem(HTTPStatus.SERVICE_UNAVAILABLE, "restarting", RETRY_AFTER)
-            if not admitted:
-                return problem(HTTPStatus.TOO_MANY_REQUESTS, TOO_MANY_CONNECTIONS)
+            if too_many is not None:
+                return problem(HTTPStatus.TOO_MANY_REQUESTS, too_many)
             response = StreamedResponse(
                 headers={
                     "Content-Type": "text/event-stream; charset=utf-8",

@@ -203,7 +203,8 @@ class Websockets:
             self._open.pop(client, None)
             self._newcomers.leave(address, client.make_room)
             if client.ready:
-                self._access.leave(address)
+                assert client.grant is not None
+                self._access.leave(address, client.grant)
             if client.frames is not None:
                 client.frames.end()
             client.close()
@@ -370,8 +371,8 @@ class Websockets:
             client.grant = await self._access.log_in(hello.token, client.address)
         client.grant.check(Need.JOB, self._instance)
         client.streams = self._streams_for(client.grant)
-        if not self._access.join(client.address):
-            raise Close(CloseCode.TOO_MANY, TOO_MANY_CONNECTIONS)
+        if (too_many := self._access.join(client.address, client.grant)) is not None:
+            raise Close(CloseCode.TOO_MANY, too_many)
         client.ready = True
         self._newcomers.leave(client.address, client.make_room)
         if client.frames is not None:
