@@ -175,6 +175,9 @@ class ClusterTimings:
     unwritten_after: float = UNWRITTEN_AFTER
     """Until a change that the cluster does not have is a problem."""
 
+    marker_ttl: float = MARKER_TTL
+    """For which the stream keeps the marker of a removed job."""
+
 
 DEFAULT = ClusterTimings()
 
@@ -190,7 +193,6 @@ AT_ONCE = 32
 
 
 REASON_HEADER = "Cor-Reason"
-PURGE = {"KV-Operation": "PURGE", "Nats-TTL": f"{MARKER_TTL}s"}
 
 
 MAX_REMOVED = 20_000
@@ -198,9 +200,18 @@ MAX_REMOVED = 20_000
 
 
 async def next_batch(
-    connection: Connection, instance: str, published: JobDirectory, dirty: DirtyKeys, growing: GrowingJobs
+    connection: Connection,
+    instance: str,
+    published: JobDirectory,
+    dirty: DirtyKeys,
+    growing: GrowingJobs,
+    marker_ttl: float = MARKER_TTL,
 ) -> list[StreamMessage]:
-    """Return the next batch, whose keys are in flight from now on. Empty if there is nothing to write."""
+    """Return the next batch, whose keys are in flight from now on. Empty if there is nothing to write.
+
+    `marker_ttl`: seconds for which the stream keeps the marker of a removed job.
+    """
+    purge = {"KV-Operation": "PURGE", "Nats-TTL": f"{marker_ttl:.0f}s"}
     batch: list[StreamMessage] = []
     pages: dict[int, None] = {}
     size, limit = 0, value_limit(connection.client.max_payload)
@@ -228,7 +239,7 @@ async def next_batch(
                     log.warning("the job %s is not in the cluster: %s", job_id, error)
                     continue
                 growing.replace(job_id, shown, value)
-                headers: dict[str, str] = {**PURGE, REASON_HEADER: dirty.removal(job_id)} if shown is None else {}
+                headers: dict[str, str] = {**purge, REASON_HEADER: dirty.removal(job_id)} if shown is None else {}
                 batch.append(StreamMessage(keys.job(instance, job_id), value, headers))
                 size += len(value)
         await asyncio.sleep(0)

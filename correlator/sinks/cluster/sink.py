@@ -339,7 +339,9 @@ class ClusterSink:
             await self._check_epoch()
         await self._wait(self._work, self._dirty.due_in)
         try:
-            messages = await next_batch(self._connection, self._instance, published, self._dirty, self._growing)
+            messages = await next_batch(
+                self._connection, self._instance, published, self._dirty, self._growing, self._timings.marker_ttl
+            )
             if messages:
                 self._written(await self._stream.write(messages, self._timings.answer_within), messages)
         except BaseException:

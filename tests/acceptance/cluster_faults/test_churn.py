@@ -12,7 +12,6 @@ import pytest
 from correlator.cluster import keys, streams
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import StoredMessage
-from correlator.sinks.cluster import documents
 from tests.support.cluster_harness import collector
 from tests.support.eventually import eventually
 from tests.support.job_documents import document, forecast
@@ -31,11 +30,10 @@ MINUTE = 60_000_000
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
-async def test_the_files_of_nats_do_not_grow_while_jobs_come_and_leave(nats: Nats, monkeypatch: pytest.MonkeyPatch):
+async def test_the_files_of_nats_do_not_grow_while_jobs_come_and_leave(nats: Nats):
     """The markers of removed jobs stay for a second in place of a day."""
-    monkeypatch.setattr(documents, "PURGE", documents.PURGE | {"Nats-TTL": "1s"})
     written, largest = 0, 0
-    async with collector(nats) as one, one.writing():
+    async with collector(nats, timings={"marker_ttl": 1}) as one, one.writing():
         names: list[str] = []
         before = stored(nats)
         for number in range(ROUNDS):
