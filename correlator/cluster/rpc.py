@@ -16,7 +16,7 @@ Invariants.
 * Every request of a `Caller` has a deadline, and every failure is a `SourceUnavailable` that names the appliance. A
   collector that is not connected is known at once: the NATS server says so. One that let a request pass without any
   reply gets no other for `REST` seconds: they fail immediately. (One that is slow, but alive, replies that it is.) At
-  most `MAX_CALLS` requests are on their way; one more fails.
+  most `MAX_CALLS` requests are on their way to one appliance; one more fails. A slow one takes no part of another's.
 * A member that a side does not know is ignored, and one that is missing has its default. So a new member with a
   default needs no new version; `VERSION` changes only if an old side would misunderstand a message.
 * A message has at most `MAX_BYTES`; a NATS server refuses more than 1 MiB. A page that does not fit becomes shorter,
@@ -26,6 +26,7 @@ Invariants.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import TypeVar
@@ -62,7 +63,7 @@ WITHIN = 5.0
 
 
 MAX_CALLS = 200
-"""Most requests to all collectors that wait for a reply."""
+"""Most requests to the collector of one appliance that wait for a reply."""
 
 
 REST = 2.0
@@ -84,7 +85,8 @@ class Caller:
     def __init__(self, connection: Connection, clock: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
         self._clock = clock
-        self._calls = 0
+        self._calls: Counter[str] = Counter()
+        """By appliance."""
         self._silent: dict[str, float] = {}
         """For each instance that let a request pass: when it did so."""
 
@@ -99,9 +101,9 @@ class Caller:
             if self._clock() - silent_at < REST:
                 raise SourceUnavailable(f"{instance}: the collector does not answer")
             within = min(within, PROBE)
-        if self._calls >= MAX_CALLS:
-            raise SourceUnavailable(f"{instance}: too many requests wait for collectors")
-        self._calls += 1
+        if self._calls[instance] >= MAX_CALLS:
+            raise SourceUnavailable(f"{instance}: too many requests wait for its collector")
+        self._calls[instance] += 1
         try:
             request = encode_request(question, within)
             subject = keys.rpc(instance, type(question).__name__)
@@ -120,7 +122,9 @@ class Caller:
                 raise BadRequest(error.detail) from error
             raise SourceUnavailable(f"{instance}: {error.detail}") from error
         finally:
-            self._calls -= 1
+            self._calls[instance] -= 1
+            if not self._calls[instance]:
+                del self._calls[instance]
 
 
 class Code(Enum):

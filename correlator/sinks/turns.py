@@ -16,6 +16,7 @@ one with a single request waits for one piece of each other address, not for all
 | `probes` | the begin of probes | a few in one round of the event loop |
 | `lists` | matching and encoding of lists and searches in memory, never a query of the database | one at a time |
 | `queries` | what a request asks the database for jobs, and for lines of any job | eight at once, four of one address |
+| `operations` | questions about operations: a daemon has them in memory, a gateway asks collectors | the same |
 | `waited_ids` | what the database is asked about IDs that requests wait for | one at a time |
 | `messages` | messages that websocket clients send; a connection has one at a time | five at once |
 | `parts` | parts of snapshots and of what clients missed; a subscription has one at a time | one at a time |
@@ -398,6 +399,7 @@ class Work:
         self.probes = Turns("probes", at_once=32, waiting=20_000, waiting_each=20_000)
         self.lists = Turns("lists", at_once=1, waiting=4_000, waiting_each=1_000)
         self.queries = Turns("searches of the database", at_once=8, each=4, waiting=8_000, waiting_each=4_000)
+        self.operations = Turns("questions about operations", at_once=8, each=4, waiting=8_000, waiting_each=4_000)
         self.waited_ids = Turns("lookups of IDs", at_once=1, waiting=10_000, waiting_each=5_000, within=60.0)
         self.messages = Turns("messages", at_once=5, waiting=1_000_000, waiting_each=1_000_000)
         self.parts = Turns("clients", at_once=1, waiting=1_000_000, waiting_each=1_000_000, within=60.0)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 import orjson
+import pytest
 from yarl import URL
 
 from correlator.jobs.index import Index
@@ -53,6 +55,26 @@ async def test_the_operations_are_listed_in_order_with_what_their_runs_took():
         ("failover", "a", 1, 2.5, 2.5, 0.0),
         ("failover", "live", 10, 6.0, 10.0, 0.0),
     ]
+
+
+@pytest.mark.parametrize("path", ["", "/failover/live"])
+async def test_one_address_asks_about_few_operations_at_once(monkeypatch, path):
+    hub, at_once, most = hub_with([ended(("copy", 1.0))]), 0, 0
+    answer = hub.ask
+
+    async def slow(question: Any) -> Any:
+        nonlocal at_once, most
+        at_once += 1
+        most = max(most, at_once)
+        await asyncio.sleep(0.01)
+        at_once -= 1
+        return await answer(question)
+
+    monkeypatch.setattr(hub, "ask", slow)
+    async with served(hub) as url:
+        answers = await asyncio.gather(*(asked(url, path) for _ in range(20)))
+    assert [status for status, *_ in answers] == [200] * 20
+    assert most == 4
 
 
 async def test_an_operation_has_the_usual_steps_of_its_completed_runs():

@@ -379,7 +379,7 @@ async def test_requests_beyond_the_bound_fail_at_once_and_a_cancelled_one_makes_
     collectors.go.clear()
     waiting = [asyncio.create_task(ask(collectors)) for _ in range(module.MAX_CALLS)]
     await asyncio.sleep(0)
-    with pytest.raises(SourceUnavailable, match="dc1: too many requests wait for collectors"):
+    with pytest.raises(SourceUnavailable, match="dc1: too many requests wait for its collector"):
         await ask(collectors)
     waiting[0].cancel()
     await asyncio.gather(waiting[0], return_exceptions=True)
@@ -388,3 +388,14 @@ async def test_requests_beyond_the_bound_fail_at_once_and_a_cancelled_one_makes_
     collectors.go.set()
     assert await one_more
     assert all(await asyncio.gather(*waiting[1:]))
+
+
+async def test_requests_that_wait_for_a_slow_appliance_take_no_part_of_another_one():
+    collectors = Collectors()
+    collectors.replies |= {"dc1": YES, "dc2": YES}
+    collectors.go.clear()
+    slow = [asyncio.create_task(ask(collectors)) for _ in range(module.MAX_CALLS)]
+    await asyncio.sleep(0)
+    collectors.go.set()
+    assert await ask(collectors, "dc2")
+    assert all(await asyncio.gather(*slow))

@@ -413,6 +413,11 @@ async def test_a_row_of_the_legacy_table_is_found_on_the_appliance_that_has_it()
     assert (found[0].view.source, found[0].instance, found[1].resolved_by) == ("legacy", "dc2", "legacy")
 
 
+async def test_an_unknown_id_is_searched_in_a_fleet_of_as_many_appliances_as_there_may_be():
+    collectors = Collectors(**{f"dc{n}": ArchiveInMemory() for n in range(300)})
+    assert await asyncio.gather(*(collectors.archive().find(f"nobody-{n}") for n in range(3))) == [None] * 3
+
+
 async def test_operations_are_listed_once_as_known_where_they_ran_most_often():
     collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory())
     for name, count in (("dc1", 2), ("dc2", 5)):

@@ -493,16 +493,18 @@ class Rest:
     async def operations(self, request: web.Request) -> web.Response:
         """All operations that a run of has ended."""
         read(request, NoParameters)
-        with timed("operations"):
-            found = await self._hub.ask(Operations())
+        async with self._work.operations.turn(request.remote or ""):
+            with timed("operations"):
+                found = await self._hub.ask(Operations())
         return json_response({"operations": found})
 
     async def operation(self, request: web.Request) -> web.Response:
         """One operation, with its usual steps."""
         asked = read(request, GetOperation)
         job_type, name = asked.job_type, asked.operation
-        with timed("operation"):
-            operation = await self._hub.ask(UsualSteps("" if job_type == UNNAMED else job_type, name))
+        async with self._work.operations.turn(request.remote or ""):
+            with timed("operation"):
+                operation = await self._hub.ask(UsualSteps("" if job_type == UNNAMED else job_type, name))
         if operation is None:
             raise NotFound(f"no run of the operation {name!r} of the job type {job_type!r} is known")
         return json_response(operation)
