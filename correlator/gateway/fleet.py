@@ -836,12 +836,15 @@ class Fleet:
                 one.publish(events=[event])
 
     async def read_lines(self, subject: str, payload: bytes) -> None:
-        """Publish the log lines of a collector. Lines of jobs that are not known yet wait for them.
+        """Publish the log lines of a collector, if anybody wants them. Lines of jobs that are not known yet wait.
 
         Other tasks run after each batch. Await it before the next message of the same collector.
         """
         instance = subject.split(".")[2]
-        if instance not in self._hubs:
+        if (hub := self._hubs.get(instance)) is None:
+            return
+        if not any(one.wants_lines() for one in (hub, *(view.hub for view in self._views_of(instance)))):
+            self._lines.skip(instance)
             return
         batches = log_lines.batches(payload)
         while (found := self._parser.parse(subject, lambda: next(batches, None))) is not None:

@@ -169,6 +169,10 @@ class ReceivedLines:
                 ready.append(row)
         return ready, min(lost + self._dropped.pop(instance, 0), EXACT)
 
+    def skip(self, instance: str) -> None:
+        """Note that a message of lines was not read: nobody wanted them, so none of them is lost."""
+        self._next.pop(instance, None)
+
     def appeared(self, instance: str, documents: Iterable[tuple[str, Micros]]) -> list[AttributedRow]:
         """Return the lines that documents include: job ID, and the time of the last message."""
         lines: list[AttributedRow] = []

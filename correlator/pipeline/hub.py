@@ -464,7 +464,8 @@ class Hub(ABC):
         """For each part that /health/ready reports: a function that describes it. "ok" is false if it has a problem."""
         self.watchers: dict[str, Callable[[], int]] = {"waiting": lambda: self.waiting_ids.waiters}
         """For each kind of endpoint: a function that returns its number of connections and waiting requests."""
-        self._subscribers: dict[OnBatch, None] = {}
+        self._subscribers: dict[OnBatch, Callable[[], bool]] = {}
+        """Each with a function that returns whether it wants log lines."""
         self._publishing = timed("publish")
         self.documents = documents or Documents()
         """The encoded documents of the jobs in memory."""
@@ -478,10 +479,21 @@ class Hub(ABC):
         """The number of connections and waiting requests of all endpoints."""
         return sum(count() for count in self.watchers.values())
 
-    def subscribe(self, on_batch: OnBatch) -> Callable[[], None]:
-        """Call `on_batch` with every batch from now on. Returns a function that unsubscribes it."""
-        self._subscribers[on_batch] = None
-        return lambda: self._subscribers.pop(on_batch, None)
+    def subscribe(self, on_batch: OnBatch, wants_lines: Callable[[], bool] = lambda: True) -> Callable[[], None]:
+        """Call `on_batch` with every batch from now on. Returns a function that unsubscribes it.
+
+        `wants_lines`: returns False while it does not need the log lines of a batch, which may then be missing.
+        """
+        self._subscribers[on_batch] = wants_lines
+
+        def unsubscribe() -> None:
+            self._subscribers.pop(on_batch, None)
+
+        return unsubscribe
+
+    def wants_lines(self) -> bool:
+        """True if a subscriber needs log lines now."""
+        return any(wants_lines() for wants_lines in self._subscribers.values())
 
     def _deliver(self, batch: Batch) -> None:
         """Pass a batch to every subscriber. Called by the publisher, after the published jobs were changed."""

@@ -1,4 +1,4 @@
-"""Writes the checkpoint once a second, and at the end, in a worker thread; in a cluster, every 2 s to a stream as well.
+"""Writes the checkpoint once a second, and at the end, in a worker thread; in a cluster, every 3 s to a stream as well.
 
 The content of a write is gathered in one step of the event loop, so it is the state of one moment. A failed write is
 logged and counted; its changes are part of the next write, and nothing waits for the disk. A write to the stream takes
@@ -37,7 +37,7 @@ EVERY = 1.0
 UNCHANGED_EVERY = 10.0
 """Seconds between checks for changes, and between writes when nothing has changed."""
 
-STREAM_EVERY = 2.0
+STREAM_EVERY = 3.0
 """Least seconds between two writes to the cluster: a job of which the log has new rows has another row in each."""
 
 STREAM_RETRY = 10.0

@@ -209,6 +209,7 @@ async def test_other_tasks_run_while_a_gateway_reads_one_message_of_many_lines()
             turns += 1
             await asyncio.sleep(0)
 
+    gateway.hub.subscribe(lambda _: None)
     counting = asyncio.create_task(count())
     await gateway.read_lines(keys.line("dc1"), lines(*["{}"] * 1_000))
     counting.cancel()

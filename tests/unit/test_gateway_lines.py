@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 import time
 
+from correlator.cluster import keys
 from correlator.gateway import log_lines
+from correlator.gateway.fleet import Fleet
 from correlator.gateway.log_lines import LineBatch, ReceivedLines
+from correlator.gateway.stream import StoredMessage
 from correlator.model.facts import AttributedRow
+from correlator.pipeline.hub import Batch
+from correlator.sinks.cluster.documents import encode
+from tests.support.stream_writer import job
 
 
 def message(first: int, *job_ids: str, run: str = "r", text: str = "m", at: int = 0) -> LineBatch:
@@ -111,3 +117,23 @@ def test_a_line_that_a_successor_sends_again_comes_once():
     again = message(1, "known", "known", "known", run="successor")
     assert (ids(lines.read("dc1", again, known)[0]), lines.read("dc2", again, known)[1]) == ([3], 0)
     assert lines.read("dc1", message(4, "known", run="successor"), known)[1] == 0
+
+
+async def test_lines_that_nobody_wants_are_not_read_and_none_of_them_counts_as_lost():
+    fleet = Fleet(lambda _: None)
+    document = encode(job("j"))
+    fleet.reset("e")
+    fleet.read([StoredMessage(keys.job("dc1", "j"), 1, AT, document, None)])
+    fleet.synced()
+    wanted, found, lost = False, list[int](), 0
+
+    def on_batch(batch: Batch) -> None:
+        nonlocal lost
+        found.extend(ids(list(batch.lines)))
+        lost += batch.dropped
+
+    fleet.hub.subscribe(on_batch, lambda: wanted)
+    for number, wanted in ((1, False), (2, True), (3, False), (5, True), (6, True), (8, True)):  # noqa: B007 - read by the hub
+        line = {"job_id": "j", "event_id": number, "level": "INFO", "message": "m", "at": "2025-09-22T15:12:13.000000Z"}
+        await fleet.read_lines(keys.line("dc1"), json.dumps({"run": "r", "first": number, "lines": [line]}).encode())
+    assert (found, lost) == ([2, 5, 6, 8], 1)

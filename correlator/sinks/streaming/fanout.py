@@ -375,6 +375,10 @@ class Fanout:
         with self._spreading:
             self._spread_batch(batch)
 
+    def wants_lines(self) -> bool:
+        """True if a subscription gets log lines."""
+        return bool(self._log_groups)
+
     def _spread_batch(self, batch: Batch) -> None:
         lines = batch.lines if self._log_groups else ()
         # A line goes to groups that match before or after the batch: its end may take a job out of a filter, and its

@@ -74,7 +74,10 @@ class Streams:
 
     async def run(self) -> None:
         """Follow the hub, check all clients regularly and send bookmarks, until cancelled. Without clients, rest."""
-        subscriptions = self._hub.subscribe(self.fanout.on_batch), self._hub.status.subscribe(self._status_changed)
+        subscriptions = (
+            self._hub.subscribe(self.fanout.on_batch, self.fanout.wants_lines),
+            self._hub.status.subscribe(self._status_changed),
+        )
         bookmark = self._clock() + self.limits.bookmark_every
         try:
             with self._hub.live.heartbeat("readers", STUCK_AFTER) as beat:
