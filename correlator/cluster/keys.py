@@ -61,6 +61,11 @@ def job(instance: str, job_id: str) -> str:
     return f"$KV.cor.{instance}.job.{escape(job_id)}"
 
 
+def everything(instance: str) -> str:
+    """All that the stream has of an instance, as a filter."""
+    return f"$KV.cor.{instance}.>"
+
+
 def jobs(instance: str) -> str:
     """Every job of an instance, as a filter."""
     return f"$KV.cor.{instance}.job.>"
@@ -125,6 +130,11 @@ def checkpoint_owner(instance: str) -> str:
 
 def event(instance: str, job_id: str) -> str:
     return f"cor.v1.{instance}.event.{escape(job_id)}"
+
+
+def events(instance: str) -> str:
+    """Every event of an instance, as a filter."""
+    return f"cor.v1.{instance}.event.*"
 
 
 def events_owner(instance: str) -> str:

@@ -192,6 +192,8 @@ def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple
     )
     if gateway and config.cluster.url is None and "cluster.url" not in found.keys:
         found.lines.append(NO_CLUSTER)
+    if config.cluster.instances and not gateway:
+        found.add("cluster.instances", "cluster.instances: only a gateway serves several appliances: remove it")
     wrong = frozenset(found.keys)  # These have their defaults now, so a contradiction with them is not meant.
     found.lines += [
         found.placed(line, *involved)

@@ -35,6 +35,7 @@ from correlator.config.values import (
     split_url,
     text_like,
     text_of,
+    texts_like,
     toml,
     without_path,
 )
@@ -138,6 +139,11 @@ class Cluster(Section):
         "The name of the appliance in the cluster, the same for its collector and its standby; A-Z a-z 0-9 - _;"
         " empty: the first label of the host name.",
         text_like(r"[A-Za-z0-9_-]{0,64}", "1 to 64 of the characters A-Z a-z 0-9 - _"),
+    )
+    instances: tuple[str, ...] = _key(
+        (),
+        "At a gateway: the appliances that it reads and serves, so that several gateways divide a fleet; empty: all.",
+        texts_like(r"[A-Za-z0-9_-]{1,64}", 'names of appliances, e.g. ["dc1"]'),
     )
     credentials_file: Path | None = _key(
         None,

@@ -12,6 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,11 @@ class Gateway:
         self.connection = connection = Connection(config.cluster, "gateway")
         self._check = streams.StreamCheck(connection)
         caller = Caller(connection)
-        self._jobs = OrderedConsumer(connection, keys.STATE, "$KV.cor.>", self._on_jobs, self._reset, _epoch)
-        self._alive = alive = OrderedConsumer(connection, keys.ALIVE, keys.EVERY_ALIVE, self._on_alive)
+        self._instances = names = sorted(set(config.cluster.instances))
+        documents = [keys.EPOCH, *map(keys.everything, names)] if names else ["$KV.cor.>"]
+        self._jobs = OrderedConsumer(connection, keys.STATE, documents, self._on_jobs, self._reset, _epoch)
+        signs = [keys.alive(name) for name in names or ["*"]]
+        self._alive = alive = OrderedConsumer(connection, keys.ALIVE, signs, self._on_alive)
         self._sender = WaitingIdsSender(self._waiting_ids, self._want)
         self.fleet = fleet = Fleet(
             lambda scope: RpcArchive(caller, scope),
@@ -79,6 +83,7 @@ class Gateway:
             describe_cluster=self._describe,
             parser=connection.parser,
             share=share,
+            instances=names,
         )
         self._views(config)()
         self._listener = ListenerConfig(config, gateway=True)
@@ -200,7 +205,10 @@ class Gateway:
             self.fleet.read_event(message.subject, message.data)
 
         subscribed = self.connection.subscribed
-        async with subscribed(keys.line("*"), lines), subscribed("cor.v1.*.event.*", event):
+        async with AsyncExitStack() as subscriptions:
+            for name in self._instances or ["*"]:
+                await subscriptions.enter_async_context(subscribed(keys.line(name), lines))
+                await subscriptions.enter_async_context(subscribed(keys.events(name), event))
             await asyncio.Event().wait()
 
 

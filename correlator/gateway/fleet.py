@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar, get_args
+from zlib import crc32
 
 from msgspec import Struct, field
 
@@ -426,7 +427,8 @@ class Fleet:
     before a position. `on_watch()`: a client begins to wait for an ID. `on_removed(name)`: an appliance is not in the
     stream any more. `listening()`: see `Appliance`.
     `describe_cluster()`: the part `cluster` of readiness. `parser`: of the messages. `share`: bytes that the jobs of
-    one appliance may take. `max_unconfirmed`: events that may wait for their documents.
+    one appliance may take. `max_unconfirmed`: events that may wait for their documents. `instances`: the appliances
+    whose messages come, sorted; none: all.
     """
 
     def __init__(
@@ -442,7 +444,10 @@ class Fleet:
         parser: Parser | None = None,
         share: int = SHARE,
         max_unconfirmed: int = MAX_UNCONFIRMED,
+        instances: Sequence[str] = (),
     ) -> None:
+        self._part = f"-{crc32(' '.join(instances).encode()):08x}" if instances else ""
+        """The end of the epoch: a position says nothing of what a gateway of other appliances has."""
         self._archive = archive
         self._share = share
         self._cluster_error = cluster_error
@@ -596,7 +601,7 @@ class Fleet:
             view.is_filled = True  # What follows has all jobs.
         self._marks.clear()
         for hub in self.hubs():
-            hub.reset(epoch)
+            hub.reset(epoch + self._part)
 
     def synced(self) -> None:
         """Everything that the stream had has been read. Call it after each `read` from then on."""
@@ -639,7 +644,7 @@ class Fleet:
                 self._marks.note(message.seq, message.at)
                 if message.subject == keys.EPOCH:
                     epoch = self._parser.parse(keys.EPOCH, partial(received.epoch, message.payload))
-                    is_same &= epoch in (None, self.hub.epoch)
+                    is_same &= epoch is None or epoch + self._part == self.hub.epoch
                 else:
                     self._read(message, changes)
             last = messages[-1]

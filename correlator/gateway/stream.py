@@ -62,7 +62,7 @@ _NANO = 1_000_000_000
 
 
 class OrderedConsumer:
-    """Reads `stream`, the subjects `subject`. Event loop's thread only.
+    """Reads `stream`, the subjects that match one of `subjects`. Event loop's thread only.
 
     `on_messages`: gets the messages, must not wait and must not raise. `on_reset`: forget all that was read; gets the
     identity of the stream. `identity`: reads what its writers keep in it, if they do; it returns None if the stream is
@@ -73,14 +73,14 @@ class OrderedConsumer:
         self,
         connection: Connection,
         stream: str,
-        subject: str,
+        subjects: Sequence[str],
         on_messages: Callable[[Sequence[StoredMessage]], None],
         on_reset: Callable[[str], None] = lambda _: None,
         identity: Callable[[Connection], Awaitable[str | None]] | None = None,
     ) -> None:
         self._connection = connection
         self._stream = stream
-        self._subject = subject
+        self._subjects = subjects
         self._on_messages = on_messages
         self._on_reset = on_reset
         self._identity = identity
@@ -192,13 +192,14 @@ class OrderedConsumer:
 
     async def _create(self, inbox: str) -> None:
         name = f"g{secrets.token_hex(8)}"
+        only = f".{self._subjects[0]}" if len(self._subjects) == 1 else ""
         start: dict[str, Any] = {"deliver_policy": "last_per_subject"}
         if self.seq:
             start = {"deliver_policy": "by_start_sequence", "opt_start_seq": self.seq + 1}
         config = {
             "name": name,
             "deliver_subject": inbox,
-            "filter_subject": self._subject,
+            **({"filter_subject": self._subjects[0]} if only else {"filter_subjects": self._subjects}),
             "ack_policy": "none",
             "max_deliver": 1,
             "mem_storage": True,
@@ -210,7 +211,7 @@ class OrderedConsumer:
         }
         request = {"stream_name": self._stream, "config": config, "action": "create"}
         found = await self._connection.api(
-            f"CONSUMER.CREATE.{self._stream}.{name}.{self._subject}", request, received.ConsumerInfo
+            f"CONSUMER.CREATE.{self._stream}.{name}{only}", request, received.ConsumerInfo
         )
         if not found.get("num_pending") and not found["delivered"]["consumer_seq"]:
             self._end = min(self._end, self.seq)  # Nothing is there to read, whatever the last sequence was.

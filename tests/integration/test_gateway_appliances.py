@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from correlator.cluster import keys, streams
+from correlator.config.schema import Cluster, NatsUrl
 from correlator.ops.metrics import REGISTRY
 from tests.support.appliance import Appliance
 from tests.support.background import in_background
@@ -186,3 +188,40 @@ async def test_an_appliance_that_writes_more_than_its_share_loses_its_own_oldest
             # What has left memory is asked of the collector, which this test does not have.
             status, body = await gateway.get("/api/v1/jobs/of-dc1-00")
             assert (status, "dc1: no collector" in body["detail"]) == (503, True)
+
+
+async def test_gateways_divide_a_fleet_and_no_position_of_one_counts_at_another(nats: Nats):
+    """One gets nothing of what the other serves: documents, growth, signs of life, events and lines."""
+    async with connected(nats.url) as connection:
+        writers = {name: StreamWriter(connection, name) for name in ("dc1", "dc2", "dc3")}
+        for name, writer in writers.items():
+            await writer.begin()
+            await writer.put(job(f"of {name}"))
+        async with contextlib.AsyncExitStack() as stack:
+            for writer in writers.values():
+                await stack.enter_async_context(in_background(renewing(writer)))
+            names: list[tuple[str, ...]] = [("dc1", "dc2"), ("dc3",), ()]
+            settings = [Cluster(url=NatsUrl.parse(nats.url), instance="host", instances=some) for some in names]
+            first, second, whole = [await stack.enter_async_context(running(nats.url, one)) for one in settings]
+
+            async def serves(gateway: RunningGateway, *expected: str) -> bool:
+                assert await online(gateway) == dict.fromkeys(expected, True)
+                status, body = await gateway.get("/api/v1/jobs")
+                assert (status, sorted(one["job_id"] for one in body["jobs"])) == (200, [f"of {n}" for n in expected])
+                return True
+
+            await eventually(lambda: serves(first, "dc1", "dc2"))
+            await eventually(lambda: serves(second, "dc3"))
+            await eventually(lambda: serves(whole, "dc1", "dc2", "dc3"))
+            await writers["dc3"].put(job("new"))
+            await eventually(lambda: second.job("new"))
+            await writers["dc2"].put(job("later"))
+            await eventually(lambda: first.job("later", "/i/dc2"))
+            assert await first.job("new") is None
+            assert await second.job("later") is None
+            assert (await first.get("/i/dc3/api/v1/jobs"))[0] == 404
+            epochs = {one.gateway.fleet.hub.epoch for one in (first, second, whole)}
+            assert len(epochs) == 3, "a client of one would resume at another one"
+            await writers["dc1"].set_epoch("epoch-2")
+            await eventually(lambda: second.gateway.fleet.hub.epoch not in epochs)
+            await eventually(lambda: second.job("new"))

@@ -26,7 +26,7 @@ class Reading:
         self.messages: list[StoredMessage] = []
         self.resets = 0
         self.consumer = OrderedConsumer(
-            connection, keys.STATE, "$KV.cor.>", self.messages.extend, self._reset, self._identity
+            connection, keys.STATE, ["$KV.cor.>"], self.messages.extend, self._reset, self._identity
         )
 
     def _reset(self, identity: str) -> None:
