@@ -50,6 +50,34 @@ def test_an_address_that_opens_many_idle_connections_ends_its_own_and_others_sta
     assert len(connections) <= 40
 
 
+@given(
+    st.lists(st.tuples(st.sampled_from(["quiet", "flood", "flood"]), st.sampled_from(["opens", "asks", "is answered"])))
+)
+def test_idle_connections_with_tls_are_few_and_none_ends_that_is_being_answered(steps):
+    connections, ended, opened = Connections(lambda: 200, max_idle_tls=4), list[Peer](), list[Peer]()
+    busy: list[Peer] = []
+    for address, step in steps:
+        of_address = [peer for peer in opened if peer.address == address and peer not in ended]
+        if step == "opens":
+            opened.append(peer := there(connections.admit(address)))
+            peer.end = functools.partial(ended.append, peer)
+            connections.secured(peer)
+        elif step == "asks" and (idle := [peer for peer in of_address if peer not in busy]):
+            connections.begin(idle[0])
+            busy.append(idle[0])
+        elif step == "is answered" and (asking := [peer for peer in of_address if peer in busy]):
+            busy.remove(asking[0])
+            connections.end(asking[0])
+        assert not {*ended} & {*busy}
+        idle = [peer for peer in opened if peer not in ended and peer not in busy]
+        assert len(idle) <= 4
+        if sum(peer.address == "quiet" for peer in opened) <= 2:
+            assert all(peer.address == "flood" for peer in ended)
+    for peer in {*opened} - {*ended}:
+        connections.lost(peer)
+    assert len(connections) == 0
+
+
 class ManyClients:
     """Clients that connect, ask and leave. A connection is idle unless its request has come or is being answered."""
 
