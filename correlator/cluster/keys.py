@@ -62,7 +62,7 @@ def job(instance: str, job_id: str) -> str:
 
 
 def everything(instance: str) -> str:
-    """All that the stream has of an instance, as a filter."""
+    """The filter for all messages of an instance."""
     return f"$KV.cor.{instance}.>"
 
 
@@ -89,7 +89,7 @@ def growth(instance: str, page: int) -> str:
 
 
 def growths(instance: str) -> str:
-    """Every page of growth of an instance, as a filter."""
+    """The filter for all pages of growth of an instance."""
     return f"$KV.cor.{instance}.growth.*"
 
 
@@ -133,7 +133,7 @@ def event(instance: str, job_id: str) -> str:
 
 
 def events(instance: str) -> str:
-    """Every event of an instance, as a filter."""
+    """The filter for all events of an instance."""
     return f"cor.v1.{instance}.event.*"
 
 

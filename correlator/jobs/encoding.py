@@ -314,7 +314,7 @@ def current_step(view: JobView) -> str | None:
 def received(found: JobDocument, checksum: int = 0) -> PublishedJob:
     """The job of a document with its steps. `checksum`: of its bytes in the stream.
 
-    Raises: `ValueError` for a time that is none.
+    Raises: `ValueError` if a time is malformed.
     """
     times = "".join([(step.started_at or "") + (step.ended_at or "") for step in found.steps.values()]).encode()
     if times.translate(_DIGITS) != _ZEROS * (len(times) // len(_ZEROS)):

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from msgspec.structs import replace
 
 from correlator.cluster import keys, received
+from correlator.cluster.growth import MAX_PAGE, PAGE_JOBS, PAGES
 from correlator.gateway.fleet import Fleet
 from correlator.gateway.stream import StoredMessage
 from correlator.jobs import encoding
@@ -254,3 +255,33 @@ def test_growth_on_a_document_is_the_document_of_the_job_as_it_is_now(start, ste
     assert encoding.document(grown, revision) == encoding.document(grown)
     other = encoding.Revision(was, encoding.document(was))
     assert encoding.document(grown, other) == encoding.document(grown), "the base is of another document"
+
+
+def test_a_batch_of_full_pages_has_a_bound_in_bytes():
+    """Each job of another page grows: its page is written whole, with what its other jobs have."""
+    jobs = {f"job{n}": PublishedJob(JobView(f"job{n}", Status.RUNNING), 1, NOW) for n in range(PAGES * PAGE_JOBS)}
+    dirty, growing = DirtyKeys(lambda: 0.0), GrowingJobs(lambda: 0.0)
+    growing.enable()
+
+    def rows(*job_ids: str) -> None:
+        for job_id in job_ids:
+            was = jobs[job_id]
+            line = Line(NOW + was.rev, was.rev, "INFO", f"{was.rev:0700}")
+            jobs[job_id] = replace(was, view=replace(was.view, last=line), rev=was.rev + 1)
+            dirty.mark(job_id)
+
+    def written() -> int:
+        """Write one batch. Returns its bytes."""
+        published: Any = jobs
+        batch = asyncio.run(next_batch(SERVER, INSTANCE, published, dirty, growing))
+        for one in (dirty, growing):
+            one.acknowledged()
+        return sum(len(message.payload) for message in batch)
+
+    for _ in range(2):
+        rows(*jobs)
+        while len(dirty):
+            written()
+    assert len(list(growing)) > 1_000
+    rows(*list(growing)[::PAGE_JOBS])
+    assert 0 < written() <= documents.FULL_AT + MAX_PAGE

@@ -230,6 +230,7 @@ async def next_batch(
                     if page not in pages:
                         pages[page] = None
                         _take_along(page, published, dirty, growing)
+                        size += len(growing.payload(page))
                     size += MAX_GROWTH
                     continue
                 try:

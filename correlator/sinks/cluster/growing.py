@@ -1,12 +1,12 @@
-"""The jobs of which the stream gets growth instead of documents (`cluster.growth`): the side of the writer.
+"""Decides which jobs are written as growth instead of documents (`cluster.growth`), for the sink of a cluster.
 
-Model. A whole document that the stream has acknowledged may be continued: while its job only grows, each further state
-of it is a growth on a page, and the document stays as it is in the stream. Any other change is a document again.
+Model. A document that the stream has acknowledged may be continued: while its job only grows, each later state is
+written as growth on a page, and the document stays as it is in the stream. Any other change is written as a document.
 
 Invariants. A job that a page names stays on it until a newer document is acknowledged: a gateway that starts reads the
-newest document and the newest page. While a document is in flight, its job has none that can be continued, since the
-stream may have either. A document is continued for `WHOLE_EVERY` seconds, and a job leaves its page when it has not
-grown for `RESTS_AFTER`; so a gateway of a version that knows no growth is behind by some seconds.
+newest document and the newest page. While a document is in flight, its job cannot grow, because the stream may have
+the new document or the one before it. A document is continued for `WHOLE_EVERY` seconds, and a job leaves its page when
+it has not grown for `RESTS_AFTER`; so a gateway of a version that cannot read growth is at most 30 s behind.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ READ_TOGETHER = 100
 """Most jobs in one query and one call of the feed: with ten steps each, about 10 ms without another task."""
 
 STEPS_TOGETHER = 2_000
-"""Most steps in one call of the feed, about 10 ms, but for a job that has more."""
+"""Maximum number of steps in one call of the feed, which takes about 10 ms. A job with more is passed alone."""
 
 AGAIN_AFTER = (0.0, 2.0, 30.0)
 """Seconds after the end of a job at which it is read again: it may end twice."""
