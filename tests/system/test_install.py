@@ -68,7 +68,7 @@ def test_the_installation_lasts_less_than_five_minutes(followed: Followed):
 
 def test_then_it_is_ready_reads_the_database_and_publishes_to_the_broker(followed: Followed):
     asked = "sed 's/^/Authorization: Bearer /' /etc/correlator/api-token | curl --silent --header @- --insecure"
-    health = json.loads(followed.machine.run(f"{asked} https://localhost:8686/health/ready"))
+    health = followed.machine.readiness(f"{asked} https://localhost:8686")
     assert (health["ready"], health["degraded"]) == (True, False), health
     step = next(step for step in followed.said if "mosquitto_sub" in step)
     state = json.loads(followed.said[step].splitlines()[-1])["state"]

@@ -70,13 +70,8 @@ def follow(host: Host) -> str:
     return "".join(unattended(host.machine, step) for step in steps)
 
 
-def ready(machine: Machine) -> dict[str, object]:
-    found: dict[str, object] = json.loads(machine.get("/health/ready"))
-    return found
-
-
 def assert_works(machine: Machine) -> None:
-    assert ready(machine)["degraded"] is False, machine.run("correlator doctor", check=False)
+    assert machine.readiness()["degraded"] is False, machine.run("correlator doctor", check=False)
     assert machine.run(EFFECTIVE).splitlines() == [SETTINGS[0], SETTINGS[1], 'mqtt.instance = "appliance-1"']
     assert "0 failures" in machine.run("correlator doctor")
     state = machine.run("mosquitto_sub -C 1 -W 20 -t correlator/v1/appliance-1/status")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import shlex
 import signal
@@ -89,6 +90,18 @@ class Machine:
         """What a listener inside answers, asked again until it has read what it needs."""
         again = "--retry 40 --retry-delay 1 --retry-all-errors --retry-max-time 60"
         return self.run(f"curl --silent --fail {again} http://127.0.0.1:{port}{path}", within=120.0)
+
+    def readiness(self, curl: str = "curl --silent http://127.0.0.1:8686") -> dict[str, object]:
+        """Return what `/health/ready` answers once no part is missing, or after `PATIENCE` as it is.
+
+        A daemon that has just started serves before its broker has answered. `curl`: how it is asked, up to the path.
+        """
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            found: dict[str, object] = json.loads(self.run(f"{curl}/health/ready", check=False) or "{}")
+            if (found.get("ready"), found.get("degraded")) == (True, False) or time.monotonic() > deadline:
+                return found
+            time.sleep(0.2)
 
     def run(self, script: str, *, check: bool = True, within: float = 60.0, given: str = "") -> str:
         """What a line of shell wrote, run inside as root; AssertionError where it fails."""
