@@ -3,8 +3,8 @@
 No other file names concrete sources and sinks, but `sources.databases`, which also the doctor uses, and `standby`. The
 sinks serve from the first moment, before the daemon is ready: a client that connects during a long start sees that in
 readiness, and is not refused a connection. On a stop the source ends first, so that nothing changes while the sinks
-close their connections under a deadline. `_term` and `_follow` number the steps of both. An unexpected exception in any
-task cancels all others and ends the process with an error.
+close their connections under a deadline. `Term` has the order of both. An unexpected exception in any task cancels all
+others and ends the process with an error.
 
 What is not configured is not imported either: with all sinks the process is larger, and starts later.
 """
@@ -12,19 +12,19 @@ What is not configured is not imported either: with all sinks the process is lar
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from correlator import __version__
-from correlator.config import rendering
 from correlator.config.schema import Config
 from correlator.config.values import titles
 from correlator.daemon import (
@@ -44,18 +44,15 @@ from correlator.jobs.horizon import Horizon
 from correlator.jobs.index import Index
 from correlator.model.published import Titles
 from correlator.ops import logs, memory, stalls
-from correlator.pipeline.hub import Hub, wall_clock
 from correlator.pipeline.pipeline import LocalHub, Pipeline
 from correlator.sinks import Sink
 from correlator.sinks.event_log import EventLog
 from correlator.sinks.http.server import ListenerConfig
 from correlator.sinks.webhooks import WebhookSink
 from correlator.sources.archive.archive import DatabaseArchive
-from correlator.sources.databases import database_of
+from correlator.sources.databases import database_of, doorbell_of
 from correlator.sources.db import identity
-from correlator.sources.db.mariadb import MariaDBDatabase
 from correlator.sources.db.session import Database, closing
-from correlator.sources.doorbell import Doorbell
 from correlator.sources.follow import Follower
 from correlator.sources.tables.legacy import Legacy
 from correlator.sources.tables.reconcile import Reconcile
@@ -66,18 +63,12 @@ from correlator.state.saver import Saver
 from correlator.tasks import Backoff, TaskGroup, end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
-    from correlator.cluster.lease import Lease
-    from correlator.sinks.cluster.gateway_requests import GatewayRequests
-    from correlator.sinks.cluster.sink import ClusterSink
     from correlator.sinks.mqtt.sink import MqttSink
     from correlator.sinks.otlp.sink import OtlpSink
-    from correlator.standby import Active, Standbys
+    from correlator.standby import InCluster
 
 
 log = logging.getLogger(__name__)
-
-RENEWALS_PING_EVERY = 1.0
-"""Seconds between two pings of the connection for the lease: it has little to send, and leaves a server that hangs."""
 
 
 async def run(
@@ -98,179 +89,182 @@ async def run(
 async def _run(process: Process) -> None:
     """Run one term after the other: without a cluster there is one, else each ends with the loss of the lease."""
     if process.config.cluster.url is None:
-        await _term(process, None)
+        await Term(process).run()
         return
     # A daemon without a cluster loads nothing of it, and has no metrics of one.
-    from correlator.cluster.connection import Connection  # noqa: PLC0415
-    from correlator.cluster.lease import Lease  # noqa: PLC0415
-    from correlator.cluster.received import Parser  # noqa: PLC0415
-    from correlator.ops import cluster_metrics  # noqa: PLC0415
+    from correlator.standby import InCluster, connected_lease  # noqa: PLC0415
 
-    settings, parser = process.config.cluster, Parser()
-    renewals = Connection(settings, "collector", parser=parser, ping_every=RENEWALS_PING_EVERY)
-    writes = Connection(settings, "collector", parser=parser)
-    connecting = {asyncio.create_task(connection.run(), name="nats") for connection in (renewals, writes)}
-    lease = Lease(renewals, writes, settings)
-    connecting.add(asyncio.create_task(lease.streams.run(), name="streams"))
-    try:
-        cluster_metrics.CONNECTED.set_function(lambda: renewals.connected and writes.connected)
-        cluster_metrics.LEASE.labels(lease.instance).set_function(lambda: lease.active)
+    async with connected_lease(process.config.cluster) as lease:
         while not process.stop.is_set():
-            await _term(process, lease)
-    finally:
-        await end_tasks(connecting)
+            await Term(process, InCluster(lease)).run()
 
 
-async def _term(process: Process, lease: Lease | None) -> None:
-    """Run until a stop, or until the lease is lost. `lease`: None without a cluster."""
-    config = process.config
-    # Start, 1: Build the index, the hub, the pipeline and the source. Nothing connects yet.
-    core = core_of(
-        config, lambda: process.config.jobs.stalled_after, lambda: lease.refusal if lease is not None else None
-    )
-    # Start, 2: Lock and read the checkpoint. This fails here if another process uses it.
-    checkpoint = Checkpoint(config.state.directory / "checkpoint.sqlite", str(config.database.url))
-    saved = await _open(checkpoint)
-    listener = ListenerConfig(config)
-    supervisor = Supervisor(core.hub)
-    http = listener.sink(supervisor.serves)
-    daemon = Daemon(core, checkpoint, listener, supervisor)
-    report_build(getattr(core.database, "driver", "sqlite3"))
-    log.info("correlator %s follows %s", __version__, config.database.url)
-    async with TaskGroup() as outer:
-        # Start, 3: Serve, which ends the start of the unit. Readiness reports that the daemon is loading.
-        serving = {outer.create_task(http.run(core.hub), name=type(http).__name__)}
-        watching = [
-            outer.create_task(supervisor.run(process.beat), name="supervisor"),
-            outer.create_task(stalls.heartbeat(), name="heartbeat"),
-            outer.create_task(memory.return_free_memory(), name="memory"),
-        ]
-        # Start, 4: In a cluster, wait as the standby until this process holds the lease. Nothing asks the database.
-        active = None
-        if lease is not None:
-            from correlator.standby import standby  # noqa: PLC0415 - only in a cluster
-            from correlator.state.checkpoint_stream import newest  # noqa: PLC0415
+class Term:
+    """The daemon from its start to a stop, or to the loss of the lease, as stages: each needs those before it.
 
-            serves = supervisor.served
-            waiting = outer.create_task(standby(lease, core.database, core.hub, config, serves, outer), name="standby")
-            checks: list[Prepare] = [listener.prepare, partial(_reloadable, core, None), *_checks(config)]
-            reloading = outer.create_task(reload_on_request(process, supervisor, checks), name="reload")
-            if not await ends_before(waiting, process.stop):
-                supervisor.stops()
-                await end_tasks({waiting})
-                await lease.release()  # It may have been taken just now.
-                await end_tasks({reloading, *watching, *serving})
-                await asyncio.to_thread(checkpoint.close)
-                return
-            active = waiting.result()
-            await end_tasks({reloading})
-            if active.saved is not None:
-                core.source.expect(active.saved.cursor.sample)
-            saved = newest(saved, active.saved)
-        elif saved is not None:
-            comparing = outer.create_task(_is_followed(core, saved, str(config.database.url)), name="database")
-            if not await ends_before(comparing, process.stop):
-                supervisor.stops()
-                await end_tasks({comparing, *watching, *serving})
-                await asyncio.to_thread(checkpoint.close)
-                return
-            if not comparing.result():
-                await asyncio.to_thread(checkpoint.set_aside, f"it is of the database at {saved.source}")
-                saved = None
-        await _follow(process, daemon, saved, active, outer, watching, serving if active is None else set())
-        await end_tasks(serving, again=DRAIN_WITHIN)
-    # Stop, 5: Close the archive's sessions.
-    await core.archive.close()
-    # Stop, 6: Unlock the checkpoint.
-    await asyncio.to_thread(checkpoint.close)
-    gc.unfreeze()
-
-
-@dataclass(frozen=True, slots=True)
-class Daemon:
-    """What a term has from its start: its parts do not depend on the last run."""
-
-    core: Core
-    checkpoint: Checkpoint
-    listener: ListenerConfig
-    supervisor: Supervisor
-
-
-async def _follow(
-    process: Process,
-    daemon: Daemon,
-    saved: Saved | None,
-    active: Active | None,
-    group: TaskGroup,
-    watching: Sequence[asyncio.Task[None]],
-    serving: set[asyncio.Task[None]],
-) -> None:
-    """Follow the log and publish until a stop, or until the lease is lost; then end all of that.
-
-    `saved`: what the last run saved; `group` runs the sinks. `watching` ends with the source, `serving` with the
-    sinks: in a cluster the HTTP sink is not among them, as it ends after the lease was handed over.
+    What follows the `yield` of a stage ends it, so a stop ends the stages in reverse order. After an error none of that
+    runs: the groups cancel all tasks and wait for them, the checkpoint stays as it was last written, and a standby
+    takes the lease because this process is silent.
     """
-    config, core, supervisor = process.config, daemon.core, daemon.supervisor
-    hub, pipeline = core.hub, core.pipeline
-    # Start, 5: Build the other sinks and the saver.
-    event_log = EventLog(saved.events if saved is not None else ())
-    mqtt = _mqtt_sink(config, event_log)
-    otlp = _otlp_sink(config, saved)
-    webhooks = WebhookSink(config, event_log)
-    of_cluster = _cluster_sinks(core, active, saved, event_log) if active is not None else ()
-    sinks: list[Sink] = [webhooks, *(s for s in (mqtt, otlp, *of_cluster) if s is not None)]
-    stored = StoredForecasts(hub.forecasts)
-    exports = otlp.exports if otlp is not None else None
-    saver = Saver(
-        daemon.checkpoint,
-        hub.index,
-        stored,
-        core.tail.cursor,
-        event_log,
-        hub.live,
-        exports,
-        active.stream if active is not None else None,
-        of_cluster[0].position if of_cluster else lambda: None,
-    )
-    hub.readiness["checkpoint"] = saver.describe
-    publishing = {group.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks}
-    report = _report(config, hub, of_cluster[0]) if of_cluster else dict
-    held = active.lease.hold(report) if active is not None else asyncio.Event().wait()
-    holding = group.create_task(held, name="lease")
-    # Start, 6: Publish what the last run knew, marked stale, before the database answers.
-    if saved is not None:
-        if saved.forecasts is not None and time.time() - saved.at <= config.jobs.retention:
-            stored.restore(saved.forecasts)  # After a longer stop the history is read again.
-        await _restore(saved, core)
-    goes_on = active.saved if active is not None else None
-    async with TaskGroup() as inner:
-        # Start, 7: Read the tables and the log. `announce` calls `on_ready` once they are loaded.
-        reading = [
-            inner.create_task(core.source.run(pipeline), name="source"),
-            # After a takeover there is a checkpoint in the cluster already, so readiness does not wait for the file.
-            inner.create_task(pipeline.run(before_ready=saver.begin if goes_on is None else None), name="pipeline"),
-            inner.create_task(saver.run(), name="saver"),
-            inner.create_task(announce(process, supervisor, pipeline.ready), name="announce"),
-        ]
-        parts: list[Prepare] = [daemon.listener.prepare, partial(_reloadable, core, mqtt), webhooks.prepare]
-        parts += [otlp.prepare] if otlp is not None else []
-        reading.append(inner.create_task(reload_on_request(process, supervisor, parts), name="reload"))
-        lost = await ends_before(holding, process.stop)
-        # Stop, 1: Notify the service manager.
+
+    def __init__(self, process: Process, cluster: InCluster | None = None) -> None:
+        """Build the index, the hub, the pipeline and the source. Nothing connects."""
+        self._process, self._cluster = process, cluster
+        refusal = cluster.refusal if cluster is not None else lambda: None
+        self._core = core_of(process.config, lambda: process.config.jobs.stalled_after, refusal)
+        self._supervisor = Supervisor(self._core.hub)
+        self._saved: Saved | None = None
+        """What the last run saved; after a takeover what the last active collector saved, if that is newer."""
+        self._mqtt: MqttSink | None = None
+
+    async def run(self) -> None:
+        """Run until a stop, or until the lease is lost."""
+        async with contextlib.AsyncExitStack() as stages:
+            enter = stages.enter_async_context
+            await enter(self._open_checkpoint())
+            self._group = await enter(TaskGroup())
+            await enter(self._serve())
+            if not await enter(self._compare() if self._cluster is None else self._stand_by(self._cluster)):
+                return
+            await enter(self._publish())
+            await enter(self._follow())
+            await self._wait()
+
+    @contextlib.asynccontextmanager
+    async def _open_checkpoint(self) -> AsyncIterator[None]:
+        """Lock and read the checkpoint, which fails if another process uses it. End: close what is open."""
+        config = self._process.config
+        self._checkpoint = Checkpoint(config.state.directory / "checkpoint.sqlite", str(config.database.url))
+        self._saved = await _open(self._checkpoint)
+        yield
+        await self._core.archive.close()
+        await asyncio.to_thread(self._checkpoint.close)
+        gc.unfreeze()
+
+    @contextlib.asynccontextmanager
+    async def _serve(self) -> AsyncIterator[None]:
+        """Serve, which ends the start of the unit: readiness reports that the daemon is loading. End: the listener."""
+        config, core, create = self._process.config, self._core, self._group.create_task
+        self._listener = ListenerConfig(config)
+        http = self._listener.sink(self._supervisor.serves)
+        self._parts: list[Prepare] = [self._listener.prepare, partial(_reloadable, core, None), *_checks(config)]
+        report_build(core.database.driver)
+        log.info("correlator %s follows %s", __version__, config.database.url)
+        self._serving = {create(http.run(core.hub), name=type(http).__name__)}
+        self._watching = {
+            create(self._supervisor.run(self._process.beat), name="supervisor"),
+            create(stalls.heartbeat(), name="heartbeat"),
+            create(memory.return_free_memory(), name="memory"),
+        }
+        yield
+        await end_tasks(self._watching | self._serving, again=DRAIN_WITHIN)
+
+    @contextlib.asynccontextmanager
+    async def _compare(self) -> AsyncIterator[bool]:
+        """Set the checkpoint aside if it is of another database. False: a stop came while no database answered."""
+        saved, source, compared = self._saved, str(self._process.config.database.url), True
+        if saved is not None:
+            comparing = self._group.create_task(_is_followed(self._core, saved, source), name="database")
+            if not (compared := await ends_before(comparing, self._process.stop)):
+                self._supervisor.stops()
+                await end_tasks({comparing})
+            elif not comparing.result():
+                await asyncio.to_thread(self._checkpoint.set_aside, f"it is of the database at {saved.source}")
+                self._saved = None
+        yield compared
+
+    @contextlib.asynccontextmanager
+    async def _stand_by(self, cluster: InCluster) -> AsyncIterator[bool]:
+        """Wait until this process holds the lease. False: a stop came first. End: hand the lease over.
+
+        Nothing queries the database until then.
+        """
+        process, core, create = self._process, self._core, self._group.create_task
+        standing_by = cluster.stand_by(process.config, core.database, core.hub, self._supervisor.served, self._group)
+        waiting = create(standing_by, name="standby")
+        reloading = create(reload_on_request(process, self._supervisor, self._parts), name="reload")
+        if not (active := await ends_before(waiting, process.stop)):
+            self._supervisor.stops()
+        await end_tasks({waiting, reloading})
+        if active:
+            waiting.result()
+            self._saved = cluster.newest(self._saved)
+            if cluster.saved is not None:
+                core.source.expect(cluster.saved.cursor.sample)
+            self._holding = create(cluster.lease.hold(cluster.report), name="lease")
+        yield active
+        if active:
+            await end_tasks({self._holding})
+        await cluster.lease.release(cluster.report())  # Where a stop came first, it may have been taken just now.
+
+    @contextlib.asynccontextmanager
+    async def _publish(self) -> AsyncIterator[None]:
+        """Publish what the last run knew, marked stale, before the database answers. End: the sinks, then the saver.
+
+        The sinks close their connections; those that take longer than the deadline are cancelled again. The checkpoint
+        is written after that, because the peers may have acknowledged events. In a cluster the listener serves until
+        the lease has been handed over.
+        """
+        config, core, saved, cluster = self._process.config, self._core, self._saved, self._cluster
+        hub = core.hub
+        event_log = EventLog(saved.events if saved is not None else ())
+        self._mqtt = mqtt = _mqtt_sink(config, event_log)
+        otlp = _otlp_sink(config, saved)
+        webhooks = WebhookSink(config, event_log)
+        of_cluster = cluster.sinks(config, hub, saved, event_log) if cluster is not None else ()
+        sinks: list[Sink] = [webhooks, *(sink for sink in (mqtt, otlp) if sink is not None), *of_cluster]
+        self._parts = [self._listener.prepare, partial(_reloadable, core, mqtt), webhooks.prepare]
+        self._parts += [otlp.prepare] if otlp is not None else []
+        stored = StoredForecasts(hub.forecasts)
+        self._saver = Saver(
+            checkpoint=self._checkpoint,
+            index=hub.index,
+            forecasts=stored,
+            cursor=core.tail.cursor,
+            events=event_log,
+            live=hub.live,
+            exports=otlp.exports if otlp is not None else None,
+            stream=cluster.stream if cluster is not None else None,
+            position=cluster.position if cluster is not None else lambda: None,
+        )
+        hub.readiness["checkpoint"] = self._saver.describe
+        publishing = {self._group.create_task(sink.run(hub), name=type(sink).__name__) for sink in sinks}
+        if saved is not None:
+            if saved.forecasts is not None and time.time() - saved.at <= config.jobs.retention:
+                stored.restore(saved.forecasts)  # After a longer stop the history is read again.
+            await _restore(saved, core)
+        yield
+        await end_tasks(publishing if cluster is not None else publishing | self._serving, again=DRAIN_WITHIN)
+        await self._saver.finish()
+
+    @contextlib.asynccontextmanager
+    async def _follow(self) -> AsyncIterator[None]:
+        """Read the tables and the log. End: the source and the tasks around it; nothing changes from then on."""
+        process, supervisor, pipeline, saver = self._process, self._supervisor, self._core.pipeline, self._saver
+        # After a takeover there is a checkpoint in the cluster already, so readiness does not wait for the file.
+        begin = saver.begin if self._cluster is None or self._cluster.saved is None else None
+        async with TaskGroup() as group:
+            reading = {
+                group.create_task(self._core.source.run(pipeline), name="source"),
+                group.create_task(pipeline.run(before_ready=begin), name="pipeline"),
+                group.create_task(saver.run(), name="saver"),
+                group.create_task(announce(process, supervisor, pipeline.ready), name="announce"),
+                group.create_task(reload_on_request(process, supervisor, self._parts), name="reload"),
+            }
+            yield
+            await end_tasks(reading | self._watching)
+
+    async def _wait(self) -> None:
+        """Wait for a stop, or for the loss of the lease. The service manager hears of the former."""
+        stop = self._process.stop
+        lost = self._cluster is not None and await ends_before(self._holding, stop)
+        if not lost:
+            await stop.wait()
         log.info("becoming the standby" if lost else "stopping")
         if not lost:
-            supervisor.stops()
-        elif mqtt is not None:
-            mqtt.supersede()
-        # Stop, 2: End the source and the tasks around it. The group waits for them; nothing changes from then on.
-        await end_tasks({*reading, *watching})
-    # Stop, 3: Have the sinks close their connections. Those that take longer than the deadline are cancelled again.
-    await end_tasks(publishing | serving, again=DRAIN_WITHIN)
-    # Stop, 4: Write the checkpoint, as the peers may have acknowledged events, and hand the lease over.
-    await saver.finish()
-    await end_tasks({holding})
-    if active is not None:
-        await active.lease.release(report())
+            self._supervisor.stops()
+        elif self._mqtt is not None:
+            self._mqtt.supersede()
 
 
 async def _open(checkpoint: Checkpoint) -> Saved | None:
@@ -359,9 +353,7 @@ def core_of(
     )
     interval, keys = config.database.reconcile_interval, config.jobs.external_id_keys
     legacy = Legacy(config.jobs.retention, keys, interval, config.jobs.max_jobs) if config.jobs.legacy else None
-    doorbell = None
-    if config.database.doorbell and isinstance(database, MariaDBDatabase):
-        doorbell = Doorbell(database)
+    if (doorbell := doorbell_of(config, database)) is not None:
         hub.readiness["doorbell"] = doorbell.describe
     pauses = config.database.poll_interval, config.database.idle_poll_interval, interval
     source = Follower(
@@ -397,47 +389,6 @@ def _otlp_sink(config: Config, saved: Saved | None) -> OtlpSink | None:
     return OtlpSink(config, Exports(config.otlp.delay, time.monotonic(), last))
 
 
-def _cluster_sinks(
-    core: Core, active: Active, saved: Saved | None, event_log: EventLog
-) -> tuple[ClusterSink, GatewayRequests, Standbys]:
-    """Build what writes documents, with the state of the last run, what answers gateways, and what reads of standbys.
-
-    Readiness describes it from now on.
-    """
-    # A daemon without a cluster has no metrics of one.
-    from correlator.ops import cluster_metrics  # noqa: PLC0415
-    from correlator.sinks.cluster.gateway_requests import GatewayRequests  # noqa: PLC0415
-    from correlator.sinks.cluster.sink import ClusterSink  # noqa: PLC0415
-    from correlator.standby import Standbys  # noqa: PLC0415
-
-    def lost(_: str) -> None:
-        cluster_metrics.FENCED.inc()
-        lease.lose()
-
-    cluster_metrics.TAKEOVERS.inc()
-    hub, lease = core.hub, active.lease
-    sink = ClusterSink(
-        lease.instance,
-        active.fence,
-        lost,
-        lambda: hub.index.horizon.log_read_to,
-        event_log,
-        position=saved.position if saved is not None else None,
-    )
-    standbys = Standbys(lease.connection, lease.instance)
-    hub.readiness["cluster"] = lambda: (
-        lease.describe() | sink.describe() | standbys.describe() | lease.streams.describe()
-    )
-    return sink, GatewayRequests(lease.connection, lease.instance), standbys
-
-
-def _report(config: Config, hub: Hub, sink: ClusterSink) -> Callable[[], dict[str, Any]]:
-    """Return what makes the report of this process in the alive key."""
-    from correlator.sinks.cluster.sink import alive_report  # noqa: PLC0415 - see _cluster_sinks
-
-    return partial(alive_report, hub, sink, wall_clock(), config.jobs.external_id_keys, rendering.of_instance(config))
-
-
 def _checks(config: Config) -> list[Prepare]:
     """Return what checks a new configuration for the sinks that a standby has not built yet, and applies nothing."""
 
@@ -456,8 +407,7 @@ def _reloadable(core: Core, mqtt: MqttSink | None, new: Config) -> Callable[[], 
 
     def apply() -> None:
         logs.configure(new.log.level, new.log.format, os.environ)
-        if isinstance(core.database, MariaDBDatabase):
-            core.database.log_in_with(new.database.password.reveal())
+        core.database.log_in_with(new.database.password.reveal())
         if mqtt is not None:
             mqtt.set_credentials(new.mqtt)
 

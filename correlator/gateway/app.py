@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -94,44 +94,48 @@ class Gateway:
 
     async def run(self, process: Process) -> None:
         """Serve until `process` is stopped."""
-        fleet, reloaded = self.fleet, [self._views, self._listener.prepare, _log_level]
         report_build("nats")
         _count_jobs(self.fleet.hub.published)
         cluster_metrics.BEHIND.set_function(lambda: self._jobs.behind)
         cluster_metrics.STALE.set_function(self._stale_seconds)
         log.info("correlator gateway %s reads %s", __version__, self._config.cluster.url)
-        async with TaskGroup() as outer:
-            # Start, 1: Serve, which ends the start of the unit. Readiness reports that the stream is being read.
-            serving = {outer.create_task(self._http.run(self.fleet.hub), name="http")}
-            async with TaskGroup() as inner:
-                # Start, 2: Connect, and read. Lines and events are read from now on, those of unknown jobs wait.
-                reading = {
-                    inner.create_task(work, name=name)
-                    for name, work in (
-                        ("connection", self.connection.run()),
-                        ("streams", self._check.run()),
-                        ("jobs", self._jobs.run()),
-                        ("alive", self._alive.run()),
-                        ("writable", self._alive.follow_writable()),
-                        ("lines", self._subscribe()),
-                        ("judge", self._judge()),
-                        ("waiting-ids", self._sender.run()),
-                        ("views", fleet.fill()),
-                        ("supervisor", self.supervisor.run(process.beat)),
-                        ("heartbeat", stalls.heartbeat()),
-                        ("memory", memory.return_free_memory()),
-                        ("announce", announce(process, self.supervisor, self._synced)),
-                        ("reload", reload_on_request(process, self.supervisor, reloaded)),
-                    )
-                }
-                await process.stop.wait()
-                # Stop, 1: Notify the service manager.
-                log.info("stopping")
-                self.supervisor.stops()
-                # Stop, 2: Have the clients connect to another gateway, while this one can still answer.
-                await end_tasks(serving, again=DRAIN_WITHIN)
-                # Stop, 3: Stop reading, and close the connection.
-                await end_tasks(reading)
+        async with TaskGroup() as group, self._read(process, group), self._serve(group):
+            await process.stop.wait()
+            log.info("stopping")
+            self.supervisor.stops()
+
+    @contextlib.asynccontextmanager
+    async def _read(self, process: Process, group: TaskGroup) -> AsyncIterator[None]:
+        """Connect and read: lines and events from now on, those of unknown jobs wait. End: close the connection."""
+        reloaded = [self._views, self._listener.prepare, _log_level]
+        reading = {
+            group.create_task(work, name=name)
+            for name, work in (
+                ("connection", self.connection.run()),
+                ("streams", self._check.run()),
+                ("jobs", self._jobs.run()),
+                ("alive", self._alive.run()),
+                ("writable", self._alive.follow_writable()),
+                ("lines", self._subscribe()),
+                ("judge", self._judge()),
+                ("waiting-ids", self._sender.run()),
+                ("views", self.fleet.fill()),
+                ("supervisor", self.supervisor.run(process.beat)),
+                ("heartbeat", stalls.heartbeat()),
+                ("memory", memory.return_free_memory()),
+                ("announce", announce(process, self.supervisor, self._synced)),
+                ("reload", reload_on_request(process, self.supervisor, reloaded)),
+            )
+        }
+        yield
+        await end_tasks(reading)
+
+    @contextlib.asynccontextmanager
+    async def _serve(self, group: TaskGroup) -> AsyncIterator[None]:
+        """Serve: readiness reports that the stream is being read. End: clients connect to another gateway meanwhile."""
+        serving = {group.create_task(self._http.run(self.fleet.hub), name="http")}
+        yield
+        await end_tasks(serving, again=DRAIN_WITHIN)
 
     def _reset(self, epoch: str) -> None:
         """Forget what was read. The positions of clients have become invalid, but at a start."""

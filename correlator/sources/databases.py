@@ -1,4 +1,4 @@
-"""The database that a configuration names."""
+"""The database that a configuration names, and what wakes its readers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from correlator.sources.db import zones
 from correlator.sources.db.mariadb import Address, MariaDBDatabase
 from correlator.sources.db.session import Database
 from correlator.sources.db.sqlite import SQLiteDatabase
+from correlator.sources.doorbell import Doorbell
 
 
 def database_of(config: Config) -> Database:
@@ -32,3 +33,8 @@ def database_of(config: Config) -> Database:
         query_timeout=settings.query_timeout,
         driver=settings.driver,
     )
+
+
+def doorbell_of(config: Config, database: Database) -> Doorbell | None:
+    """Build what wakes the tail by the binary log; None if it is not wanted, or if `database` has none."""
+    return Doorbell(database) if config.database.doorbell and isinstance(database, MariaDBDatabase) else None

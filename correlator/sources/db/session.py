@@ -306,6 +306,13 @@ class Database(Protocol):
 
     dialect: Dialect
 
+    @property
+    def driver(self) -> str:
+        """The library that reads it, by the name of its package."""
+
+    def log_in_with(self, password: str) -> None:
+        """Use this password from the next connection on. A database without passwords ignores it."""
+
     async def open(self, *, dirty: bool = False) -> Session:
         """A new session. A `dirty` one also reads rows that are not committed yet."""
 

@@ -62,6 +62,7 @@ class SQLiteDatabase:
     `timeout`: seconds for one query.
     """
 
+    driver = "sqlite3"
     dialect = Dialect(
         placeholder="?",
         local_micros="micros({})",
@@ -114,6 +115,9 @@ class SQLiteDatabase:
             rows = await rows_of(session, tuple[str, str], f"SELECT name, type FROM pragma_table_info('{table}')")
             found[table] = {name.lower(): kind.lower().split("(")[0] for name, kind in rows}
         return Schema(found)
+
+    def log_in_with(self, password: str) -> None:
+        """Do nothing: a file has no password."""
 
     async def connections(self, session: Session) -> int:
         del session
