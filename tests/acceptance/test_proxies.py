@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -17,13 +19,17 @@ from yarl import URL
 
 from tests.support.appliance import Appliance, connected
 from tests.support.client_fold import ClientFold
+from tests.support.cluster import connected as connected_to
 from tests.support.daemon import HELLO, Daemon, Socket
 from tests.support.eventually import eventually
+from tests.support.gateways import gateway_process
 from tests.support.mariadb import Database, MariaDB
 from tests.support.names import Loopback
-from tests.support.proxies import Caddy, Nginx, Proxy
+from tests.support.nats import Nats
+from tests.support.proxies import Caddy, DividingNginx, Nginx, Proxy
 from tests.support.servers import free_port
 from tests.support.stream_clients import CheckedEventStream
+from tests.support.stream_writer import StreamWriter, job
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -167,6 +173,59 @@ async def test_a_proxy_passes_the_address_of_its_client_on_behind_what_the_clien
         finally:
             await asyncio.to_thread(proxy.close)
             await runner.cleanup()
+
+
+async def test_a_client_of_the_front_sees_one_fleet_that_two_gateways_divide(nats: Nats, tmp_path: Path):
+    """One serves dc1 and dc2, one all: the path chooses, whatever is asked."""
+    names = ("dc1", "dc2", "dc3")
+    environ = {f"CORRELATOR_{key.upper()}": value for key, value in AS_THE_FILES_SAY.items()}
+    async with contextlib.AsyncExitStack() as stack:
+        connection = await stack.enter_async_context(connected_to(nats.url))
+        writers = {name: StreamWriter(connection, name) for name in names}
+        for name, writer in writers.items():
+            await writer.begin()
+            await writer.put(job(f"of/{name}"))
+            await writer.alive()
+        some, every = [
+            await stack.enter_async_context(gateway_process(tmp_path / folder, nats.url, **environ | more))
+            for folder, more in (("some", {"CORRELATOR_CLUSTER__INSTANCES": "dc1,dc2"}), ("all", {}))
+        ]
+        proxy = stack.enter_context(DividingNginx(some.port, every.port))
+        connector = aiohttp.TCPConnector(ssl=False, resolver=Loopback())
+        session = await stack.enter_async_context(aiohttp.ClientSession(f"{proxy.origin}", connector=connector))
+
+        async def get(path: str) -> Any:
+            async with session.get(URL(f"/correlator{path}", encoded=True)) as response:
+                assert response.status == 200, (path, await response.text())
+                return await response.json()
+
+        async def client(base: str, *shown: str) -> Socket:
+            """A client that has a snapshot of these appliances' jobs."""
+            path = f"/correlator{base}/ws"
+            socket = Socket(await stack.enter_async_context(session.ws_connect(path, origin=proxy.origin)))
+            await socket.say(HELLO)
+            socket.welcome = await socket.until("welcome")
+            assert sorted((await socket.snapshot())[0]) == [f"of/{name}" for name in shown]
+            return socket
+
+        assert [one["instance"] for one in (await get("/api/v1/instances"))["instances"]] == list(names)
+        assert len((await get("/api/v1/jobs"))["jobs"]) == len(names)
+        fleet = await client("", *names)
+        epochs = {"": fleet.welcome["epoch"]}
+        for name, writer in writers.items():
+            base = f"/i/{name}"
+            document = await get(f"{base}/api/v1/jobs/of%2F{name}")
+            assert document["instance"] == name
+            assert await get(f"/api/v1/jobs/of%2F{name}") == document
+            own = await client(base, name)
+            epochs[name] = own.welcome["epoch"]
+            await writer.put(job(f"new-{name}"))
+            for reader in (fleet, own):
+                assert (await reader.shown())["job_id"] == f"new-{name}"
+            async with session.get(f"/correlator{base}/") as page:
+                assert (page.status, page.content_type) == (200, "text/html"), base
+        # An epoch is that of one gateway's part: dc1 and dc2 come from one, everything else from the other.
+        assert epochs["dc1"] == epochs["dc2"] != epochs["dc3"] == epochs[""]
 
 
 async def test_the_page_and_its_client_are_found_under_the_prefix(site: Site):

@@ -6,6 +6,7 @@ tested is what is delivered.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -72,9 +73,35 @@ class Nginx(Proxy):
             f"/etc/ssl/certs/{NAME}.pem": str(certificate),
             f"/etc/ssl/private/{NAME}.key": str(key),
         }
-        delivered = self._with_token((DEPLOY / "nginx/correlator.conf").read_text(), "proxy_set_header")
-        (self.folder / "site.conf").write_text(rewritten(delivered, changes))
+        site = self._with_token(self._delivered(), "proxy_set_header")
+        (self.folder / "site.conf").write_text(rewritten(site, changes))
         return nginx(self.folder)
+
+    def _delivered(self) -> str:
+        return (DEPLOY / "nginx/correlator.conf").read_text()
+
+
+class DividingNginx(Nginx):
+    """nginx with the file's example for a fleet that gateways divide.
+
+    `some`: the port of the gateway of the appliances dc1 and dc2; `all_`: of that of all appliances.
+    """
+
+    def __init__(self, some: int, all_: int) -> None:
+        super().__init__(all_, all_, all_)
+        self._upstreams |= {"192.0.2.11:8686": f"127.0.0.1:{some}", "192.0.2.13:8686": f"127.0.0.1:{all_}"}
+
+    def _delivered(self) -> str:
+        """The file as its comment says: the lines of the example without their marks, and `proxy_pass` by it."""
+        text = super()._delivered()
+        said = r"\n# In front of .*cluster\.instances.* write\n# (http://\S+) for proxy_pass below\.\n"
+        found = re.search(said, text)
+        if found is None:
+            raise ServerError("the example is not in the file any more")
+        example, server, rest = text[found.end() :].partition("\nserver {")
+        lines = re.sub("^#   ", "", example, flags=re.MULTILINE)
+        old = {"proxy_pass http://127.0.0.1:8686$correlator_request;": f"proxy_pass {found[1]};"}
+        return f"{text[: found.start()]}\n{lines}{rewritten(server + rest, old)}"
 
 
 def nginx(folder: Path) -> Sequence[str]:
