@@ -63,9 +63,9 @@ def certificates_for(machine: Machine, of: Machine) -> None:
 def followed(hosts: dict[str, Machine]) -> dict[str, Machine]:
     """The hosts once the chapters have been followed: the first two have collectors, the last two gateways."""
     first, second, third = hosts.values()
-    certificates, server, users, collector, gateway = shell_blocks("docs/cluster.md", "Hosts of their own")
+    certificates, server, users, streams, collector, gateway = shell_blocks("docs/cluster.md", "Hosts of their own")
     more, switch, replicas = shell_blocks("docs/cluster.md", "From one NATS server to three")
-    follow(first, certificates, server, users, collector)
+    follow(first, certificates, server, users, streams, collector)
     eventually(lambda: ready(first)["parts"]["cluster"]["role"] == "active")
     certificates_for(second, first)
     certificates_for(third, first)
@@ -79,9 +79,12 @@ def followed(hosts: dict[str, Machine]) -> dict[str, Machine]:
         follow(hosts[host], server.replace("nats-1", host), users)
     for machine in hosts.values():
         follow(machine, switch)
+    urls = "tls://nats-1.example:4222,tls://nats-2.example:4222,tls://nats-3.example:4222"
+    # The fourth step of the chapter, in words there.
+    provisioner = f"sed --in-place 's|^url = .*|url = \"{urls}\"\\nreplicas = 3|' ~/certificates/provisioner.toml"
+    follow(first, provisioner, streams.splitlines()[-1])
     for machine in (first, second):
         follow(machine, replicas)
-    urls = "tls://nats-1.example:4222,tls://nats-2.example:4222,tls://nats-3.example:4222"
     follow(third, f"correlator config set --gateway cluster.url {urls}; systemctl restart correlator-gateway")
     eventually(lambda: {ready(m)["parts"]["cluster"]["role"] for m in (first, second)} == {"active", "standby"})
     eventually(lambda: shows(third))
