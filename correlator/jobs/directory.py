@@ -365,7 +365,7 @@ class PublishedJobs(JobDirectory):
         self.past_unread: Micros | None = None
         """The time at which reading of the log's past began, in microseconds. None once all of it is published."""
         self.newest_removed: Micros = 0
-        """The newest start of a job that left memory, or for which it had no room."""
+        """The newest start of a job that left memory, or for which it had no room. A start in the future is none."""
         self._joblog_ids = joblog_ids
         self._awaited: set[str] = set()
         self._newest_awaited: Micros = -1
@@ -390,16 +390,18 @@ class PublishedJobs(JobDirectory):
         """Begin with the log's past. Jobs that are published while the tables are loaded are incomplete from now on."""
         self.past_unread = now
 
-    def leave_out(self, started_at: Micros) -> None:
-        """Note that memory may lack jobs that started at this time or before."""
-        self.newest_removed = max(self.newest_removed, started_at)
+    def leave_out(self, started_at: Micros, now: Micros) -> None:
+        """Note that memory may lack jobs that started at this time or before. A start in the future says nothing."""
+        if started_at <= now:
+            self.newest_removed = max(self.newest_removed, started_at)
 
     # -- called by the index
 
-    def await_legacy(self, job_id: str, started_at: Micros) -> None:
+    def await_legacy(self, job_id: str, started_at: Micros, now: Micros) -> None:
         """Note a legacy row that is published once it is certain that no JobLog job has its ID."""
         self._awaited.add(job_id)
-        self._newest_awaited = max(self._newest_awaited, started_at)
+        if started_at <= now:
+            self._newest_awaited = max(self._newest_awaited, started_at)
 
     def await_no_longer(self, job_id: str) -> None:
         self._awaited.discard(job_id)
@@ -411,10 +413,10 @@ class PublishedJobs(JobDirectory):
         self.seq += 1
         return self.seq
 
-    def drop(self, old: PublishedJob) -> None:
+    def drop(self, old: PublishedJob, now: Micros) -> None:
         """Remove a job, which memory may lack from now on."""
         self.drop_job(old.job_id)
-        self.leave_out(old.view.started_at or 0)
+        self.leave_out(old.view.started_at or 0, now)
 
 
 # -- children

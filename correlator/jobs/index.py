@@ -371,7 +371,7 @@ class Index:
         loading, self.loading = self.loading, True
         self._clock = state.last_observed_at
         self._removed.restore(state.removed, min(now, state.announced_until))
-        self.published.leave_out(state.newest_removed)
+        self.published.leave_out(state.newest_removed, now)
         self.horizon.restore(state.watched, now)
         self._transitions.restore((event for _, event in state.pending_events), self.horizon.log_watched_from(now))
         self.silence.judged_to = state.watched
@@ -595,7 +595,7 @@ class Index:
             no_room = view.terminal and self.published.has_expired(ended_at(view, 0), turn.now)
             if no_room or not self._removed.is_news(view, 0):
                 self.known.set_aside(row, self._newest_time)
-                self.published.leave_out(view.started_at or 0)
+                self.published.leave_out(view.started_at or 0, turn.now)
                 return
             self.known.rows[job_id] = LegacyRow(row)
             self._unsaved[job_id] = None
@@ -755,7 +755,7 @@ class Index:
                 known.silent = False
             self._show(view, fold.legacy_alive_at(row), old, None, turn)
         else:
-            self.published.await_legacy(row.job_id, view.started_at or 0)
+            self.published.await_legacy(row.job_id, view.started_at or 0, turn.now)
             known.silent = known.silent or turn.past
 
     def _show(
@@ -892,7 +892,7 @@ class Index:
             alive_at = old.alive_at
         if reason == "retention" and view is not None:
             self._removed.had_no_room(view, alive_at)
-            self.published.leave_out(view.started_at or 0)
+            self.published.leave_out(view.started_at or 0, turn.now)
         if old is None or was_published:
             self._removed.add(job_id, view, alive_at, turn.now, gone=reason == "gone")
         if old is not None and was_published:
@@ -964,7 +964,7 @@ class Index:
 
     def _withdraw(self, old: PublishedJob, reason: Reason, turn: _Turn) -> None:
         """Remove a document: the only place where one disappears."""
-        self.published.drop(old)
+        self.published.drop(old, turn.now)
         self._unsaved[old.job_id] = None
         self.silence.forget(old.job_id)
         self.forecasts.forget(old.job_id)

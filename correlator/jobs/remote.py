@@ -89,7 +89,7 @@ class RemoteJobs(JobDirectory):
         self.bytes = 0
         """What the jobs take, if that has a bound."""
         self.crowded_to: Micros | None = None
-        """The newest start of a job that was removed to make room; None: none was."""
+        """The newest start of a job that was removed to make room; None: none was. A start in the future is none."""
         self._marks = marks
         self.complete_from: Micros | None = None
         self.counts: dict[Status, int] = dict.fromkeys(Status, 0)
@@ -190,7 +190,8 @@ class RemoteJobs(JobDirectory):
         changes: list[Change] = []
         while self._max_bytes is not None and self.bytes > self._max_bytes and len(self._jobs) > 1:
             oldest = next(iter(self._jobs.values()))
-            self.crowded_to = max(self.crowded_to or 0, oldest.view.started_at or 0)
+            if (started_at := oldest.view.started_at or 0) <= next(reversed(self._jobs.values())).updated_at:
+                self.crowded_to = max(self.crowded_to or 0, started_at)
             changes += self.remove(oldest.job_id, seq, "retention")
         return changes
 

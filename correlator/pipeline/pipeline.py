@@ -395,7 +395,7 @@ class Pipeline:
         return False
 
     def left_out(self, started_at: Micros) -> None:
-        self._index.published.leave_out(started_at)
+        self._index.published.leave_out(started_at, self._clock())
 
     def legacy(self, records: Iterable[LegacyRecord], gone: Iterable[str], *, past: bool = False) -> Outcome:
         with timed("legacy"):

@@ -17,6 +17,7 @@ from correlator.jobs.index import MAX_STEP_ROWS, Index
 from correlator.jobs.known import MAX_UNREAD
 from correlator.jobs.missing_rows import GRACE, MAX_PENDING_TRANSITIONS
 from correlator.model.facts import AttributedRow, Entry, Job, Kind, Reading, Status
+from correlator.model.persisted import IndexState
 from correlator.model.published import Event, PublishedJob
 from correlator.model.rows import JobRecord, LegacyRecord, LogRow, StepRecord
 from tests.support.documents import document_of, document_text
@@ -361,6 +362,22 @@ def test_a_legacy_row_is_published_only_when_the_tables_show_that_no_job_owns_it
     assert before < row.created_at < index.published.complete_since(NOW), "a list without the tables would miss it"
     assert changes(index.decide_legacy([], ["ext"], NOW)) == [("ext", "running", None)]
     assert not index.known.is_undecided(row)
+    assert index.published.complete_since(NOW) == before
+
+
+@pytest.mark.parametrize("kind", ["joblog", "legacy", "undecided", "restored"])
+def test_a_start_in_the_future_does_not_move_the_time_since_which_all_jobs_are_in_memory(kind):
+    """A list would ask the database for every page from then on, until 2037."""
+    index, later = live(), BASE + 11 * 365 * DAY
+    before = index.published.complete_since(NOW)
+    if kind == "joblog":
+        index.apply([read(started_at=later)], NOW)
+        assert changes(index.apply([gone()], NOW)) == [("j", None, "gone")]
+    elif kind == "restored":
+        list(index.restore((), (), IndexState(newest_removed=later), NOW))
+    else:
+        index.apply_legacy([replace(LEGACY, created_at=later, apart=kind == "legacy")], [], NOW)
+        index.apply_legacy([], ["ext"] if kind == "legacy" else [], NOW)
     assert index.published.complete_since(NOW) == before
 
 

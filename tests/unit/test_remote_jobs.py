@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from correlator.cluster import keys
 from correlator.gateway.fleet import Fleet
@@ -33,6 +34,13 @@ def test_jobs_are_all_there_from_the_time_that_the_appliance_says_and_until_then
     assert jobs.complete_since(5) == 5
     jobs.complete_from = 3
     assert jobs.complete_since(5) == 3
+
+
+def test_a_crowded_job_that_starts_in_the_future_says_nothing_of_what_has_left():
+    jobs = RemoteJobs(Marks(), max_bytes=1)
+    for rev, started_at in enumerate((3, 90, 5, 7), 1):
+        jobs.put(replace(job(f"j{rev}", rev, started_at=started_at), updated_at=10 * rev))
+    assert (len(jobs), jobs.crowded_to) == (1, 5)
 
 
 def test_another_stream_finds_its_own_jobs_by_their_ids_in_any_case_and_none_of_the_last_one():
