@@ -144,17 +144,18 @@ class Gateway:
         if has_read:
             self._http.disconnect()
 
-    def _on_jobs(self, messages: Any) -> None:
-        if not self.fleet.read(messages):
+    def _on_jobs(self, messages: Any) -> int | None:
+        if (taken := self.fleet.read(messages)) is None:
             self._jobs.restart()
         if not self._jobs.synced:
             stalls.spare_loaded()
-            return
+            return taken
         self.fleet.synced()
         if not self._synced.is_set():
             self._synced.set()
             jobs, appliances = len(self.fleet.hub.published), len(self.fleet.appliances)
             log.info("the stream has been read: %d jobs of %d appliances", jobs, appliances)
+        return taken
 
     def _on_alive(self, messages: Any) -> None:
         self.fleet.read_alive(messages, None if self._alive.synced else self._alive.server_time)

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -392,6 +392,9 @@ MAX_EVENTS = 50_000
 MAX_UNCONFIRMED = 1_000
 """The number of jobs whose events are remembered; of those whose events wait for a document."""
 
+CHANGED_AT_ONCE, BYTES_AT_ONCE = 1_000, 256_000
+"""Changes of all hubs that are published in one call, and bytes of the documents before and after them."""
+
 FILLED_AT_ONCE = 200
 SETTLED_AT_ONCE = 1_000
 """Jobs that are added to a new view in one step, and that are settled again in one. One takes about 20 µs."""
@@ -630,24 +633,30 @@ class Fleet:
                 del self._emptied[name], self.appliances[name], self._hubs[name]
                 self._on_removed(name)
 
-    def read(self, messages: Sequence[StoredMessage]) -> bool:
+    def read(self, messages: Sequence[StoredMessage]) -> int | None:
         """Apply messages of the stream, and publish their changes as one batch of each hub.
 
-        Returns False if the stream has another epoch than what was read: read it again.
+        Returns how many: one at least, and no more than change what `CHANGED_AT_ONCE` and `BYTES_AT_ONCE` allow. A
+        message of 100 bytes may change a thousand jobs, or a document of a megabyte. None if the stream has another
+        epoch than what was read: read it again.
         """
         if not messages:
-            return True
-        is_same = True
-        changes: defaultdict[RemoteHub, list[Change]] = defaultdict(list)
+            return 0
+        is_same, taken = True, 0
+        changed = _Changed()
+        changes = changed.of
         with timed("stream"):
             for message in messages:
+                if changed.is_much():
+                    break
+                taken += 1
                 self._marks.note(message.seq, message.at)
                 if message.subject == keys.EPOCH:
                     epoch = self._parser.parse(keys.EPOCH, partial(received.epoch, message.payload))
                     is_same &= epoch is None or epoch + self._part == self.hub.epoch
                 else:
                     self._read(message, changes)
-            last = messages[-1]
+            last = messages[taken - 1]
             for hub in self.hubs():
                 hub.published.advance(last.seq, last.at)
         for hub in self.hubs():
@@ -660,7 +669,7 @@ class Fleet:
                     self._announce(name, change.job_id)
             documents = ((c.job_id, _last_at(c.new)) for c in changes[hub] if c.new is not None)
             self._publish_lines(name, self._lines.appeared(name, documents))
-        return is_same
+        return taken if is_same else None
 
     def _read(self, message: StoredMessage, changes: defaultdict[RemoteHub, list[Change]]) -> None:
         if (page := keys.growth_of(message.subject)) is not None:
@@ -700,7 +709,9 @@ class Fleet:
             return
         for found in page:
             shown = hub.published.get(found.job_id)
-            if shown is not None and shown.body is not None and shown.body.checksum == found.checksum:
+            body = shown.body if shown is not None else None
+            # A document that does not go on is written again within 30 s (`sinks/cluster/growing.py`).
+            if shown is not None and body is not None and body.checksum == found.checksum and body.running is not None:
                 last = Line(found.at, 0, found.level, found.text)
                 self._put(hub, encoding.grown(shown, message.seq, found.updated_at, last), changes)
 
@@ -831,10 +842,9 @@ class Fleet:
         shown = hub.published.get(job_id) if hub is not None else None
         if event is None or hub is None or shown is None:
             return
-        forecast = encoding.document(shown).forecast
         if shown.view.terminal:
             del self._unconfirmed[instance, job_id]
-        elif forecast is not None and forecast.state in (_STATES[event.kind], ForecastState.OVERDUE):
+        elif shown.body is not None and shown.body.forecast in (_STATES[event.kind], ForecastState.OVERDUE):
             del self._unconfirmed[instance, job_id]
             self._announced[instance, job_id] = event.kind
             for one in (hub, *self._showing(instance, job_id)):
@@ -883,6 +893,27 @@ def _shows(hub: RemoteHub, instance: str, job_id: str) -> bool:
 
 def _last_at(shown: PublishedJob) -> Micros:
     return shown.view.last.at if shown.view.last is not None else -1
+
+
+class _Changed:
+    """What changes in one call, by hub. `is_much`: it is as much as one call may publish."""
+
+    def __init__(self) -> None:
+        self.of: defaultdict[RemoteHub, list[Change]] = defaultdict(list)
+        self._weighed = Counter[RemoteHub]()
+        self._count = self._bytes = 0
+
+    def is_much(self) -> bool:
+        for hub, changes in self.of.items():
+            for change in changes[self._weighed[hub] :]:
+                bodies = [shown.body for shown in (change.old, change.new) if shown is not None and shown.body]
+                self._count += 1
+                if change.goes_on:
+                    self._count += len(bodies[-1].running or ())
+                elif not change.moved:
+                    self._bytes += sum(len(body.text) for body in bodies)
+            self._weighed[hub] = len(changes)
+        return self._count >= CHANGED_AT_ONCE or self._bytes >= BYTES_AT_ONCE
 
 
 class _Event(Struct):

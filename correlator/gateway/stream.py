@@ -64,7 +64,8 @@ _NANO = 1_000_000_000
 class OrderedConsumer:
     """Reads `stream`, the subjects that match one of `subjects`. Event loop's thread only.
 
-    `on_messages`: gets the messages, must not wait and must not raise. `on_reset`: forget all that was read; gets the
+    `on_messages`: gets the messages, must not wait and must not raise. It returns how many it has taken, one at least;
+    it gets the others again when other tasks have run. None: all. `on_reset`: forget all that was read; gets the
     identity of the stream. `identity`: reads what its writers keep in it, if they do; it returns None if the stream is
     not ready to be read.
     """
@@ -74,7 +75,7 @@ class OrderedConsumer:
         connection: Connection,
         stream: str,
         subjects: Sequence[str],
-        on_messages: Callable[[Sequence[StoredMessage]], None],
+        on_messages: Callable[[Sequence[StoredMessage]], int | None],
         on_reset: Callable[[str], None] = lambda _: None,
         identity: Callable[[Connection], Awaitable[str | None]] | None = None,
     ) -> None:
@@ -191,6 +192,7 @@ class OrderedConsumer:
             self._on_reset(identity)
 
     async def _create(self, inbox: str) -> None:
+        self._batch = []  # What was not passed on comes again.
         name = f"g{secrets.token_hex(8)}"
         only = f".{self._subjects[0]}" if len(self._subjects) == 1 else ""
         start: dict[str, Any] = {"deliver_policy": "last_per_subject"}
@@ -269,12 +271,17 @@ class OrderedConsumer:
         self._flushing = False
         batch, self._batch = self._batch, []
         if batch:
-            self.seq = batch[-1].seq
             try:
-                self._on_messages(batch)
+                taken = self._on_messages(batch)
             except Exception:
                 log.exception("messages of the stream %s could not be applied: all is read again", self._stream)
                 self.restart()
+                return
+            left = batch[taken:] if taken is not None else []
+            self.seq = batch[-len(left) - 1].seq
+            if left:
+                self._batch, self._flushing = left, True
+                asyncio.get_running_loop().call_soon(self._flush)
                 return
         self._settle()
 

@@ -13,6 +13,7 @@ import datetime
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice
 from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
@@ -25,7 +26,17 @@ from correlator.model import document as model
 from correlator.model import encoder, messages, published
 from correlator.model.document import JobDocument
 from correlator.model.facts import AttributedRow, Entry, Line, Status
-from correlator.model.published import Body, Change, Event, JobForecast, JobView, LogLine, PublishedJob, Titles
+from correlator.model.published import (
+    MAX_RUNNING,
+    Body,
+    Change,
+    Event,
+    JobForecast,
+    JobView,
+    LogLine,
+    PublishedJob,
+    Titles,
+)
 from correlator.model.rows import COLUMNS, Micros, StepRecord
 
 _EPOCH = datetime.datetime(1970, 1, 1)  # noqa: DTZ001 - only its text is used, with the Z added
@@ -205,13 +216,20 @@ def growth(old: PublishedJob, new: PublishedJob) -> bytes:
         changed["errors"] = view.errors
     changed["rev"] = new.rev
     steps = {
-        step.id: {"duration_seconds": took}
-        for step in view.steps
-        if step.status == "running" and (took := seconds(step.started_at, now)) != seconds(step.started_at, before)
+        step_id: {"duration_seconds": took}
+        for step_id, start in running_steps(new)
+        if (took := seconds(start, now)) != seconds(start, before)
     }
     if steps:
         changed["steps"] = steps
     return encoder.encode(changed)
+
+
+def running_steps(shown: PublishedJob) -> Iterable[tuple[int, Micros | None]]:
+    """The ID and the start of each running step, also of a job that was received and may grow."""
+    if shown.body is not None:
+        return shown.body.running or ()
+    return [(step.id, step.started_at) for step in shown.view.steps if step.status == "running"]
 
 
 def _steps(shown: PublishedJob, base: Revision | None) -> dict[int, model.Step]:
@@ -348,8 +366,21 @@ def received(found: JobDocument, checksum: int = 0) -> PublishedJob:
         len(children),
         found.stalled,
         instance=found.instance or "",
-        body=Body(encoder.encode_document(found), found.rev, checksum),
+        body=Body(
+            encoder.encode_document(found),
+            found.rev,
+            checksum,
+            () if view.terminal else _running(found),
+            found.forecast.state if found.forecast is not None else None,
+        ),
     )
+
+
+def _running(found: JobDocument) -> tuple[tuple[int, Micros | None], ...] | None:
+    """The running steps of a document, as `Body` has them. None: they are too many."""
+    running = ((step_id, step) for step_id, step in found.steps.items() if step.status == "running")
+    some = tuple((step_id, _time(step.started_at)) for step_id, step in islice(running, MAX_RUNNING + 1))
+    return some if len(some) <= MAX_RUNNING else None
 
 
 def grown(shown: PublishedJob, rev: int, updated_at: Micros, last: Line) -> PublishedJob:
@@ -555,7 +586,7 @@ class Documents:
 
     def patch(self, old: PublishedJob, new: PublishedJob, *, goes_on: bool = False) -> bytes:
         """The merge patch between the documents of two revisions of a job, as JSON. `goes_on`: see `Change`."""
-        if new.body is None and (goes_on or published.goes_on(old, new)):
+        if _only_grown(old, new) if new.body is not None else goes_on or published.goes_on(old, new):
             return growth(old, new)
         base = self._followed.get(old.job_id)
         if base is None or base.shown is not old:
@@ -591,6 +622,11 @@ class Documents:
     def _follow_no_longer(self, job_id: str) -> None:
         if (revision := self._followed.pop(job_id, None)) is not None:
             self._followed_size -= _size(revision)
+
+
+def _only_grown(old: PublishedJob, new: PublishedJob) -> bool:
+    """True if both are one received document that has gone on."""
+    return new.body == old.body and new.body is not None and new.body.running is not None
 
 
 def _size(revision: Revision) -> int:

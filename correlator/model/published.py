@@ -93,12 +93,22 @@ class Titles(Struct, frozen=True):
 NO_TITLES = Titles()
 
 
+MAX_RUNNING = 200
+"""Running steps with which a job may go on without a new document at a gateway: the duration of each grows."""
+
+
 class Body(Struct, frozen=True, gc=False):
-    """A document that a gateway has received: its text, the revision of which it is, and its checksum in the stream."""
+    """A document that a gateway has received: its text, the revision of which it is, and its checksum in the stream.
+
+    `running`: the ID and start of each running step; None if there are more than `MAX_RUNNING`. `forecast`: the state
+    of its forecast. They are kept so that a growth, of which 64 fit in 4 kB, does not parse a document of 1 MB.
+    """
 
     text: bytes
     rev: int
     checksum: int
+    running: tuple[tuple[int, Micros | None], ...] | None = ()
+    forecast: str | None = None
 
 
 class PublishedJob(Struct, frozen=True, gc=False):

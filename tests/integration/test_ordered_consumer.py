@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from correlator.cluster import keys
@@ -22,12 +23,24 @@ from tests.support.stream_writer import StreamWriter, job
 class Reading:
     """What a consumer of the stream of documents has passed on since its last reset."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, at_once: int | None = None) -> None:
         self.messages: list[StoredMessage] = []
         self.resets = 0
-        self.consumer = OrderedConsumer(
-            connection, keys.STATE, ["$KV.cor.>"], self.messages.extend, self._reset, self._identity
-        )
+        self._at_once = at_once
+        self._slowly = 0
+        self.lost_while_waiting = False
+        """The consumer is lost as soon as messages wait that were not taken."""
+        self.consumer = OrderedConsumer(connection, keys.STATE, ["$KV.cor.>"], self._take, self._reset, self._identity)
+
+    def _take(self, messages: Sequence[StoredMessage]) -> int | None:
+        self.messages.extend(messages[: self._at_once])
+        if self.lost_while_waiting and len(messages) > 50:
+            self.lost_while_waiting, self._slowly = False, 50
+            self.consumer._broken.set()
+        if self._slowly:  # Another consumer delivers before all that waits has been taken.
+            self._slowly -= 1
+            time.sleep(0.01)
+        return self._at_once
 
     def _reset(self, identity: str) -> None:
         assert identity == "i"
@@ -68,6 +81,18 @@ async def test_the_newest_message_of_each_subject_comes_first_then_every_other(n
             assert reading.sequences == [1, *range(seq - 1, last + 1)]
             assert reading.messages[-1].subject == keys.job("dc1", "j999")
             assert reading.consumer.behind == 0
+
+
+async def test_messages_that_are_taken_a_few_at_a_time_come_each_once_and_over_a_new_consumer(nats):
+    async with connected(nats.url) as connection:
+        dc1 = await writer(connection)
+        async with Reading(connection, at_once=1).running() as reading:
+            reading.lost_while_waiting = True
+            last = await dc1.put(*[job(f"j{n}") for n in range(1000)])
+            await eventually(lambda: reading.consumer.synced and reading.sequences[-1] == last)
+            assert not reading.lost_while_waiting, "messages waited when the consumer was lost"
+            assert reading.sequences == sorted(set(reading.sequences))
+            assert {m.subject for m in reading.messages} >= {keys.job("dc1", f"j{n}") for n in range(1000)}
 
 
 async def test_a_message_that_is_lost_is_read_by_another_consumer(nats, monkeypatch):

@@ -20,7 +20,7 @@ from msgspec import Struct
 from correlator.cluster import growth, received
 from correlator.cluster.growth import PAGE_JOBS, PAGES, Growth
 from correlator.jobs.encoding import MAX_MICROS, MIN_MICROS
-from correlator.model.published import PublishedJob, only_grows
+from correlator.model.published import MAX_RUNNING, PublishedJob, only_grows
 from correlator.model.rows import Micros
 
 WHOLE_EVERY = 30.0
@@ -110,7 +110,7 @@ class GrowingJobs:
     def replace(self, job_id: str, shown: PublishedJob | None, stored: bytes) -> None:
         """A document of a job, or its removal (None), is about to be written."""
         self._whole.pop(job_id, None)
-        can = self._enabled and shown is not None and not shown.view.terminal and _has_exact_times(shown)
+        can = self._enabled and shown is not None and not shown.view.terminal and _may_grow(shown)
         whole = _Whole(shown, growth.checksum(stored), self._clock()) if can and shown is not None else None
         if whole is not None or job_id in self._members:
             self._in_flight[job_id] = whole
@@ -185,11 +185,14 @@ class GrowingJobs:
         return next((n for n, page in enumerate(self._pages) if len(page) < PAGE_JOBS), None)
 
 
-def _has_exact_times(shown: PublishedJob) -> bool:
-    """True if the durations of a document follow from its texts: times out of range are not written as they are."""
+def _may_grow(shown: PublishedJob) -> bool:
+    """True if few steps run, and the durations of a document follow from its texts.
+
+    Times out of range are not written as they are.
+    """
     view = shown.view
-    running = (step.started_at for step in view.steps if step.status == "running")
-    return all(at is None or _is_exact(at) for at in (view.started_at, *running))
+    running = [step.started_at for step in view.steps if step.status == "running"]
+    return len(running) <= MAX_RUNNING and all(at is None or _is_exact(at) for at in (view.started_at, *running))
 
 
 def _is_exact(at: Micros) -> bool:
