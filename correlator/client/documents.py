@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from msgspec import Struct
@@ -46,12 +46,20 @@ def age_key(job: Document) -> tuple[str, float, str]:
     return (job.get("started_at") or "", first, job.get("job_id") or "")
 
 
+FIRST = datetime(1, 1, 2, tzinfo=UTC)
+LAST = datetime(9999, 12, 30, tzinfo=UTC)
+"""The times that every time zone can express, and a minute more."""
+
+
 def moment(stamp: object) -> datetime | None:
-    """Parse the RFC 3339 time of a document; None if it is absent or not a time."""
+    """Parse the RFC 3339 time of a document; None if it is absent or not a time. It is from `FIRST` to `LAST`."""
     try:
-        return datetime.fromisoformat(stamp) if isinstance(stamp, str) else None
+        found = datetime.fromisoformat(stamp) if isinstance(stamp, str) else None
     except ValueError:
         return None
+    if found is None:
+        return None
+    return max(FIRST, min(found if found.tzinfo is not None else found.replace(tzinfo=UTC), LAST))
 
 
 class Remaining(Struct, frozen=True):

@@ -337,6 +337,10 @@ def received(found: JobDocument, checksum: int = 0) -> PublishedJob:
     times = "".join([(step.started_at or "") + (step.ended_at or "") for step in found.steps.values()]).encode()
     if times.translate(_DIGITS) != _ZEROS * (len(times) // len(_ZEROS)):
         raise ValueError("the time of a step is none")
+    if (forecast := found.forecast) is not None:
+        for at in (forecast.as_of, forecast.ends_at.p50, forecast.ends_at.p90):
+            micros(at)
+    _time(found.last_event_at)
     last, children = found.last_message, found.child_job_ids
     view = JobView(
         found.job_id,
@@ -371,7 +375,7 @@ def received(found: JobDocument, checksum: int = 0) -> PublishedJob:
             found.rev,
             checksum,
             () if view.terminal else _running(found),
-            found.forecast.state if found.forecast is not None else None,
+            forecast.state if forecast is not None else None,
         ),
     )
 

@@ -54,7 +54,10 @@ Time: TypeAlias = Annotated[
 ]
 Integer: TypeAlias = Annotated[int, Meta(ge=-EXACT, le=EXACT)]
 Count: TypeAlias = Annotated[int, Meta(ge=0, le=EXACT)]
-Seconds: TypeAlias = Annotated[float, Meta(ge=0, description="Seconds.")]
+MAX_SECONDS: Final = 1e12
+"""More than the years that RFC 3339 can express, and few enough to count their milliseconds."""
+
+Seconds: TypeAlias = Annotated[float, Meta(ge=0, le=MAX_SECONDS, description="Seconds.")]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
 Percent: TypeAlias = Annotated[float, Meta(ge=0, le=100)]
 StepId: TypeAlias = Annotated[int, Meta(ge=-(1 << 63), le=MAX_STEP_ID)]

@@ -112,7 +112,7 @@ def cut_error(thing: Document) -> str:
 def metadata_of(job: Document) -> tuple[dict[str, Any], dict[str, str]]:
     """The members of a job's metadata, and by name a note on each member that was cut."""
     members = dict(job.get("metadata") or {})
-    cut = members.pop("_cut", {})
+    cut = found if isinstance(found := members.pop("_cut", None), dict) else {}
     # "*" is the sum of all members without a name there.
     words = {"others" if name == "*" else str(name): f"cut: {size(full)} in full" for name, full in cut.items()}
     return members, words

@@ -67,6 +67,7 @@ export function remaining(job, now, before = null) {
   const forecast = job?.forecast ?? null;
   if (job === null || forecast === null || job.terminal) return null;
   const [p50, p90] = [Date.parse(forecast.ends_at.p50), Date.parse(forecast.ends_at.p90)];
+  if (Number.isNaN(p50 + p90)) return null;
   const { percent, basis } = job.progress;
   const moves = basis === "history" && forecast.state !== "overdue";
   const times = { asOf: Date.parse(forecast.as_of), started: Date.parse(job.started_at ?? ""), p50 };
