@@ -9,6 +9,7 @@ import asyncio
 import base64
 import functools
 import json
+import logging
 import os
 import sqlite3
 import tempfile
@@ -16,7 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -29,12 +30,15 @@ from hypothesis import strategies as st
 from correlator.config import loading
 from correlator.config.schema import leaves
 from correlator.errors import BadRequest, ConfigError
+from correlator.gateway.fleet import RemoteHub, RemoteStatus
 from correlator.jobs import joblog
 from correlator.jobs.index import Index
+from correlator.jobs.remote import Marks, RemoteJobs
 from correlator.model.facts import Kind, Reading
 from correlator.model.messages import ClientMessage
 from correlator.model.persisted import Cursor
 from correlator.model.rows import JobRecord, LogRow, StepRecord
+from correlator.pipeline.hub import Hub
 from correlator.pipeline.pipeline import LocalHub
 from correlator.sinks.http import frames
 from correlator.sinks.http.access import Access
@@ -50,6 +54,7 @@ from correlator.sources.db.sqlite import SQLiteDatabase
 from correlator.state.checkpoint import Changes
 from correlator.state.checkpoint_file import Checkpoint
 from tests.support import saved_index
+from tests.support.answering_collectors import Collectors
 from tests.support.documents import document_of, document_text
 
 SECONDS = float(os.environ.get("FUZZ_SECONDS", "0"))
@@ -196,11 +201,13 @@ FILTERS = ("status", "job_type", "operation", "context_id", "parent_job_id")
 PARAMETERS: list[tuple[str, tuple[str, ...]]] = [
     ("jobs", (*FILTERS, "limit", "since", "q", "steps")),
     ("jobs/{}", ("rev",)),
-    ("jobs/{}/events", ("limit", "level")),
+    ("jobs/{}/events", ("limit", "level", "from", "before", "step")),
+    ("events", ("limit", "level", "since", "until")),
     ("resolve/{}", ()),
     ("stream", ("id", "status", "job_type", "context_id", "logs")),
     # By themselves, as whatever is wrong before them ends it.
     ("jobs", ("cursor",)),
+    ("events", ("cursor",)),
     ("jobs/gui-1/events", ("after",)),
 ]
 rights = st.sampled_from(
@@ -211,7 +218,11 @@ encoded = (
     | st.binary(max_size=12).map(quote)
     | numbers.map(str)
 )
-places = st.tuples(numbers, odd | st.just("a")).map(list) | values
+places = (
+    st.tuples(numbers, odd | st.just("a")).map(list)
+    | st.tuples(st.dictionaries(st.sampled_from(["", "dc1", "dc2"]), numbers), numbers).map(list)
+    | values
+)
 cursors = places.map(lambda p: in_base64(json.dumps(p).encode("utf-8", "replace")))
 afters = st.tuples(
     st.just(1) | st.integers(0, 5), st.integers(-(1 << 63), (1 << 64) - 1), st.integers(0, (1 << 64) - 1),
@@ -236,11 +247,15 @@ def in_base64(raw: bytes) -> str:
     return base64.urlsafe_b64encode(raw).decode().rstrip("=")
 
 
-@pytest.fixture
-def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
-    """Ask the REST endpoints, which have a database behind them; the status."""
+@pytest.fixture(params=["daemon", "gateway"])
+def asked(request: pytest.FixtureRequest, appliance_file: Path) -> Iterator[Callable[[str], int]]:
+    """Ask the REST endpoints of a daemon with a database, or of a gateway with such a collector; the status."""
     archive = DatabaseArchive(SQLiteDatabase(appliance_file))
-    hub = LocalHub(Index(), archive)
+    hub: Hub = LocalHub(Index(), archive)
+    if request.param == "gateway":
+        hub = RemoteHub(
+            RemoteJobs(Marks()), RemoteStatus(list, lambda: None), Collectors(dc1=cast(Any, archive)).archive()
+        )
     hub.status.loading = False
     rest = Rest(hub, Work(), Audit(time.monotonic))
     full = LocalHub(
@@ -251,6 +266,7 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
 
         def ask(target: str) -> int:
             path, _, _ = target.removeprefix("/api/v1/").partition("?")
+            target += "&text=a" if path == "events" else ""
             name = path.partition("/")[2].removesuffix("/events")
             match = {"id": unquote_to_bytes(name).decode("utf-8", "replace")}
             position = unquote_to_bytes(target.partition("?")[2]).decode("utf-8", "replace")
@@ -259,6 +275,8 @@ def asked(appliance_file: Path) -> Iterator[Callable[[str], int]]:
             work: Handler
             if path == "stream":
                 work = events.handle
+            elif path == "events":
+                work = rest.find_events
             elif path.endswith("/events"):
                 work = rest.events
             else:
@@ -281,7 +299,35 @@ def test_no_query_ends_in_an_internal_error(asked: Callable[[str], int], caplog:
         assert asked(asked_for) in ((503, 400) if path == "stream" else (200, 304, 400, 404)), asked_for
 
     test()
-    assert caplog.records == []
+    assert [one for one in caplog.records if one.levelno > logging.INFO] == []
+
+
+beyond = st.integers(1 << 63, 1 << 66) | st.integers(-(1 << 66), -(1 << 63) - 1)
+INTEGERS: tuple[Callable[[int], str], ...] = (
+    lambda n: f"jobs?limit={n}",
+    lambda n: "jobs?cursor=" + in_base64(json.dumps([n, "a"]).encode()),
+    lambda n: f"events?limit={n}",
+    lambda n: "events?cursor=" + in_base64(json.dumps([{"dc1": n}, 0]).encode()),
+    lambda n: "events?cursor=" + in_base64(json.dumps([{"dc1": 1}, n]).encode()),
+    lambda n: f"jobs/gui-1?rev={n}",
+    *(lambda n, name=name: f"jobs/gui-1/events?{name}={n}" for name in ("limit", "from", "before", "step")),
+    lambda n: "jobs/gui-1/events?after=" + in_base64(msgspec.msgpack.encode((1, 1 << 63 | n % (1 << 63), 0, b""))),
+)
+
+
+@pytest.mark.parametrize("target", INTEGERS, ids=range(len(INTEGERS)))
+def test_an_integer_beyond_64_bits_is_refused_at_a_gateway_as_at_a_daemon(
+    asked: Callable[[str], int], target: Callable[[int], str]
+) -> None:
+    @fuzzed(20)
+    @example(1 << 63)
+    @example((1 << 64) - 1)
+    @example(-(1 << 63) - 1)
+    @given(beyond)
+    def test(number: int) -> None:
+        assert asked(f"/api/v1/{target(number)}") == 400, number
+
+    test()
 
 
 setting_texts = (

@@ -17,11 +17,11 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct, UnsetType
+from msgspec import Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
@@ -104,6 +104,9 @@ class JobPage(Struct, frozen=True):
     reason: str | None
 
 
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+
+
 class JobPages:
     """Reads pages of the jobs that match a query, in the turns of `work`."""
 
@@ -129,7 +132,7 @@ class JobPages:
             SourceUnavailable: The database cannot be queried, and no job beyond `cursor` is in memory: an empty page
                 would mean the end of the list.
         """
-        before = decode_cursor(cursor, tuple[int, str]) if cursor is not None else None
+        before = decode_cursor(cursor, tuple[Int64, str]) if cursor is not None else None
         async with self._work.lists.turn(address):
             self._work.replies.check(address)
             found = await self._in_memory(query, before, limit + 1)
@@ -428,7 +431,7 @@ class Rest:
             raise BadRequest("text: expected a word")
         self._audit.searched(request[GRANT], request.remote or "")
         query = LineQuery(asked.level, since=since, until=until, words=words)
-        start, before = decode_cursor(places, tuple[dict[str, Int64], float]) if places is not None else ({}, 0.0)
+        start, before = decode_cursor(places, tuple[dict[str, Int64], Share]) if places is not None else ({}, 0.0)
         async with self._work.queries.turn(request.remote or ""):
             found = await self._hub.ask(FindLines(asked.limit, query, asked.instance, start))
         searched = max(before, round(found.searched, 4))  # what an appliance has searched counts while it is away

@@ -32,7 +32,7 @@ from correlator.jobs import encoding, fold, joblog
 from correlator.jobs.directory import OwnIds
 from correlator.model.facts import Entry
 from correlator.model.published import FoundLine, LogLine
-from correlator.model.rows import LogRow, Micros
+from correlator.model.rows import Int64, LogRow, Micros
 from correlator.pipeline.queries import JobNames, LineQuery, LinesFound, LinesPage
 from correlator.sources.db import searches
 from correlator.sources.db.log_times import AskLog, IdSpan, LogTimes
@@ -453,7 +453,7 @@ def decode_place(text: str) -> LinePlace:
     """The place that `encode` encoded. Raises `BadRequest` for any other text."""
     try:
         raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-        version, upto, first, packed = msgspec.msgpack.decode(raw, type=tuple[int, int, int, bytes])
+        version, upto, first, packed = msgspec.msgpack.decode(raw, type=tuple[int, Int64, Int64, bytes])
         bits = zlib.decompressobj().decompress(packed, MAX_SPAN // 8 + 1) if packed else b""
     except (ValueError, binascii.Error, msgspec.MsgspecError, zlib.error) as error:
         raise BadRequest("after: expected the next_after of the page before, as it was given") from error
