@@ -238,11 +238,15 @@ class KnownJobs:
 
     def unsettled_legacy(self) -> list[LegacyRecord]:
         """Unfinished or undecided rows of `failover_jobs` whose ID no JobLog job in memory has."""
-        return [
-            row
-            for row in self.legacy_rows()
-            if not (row.apart and row.status in joblog.LEGACY_ENDED) and not self._published.is_joblog_id(row.job_id)
-        ]
+        return [known.row for known in self.rows.values() if self._is_unsettled(known.row)]
+
+    def is_unsettled(self, job_id: str) -> bool:
+        """True if `unsettled_legacy` has the row with this ID."""
+        return (known := self.rows.get(job_id)) is not None and self._is_unsettled(known.row)
+
+    def _is_unsettled(self, row: LegacyRecord) -> bool:
+        ended = row.apart and row.status in joblog.LEGACY_ENDED
+        return not ended and not self._published.is_joblog_id(row.job_id)
 
     def is_undecided(self, row: LegacyRecord) -> bool:
         """True if a table query must decide whether a JobLog job has the ID of this row of `failover_jobs`."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from types import SimpleNamespace
@@ -39,6 +40,7 @@ from tests.support.background import in_background
 from tests.support.eventually import eventually
 from tests.support.held import held
 from tests.support.source_databases import RecordingPipeline, RecordingSession, SQLiteOriginal, open_queries
+from tests.support.yardstick import quickest
 
 
 class Tables:
@@ -307,7 +309,7 @@ async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(c
 
     applied: list[LegacyRecord] = []
     feed = SimpleNamespace(
-        known=SimpleNamespace(unsettled_legacy=list, legacy_rows=list, is_undecided=lambda _: True),
+        known=SimpleNamespace(legacy_rows=list, is_unsettled=lambda _: False, is_undecided=lambda _: True),
         legacy=lambda rows, _, past: applied.extend(rows),
         decide_legacy=lambda *_: None,
     )
@@ -322,6 +324,33 @@ async def test_the_rows_of_failover_jobs_that_wait_for_their_owner_are_bounded(c
         async with in_background(follower.search(SimpleNamespace(open=away), orphans, feed)):  # type: ignore[arg-type]
             await eventually(lambda: caplog.messages)
     assert caplog.messages[0].startswith("the owners of 10 rows of failover_jobs cannot be searched for")
+
+
+def test_a_start_takes_as_long_for_each_undecided_row_of_failover_jobs_however_many_there_are():
+    """Each is judged by itself: with a look at all those before it, ten times the rows took a hundred times as long."""
+
+    class Undecided(Tables):
+        limits, dialect, count = Sizes(metadata=2_000_000, error=1_000_000), SQLiteDatabase.dialect, 0
+
+        async def last_legacy_id(self, session: Any) -> int:
+            return self.count
+
+        async def legacy_where(self, session: Any, where: str, *_: Any) -> list[LegacyRecord]:
+            found = re.search(r"id > (\d+) ORDER BY id LIMIT (\d+)", where)
+            first, most = map(int, found.groups()) if found is not None else (0, 0)
+            return [LegacyRecord(n, f"nobody-{n}") for n in range(first + 1, min(first + most, self.count) + 1)]
+
+    async def query(sql: str, args: object = ()) -> list[Any]:
+        return []
+
+    async def load(count: int) -> None:
+        tables, feed = Undecided(), RecordingPipeline()
+        tables.count = count
+        await legacy.Legacy().load(tables, SimpleNamespace(query=query), feed)  # type: ignore[arg-type]
+        assert len(feed.known.legacy_rows()) == count
+
+    few, many = quickest(lambda: asyncio.run(load(300)), lambda: asyncio.run(load(3_000)))
+    assert many < 25 * few
 
 
 # -- Jobs that are silent are read rarely, and never too rarely; a sign of life is enough to be read at once

@@ -239,9 +239,12 @@ class Legacy:
         """Apply `rows`, and find the owners of undecided ones; with `again` (after a start), of all."""
         if lost := queries.lost_of("failover_jobs"):
             rows = [with_lost(r, feed.known.legacy(r.job_id) or r, lost) for r in rows]
-        known = {r.job_id for r in feed.known.unsettled_legacy()} if again else set[str]()
-        undecided = feed.known.is_undecided
-        asked = {r.job_id: r for r in rows if r.job_id in known or (r.job_id not in self._searched and undecided(r))}
+        known = feed.known
+        asked = {
+            r.job_id: r
+            for r in rows
+            if (again and known.is_unsettled(r.job_id)) or (r.job_id not in self._searched and known.is_undecided(r))
+        }
         indexed = await searches.owned_by_index(queries, session, asked) if asked else set()
         feed.legacy(rows, gone, past=past)
         rest = asked.keys() - indexed
