@@ -21,7 +21,7 @@ import asyncio
 import heapq
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar, cast
 
@@ -191,7 +191,7 @@ class RpcArchive:
     # -- one appliance
 
     async def _find(self, name: str) -> tuple[PublishedJob, Resolved] | None:
-        tasks = {i: asyncio.create_task(_caught(self._find_at(i, name))) for i in self._scope()}
+        tasks = {i: asyncio.create_task(_caught(self._find_at, i, name)) for i in self._scope()}
         found: dict[str, tuple[PublishedJob, Resolved] | SourceUnavailable | None] = {}
         clock = asyncio.get_running_loop().time
         until: float | None = None
@@ -253,16 +253,17 @@ class RpcArchive:
         return await self._caller.call(instance, question, question.answer(), within)
 
     async def _each(
-        self, instances: Iterable[str], ask: Callable[[str], Coroutine[Any, Any, T]]
+        self, instances: Iterable[str], ask: Callable[[str], Awaitable[T]]
     ) -> dict[str, T | SourceUnavailable]:
         """The answer of each appliance, or why there is none."""
         names = list(instances)
-        return dict(zip(names, await asyncio.gather(*(_caught(ask(name)) for name in names)), strict=True))
+        return dict(zip(names, await asyncio.gather(*(_caught(ask, name) for name in names)), strict=True))
 
 
-async def _caught(answer: Awaitable[T]) -> T | SourceUnavailable:
+async def _caught(ask: Callable[..., Awaitable[T]], *asked: str) -> T | SourceUnavailable:
+    """Return the answer, or why there is none. A task that is cancelled before its first step asks for nothing."""
     try:
-        return await answer
+        return await ask(*asked)
     except SourceUnavailable as error:
         return error
 

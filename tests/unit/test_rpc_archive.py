@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import random
+import warnings
+from typing import Any
 
 import orjson
 import pytest
@@ -100,6 +103,22 @@ async def test_an_unknown_id_is_none_but_unavailable_if_an_absent_appliance_may_
     with pytest.raises(SourceUnavailable) as raised:
         await collectors.archive("dc2").find("nobody")
     assert raised.value.public == "dc2: the database refuses the login"
+
+
+@pytest.mark.parametrize("is_page", [True, False])
+async def test_a_request_that_is_cancelled_before_any_collector_is_asked_leaves_nothing_behind(is_page):
+    collectors = Collectors(dc1=ArchiveInMemory(), dc2=ArchiveInMemory())
+    archive = collectors.archive()
+    asked: Any = archive.page(JobQuery(), None, 1) if is_page else archive.ask(IsContext("u"))
+    asking = asyncio.create_task(asked)
+    await asyncio.sleep(0)  # It has made a task for each collector, and none of them has begun.
+    asking.cancel()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        gc.collect()
+    assert ([str(one.message) for one in caught], collectors.requests) == ([], [])
 
 
 @pytest.mark.parametrize(("name", "seconds"), [("e", 1.0), ("u", 0.0)])
