@@ -43,7 +43,7 @@ from correlator.jobs.exports import Exports
 from correlator.jobs.horizon import Horizon
 from correlator.jobs.index import Index
 from correlator.model.published import Titles
-from correlator.ops import logs, memory, stalls
+from correlator.ops import event_loop, logs, memory
 from correlator.pipeline.pipeline import LocalHub, Pipeline
 from correlator.sinks import Sink
 from correlator.sinks.event_log import EventLog
@@ -63,9 +63,9 @@ from correlator.state.saver import Saver
 from correlator.tasks import Backoff, TaskGroup, end_tasks, ends_before, set_by_signals
 
 if TYPE_CHECKING:
+    from correlator.in_cluster import InCluster
     from correlator.sinks.mqtt.sink import MqttSink
     from correlator.sinks.otlp.sink import OtlpSink
-    from correlator.standby import InCluster
 
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ async def _run(process: Process) -> None:
         await Term(process).run()
         return
     # A daemon without a cluster loads nothing of it, and has no metrics of one.
-    from correlator.standby import InCluster, connected_lease  # noqa: PLC0415
+    from correlator.in_cluster import InCluster, connected_lease  # noqa: PLC0415
 
     async with connected_lease(process.config.cluster) as lease:
         while not process.stop.is_set():
@@ -153,7 +153,7 @@ class Term:
         self._serving = {create(http.run(core.hub), name=type(http).__name__)}
         self._watching = {
             create(self._supervisor.run(self._process.beat), name="supervisor"),
-            create(stalls.heartbeat(), name="heartbeat"),
+            create(event_loop.heartbeat(), name="heartbeat"),
             create(memory.return_free_memory(), name="memory"),
         }
         yield

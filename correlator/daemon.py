@@ -28,7 +28,7 @@ from correlator import __version__
 from correlator.config.schema import Config, leaves, repeated_tables, value_of
 from correlator.config.values import Section
 from correlator.errors import CorrelatorError
-from correlator.ops import metrics, stalls
+from correlator.ops import event_loop, metrics
 from correlator.pipeline.hub import Hub
 from correlator.tasks import set_by_signals, until_next
 
@@ -196,7 +196,7 @@ class Supervisor:
 async def announce(process: Process, supervisor: Supervisor, loaded: asyncio.Event) -> None:
     """Call `on_ready` once everything is loaded and the listener listens."""
     await loaded.wait()
-    stalls.spare_loaded()
+    event_loop.spare_loaded()
     await supervisor.served.wait()
     if process.on_ready is not None:
         process.on_ready(supervisor.url)

@@ -147,7 +147,7 @@ class NotFound(CorrelatorError):
 def drop_frames(error: BaseException | None) -> None:
     """Drop the frames of an error that was handled, and of its causes, where what they refer to refers to the error.
 
-    Nothing but a full garbage collection would free such a circle, and `ops.stalls` makes these rare.
+    Nothing but a full garbage collection would free such a circle, and `ops.event_loop` makes these rare.
     """
     while error is not None:
         before = error.__cause__ or error.__context__

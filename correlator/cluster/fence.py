@@ -103,6 +103,10 @@ class Fence:
             await asyncio.sleep(READ_AGAIN_AFTER)
         raise Unacknowledged(f"{subject} cannot be written: a server is behind")
 
+    def rewritten(self, seq: int) -> None:
+        """Go on from `seq`: this process wrote the owner key again, which NATS had lost."""
+        self.seq = seq
+
     @property
     def headers(self) -> dict[str, str]:
         """The headers of a message that is to be stored only for the owner."""

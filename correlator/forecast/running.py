@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from correlator.forecast.estimate import Estimate
 from correlator.forecast.forecaster import Forecaster
-from correlator.forecast.percent import MAX_PERCENT
+from correlator.forecast.percent import percent_of
 from correlator.forecast.points import JobPlace, seconds
 from correlator.forecast.steps import StepHistory
 from correlator.model.document import StepAhead
@@ -73,6 +73,5 @@ class RunningJob(Struct):
         if self.percent is None or (self.reported is None and not estimate.extrapolated):
             elapsed = seconds(self.place.start, now)
             total = elapsed + estimate.for_percent
-            percent = min(MAX_PERCENT, 100.0 * elapsed / total) if total > 0 else 0.0
-            self.percent = max(percent, self.percent or 0.0)
+            self.percent = max(percent_of(elapsed, total), self.percent or 0.0)
         return self.percent

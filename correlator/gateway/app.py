@@ -27,7 +27,7 @@ from correlator.gateway.fleet import SHARE, Fleet
 from correlator.gateway.stream import OrderedConsumer, StreamEnd
 from correlator.jobs.remote import RemoteJobs
 from correlator.model.facts import Status
-from correlator.ops import cluster_metrics, logs, memory, metrics, stalls
+from correlator.ops import cluster_metrics, event_loop, logs, memory, metrics
 from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.job_metrics import STATUSES
 from correlator.sinks.http.server import ListenerConfig
@@ -121,7 +121,7 @@ class Gateway:
                 ("waiting-ids", self._sender.run()),
                 ("views", self.fleet.fill()),
                 ("supervisor", self.supervisor.run(process.beat)),
-                ("heartbeat", stalls.heartbeat()),
+                ("heartbeat", event_loop.heartbeat()),
                 ("memory", memory.return_free_memory()),
                 ("announce", announce(process, self.supervisor, self._synced)),
                 ("reload", reload_on_request(process, self.supervisor, reloaded)),
@@ -148,7 +148,7 @@ class Gateway:
         if (taken := self.fleet.read(messages)) is None:
             self._jobs.restart()
         if not self._jobs.synced:
-            stalls.spare_loaded()
+            event_loop.spare_loaded()
             return taken
         self.fleet.synced()
         if not self._synced.is_set():

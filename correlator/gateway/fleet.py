@@ -42,7 +42,7 @@ from correlator.model.published import Change, Event, PublishedJob, Reason
 from correlator.model.replies import InstanceHealth, Resolved
 from correlator.model.rows import Int64, Micros
 from correlator.ops import cluster_metrics
-from correlator.ops.stalls import timed
+from correlator.ops.event_loop import timed
 from correlator.pipeline.hub import Batch, DatabaseStatus, Hub, ResumeRing, WaitingIds, available, wall_clock
 from correlator.pipeline.queries import JobQuery, OtherJobs, Question
 

@@ -19,11 +19,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from hashlib import blake2b
 from operator import attrgetter
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 from msgspec.structs import replace
 
+from correlator.forecast.percent import progress
 from correlator.jobs import joblog
 from correlator.model.facts import (
     ENDED,
@@ -331,7 +332,7 @@ def view(job: Job, id_keys: Sequence[str] = joblog.EXTERNAL_ID_KEYS) -> JobView:
     observed_at = job.reading.observed_at if job.reading is not None else -1
     status, ahead = _resolve(record.status if record else None, record is not None, observed_at, job.event)
     steps = _steps(job)
-    percent, basis = _progress(status, _reported(job, record, observed_at, final=status.ended and ahead is None), steps)
+    percent, basis = progress(status, _reported(job, record, observed_at, final=status.ended and ahead is None), steps)
     if record is None:
         record = JobRecord(
             job.job_id,
@@ -469,20 +470,6 @@ def _reported(job: Job, record: JobRecord | None, observed_at: int, *, final: bo
     if of_log is None or (of_table is not None and (final or of_log.observed_at <= observed_at)):
         return of_table
     return of_log.percent
-
-
-def _progress(
-    status: Status, reported: int | None, steps: tuple[StepRecord, ...]
-) -> tuple[float, Literal["reported", "steps"]]:
-    basis: Literal["reported", "steps"]
-    if reported is not None:
-        percent, basis = float(min(max(reported, 0), 100)), "reported"
-    else:
-        done = sum(1 for s in steps if s.status == "completed")
-        percent, basis = (round(100.0 * done / len(steps), 1) if steps else 0.0), "steps"
-    if status is Status.COMPLETED:
-        return 100.0, basis
-    return min(percent, 99.0), basis
 
 
 def _steps(job: Job) -> tuple[StepRecord, ...]:

@@ -19,15 +19,15 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from statistics import fmean, median
 from typing import Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from correlator.bounded import Schedule
 from correlator.forecast.forecaster import Forecaster, OperationKey
+from correlator.forecast.percent import held
 from correlator.forecast.points import EndedRun, seconds
 from correlator.jobs.fold import vm_name
 from correlator.jobs.forecasted_job import JudgedForecast, TrackedJob, can_be_forecast, ended_run, operation_key
@@ -37,7 +37,7 @@ from correlator.model.document import Comparison, ForecastState
 from correlator.model.facts import Kind, Status
 from correlator.model.persisted import PersistedForecast
 from correlator.model.published import JobForecast, JobView, PublishedJob
-from correlator.model.rows import Micros, StepRecord
+from correlator.model.rows import Micros
 
 MAX_JUDGED = 200
 """Ended jobs that count in the accuracy of forecasts, the newest ones."""
@@ -116,9 +116,9 @@ class Forecasts:
         if not view.terminal:
             self._unlearned.discard(view.job_id)  # It may have seemed to have ended.
         if view.status is Status.RUNNING:
-            return _held(self._running(view, alive_at, known_to, now), old, view)
+            return held(self._running(view, alive_at, known_to, now), old, view)
         self._checks.discard(view.job_id)
-        return _held(self._end(view, old, now), old, view) if view.terminal else None
+        return held(self._end(view, old, now), old, view) if view.terminal else None
 
     def stays(self, old: PublishedJob, alive_at: Micros, now: Micros) -> bool:
         """True if new log rows of a running job do not renew its forecast: it is younger than `LINES_WITHIN`, or none.
@@ -203,7 +203,7 @@ class Forecasts:
                     return None
         if tracked is not None:
             tracked.advance(shown.forecast, now)
-        made = _held(self._running(view, shown.alive_at, known_to, now), shown, view)
+        made = held(self._running(view, shown.alive_at, known_to, now), shown, view)
         return made if made != shown.forecast else None
 
     # -- history
@@ -381,23 +381,6 @@ def _has_only_new_rows(was: JobView, view: JobView) -> bool:
         and was.percent is view.percent
         and was.metadata is view.metadata
         and was.operation is view.operation
-    )
-
-
-def _held(made: JobForecast | None, old: PublishedJob | None, view: JobView) -> JobForecast | None:
-    """`made`, with no less percent than `old` while the same steps run, and at their failure."""
-    if made is None or made.percent is None or old is None or made.percent >= old.percent:
-        return made
-    if old.view.status is not Status.RUNNING or not _same_steps(old.view.steps, view.steps):
-        return made
-    return replace(made, percent=old.percent)
-
-
-def _same_steps(old: Sequence[StepRecord], new: Sequence[StepRecord]) -> bool:
-    """True if no step has begun since `old`, or begun again."""
-    return len(old) == len(new) and all(
-        was is now or (was.id == now.id and (was.status == "running" or now.status != "running"))
-        for was, now in zip(old, new, strict=True)
     )
 
 

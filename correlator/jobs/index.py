@@ -36,10 +36,11 @@ from correlator.jobs.away import AWAY_FOR, MAX_BYTES, AwayJob, AwayJobs
 from correlator.jobs.directory import Children, OwnIds, PublishedJobs, names_differ
 from correlator.jobs.fold import ended_at
 from correlator.jobs.forecasts import MAX_UNLEARNED, Forecasts
-from correlator.jobs.horizon import FOR_EVER, Horizon, Silence
+from correlator.jobs.horizon import FOR_EVER, Horizon
 from correlator.jobs.known import KnownJobs, RemovedJobs
 from correlator.jobs.missing_rows import Transitions, compare, transitions
 from correlator.jobs.record import LegacyRow, Record
+from correlator.jobs.stalled import Silence
 from correlator.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import NO_TITLES, Change, Event, JobView, Lost, Outcome, PublishedJob, Reason, Titles

@@ -26,8 +26,8 @@ from correlator.jobs.away import AwayJobs
 from correlator.jobs.directory import PublishedJobs
 from correlator.jobs.fold import ended_at, legacy_view
 from correlator.jobs.forecasted_job import operation_key
-from correlator.jobs.horizon import Silence
 from correlator.jobs.record import LegacyRow, Record
+from correlator.jobs.stalled import Silence
 from correlator.model.facts import AttributedRow, Entry, Kind, Reading
 from correlator.model.published import JobView
 from correlator.model.rows import LegacyRecord, Micros

@@ -23,7 +23,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from correlator.ops.stalls import timed
+from correlator.ops.event_loop import timed
 
 CHECKED_EVERY = 10.0
 """Seconds between two checks."""

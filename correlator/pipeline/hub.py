@@ -45,7 +45,7 @@ from correlator.model.messages import DatabaseState
 from correlator.model.published import Change, Event, JobView, PublishedJob, Reason
 from correlator.model.replies import Resolved
 from correlator.model.rows import Micros
-from correlator.ops.stalls import Heartbeats, timed
+from correlator.ops.event_loop import Heartbeats, timed
 from correlator.pipeline.queries import JobQuery, OtherJobs, Question
 from correlator.tasks import set_within
 

@@ -37,7 +37,7 @@ from correlator.model.published import Outcome, PublishedJob, Reason
 from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, UsualStep
 from correlator.model.rows import LegacyRecord, LogRow, Micros
 from correlator.ops import metrics
-from correlator.ops.stalls import STUCK_AFTER, spare_loaded, timed
+from correlator.ops.event_loop import STUCK_AFTER, spare_loaded, timed
 from correlator.pipeline.hub import Batch, Hub, ResumeRing, available, wall_clock
 from correlator.pipeline.job_metrics import JobMetrics
 from correlator.pipeline.queries import (

@@ -70,11 +70,12 @@ from correlator.model.messages import CloudEvent
 from correlator.model.published import Event, PublishedJob
 from correlator.model.replies import ReceiverState, WebhooksPart
 from correlator.ops import metrics
+from correlator.ops.event_loop import timed
 from correlator.ops.logs import escape
 from correlator.ops.outage import Outage
-from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.event_log import EventLog, Lateness, Notice, PendingEvents
+from correlator.sinks.event_log import EventLog, PendingEvents
+from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.receiver import Receiver, Response, Verdict, open_session, tls_context
 from correlator.tasks import Backoff, TaskGroup, set_within
 

@@ -16,7 +16,7 @@ from correlator.jobs.known import KnownJobs
 from correlator.model.facts import Reading
 from correlator.model.published import Outcome
 from correlator.model.rows import LegacyRecord, LogRow, Micros
-from correlator.ops.stalls import Heartbeats
+from correlator.ops.event_loop import Heartbeats
 from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.source_status import SourceStatus
 

@@ -23,7 +23,7 @@ from correlator.jobs.exports import Exports
 from correlator.jobs.index import Index
 from correlator.model.persisted import Cursor, PersistedEvent
 from correlator.ops import metrics
-from correlator.ops.stalls import Heartbeats, timed
+from correlator.ops.event_loop import Heartbeats, timed
 from correlator.state.checkpoint import AT_ONCE, Changes, StoredForecasts, Unusable
 from correlator.state.checkpoint_file import Checkpoint
 from correlator.tasks import SAVE_OFFSET, end_tasks, set_within, until_next

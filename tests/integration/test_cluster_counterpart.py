@@ -9,9 +9,9 @@ import pytest
 
 from correlator.cluster import keys, streams
 from correlator.cluster.lease import Lease
+from correlator.counterpart import Counterpart
 from correlator.model.persisted import Cursor
 from correlator.sources.db.sqlite import SQLiteDatabase
-from correlator.standby import Counterpart
 from correlator.state.checkpoint import MOMENT, SavedMoment
 from tests.support.cluster import connected, settings
 from tests.support.source_databases import SQLiteOriginal

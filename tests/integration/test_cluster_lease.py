@@ -10,7 +10,8 @@ from correlator import app
 from correlator.cluster import keys
 from correlator.cluster.connection import ClusterUnavailable, Refused
 from correlator.cluster.fence import StreamMessage
-from correlator.cluster.lease import TAKE_AFTER, Lease
+from correlator.cluster.lease import Lease
+from correlator.cluster.standby import TAKE_AFTER
 from correlator.config import loading
 from correlator.daemon import Process
 from tests.support.background import in_background
@@ -87,7 +88,7 @@ async def test_a_stop_while_the_checkpoint_is_read_hands_the_lease_over(nats, tm
         reading.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr("correlator.standby._restored", never)
+    monkeypatch.setattr("correlator.in_cluster._restored", never)
     environ = {
         "CORRELATOR_DATABASE__URL": f"sqlite://{tmp_path}/no.db",
         "CORRELATOR_CLUSTER__URL": nats.url,

@@ -17,7 +17,7 @@ from typing import Any
 from correlator.errors import SourceUnavailable
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
-from correlator.ops.stalls import Heartbeats
+from correlator.ops.event_loop import Heartbeats
 from correlator.sources.db.session import Range
 from correlator.sources.tail import LogReset, Tail
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from correlator.cluster import keys
 from correlator.cluster.connection import Fenced, Refused, Unacknowledged
 from correlator.cluster.fence import OwnedStream, StreamMessage
-from correlator.cluster.lease import COUNTED, GONE_AFTER, POLL_EVERY, TAKE_AFTER, Lease, Seen, Standby
+from correlator.cluster.lease import POLL_EVERY, Lease
+from correlator.cluster.standby import COUNTED, GONE_AFTER, TAKE_AFTER, Seen, Standby
 from tests.support.cluster import settings
 from tests.support.lease_servers import ALIVE, LONG_AGO, OWNER, Link, Network, Servers
 from tests.support.virtual_time import VirtualTimeLoop

@@ -12,7 +12,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from correlator import standby
+from correlator import counterpart
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import Refused
 from correlator.cluster.received import Alive, Parser, Unreadable
@@ -33,7 +33,7 @@ LINES = [line.split(" | ") for line in (DATA / "cluster_states.txt").read_text()
 WORDS = {state: (check, sentence, error) for state, check, sentence, error in LINES}
 FULL = {"unwritten_seconds": 42.0, "write_error": "insufficient storage resources"}
 SLOW = {"unwritten_seconds": 42.0}
-NAMESAKE = standby._sentence("dc1", "host-2")
+NAMESAKE = counterpart._sentence("dc1", "host-2")
 AT = 1_758_553_933_000_000
 
 

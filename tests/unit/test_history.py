@@ -19,7 +19,7 @@ from correlator.jobs.index import Index
 from correlator.model.published import Outcome
 from correlator.model.rows import LogRow
 from correlator.ops import metrics
-from correlator.ops.stalls import Heartbeats
+from correlator.ops.event_loop import Heartbeats
 from correlator.pipeline.source_status import ApplianceClock, SourceStatus
 from correlator.sources.follow import Follower
 from correlator.sources.reset_markers import RECENT

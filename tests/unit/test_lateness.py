@@ -2,7 +2,7 @@
 
 import pytest
 
-from correlator.sinks.event_log import Lateness, Notice
+from correlator.sinks.lateness import Lateness, Notice
 
 DAY = 86_400.0
 

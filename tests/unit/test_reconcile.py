@@ -17,7 +17,7 @@ from correlator.jobs.sizes import Sizes
 from correlator.model.facts import MAX_STEPS, Reading
 from correlator.model.published import Outcome
 from correlator.model.rows import JobRecord, LegacyRecord
-from correlator.ops.stalls import Heartbeats
+from correlator.ops.event_loop import Heartbeats
 from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources.db import zones

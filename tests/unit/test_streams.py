@@ -15,7 +15,7 @@ from correlator.gateway.fleet import RemoteHub
 from correlator.jobs.index import Index
 from correlator.model.facts import Kind
 from correlator.model.rows import LegacyRecord
-from correlator.ops.stalls import STUCK_AFTER, Heartbeats
+from correlator.ops.event_loop import STUCK_AFTER, Heartbeats
 from correlator.pipeline.hub import wall_clock
 from correlator.pipeline.pipeline import LocalHub
 from correlator.pipeline.queries import Found, JobQuery

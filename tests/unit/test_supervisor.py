@@ -12,7 +12,7 @@ from correlator.config.loading import load
 from correlator.daemon import Supervisor, notify, watchdog_interval
 from correlator.jobs.index import Index
 from correlator.ops import metrics
-from correlator.ops.stalls import Heartbeats
+from correlator.ops.event_loop import Heartbeats
 from correlator.pipeline.pipeline import LocalHub
 from tests.support.background import in_background
 from tests.support.eventually import eventually

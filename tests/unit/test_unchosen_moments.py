@@ -19,7 +19,7 @@ from tests.support.paths import REPOSITORY
 COLLECTS = f"""
 import asyncio, faulthandler, gc, time
 
-from correlator.ops import metrics, stalls
+from correlator.ops import metrics, event_loop
 
 
 class Label(str):
@@ -35,7 +35,7 @@ class Text:
 
 def slow(phase, _):
     if phase == "start":
-        time.sleep(2 * stalls.STALL)
+        time.sleep(2 * event_loop.STALL)
 
 
 def noted():
@@ -44,7 +44,7 @@ def noted():
 
 
 async def main():
-    beating = asyncio.create_task(stalls.heartbeat())
+    beating = asyncio.create_task(event_loop.heartbeat())
     await asyncio.sleep(0)
     gc.callbacks.append(slow)
     metrics.LOOP_STALLS.labels(Text())

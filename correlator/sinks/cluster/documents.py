@@ -46,7 +46,7 @@ from correlator.model.encoder import encode_document
 from correlator.model.published import Change, PublishedJob, Reason
 from correlator.model.rows import StepRecord
 from correlator.ops import cluster_metrics
-from correlator.ops.stalls import timed
+from correlator.ops.event_loop import timed
 from correlator.sinks.cluster.growing import GrowingJobs
 
 log = logging.getLogger(__name__)

@@ -50,8 +50,8 @@ from correlator.jobs import encoding
 from correlator.jobs.directory import JobDirectory
 from correlator.model.rows import Micros
 from correlator.ops import cluster_metrics
+from correlator.ops.event_loop import timed
 from correlator.ops.outage import Outage
-from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.cluster.documents import DEFAULT, ClusterTimings, DirtyKeys, next_batch, repair
 from correlator.sinks.cluster.events import MAX_EVENTS, EventQueue, EventWriter, stream_event

@@ -25,7 +25,7 @@ from correlator.jobs import encoding
 from correlator.model.parameters import NoParameters
 from correlator.model.replies import InstanceHealth
 from correlator.ops import metrics
-from correlator.ops.stalls import timed
+from correlator.ops.event_loop import timed
 from correlator.pipeline.hub import Hub
 from correlator.sinks.http.access import Access
 from correlator.sinks.http.failover_status import FailoverStatus

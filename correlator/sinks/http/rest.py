@@ -46,8 +46,8 @@ from correlator.model.parameters import (
 from correlator.model.published import FoundLine, JobView, LogLine, PublishedJob
 from correlator.model.replies import Resolved
 from correlator.model.rows import Int64, Micros
+from correlator.ops.event_loop import timed
 from correlator.ops.logs import escape
-from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Hub, Shows
 from correlator.pipeline.queries import (
     FindLines,

@@ -23,7 +23,7 @@ from correlator.errors import BadRequest, SourceUnavailable, drop_frames
 from correlator.model.messages import ClientMessage, CloseCode, Error, Get, Hello, Ping, Pong, Subscribe, Unsubscribe
 from correlator.model.parameters import OpenWebsocket, given
 from correlator.ops import metrics
-from correlator.ops.stalls import STUCK_AFTER
+from correlator.ops.event_loop import STUCK_AFTER
 from correlator.pipeline.hub import Hub
 from correlator.pipeline.queries import JobQuery
 from correlator.sinks.http.access import (

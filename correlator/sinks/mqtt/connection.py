@@ -33,7 +33,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from correlator.config.schema import Mqtt, client_context
 from correlator.errors import ForeignListener
 from correlator.listeners import check_listener
-from correlator.sinks.event_log import LATE_AFTER, ON_TIME_BELOW
+from correlator.sinks.lateness import LATE_AFTER, ON_TIME_BELOW
 from correlator.sinks.mqtt.incoming import MAX_PACKET, BoundedClient, Violation
 from correlator.sinks.mqtt.topics import MqttMessage
 

@@ -40,7 +40,7 @@ from correlator.model.facts import Kind
 from correlator.model.messages import DaemonIndex, DaemonState, DaemonStatus, ExternalId
 from correlator.model.published import AgeKey, Change, PublishedJob
 from correlator.model.rows import Micros
-from correlator.ops.stalls import timed
+from correlator.ops.event_loop import timed
 from correlator.pipeline.hub import Batch
 from correlator.sinks.event_log import EventLog, PendingEvents
 from correlator.sinks.mqtt import home_assistant

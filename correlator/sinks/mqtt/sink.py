@@ -27,10 +27,11 @@ from correlator.errors import drop_frames
 from correlator.model.messages import DaemonState
 from correlator.model.replies import MqttPart
 from correlator.ops import metrics
+from correlator.ops.event_loop import timed
 from correlator.ops.outage import Outage
-from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.event_log import EventLog, Lateness, Notice
+from correlator.sinks.event_log import EventLog
+from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.mqtt import home_assistant
 from correlator.sinks.mqtt.connection import (
     DEFAULT,

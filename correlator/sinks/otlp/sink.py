@@ -22,10 +22,10 @@ from correlator.bounded import chunks
 from correlator.config.schema import Config
 from correlator.jobs.exports import Exports
 from correlator.ops import metrics
+from correlator.ops.event_loop import timed
 from correlator.ops.outage import Outage
-from correlator.ops.stalls import timed
 from correlator.pipeline.hub import Batch, Hub
-from correlator.sinks.event_log import Lateness, Notice
+from correlator.sinks.lateness import Lateness, Notice
 from correlator.sinks.otlp import spans
 from correlator.sinks.otlp.receiver import TraceAnswer, TraceReceiver, receiver
 from correlator.sinks.receiver import Verdict, open_session

@@ -41,7 +41,7 @@ from correlator.model.facts import AttributedRow, Kind
 from correlator.model.published import Change, Event, PublishedJob
 from correlator.model.rows import LEVELS, Level
 from correlator.ops import metrics
-from correlator.ops.stalls import timed
+from correlator.ops.event_loop import timed
 from correlator.pipeline.hub import Batch, Hub
 from correlator.sinks.streaming.limits import Limits
 from correlator.sinks.streaming.messages import Client, Framing, Message

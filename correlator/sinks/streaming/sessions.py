@@ -27,7 +27,7 @@ from correlator.model.messages import Bookmark, Bye, Resync, SourceStatus, Synce
 from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
 from correlator.model.rows import Level
-from correlator.ops.stalls import STUCK_AFTER, timed
+from correlator.ops.event_loop import STUCK_AFTER, timed
 from correlator.pipeline.hub import Hub, Shows
 from correlator.sinks.streaming.fanout import Fanout
 from correlator.sinks.streaming.limits import DEFAULT, Limits

@@ -2,8 +2,8 @@
 
 A zone converts such a time, read as if it were UTC, into UTC. In the hour that a DST change repeats, a local time has
 two readings: the one nearer to a time that the caller passes is used, or the first that is not before such a time, or
-the first if it passes none. `ServerZone` is for a zone that nobody has configured: it also knows the offsets that the
-server had before its zone was changed.
+the first if it passes none. `ServerZone` is for a zone that nobody has configured: `MariaDBDatabase.zone` asks the
+server for its offset and has it observed, and it also knows the offsets of before the server's zone was changed.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from correlator.model.persisted import PersistedJob
-from correlator.ops import metrics, stalls
+from correlator.ops import event_loop, metrics
 from tests.support.pipeline_harness import PipelineHarness, row, samples
 from tests.support.saved_index import changes, filled
 
@@ -26,13 +26,13 @@ def longest(call, clock):
 
 def run(call, *, wall, cpu, raises=None):
     began, ended = 4.0, 4.0 + wall
-    with stalls.timed(call, iter((began, ended)).__next__, {began: 2.0, ended: 2.0 + cpu}.__getitem__):
+    with event_loop.timed(call, iter((began, ended)).__next__, {began: 2.0, ended: 2.0 + cpu}.__getitem__):
         if raises is not None:
             raise raises
 
 
 def test_a_call_of_20_ms_is_counted_and_named_in_the_debug_log_also_one_that_raises(caplog):
-    caplog.set_level(logging.DEBUG, "correlator.ops.stalls")
+    caplog.set_level(logging.DEBUG, "correlator.ops.event_loop")
     with contextlib.suppress(ValueError):
         run("counted", wall=0.07, cpu=0.03, raises=ValueError())
     assert counted("counted") == 1
@@ -40,7 +40,7 @@ def test_a_call_of_20_ms_is_counted_and_named_in_the_debug_log_also_one_that_rai
 
 
 def test_a_shorter_call_is_not_counted_but_the_longest_is_known(caplog):
-    caplog.set_level(logging.DEBUG, "correlator.ops.stalls")
+    caplog.set_level(logging.DEBUG, "correlator.ops.event_loop")
     for wall, cpu in ((0.001, 0.001), (0.015, 0.012), (0.002, 0.002)):
         run("short", wall=wall, cpu=cpu)
     assert counted("short") == 0
@@ -50,19 +50,19 @@ def test_a_shorter_call_is_not_counted_but_the_longest_is_known(caplog):
 
 def test_the_cpu_time_of_a_call_is_right_within_a_millisecond():
     before = time.thread_time()
-    with stalls.timed("busy"):
+    with event_loop.timed("busy"):
         while (used := time.thread_time() - before) < 0.02:
             pass
     all_of_it = time.thread_time() - before
-    assert used - stalls.CPU_WITHIN <= longest("busy", "cpu") <= all_of_it + 2 * stalls.CPU_WITHIN
+    assert used - event_loop.CPU_WITHIN <= longest("busy", "cpu") <= all_of_it + 2 * event_loop.CPU_WITHIN
 
 
 async def test_a_loop_that_wakes_late_is_counted_without_a_name():
     before = counted("loop")
-    beating = asyncio.create_task(stalls.heartbeat())
+    beating = asyncio.create_task(event_loop.heartbeat())
     try:
         await asyncio.sleep(0)
-        ended = asyncio.get_running_loop().time() + stalls.BEAT + 2 * stalls.STALL
+        ended = asyncio.get_running_loop().time() + event_loop.BEAT + 2 * event_loop.STALL
         while asyncio.get_running_loop().time() < ended:
             pass
         async with asyncio.timeout(60):
@@ -73,9 +73,9 @@ async def test_a_loop_that_wakes_late_is_counted_without_a_name():
 
 
 def test_a_loop_that_is_busy_is_checked_ten_times_a_second_and_a_quiet_one_twice():
-    assert (stalls.pause_after(0.003, 0.1), stalls.pause_after(0.015, 0.5)) == (0.1, 0.1)
-    assert stalls.pause_after(stalls.BUSY * 0.1, 0.1) == 0.1
-    assert (stalls.pause_after(0.001, 0.1), stalls.pause_after(0.005, 0.5)) == (0.5, 0.5)
+    assert (event_loop.pause_after(0.003, 0.1), event_loop.pause_after(0.015, 0.5)) == (0.1, 0.1)
+    assert event_loop.pause_after(event_loop.BUSY * 0.1, 0.1) == 0.1
+    assert (event_loop.pause_after(0.001, 0.1), event_loop.pause_after(0.005, 0.5)) == (0.5, 0.5)
 
 
 def test_what_the_writer_does_has_names():
@@ -110,7 +110,7 @@ async def test_garbage_collections_spare_what_a_restart_restores():
 
 async def test_what_thousands_of_new_clients_need_causes_no_full_garbage_collection():
     before = gc.get_threshold()
-    beating = asyncio.create_task(stalls.heartbeat())
+    beating = asyncio.create_task(event_loop.heartbeat())
     try:
         await asyncio.sleep(0)
         collections = gc.get_stats()[2]["collections"]
