@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -15,10 +16,11 @@ from correlator.model.persisted import Cursor
 from correlator.pipeline.source_status import SourcePart
 from correlator.sources.db.mariadb import Address, MariaDBDatabase, MariaDBSession
 from correlator.sources.db.session import TABLES, Schema, rows_of
+from correlator.sources.tables.reconcile import Reconcile
 from correlator.tasks import TURN
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.servers import free_port
-from tests.support.source_databases import Original, RecordingPipeline, opened, running_follower
+from tests.support.source_databases import Original, RecordingPipeline, open_queries, opened, running_follower
 from tests.support.yardstick import turns_of_another_task
 
 HOSTILE = {
@@ -123,6 +125,35 @@ async def test_the_server_ends_a_statement_that_exceeds_the_query_timeout(mariad
     session = await opened(mariadb_original.source(query_timeout=10.0))
     with pytest.raises(SourceUnavailable, match="max_statement_time exceeded"):  # and not: no answer within 10 s
         await session.query("SELECT SLEEP(100)")
+    assert await rows_of(session, tuple[int], "SELECT 1") == [(1,)], "the connection is as before"
+    await session.close()
+
+
+async def test_steps_that_a_transaction_has_not_committed_yet_do_not_stop_those_of_other_jobs(mariadb_original):
+    """InnoDB walks over all of them in each query. The jobs together take longer than a part of the query timeout."""
+    many, few = [f"many-{n}" for n in range(4)], [f"few-{n}" for n in range(20)]
+    for job_id in (*many, *few):
+        await mariadb_original.job(job_id)
+        await mariadb_original.insert("job_steps", job_id=job_id, seq=1, name=f"of {job_id}")
+    received, took = RecordingPipeline(), float("inf")
+    async with (
+        mariadb_original.tables.connect(autocommit=False) as connection,
+        connection.cursor() as cursor,
+        open_queries(mariadb_original.source(query_timeout=60.0)) as (queries, session),
+    ):
+        for job_id in many:
+            new = f"SELECT '{job_id}', seq + 1, 'new' FROM seq_1_to_20000"
+            await cursor.execute(f"INSERT INTO job_steps (job_id, seq, name) {new}")
+        for _ in range(5):
+            began = time.monotonic()
+            await queries.steps_of(session, {"many-0": None})
+            took = min(took, time.monotonic() - began)
+        await session.query(f"SET SESSION max_statement_time = {8 * took}")  # A ninth of it is too little for all four.
+        with pytest.raises(SourceUnavailable, match="max_statement_time exceeded"):
+            await queries.steps_of(session, dict.fromkeys(many), briefly=True)
+        await Reconcile().load(queries, session, received)
+    found = {job.job_id: len(job.view.steps) for job in received.hub.published.all()}
+    assert found == dict.fromkeys((*many, *few), 1)
 
 
 async def connections(original) -> int:

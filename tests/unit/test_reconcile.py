@@ -353,6 +353,43 @@ def test_a_start_takes_as_long_for_each_undecided_row_of_failover_jobs_however_m
     assert many < 25 * few
 
 
+async def test_a_job_whose_steps_are_slow_holds_up_no_other_and_is_read_by_itself():
+    """Together they take too long. After that, the slow one is read after all others, and by itself."""
+
+    class Uncommitted(Tables):
+        def __init__(self) -> None:
+            super().__init__()
+            self.schema = SimpleNamespace(has=lambda *_: True)
+            self.read: list[list[str]] = []
+
+        async def steps_of(self, session: Any, starts: Sequence[str], *, briefly: bool) -> dict[str, Any]:
+            self.read.append(list(starts))
+            assert briefly is (len(starts) > 1)
+            if "j1" in starts:
+                if briefly:
+                    raise SourceUnavailable("slow", Away.SLOW, "job_steps")
+                await asyncio.sleep(0.05)
+            return {}
+
+    tables, feed, found = Uncommitted(), quiet_feed(Heartbeats()), list[Reading]()
+    feed.advance_clock = lambda: 1
+
+    def readings(some: Iterable[Reading]) -> Outcome:
+        found.extend(some)
+        return Outcome()
+
+    feed.readings, reconcile = readings, Reconcile(slow_alone=0.04)
+
+    async def read() -> list[list[str]]:
+        tables.read, found[:] = [], []
+        await reconcile._read(tables, None, feed, ["j0", "j1", "j2"])  # type: ignore[arg-type]
+        assert sorted(one.job_id for one in found if one.steps is not None) == ["j0", "j1", "j2"]
+        return tables.read
+
+    assert await read() == [["j0", "j1", "j2"], ["j0"], ["j1"], ["j2"]]
+    assert await read() == [["j0", "j2"], ["j1"]]
+
+
 # -- Jobs that are silent are read rarely, and never too rarely; a sign of life is enough to be read at once
 
 

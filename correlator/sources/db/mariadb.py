@@ -108,8 +108,9 @@ class MariaDBSession:
                 self._drop(running=True)
                 raise
             except Exception as error:
-                self._drop()
                 reason, meaning = _kind(error)
+                if reason is not Away.SLOW:  # With that error, the server has ended the statement only.
+                    self._drop()
                 raise query_failed(f"MariaDB: {_message(error)}", reason, sql, meaning) from error
 
     def _drop(self, *, running: bool = False) -> None:
@@ -197,6 +198,9 @@ class MariaDBDatabase:
                 await self._prepare(session, level)
         except NotMariaDB as error:
             raise self._failed(error) from error
+        except SourceUnavailable:
+            await session.close()
+            raise
         return session
 
     def _abandon(self, thread_id: int) -> None:

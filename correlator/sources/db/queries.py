@@ -264,6 +264,9 @@ FIRST_WITHIN = 2.0
 STEPS_AT_ONCE = 5 * MAX_STEPS
 """Steps of several jobs in one query, above which those of each job are counted first."""
 
+BRIEFLY = "@@max_statement_time / 9"
+"""Seconds of a query that is asked in another way if they do not suffice: a tenth of `database.query_timeout`."""
+
 LOGGED_ROWS = 2000
 """Rows of the log that are read from either end to find the jobs with an external ID."""
 
@@ -359,12 +362,12 @@ class Queries:
         return found
 
     async def _with_offset(
-        self, session: Session, form: type[Row], columns: str, rest: str, args: Sequence[object] = ()
+        self, session: Session, form: type[Row], columns: str, rest: str, args: Sequence[object] = (), briefly: str = ""
     ) -> list[Row]:
         """The rows of a SELECT with local times. A server's own zone is read in the same statement."""
         if not isinstance(self.zone, ServerZone):
-            return await rows_of(session, form, f"SELECT {columns} {rest}", args)
-        sql = f"SELECT {columns}, (SELECT {self.dialect.offset}) {rest}"
+            return await rows_of(session, form, f"{briefly}SELECT {columns} {rest}", args)
+        sql = f"{briefly}SELECT {columns}, (SELECT {self.dialect.offset}) {rest}"
         rows = await rows_of(session, _and(form, Offset), sql, args)
         if rows:
             self.zone.observe(rows[0][-1])
@@ -601,18 +604,22 @@ class Queries:
             found |= dict.fromkeys(job_id for job_id, name in rows if name == external_id)
         return list(found)
 
-    async def steps_of(self, session: Session, starts: Mapping[str, Micros | None]) -> dict[str, list[StepRecord]]:
+    async def steps_of(
+        self, session: Session, starts: Mapping[str, Micros | None], *, briefly: bool = False
+    ) -> dict[str, list[StepRecord]]:
         """The last `MAX_STEPS` steps of each job by `seq`. Long errors are shortened, also to what a job may have.
 
-        `starts`: when each job started, since none of its steps began before it.
+        `starts`: when each job started, since none of its steps began before it. `briefly`: each query may take only
+        a part of its time (`BRIEFLY`).
         """
+        within = self.dialect.briefly.format(seconds=BRIEFLY) if briefly else ""
         found: dict[str, list[StepRecord]] = {}
         begun = {job_id: at for job_id, at in starts.items() if at is not None}
         """When the newest of its steps began, of each job. None begins before the one in front of it."""
         long: dict[int, int] = {}
         own, pacer = OwnIds(starts), Pacer()
         for part in chunks(list(starts), IN_ONE):
-            for *row, error_size in await self._step_rows(session, part):
+            for *row, error_size in await self._step_rows(session, part, within):
                 await pacer.pause()
                 job_id = own.of(row[-1])
                 *values, _ = self._times("job_steps", tuple(row), begun.get(job_id))
@@ -635,26 +642,26 @@ class Queries:
             await self._oversized.step_errors(session, found, long)
         return found
 
-    async def _step_rows(self, session: Session, job_ids: Sequence[str]) -> list[Row]:
+    async def _step_rows(self, session: Session, job_ids: Sequence[str], briefly: str) -> list[Row]:
         """At most `STEPS_AT_ONCE` steps, or the last `MAX_STEPS` of each job, with the bytes of their errors."""
         order = "seq" if self.schema.has("job_steps", "seq") else "id"
         columns = f"{self._select['job_steps']}, {self._size('job_steps', 'error_message')}"
         form = _and(FORMS["job_steps"], Int64 | None)
         among = f"FROM job_steps WHERE job_id IN ({self.dialect.marks(job_ids)})"
         ordered = f"{among} ORDER BY job_id, {order} LIMIT {STEPS_AT_ONCE + 1}"
-        rows = await self._with_offset(session, form, columns, ordered, job_ids)
+        rows = await self._with_offset(session, form, columns, ordered, job_ids, briefly)
         if len(rows) <= STEPS_AT_ONCE:
             return rows
-        counted = f"SELECT job_id, COUNT(*) {among} GROUP BY job_id"
+        counted = f"{briefly}SELECT job_id, COUNT(*) {among} GROUP BY job_id"
         counts = dict(await rows_of(session, tuple[str, Int64], counted, job_ids))
         few = [job_id for job_id, n in counts.items() if n <= MAX_STEPS]
         rows = []
         if few:
             rest = f"FROM job_steps WHERE job_id IN ({self.dialect.marks(few)}) ORDER BY job_id, {order}"
-            rows += await self._with_offset(session, form, columns, rest, few)
+            rows += await self._with_offset(session, form, columns, rest, few, briefly)
         for job_id in counts.keys() - few:
             rest = f"FROM job_steps WHERE job_id = {self.dialect.placeholder} ORDER BY {order} DESC LIMIT {MAX_STEPS}"
-            rows += reversed(await self._with_offset(session, form, columns, rest, (job_id,)))
+            rows += reversed(await self._with_offset(session, form, columns, rest, (job_id,), briefly))
         return rows
 
     async def jobs_of_steps(self, session: Session, step_ids: Iterable[int]) -> dict[int, str]:
@@ -834,12 +841,14 @@ async def read_readings(
     known: Callable[[str], Reading | None] = lambda _: None,
     *,
     with_steps: bool = True,
+    briefly: bool = False,
 ) -> list[Reading]:
     """The readings of `job_ids` from the tables, also of those without a row.
 
     For the ID of a job in another case, there is a reading of the job, and one of an ID without a row.
     `observed_at`: the logical time, from `advance_clock` just before this call. `known`: the last reading of a job; it
     has what lost columns contained. The readings have no steps without `with_steps`, or if the steps cannot be read.
+    `briefly`: the steps of all may take only a part of the time of a query; `SourceUnavailable` says `Away.SLOW` then.
     """
     if not job_ids:
         return []
@@ -850,7 +859,7 @@ async def read_readings(
     lost_steps = queries.lost_of("job_steps")
     with_steps = with_steps and queries.schema.has("job_steps", "id", "job_id") and "status" not in lost_steps
     starts = {job_id: records[job_id].started_at if job_id in records else None for job_id in job_ids}
-    steps = await queries.steps_of(session, starts) if with_steps else None
+    steps = await queries.steps_of(session, starts, briefly=briefly) if with_steps else None
     children = await queries.children_of(session, job_ids)
     # The last percent of the log applies where that of the table is lost.
     lost = tuple(column for column in queries.lost_of("job_tracking") if column != "percent_complete")

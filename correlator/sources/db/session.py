@@ -1,6 +1,7 @@
 """The database interface of the sources: sessions that run queries, the schema, and the dialect.
 
-Every query has a deadline. A session whose query failed or was cancelled is never used again.
+Every query has a deadline. A session whose query failed or was cancelled is never used again, except
+after a statement that the server has ended because it took too long.
 
 A server may answer anything: one of another version, behind a proxy, or in wrong hands. So rows enter in one place,
 `rows_of`, which checks the type of each value. What is another one is a failure of the query, never of the daemon.
@@ -174,7 +175,10 @@ class Session(Protocol):
     """One connection to the database."""
 
     async def query(self, sql: str, args: Sequence[object] = ()) -> Sequence[Row]:
-        """All rows of a SELECT, of any types (`rows_of`). Raises `SourceUnavailable`, and closes the session then."""
+        """All rows of a SELECT, of any types (`rows_of`). Raises `SourceUnavailable`, and closes the session then.
+
+        Only after `Away.SLOW` it may go on: the server has ended the statement, and answered so.
+        """
 
     async def close(self) -> None: ...
 

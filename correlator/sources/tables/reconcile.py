@@ -11,6 +11,7 @@ few jobs are read (`_to_read`). Each interval, indexed queries find what was upd
 ones. All ended jobs in memory are read again within `ROUND`, which finds deletions, and so are listed those that belong
 in memory, which finds what somebody has restored. A job that is gone is looked for (`Absent`) for as long as the index
 keeps it. While job_steps fails, jobs are read without it (`pause_steps`), until everything has been read with it again.
+If only the steps of several jobs together take too long, each job is read by itself, the slow ones last (`_read`).
 
 Invariants: every reading gets its logical time before its query begins, so that a row of the log that is newer than the
 query is never overwritten (`Feed.advance_clock`). One session runs one query at a time, and none of them scans a whole
@@ -29,7 +30,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from zlib import crc32
 
-from correlator.bounded import Schedule, chunks
+from correlator.bounded import BoundedDict, Schedule, chunks
+from correlator.errors import Away, SourceUnavailable
 from correlator.model.facts import Reading
 from correlator.model.published import LOST, Outcome
 from correlator.model.rows import Micros
@@ -51,6 +53,10 @@ READ_TOGETHER = 100
 
 STEPS_TOGETHER = 2_000
 """Maximum number of steps in one call of the feed, which takes about 10 ms. A job with more is passed alone."""
+
+SLOW_FOR, MAX_SLOW = 60.0, 1_000
+"""Seconds for which a job with slow steps is read by itself, and the most such jobs. InnoDB walks over all steps that a
+transaction has not committed yet: 100,000 of them take 0.15 s."""
 
 AGAIN_AFTER = (0.0, 2.0, 30.0)
 """Seconds after the end of a job at which it is read again: it may end twice."""
@@ -109,12 +115,14 @@ class Reconcile:
         retention: Seconds back for which ended jobs are loaded.
         max_jobs: Jobs that memory holds: of those that have ended, only the newest are loaded.
         zone_every: Seconds between two readings of all jobs because the server's zone changes again and again.
+        slow_alone: Seconds of the reading of one job from which on its steps are slow.
     """
 
     interval: float = 1.0
     retention: float = 86_400.0
     max_jobs: int = 20_000
     zone_every: float = 60.0
+    slow_alone: float = 0.05
     _urgent: set[str] = field(default_factory=set)
     _steps: set[int] = field(default_factory=set)
     _later: list[tuple[float, str]] = field(default_factory=list)
@@ -152,6 +160,8 @@ class Reconcile:
     """Set while jobs are read without their steps."""
     _without_steps: set[str] = field(default_factory=set)
     """The jobs that were read without their steps since then, or since `load_steps` began."""
+    _slow: BoundedDict[str, float] = field(default_factory=lambda: BoundedDict(MAX_SLOW))
+    """The jobs that are read by themselves, and the monotonic seconds until which they are."""
 
     def __post_init__(self) -> None:
         self._cadence = Cadence(self.interval)
@@ -412,17 +422,45 @@ class Reconcile:
         *,
         with_steps: bool = False,
     ) -> None:
-        """Read jobs. `with_steps`: with their steps though these are paused."""
-        for part in chunks(sorted(job_ids), READ_TOGETHER):
-            steps = with_steps or not self.steps_paused.is_set()
-            if not steps:
-                self._without_steps.update(part)
-            readings = await read_readings(
-                queries, session, feed.advance_clock(), part, feed.known.reading, with_steps=steps
-            )
-            for some in _of_few_steps(readings):
-                self.note(feed.readings(some))
-                await asyncio.sleep(0)
+        """Read jobs. `with_steps`: with their steps though these are paused.
+
+        Those whose steps take long are read after all others, each by itself.
+        """
+        now, wanted = time.monotonic(), sorted(job_ids)
+        alone = [i for i in wanted if self._slow.get(i, now) > now]
+        for part in chunks([i for i in wanted if self._slow.get(i, now) <= now], READ_TOGETHER):
+            try:
+                await self._read_together(queries, session, feed, part, with_steps=with_steps)
+            except SourceUnavailable as error:
+                if error.reason is not Away.SLOW or error.table != SourcePart.STEPS.table or len(part) == 1:
+                    raise
+                alone += part
+        for job_id in alone:
+            began = time.monotonic()
+            await self._read_together(queries, session, feed, [job_id], with_steps=with_steps)
+            if time.monotonic() - began <= self.slow_alone:
+                self._slow.pop(job_id, None)
+            elif self._slow.get(job_id, began) <= began:
+                self._slow[job_id] = began + SLOW_FOR
+
+    async def _read_together(
+        self, queries: Queries, session: Session, feed: Feed, job_ids: Sequence[str], *, with_steps: bool
+    ) -> None:
+        steps = with_steps or not self.steps_paused.is_set()
+        if not steps:
+            self._without_steps.update(job_ids)
+        readings = await read_readings(
+            queries,
+            session,
+            feed.advance_clock(),
+            job_ids,
+            feed.known.reading,
+            with_steps=steps,
+            briefly=len(job_ids) > 1,
+        )
+        for some in _of_few_steps(readings):
+            self.note(feed.readings(some))
+            await asyncio.sleep(0)
 
 
 def _of_few_steps(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
