@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TypeAlias
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
+from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -17,6 +19,8 @@ from correlator.jobs.remote import size_of
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.pipeline.hub import Batch, wall_clock
+from correlator.sinks.http.endpoints import PREFIX, InstanceEndpoints
+from correlator.sinks.http.grants import Need, Route
 from tests.support.background import in_background
 from tests.support.eventually import eventually
 from tests.support.there import there
@@ -216,3 +220,24 @@ def test_a_set_without_a_token_is_forgotten_and_the_ids_of_one_are_asked_of_its_
     fleet.show([SHOWN])
     assert fleet.view_of(SHOWN) is view
     assert fleet.view_of(frozenset({"dc3"})) is None
+
+
+async def test_the_endpoints_of_appliances_that_were_removed_are_dropped_once_others_are_made():
+    async def answer(request: web.Request) -> web.Response:
+        return web.Response(text="here")
+
+    def made(hub: Any, **_: Any) -> Any:
+        return SimpleNamespace(hub=hub, routes=[Route("/x", answer, Need.READ)], streams=None)
+
+    hubs: dict[str, Any] = {"steady": object()}
+    fleet: Any = SimpleNamespace(hub_of=hubs.get, view_of=lambda _: None)
+    whole: Any = object()
+    listener = InstanceEndpoints(whole, fleet, made)
+    (below,) = (route for route in listener.routes([]) if route.path.startswith(PREFIX) and route.path.endswith("/x"))
+    for n in range(100):
+        hubs.pop(f"dc{n - 1}", None)
+        hubs[f"dc{n}"] = object()
+        for name in hubs:
+            request: Any = SimpleNamespace(match_info={"instance": name})
+            assert (await below.handler(request)).status == 200
+        assert [one.hub for one in listener.all] == [whole, *hubs.values()]

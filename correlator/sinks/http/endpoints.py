@@ -9,6 +9,7 @@ made when somebody asks for one first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, wraps
 from http import HTTPStatus
@@ -184,11 +185,17 @@ class InstanceEndpoints:
             while True:
                 self._changed.clear()
                 for endpoints in self._serving.keys() - set(self.all):
-                    self._serving.pop(endpoints).cancel()
+                    group.create_task(self._end(endpoints, self._serving.pop(endpoints)))
                 for endpoints in self.all:
                     if endpoints not in self._serving:
                         self._serving[endpoints] = group.create_task(endpoints.run())
                 await self._changed.wait()
+
+    @staticmethod
+    async def _end(endpoints: HubEndpoints, serving: asyncio.Task[None]) -> None:
+        """Stop serving the clients of an appliance that was removed."""
+        await endpoints.disconnect()
+        serving.cancel()
 
     async def instances(self, request: web.Request) -> web.Response:
         """The appliances that the client may see, and the health of each."""
@@ -201,7 +208,7 @@ class InstanceEndpoints:
     def _of(self, request: web.Request) -> HubEndpoints:
         """The endpoints of the appliance that the address names."""
         name = request.match_info["instance"]
-        endpoints = self._endpoints(name, self._fleet.hub_of(name) if self._fleet is not None else None, instance=name)
+        endpoints = self._endpoints(name, instance=name)
         if endpoints is None:
             raise NotFound(f"no appliance is known by {name!r}")
         return endpoints
@@ -215,25 +222,32 @@ class InstanceEndpoints:
             return self.main
         if grant.is_restricted:  # Its token names one appliance, and is not in the configuration, which has views.
             (name,) = grant.instances
-            endpoints = self._endpoints(name, self._fleet.hub_of(name), instance=name)
+            endpoints = self._endpoints(name, instance=name)
         else:
-            endpoints = self._endpoints(grant.instances, self._fleet.view_of(grant.instances))
+            endpoints = self._endpoints(grant.instances)
         if endpoints is None:  # It is not known yet, or a reload has changed the tokens since the request was admitted.
             raise SourceUnavailable("the appliances of this token are not known: ask again")
         return endpoints
 
-    def _endpoints(self, key: str | frozenset[str], hub: Hub | None, **more: Any) -> HubEndpoints | None:
-        """The endpoints of a hub, which are made anew where it is not the one of before; None without a hub."""
-        endpoints = self._made.get(key)
-        if endpoints is not None and endpoints.hub is hub:
-            return endpoints
-        if endpoints is not None:  # The appliance was removed from the fleet since, and may have come back.
-            del self._made[key]
+    def _hub(self, key: str | frozenset[str]) -> Hub | None:
+        if self._fleet is None:
+            return None
+        return self._fleet.hub_of(key) if isinstance(key, str) else self._fleet.view_of(key)
+
+    def _endpoints(self, key: str | frozenset[str], **more: Any) -> HubEndpoints | None:
+        """The endpoints of a hub, which are made anew where it is not the one of before; None without a hub.
+
+        Those of appliances that were removed from the fleet since are dropped, or made anew if one has come back.
+        """
+        hub, endpoints = self._hub(key), self._made.get(key)
+        if (endpoints.hub if endpoints is not None else None) is not hub:
+            with contextlib.suppress(SourceUnavailable):  # While the stream is read, it is not known which have gone.
+                self._made = {one: made for one, made in self._made.items() if self._hub(one) is made.hub}
             self._changed.set()
-        if hub is not None:
-            endpoints = self._made[key] = self._make(hub, **more)
-            self._changed.set()
-        return endpoints if hub is not None else None
+            endpoints = None
+            if hub is not None:
+                endpoints = self._made[key] = self._make(hub, **more)
+        return endpoints
 
     def _dispatch(self, number: int, which: Callable[[web.Request], HubEndpoints]) -> Handler:
         """Calls the same endpoint of the hub that the request is about."""
