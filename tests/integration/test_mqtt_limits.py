@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 
 import pytest
 
+from correlator.sinks.mqtt.connection import MqttTimings
 from tests.support import hostile_broker
 from tests.support.accepting import accepting
 from tests.support.background import in_background
@@ -23,7 +24,7 @@ class Broker:
     `receive_maximum`: messages it takes before the first acknowledgement; each is held back for a moment.
     `closes_above`: bytes of a packet at which it closes, without a word.
     `says`: a DISCONNECT reason to every PUBLISH. `holds`: it acknowledges
-    nothing until so many messages were in flight at once.
+    nothing until so many messages were in flight at once. `keep_alive`: Server Keep Alive of its CONNACK, in seconds.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Broker:
         closes_above: int = 1 << 30,
         says: int = 0,
         holds: int = 0,
+        keep_alive: int = 0,
     ) -> None:
         self.port = free_port()
         self.level = level
@@ -41,6 +43,8 @@ class Broker:
         self.closes_above = closes_above
         self.says = says
         self.holds = holds
+        self.keep_alive = keep_alive
+        self.pings = 0
         self.connections = 0
         self.most = 0
         self.exceeded = 0
@@ -72,6 +76,7 @@ class Broker:
             case 1:
                 self.connections += 1
                 limit = b"\x21" + self.receive_maximum.to_bytes(2, "big") if self.receive_maximum else b""
+                limit += b"\x13" + self.keep_alive.to_bytes(2, "big") if self.keep_alive else b""
                 writer.write(
                     hostile_broker.packet(0x20, b"\x00\x00" + (bytes([len(limit)]) + limit if self.level == 5 else b""))
                 )
@@ -84,6 +89,7 @@ class Broker:
             case 10:
                 writer.write(hostile_broker.packet(0xB0, body[:2] + (b"\x00\x00\x00" if self.level == 5 else b"")))
             case 12:
+                self.pings += 1
                 writer.write(b"\xd0\x00")
             case 14:
                 return False
@@ -130,6 +136,15 @@ async def test_no_more_messages_are_in_flight_than_the_broker_accepts_and_twenty
         async with world.running():
             await eventually(lambda: {world.state(f"j{n}") for n in range(60)} <= set(broker.retained))
         assert (broker.most, broker.exceeded, broker.connections) == (most, 0, 1)
+
+
+async def test_the_client_pings_a_broker_as_often_as_that_asks_for():
+    """MQTT 5, 3.2.2.3.14. paho does so from 2.2 on."""
+    async with Broker(keep_alive=1).running() as broker:
+        world = MqttHarness(broker.port, reading("a"), sink={"timings": MqttTimings(keepalive=3_600)})
+        async with world.running():
+            await eventually(lambda: broker.pings >= 2)
+        assert broker.connections == 1
 
 
 @pytest.mark.parametrize(
