@@ -216,8 +216,8 @@ class Connection:
             return {}
         part: dict[str, Any] = {"dropped": self._dropped}
         if time.monotonic() - self._dropped_at < REPORTED_FOR:
-            why = "they came faster than they are handled; the last one on"
-            part |= {"ok": False, "error": f"messages were dropped ({self._dropped}): {why} {self._dropped_on}"}
+            error = f"messages were dropped ({self._dropped}): they came faster than they are handled"
+            part |= {"ok": False, "error": error, "subject": self._dropped_on}
         return part
 
     # -- messages

@@ -333,5 +333,5 @@ class Parser:
         part: dict[str, Any] = {"unreadable": self.count}
         if self._clock() - self._last_at < REPORTED_FOR:
             what = "1 message was" if self.count == 1 else f"{self.count} messages were"
-            part |= {"ok": False, "error": f"{what} passed over, as unreadable; the last one on {self._last}"}
+            part |= {"ok": False, "error": f"{what} passed over, as unreadable", "subject": self._last}
         return part

@@ -241,3 +241,15 @@ async def test_the_endpoints_of_appliances_that_were_removed_are_dropped_once_ot
             request: Any = SimpleNamespace(match_info={"instance": name})
             assert (await below.handler(request)).status == 200
         assert [one.hub for one in listener.all] == [whole, *hubs.values()]
+
+
+def test_readiness_names_no_subject_of_the_cluster_to_clients_of_some_appliances():
+    part = {"ok": False, "error": "1 message was passed over, as unreadable", "subject": "$KV.cor.dc3.job.a"}
+    fleet = Fleet(lambda _: None, describe_cluster=lambda: part)
+    fleet.show([SHOWN])
+    fleet.reset("epoch")
+    fleet.read([stored(1, ("dc1", "a", (set(), 1)))])
+    fleet.synced()
+    assert fleet.hub.readiness["cluster"]() == part
+    for hub in (there(fleet.view_of(SHOWN)), there(fleet.hub_of("dc1"))):
+        assert hub.readiness["cluster"]() == {"ok": False, "error": part["error"]}
