@@ -25,7 +25,7 @@ from zlib import crc32
 
 from msgspec import Struct, field
 
-from correlator.bounded import BoundedDict
+from correlator.bounded import BoundedDict, SizedDict
 from correlator.cluster import keys, received
 from correlator.cluster.received import REPORTED_FOR, Alive, Parser
 from correlator.errors import SourceUnavailable
@@ -389,8 +389,12 @@ MAX_INSTANCES = 1_000
 """Most appliances of a fleet. What others write is ignored, and logged once."""
 
 MAX_EVENTS = 50_000
-MAX_UNCONFIRMED = 1_000
-"""The number of jobs whose events are remembered; of those whose events wait for a document."""
+"""The number of jobs whose events are remembered."""
+
+MAX_UNCONFIRMED = 2_000_000
+"""Bytes of the events that wait for a document, about: one of each job."""
+
+EVENT_OVERHEAD = 500
 
 CHANGED_AT_ONCE, BYTES_AT_ONCE = 1_000, 256_000
 """Changes of all hubs that are published in one call, and bytes of the documents before and after them."""
@@ -430,7 +434,7 @@ class Fleet:
     before a position. `on_watch()`: a client begins to wait for an ID. `on_removed(name)`: an appliance is not in the
     stream any more. `listening()`: see `Appliance`.
     `describe_cluster()`: the part `cluster` of readiness. `parser`: of the messages. `share`: bytes that the jobs of
-    one appliance may take. `max_unconfirmed`: events that may wait for their documents. `instances`: the appliances
+    one appliance may take. `max_unconfirmed`: bytes of events that wait for documents. `instances`: the appliances
     whose messages come, sorted; none: all.
     """
 
@@ -462,7 +466,7 @@ class Fleet:
         self._parser = parser or Parser()
         self._announced: BoundedDict[tuple[str, str], Kind] = BoundedDict(MAX_EVENTS)
         """By appliance and job ID: the last event that clients got."""
-        self._unconfirmed: BoundedDict[tuple[str, str], Event] = BoundedDict(max_unconfirmed)
+        self._unconfirmed: SizedDict[tuple[str, str], Event] = SizedDict(max_unconfirmed, _size_of)
         """The events that came before a document with their state."""
         self._documents = Documents()
         self._marks = Marks()
@@ -835,7 +839,7 @@ class Fleet:
         key = instance, event.job_id
         known = self._announced.get(key), *([waiting.kind] if (waiting := self._unconfirmed.get(key)) else [])
         if event.kind not in known and Kind.JOB_OVERDUE not in known:
-            self._unconfirmed[key] = event
+            self._unconfirmed.put(key, event)
         self._announce(instance, event.job_id)
 
     def _announce(self, instance: str, job_id: str) -> None:
@@ -845,9 +849,9 @@ class Fleet:
         if event is None or hub is None or shown is None:
             return
         if shown.view.terminal:
-            del self._unconfirmed[instance, job_id]
+            self._unconfirmed.discard((instance, job_id))
         elif shown.body is not None and shown.body.forecast in (_STATES[event.kind], ForecastState.OVERDUE):
-            del self._unconfirmed[instance, job_id]
+            self._unconfirmed.discard((instance, job_id))
             self._announced[instance, job_id] = event.kind
             for one in (hub, *self._showing(instance, job_id)):
                 one.publish(events=[event])
@@ -916,6 +920,11 @@ class _Changed:
                     self._bytes += sum(len(body.text) for body in bodies)
             self._weighed[hub] = len(changes)
         return self._count >= CHANGED_AT_ONCE or self._bytes >= BYTES_AT_ONCE
+
+
+def _size_of(event: Event) -> int:
+    """The bytes that an event takes in memory, about."""
+    return EVENT_OVERHEAD + sum(len(text or "") for text in (event.job_id, event.step_name, event.error))
 
 
 class _Event(Struct):

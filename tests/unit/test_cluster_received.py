@@ -258,7 +258,7 @@ async def test_the_client_reads_a_message_whatever_headers_it_has(raw: bytes):
 class Announced:
     """A gateway, and what its clients get: the states of the job `a`, and its events."""
 
-    def __init__(self, max_unconfirmed: int = 1_000) -> None:
+    def __init__(self, max_unconfirmed: int = 1_000_000) -> None:
         self.fleet = Fleet(lambda _: None, max_unconfirmed=max_unconfirmed)
         self.found, self._seqs = list[str](), itertools.count(1)
         self.fleet.reset("epoch-1")
@@ -277,8 +277,8 @@ class Announced:
         body = orjson.dumps(document(job_id, status, **forecast(state)) if status == "running" else ended)
         self.fleet.read([StoredMessage(keys.job("dc1", job_id), next(self._seqs), AT, body, None)])
 
-    def event(self, kind: str, job_id: str = "a") -> None:
-        payload = {"kind": kind, "job_id": job_id, "at": "2025-09-22T15:12:13.000000Z"}
+    def event(self, kind: str, job_id: str = "a", error: str | None = None) -> None:
+        payload = {"kind": kind, "job_id": job_id, "at": "2025-09-22T15:12:13.000000Z", "error": error}
         self.fleet.read_event(keys.event("dc1", job_id), orjson.dumps(payload))
 
 
@@ -309,9 +309,9 @@ def test_an_event_that_no_document_confirms_reaches_no_client_also_after_the_end
 
 
 def test_events_that_wait_for_a_document_have_a_bound_and_the_newest_stay():
-    gateway = Announced(max_unconfirmed=3)
+    gateway = Announced(max_unconfirmed=35_000)
     for n in range(10):
-        gateway.event("job.late", f"j{n}")
+        gateway.event("job.late", f"j{n}", "x" * 10_000)
     confirmed = []
     for n in range(10):
         gateway.document("late", job_id=f"j{n}")
