@@ -26,6 +26,7 @@ from typing import Any, TypeAlias
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
 from msgspec import Struct
 from yarl import URL
@@ -47,8 +48,11 @@ MAX_ANSWER = 4 * MAX_RESPONSE
 """Bytes of an answer with its headers, and with informational ones before it, after which the connection is closed."""
 
 
+TOO_LONG = f"the receiver's answer has more than {MAX_ANSWER} bytes"
+
+
 AT_ONCE, BUFFER = 4_096, 65_536
-"""Bytes that are parsed before other tasks run; those that the kernel keeps, because uvloop reads them by itself."""
+"""Bytes that are parsed before other tasks run; those that the kernel keeps."""
 
 
 MAX_REASON = 300
@@ -135,7 +139,7 @@ def open_session(*, allow_private: bool | None = None) -> aiohttp.ClientSession:
     """Return a session for one receiver. `allow_private`: see `refusal`; None: it may have any address."""
     factory = functools.partial(guarded_socket, allow_private=allow_private)
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(resolver=_Resolver(), socket_factory=factory, keepalive_timeout=KEEP_ALIVE),
+        connector=_Connector(resolver=_Resolver(), socket_factory=factory, keepalive_timeout=KEEP_ALIVE),
         headers={"User-Agent": f"correlator/{__version__}", "Accept-Encoding": "identity"},
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=aiohttp.ClientTimeout(total=None),
@@ -203,7 +207,8 @@ def describe_error(error: BaseException, refused: Sequence[str] = ()) -> tuple[s
         case aiohttp.ClientResponseError() | aiohttp.InvalidURL():
             words = "the receiver's response is not HTTP"
         case aiohttp.ClientOSError():
-            words = f"the connection was lost: {error.__cause__}" if error.__cause__ else "the connection was lost"
+            why = TOO_LONG if TOO_LONG in error.args else error.__cause__
+            words = f"the connection was lost: {why}" if why else "the connection was lost"
         case aiohttp.ClientError():  # Their texts, and those of the cases above, may contain the URL.
             words = type(error).__name__
         case _:
@@ -299,29 +304,73 @@ _refused: ContextVar[list[str]] = ContextVar("refused")
 """Why connections of this request were not allowed. If a name has several addresses, the error is only a text."""
 
 
-class BoundedSocket(socket.socket):
-    """A socket of which little is read at once, and at most `MAX_ANSWER` bytes after anything was sent.
+class BoundedHandler(ResponseHandler):
+    """A connection that parses little at once, and at most `MAX_ANSWER` bytes for one request.
 
-    A response may be preceded by any number of informational ones (1xx), which aiohttp parses and counts nowhere.
+    A response may be preceded by any number of informational ones (1xx), which aiohttp parses and counts nowhere. What
+    arrives is counted here and not at the socket: asyncio reads that of a TLS connection, and uvloop any, by itself.
     """
 
-    _left = 0
-
-    def send(self, *args: Any) -> int:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self._left = MAX_ANSWER
-        return super().send(*args)
+        self._waiting = bytearray()
+        """What has arrived and has not been parsed. It is, as soon as other tasks have run."""
+        self._parsing = False
+        self._too_long: ConnectionAbortedError | None = None
 
-    def sendmsg(self, *args: Any) -> int:
+    def set_response_params(self, **options: Any) -> None:
+        """Begin a request."""
         self._left = MAX_ANSWER
-        return super().sendmsg(*args)
+        super().set_response_params(**options)
 
-    def recv(self, bufsize: int, flags: int = 0) -> bytes:
-        """Raises: `ConnectionAbortedError` if the answer is too long."""
-        received = super().recv(min(bufsize, AT_ONCE), flags)
-        self._left -= len(received)
-        if self._left < 0:
-            raise ConnectionAbortedError(f"the receiver's answer has more than {MAX_ANSWER} bytes")
-        return received
+    def data_received(self, data: bytes) -> None:
+        if not data:  # aiohttp goes on with what it has.
+            super().data_received(data)
+            return
+        self._left -= len(data)
+        if self._left >= 0:
+            self._waiting += data
+            if not self._parsing:
+                self._parse()
+        elif self._too_long is None:
+            self._too_long = ConnectionAbortedError(TOO_LONG)
+            if self.transport is not None:
+                self.transport.abort()
+
+    def eof_received(self) -> None:
+        self._parse_all()
+        super().eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._parse_all()
+        super().connection_lost(exc or self._too_long)
+
+    def _parse(self) -> None:
+        part = bytes(self._waiting[:AT_ONCE])
+        del self._waiting[:AT_ONCE]
+        if part and self.transport is not None:  # None: nobody reads it any more.
+            super().data_received(part)
+        if self._waiting:
+            self._parsing = True
+            self._loop.call_soon(self._parse)
+        else:
+            self._parsing = False
+
+    def _parse_all(self) -> None:
+        """Parse what waits: nothing follows it."""
+        rest = bytes(self._waiting)
+        self._waiting.clear()
+        if rest and self.transport is not None and self._too_long is None:
+            super().data_received(rest)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Its connections are bounded. aiohttp has nothing public for that: `tests/security/test_receivers.py` notices."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory = functools.partial(BoundedHandler, loop=self._loop)  # type: ignore[assignment]
 
 
 def guarded_socket(info: Any, *, allow_private: bool | None) -> socket.socket:
@@ -330,7 +379,7 @@ def guarded_socket(info: Any, *, allow_private: bool | None) -> socket.socket:
     if allow_private is not None and (why := refusal(target[0], allow_private=allow_private)):
         _refused.get([]).append(why)
         raise ForbiddenAddress(why)
-    made = BoundedSocket(family, kind, protocol)
+    made = socket.socket(family, kind, protocol)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
     return made
 

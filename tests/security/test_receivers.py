@@ -13,6 +13,7 @@ from pathlib import Path
 from ssl import SSLContext
 
 import pytest
+import uvloop
 from msgspec.structs import replace
 
 from correlator.config.loading import load
@@ -22,7 +23,15 @@ from correlator.doctor.bundle import secrets
 from correlator.doctor.service import Setting
 from correlator.sinks import webhooks
 from correlator.sinks.otlp.receiver import JSON, judge, receiver
-from correlator.sinks.receiver import MAX_REASON, MAX_RESPONSE, Receiver, Response, open_session, tls_context
+from correlator.sinks.receiver import (
+    MAX_ANSWER,
+    MAX_REASON,
+    MAX_RESPONSE,
+    Receiver,
+    Response,
+    open_session,
+    tls_context,
+)
 from correlator.tasks import TURN
 from tests.support.accepting import accepting
 from tests.support.certificates import Certificates
@@ -143,6 +152,26 @@ async def test_informational_answers_of_a_receiver_let_other_tasks_run() -> None
         await answering
     assert response.status is None
     assert longest() < 4 * TURN, f"{longest() * 1000:.0f} ms"
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.SelectorEventLoop, uvloop.new_event_loop])
+@pytest.mark.parametrize("tls", [False, True])
+def test_an_answer_without_end_is_left_after_a_bounded_number_of_bytes(
+    certificates: Certificates, new_loop: Callable[[], asyncio.AbstractEventLoop], *, tls: bool
+) -> None:
+    """Each loop reads in its own way, and TLS in another one."""
+    reply = Reply(parts=repeat(b"HTTP/1.1 103 Early Hints\r\nA: b\r\n\r\n" * 100))
+
+    async def answer() -> Response:
+        async with reply.listening(ssl=certificates.server("right") if tls else None) as address:
+            target = of_webhooks(f"{'https' if tls else 'http'}://{address}", certificates.ca)
+            return await response_of(target, within=SILENCE)
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        response = runner.run(answer())
+    assert (response.status, response.error.partition(": ")[2]) == (
+        None, f"the receiver's answer has more than {MAX_ANSWER} bytes"
+    )  # fmt: skip
 
 
 async def test_the_text_of_a_receiver_is_one_short_line_without_control_characters() -> None:
