@@ -192,7 +192,7 @@ async def test_the_disk_of_the_only_server_is_full(database: Database, tmp_path:
                 assert (shown["online"], shown["lag_seconds"] > 5) == (not late, late)
                 assert (part["unwritten_seconds"] > 5) is late
                 assert ("are not in the cluster: " in str(part.get("error"))) is late
-                assert ("full disk" in str(part.get("error")) or "storage" in str(part.get("error"))) is late
+                assert ("disk is full" in str(part.get("error")) or "storage" in str(part.get("error"))) is late
                 return True
 
             async with run.traffic.running():
