@@ -7,6 +7,9 @@ other writers, other streams, gateways that read at once, later, or begin again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
+from fnmatch import fnmatchcase
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,10 +25,10 @@ from correlator.gateway.stream import StoredMessage
 from correlator.jobs import encoding
 from correlator.jobs.encoding import MAX_MICROS, MIN_MICROS
 from correlator.model.facts import Entry, Line, Reading, Status
-from correlator.model.published import JobView, PublishedJob
+from correlator.model.published import Change, JobView, PublishedJob
 from correlator.model.rows import LEVELS, JobRecord, StepRecord
 from correlator.sinks.cluster import documents
-from correlator.sinks.cluster.documents import DirtyKeys, StoredValue, StreamComparison, next_batch
+from correlator.sinks.cluster.documents import ClusterTimings, DirtyKeys, next_batch, repair
 from correlator.sinks.cluster.growing import GrowingJobs
 from tests.support.documents import document_of
 from tests.support.streams_harness import NOW, DaemonStreams
@@ -40,6 +43,41 @@ BATCHES = st.tuples(
 )
 
 SERVER: Any = SimpleNamespace(client=SimpleNamespace(max_payload=1 << 20), window=SimpleNamespace(share=1 << 20))
+
+
+AT_ONCE = ClusterTimings(slice_pause=0.0, behind_within=0.0)
+
+GROWN = {"rev", "updated_at", "last_event_at", "last_message", "duration_seconds", "steps"}
+"""The members of a document that differ where a job has only grown. Of its steps, it is the duration."""
+
+
+class StoredMessages:
+    """The connection to a server that has these messages, the newest of each subject, and answers direct gets."""
+
+    client: Any = SimpleNamespace(max_payload=1 << 20, new_inbox=lambda: "_INBOX.test")
+    api_subject = "$JS.API"
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    @contextlib.asynccontextmanager
+    async def subscribed(self, subject, callback, pending):
+        self._callback = callback
+        yield
+
+    async def publish(self, subject, payload, reply):
+        asked = json.loads(payload)
+        for found in sorted(self._stream.values(), key=lambda m: m.seq):
+            if found.seq >= asked["seq"] and fnmatchcase(found.subject, asked["next_by_subj"].replace(">", "*")):
+                await self._callback(self._message(found, reply))
+        await self._callback(SimpleNamespace(subject=reply, data=b"", headers={"Status": "204"}))
+
+    async def last(self, stream, subject, *, within):
+        return None if (found := self._stream.get(subject)) is None else self._message(found, subject)
+
+    def _message(self, found, subject):
+        headers = {**(found.headers or {}), "Nats-Subject": found.subject, "Nats-Sequence": str(found.seq)}
+        return SimpleNamespace(subject=subject, data=found.payload, headers=headers)
 
 
 class Writer:
@@ -62,6 +100,16 @@ class Writer:
         for one in (self.dirty, self.growing):
             (one.acknowledged if acknowledged else one.unacknowledged)()
 
+    def compare(self, stream, *, periodic):
+        """Returns the number of documents that differ from the jobs in memory."""
+        server: Any = StoredMessages(stream)
+        comparison = repair(
+            server, INSTANCE, self.published, self.dirty, self.growing, AT_ONCE, periodic=periodic, beat=lambda: None
+        )
+        found = asyncio.run(comparison)
+        self.growing.enable()
+        return found
+
 
 class Gateway:
     """A fleet that reads the newest message of each subject, in the order of the stream."""
@@ -69,6 +117,8 @@ class Gateway:
     def __init__(self):
         self.fleet = Fleet(lambda _: None)
         self.fleet.reset("e")
+        self.fleet.hub.subscribe(lambda batch: self._changes.extend(batch.changes))
+        self._changes: list[Change] = []
         self.seq = 0
 
     def read(self, stream):
@@ -76,8 +126,19 @@ class Gateway:
         for message in messages:
             self.fleet.read([message])
             self.seq = message.seq
+            self._check(is_page=keys.growth_of(message.subject) is not None)
         self.fleet.synced()
         return self
+
+    def _check(self, *, is_page):
+        """A page says of no job more than that it goes on, and no change says so of which that is not all."""
+        changes, self._changes = self._changes, []
+        for change in changes:
+            assert change.goes_on or not is_page, change
+            if change.goes_on and change.old is not None and change.new is not None:
+                old, new = document_of(change.old), document_of(change.new)
+                assert {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)} <= GROWN
+                assert without_durations(old) == without_durations(new)
 
     def documents(self):
         return {shown.job_id: document_of(shown) for shown in self.fleet.hub.published.all()}
@@ -115,10 +176,13 @@ class Growth(RuleBasedStateMachine):
         batch = self.writer.batch()
         stored = {"refused": 0, "lost": 0, "some stored": (len(batch) + 1) // 2}.get(how, len(batch))
         for message in batch[:stored]:
-            self.seq += 1
-            at, headers = int(self.time * 1_000_000) + 1, message.headers or None
-            self.stream[message.subject] = StoredMessage(message.subject, self.seq, at, message.payload, headers)
+            self.store(message.subject, message.payload, message.headers or None)
         self.writer.settle(how == "stored")
+
+    def store(self, subject, payload, headers=None):
+        self.seq += 1
+        at = int(self.time * 1_000_000) + 1
+        self.stream[subject] = StoredMessage(subject, self.seq, at, payload, headers)
 
     @rule(batches=st.lists(BATCHES, min_size=1, max_size=6))
     def rows(self, batches):
@@ -150,39 +214,50 @@ class Growth(RuleBasedStateMachine):
         self.time += seconds
         self.write(how)
 
-    @rule(what=st.sampled_from(["compare", "compare", "another writer", "another stream"]))
-    def disturb(self, what):
+    @rule(
+        what=st.sampled_from(["compare", "compare", "another writer", "another stream"]),
+        ahead=st.sets(st.sampled_from(JOBS)),
+        before=st.lists(st.sets(st.sampled_from(JOBS)), max_size=3),
+    )
+    def disturb(self, what, ahead, before):
+        """A comparison: of a writer's own documents, or of those of another one.
+
+        `ahead`: jobs of which the last writer wrote rows that its successor does not know, as its checkpoint is older.
+        `before`: jobs with rows, one batch after the other, that the successor writes before it has compared anything.
+        """
         if what == "another stream":
             self.stream.clear()
             self.writer.growing.clear()
             for gateway in self.gateways:
                 gateway.fleet.reset("e")
         elif what == "another writer":
+            self.write_ahead(ahead)
             self.writer.end()
             self.writer = Writer(self.world, lambda: self.time)
-            self.log("job1")  # It writes before it has compared anything.
-            self.write()
-        self.compare()
+            for jobs in before:
+                for job_id in sorted(jobs):
+                    self.log(job_id)
+                self.time += 1.0
+                self.write()
+        self.compare(periodic=what == "compare")
 
-    def compare(self):
-        writer = self.writer
-        touched = writer.dirty.begin_comparison()
-        touched.update(writer.growing)
-        comparison = StreamComparison(writer.published, touched)
-        stored = [
-            StoredValue(job[1], None if message.headers else message.payload)
-            for subject, message in self.stream.items()
-            if (job := keys.job_of(subject)) is not None
-        ]
-        found = [job_id for some in comparison.to_write(comparison.differing(stored)) for job_id in some]
-        assert not found or len(writer.dirty) or not writer.growing.is_enabled, "a growing job counts as damaged"
-        if not writer.growing.is_enabled:
-            for subject, message in self.stream.items():
-                if (page := keys.growth_of(subject)) is not None:
-                    found += writer.growing.found(page[1], message.payload)
-            writer.growing.enable()
-        writer.dirty.add(found)
-        writer.dirty.end_comparison()
+    def write_ahead(self, ahead):
+        """The writer reads another row of some jobs, and writes nothing else but their growth."""
+        growing, published = self.writer.growing, self.writer.published
+        pages: set[int] = set()
+        for job_id in sorted(ahead):
+            if (shown := published.get(job_id)) is not None and shown.view.last is not None:
+                last = replace(shown.view.last, at=shown.updated_at, text="ahead")
+                later = replace(shown, view=replace(shown.view, last=last), rev=shown.rev + 1)
+                if (page := growing.grow(replace(later, updated_at=shown.updated_at + 1))) is not None:
+                    pages.add(page)
+        for page in sorted(pages):
+            self.store(keys.growth(INSTANCE, page), growing.payload(page))
+
+    def compare(self, *, periodic):
+        dirty, grew = len(self.writer.dirty), set(self.writer.growing)
+        found = self.writer.compare(self.stream, periodic=periodic)
+        assert not (periodic and dirty == 0 and found), f"a growing job counts as damaged: {grew}"
 
     @rule(which=st.integers(0, 1), again=st.booleans())
     def read(self, which, again):
@@ -215,6 +290,10 @@ class Growth(RuleBasedStateMachine):
         assert pages <= {b"[]"}
 
 
+def without_durations(document):
+    return {step: {**one, "duration_seconds": None} for step, one in document.get("steps", {}).items()}
+
+
 def _without_place(document):
     return {name: value for name, value in document.items() if name not in ("rev", "instance")}
 
@@ -228,10 +307,60 @@ def test_whatever_is_lost_gateways_have_what_memory_has_and_all_gateways_the_sam
     )
 
 
-TIMES = st.sampled_from([0, NOW - 60_000_000, NOW - 1, NOW, NOW + 1_500_000, MIN_MICROS - 1, MAX_MICROS + 1, 1 << 62])
+def grown(*jobs):
+    """A writer whose documents of these jobs have a row, and which then grow by another one."""
+    world = Growth()
+    for job_id in JOBS:
+        world.log(job_id)
+    world.write()
+    for _ in range(2):
+        world.rows([(set(jobs), 1.5, "stored")])
+    assert set(world.writer.growing) == set(jobs)
+    return world
 
 
-@given(TIMES, TIMES, TIMES, TIMES, st.integers(1, 1 << 50), st.text(max_size=20), st.sampled_from(LEVELS))
+def check(world):
+    world.a_gateway_that_starts_has_what_another_one_has_that_read_each_message()
+    world.what_has_no_dirty_key_is_at_the_gateways_as_it_is_in_memory()
+
+
+def test_a_successor_overwrites_no_page_before_it_has_compared_what_the_page_says():
+    world = grown("job0", "job1")
+    check(world)
+    world.writer.end()
+    world.writer = Writer(world.world, lambda: world.time)
+    for _ in range(3):
+        world.rows([({"job0"}, 1.5, "stored")])
+        check(world)
+
+
+def test_a_successor_writes_what_had_grown_beyond_its_checkpoint_and_empties_the_pages():
+    world = grown()
+    world.disturb("another writer", {"job0"}, [])
+    check(world)
+    for _ in range(4):
+        world.time += 1.5
+        world.write()
+    assert not len(world.writer.dirty)
+    check(world)
+    world.nothing_happens()
+
+
+def test_a_comparison_counts_no_job_as_damaged_that_has_grown():
+    world = grown("job0", "job1")
+    assert not len(world.writer.dirty)
+    world.compare(periodic=True)
+
+
+IN_RANGE = [0, NOW - 60_000_000, NOW - 1, NOW, NOW + 1_500_000]
+TIMES = st.sampled_from([*IN_RANGE, MIN_MICROS - 1, MAX_MICROS + 1, 1 << 62, -(1 << 62)])
+
+
+CLOCK = st.sampled_from([*IN_RANGE, MIN_MICROS - 1, MAX_MICROS + 1])
+"""Of a collector: no document that a gateway can read is of a later year."""
+
+
+@given(TIMES, TIMES, CLOCK, TIMES, st.integers(1, 1 << 50), st.text(max_size=20), st.sampled_from(LEVELS))
 def test_growth_on_a_document_is_the_document_of_the_job_as_it_is_now(start, step, before, now, rev, text, level):
     steps = (StepRecord(1, "a", 1, "completed", step, step), StepRecord(2, "b", 2, "running", step, None))
     view = JobView("j", Status.RUNNING, started_at=start, steps=steps, last=Line(before, 1, "INFO", "m"))
