@@ -148,7 +148,9 @@ def judge(ready: Mapping[str, Any], live: Mapping[str, Any], metrics: str | None
     errors = {name: part.get("error") or "not ok" for name, part in parts.items() if not part.get("ok", True)}
     if errors.get("tables") == errors.get("database"):
         errors.pop("tables", None)  # it is why the database is stale
-    sick = [f"{name}: {error}" for name, error in errors.items()]
+    # Of the cluster, the subject of the last message concerned is a member of its own: a gateway shows it to some only.
+    last = {name: f"; the last one on {part['subject']}" for name, part in parts.items() if part.get("subject")}
+    sick = [f"{name}: {error}{last.get(name, '')}" for name, error in errors.items()]
     lines = [f"version {version}"] if version else []
     lines += list(filter(None, (_noted(metrics or "", name, words) for name, words in _NOTED.items())))
     if live.get("live") is False:

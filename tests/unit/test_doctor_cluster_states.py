@@ -37,11 +37,11 @@ NAMESAKE = counterpart._sentence("dc1", "host-2")
 AT = 1_758_553_933_000_000
 
 
-def garbage() -> str:
-    """What readiness says after a document that is none."""
+def garbage() -> Check:
+    """What the doctor says of readiness after a document that is none."""
     parser = Parser()
     parser.note(keys.job("dc1", "a"), Unreadable("not JSON"))
-    return str(parser.describe()["error"])
+    return daemon.judge({"ready": True, "parts": {"cluster": parser.describe()}}, {"live": True}, None)
 
 
 def degraded(error: str, part: str = "cluster") -> Check:
@@ -106,7 +106,7 @@ WITHOUT_MAJORITY = three_replicas(**{name: {"leader": ""} for name in (keys.STAT
 AWAY = {"away": "no answer within 5 s ($JS.API.STREAM.INFO.KV_cor)"}
 
 STATES: dict[str, Callable[[], tuple[Check, dict[str, Any] | None]]] = {
-    "a document is garbage": lambda: (degraded(garbage()), {"garbage": True}),
+    "a document is garbage": lambda: (garbage(), {"garbage": True}),
     "the alive key is garbage": lambda: (
         cluster.judge_lease("dc1", cluster.AliveKey("dc1", True, "now", None), {}),
         None,

@@ -63,17 +63,18 @@ def test_a_document_asked_for_by_itself_is_kept_in_a_full_cache_and_one_too_larg
 def test_documents_to_compare_with_are_bounded_in_bytes_and_only_of_running_jobs_in_memory():
     documents = Documents(max_followed=200_000)
 
-    def job(number: int) -> PublishedJob:
+    def job(number: int, **more: object) -> PublishedJob:
         steps = (StepRecord(1, "s", 1, "failed", error_message=f"{number:08}" * 1_000),)
-        return read_document(document_text(shown(f"{number:02}", steps=steps)))
+        return read_document(document_text(shown(f"{number:02}", steps=steps, **more)))
 
     empty, jobs = held(documents), [job(number) for number in range(40)]
-    for old in jobs:
-        documents.patch(old, replace(old, stalled=True))
+    for number, old in enumerate(jobs):
+        documents.patch(old, job(number, error="x"))
     assert 10 * 8_000 < held(documents) - empty < 400_000
     for number, old in enumerate(jobs):
         if number % 2:
-            documents.patch(old, replace(old, view=replace(old.view, status=Status.COMPLETED)))
+            ended = read_document(document_text(shown(old.job_id)))
+            documents.patch(old, replace(ended, view=replace(ended.view, status=Status.COMPLETED)))
         else:
             documents.forget([Change(old.job_id, 1, old, None, "gone")])
     assert held(documents) - empty < 8_000
