@@ -83,10 +83,10 @@ async def run(
     Raises: `CorrelatorError` for a problem that an operator can fix, such as an address in use or a missing token file.
     """
     with process_of(config, load, on_ready, beat) as process:
-        await _run(process)
+        await run_terms(process)
 
 
-async def _run(process: Process) -> None:
+async def run_terms(process: Process) -> None:
     """Run one term after the other: without a cluster there is one, else each ends with the loss of the lease."""
     if process.config.cluster.url is None:
         await Term(process).run()
@@ -187,7 +187,6 @@ class Term:
             self._supervisor.stops()
         await end_tasks({waiting, reloading})
         if active:
-            waiting.result()
             self._saved = cluster.newest(self._saved)
             if cluster.saved is not None:
                 core.source.expect(cluster.saved.cursor.sample)

@@ -71,7 +71,7 @@ class StandbyReports:
         hosts = {one.host for at, one in self._reports.values() if one.other_database and now - at < VALID_FOR}
         if not hosts:
             return {}
-        return {"ok": False, "error": _sentence(self._instance, ", ".join(sorted(hosts)))}
+        return {"ok": False, "error": other_database_error(self._instance, ", ".join(sorted(hosts)))}
 
     async def _on_report(self, message: Msg) -> None:
         read = partial(received.decode, message.data, Report, MAX_REPORT)
@@ -80,11 +80,12 @@ class StandbyReports:
             return
         before = self._reports.pop(report.name, None)
         if report.other_database and (before is None or not before[1].other_database):
-            log.error("%s", _sentence(self._instance, report.host))
+            log.error("%s", other_database_error(self._instance, report.host))
         self._reports[report.name] = (time.monotonic(), report)
 
 
-def _sentence(instance: str, hosts: str) -> str:
+def other_database_error(instance: str, hosts: str) -> str:
+    """Return what readiness and the log say of a standby, on `hosts`, that follows another database."""
     return (
         f"a collector on {hosts} has the name {instance} too and follows another database, so it never takes over: give"
         " one of the two appliances another cluster.instance"

@@ -1,7 +1,7 @@
 """The failure of one job: which step ended it, what its error says, and the fingerprint of that.
 
-The rule of this file: it says what the rows say ("the job's error ends with the error of this step"), and names no
-cause. A failed step need not be the reason: drivers of a live failover may fail, and a panic does not stop its job.
+This file repeats what the rows say ("the job's error ends with this step's error") and never names a cause. A failed
+step need not be the reason: a live failover goes on without its drivers, and a panic does not stop its job.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ error. `none`: no reason was logged."""
 
 
 class Failure(Struct, frozen=True, gc=False):
-    """Why a job failed, as its rows say it. `step`: the name of the step that ended it, if the rows name one.
+    """Why a job failed, according to its rows. `step`: the name of the step that ended it, if the rows say which.
 
     `text`: the part of the error that says it. `template`: what `fingerprint` is made of. All three are "" if no reason
     was logged.

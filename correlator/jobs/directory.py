@@ -365,7 +365,7 @@ class PublishedJobs(JobDirectory):
         self.past_unread: Micros | None = None
         """The time at which reading of the log's past began, in microseconds. None once all of it is published."""
         self.newest_removed: Micros = 0
-        """The newest start of a job that left memory, or for which it had no room. A start in the future is none."""
+        """The newest start of a job that left memory, or for which it had no room. One in the future does not count."""
         self._joblog_ids = joblog_ids
         self._awaited: set[str] = set()
         self._newest_awaited: Micros = -1

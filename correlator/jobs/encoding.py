@@ -226,7 +226,7 @@ def growth(old: PublishedJob, new: PublishedJob) -> bytes:
 
 
 def running_steps(shown: PublishedJob) -> Iterable[tuple[int, Micros | None]]:
-    """The ID and the start of each running step, also of a job that was received and may grow."""
+    """Return the ID and start of each running step, even if the job was received and has no other steps here."""
     if shown.body is not None:
         return shown.body.running or ()
     return [(step.id, step.started_at) for step in shown.view.steps if step.status == "running"]

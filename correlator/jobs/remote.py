@@ -89,7 +89,7 @@ class RemoteJobs(JobDirectory):
         self.bytes = 0
         """What the jobs take, if that has a bound."""
         self.crowded_to: Micros | None = None
-        """The newest start of a job that was removed to make room; None: none was. A start in the future is none."""
+        """The newest start of a job that was removed to make room; None: none was. One in the future does not count."""
         self._marks = marks
         self.complete_from: Micros | None = None
         self.counts: dict[Status, int] = dict.fromkeys(Status, 0)

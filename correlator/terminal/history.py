@@ -56,7 +56,7 @@ async def history(
             console = console_on(stdout)
             for line in above(name, jobs, found, theme):
                 console.print(theme.fit(line, console.width))
-            console.print(_table(jobs, console.width, now, theme))
+            console.print(table(jobs, console.width, now, theme))
     stdout.flush()
     listing.report_missing(listed, jobs, stderr)
 
@@ -83,7 +83,7 @@ def sentence(trend: OperationTrend) -> str:
     return typical if trend.ratio is None else f"{typical} ({100 * (trend.ratio - 1):+.0f} %)"
 
 
-def _table(jobs: Sequence[Document], width: int, now: float, theme: Theme) -> Table:
+def table(jobs: Sequence[Document], width: int, now: float, theme: Theme) -> Table:
     """A row for each job. Bars compare durations with the longest one of the same operation."""
     longest: dict[object, float] = {}
     for job in jobs:

@@ -99,7 +99,7 @@ async def test_a_stop_while_the_checkpoint_is_read_hands_the_lease_over(nats, tm
     process = Process(loading.load(None, environ), None, None, asyncio.Event(), asyncio.Event())
     await create_streams(nats.url)
     async with connected(nats.url) as connection, asyncio.timeout(PATIENCE):
-        term = asyncio.create_task(app._run(process))
+        term = asyncio.create_task(app.run_terms(process))
         await reading.wait()
         process.stop.set()
         await term

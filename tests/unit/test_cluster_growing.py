@@ -222,7 +222,7 @@ class Growth(RuleBasedStateMachine):
     def disturb(self, what, ahead, before):
         """A comparison: of a writer's own documents, or of those of another one.
 
-        `ahead`: jobs of which the last writer wrote rows that its successor does not know, as its checkpoint is older.
+        `ahead`: jobs for which the last writer wrote rows that its successor does not know: its checkpoint is older.
         `before`: jobs with rows, one batch after the other, that the successor writes before it has compared anything.
         """
         if what == "another stream":

@@ -33,12 +33,12 @@ LINES = [line.split(" | ") for line in (DATA / "cluster_states.txt").read_text()
 WORDS = {state: (check, sentence, error) for state, check, sentence, error in LINES}
 FULL = {"unwritten_seconds": 42.0, "write_error": "insufficient storage resources"}
 SLOW = {"unwritten_seconds": 42.0}
-NAMESAKE = counterpart._sentence("dc1", "host-2")
+NAMESAKE = counterpart.other_database_error("dc1", "host-2")
 AT = 1_758_553_933_000_000
 
 
 def garbage() -> Check:
-    """What the doctor says of readiness after a document that is none."""
+    """Return the doctor's check of readiness after a message that is no document."""
     parser = Parser()
     parser.note(keys.job("dc1", "a"), Unreadable("not JSON"))
     return daemon.judge({"ready": True, "parts": {"cluster": parser.describe()}}, {"live": True}, None)

@@ -60,7 +60,7 @@ def changed(status: str, path: Path, value: object) -> bytes:
 
 
 def accepted(status: str) -> Iterator[tuple[Path, object, dict[str, Any]]]:
-    """The documents that a gateway accepts, as it serves them, with what was changed in each."""
+    """Yield each changed document that a gateway accepts, in the form in which it serves it, and the change."""
     for path, value in itertools.product(paths(whole(status)), VALUES):
         try:
             shown = received.document(changed(status, path, value), 5, "dc1")
@@ -77,7 +77,7 @@ def listed(job: Any) -> None:
 
 
 def compared(job: Any) -> None:
-    console_on(io.StringIO(), width=150).print(history._table([job], 150, NOW, THEME))
+    console_on(io.StringIO(), width=150).print(history.table([job], 150, NOW, THEME))
 
 
 def watched(job: Any) -> None:

@@ -219,7 +219,7 @@ async def test_after_the_last_lines_that_have_a_text_the_new_ones_with_it_follow
 def test_a_text_is_searched_in_attributes_as_the_daemon_does(text, attrs, found):
     one = LogMessage(event_id=1, message="line 1", attrs=attrs)
     assert mentions(one, text) is found
-    assert archived._attrs_contain(attrs, text) is (found and text != "LINE")
+    assert archived.attrs_contain(attrs, text) is (found and text != "LINE")
 
 
 async def test_a_followed_job_that_is_deleted_is_an_error(fake):

@@ -186,9 +186,9 @@ class GrowingJobs:
 
 
 def _may_grow(shown: PublishedJob) -> bool:
-    """True if few steps run, and the durations of a document follow from its texts.
+    """True if few steps run, and a gateway can compute the durations from the times in the document.
 
-    Times out of range are not written as they are.
+    It cannot if a time is out of range, because the document then has the nearest time that can be written.
     """
     view = shown.view
     running = [step.started_at for step in view.steps if step.status == "running"]

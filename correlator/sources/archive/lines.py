@@ -429,7 +429,7 @@ class MatchingLines:
             query.until is not None and entry.at >= query.until
         ):
             return False
-        return all(_contains(entry.message, text) or _attrs_contain(attrs, text) for text in query.texts)
+        return all(_contains(entry.message, text) or attrs_contain(attrs, text) for text in query.texts)
 
     def _belongs(self, entry: Entry) -> bool:
         """True if the row is of the job, as in `Index`: by job ID in any case, else by step, else by external ID."""
@@ -476,7 +476,7 @@ def _contains(text: str, part: str) -> bool:
     return part.lower() in text.lower()
 
 
-def _attrs_contain(attrs: Any, text: str) -> bool:
+def attrs_contain(attrs: Any, text: str) -> bool:
     """True if a name or a value in `attrs` contains `text`, as one part of their JSON."""
     if isinstance(attrs, str):  # They are no JSON.
         return _contains(attrs, text)
