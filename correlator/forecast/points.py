@@ -11,6 +11,7 @@ from typing import NamedTuple
 from msgspec import Struct, field
 
 from correlator.forecast.window import KEEP, Floats, Tails, Window, floats
+from correlator.model.document import MAX_SECONDS
 from correlator.model.rows import Micros
 
 MAX_NAME = 128
@@ -27,8 +28,8 @@ _ENDED, _STARTED, _ENDED_AT_ONCE, _REPORTED = range(4)
 
 
 def seconds(start: Micros, end: Micros) -> float:
-    """The seconds from `start` to `end`, at least 0: the two may come from clocks that disagree."""
-    return (end - start) / 1_000_000 if end > start else 0.0
+    """The seconds from `start` to `end`, from 0 to `MAX_SECONDS`: the two may come from clocks that disagree."""
+    return min((end - start) / 1_000_000, MAX_SECONDS) if end > start else 0.0
 
 
 class StepTimes(NamedTuple):

@@ -98,10 +98,13 @@ def _time(text: str | None) -> Micros | None:
 
 
 def seconds(start: Micros | None, end: Micros | None) -> float | None:
-    """The seconds from `start` to `end`, at least 0, since the two may come from clocks of different machines."""
+    """The seconds from `start` to `end`, at least 0, because the two may come from clocks of different machines.
+
+    At most `MAX_SECONDS`: a gateway refuses a document with more.
+    """
     if start is None or end is None:
         return None
-    return (end - start) / 1_000_000 if end > start else 0.0
+    return min((end - start) / 1_000_000, model.MAX_SECONDS) if end > start else 0.0
 
 
 # -- from the published job to its document

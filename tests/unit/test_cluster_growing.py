@@ -356,11 +356,7 @@ IN_RANGE = [0, NOW - 60_000_000, NOW - 1, NOW, NOW + 1_500_000]
 TIMES = st.sampled_from([*IN_RANGE, MIN_MICROS - 1, MAX_MICROS + 1, 1 << 62, -(1 << 62)])
 
 
-CLOCK = st.sampled_from([*IN_RANGE, MIN_MICROS - 1, MAX_MICROS + 1])
-"""Of a collector: no document that a gateway can read is of a later year."""
-
-
-@given(TIMES, TIMES, CLOCK, TIMES, st.integers(1, 1 << 50), st.text(max_size=20), st.sampled_from(LEVELS))
+@given(TIMES, TIMES, TIMES, TIMES, st.integers(1, 1 << 50), st.text(max_size=20), st.sampled_from(LEVELS))
 def test_growth_on_a_document_is_the_document_of_the_job_as_it_is_now(start, step, before, now, rev, text, level):
     steps = (StepRecord(1, "a", 1, "completed", step, step), StepRecord(2, "b", 2, "running", step, None))
     view = JobView("j", Status.RUNNING, started_at=start, steps=steps, last=Line(before, 1, "INFO", "m"))
