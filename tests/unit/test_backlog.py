@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from correlator.sinks.streaming.fanout import Backlog, LineBuffer
 from correlator.sinks.streaming.limits import DEFAULT
 from tests.support.streams_harness import DaemonStreams, StreamClient
-from tests.support.yardstick import quickest
+from tests.support.yardstick import assert_costs
 
 
 @given(st.integers(20, 200), st.lists(st.tuples(st.booleans(), st.integers(0, 60)), max_size=80))
@@ -62,8 +62,7 @@ def filling(capacity: int) -> Callable[[], None]:
 
 
 def test_a_line_for_a_full_buffer_costs_the_same_however_large_it_is():
-    small, large = quickest(filling(DEFAULT.line_buffer // 50), filling(DEFAULT.line_buffer))
-    assert large < 3 * small, f"{large / small:.1f} times as much in one fifty times as large"
+    assert_costs(3, filling(DEFAULT.line_buffer // 50), filling(DEFAULT.line_buffer))
 
 
 async def test_unsubscribing_writes_what_is_pending_for_that_client_alone():

@@ -18,6 +18,7 @@ from correlator.failures.telling import MAX_SHOWN, excerpt
 from correlator.failures.template import template
 from correlator.model.rows import StepRecord
 from tests.support.paths import DATA
+from tests.support.yardstick import MOST_ROUNDS
 
 HOSTILE_WITHIN = 0.005
 """Seconds of the processor for one text."""
@@ -158,8 +159,8 @@ def test_the_step_counts_only_where_the_text_says_nothing_of_the_place(step_name
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_text_costs_less_than_5_ms(name):
     text, steps = HOSTILE[name], [step(1, "failed", HOSTILE[name][:4000])]
-    took = []
-    for _ in range(5):
+    took: list[float] = []
+    while len(took) < MOST_ROUNDS and min(took, default=HOSTILE_WITHIN) >= HOSTILE_WITHIN:
         began = time.thread_time()
         failure(text, steps, ["x" * n for n in range(40, 3, -1)])
         took.append(time.thread_time() - began)

