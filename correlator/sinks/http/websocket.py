@@ -74,9 +74,6 @@ MAX_SUBSCRIBES = 200
 SUBSCRIBE_RATE = 20.0
 """The same for `subscribe`, as each one scans all jobs."""
 
-MAX_HANDSHAKES = 200
-"""Handshakes of an address that flooded which wait at once. Other clients may have the same address."""
-
 MAX_BAD_FRAMES = 3
 """Frames with an invalid message before the connection is closed."""
 
@@ -124,7 +121,7 @@ class Websockets:
         self._streams_for = streams_for or (lambda _: streams)
         self._open: dict[WebsocketConnection, None] = {}
         """Includes connections that have not sent `hello` yet."""
-        self._floods = Floods(time.monotonic, waiting=MAX_HANDSHAKES)
+        self._floods = Floods(time.monotonic, waiting=streams.limits.max_delayed_handshakes)
         self._turns = streams.work.messages
         self._newcomers = streams.work.newcomers
 

@@ -74,6 +74,9 @@ class Limits:
     find_within: float = 2.0
     """Time that `subscribe` waits for the database to find IDs that are not in memory."""
 
+    max_delayed_handshakes: int = 200
+    """Handshakes of an address that flooded which wait at once. Other clients may have the same address."""
+
     hello_within: float = 10.0
     """A websocket whose client has not said hello after this time is closed."""
 
