@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from correlator.sinks.http.connections import (
     ASCII_COST,
+    END,
     FREE_LINES,
     LINE_COST,
     MAX_REQUESTS,
@@ -24,6 +26,8 @@ from correlator.sinks.http.connections import (
 from correlator.sinks.turns import Refused
 from tests.support.held import held
 from tests.support.there import there
+
+HEAD = b"GET / HTTP/1.1\r\nHost: "
 
 LIMIT, EACH, SURPLUS = 12, 9, 6
 """Connections of all, of an address, and beyond both."""
@@ -184,8 +188,8 @@ def test_what_requests_take_is_bounded_and_given_back_with_their_answers():
         while len(peers) < 10_000:
             peers.append(there(connections.admit(address)))
             try:
-                for _ in range(3):
-                    connections.received(peers[-1], wide)
+                for end in (b"", b"", END):
+                    connections.received(peers[-1], wide + end)
             except Refused as refused:
                 return peers, refused
         raise AssertionError(f"{len(peers)} requests were received")
@@ -215,6 +219,30 @@ def test_small_requests_behind_each_other_count_until_all_are_answered():
             connections.begin(peer)
             connections.end(peer)
         assert peer.counted == 0
+
+
+@given(
+    st.lists(st.integers(0, 20_000), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(1, 9_000), st.integers(0, 3))),
+    st.integers(0, 20_000),
+)
+def test_what_has_come_counts_until_its_answer_however_it_is_cut_into_pieces(sizes, pieces, begun):
+    connections = of_limit(10_000)
+    peer = there(connections.admit("a"))
+    ends = list(itertools.accumulate(len(HEAD) + size + len(END) for size in sizes))
+    sent = b"".join(HEAD + b"x" * size + END for size in sizes) + b"y" * begun
+    came = answered = 0
+    for size, answers in [*pieces, (len(sent), len(sizes))]:
+        connections.received(peer, sent[came : came + size])
+        came = min(came + size, len(sent))
+        for _ in range(answers):
+            if answered < len(sizes) and ends[answered] <= came:
+                connections.begin(peer)
+                connections.end(peer)
+                answered += 1
+        least = ASCII_COST * (came - ends[answered - 1] if answered else came) - UNCOUNTED
+        assert peer.counted >= least, "what waits for its answer is counted"
+    assert peer.counted == max(0, ASCII_COST * begun - UNCOUNTED), "what has been answered is counted no longer"
 
 
 @pytest.mark.parametrize("line", [b"a:\r\n", b"1\r\na\r\n"], ids=["headers", "chunks"])

@@ -130,6 +130,9 @@ browsers have fewer lines than those that are not counted."""
 UNCOUNTED: Final = 4 << 10
 """Bytes of memory of each request that are not counted: ordinary ones take less, and thousands may come at once."""
 
+END: Final = b"\r\n\r\n"
+"""The end of a request without a body. aiohttp's parser accepts no other."""
+
 MAX_REQUESTS, MAX_REQUESTS_EACH = 128 << 20, 96 << 20
 """Bytes of memory for all requests, and for those of one address, from their first byte until they are answered. Behind
 one proxy, 10,000 websockets may have headers of 6 kB each, cookies included."""
@@ -158,13 +161,14 @@ class Peer:
 
     `crowded`: it came while its address, or all of them, had as many as they may. `idle`: the idle ones of its address.
     `unanswered`: bytes received since the last answer began or ended. `asked`: requests that wait for their answer.
-    `cost`: bytes of memory that they take, and `counted`: those of them that are counted among all. `lines`: of these
-    requests, so far.
+    `cost`: bytes of memory that they take, without that of their `lines`. `begun`, `begun_lines`: the same of a request
+    whose end has not come. `last`: the last bytes of that, as an end may come in two pieces. `counted`: bytes of memory
+    that are counted among all.
     """
 
     __slots__ = (
-        "address", "answering", "asked", "cost", "counted", "crowded", "end", "has_tls", "idle", "lines", "make_room",
-        "surplus", "unanswered",
+        "address", "answering", "asked", "begun", "begun_lines", "cost", "counted", "crowded", "end", "has_tls", "idle",
+        "last", "lines", "make_room", "surplus", "unanswered",
     )  # fmt: skip
 
     def __init__(self, address: str, idle: dict[Peer, None], *, crowded: bool, surplus: bool) -> None:
@@ -173,7 +177,8 @@ class Peer:
         self.answering = False
         self.crowded = crowded
         self.surplus = surplus
-        self.unanswered = self.asked = self.cost = self.counted = self.lines = 0
+        self.unanswered = self.asked = self.cost = self.lines = self.begun = self.begun_lines = self.counted = 0
+        self.last = b""
         self.end: Callable[[], object] = _ended
         self.has_tls = False
         self.make_room: Callable[[], object] | None = None
@@ -282,7 +287,7 @@ class Connections:
         if peer not in self._open:
             return
         del self._open[peer]
-        self._uncount(peer)
+        self._count_down(peer, 0)
         self._rests(peer, False)
         peer.end = _ended  # What it was refers to the peer: only a full garbage collection would free them.
         peer.idle.pop(peer, None)
@@ -305,27 +310,31 @@ class Connections:
         peer.unanswered = 0
         peer.asked -= 1
         if peer.asked <= 0:
-            self._uncount(peer)
+            peer.asked, peer.cost, peer.lines = 0, peer.begun, peer.begun_lines
+            self._count_down(peer, max(0, _taken(peer) - UNCOUNTED))
         self.settle(peer)
         if peer.has_tls:
             self._rests(peer, True)
 
     def received(self, peer: Peer, data: bytes) -> None:
-        """Count what came of a request, until `end` or `lost`.
+        """Count what came of requests, until the `end` of the last one that has come whole, or until `lost`.
 
         Raises:
             Refused: All requests, or those of the address, take as much memory as they may.
         """
         peer.unanswered += len(data)
-        peer.cost += len(data) * (ASCII_COST if data.isascii() else TEXT_COST)
-        if asked := data.count(b"\r\n\r\n"):
+        peer.cost += _bytes_taken(data)
+        peer.lines += data.count(b"\n")
+        rest, peer.last = data, peer.last + data
+        if asked := peer.last.count(END):
             peer.cost += min(asked if peer.asked else asked - 1, PARSED_AHEAD) * REQUEST_COST
             peer.asked += asked
-        free = max(0, FREE_LINES - peer.lines)
-        lines = data.count(b"\n")
-        peer.lines += lines
-        peer.cost += max(0, lines - free) * LINE_COST
-        if (more := peer.cost - UNCOUNTED - peer.counted) > 0:
+            peer.begun = peer.begun_lines = 0
+            rest = peer.last = peer.last[peer.last.rfind(END) + len(END) :]
+        peer.begun += _bytes_taken(rest)
+        peer.begun_lines += rest.count(b"\n")
+        peer.last = peer.last[1 - len(END) :]
+        if (more := _taken(peer) - UNCOUNTED - peer.counted) > 0:
             self._requests.take(peer.address, more)
             peer.counted += more
 
@@ -360,10 +369,11 @@ class Connections:
             self._idle_tls.leave(peer.address, peer.make_room)
             peer.make_room = None
 
-    def _uncount(self, peer: Peer) -> None:
-        if peer.counted:
-            self._requests.give_back(peer.address, peer.counted)
-        peer.asked = peer.cost = peer.counted = peer.lines = 0
+    def _count_down(self, peer: Peer, rest: int) -> None:
+        """Of what the connection takes, count no more than `rest`."""
+        if (less := peer.counted - rest) > 0:
+            self._requests.give_back(peer.address, less)
+            peer.counted -= less
 
     def _say_crowded(self, address: str) -> None:
         """Log that an address has all the connections that it may have; every `SAY_AGAIN` seconds."""
@@ -394,6 +404,16 @@ class Connections:
         self.lost(peer)
         metrics.CONNECTIONS_ENDED.labels("idle").inc()
         end()
+
+
+def _bytes_taken(data: bytes) -> int:
+    """Bytes of memory that these bytes of requests take."""
+    return len(data) * (ASCII_COST if data.isascii() else TEXT_COST)
+
+
+def _taken(peer: Peer) -> int:
+    """Bytes of memory that the requests of a connection take."""
+    return peer.cost + max(0, peer.lines - FREE_LINES) * LINE_COST
 
 
 class TooMuch(NamedTuple):
@@ -471,7 +491,7 @@ class HttpConnection(web.RequestHandler):
                 self._refuse(self._too_much.in_all if refused.all_clients else self._too_much.of_address)
                 return
             if self.peer.unanswered > MAX_UNANSWERED:
-                is_body = 0 <= data.find(b"\r\n\r\n") < MAX_UNANSWERED
+                is_body = 0 <= data.find(END) < MAX_UNANSWERED
                 self._refuse(self._too_much.behind if is_body else self._too_much.lines)
                 return
         self._unparsed += 1
