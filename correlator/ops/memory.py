@@ -8,7 +8,8 @@ the C library's allocator for everything (PYTHONMALLOC=malloc) 5 MB would stay i
 cost 20 % more CPU time.
 
 Model. The resident size is read regularly. Once it has grown, and does not grow any more, the allocator returns all
-free pages (malloc_trim). That takes about 7 ms for 140 MB, so it is done after growth only. Blocks of `MAPPED` bytes
+free pages (malloc_trim). That takes about 7 ms for 140 MB, so it is done after growth, and else once in some minutes:
+what clients that stayed for a while leave is freed long after it grew, and no size shows that. Blocks of `MAPPED` bytes
 and more never lie in the heap: each is memory of its own, which goes when it is freed. Without that limit glibc raises
 its own one to the largest block that was ever freed, up to 32 MiB; such blocks then lie in the heap, and what is
 allocated behind one keeps the hole: of a daemon of 80 MB, 5 MB more after two outages of its broker. A C library
@@ -35,6 +36,9 @@ GROWN_BYTES = 16 * 1024 * 1024
 SETTLED_BYTES = 1024 * 1024
 """Bytes by which it may grow between two checks, as live rows make it, and not count as growing."""
 
+CHECKS = 30
+"""Checks after which free memory is returned without growth: every five minutes. If none is free it takes 0.5 ms."""
+
 MAPPED = 1024 * 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 """Parameters of glibc's `mallopt`, as malloc.h numbers them."""
@@ -49,13 +53,18 @@ class FreeMemory:
         self._resident = resident
         self._trim = trim
         self._settled = self._last = resident()
+        self._checks = 0
+        """Since the last trim."""
 
     def check(self) -> None:
-        """Return free memory if the size has grown since the last trim, and not since the last check."""
+        """Return free memory if the size has grown since the last trim, which may be long ago, and no longer grows."""
         before, self._last = self._last, self._resident()
         self._settled = min(self._settled, self._last)
-        if self._last > before + SETTLED_BYTES or self._last < max(GROWN * self._settled, self._settled + GROWN_BYTES):
+        self._checks += 1
+        has_grown = self._last >= max(GROWN * self._settled, self._settled + GROWN_BYTES)
+        if self._last > before + SETTLED_BYTES or not (has_grown or self._checks >= CHECKS):
             return
+        self._checks = 0
         with timed("trim"):
             self._trim()
         self._settled = self._last = self._resident()

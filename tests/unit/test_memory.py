@@ -53,6 +53,16 @@ def test_memory_is_returned_after_it_grew_and_not_while_it_grows():
     assert trims == [300, 290], "little growth is worth nothing"
 
 
+def test_what_is_freed_long_after_it_grew_is_returned_too():
+    resident, checks, trims = 100 * MB, 0, list[int]()
+    memory = FreeMemory(lambda: resident, lambda: trims.append(checks))
+    resident = 900 * MB
+    for _ in range(100):
+        checks += 1
+        memory.check()
+    assert trims == [2, 32, 62, 92], "what is in use then may be free at the next one"
+
+
 @pytest.mark.parametrize(
     ("settled", "grown", "last", "returned"),
     [
