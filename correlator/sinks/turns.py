@@ -127,6 +127,11 @@ class Turns:
         """Pieces that wait."""
         return self._count
 
+    @property
+    def addresses(self) -> int:
+        """Addresses of which pieces wait."""
+        return len(self._waiting)
+
     def turn(self, address: str) -> Turn:
         """Run a block as a piece of work for `address`, once its turn has come: ``async with turns.turn(address):``.
 
@@ -395,7 +400,7 @@ class Work:
 
     def __init__(self, *, newcomers: int = NEWCOMERS, handshakes: int = HANDSHAKES) -> None:
         self.connections = Turns("connections", at_once=3, waiting=1_000_000, waiting_each=1_000_000)
-        self.begin = Turns("requests", at_once=32, waiting=20_000, waiting_each=20_000)
+        self.begin = Turns("requests", at_once=8, waiting=20_000, waiting_each=20_000)
         self.probes = Turns("probes", at_once=32, waiting=20_000, waiting_each=20_000)
         self.lists = Turns("lists", at_once=1, waiting=4_000, waiting_each=1_000)
         self.queries = Turns("searches of the database", at_once=8, each=4, waiting=8_000, waiting_each=4_000)

@@ -618,6 +618,7 @@ WRONG_KEY, WRONG_VERSION = (
         pytest.param(upgrade("/ws", "Sec-WebSocket-Protocol: chat"), 400, "no subprotocols", id="subprotocol"),
         pytest.param(upgrade("/ws?say=1&say=2"), 400, "say: given 2 times; give it once", id="two-frames"),
         pytest.param(upgrade("/ws?sya=1"), 400, "no query parameter 'sya' here; known: say", id="misspelled-parameter"),
+        pytest.param(upgrade("/ws?" + "a&" * 4_000), 400, "query parameters; known: say", id="many-parameters"),
         pytest.param(upgrade("/ws", "Content-Length: 5") + b"hello", 400, "without a body", id="body"),
         pytest.param(
             upgrade("/ws", "Transfer-Encoding: chunked") + b"5\r\nhello\r\n0\r\n\r\n",

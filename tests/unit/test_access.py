@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+import time
 from functools import partial
 from itertools import count, cycle
 from unittest.mock import Mock
@@ -28,6 +29,7 @@ from correlator.sinks.http.access import (
 )
 from correlator.sinks.http.floods import MAX_FLOODS, Floods, Pace
 from correlator.sinks.http.grants import ANYBODY, OF_JOB, Denied, Grant
+from correlator.sinks.http.requests import matches
 from correlator.sinks.http.server import ListenerConfig
 from tests.support.certificates import Certificates
 from tests.support.eventually import PATIENCE
@@ -204,6 +206,29 @@ async def test_a_ticket_admits_one_request_and_ends_after_its_seconds(clock):
     assert [await admitted(at, early), await admitted(at, early)] == [grant, None]
     clock.now += 0.1
     assert not await admitted(at, late)
+
+
+@pytest.mark.parametrize("path", ["/?ticket={}&a=1", "/?a&id=2&ticket={}", "/?myticket=no&ticket={}&ticket=no"])
+async def test_a_ticket_is_found_among_other_parameters_and_also_if_it_is_encoded(path):
+    (grant,) = granted("t")
+    at = access(grants=[grant])
+    for written in (at.ticket(grant), "".join(f"%{ord(c):02x}" for c in at.ticket(grant))):
+        assert await admitted(at, request(path.format(written))) == grant
+
+
+async def test_what_a_stranger_sends_in_thousands_of_parameters_or_tags_is_hardly_read():
+    at = access(grants=granted("t"))
+
+    async def seconds(asked: list[web.Request]) -> float:
+        began = time.process_time()
+        for one in asked:
+            assert await admitted(at, one) is None
+            assert not matches(one, '"tag"')
+        return time.process_time() - began
+
+    few = await seconds([request(f"/?{n}") for n in range(200)])
+    many = await seconds([request(f"/?{'a&' * 4_000}{n}", **{"if-none-match": "," * 30_000}) for n in range(200)])
+    assert many < 30 * few, "each parameter and each tag would make it hundreds of times as much"
 
 
 async def test_a_token_that_asks_for_many_tickets_revokes_its_own_oldest_and_no_other():

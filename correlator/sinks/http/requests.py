@@ -52,9 +52,12 @@ def json_response(value: Any, status: int = 200) -> web.Response:
 
 
 def matches(request: web.Request, etag: str) -> bool:
-    """True if If-None-Match contains `etag`, by weak comparison (RFC 9110, 13.1.2)."""
-    given = ",".join(request.headers.getall("If-None-Match", ()))
-    return given.strip() == "*" or etag in [t.strip().removeprefix("W/") for t in given.split(",")]
+    """True if If-None-Match contains `etag`, by weak comparison (RFC 9110, 13.1.2).
+
+    `etag` has its quotes, which no tag contains. So the list is not split: one of 30,000 commas took 3 ms.
+    """
+    given = request.headers.getall("If-None-Match", ())
+    return any(tags.strip() == "*" or etag in tags for tags in given)
 
 
 _GZIP: Final = re.compile(r"\bgzip\b(?! *; *q=0(?:\.0*)? *(?:,|$))")

@@ -91,6 +91,9 @@ TOO_MANY_MESSAGES: Final = f"more than {MAX_RATE:g} messages a second, or {SUBSC
 UPGRADE: Final = {"Upgrade": "websocket", "Connection": "Upgrade, close", "Sec-WebSocket-Version": "13"}
 """Headers of the answer to what is no handshake (RFC 9110, 15.5.22; RFC 6455, 4.4)."""
 
+MAX_PARAMETERS: Final = 10
+"""The address of a handshake has fewer, because they are read before anybody is known. Only two have a meaning."""
+
 KEY_SIZE: Final = 16
 """Bytes of `Sec-WebSocket-Key`."""
 
@@ -457,6 +460,8 @@ def _bad_handshake(request: web.Request) -> str | None:
         return "Sec-WebSocket-Protocol: there are no subprotocols here: connect without one"
     if request.body_exists:
         return "a websocket begins with a request without a body: send messages in frames"
+    if request.rel_url.raw_query_string.count("&") >= MAX_PARAMETERS:
+        return f"expected fewer than {MAX_PARAMETERS} query parameters; known: say"
     try:
         read(request, OpenWebsocket)
     except BadRequest as error:
