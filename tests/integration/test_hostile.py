@@ -271,6 +271,16 @@ async def test_three_tls_handshakes_are_under_way_and_the_next_begins_when_one_e
             client.socket.close()
 
 
+async def test_handshakes_of_many_addresses_that_go_no_further_delay_another_one_little(hub, certificates):
+    listener = {"tls": certificates.server("daemon"), "handshake_turn": 1.0, "full_turns": 1}
+    async with served(hub, **listener) as url, contextlib.AsyncExitStack() as opened:
+        addresses = [*(f"127.0.7.{n}" for n in range(1, 101)), "127.0.0.1"]
+        clients = [TlsClient(url, certificates.client(), address) for address in addresses]
+        for client in clients:
+            opened.callback(client.socket.close)
+        await eventually(clients[-1].has_begun, within=20.0)  # with full turns after 33 s
+
+
 @pytest.mark.parametrize(
     ("sent", "tls"),
     [

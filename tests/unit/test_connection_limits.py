@@ -279,3 +279,10 @@ def test_the_limit_is_said_in_readiness_and_once_in_the_log(caplog: pytest.LogCa
     accept("c")
     assert connections.describe()["ok"] is True
     assert [record.levelname for record in caplog.records] == ["WARNING", "INFO"]
+    for _ in range(10):
+        peers = [accept(f"a{n}") for n in range(50)]
+        assert connections.describe()["ok"] is False
+        for peer in peers:
+            connections.lost(peer)
+        accept("c")
+    assert len(caplog.records) == 2, "who comes to the limit and goes again fills no log"

@@ -16,9 +16,10 @@ loop, addresses in turn: its transport, its handshake and its first request cost
 the kernel's queue, which is in order of arrival, is short, and the first bytes show a probe: it begins at once. One of
 the surplus that asks for anything else is refused, without aiohttp. With TLS neither can be seen before the handshake.
 A turn lasts until the handshake has ended: what many clients of one busy process answer at once would be the work of
-one round. One that is far away, or does not answer, delays others by `handshake_turn` seconds only. It goes on after
-its turn, and keeps in memory what its client has sent: at a bound the oldest ends for the next. What an end costs is
-its request's task with all that it holds: ends that come at once are noticed a few in one round, too.
+one round. One that is far away, or does not answer, delays others by `handshake_turn` seconds only, and by less while
+many addresses wait: the turns of all that a client has in IPv6 could take minutes. It goes on after its turn, and keeps
+in memory what its client has sent: at a bound the oldest ends for the next. What an end costs is its request's task
+with all that it holds: ends that come at once are noticed a few in one round, too.
 
 What requests take in memory is counted, for an address and in all, until they are answered: what a connection may send
 is little, and thousands of them would take everything. Beyond the bound the connection is refused.
@@ -97,7 +98,7 @@ REST: Final = 0.1
 """Seconds without accepting after the limit, or an error."""
 
 SAY_AGAIN: Final = 600.0
-"""Seconds after which it is logged again that an address has too many connections."""
+"""Seconds after which it is logged again that an address, or all of them, have too many connections."""
 
 MAX_IDLE_TLS: Final = 4_096
 """Idle connections with TLS. One takes 60 kB, or 130 kB with an unfinished record and an unfinished request."""
@@ -208,9 +209,9 @@ class Connections:
         self._idle: dict[bool, dict[str, dict[Peer, None]]] = {False: {}, True: {}}
         """Without the surplus, and the surplus; by address of open ones, those that are idle for longest first."""
         self._requests = Held("bytes of requests", most=MAX_REQUESTS, each=MAX_REQUESTS_EACH)
-        self._full = False
+        self._full = self._says_full = False
         self._said: BoundedDict[str, float] = BoundedDict(100)
-        """Addresses that had too many connections, and when that was logged."""
+        """Addresses that had too many connections, and when that was logged; the empty one: all together."""
 
     def __len__(self) -> int:
         return len(self._open)
@@ -238,16 +239,18 @@ class Connections:
         limit, ordinary = self.limit, self._ordinary
         if self._full and ordinary < limit - limit // 10:
             self._full = False
-            log.info("%d connections are open: new ones are accepted again", len(self._open))
+            if self._says_full:
+                log.info("%d connections are open: new ones are accepted again", len(self._open))
         if ordinary < limit and len(self._open) < limit + self.surplus:
             return True
         if not self._full:
-            self._full = True
-            log.warning(
-                "%d connections are open, the limit of this process: idle ones end for new ones, and others wait."
-                " If these are real clients, raise LimitNOFILE= of the service (now %d, %d of them for the database).",
-                *(len(self._open), self._descriptors(), self._reserved),
-            )
+            self._full, self._says_full = True, self._is_to_be_said("")
+            if self._says_full:
+                log.warning(
+                    "%d connections are open, the limit of this process: idle ones end for new ones, and others wait."
+                    " If these are real clients, raise LimitNOFILE= of the service (now %d, %d for the database).",
+                    *(len(self._open), self._descriptors(), self._reserved),
+                )
         return (
             self._end_idle(self._most_idle(surplus=False), surplus=False)
             or len(self._open) < limit + self.surplus
@@ -377,13 +380,19 @@ class Connections:
 
     def _say_crowded(self, address: str) -> None:
         """Log that an address has all the connections that it may have; every `SAY_AGAIN` seconds."""
-        now = time.monotonic()
-        if now - self._said.get(address, float("-inf")) >= SAY_AGAIN:
-            self._said[address] = now
+        if self._is_to_be_said(address):
             log.warning(
                 "%s has %d connections, as many as one address may have: further ones may only ask for /health/*",
                 *(address, self._of[address]),
             )
+
+    def _is_to_be_said(self, address: str) -> bool:
+        """True if it was not logged within `SAY_AGAIN` seconds that this address, or all, have too many."""
+        now = time.monotonic()
+        if now - self._said.get(address, float("-inf")) < SAY_AGAIN:
+            return False
+        self._said[address] = now
+        return True
 
     def _most_idle(self, *, surplus: bool) -> str:
         """The address that has most idle connections."""
@@ -624,7 +633,8 @@ class Acceptor:
 
     `refusal`: the response, as bytes, to a request that may not be made on its connection. `within`: seconds from the
     connection to its first complete request, and between two. `handshake_turn`: seconds after which others may begin
-    although a TLS handshake has not ended. `options`: those of `RequestHandler`.
+    although a TLS handshake has not ended; less, in proportion, while more addresses than `full_turns` wait. `options`:
+    those of `RequestHandler`.
     """
 
     def __init__(
@@ -638,6 +648,7 @@ class Acceptor:
         too_much: TooMuch,
         within: float,
         handshake_turn: float,
+        full_turns: int,
         **options: Any,
     ) -> None:
         self._connections = connections
@@ -648,6 +659,7 @@ class Acceptor:
         self._too_much = too_much
         self._within = within
         self._handshake_turn = handshake_turn
+        self._full_turns = full_turns
         self._options = options
         self._tls: ssl.SSLContext | None = None
         self._sockets: list[socket.socket] = []
@@ -769,7 +781,8 @@ class Acceptor:
         async with self._turns.turn(peer.address):
             connecting = asyncio.ensure_future(self._connect(accepted, peer, until))
             try:
-                await asyncio.wait([connecting], timeout=self._handshake_turn)
+                shorter = min(1.0, self._full_turns / max(1, self._turns.addresses))
+                await asyncio.wait([connecting], timeout=self._handshake_turn * shorter)
             except asyncio.CancelledError:
                 connecting.cancel()
                 raise

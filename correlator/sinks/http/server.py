@@ -164,8 +164,8 @@ class Listener:
 
     `request_within`: seconds that a connection may be open without a complete request, whether its headers are slow or
     it is idle. aiohttp's own default is an hour; proxies keep their connections for 60 s. `accepted_within`: seconds in
-    which a client must accept a part of a reply. `handshake_turn`: see `Acceptor`. `newcomers`, `handshakes`: see
-    `Work`.
+    which a client must accept a part of a reply. `handshake_turn`, `full_turns`: see `Acceptor`. `newcomers`,
+    `handshakes`: see `Work`.
     """
 
     host: str
@@ -174,6 +174,7 @@ class Listener:
     request_within: float = 75.0
     accepted_within: float = ACCEPTED_WITHIN
     handshake_turn: float = 0.01
+    full_turns: int = 30
     newcomers: int = NEWCOMERS
     handshakes: int = HANDSHAKES
 
@@ -244,6 +245,7 @@ class HttpSink:
             ),
             within=self._listener.request_within,
             handshake_turn=self._listener.handshake_turn,
+            full_turns=self._listener.full_turns,
             access_log=None,
             logger=server_log,
         )
