@@ -477,6 +477,29 @@ async def test_behind_a_trusted_proxy_only_the_client_that_sent_too_much_waits(h
     assert delays == [("10.0.0.1", False), ("10.0.0.2", False), ("10.0.0.1", True)]
 
 
+async def test_behind_a_trusted_proxy_a_client_with_long_requests_takes_its_own_part_of_memory(hub):
+    wide = [f"Cookie: {'😀'.encode().decode('latin-1')}{'x' * 7_600}" for _ in range(4)]
+    async with served(hub, tokens=("t" * 32,), proxies=("127.0.0.1",)) as url, contextlib.AsyncExitStack() as opened:
+
+        async def status(address: str) -> bytes:
+            """Of a websocket that stays without a hello."""
+            port = int(url.rpartition(":")[2])
+            reader, writer = await opened.enter_async_context(connected(port))
+            writer.write(upgrade("/ws", f"X-Forwarded-For: {address}", *wide))
+            return (await reader.readline()).split()[1]
+
+        found = [await status("192.0.2.1") for _ in range(110)]
+        assert Counter(found).keys() == {b"101", b"429"}
+        assert 90 < found.count(b"101") < 97, "about 180 kB each, of 16 MiB"
+        assert await status("192.0.2.2") == b"101"
+        await opened.aclose()
+
+        async def is_admitted() -> bool:
+            return await status("192.0.2.1") == b"101"
+
+        await eventually(is_admitted)  # what has ended counts no longer
+
+
 SAID = {"say": json.dumps([HELLO, {"type": "subscribe", "id": 7, "jobs": ["j1"]}])}
 
 

@@ -30,6 +30,8 @@ REQUESTS = {
     + b"".join(b"X-%d: %b\r\n" % (n, b"x" * 8_000) for n in range(120)),
     "wide-headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n"
     + b"".join(b"X-%d: %b%b\r\n" % (n, "😀".encode(), b"x" * 236) for n in range(124)),
+    "begun": b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nHost: localhost\r\n"
+    + b"".join(b"X-%d: %b%b\r\n" % (n, "😀".encode(), b"x" * 236) for n in range(120)),
     "silence": b"",
     "short-headers": b"GET / HTTP/1.1\r\nHost: localhost\r\n"
     + b"".join(b"X: %b\r\n" % (b"x" * 2_000) for _ in range(15)),

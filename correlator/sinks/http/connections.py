@@ -138,6 +138,9 @@ MAX_REQUESTS, MAX_REQUESTS_EACH = 128 << 20, 96 << 20
 """Bytes of memory for all requests, and for those of one address, from their first byte until they are answered. Behind
 one proxy, 10,000 websockets may have headers of 6 kB each, cookies included."""
 
+MAX_FORWARDED_EACH: Final = 16 << 20
+"""The same for one client of a trusted proxy: so it leaves most of the proxy's bytes to the others."""
+
 UNREAD_REPLY: Final = 16 << 10
 """Bytes of replies that may wait in a transport for their client without being counted."""
 
@@ -168,8 +171,8 @@ class Peer:
     """
 
     __slots__ = (
-        "address", "answering", "asked", "begun", "begun_lines", "cost", "counted", "crowded", "end", "has_tls", "idle",
-        "last", "lines", "make_room", "surplus", "unanswered",
+        "address", "answering", "asked", "begun", "begun_lines", "cost", "counted", "crowded", "end", "forwarded",
+        "has_tls", "idle", "last", "lines", "make_room", "surplus", "unanswered",
     )  # fmt: skip
 
     def __init__(self, address: str, idle: dict[Peer, None], *, crowded: bool, surplus: bool) -> None:
@@ -180,6 +183,8 @@ class Peer:
         self.surplus = surplus
         self.unanswered = self.asked = self.cost = self.lines = self.begun = self.begun_lines = self.counted = 0
         self.last = b""
+        self.forwarded: tuple[str, int] | None = None
+        """The client of a proxy whose request is being answered, and the bytes that are counted for it."""
         self.end: Callable[[], object] = _ended
         self.has_tls = False
         self.make_room: Callable[[], object] | None = None
@@ -209,6 +214,7 @@ class Connections:
         self._idle: dict[bool, dict[str, dict[Peer, None]]] = {False: {}, True: {}}
         """Without the surplus, and the surplus; by address of open ones, those that are idle for longest first."""
         self._requests = Held("bytes of requests", most=MAX_REQUESTS, each=MAX_REQUESTS_EACH)
+        self._forwarded = Held("bytes of requests", most=MAX_REQUESTS, each=MAX_FORWARDED_EACH)
         self._full = self._says_full = False
         self._said: BoundedDict[str, float] = BoundedDict(100)
         """Addresses that had too many connections, and when that was logged; the empty one: all together."""
@@ -307,8 +313,21 @@ class Connections:
         peer.answering = True
         peer.unanswered = 0
 
+    def asked_by(self, peer: Peer, client: str) -> None:
+        """The request came from `client`. If a proxy passed it on, what it takes is counted for both until `end`.
+
+        Raises:
+            Refused: The requests of the client take as much memory as they may.
+        """
+        if peer.counted and client != peer.address:
+            self._forwarded.take(client, peer.counted)
+            peer.forwarded = client, peer.counted
+
     def end(self, peer: Peer) -> None:
         """The request has been answered."""
+        if peer.forwarded is not None:
+            self._forwarded.give_back(*peer.forwarded)
+            peer.forwarded = None
         peer.answering = False
         peer.unanswered = 0
         peer.asked -= 1

@@ -307,6 +307,8 @@ class HttpSink:
             self._connections.begin(peer)
         try:
             try:
+                if peer is not None:
+                    self._connections.asked_by(peer, request.remote or "")
                 if request.version < HttpVersion11 and hdrs.TRANSFER_ENCODING in request.headers:
                     ends = True
                     raise BadRequest("HTTP/1.0 has no Transfer-Encoding")
