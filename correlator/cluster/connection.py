@@ -75,8 +75,16 @@ ANSWER_WITHIN = 5.0
 """Seconds for the answer to a request."""
 
 
-MAX_ANSWER = 64_000_000
-"""Bytes of an answer of JetStream, which comes in one message. It may name all subjects of a stream."""
+MAX_MESSAGE = 64_000_000
+"""Bytes of a message. No server passes larger ones on, whatever its `max_payload`."""
+
+
+MAX_HEADERS = 100_000
+"""Bytes of the headers of a message. JetStream stores at most 64 kB of them, and adds its own."""
+
+
+LEAST_SIZE = 400
+"""Bytes of memory that a message without a payload takes: so many bytes of a buffer have room for one message."""
 
 
 ASKED = 5
@@ -319,7 +327,8 @@ class Connection:
         """Call `on_message` with every message of `subject` during the block, also after reconnections.
 
         Other tasks run between two messages, however many have arrived, once they have waited for `tasks.TURN`.
-        `pending`: bytes of messages that wait for `on_message`; more are dropped, and logged.
+        `pending`: bytes of messages that wait for `on_message`, each of which counts as `LEAST_SIZE` at least; more are
+        dropped, and logged.
         """
         subscription = Subscription(subject, on_message, pending)
         self._subscriptions[subscription] = None
@@ -378,7 +387,7 @@ class Connection:
             subscription.subject,
             cb=receive,
             pending_bytes_limit=subscription.pending,
-            pending_msgs_limit=1_000_000,
+            pending_msgs_limit=max(1, subscription.pending // LEAST_SIZE),
         )
         subscription.made = await keeping_cancellation(subscribing)
 
@@ -470,10 +479,10 @@ def answer_of(payload: bytes, what: str, form: type[Any]) -> dict[str, Any]:
     Raises: `Refused` if it is an error, `ClusterUnavailable` for what no JetStream answers.
     """
     try:
-        found = decode(payload, dict[str, Any], MAX_ANSWER)
-        refusal = decode(payload, Answer, MAX_ANSWER).error
+        found = decode(payload, dict[str, Any])
+        refusal = decode(payload, Answer).error
         if refusal is None:
-            decode(payload, form, MAX_ANSWER)
+            decode(payload, form)
     except Unreadable as error:
         raise ClusterUnavailable(f"the answer of JetStream cannot be read: {error} ({what})") from error
     if refusal is not None:
@@ -648,22 +657,12 @@ def new_client(*, tls: bool = False) -> Client:
     which anybody between may change, asks for it.
     """
     from nats.aio.client import Client  # noqa: PLC0415 - only a process with [cluster] needs the library
-    from nats.errors import Error, ProtocolError  # noqa: PLC0415
-    from nats.protocol import parser  # noqa: PLC0415
-
-    class BoundedParser(parser.Parser):
-        async def parse(self, data: bytes = b"") -> None:
-            await super().parse(data)
-            if self.state == parser.AWAITING_MSG_PAYLOAD:
-                if self.needed > MAX_ANSWER:
-                    raise ProtocolError(f"a message of more than {MAX_ANSWER} bytes")
-            elif len(self.buf) > MAX_LINE:  # The library searches an unfinished line anew with each part of it.
-                raise ProtocolError(f"a line of more than {MAX_LINE} bytes")
+    from nats.errors import Error  # noqa: PLC0415
 
     class TolerantClient(Client):
         def __init__(self) -> None:
             super().__init__()
-            self._ps = BoundedParser(self)
+            self._ps = bounded_parser(self)
 
         async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
             if tls and initial_connection and not info.get("tls_required"):
@@ -673,6 +672,8 @@ def new_client(*, tls: bool = False) -> Client:
             await super()._process_info(info, initial_connection)
 
         async def _process_headers(self, headers: Any) -> Any:
+            if headers is not None and len(headers) > MAX_HEADERS:
+                return None
             try:
                 return await super()._process_headers(headers)
             except (IndexError, UnicodeError):
@@ -688,12 +689,36 @@ def new_client(*, tls: bool = False) -> Client:
                 _sid=sid,
             )
 
-    # The server ends the parts of this line with blanks and tabs only; the library's patterns also with \f and \v.
+    return TolerantClient()
+
+
+def bounded_parser(client: Client) -> Any:
+    """Return the parser of a client: it takes bounded time and memory, and ends the connection for all else."""
+    from nats.errors import ProtocolError  # noqa: PLC0415 - only a process with [cluster] needs the library
+    from nats.protocol import parser  # noqa: PLC0415
+
+    class BoundedParser(parser.Parser):
+        async def parse(self, data: bytes = b"") -> None:
+            try:
+                await super().parse(data)
+            except (ProtocolError, OSError):
+                raise
+            except Exception as error:  # With any other class, the library stops reading and keeps the connection.
+                raise ProtocolError(f"what no server sends: {error}") from error
+            if self.state == parser.AWAITING_MSG_PAYLOAD:
+                if self.needed > MAX_MESSAGE:
+                    raise ProtocolError(f"a message of more than {MAX_MESSAGE} bytes")
+            elif len(self.buf) > MAX_LINE:  # The library searches an unfinished line anew with each part of it.
+                raise ProtocolError(f"a line of more than {MAX_LINE} bytes")
+
+    # The server ends the parts of this line with blanks and tabs only; the library's patterns also with \f and \v. And
+    # theirs of INFO takes the square of the time for blanks without an end.
+    parser.INFO_RE = re.compile(rb"\AINFO[ \t]+([^ \t\r\n][^\r\n]*)\r\n")
     parser.MSG_RE = re.compile(rb"\AMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)\r\n")
     parser.HMSG_RE = re.compile(
         rb"\AHMSG[ \t]+([^ \t\r\n]+)[ \t]+([^ \t\r\n]+)[ \t]+(([^ \t\r\n]+)[ \t]+)?(\d+)[ \t]+(\d+)\r\n"
     )
-    return TolerantClient()
+    return BoundedParser(client)
 
 
 def abort(client: Client) -> None:

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from nats.aio.msg import Msg
 
 from correlator.cluster import keys, streams
 from correlator.cluster.connection import ClusterUnavailable, Connection, Refused
@@ -15,10 +16,11 @@ from correlator.config.schema import NatsUrl
 from correlator.ops.metrics import REGISTRY
 from correlator.tasks import TURN
 from tests.support.background import in_background
-from tests.support.cluster import connected, running, settings
+from tests.support.cluster import connected, handled, running, settings
 from tests.support.deployed_nats import DeployedNats
 from tests.support.eventually import PATIENCE, eventually
 from tests.support.faults.proxy import Proxy
+from tests.support.garbage import send
 from tests.support.nats import Nats
 from tests.support.there import there
 
@@ -215,8 +217,11 @@ async def test_a_server_that_is_none_is_left_as_soon_as_one_answers(nats):
         await connection.connect(15)
 
 
-@pytest.mark.parametrize("begin", [b"MSG ", b"INFO {", b"MSG a 1 9999999999\r\n"])
-async def test_a_server_whose_line_or_message_does_not_end_is_left(begin):
+@pytest.mark.parametrize(
+    "begin",
+    [b"MSG ", b"INFO {", b"MSG a 1 9999999999\r\n", b"INFO []\r\n", b"INFO " + b"[" * 30_000 + b"\r\n", b"-ERR \r\n"],
+)
+async def test_a_server_whose_line_or_message_does_not_end_or_is_none_is_left(begin, caplog):
     """Long before it would be left for its silence. Some MB wait in the buffers of the kernel."""
     sent: list[int] = []
 
@@ -242,6 +247,7 @@ async def test_a_server_whose_line_or_message_does_not_end_is_left(begin):
         async with in_background(Connection(settings(url), "collector").run()):
             await eventually(lambda: len(sent) > 1)
     assert sent[0] < 7_000_000
+    assert [record for record in caplog.records if record.name.startswith("nats")] == []
 
 
 async def test_a_server_that_is_full_is_named_whatever_ends_the_connection_afterwards(nats):
@@ -303,7 +309,19 @@ async def test_a_connection_whose_login_is_refused_ends_with_one_cancellation_wh
     gc.collect()  # of the streams that nats-py leaves open: no other test is to blame for them
 
 
-async def test_messages_that_come_too_fast_are_counted_reported_and_logged_once(nats, caplog):
+async def test_headers_that_are_larger_than_those_of_any_stream_are_left_out(nats):
+    queue: asyncio.Queue[Msg] = asyncio.Queue()
+    headers = [b"NATS/1.0\r\n" + b"a:b\r\n" * count + b"\r\n" for count in (10, 30_000)]
+    async with connected(nats.url) as connection, connection.subscribed("test.headers", queue.put):
+        await handled(connection)
+        await send(nats.port, [(b"test.headers", one, b"x") for one in headers])
+        async with asyncio.timeout(PATIENCE):
+            received = [await queue.get(), await queue.get()]
+    assert [(one.headers, one.data) for one in received] == [({"a": "b"}, b"x"), (None, b"x")]
+
+
+@pytest.mark.parametrize("payload", [b"x" * 100, b""])
+async def test_messages_that_come_too_fast_are_counted_reported_and_logged_once(nats, caplog, payload):
     handled = asyncio.Event()
 
     async def slow(_: object) -> None:
@@ -315,7 +333,7 @@ async def test_messages_that_come_too_fast_are_counted_reported_and_logged_once(
     async with connected(nats.url) as connection, connection.subscribed("cor.v1.*.line", slow, pending=1_000):
         before = dropped()
         for _ in range(200):
-            await connection.publish(keys.line("dc1"), b"x" * 100)
+            await connection.publish(keys.line("dc1"), payload)
         part = await eventually(lambda: (found := connection.describe()).get("dropped", 0) > 100 and found)
         assert not part["ok"]
         assert part["subject"] == "cor.v1.dc1.line"

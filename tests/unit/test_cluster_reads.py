@@ -1,12 +1,14 @@
 """A request is sent again if a server hangs, or leads the stream no more, in virtual time."""
 
 import asyncio
+import contextlib
 import random
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from nats.errors import ProtocolError
 
 from correlator.cluster import received, streams
 from correlator.cluster.connection import (
@@ -22,10 +24,13 @@ from correlator.cluster.connection import (
     Refused,
     SendWindow,
     Unacknowledged,
+    answer_of,
+    new_client,
 )
 from correlator.cluster.fence import put
 from correlator.doctor.cluster import judge_streams
 from tests.support.cluster import settings
+from tests.support.yardstick import assert_costs
 
 WITHIN = 1.0
 
@@ -131,6 +136,30 @@ def test_an_answer_of_jetstream_of_any_form_is_an_error_of_the_cluster_or_can_be
             judge_streams(dict.fromkeys(streams.wanted(1), info), settings("nats://127.0.0.1:1"), gateway=False)
             used += info["state"]["last_seq"] >= 0
     assert min(used, errors) > 100
+
+
+def test_an_answer_of_jetstream_that_is_too_large_is_not_parsed():
+    with pytest.raises(ClusterUnavailable, match="more than"):
+        answer_of(b'{"a":[' + b"[]," * 400_000 + b"[]]}", "STREAM.INFO.KV_cor", received.Answer)
+
+
+FILLS = (b" ", b"\t", b"\r", b"\n", b"a", b"1", b"'", b"{", b"a ", b" 1")
+"""What a line may go on with, again and again."""
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [b"INFO", b"INFO {", b"MSG", b"MSG a", b"MSG a 1 b", b"HMSG a 1 b", b"-ERR", b"-ERR '", b"PING", b"+OK", b""],
+)
+def test_no_line_that_a_server_begins_takes_more_time_than_another_of_its_length(begin):
+    async def parsed(lines):
+        for line in lines:
+            with contextlib.suppress(ProtocolError):
+                await new_client()._ps.parse(line)
+
+    odd = [begin + one * 3_000 + other * 3_000 for one in FILLS for other in FILLS]
+    usual = [b"MSG " + b"a" * (len(line) - 4) for line in odd]
+    assert_costs(10, lambda: asyncio.run(parsed(usual)), lambda: asyncio.run(parsed(odd)))
 
 
 @pytest.mark.parametrize("said", ["abc", "", "-7", "²", "9" * 5_000, "1e3"])
