@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -41,7 +41,7 @@ class StreamReader:
         self.seq = 0
         """All up to this sequence has been read."""
 
-    async def messages(self) -> AsyncIterator[Msg]:
+    async def messages(self) -> AsyncGenerator[Msg, None]:
         """Yield the last message of every subject that is new, in the order of the stream.
 
         A server that hangs may get a request: without an answer, another one follows, and only its answers count.

@@ -281,7 +281,8 @@ def saved_of(rows: Iterable[Row]) -> Saved:
     if MOMENT[1] not in others["state"]:
         raise Unusable("it is incomplete")
     moment = decode(others["state"][MOMENT[1]], type=SavedMoment)
-    memory = b"".join(others["memory"].get(str(start), b"") for start in range(0, moment.memory, PART))
+    starts = range(0, moment.memory, PART)
+    memory = b"".join(others["memory"].get(str(start), b"") for start in starts[: len(others["memory"])])
     if len(memory) != moment.memory:
         raise Unusable("a part of the index's state is missing")
     exports = None

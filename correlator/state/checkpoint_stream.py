@@ -40,7 +40,7 @@ import logging
 import secrets
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from typing import NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -60,6 +60,9 @@ from correlator.state.checkpoint import (
     rows_of,
     saved_of,
 )
+
+if TYPE_CHECKING:
+    from nats.aio.msg import Msg
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +86,11 @@ MAX_ROW = MAX_BYTES
 of such an operation for its forecasts, and does not send such a pending event again. A link of 1 Mbit/s takes 4 s for
 this row, in which no ping of the connection is answered. The position (`Cursor`) has 260 kB at most: its row is
 of a light reading, which leaves out long texts (`Queries.light_rows_from`); its holes and marks are bounded."""
+
+MAX_COPY = 512_000_000
+OF_A_ROW = 1_000
+"""Bytes of all rows, each of which counts for so many more. 20,000 jobs have 60 MB. A start with more would not fit in
+the memory of the unit, or take minutes to read them, so it reads the tables."""
 
 REMOVED_FOR = 3600
 """Seconds that the marker of a removed row stays."""
@@ -297,6 +305,7 @@ class StreamCheckpoint:
         copy = self._copy
         if copy is None or copy.reader.seq >= fence.seq:  # The second: the stream is older than what was read.
             copy = StreamCopy(self._connection, self._instance)
+        self._copy = copy
         await copy.read()
         if copy.owner_seq != fence.seq:
             raise ClusterUnavailable("the server that was asked lags behind")
@@ -318,10 +327,15 @@ class StreamCopy:
     A standby keeps one up to date, so that little is left to read when it takes over. What was read before may differ
     from the stream, if that was created again or purged. Each write of everything changes the row `whole`: if it is not
     the one of the last time, all is read from the beginning. So it is `again_after` seconds after the last read.
+
+    Whoever may write to the stream may fill it, so the copy has at most `most` bytes.
     """
 
-    def __init__(self, connection: Connection, instance: str, again_after: float = REMOVED_FOR / 2) -> None:
+    def __init__(
+        self, connection: Connection, instance: str, again_after: float = REMOVED_FOR / 2, *, most: int = MAX_COPY
+    ) -> None:
         self._connection = connection
+        self._most = most
         self._again_after = again_after
         self._instance = instance
         self.reader = StreamReader(connection, keys.CHECKPOINT, keys.checkpoint_rows(instance))
@@ -331,6 +345,7 @@ class StreamCopy:
         self._whole = whole
         self.rows: Rows = {}
         self.chunks: Rows = {}
+        self._size = 0
         self.owner_seq = 0
         """The sequence of the owner key."""
         self.last_seq = 0
@@ -350,26 +365,41 @@ class StreamCopy:
             await asyncio.sleep(max(FOLLOW_EVERY, time.monotonic() - began))
 
     async def read(self) -> None:
-        """Read what is new. Raises: `ClusterUnavailable`, `Refused`; the next call goes on."""
+        """Read what is new. Raises: `ClusterUnavailable`, `Refused`, also for too many rows; the next call goes on."""
         now = time.monotonic(), time.time()
         message = await self._connection.last(keys.CHECKPOINT, keys.checkpoint(self._instance, *WHOLE))
         whole = message.data if message is not None else b""
         passed = max(abs(then - before) for then, before in zip(now, self._read_at, strict=True))
         if whole != self._whole or passed > self._again_after:  # Later, the marker of a removed row may be gone.
             self._forget(whole)
-        async for message in self.reader.messages():
-            headers = message.headers or {}
-            name = _name(headers["Nats-Subject"])
-            if name == ("owner",):
-                self.owner_seq = seq_of(message)
-            elif name:
-                self.last_seq = seq_of(message) if name == MOMENT else self.last_seq
-                found = self.chunks if name[0] == CHUNKS else self.rows
-                if message.data:
-                    found[name] = message.data
-                else:  # Another server than the last one may answer, and know that a row was removed.
-                    found.pop(name, None)
+        self._check_size()
+        async with contextlib.aclosing(self.reader.messages()) as messages:
+            async for message in messages:
+                self._read(message)
+                self._check_size()
         self._read_at = now
+
+    def _read(self, message: Msg) -> None:
+        name = _name((message.headers or {})["Nats-Subject"])
+        if name == ("owner",):
+            self.owner_seq = seq_of(message)
+        elif name:
+            self.last_seq = seq_of(message) if name == MOMENT else self.last_seq
+            found = self.chunks if name[0] == CHUNKS else self.rows
+            if (before := found.pop(name, None)) is not None:  # Another server than the last one may answer, and
+                self._size -= OF_A_ROW + len(before)  # know that a row was removed.
+            if message.data:
+                found[name] = message.data
+                self._size += OF_A_ROW + len(message.data)
+
+    def _check_size(self) -> None:
+        if self._size > self._most:
+            self.rows, self.chunks = {}, {}
+            rows = keys.checkpoint_rows(self._instance)
+            raise Refused(
+                f"it has more than {self._most} bytes; nats stream purge {keys.CHECKPOINT} --subject '{rows}' --force"
+                " removes it, and the active collector writes it again"
+            )
 
 
 class Redo(Struct, frozen=True):

@@ -35,7 +35,7 @@ from tests.support.there import there
 
 def position(one):
     """What a collector remembers of the stream; AssertionError until it has checked the stream for the first time."""
-    found = cluster_sink.decode_position(one.sink.position())
+    found = cluster_sink.decode_position(one.sink.position(), one.instance)
     assert found is not None
     return found
 
@@ -278,6 +278,21 @@ async def test_a_loss_that_another_collector_wrote_past_gets_a_new_epoch(nats):
             assert await last_seq(one.connection, keys.STATE) > known.acknowledged
         async with one.writing(position=known.encode()):
             await eventually(lambda: position(one).epoch != before)
+            await one.equal()
+
+
+@pytest.mark.parametrize(
+    "subject", ["$KV.cor.dc2.job.a", "$KV.cor.dc1.job.*", "a b\r\nPUB x 0\r\n\r\n", "$KV.cor.epoch"]
+)
+async def test_a_position_with_a_subject_that_is_no_document_of_this_appliance_is_not_used(nats, subject):
+    async with collector(nats) as one:
+        one.change(*"abc")
+        async with one.writing():
+            await one.equal()
+            lie = replace(position(one), subject=subject, seq=1)
+        one.change("d")
+        async with one.writing(position=lie.encode()):
+            assert one.sink.position() is None
             await one.equal()
 
 

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from correlator.cluster import keys, streams
-from correlator.cluster.connection import ClusterUnavailable, Fenced
+from correlator.cluster.connection import ClusterUnavailable, Fenced, Refused
 from correlator.cluster.lease import Lease
 from correlator.model.persisted import Cursor, PersistedJob
 from correlator.state.checkpoint import Saved
@@ -134,6 +134,29 @@ async def test_a_standby_that_keeps_up_reads_only_what_is_new_at_its_takeover(na
         assert saved == await StreamCheckpoint("dc1", fence, lambda: None).open()
         assert len(saved.jobs) == 1_998
         assert saved.cursor == Cursor(8)
+
+
+async def test_a_checkpoint_that_somebody_filled_is_not_read_further_until_it_is_purged(nats):
+    async with active(nats.url) as first:
+        await first.checkpoint.open()
+        await first.checkpoint.write(changes(filled(3)), everything=True)
+        connection = first.lease.connection
+        for n in range(30):
+            await connection.request(keys.checkpoint("dc1", "job", f"x{n}"), b"x" * 100_000)
+        copy = StreamCopy(connection, "dc1", most=2_000_000)
+        second = StreamCheckpoint("dc1", first.fence, lambda: None, copy=copy)
+        read = []
+        for _ in range(2):
+            with pytest.raises(Refused, match="nats stream purge KV_cor_checkpoint"):
+                await second.open()
+            read.append(connection.client.stats["in_bytes"])
+        assert read[1] - read[0] < 1_500_000  # what was under way
+        assert copy.rows == {}
+        with pytest.raises(Refused, match="more than 2000000 bytes"):
+            await second.write(NEW, everything=True)
+        await connection.api("STREAM.PURGE.KV_cor_checkpoint", {"filter": keys.checkpoint_rows("dc1")})
+        await second.write(NEW, everything=True)
+        assert content(await StreamCheckpoint("dc1", first.fence, lambda: None).open()) == content_of(NEW)
 
 
 async def test_a_copy_of_a_checkpoint_that_is_gone_or_was_written_anew_is_not_used(nats):

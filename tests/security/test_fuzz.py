@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 import json
 import logging
@@ -51,7 +52,8 @@ from correlator.sinks.streaming.sessions import Streams
 from correlator.sinks.turns import Work
 from correlator.sources.archive.archive import DatabaseArchive
 from correlator.sources.db.sqlite import SQLiteDatabase
-from correlator.state.checkpoint import Changes
+from correlator.sources.tail import Tail
+from correlator.state.checkpoint import MOMENT, Changes, Name, Saved, rows_of, saved_of
 from correlator.state.checkpoint_file import Checkpoint
 from tests.support import saved_index
 from tests.support.answering_collectors import Collectors
@@ -390,6 +392,10 @@ def _written(file: Path, written: list[str]) -> Path:
     return file
 
 
+LIES = (0, -1, 2**31, 2**53, 10**15, 2**63 - 1, -(2**63), 2**64 - 1, float("nan"), float("inf"), 1e308)
+"""Numbers that no checkpoint has."""
+
+
 @functools.cache
 def checkpoint() -> bytes:
     """A file as a run of the daemon leaves it."""
@@ -401,6 +407,49 @@ def checkpoint() -> bytes:
         file.write(saved_index.changes(saved_index.filled(6), cursor, n1=b'{"a":1}'))
         file.close()
         return path.read_bytes()
+
+
+def go_on_from(saved: Saved) -> None:
+    assert all([type(one) for one in event] == [str, bytes, bytes] for event in saved.events)
+    index = Index()
+    list(index.restore(saved.jobs, saved.legacy, saved.memory, now))
+    index.loading = False
+    index.expire(now)
+    for shown in index.published.all():
+        document_text(shown)
+    Tail(poll=1.0, idle_poll=1.0).resume(saved.cursor)
+
+
+@functools.cache
+def checkpoint_rows() -> dict[Name, bytes]:
+    cursor = Cursor(7, LogRow(7, "m", now), (((1, 2), (5, 5)),), (1, 2, 3, 4), b"marks", 5)
+    rows = rows_of(saved_index.changes(saved_index.filled(6), cursor, n1=b'{"a":1}'))
+    return {name: value for name, value in rows if value is not None}
+
+
+def numbers_of(value: Any) -> list[tuple[Any, Any]]:
+    """Where numbers are in the content of a row: what holds each, and its key or index there."""
+    members = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [(value, key) for key, one in members if isinstance(one, int | float)] + [
+        place for _, one in members for place in numbers_of(one)
+    ]
+
+
+SIZE_OF_STATE = [key for _, key in numbers_of(msgspec.msgpack.decode(checkpoint_rows()[MOMENT]))].index("memory")
+
+
+@fuzzed(200)
+@given(st.sampled_from(sorted(checkpoint_rows())), st.integers(0), st.sampled_from(LIES))
+@example(MOMENT, SIZE_OF_STATE, 10**15)
+def test_a_checkpoint_with_any_number_is_used_or_refused_soon(name: Name, which: int, lie: float) -> None:
+    content = msgspec.msgpack.decode(checkpoint_rows()[name])
+    if places := numbers_of(content):
+        holder, key = places[which % len(places)]
+        holder[key] = lie
+    rows = {**checkpoint_rows(), name: msgspec.msgpack.encode(content)}
+    with contextlib.suppress(ValueError, LookupError, TypeError):  # It is refused.
+        saved = saved_of(rows.items())
+        go_on_from(saved)
 
 
 @fuzzed(50)
@@ -435,13 +484,7 @@ def test_a_damaged_checkpoint_is_used_or_set_aside(changes: list[tuple[int, byte
         try:
             saved = file.open()
             if saved is not None:
-                assert all([type(one) for one in event] == [str, bytes, bytes] for event in saved.events)
-                index = Index()
-                list(index.restore(saved.jobs, saved.legacy, saved.memory, now))
-                index.loading = False
-                index.expire(now)
-                for shown in index.published.all():
-                    document_text(shown)
+                go_on_from(saved)
             file.write(Changes(6.0, Cursor(8), Index().state(), {}, {}))
         except sqlite3.Error:  # as on a disk that fails: a state, and the saver sets the file aside
             file.set_aside("damaged")

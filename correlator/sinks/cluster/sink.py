@@ -91,12 +91,19 @@ class Position(Struct, frozen=True):
         return replace(self, acknowledged=seq, subject="" if removed else self.subject)
 
 
-def decode_position(value: bytes | None) -> Position | None:
-    """Return what was encoded, or None if there is nothing that can be read."""
+def decode_position(value: bytes | None, instance: str) -> Position | None:
+    """Return what was encoded, or None if there is nothing that can be read.
+
+    The subject of another instance would be asked for again and again, in vain: this one may not read it.
+    """
     try:
-        return msgspec.msgpack.decode(value, type=Position) if value is not None else None
+        found = msgspec.msgpack.decode(value, type=Position) if value is not None else None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
+    if found is None or not found.subject:
+        return found
+    place = keys.job_of(found.subject) or keys.growth_of(found.subject)
+    return found if place is not None and place[0] == instance else None
 
 
 async def _has_gone_back(connection: Connection, known: Position, created: str, last_seq: int, within: float) -> bool:
@@ -204,7 +211,7 @@ class ClusterSink:
             instance, fence, self._events, within=timings.answer_within, rewrite_every=rewrite
         )
         self._lines = LineQueue()
-        self._position = decode_position(position)
+        self._position = decode_position(position, instance)
         self._checked: int | None = None
         """The generation of the connection for which the epoch has been checked."""
         self._check_at = 0.0
