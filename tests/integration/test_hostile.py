@@ -288,6 +288,7 @@ async def test_handshakes_of_many_addresses_that_go_no_further_delay_another_one
         pytest.param(b"\0 no request\r\n\r\n", False, id="no-http"),
         pytest.param(b"GET /nothing HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n", False, id="no-such-path"),
         pytest.param(upgrade() + b"\xff" * 60, False, id="no-websocket-frame"),
+        pytest.param(upgrade() + 20 * frame((1000).to_bytes(2, "big"), 8), False, id="close-frames"),
     ],
 )
 async def test_a_refused_connection_leaves_nothing_to_the_garbage_collector(hub, certificates, sent, tls):

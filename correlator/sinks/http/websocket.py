@@ -181,7 +181,7 @@ class Websockets:
         # aiohttp refuses a frame of `max_msg_size` already.
         # No automatic reply to a close frame: it would be written after the daemon's own one.
         # As text, one character of four bytes would make each other one of its message take four in memory.
-        ws = web.WebSocketResponse(
+        ws = _Response(
             compress=False,
             max_msg_size=MAX_FRAME + 1,
             timeout=CLOSE_WITHIN,
@@ -431,6 +431,14 @@ class Websockets:
         finally:
             client.gets.release()
         client.streams.send(client, Error(None, code, detail, name))
+
+
+class _Response(web.WebSocketResponse):
+    """aiohttp's websocket, which ends without a circle if its client has gone before the handler is left."""
+
+    async def write_eof(self) -> None:  # type: ignore[override]
+        await super().write_eof()
+        drop_frames(self.exception())  # They refer to the websocket.
 
 
 def _no_handshake(request: web.Request) -> str | None:
