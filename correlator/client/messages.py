@@ -92,6 +92,8 @@ Metadata: TypeAlias = Mapping[str, Any]
 Source: TypeAlias = Literal["joblog", "legacy"]
 StepStatus: TypeAlias = Literal["pending", "running", "completed", "failed", "cancelled", "skipped"]
 Level: TypeAlias = Literal["DEBUG", "ERROR", "INFO", "WARN"]
+Certainty: TypeAlias = Literal["apart", "inferred", "none", "stated"]
+FailureState: TypeAlias = Literal["known", "new", "unknown"]
 
 
 class Job(TypedDict):
@@ -133,6 +135,7 @@ class Job(TypedDict):
     instance: NotRequired[str]
     title: NotRequired[str]
     current_step_title: NotRequired[str]
+    failure: NotRequired[Failure | None]
 
 
 class Progress(TypedDict):
@@ -190,6 +193,14 @@ class LastMessage(TypedDict):
     level: Level
     text: str
     at: str
+
+
+class Failure(TypedDict):
+    fingerprint: NotRequired[str | None]
+    step: NotRequired[str | None]
+    certainty: Certainty
+    text: str
+    state: FailureState
 
 
 # end

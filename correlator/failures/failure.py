@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Sequence
-from typing import Literal, TypeAlias
 
 from msgspec import Struct
 
 from correlator.failures.telling import GENERIC, excerpt, telling_line
 from correlator.failures.template import MAX_TEXT, masked, template, unformatted
+from correlator.model.document import Certainty
 from correlator.model.rows import StepRecord
 
 VERSION = "1"
@@ -23,10 +23,6 @@ DIGITS = 12
 
 MAX_HEAD = 200
 """Characters of the template of a first line that count in front of the telling one."""
-
-Certainty: TypeAlias = Literal["stated", "inferred", "apart", "none"]
-"""`stated`: the job's error is or ends with that of the step. `inferred`: by position. `apart`: no step has the job's
-error. `none`: no reason was logged."""
 
 
 class Failure(Struct, frozen=True, gc=False):

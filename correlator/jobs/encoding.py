@@ -180,6 +180,7 @@ def document(shown: PublishedJob, base: Revision | None = None, *, steps: bool =
         shown.instance or UNSET,
         UNSET if view.operation is None else titles.operations.get(view.operation, UNSET),
         UNSET if step is None else titles.steps.get(step, UNSET),
+        shown.failure,
     )
     return JobDocument(*_in_order(members))
 

@@ -34,6 +34,7 @@ from correlator.bounded import PendingRows, Schedule, chunks
 from correlator.jobs import fold, joblog
 from correlator.jobs.away import AWAY_FOR, MAX_BYTES, AwayJob, AwayJobs
 from correlator.jobs.directory import Children, OwnIds, PublishedJobs, names_differ
+from correlator.jobs.failures import Failures
 from correlator.jobs.fold import ended_at
 from correlator.jobs.forecasts import MAX_UNLEARNED, Forecasts
 from correlator.jobs.horizon import FOR_EVER, Horizon
@@ -41,6 +42,7 @@ from correlator.jobs.known import KnownJobs, RemovedJobs
 from correlator.jobs.missing_rows import Transitions, compare, transitions
 from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.stalled import Silence
+from correlator.model.document import Failure, FailureState
 from correlator.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import NO_TITLES, Change, Event, JobView, Lost, Outcome, PublishedJob, Reason, Titles
@@ -54,6 +56,9 @@ MAX_DUE = 500
 
 LEARNED_AT_ONCE, RENEWED_AT_ONCE = 10, 100
 """Ended runs that one call of `renew_forecasts` learns, and forecasts that it checks: some milliseconds each."""
+
+DECIDED_AT_ONCE = 100
+"""Failures of which one call of `decide_failures` publishes whether they are new."""
 
 MAX_STEP_ROWS = 1_000
 MAX_STEP_ROWS_BYTES = 4 << 20
@@ -150,6 +155,7 @@ class Index:
         self.published = PublishedJobs(records, retention=retention, titles=titles)
         self.silence = Silence(self.horizon, stalled_after)
         self.forecasts = Forecasts(self.horizon, records, max_unlearned)
+        self.failures = Failures()
         self._removed = RemovedJobs()
         self._away = AwayJobs(max_away)
         self.known = KnownJobs(records, self.published, self._removed, self._away, self.silence)
@@ -311,6 +317,15 @@ class Index:
             self._announce(shown, turn)
         return turn.outcome()
 
+    def decide_failures(self, now: Micros) -> Outcome:
+        """Publish of some failures whether they are new. Call it again while `failures.has_undecided`."""
+        turn = _Turn(now, past=False)
+        for job_id, failure in self.failures.decide(DECIDED_AT_ONCE):
+            if (old := self.published.get(job_id)) is not None and old.failure is not None:
+                self._put(replace(old, rev=self.published.next_seq(), updated_at=now, failure=failure), old, turn)
+                self._unsaved[job_id] = None
+        return turn.outcome()
+
     # -- the checkpoint
 
     def changed_ids(self) -> list[str]:
@@ -337,13 +352,14 @@ class Index:
         if (row := self.known.legacy(job_id)) is None:
             return None
         silence = self.silence.persisted(job_id)
-        return PersistedLegacy.of(row, silence, shown.end_seen_at if shown is not None else 0)
+        return PersistedLegacy.of(row, silence, shown.end_seen_at if shown is not None else 0, _state_of(shown))
 
     def _persisted(self, record: Record, shown: PublishedJob | None) -> PersistedJob:
         if shown is None:
             return PersistedJob(record.facts, 0)
         forecast, silence = self.forecasts.persisted(record, shown.forecast), self.silence.persisted(record.job_id)
-        return PersistedJob(record.facts, shown.updated_at, forecast, silence, shown.end_seen_at)
+        facts, ended = record.facts, shown.end_seen_at
+        return PersistedJob(facts, shown.updated_at, forecast, silence, ended, failure=_state_of(shown))
 
     def state(self) -> IndexState:
         """The state besides the jobs that a checkpoint must contain."""
@@ -388,7 +404,9 @@ class Index:
         for rows in chunks(legacy, at_once):
             self.known.rows.update((stored.job_id, LegacyRow(stored.row)) for stored in rows)
             jobs_of = (
-                PersistedJob(Job(r.job_id), r.updated_at or now, silence=r.silence, end_seen_at=r.end_seen_at)
+                PersistedJob(
+                    Job(r.job_id), r.updated_at or now, silence=r.silence, end_seen_at=r.end_seen_at, failure=r.failure
+                )
                 for r in rows
             )
             yield self._publish_restored({}, now, {one.job.job_id: one for one in jobs_of})
@@ -423,7 +441,9 @@ class Index:
                 alive_at=fold.alive_at(stored.job),
                 forecast=stored.forecast.published if stored.forecast is not None else None,
                 end_seen_at=stored.end_seen_at,
+                failure=self.failures.of(view, fold.alive_at(stored.job), stored.job.reading, None, stored.failure),
             )
+            self.failures.forget(record.job_id)
             record.steps = tuple(step.id for step in _steps_of(stored.job, view))
             self._removed.add(record.job_id, view, shown.alive_at, now, gone=True)
         if record.job_id not in self._records:
@@ -773,6 +793,7 @@ class Index:
         stored = turn.restored.pop(job_id, None) if turn.restored else None
         if stored is not None and not stored.updated_at:
             stored = None  # It was not published.
+        failure = self._failure(view, alive_at, was, record, stored)
         was_announced = was is not None and was.stalled and self.silence.is_news(job_id)
         self._note_life(view, alive_at, was, record, stored, turn, past=past)
         stalled = self.silence.is_stalled(job_id)
@@ -780,7 +801,7 @@ class Index:
             old is not None
             and (stored is None or stored.forecast is None)
             and (old.view is view or old.view == view)
-            and (old.stalled, old.complete) == (stalled, complete)
+            and (old.stalled, old.complete, old.failure) == (stalled, complete, failure)
             and (old.child_count, old.children) == (family.count, family.ids)
         ):
             if old.alive_at != alive_at:
@@ -812,10 +833,26 @@ class Index:
             forecast,
             titles=self.published.titles,
             end_seen_at=end_seen_at,
+            failure=failure,
         )
         self._follow_up(self._put(new, old, turn), turn, past=past, was=was)
         if stored is None and (stalled and self.silence.is_news(job_id)) is not was_announced:
             self._announce_silence(new, turn, past=past)
+
+    def _failure(
+        self,
+        view: JobView,
+        alive_at: Micros,
+        was: PublishedJob | None,
+        record: Record | None,
+        stored: PersistedJob | None,
+    ) -> Failure | None:
+        """The failure to publish with `view`. `was`: what clients have seen of the job."""
+        before = was.failure if was is not None else None
+        if view.status is not Status.FAILED and before is None:
+            return None
+        reading = record.facts.reading if record is not None and self.tracking else None
+        return self.failures.of(view, alive_at, reading, before, stored.failure if stored is not None else "unknown")
 
     def _seen(self, view: JobView, old: PublishedJob | None, turn: _Turn) -> PublishedJob | None:
         """What clients have seen of a job, though it may not be published now. One that is back goes on with that."""
@@ -969,6 +1006,8 @@ class Index:
         self._unsaved[old.job_id] = None
         self.silence.forget(old.job_id)
         self.forecasts.forget(old.job_id)
+        if reason == "gone":
+            self.failures.forget(old.job_id)
         change = Change(old.job_id, self.published.next_seq(), old, None, reason)
         turn.changes.append(change)
         self._follow_up(change, turn, past=turn.past, to_parent=reason != "retention")
@@ -1056,6 +1095,10 @@ class Index:
         for other in sorted(owners - {job_id}):
             if (shown := self.published.get(other)) is not None:
                 turn.changes.append(Change(other, self.published.next_seq(), shown, shown, moved=True))
+
+
+def _state_of(shown: PublishedJob | None) -> FailureState:
+    return shown.failure.state if shown is not None and shown.failure is not None else "unknown"
 
 
 def _unattributed(rows: Iterable[_StepRow]) -> list[AttributedRow]:

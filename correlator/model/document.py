@@ -167,6 +167,28 @@ class Comparison(Struct, frozen=True, gc=False):
     percentile: Percent
 
 
+Certainty: TypeAlias = Annotated[Literal["stated", "inferred", "apart", "none"], Meta(title="Certainty")]
+FailureState: TypeAlias = Annotated[Literal["new", "known", "unknown"], Meta(title="FailureState")]
+
+
+class Failure(Struct, frozen=True, gc=False):
+    """Why a job failed, according to its rows. It never names a cause.
+
+    fingerprint: 12 hex digits, the same for jobs that failed alike; null if no reason was logged.
+    step: The name of the step that ended the job, if the rows say which.
+    certainty: `stated`: the job's error is or ends with that of the step. `inferred`: the last step that failed.
+        `apart`: no step has the job's error. `none`: no reason was logged.
+    text: The part of the error that says what failed, at most 200 characters.
+    state: Whether another job failed alike before; `unknown` while that is still being read, and without a reason.
+    """
+
+    fingerprint: str | None
+    step: str | None
+    certainty: Certainty
+    text: str
+    state: FailureState
+
+
 class Step(Struct, frozen=True, gc=False):
     """One step of a job. Order steps by `seq`; 0 means that it is not known yet, and comes last."""
 
@@ -208,6 +230,7 @@ class JobDocument(Struct, frozen=True, gc=False):
     instance: At a gateway: the appliance that the job belongs to.
     title: What people call the operation, if `[labels]` has a title.
     current_step_title: The same of `current_step`.
+    failure: null unless the job has failed, and until its tables say so.
     """
 
     job_id: JobId
@@ -248,6 +271,7 @@ class JobDocument(Struct, frozen=True, gc=False):
     instance: str | UnsetType = UNSET
     title: str | UnsetType = UNSET
     current_step_title: str | UnsetType = UNSET
+    failure: Failure | None = None
 
 
 class Steps(Struct, frozen=True, gc=False):

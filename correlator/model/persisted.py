@@ -12,7 +12,7 @@ from typing import TypeAlias
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from correlator.model.document import ForecastState
+from correlator.model.document import FailureState, ForecastState
 from correlator.model.facts import Job
 from correlator.model.published import Event, JobForecast
 from correlator.model.rows import LegacyRecord, LogRow, Micros
@@ -72,7 +72,7 @@ class PersistedJob(Struct, frozen=True, gc=False, array_like=True, tag=0):
 
     `updated_at` is 0 if the job was not published yet because its tables had not been read. `end_seen_at`: see
     `PublishedJob`. `away_at`: when the tables had the job no more (`jobs.away`); 0: they have it. `ran`: it was
-    published then as one that had not ended, whatever its facts say.
+    published then as one that had not ended, whatever its facts say. `failure`: the state of its failure.
     """
 
     job: Job
@@ -82,17 +82,21 @@ class PersistedJob(Struct, frozen=True, gc=False, array_like=True, tag=0):
     end_seen_at: Micros = 0
     away_at: Micros = 0
     ran: bool = False
+    failure: FailureState = "unknown"
 
 
 class PersistedLegacy(LegacyRecord, frozen=True, gc=False, array_like=True, tag=1):
-    """A row of ``failover_jobs`` in a checkpoint, the silence of its job, and when its end was seen."""
+    """A row of ``failover_jobs`` in a checkpoint, the silence and failure of its job, and when its end was seen."""
 
     silence: PersistedSilence | None = None
     end_seen_at: Micros = 0
+    failure: FailureState = "unknown"
 
     @classmethod
-    def of(cls, row: LegacyRecord, silence: PersistedSilence | None, end_seen_at: Micros) -> PersistedLegacy:
-        return cls(**asdict(row), silence=silence, end_seen_at=end_seen_at)
+    def of(
+        cls, row: LegacyRecord, silence: PersistedSilence | None, end_seen_at: Micros, failure: FailureState
+    ) -> PersistedLegacy:
+        return cls(**asdict(row), silence=silence, end_seen_at=end_seen_at, failure=failure)
 
     @property
     def row(self) -> LegacyRecord:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from msgspec import Struct
 from msgspec.structs import replace
 
-from correlator.model.document import Comparison, ForecastState, StepAhead
+from correlator.model.document import Comparison, Failure, ForecastState, StepAhead
 from correlator.model.facts import AttributedRow, Kind, Line, Status
 from correlator.model.rows import Int64, JobColumns, Level, Micros, StepRecord
 
@@ -135,6 +135,7 @@ class PublishedJob(Struct, frozen=True, gc=False):
     titles: Titles = NO_TITLES
     end_seen_at: Micros = 0
     """When it was seen that a job had ended that had been published as one that had not; 0: it was not."""
+    failure: Failure | None = None
     body: Body | None = None
     """At a gateway: the last whole document. The view has what filters and lookups use: no steps, and neither forecast
     nor titles are there. A job that has gone on since has another `rev`, `updated_at` and last message."""

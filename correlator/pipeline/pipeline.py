@@ -40,6 +40,7 @@ from correlator.ops import metrics
 from correlator.ops.event_loop import STUCK_AFTER, spare_loaded, timed
 from correlator.pipeline.hub import Batch, Hub, ResumeRing, available, wall_clock
 from correlator.pipeline.job_metrics import JobMetrics
+from correlator.pipeline.past_failures import read_past_failures
 from correlator.pipeline.queries import (
     Archive,
     FindLines,
@@ -176,15 +177,16 @@ class LocalHub(Hub):
             return published
         job = fold.fold(Job(reading.job_id), reading)
         children = family(reading.children, reading.child_count, [])
-        updated = reading.record.updated_at or fold.alive_at(job)
+        updated, view = reading.record.updated_at or fold.alive_at(job), fold.view(job, self.index.id_keys)
         return PublishedJob(
-            fold.view(job, self.index.id_keys),
+            view,
             self.seq,
             updated,
             children.ids,
             children.count,
             alive_at=fold.alive_at(job),
             titles=self.index.published.titles,
+            failure=self.index.failures.archived(view, fold.alive_at(job), reading),
         )
 
     def _archived_legacy(self, row: LegacyRecord) -> PublishedJob:
@@ -192,7 +194,9 @@ class LocalHub(Hub):
         if (published := self.published.get(row.job_id)) is not None:
             return published
         updated_at, titles = row.updated_at or row.created_at or 0, self.index.published.titles
-        return PublishedJob(fold.legacy_view(row), self.seq, updated_at, titles=titles)
+        view = fold.legacy_view(row)
+        failure = self.index.failures.archived(view, fold.legacy_alive_at(row), None)
+        return PublishedJob(view, self.seq, updated_at, titles=titles, failure=failure)
 
     def _is_owned(self, name: str) -> bool:
         """True if a JobLog job in memory has this ID, and no legacy job is published under it."""
@@ -307,6 +311,7 @@ class Pipeline:
         async with TaskGroup() as tasks:
             tasks.create_task(self._become_ready(before_ready), name="ready")
             tasks.create_task(self._follow_forecasts(), name="forecasts")
+            tasks.create_task(self._read_past_failures(), name="past failures")
             with self.live.heartbeat("pipeline", STUCK_AFTER) as beat:
                 while True:
                     await asyncio.sleep(until_next(EXPIRE_EVERY, time.monotonic(), EXPIRE_OFFSET))
@@ -327,10 +332,20 @@ class Pipeline:
             self._hub.publish(self._index.renew_forecasts(now, learn=learn))
         return self._index.forecasts.has_due(now, learn=learn)
 
+    def decide_failures(self) -> bool:
+        """Publish of some failures whether they are new. Returns True while there are more."""
+        with timed("failures"):
+            self._hub.publish(self._index.decide_failures(self._clock()))
+        return self._index.failures.has_undecided()
+
+    async def _read_past_failures(self) -> None:
+        await self.ready.wait()
+        await read_past_failures(self._index, self._hub.archive)
+
     async def _follow_forecasts(self) -> None:
         await self.ready.wait()
         while True:
-            more = self.renew_forecasts()
+            more = self.renew_forecasts() | self.decide_failures()
             await asyncio.sleep(0 if more else until_next(EXPIRE_EVERY, time.monotonic(), FORECASTS_OFFSET))
 
     async def _become_ready(self, before_ready: Callable[[], Awaitable[None]] | None) -> None:

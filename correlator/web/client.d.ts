@@ -64,6 +64,8 @@ export interface Job {
   readonly title?: string;
   /** The same of `current_step`. */
   readonly current_step_title?: string;
+  /** null unless the job has failed, and until its tables say so. */
+  readonly failure?: Failure | null;
 }
 
 export type JobStatus = "cancelled" | "completed" | "failed" | "pending" | "running";
@@ -165,6 +167,27 @@ export interface LastMessage {
   readonly level: Level;
   readonly text: string;
   readonly at: string;
+}
+
+/**
+ * `stated`: the job's error is or ends with that of the step. `inferred`: the last step that failed. `apart`: no
+ * step has the job's error. `none`: no reason was logged.
+ */
+export type Certainty = "apart" | "inferred" | "none" | "stated";
+
+/** Whether another job failed alike before; `unknown` while that is still being read, and without a reason. */
+export type FailureState = "known" | "new" | "unknown";
+
+/** Why a job failed, according to its rows. It never names a cause. */
+export interface Failure {
+  /** 12 hex digits, the same for jobs that failed alike; null if no reason was logged. */
+  readonly fingerprint?: string | null;
+  /** The name of the step that ended the job, if the rows say which. */
+  readonly step?: string | null;
+  readonly certainty: Certainty;
+  /** The part of the error that says what failed, at most 200 characters. */
+  readonly text: string;
+  readonly state: FailureState;
 }
 // end
 

@@ -21,6 +21,7 @@ from correlator.demo.run import announce
 from correlator.demo.traffic import Traffic
 from correlator.model.document import (
     Comparison,
+    Failure,
     Forecast,
     ForecastEnd,
     JobDocument,
@@ -232,7 +233,7 @@ def test_what_is_imported_from_the_client_is_there(block: Block):
 def test_the_protocol_has_every_member_of_a_job_document():
     chapter = read("docs/protocol.md").partition("## The job document")[2].partition("\n## ")[0]
     named = {*re.findall(r'[`"]([a-z_0-9]+)[`"]', chapter)}
-    kinds = (JobDocument, Progress, Forecast, ForecastEnd, StepAhead, Comparison, Step, LastMessage)
+    kinds = (JobDocument, Progress, Forecast, ForecastEnd, StepAhead, Comparison, Failure, Step, LastMessage)
     assert {member for kind in kinds for member in kind.__struct_fields__} - named == set()
 
 

@@ -6,7 +6,7 @@ import orjson
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from correlator.model.document import Comparison, ForecastState, StepAhead
+from correlator.model.document import Comparison, Failure, ForecastState, StepAhead
 from correlator.model.facts import Line, Status
 from correlator.model.published import Forecast, JobForecast, JobView, PublishedJob, Titles
 from correlator.model.rows import LEVELS, StepRecord
@@ -51,6 +51,11 @@ job_forecasts = st.none() | st.builds(JobForecast, percents, bases, st.none() | 
     JobForecast, st.none(), st.none(), st.none() | forecasts, compared
 )  # fmt: skip
 
+failures = st.none() | st.builds(
+    Failure, some_text, some_text, st.sampled_from(["stated", "inferred", "apart", "none"]), texts,
+    st.sampled_from(["new", "known", "unknown"]),
+)  # fmt: skip
+
 views = st.builds(
     JobView, job_id=st.text(min_size=1, max_size=6), status=st.sampled_from([s for s in Status if s != Status.SKIPPED]),
     source=st.sampled_from(["joblog", "legacy"]), external_ids=st.lists(texts, max_size=3).map(tuple),
@@ -73,5 +78,5 @@ def published_jobs(draw):
     return PublishedJob(
         draw(views), draw(st.integers(0, 1 << 53)), draw(times), children, len(children) + draw(counts),
         draw(st.booleans()), draw(times), draw(st.booleans()), draw(job_forecasts), draw(st.sampled_from(["", "dc1"])),
-        draw(sizes), draw(all_titles),
+        draw(sizes), draw(all_titles), failure=draw(failures),
     )  # fmt: skip

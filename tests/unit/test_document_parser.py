@@ -83,7 +83,7 @@ FIRST_VERSION = b"""{"job_id":"j","external_ids":["e"],"context_id":null,"parent
 
 def test_a_gateway_reads_the_documents_of_collectors_of_the_first_version():
     read = document_of(read_document(FIRST_VERSION, 9, "dc1"))
-    assert read == {**orjson.loads(FIRST_VERSION), "rev": 9, "instance": "dc1"}
+    assert read == {**orjson.loads(FIRST_VERSION), "rev": 9, "instance": "dc1", "failure": None}
 
 
 @pytest.mark.parametrize("space", [b"\n", b"\r\n"])

@@ -92,7 +92,7 @@ def test_a_document_has_its_shape_to_the_last_member(shown, steps):
     document = document_of(shown, steps=steps)
     assert REST.wrong("JobDocument", document) == []
     cut = ["error_cut"] if shown.view.error_cut is not None else []
-    assert list(document) == [f.name for f in fields(model.JobDocument) if f.required] + cut
+    assert list(document) == [f.name for f in fields(model.JobDocument) if f.required] + cut + ["failure"]
     assert (
         REST.wrong(
             "JobsPage", {"jobs": [document], "next_cursor": None, "complete": True, "reason": None, "searched_to": None}
