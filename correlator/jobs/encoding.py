@@ -522,6 +522,8 @@ def transition(found: Event) -> messages.Transition:
     }
     if found.error_cut is not None:
         made["error_cut"] = found.error_cut
+    if found.failure is not None:
+        made["failure"] = found.failure
     return made
 
 

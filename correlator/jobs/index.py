@@ -34,6 +34,7 @@ from correlator.bounded import PendingRows, Schedule, chunks
 from correlator.jobs import fold, joblog
 from correlator.jobs.away import AWAY_FOR, MAX_BYTES, AwayJob, AwayJobs
 from correlator.jobs.directory import Children, OwnIds, PublishedJobs, names_differ
+from correlator.jobs.explained import ExplainedEvents
 from correlator.jobs.failures import Failures
 from correlator.jobs.fold import ended_at
 from correlator.jobs.forecasts import MAX_UNLEARNED, Forecasts
@@ -43,7 +44,7 @@ from correlator.jobs.missing_rows import Transitions, compare, transitions
 from correlator.jobs.record import LegacyRow, Record
 from correlator.jobs.stalled import Silence
 from correlator.model.document import Failure, FailureState
-from correlator.model.facts import AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
+from correlator.model.facts import ENDED, AttributedRow, Attribution, Entry, Fact, Job, Kind, Reading, Status
 from correlator.model.persisted import IndexState, PersistedJob, PersistedLegacy
 from correlator.model.published import NO_TITLES, Change, Event, JobView, Lost, Outcome, PublishedJob, Reason, Titles
 from correlator.model.rows import LegacyRecord, Micros, StepRecord
@@ -156,6 +157,7 @@ class Index:
         self.silence = Silence(self.horizon, stalled_after)
         self.forecasts = Forecasts(self.horizon, records, max_unlearned)
         self.failures = Failures()
+        self._explained = ExplainedEvents(self.published, self._may_say_why)
         self._removed = RemovedJobs()
         self._away = AwayJobs(max_away)
         self.known = KnownJobs(records, self.published, self._removed, self._away, self.silence)
@@ -205,7 +207,7 @@ class Index:
         if self.loading:
             self._removed.has_read(self._newest_time)
         self._hold_back(turn)
-        return turn.outcome()
+        return self._outcome(turn)
 
     def apply_again(self, entries: Iterable[Entry], now: Micros) -> Outcome:
         """Apply rows that have been read before, to jobs that may have been away then. Causes no events.
@@ -218,7 +220,7 @@ class Index:
         turn.named.update(dict.fromkeys(self._join_silently(known, turn)))
         self._settle(turn)
         turn.attributed.clear()
-        return turn.outcome()
+        return self._outcome(turn)
 
     def apply_past(self, entries: Iterable[Entry], now: Micros) -> Outcome:
         """Apply rows of the log's past. Causes no events; `show_past` publishes the changes.
@@ -228,7 +230,7 @@ class Index:
         turn = _Turn(now, past=True)
         self._incomplete.update(dict.fromkeys(self._join_silently(entries, turn)))
         turn.attributed.clear()
-        return turn.outcome()
+        return self._outcome(turn)
 
     def _join_silently(self, entries: Iterable[Entry], turn: _Turn) -> Iterable[str]:
         """Join rows that cause no events. Returns their jobs."""
@@ -249,7 +251,7 @@ class Index:
             del self._incomplete[job_id]
             turn.named[job_id] = None
         self._settle(turn)
-        return turn.outcome()
+        return self._outcome(turn)
 
     def apply_legacy(
         self, records: Iterable[LegacyRecord], gone: Iterable[str], now: Micros, *, past: bool = False
@@ -266,7 +268,7 @@ class Index:
             if self._drop_row(job_id) is not None:
                 self._withdraw_legacy(job_id, "gone", turn)
         self._settle(turn)
-        return turn.outcome()
+        return self._outcome(turn)
 
     def decide_legacy(self, owned: Iterable[str], apart: Iterable[str], now: Micros) -> Outcome:
         """Apply a query about IDs of `failover_jobs`: JobLog jobs own the IDs `owned`, none owns those in `apart`."""
@@ -277,7 +279,7 @@ class Index:
             if (row := self.known.legacy(job_id)) is not None:
                 self._put_row(replace(row, apart=True), turn)
         self._settle(turn)
-        return turn.outcome()
+        return self._outcome(turn)
 
     def expire(self, now: Micros) -> Outcome:
         """Apply the passing of time: jobs stall, ended jobs leave memory, pending transitions become events."""
@@ -298,7 +300,7 @@ class Index:
         turn.events += self._transitions.due(self.horizon.log_watched(now))
         for away in self._away.expired(now):
             self._forget_away(away, turn)
-        return turn.outcome()
+        return self._outcome(turn)
 
     def renew_forecasts(self, now: Micros, *, learn: bool) -> Outcome:
         """Learn some ended runs if `learn`, and renew some forecasts. Call it again while `forecasts.has_due`."""
@@ -315,7 +317,7 @@ class Index:
                 self._put(shown, old, turn)
                 self._unsaved[job_id] = None
             self._announce(shown, turn)
-        return turn.outcome()
+        return self._outcome(turn)
 
     def decide_failures(self, now: Micros) -> Outcome:
         """Publish of some failures whether they are new. Call it again while `failures.has_undecided`."""
@@ -324,7 +326,20 @@ class Index:
             if (old := self.published.get(job_id)) is not None and old.failure is not None:
                 self._put(replace(old, rev=self.published.next_seq(), updated_at=now, failure=failure), old, turn)
                 self._unsaved[job_id] = None
+        return self._outcome(turn)
+
+    def _outcome(self, turn: _Turn) -> Outcome:
+        if turn.events or self._explained:
+            turn.events = self._explained.pass_on(turn.events, turn.changes, turn.now)
         return turn.outcome()
+
+    def _may_say_why(self, job_id: str) -> bool:
+        """True if the log has said that a job failed, and the tables, which are written first, were not read since."""
+        shown, record = self.published.get(job_id), self._records.get(job_id)
+        if not self.tracking or record is None or (shown is not None and shown.failure is not None):
+            return False
+        reading = record.facts.reading
+        return reading is None or (reading.record is not None and reading.record.status not in ENDED)
 
     # -- the checkpoint
 
@@ -365,7 +380,7 @@ class Index:
         """The state besides the jobs that a checkpoint must contain."""
         return IndexState(
             self._clock,
-            self._transitions.pending(),
+            (*self._transitions.pending(), *self._explained.pending()),
             *self._removed.state(self._newest_time),
             self.published.newest_removed,
             self.silence.judged_to,
@@ -456,7 +471,7 @@ class Index:
         turn = _Turn(now, past=True, parents=parents, restored=restored)
         turn.named.update(dict.fromkeys([*restored, *names]))
         self._settle(turn)
-        return turn.outcome()
+        return self._outcome(turn)
 
     # -- facts become part of what is known
 

@@ -16,6 +16,7 @@ from correlator.model.document import (
     MAX_ID,
     Count,
     ErrorCut,
+    Failure,
     JobDocument,
     JobId,
     JobStatus,
@@ -225,7 +226,10 @@ class LogDropped(TypedDict):
 
 
 class Transition(TypedDict):
-    """What all events have. `event_id` is null if the transition has no log row."""
+    """What all events have. `event_id` is null if the transition has no log row.
+
+    failure: Of `job.failed`, as in the job's document; absent where the tables did not say why in time.
+    """
 
     event_id: int | None
     job_id: JobId
@@ -234,6 +238,7 @@ class Transition(TypedDict):
     error: str | None
     at: Time
     error_cut: NotRequired[ErrorCut]
+    failure: NotRequired[Failure]
 
 
 class EventMessage(Transition):

@@ -238,7 +238,10 @@ class Change(Struct, frozen=True, gc=False):
 
 
 class Event(Struct, frozen=True, gc=False):
-    """One transition of a job or step. ``event_id`` is None if the transition has no log row."""
+    """One transition of a job or step. ``event_id`` is None if the transition has no log row.
+
+    ``failure``: of `Kind.JOB_FAILED`, what is published of why; None if the tables did not say so in time.
+    """
 
     kind: Kind
     job_id: str
@@ -248,6 +251,7 @@ class Event(Struct, frozen=True, gc=False):
     step_name: str | None = None
     error: str | None = None
     error_cut: int | None = None
+    failure: Failure | None = None
 
 
 class Outcome(Struct, frozen=True):
