@@ -45,20 +45,21 @@ class Failures:
         alive_at: Micros,
         reading: Reading | None,
         old: document.Failure | None = None,
-        state: FailureState = "unknown",
+        state: FailureState | None = None,
     ) -> document.Failure | None:
         """The failure to publish of a job in memory, None if it has not failed or the tables do not say so yet.
 
         `reading`: what the tables have of it; None if they cannot be read: then the view says all that is known.
-        `old`: the one that is published. `state`: that of a checkpoint, else "unknown".
+        `old`: the one that is published. `state`: that of a checkpoint. A failure that has neither is decided now, or
+        by `decide`.
         """
         if (job := failed_job(view, alive_at, reading)) is None:
             self.forget(view.job_id)
             return None
         self.groups.put(job)
-        if old is not None and old.state != "unknown":
+        if old is not None:
             state = old.state
-        if state == "unknown":
+        if state is None:
             state = self._state(job)
         self._undecided.pop(view.job_id, None)
         if state == "unknown" and job.failure.fingerprint:

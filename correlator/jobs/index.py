@@ -867,7 +867,7 @@ class Index:
         if view.status is not Status.FAILED and before is None:
             return None
         reading = record.facts.reading if record is not None and self.tracking else None
-        return self.failures.of(view, alive_at, reading, before, stored.failure if stored is not None else "unknown")
+        return self.failures.of(view, alive_at, reading, before, stored.failure if stored is not None else None)
 
     def _seen(self, view: JobView, old: PublishedJob | None, turn: _Turn) -> PublishedJob | None:
         """What clients have seen of a job, though it may not be published now. One that is back goes on with that."""
