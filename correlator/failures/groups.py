@@ -5,7 +5,7 @@ Invariant: at most `most` jobs are kept, those that ended last. `since` says fro
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator
 from typing import TypeAlias
 
@@ -89,6 +89,20 @@ class Groups:
         """The jobs that failed like this, the newest first."""
         return (self._jobs[job_id] for _, job_id in reversed(self._alike.get(fingerprint, ())))
 
-    def newest_first(self) -> Iterator[FailedJob]:
-        """All jobs, the one that ended last first."""
-        return (self._jobs[job_id] for _, job_id in reversed(self._by_end))
+    def fingerprints(self) -> list[str]:
+        """The fingerprints of all groups."""
+        return list(self._alike)
+
+    def older(self, key: _Key | None, most: int) -> list[FailedJob]:
+        """Up to `most` jobs that ended before the one with this key, the newest first; None: the newest of all."""
+        at = bisect_left(self._by_end, key) if key is not None else len(self._by_end)
+        return [self._jobs[job_id] for _, job_id in reversed(self._by_end[max(0, at - most) : at])]
+
+    def newer(self, key: _Key, most: int) -> list[FailedJob]:
+        """Up to `most` jobs that ended after the one with this key, the oldest first."""
+        at = bisect_right(self._by_end, key)
+        return [self._jobs[job_id] for _, job_id in self._by_end[at : at + most]]
+
+    def count(self, fingerprint: str) -> int:
+        """The number of jobs that failed like this."""
+        return len(self._alike.get(fingerprint, ()))

@@ -26,19 +26,27 @@ from itertools import islice
 from typing import Any, TypeVar, cast
 
 from msgspec import Raw
-from msgspec.structs import replace
+from msgspec.structs import astuple, replace
 
 from correlator.bounded import BoundedDict
 from correlator.cluster import received, rpc
 from correlator.cluster.received import Unreadable
 from correlator.cluster.rpc import WANT_EVERY, WITHIN, Caller
 from correlator.errors import SourceUnavailable
+from correlator.jobs import failure_summary
 from correlator.jobs.directory import Place, place_of
+from correlator.jobs.encoding import micros
 from correlator.model.document import EXACT, MAX_ID
 from correlator.model.published import PublishedJob
-from correlator.model.replies import OperationRuns, Resolved
+from correlator.model.replies import NO_RUNS, FailureVariant, NextRuns, OperationRuns, Resolved, SimilarFailure
+from correlator.pipeline.failure_answers import MAX_SIMILAR, MAX_VARIANTS
 from correlator.pipeline.hub import WaitingIds
 from correlator.pipeline.queries import (
+    CompareFailure,
+    DescribeFailure,
+    FailedAlike,
+    FailureDescription,
+    FailuresFound,
     FindJob,
     FindLines,
     IsContext,
@@ -149,6 +157,10 @@ class RpcArchive:
             return cast("T", await self._log(asked.names.instance, asked))
         if isinstance(asked, FindLines):
             return cast("T", await self._found_lines(asked))
+        if isinstance(asked, CompareFailure):
+            return cast("T", await self._ask(asked.instance, asked))
+        if isinstance(asked, FailedAlike):
+            return cast("T", await self._failed_alike(asked))
         found = await self._each(self._scope(), lambda i: self._ask(i, question))
         values: dict[str, Any] = _answers(found)
         merged: Any
@@ -161,6 +173,8 @@ class RpcArchive:
                 merged = _merged(values)
             case UsualSteps():
                 merged = min(values.items(), key=lambda item: (-item[1].runs, item[0]))[1] if values else None
+            case DescribeFailure():
+                merged = _description(values, [one for one in found.values() if isinstance(one, SourceUnavailable)])
         return cast("T", merged)
 
     async def _found_lines(self, asked: FindLines) -> LinesFound:
@@ -187,6 +201,70 @@ class RpcArchive:
             max((one.searched_to for one in answers.values() if one.searched_to is not None), default=None),
             _reasons(errors) if errors else None,
         )
+
+    async def _failed_alike(self, asked: FailedAlike) -> FailuresFound:
+        """Groups of all appliances, added up.
+
+        Each appliance names its groups of the page first. Then all are asked for those that are in the page: a group
+        whose last failure elsewhere was newer than the page has been in an earlier one. Raises: `SourceUnavailable` if
+        no appliance answers.
+        """
+        scope = [name for name in self._scope() if not asked.instance or name in asked.instance]
+        asked = replace(asked, instance=frozenset())
+        last: dict[str, tuple[str, str]] = {}
+        answers, errors = await self._failures(scope, asked)
+        for found in answers.values():
+            for group in found.groups:
+                last[group.fingerprint] = max(last.get(group.fingerprint, ("", "")), (group.last_at, group.fingerprint))
+        chosen = sorted(last.values(), reverse=True)[: asked.limit]
+        more = len(last) > len(chosen) or any(found.following is not None for found in answers.values())
+        if len(scope) > 1 and chosen and not asked.fingerprints:
+            wanted = replace(asked, before=None, fingerprints=frozenset(name for _, name in chosen))
+            answers, more_errors = await self._failures(list(answers), wanted, whole=True)
+            errors += more_errors
+        groups = []
+        for _, name in chosen:
+            of = {i: group for i, found in answers.items() for group in found.groups if group.fingerprint == name}
+            whole = failure_summary.merged(of) if of else None
+            if whole is not None and (asked.before is None or (micros(whole.last_at), name) < asked.before):
+                groups.append(whole)
+        reached = [found.reaches for found in answers.values() if found.reaches is not None]
+        reasons = [found.reason for found in answers.values() if found.reason is not None]
+        return FailuresFound(
+            groups,
+            (micros(chosen[-1][0]), chosen[-1][1]) if more and chosen else None,
+            max(reached) if reached and len(reached) == len(answers) else None,
+            _reasons(errors) if errors else next(iter(reasons), None),
+        )
+
+    async def _failures(
+        self, scope: Sequence[str], asked: FailedAlike, *, whole: bool = False
+    ) -> tuple[dict[str, FailuresFound], list[SourceUnavailable]]:
+        """The answers, and why others are missing. `whole`: all of `fingerprints`, in as many replies as that takes.
+
+        Raises: `SourceUnavailable` if no appliance answers.
+        """
+        found = await self._each(scope, lambda name: self._groups(name, asked, whole))
+        errors = [one for one in found.values() if isinstance(one, SourceUnavailable)]
+        answers = {name: one for name, one in found.items() if not isinstance(one, SourceUnavailable)}
+        if errors and not answers:
+            raise SourceUnavailable(_reasons(errors))
+        return answers, errors
+
+    async def _groups(self, instance: str, asked: FailedAlike, whole: bool) -> FailuresFound:
+        found = last = await self._ask(instance, asked)
+        try:
+            for group in found.groups:
+                micros(group.last_at)
+        except ValueError:
+            raise SourceUnavailable(f"{instance}: the collector sent a time that cannot be read") from None
+        while whole and last.following is not None:
+            rest = asked.fingerprints - {group.fingerprint for group in found.groups}
+            last = await self._ask(instance, replace(asked, fingerprints=rest))
+            if not last.groups or not {group.fingerprint for group in last.groups} <= rest:
+                raise _no_progress(instance)
+            found = replace(found, groups=[*found.groups, *last.groups])
+        return found
 
     # -- one appliance
 
@@ -290,6 +368,33 @@ def _merged(lists: Mapping[str, Iterable[OperationRuns]]) -> tuple[OperationRuns
             if key not in most or one.runs > most[key].runs:
                 most[key] = one
     return tuple(most[key] for key in sorted(most))
+
+
+def _description(found: Mapping[str, FailureDescription], errors: Sequence[SourceUnavailable]) -> FailureDescription:
+    """What all appliances know of one failure."""
+    some = [one for _, one in sorted(found.items()) if one.template]
+    variants: Counter[str] = Counter()
+    similar: dict[str, SimilarFailure] = {}
+    for one in some:
+        variants.update({variant.text: variant.count for variant in one.variants})
+        for other in one.similar:
+            known = similar.get(other.fingerprint)
+            similar[other.fingerprint] = replace(other, count=other.count + (known.count if known is not None else 0))
+    reasons = [one.reason for one in found.values() if one.reason is not None]
+    return FailureDescription(
+        some[0].template if some else "",
+        [FailureVariant(*one) for one in variants.most_common(MAX_VARIANTS)],
+        _added(one.next_runs for one in some),
+        sorted(similar.values(), key=lambda one: one.count, reverse=True)[:MAX_SIMILAR],
+        _reasons(errors) if errors else next(iter(reasons), None),
+    )
+
+
+def _added(parts: Iterable[NextRuns]) -> NextRuns:
+    whole = NO_RUNS
+    for part in parts:
+        whole = NextRuns(*(one + other for one, other in zip(astuple(whole), astuple(part), strict=True)))
+    return whole
 
 
 def _newest(found: Mapping[str, tuple[PublishedJob, Resolved]]) -> tuple[PublishedJob, Resolved] | None:

@@ -374,6 +374,7 @@ def received(found: JobDocument, checksum: int = 0) -> PublishedJob:
         len(children),
         found.stalled,
         instance=found.instance or "",
+        failure=found.failure,
         body=Body(
             encoder.encode_document(found),
             found.rev,

@@ -37,7 +37,18 @@ class Failures:
         self.groups = Groups()
         self.past_read = False
         """True once the failed jobs of the tables are known: then a failure that is not known is new."""
+        self._read_to: Micros | None = None
         self._undecided: dict[str, None] = {}
+
+    @property
+    def reaches(self) -> Micros | None:
+        """All failed jobs that started then or later are known; None: not known since when."""
+        return max(self._read_to, self.groups.since) if self._read_to is not None else None
+
+    def has_read(self, down_to: Micros | None, *, all_of_it: bool = False) -> None:
+        """The failed jobs that started at `down_to` or later are known. `all_of_it`: the tables have no older jobs."""
+        self._read_to = down_to if down_to is not None else self._read_to
+        self.past_read = all_of_it
 
     def of(
         self,

@@ -9,6 +9,7 @@ describes a parameter.
 from __future__ import annotations
 
 import datetime
+import re
 from typing import Annotated, Final, Literal, TypeAlias, TypeVar
 
 from msgspec import UNSET, Meta, Struct, UnsetType, field
@@ -16,7 +17,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType, field
 from correlator.model.document import EXACT, MAX_ID, MAX_STEP_ID, JobStatus
 from correlator.model.messages import MAX_IDS
 from correlator.model.replies import EntityKind
-from correlator.model.rows import Level
+from correlator.model.rows import Level, Micros
 
 T = TypeVar("T")
 
@@ -36,6 +37,8 @@ escapes of Unicode, which RE2 lacks. ASCII separates words; any other space is p
 
 WORD: Final = f"{_W}+"
 
+_UNITS: Final = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
 _EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -50,6 +53,19 @@ class Instant:
         self.micros = (when - _EPOCH) // datetime.timedelta(microseconds=1)
 
 
+class Since:
+    """A time with its zone, or so long ago: `7d`, `12h`, `30m`, `90s`."""
+
+    def __init__(self, text: str) -> None:
+        """Raises: ValueError if it is neither."""
+        ago = re.fullmatch(r"(\d{1,6})([dhms])", text)
+        self._ago = int(ago[1]) * _UNITS[ago[2]] * 1_000_000 if ago is not None else None
+        self._micros = Instant(text).micros if ago is None else 0
+
+    def at(self, now: Micros) -> Micros:
+        return self._micros if self._ago is None else now - self._ago
+
+
 Texts: TypeAlias = Annotated[frozenset[Annotated[str, Meta(pattern="[^,]")]], Meta(min_length=1)]
 StepIds: TypeAlias = Annotated[
     frozenset[Annotated[int, Meta(ge=1, le=MAX_STEP_ID)]], Meta(min_length=1, max_length=100)
@@ -59,6 +75,13 @@ Time: TypeAlias = Annotated[
     Meta(
         extra_json_schema={"type": "string", "format": "date-time"},
         extra={"expected": "a time with its zone, e.g. 2025-09-22T10:00:00Z"},
+    ),
+]
+SinceTime: TypeAlias = Annotated[
+    Since,
+    Meta(
+        extra_json_schema={"type": "string", "pattern": "^([0-9]{1,6}[dhms]|[0-9]{4}-[0-9]{2}-[0-9]{2}T.+)$"},
+        extra={"expected": "a time with its zone, e.g. 2025-09-22T10:00:00Z, or a time ago, e.g. 7d, 12h, 30m, 90s"},
     ),
 ]
 EventId: TypeAlias = Annotated[int, Meta(ge=1, le=EXACT - 1)]
@@ -188,6 +211,29 @@ class GetEntity(Struct, frozen=True, kw_only=True):
     since: Time | UnsetType = UNSET
     limit: Limit = 100
     cursor: str | UnsetType = UNSET
+
+
+class ListFailures(Struct, frozen=True, kw_only=True):
+    """since: Jobs that failed then or later: a time with its zone, or so long ago, e.g. `7d`, `12h`, `30m`.
+    operation: Jobs of this operation.
+    vm: Jobs of the VM with exactly this name.
+    instance: Jobs of one of these appliances, at a gateway; elsewhere no job has one.
+    limit: Most items per page.
+    cursor: `next_cursor` of the page before.
+    """
+
+    since: SinceTime | UnsetType = UNSET
+    operation: str | UnsetType = UNSET
+    vm: str | UnsetType = UNSET
+    instance: Texts = frozenset()
+    limit: Limit = 100
+    cursor: str | UnsetType = UNSET
+
+
+class GetFailure(Struct, frozen=True, kw_only=True):
+    """fingerprint: The `fingerprint` of a job's `failure`."""
+
+    fingerprint: Annotated[str, Meta(pattern="^[0-9a-f]{12}$", extra={"expected": "12 hex digits"})]
 
 
 class GetOperation(Struct, frozen=True, kw_only=True):

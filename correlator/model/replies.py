@@ -5,11 +5,22 @@ In a docstring, `name: text` describes a member.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NotRequired, Required, TypeAlias, TypedDict
+from typing import Annotated, Any, Final, Literal, NotRequired, Required, TypeAlias, TypedDict
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from correlator.model.document import Count, ErrorCut, JobDocument, JobId, Percent, Seconds, Share, Time
+from correlator.model.document import (
+    Certainty,
+    Count,
+    ErrorCut,
+    Failure,
+    JobDocument,
+    JobId,
+    Percent,
+    Seconds,
+    Share,
+    Time,
+)
 from correlator.model.messages import Database, LogEvent
 
 TableState: TypeAlias = Annotated[
@@ -139,6 +150,193 @@ class OperationsList(TypedDict):
     """The operations that a run of has ended, ordered by job type and operation; 256 at the most."""
 
     operations: list[OperationRuns]
+
+
+class OperatorNote(Struct, frozen=True):
+    """What `[[failures.known]]` says of a failure, in an operator's words. `link`: null if it has none."""
+
+    text: str
+    link: str | None
+
+
+class FailureDay(Struct, frozen=True):
+    """The jobs that failed alike on one day of UTC."""
+
+    day: Annotated[str, Meta(extra_json_schema={"format": "date"})]
+    count: Count
+
+
+class FailedJobRef(Struct, frozen=True):
+    """A failed job. `instance`: its appliance, at a gateway only."""
+
+    job_id: JobId
+    ended_at: Time
+    operation: str | None
+    vm_name: str | None
+    instance: str | UnsetType = UNSET
+
+
+class FailureGroup(Struct, frozen=True, kw_only=True):
+    """The jobs that failed alike.
+
+    text, step, certainty: Of the newest of them, as in its document.
+    days: Oldest first; days without one are left out.
+    vms, operations, steps: At most 20 each, those of the newest jobs first. `vm_count` counts all VMs.
+    jobs: The newest, at most 5.
+    instances: The appliances that know it, at a gateway only.
+    """
+
+    fingerprint: str
+    text: str
+    step: str | None
+    certainty: Certainty
+    count: Count
+    first_at: Time
+    last_at: Time
+    days: tuple[FailureDay, ...]
+    vms: tuple[str, ...]
+    vm_count: Count
+    operations: tuple[str, ...]
+    steps: tuple[str, ...]
+    jobs: tuple[FailedJobRef, ...]
+    note: OperatorNote | None
+    instances: tuple[str, ...] | UnsetType = UNSET
+
+
+class FailuresPage(TypedDict):
+    """Failures, those that happened last first.
+
+    next_cursor: `cursor` of the next page; null: this is the last page.
+    reaches: All failed jobs that started at this time or later are counted; null: nothing is known of that.
+    complete: False: failed jobs are still being read, or an appliance does not answer.
+    reason: Why it is not complete; null if it is.
+    """
+
+    failures: list[FailureGroup]
+    next_cursor: str | None
+    reaches: Time | None
+    complete: bool
+    reason: str | None
+
+
+class FailureVariant(Struct, frozen=True):
+    """One text of a failure as it was logged, and the number of jobs with it."""
+
+    text: str
+    count: Count
+
+
+class SimilarFailure(Struct, frozen=True):
+    """Another failure in whose text one word differs: `word` of this one, `other_word` of the other one."""
+
+    fingerprint: str
+    text: str
+    count: Count
+    word: str
+    other_word: str
+
+
+class NextRuns(Struct, frozen=True):
+    """What the next run of the same operation on the same VM did, for the newest jobs that failed alike.
+
+    examined: The failed jobs that were looked at, at most 20. The other numbers count these.
+    unknown: There was no later run, or it still runs, or was not found in time.
+    recovered_seconds: From each failure to the end of the run that completed.
+    """
+
+    examined: Count
+    completed: Count
+    failed_alike: Count
+    failed_otherwise: Count
+    unknown: Count
+    recovered_seconds: tuple[Seconds, ...]
+
+
+NO_RUNS: Final = NextRuns(0, 0, 0, 0, 0, ())
+
+
+class FailureDetails(Struct, frozen=True):
+    """A failure with what was masked in it.
+
+    template: What the fingerprint is made of.
+    variants: The commonest texts, at most 20.
+    similar: At most 5, the commonest first.
+    reaches, complete, reason: As in the list of failures.
+    """
+
+    group: FailureGroup
+    template: str
+    variants: tuple[FailureVariant, ...]
+    next_runs: NextRuns
+    similar: tuple[SimilarFailure, ...]
+    reaches: Time | None
+    complete: bool
+    reason: str | None
+
+
+class FailureRow(Struct, frozen=True):
+    """What a job or one of its failed steps says of the error. `step`: null for the job itself."""
+
+    step: str | None
+    status: str
+    error: str
+
+
+class LongStep(Struct, frozen=True):
+    """A step that took longer than in nine of ten of the compared runs."""
+
+    name: str
+    seconds: Seconds
+    p90_seconds: Seconds
+
+
+class Difference(Struct, frozen=True):
+    """What differs from the last completed runs of the same operation.
+
+    runs: How many were compared, at most 20.
+    vm_name: They were runs of this VM; null: of any VM, because this one had fewer than 3.
+    missing: Steps that nine of ten of them had, and this job did not have.
+    """
+
+    runs: Count
+    vm_name: str | None
+    missing: tuple[str, ...]
+    longer: tuple[LongStep, ...]
+
+
+class Burst(Struct, frozen=True):
+    """Jobs that failed together: at most 30 s between two of them.
+
+    within_seconds: From the first to the last.
+    alike: Those with the same fingerprint, including this job.
+    """
+
+    failed: Count
+    alike: Count
+    within_seconds: Seconds
+
+
+class Why(Struct, frozen=True):
+    """Why a job failed, according to its rows.
+
+    failure: As in the job document; null: the job has not failed.
+    sentence: The same in one sentence; empty if the job has not failed.
+    group: The jobs that failed alike, including this one; null without a fingerprint.
+    differs: Null: the job has no failure, or fewer than 3 runs could be compared.
+    burst: Null: fewer than 3 jobs failed together.
+    reaches, complete, reason: As in the list of failures.
+    """
+
+    job_id: JobId
+    failure: Failure | None
+    sentence: str
+    rows: tuple[FailureRow, ...]
+    group: FailureGroup | None
+    differs: Difference | None
+    burst: Burst | None
+    reaches: Time | None
+    complete: bool
+    reason: str | None
 
 
 class Ticket(TypedDict):

@@ -51,9 +51,18 @@ async def read_past_failures(index: Index, archive: Archive | None) -> None:
         before = page.next_before
         if before is None or failures.groups.since:
             break
+        failures.has_read(before[0])
         await asyncio.sleep(PAUSE)
-    failures.past_read = True
+    failures.has_read(await _oldest(archive) if before is None else before[0], all_of_it=True)
     log.debug("%d failed jobs are known", len(failures.groups))
+
+
+async def _oldest(archive: Archive | None) -> Micros | None:
+    """Since when the tables have jobs; None: that is not known."""
+    try:
+        return await archive.oldest() if archive is not None else None
+    except SourceUnavailable:
+        return None
 
 
 def _seen(found: Reading | LegacyRecord, index: Index) -> tuple[JobView, Micros, Reading | None]:

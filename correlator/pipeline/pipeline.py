@@ -38,11 +38,15 @@ from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
 from correlator.model.rows import LegacyRecord, LogRow, Micros
 from correlator.ops import metrics
 from correlator.ops.event_loop import STUCK_AFTER, spare_loaded, timed
+from correlator.pipeline.failure_answers import FailureAnswers
 from correlator.pipeline.hub import Batch, Hub, ResumeRing, available, wall_clock
 from correlator.pipeline.job_metrics import JobMetrics
 from correlator.pipeline.past_failures import read_past_failures
 from correlator.pipeline.queries import (
     Archive,
+    CompareFailure,
+    DescribeFailure,
+    FailedAlike,
     FindLines,
     Found,
     IsContext,
@@ -98,6 +102,7 @@ class LocalHub(Hub):
         self.forecasts = index.forecasts
         self.readiness["tables"] = status.describe_tables
         self._job_metrics = JobMetrics(index.forecasts)
+        self._failures = FailureAnswers(index.failures, self.page)
 
     # -- called by the writer
 
@@ -230,6 +235,13 @@ class LocalHub(Hub):
                 answer = tuple(_runs(key, operation) for key, operation in known)
             case UsualSteps(job_type, operation):
                 answer = self._usual_steps((job_type, operation))
+            case FailedAlike():
+                answer = await self._failures.alike(asked)
+            case DescribeFailure():
+                answer = await self._failures.describe(asked)
+            case CompareFailure(job_id):
+                found = await self.find(job_id)
+                answer = await self._failures.compare(asked, found[0] if found is not None else None)
         return cast("A", answer)
 
     async def _legacy_row(self, name: str) -> LegacyRecord | None:

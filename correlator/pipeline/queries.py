@@ -18,7 +18,18 @@ from msgspec import Raw, Struct
 from correlator.jobs import encoding, fold
 from correlator.model.facts import Reading
 from correlator.model.published import FoundLine, JobView, LogLine, PublishedJob
-from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved
+from correlator.model.replies import (
+    NO_RUNS,
+    Burst,
+    Difference,
+    FailureGroup,
+    FailureVariant,
+    NextRuns,
+    OperationRuns,
+    OperationWithSteps,
+    Resolved,
+    SimilarFailure,
+)
 from correlator.model.rows import LEVELS, Int64, LegacyRecord, Level, Micros
 
 A = TypeVar("A")
@@ -214,6 +225,37 @@ class LinesFound(Struct, frozen=True):
     reason: str | None = None
 
 
+class FailuresFound(Struct, frozen=True, omit_defaults=True):
+    """Groups of jobs that failed alike, those that failed last first. `following`: the next `before`; None: no more.
+
+    `reaches`: all failed jobs that started then or later are counted, in microseconds; None: that is not known.
+    `reason`: why failed jobs may be missing; None if none are.
+    """
+
+    groups: Sequence[FailureGroup] = ()
+    following: tuple[Micros, str] | None = None
+    reaches: Micros | None = None
+    reason: str | None = None
+
+
+class FailureDescription(Struct, frozen=True, omit_defaults=True):
+    """What `FailureDetails` has besides the group. `reason`: why something may be missing."""
+
+    template: str = ""
+    variants: Sequence[FailureVariant] = ()
+    next_runs: NextRuns = NO_RUNS
+    similar: Sequence[SimilarFailure] = ()
+    reason: str | None = None
+
+
+class FailureComparison(Struct, frozen=True, omit_defaults=True):
+    """What surrounds one failed job: see `Why`. `reason`: why something may be missing."""
+
+    differs: Difference | None = None
+    burst: Burst | None = None
+    reason: str | None = None
+
+
 # -- questions
 
 
@@ -290,6 +332,35 @@ class UsualSteps(Question[OperationWithSteps | None], frozen=True):
     operation: str
 
 
+class FailedAlike(Question[FailuresFound], frozen=True):
+    """Some `limit` groups of the jobs that failed `since` then, of an operation and a VM; empty ones do not filter.
+
+    The groups come in the order of (last failure, fingerprint), the greatest first, from just below `before` on.
+    `fingerprints`: only these, whatever `before` says. `instance`: of these appliances, at a gateway.
+    """
+
+    limit: Int64
+    since: Micros | None = None
+    operation: str = ""
+    vm: str = ""
+    before: tuple[Micros, str] | None = None
+    fingerprints: frozenset[str] = frozenset()
+    instance: frozenset[str] = frozenset()
+
+
+class DescribeFailure(Question[FailureDescription], frozen=True):
+    """What was masked in a failure, what came after it, and which ones are similar."""
+
+    fingerprint: str
+
+
+class CompareFailure(Question[FailureComparison], frozen=True):
+    """What differs from earlier runs, and which jobs failed together with this one, of the appliance `instance`."""
+
+    job_id: str
+    instance: str = ""
+
+
 QUESTIONS: dict[str, type[Question[Any]]] = {kind.__name__: kind for kind in Question.__subclasses__()}
 
 
@@ -320,3 +391,6 @@ class Archive(Protocol):
 
     async def is_context(self, name: str) -> bool:
         """See `IsContext`."""
+
+    async def oldest(self) -> Micros | None:
+        """Return when the oldest JobLog job started; None if there is none."""

@@ -95,7 +95,8 @@ NAME, OTHER = NAMES[0], "00000000-0000-4000-8000-000000000001"
 NOT_OF_ONE_JOB = (
     "/api/v1/jobs", f"/api/v1/jobs/{OTHER}", f"/api/v1/jobs/{OTHER}/log", f"/api/v1/jobs/{OTHER}/events",
     f"/api/v1/stream?id={OTHER}", "/api/v1/stream", f"/api/v1/resolve/{OTHER}", "/api/v1/events?text=line",
-    "/api/v1/operations", "/api/v1/entities/ctx", "/metrics",
+    "/api/v1/operations", "/api/v1/entities/ctx", "/metrics", "/api/v1/failures", "/api/v1/failures/0123456789ab",
+    f"/api/v1/jobs/{NAME}/why", f"/api/v1/jobs/{OTHER}/why",
 )  # fmt: skip
 
 

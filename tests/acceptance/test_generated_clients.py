@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from correlator.failures.failure import fingerprint
 from tests.support.appliance import Appliance
 from tests.support.daemon import Daemon
 from tests.support.eventually import eventually
@@ -24,7 +25,15 @@ pytestmark = pytest.mark.long
 
 TOOLS = REPOSITORY / "build" / "generators"
 ID = "unified-live-failover-pgtest2-1758553933"
-KNOWN = {"id": ID, "name": "pgtest2", "job_type": "failover", "operation": "unified-live-failover", "text": "step"}
+FAILED, _ = fingerprint("no such volume", None, ())
+KNOWN = {
+    "fingerprint": FAILED,
+    "id": ID,
+    "name": "pgtest2",
+    "job_type": "failover",
+    "operation": "unified-live-failover",
+    "text": "step",
+}
 """A value of each parameter that an operation requires."""
 
 NOT_CALLED = {"streamMessages", "openWebsocket"}
@@ -66,10 +75,11 @@ async def served(daemon: Daemon, appliance: Appliance) -> Daemon:
     await appliance.step(job, 1, "first step")
     await appliance.log("Step completed", job_id=job)
     await appliance.end(await appliance.job("ended"), "completed")
+    await appliance.end(await appliance.job("failed"), "failed", "no such volume")
 
     async def all_there() -> bool:
         learned = (await daemon.get("/api/v1/operations"))[1]["operations"]
-        return len((await daemon.get("/api/v1/jobs"))[1]["jobs"]) == 2 and len(learned) == 1
+        return len((await daemon.get("/api/v1/jobs"))[1]["jobs"]) == 3 and len(learned) == 1
 
     await eventually(all_there)
     return daemon

@@ -29,6 +29,7 @@ from schemathesis.specs.openapi.checks import (
 )
 from yarl import URL
 
+from correlator.failures.failure import fingerprint
 from correlator.model.document import JobDocument, Progress, Step
 from tests.support import replay
 from tests.support.appliance import Appliance, now
@@ -60,6 +61,9 @@ FEW = settings(
     database=None,
     suppress_health_check=list(HealthCheck),
 )
+
+BOOM, _ = fingerprint("boom <&>", None, ())
+"""The fingerprint of the failed job."""
 
 CHECKS = [
     not_a_server_error,
@@ -108,7 +112,9 @@ async def rows(appliance: Appliance, daemon: Daemon) -> None:
 
     async def all_there() -> bool:
         learned = (await daemon.get("/api/v1/operations"))[1]["operations"]
-        return len((await daemon.get("/api/v1/jobs"))[1]["jobs"]) == 3 and len(learned) == 1
+        known = (await daemon.get("/api/v1/failures"))[1]
+        jobs = (await daemon.get("/api/v1/jobs"))[1]["jobs"]
+        return len(jobs) == 3 and len(learned) == 1 and len(known["failures"]) == 1 and known["complete"]
 
     await eventually(all_there)
 
@@ -126,11 +132,13 @@ def test_whatever_is_asked_the_answer_is_as_described(daemon: Daemon, descriptio
             case.query["id"] = known
         if "operation" in case.path_parameters and known is not None:
             case.path_parameters |= {"job_type": "failover", "operation": "unified-live-failover"}
+        if "fingerprint" in case.path_parameters and known is not None:
+            case.path_parameters["fingerprint"] = BOOM
         if isinstance(wait := case.query.get("wait"), int | float):
             case.query["wait"] = min(wait, LONGEST_WAIT)
         response = case.call()
         if len(str(response.request.url)) > LONGEST_URL:
-            assert response.status_code in (400, 414), "the request line is refused before its path is known"
+            assert response.status_code in (400, 414, 431), "a line of the request is refused before its path is known"
             return
         case.validate_response(response, checks=CHECKS)
         answers[case.operation.definition.raw["operationId"]].add(response.status_code)
@@ -213,6 +221,7 @@ def enum(parameter: dict[str, Any]) -> dict[str, Any]:
 def filled(path: str) -> str:
     """A path of the description with the names of what there is."""
     names = {"id": "gui-a", "name": "ctx-b", "job_type": "failover", "operation": "unified-live-failover"}
+    names["fingerprint"] = BOOM
     by_parameter = "?id=gui-a" if path.startswith("/api/v1/job/") or path == "/api/v1/job" else ""
     return re.sub(r"{(\w+)}", lambda m: names[m[1]], path) + by_parameter
 

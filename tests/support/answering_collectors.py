@@ -68,6 +68,9 @@ class ArchiveInMemory:
                 return Found(Resolved(found[0].job_id, by, also), reading=found[0])  # type: ignore[arg-type]
         return None
 
+    async def oldest(self) -> int | None:
+        return None
+
     async def is_context(self, name: str) -> bool:
         await self._ask("is_context", name)
         return any(r.record is not None and r.record.context_id == name for r in self.jobs)

@@ -34,7 +34,10 @@ def test_the_groups_are_those_of_the_jobs_that_ended_last(made):
         if len(naive) > MOST:
             del naive[min(naive.values(), key=lambda job: job.key).job_id]
     newest_first = sorted(naive.values(), key=lambda job: job.key, reverse=True)
-    assert list(groups.newest_first()) == newest_first
+    assert groups.older(None, len(naive)) == newest_first
+    for at, job in enumerate(newest_first):
+        assert groups.older(job.key, 2) == newest_first[at + 1 : at + 3]
+        assert groups.newer(job.key, 2) == newest_first[max(0, at - 2) : at][::-1]
     assert len(groups) == len(naive) <= MOST
     for fingerprint in "ab":
         alike = [job for job in newest_first if job.failure.fingerprint == fingerprint]
@@ -46,7 +49,7 @@ def test_beyond_the_bound_it_is_said_from_when_on_all_are_here():
     groups = Groups(2)
     for n in range(4):
         groups.put(failed(f"j{n}", n))
-    assert (groups.since, [job.job_id for job in groups.newest_first()]) == (1, ["j3", "j2"])
+    assert (groups.since, [job.job_id for job in groups.older(None, 9)]) == (1, ["j3", "j2"])
 
 
 def test_a_job_without_a_reason_is_in_no_group_and_leaves_the_one_that_it_was_in():

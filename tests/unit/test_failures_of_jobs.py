@@ -57,6 +57,9 @@ class Tables:
     def __init__(self, *readings: Reading) -> None:
         self._readings = readings
 
+    async def oldest(self) -> int | None:
+        return None
+
     async def page(self, query: Any, before: Any, limit: int, advance_clock: Any, known: Any) -> ArchivePage:
         at = before[0] if before is not None else 0
         some = [one for one in self._readings[at : at + 5] if not known(one.job_id)]

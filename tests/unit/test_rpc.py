@@ -20,11 +20,32 @@ from correlator.cluster.connection import ClusterUnavailable, NoAnswer, NoRespon
 from correlator.cluster.rpc import Code, RemoteError
 from correlator.errors import Away, BadRequest, SourceUnavailable
 from correlator.model.published import FoundLine, LogLine
-from correlator.model.replies import OperationRuns, OperationWithSteps, Resolved, UsualStep
+from correlator.model.replies import (
+    Burst,
+    Difference,
+    FailedJobRef,
+    FailureDay,
+    FailureGroup,
+    FailureVariant,
+    LongStep,
+    NextRuns,
+    OperationRuns,
+    OperationWithSteps,
+    OperatorNote,
+    Resolved,
+    SimilarFailure,
+    UsualStep,
+)
 from correlator.model.rows import LegacyRecord
 from correlator.ops.cluster_metrics import REQUESTS_REJECTED
 from correlator.pipeline.queries import (
     QUESTIONS,
+    CompareFailure,
+    DescribeFailure,
+    FailedAlike,
+    FailureComparison,
+    FailureDescription,
+    FailuresFound,
     FindJob,
     FindLines,
     IsContext,
@@ -46,6 +67,7 @@ from tests.support.eventually import eventually
 from tests.support.metric_values import value
 
 QUERY = JobQuery(status=frozenset({"running"}))
+AT = "2025-09-22T10:00:00.000000Z"
 NAMES = JobNames("u1", ("e1",), frozenset({7}), 5, None)
 NAMES_JSON = '{"job_id":"u1","external_ids":["e1"],"step_ids":[7],"started":5,"ended":null,"instance":""}'
 QUERY_JSON = (
@@ -79,6 +101,33 @@ FOUND_LINE_JSON = f'{LINE_JSON[:-1]},"job_id":"u1","vm_name":"web-1","operation"
 PAGE_JSON = f'"lines":[{LINE_JSON}],"next_after"'
 USUAL = OperationWithSteps(**asdict(RUNS), steps=(UsualStep("copy", 0.5, 3.0),))
 
+FAILURE = FailureGroup(
+    fingerprint="f", text="t", step="s", certainty="stated", count=1, first_at=AT, last_at=AT,
+    days=(FailureDay("2025-09-22", 1),), vms=("v",), vm_count=1, operations=("live",), steps=("s",),
+    jobs=(FailedJobRef("u1", AT, "live", "v"),), note=OperatorNote("see", None),
+)  # fmt: skip
+FAILURE_JSON = (
+    f'{{"fingerprint":"f","text":"t","step":"s","certainty":"stated","count":1,"first_at":"{AT}","last_at":"{AT}",'
+    '"days":[{"day":"2025-09-22","count":1}],"vms":["v"],"vm_count":1,"operations":["live"],"steps":["s"],'
+    f'"jobs":[{{"job_id":"u1","ended_at":"{AT}","operation":"live","vm_name":"v"}}],'
+    '"note":{"text":"see","link":null}}'
+)
+ALIKE = FailedAlike(10, 5, "live", "v", (9, "f"), frozenset({"g"}))
+ALIKE_JSON = '{"limit":10,"since":5,"operation":"live","vm":"v","before":[9,"f"],"fingerprints":["g"]}'
+ABOUT = FailureDescription(
+    "t", [FailureVariant("t", 1)], NextRuns(4, 1, 1, 1, 1, (2.5,)), [SimilarFailure("g", "u", 2, "a", "b")], "r"
+)
+ABOUT_JSON = (
+    '{"template":"t","variants":[{"text":"t","count":1}],"next_runs":{"examined":4,"completed":1,"failed_alike":1,'
+    '"failed_otherwise":1,"unknown":1,"recovered_seconds":[2.5]},"similar":[{"fingerprint":"g","text":"u","count":2,'
+    '"word":"a","other_word":"b"}],"reason":"r"}'
+)
+COMPARED = FailureComparison(Difference(3, None, ("copy",), (LongStep("boot", 2.5, 1.0),)), Burst(3, 2, 40.5), "r")
+COMPARED_JSON = (
+    '{"differs":{"runs":3,"vm_name":null,"missing":["copy"],"longer":[{"name":"boot","seconds":2.5,"p90_seconds":1.0}]},'
+    '"burst":{"failed":3,"alike":2,"within_seconds":40.5},"reason":"r"}'
+)
+
 FORMS: list[tuple[Any, str, list[tuple[Any, str]]]] = [
     (FindJob("e1"), '{"name":"e1"}', [(None, "null"), (FOUND, FOUND_JSON)]),
     (OlderJobs(10, QUERY, (5, "u1")), f'{{"limit":10,"query":{QUERY_JSON},"before":[5,"u1"]}}', [
@@ -103,6 +152,15 @@ FORMS: list[tuple[Any, str, list[tuple[Any, str]]]] = [
     (UsualSteps("failover", "live"), '{"job_type":"failover","operation":"live"}', [
         (None, "null"),
         (USUAL, f'{RUNS_JSON[:-1]},"steps":[{{"name":"copy","share":0.5,"typical_seconds":3.0}}]}}'),
+    ]),
+    (ALIKE, ALIKE_JSON, [
+        (FailuresFound(), "{}"),
+        (FailuresFound([FAILURE], (9, "f"), 5, "r"),
+         f'{{"groups":[{FAILURE_JSON}],"following":[9,"f"],"reaches":5,"reason":"r"}}'),
+    ]),
+    (DescribeFailure("f"), '{"fingerprint":"f"}', [(FailureDescription(), "{}"), (ABOUT, ABOUT_JSON)]),
+    (CompareFailure("u1", "dc1"), '{"job_id":"u1","instance":"dc1"}', [
+        (FailureComparison(), "{}"), (COMPARED, COMPARED_JSON),
     ]),
 ]  # fmt: skip
 MESSAGES: list[tuple[Any, str, Any]] = [

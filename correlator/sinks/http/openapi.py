@@ -87,11 +87,14 @@ TOO_LONG: Final = (
     _problem(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"A header has more than {MAX_FIELD} bytes."),
 )
 
-Tag: TypeAlias = Literal["Jobs", "Log", "History", "Fleet", "Streams", "Access", "Health", "Descriptions", "Page"]
+Tag: TypeAlias = Literal[
+    "Jobs", "Log", "Failures", "History", "Fleet", "Streams", "Access", "Health", "Descriptions", "Page"
+]
 
 TAGS: Final[dict[str, str]] = {
     "Jobs": "Jobs by any of their IDs.",
     "Log": "The log rows of a job, and a search over the rows of all jobs.",
+    "Failures": "Why jobs failed, and which ones failed alike.",
     "History": "What earlier runs took.",
     "Fleet": "The appliances of a gateway.",
     "Streams": "Jobs as they change.",
@@ -183,6 +186,38 @@ _ENDPOINTS: Final = (
         "The text is sent while it is read. If the connection ends early, the log is not complete.",
         (_ok("The log.", str, "text/plain"), BAD, UNKNOWN, BUSY, AWAY),
         parameters.GetJobLog,
+    ),
+    Endpoint(
+        "/api/v1/jobs/{id}/why",
+        "getJobFailure",
+        "Failures",
+        "Why a job failed, whether that is known, and what differs from earlier runs",
+        "It says what the rows say, and never calls anything a cause.",
+        (_ok("What is known of it.", replies.Why), BAD, UNKNOWN, BUSY, AWAY),
+        parameters.OfJob,
+    ),
+    Endpoint(
+        "/api/v1/failures",
+        "listFailures",
+        "Failures",
+        "The jobs that failed, grouped by what their errors say; those that failed last first",
+        "`reaches` says since when all failed jobs are counted.",
+        (_ok("A page of failures.", replies.FailuresPage), BAD, BUSY, AWAY),
+        parameters.ListFailures,
+    ),
+    Endpoint(
+        "/api/v1/failures/{fingerprint}",
+        "getFailure",
+        "Failures",
+        "One failure: its texts, what the next runs did, and similar ones",
+        "Its fingerprint is that of `failure` in a job.",
+        (
+            _ok("The failure.", replies.FailureDetails),
+            BAD,
+            _problem(HTTPStatus.NOT_FOUND, "No job failed like this, as far as the tables reach."),
+            *(BUSY, AWAY),
+        ),
+        parameters.GetFailure,
     ),
     Endpoint(
         "/api/v1/resolve/{id}",

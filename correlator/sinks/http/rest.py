@@ -1,4 +1,4 @@
-"""REST: jobs and their logs, IDs, entities (a VM or context over time) and operations (what earlier runs took).
+"""REST: jobs, their logs and IDs, entities (a VM or context over time), failures, and operations (earlier runs).
 
 Everything but operations comes from memory and from the database. A request may wait until a job exists or changes. A
 job's whole log is text that is sent page by page: neither the daemon nor the client holds it in memory.
@@ -25,6 +25,7 @@ from msgspec import Meta, Struct, UnsetType
 from msgspec.structs import replace
 
 from correlator.errors import Away, BadRequest, NotFound, SourceUnavailable
+from correlator.failures.sentence import sentence
 from correlator.forecast import trends
 from correlator.jobs import encoding
 from correlator.jobs.directory import Place, place_of
@@ -33,10 +34,12 @@ from correlator.model.parameters import (
     WORD,
     FindEvents,
     GetEntity,
+    GetFailure,
     GetJob,
     GetJobLog,
     GetOperation,
     Instant,
+    ListFailures,
     ListJobEvents,
     ListJobs,
     NoParameters,
@@ -44,12 +47,17 @@ from correlator.model.parameters import (
     given,
 )
 from correlator.model.published import FoundLine, JobView, LogLine, PublishedJob
-from correlator.model.replies import Resolved
+from correlator.model.replies import FailureDetails, FailureRow, Resolved, Why
 from correlator.model.rows import Int64, Micros
 from correlator.ops.event_loop import timed
 from correlator.ops.logs import escape
 from correlator.pipeline.hub import Hub, Shows
 from correlator.pipeline.queries import (
+    CompareFailure,
+    DescribeFailure,
+    FailedAlike,
+    FailureComparison,
+    FailuresFound,
     FindLines,
     IsContext,
     JobNames,
@@ -295,7 +303,7 @@ ANSWER_WITHIN = 1.0
 
 Found: TypeAlias = tuple[PublishedJob, Resolved]
 
-_T = TypeVar("_T", bound=GetJobLog)
+_T = TypeVar("_T", bound=OfJob)
 
 
 class Rest:
@@ -511,6 +519,90 @@ class Rest:
         if operation is None:
             raise NotFound(f"no run of the operation {name!r} of the job type {job_type!r} is known")
         return json_response(operation)
+
+    async def failures(self, request: web.Request) -> web.Response:
+        """A page of the jobs that failed, grouped by fingerprint, those that failed last first."""
+        asked = read(request, ListFailures)
+        cursor, since = given(asked.cursor), given(asked.since)
+        question = FailedAlike(
+            asked.limit,
+            since.at(self._hub.clock()) if since is not None else None,
+            given(asked.operation) or "",
+            given(asked.vm) or "",
+            decode_cursor(cursor, tuple[Int64, str]) if cursor is not None else None,
+            instance=asked.instance,
+        )
+        async with self._work.queries.turn(request.remote or ""):
+            found = await self._hub.ask(question)
+        return json_response(
+            {
+                "failures": found.groups,
+                "next_cursor": encode_cursor(found.following) if found.following is not None else None,
+                "reaches": _reaches(found.reaches),
+                **_complete(found.reason),
+            }
+        )
+
+    async def failure(self, request: web.Request) -> web.Response:
+        """One failure, with its texts, what came after it, and similar ones."""
+        name = read(request, GetFailure).fingerprint
+        async with self._work.queries.turn(request.remote or ""):
+            groups = await self._hub.ask(FailedAlike(1, fingerprints=frozenset({name})))
+            if not groups.groups:
+                if groups.reason is not None:
+                    raise SourceUnavailable(groups.reason)
+                raise NotFound(f"no job failed with the fingerprint {name!r}")
+            about = await self._hub.ask(DescribeFailure(name))
+        reason = groups.reason or about.reason
+        return json_response(
+            FailureDetails(
+                groups.groups[0],
+                about.template,
+                tuple(about.variants),
+                about.next_runs,
+                tuple(about.similar),
+                _reaches(groups.reaches),
+                reason is None,
+                reason,
+            )
+        )
+
+    async def why(self, request: web.Request) -> web.StreamResponse:
+        """Why a job failed: its rows, the jobs that failed alike, and what differs from earlier runs."""
+        return await self._below(request, "why", OfJob, self._why)
+
+    async def _why(self, request: web.Request, shown: PublishedJob, asked: OfJob) -> web.Response:
+        del asked
+        failure, view, steps = shown.failure, shown.view, list(encoding.steps_of(shown))
+        groups, compared = FailuresFound(), FailureComparison()
+        if failure is not None:
+            alike = FailedAlike(1, fingerprints=frozenset({failure.fingerprint or ""}))
+            async with self._work.queries.turn(request.remote or ""):
+                groups = await self._hub.ask(alike) if failure.fingerprint else groups
+                compared = await self._hub.ask(CompareFailure(view.job_id, shown.instance))
+        rows = [FailureRow(None, view.status.value, view.error)] if failure is not None and view.error else []
+        if failure is not None:
+            rows += [FailureRow(s.name, s.status, s.error_message) for s in steps if s.error_message]
+        reason = groups.reason or compared.reason
+        last = steps[-1].name if steps else None
+        return json_response(
+            Why(
+                view.job_id,
+                failure,
+                sentence(failure.certainty, failure.step, failure.text, last) if failure is not None else "",
+                tuple(rows),
+                groups.groups[0] if groups.groups else None,
+                compared.differs,
+                compared.burst,
+                _reaches(groups.reaches),
+                reason is None,
+                reason,
+            )
+        )
+
+
+def _reaches(at: Micros | None) -> str | None:
+    return encoding.rfc3339(at) if at is not None else None
 
 
 def _run(view: JobView) -> trends.ComparedRun:

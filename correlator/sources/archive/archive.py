@@ -25,7 +25,7 @@ from correlator.model.document import MAX_ID
 from correlator.model.facts import Job, Reading
 from correlator.model.published import PublishedJob
 from correlator.model.replies import Resolved
-from correlator.model.rows import LegacyRecord
+from correlator.model.rows import LegacyRecord, Micros
 from correlator.pipeline.queries import ArchivePage, FindLines, Found, JobQuery, LinesFound, LinesPage, LogLines
 from correlator.sources.archive import lines
 from correlator.sources.archive.lines import Heads, LinePlace, MatchingLines
@@ -113,6 +113,10 @@ class DatabaseArchive:
         if not name or len(name) > MAX_ID or "\0" in name:
             return False
         return await self._jobs.ask(lambda q, s: searches.has_context(q, s, name))
+
+    async def oldest(self) -> Micros | None:
+        """When the oldest JobLog job started; None if there is none."""
+        return await self._jobs.ask(lambda q, s: q.oldest_start(s))
 
     async def page(
         self,

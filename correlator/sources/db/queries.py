@@ -534,6 +534,15 @@ class Queries:
         rows = await rows_of(session, tuple[str, Time | None], f"SELECT id, {at} FROM job_tracking {where}", (since,))
         return [(job_id, self.utc("job_tracking", column, value)) for job_id, value in rows]
 
+    async def oldest_start(self, session: Session) -> Micros | None:
+        """When the job started that started first, as far as the tables say; None if they have none."""
+        if not self.schema.has("job_tracking", "started_at"):
+            return None
+        at = self._time("job_tracking", "started_at")
+        sql = f"SELECT {at} FROM job_tracking WHERE started_at IS NOT NULL ORDER BY started_at LIMIT 1"
+        found = await rows_of(session, tuple[Time | None], sql)
+        return self.utc("job_tracking", "started_at", found[0][0]) if found else None
+
     async def clock(self, session: Session, back: float) -> str:
         """The database's time `back` seconds ago, as text to compare TIMESTAMP columns with."""
         sql = self.dialect.clock.format(back=int(back))
