@@ -38,6 +38,8 @@ from correlator.daemon import (
     report_build,
 )
 from correlator.errors import Away, SourceUnavailable
+from correlator.failures.known import KnownFailures
+from correlator.failures.patterns import Masks
 from correlator.jobs import sizes
 from correlator.jobs.exports import Exports
 from correlator.jobs.horizon import Horizon
@@ -111,7 +113,7 @@ class Term:
         """Build the index, the hub, the pipeline and the source. Nothing connects."""
         self._process, self._cluster = process, cluster
         refusal = cluster.refusal if cluster is not None else lambda: None
-        self._core = core_of(process.config, lambda: process.config.jobs.stalled_after, refusal)
+        self._core = core_of(process.config, lambda: process.config, refusal)
         self._supervisor = Supervisor(self._core.hub)
         self._saved: Saved | None = None
         """What the last run saved; after a takeover what the last active collector saved, if that is newer."""
@@ -317,13 +319,11 @@ class Core:
     archive: DatabaseArchive
 
 
-def core_of(
-    config: Config, stalled_after: Callable[[], float], refusal: Callable[[], str | None] = lambda: None
-) -> Core:
+def core_of(config: Config, current: Callable[[], Config], refusal: Callable[[], str | None] = lambda: None) -> Core:
     """Build the core for the database in `config`. Nothing connects.
 
-    `stalled_after`: returns `jobs.stalled_after` as it is now, in seconds. `refusal`: returns why nothing is served
-    now, and the database is not asked; None: it is.
+    `current`: returns the configuration as it is now. `refusal`: returns why nothing is served now, and the database
+    is not asked; None: it is.
     """
     database = database_of(config)
     keep = (*config.jobs.external_id_keys, *sizes.KEPT_KEYS)
@@ -333,18 +333,25 @@ def core_of(
     )
     index = Index(
         id_keys=config.jobs.external_id_keys,
-        stalled_after=stalled_after,
+        stalled_after=lambda: current().jobs.stalled_after,
         retention=config.jobs.retention,
         max_jobs=config.jobs.max_jobs,
         titles=Titles(titles(config.labels.operations), titles(config.labels.steps)),
         horizon=Horizon(read_to=0),
+        masks=Masks(config.failures.masks),
     )
     reconcile = Reconcile(
         interval=config.database.reconcile_interval,
         retention=config.jobs.retention,
         max_jobs=config.jobs.max_jobs,
     )
-    hub = LocalHub(index, archive, on_watch=reconcile.on_watch, refusal=refusal)
+    hub = LocalHub(
+        index,
+        archive,
+        on_watch=reconcile.on_watch,
+        refusal=refusal,
+        known_failures=lambda: KnownFailures(current().failures.notes),
+    )
     pipeline = Pipeline(hub, max_error=limits.error)
     tail = Tail(
         poll=config.database.poll_interval,
@@ -415,7 +422,7 @@ def _reloadable(core: Core, mqtt: MqttSink | None, new: Config) -> Callable[[], 
 
 async def tap(config: Config, sink: Sink) -> None:
     """Follow the log with `sink` as the only sink, until SIGTERM, SIGINT or cancellation. Opens no listener."""
-    core = core_of(config, lambda: config.jobs.stalled_after)
+    core = core_of(config, lambda: config)
     with set_by_signals(signal.SIGTERM, signal.SIGINT) as stop:
         async with TaskGroup() as group:
             running = [

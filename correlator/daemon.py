@@ -243,8 +243,8 @@ def watchdog_interval(environ: Mapping[str, str]) -> float | None:
 
 T = TypeVar("T", bound=Section)
 
-LIVE = frozenset({*repeated_tables(), *(dotted for dotted, key in leaves() if key.live)})
-"""The keys that a reload applies, and the repeated tables. A new password is used from the next connection on."""
+LIVE = frozenset(dotted for dotted, key in (*repeated_tables(), *leaves()) if key.live)
+"""The keys and repeated tables that a reload applies. A new password is used from the next connection on."""
 
 RENEWED = frozenset({"http.tls_cert", "http.tls_key", "otlp.url"})
 """The keys of `LIVE` that a reload only replaces: it cannot switch a listener between http and https, nor traces on."""
@@ -305,7 +305,7 @@ def needs_restart(started: Config, new: Config) -> list[str]:
     """Return the keys that differ and that a reload cannot apply."""
     return [
         dotted
-        for dotted, _ in leaves()
+        for dotted, _ in (*repeated_tables(), *leaves())
         if (value := value_of(new, dotted)) != (old := value_of(started, dotted))
         and (dotted not in LIVE or (dotted in RENEWED and None in (value, old)))
     ]

@@ -298,7 +298,7 @@ def known_key(dotted: str, *, gateway: bool) -> Key:
     """Return the key. Raises: `NotSet` if there is none, or if a command may not set it."""
     known, sections = dict(leaves()), keys(Config)
     section = re.split(r"[.\[]", dotted)[0]
-    for table in repeated_tables():
+    for table, _ in repeated_tables():
         if re.match(rf"{re.escape(table)}(?:$|[.\[])", dotted):
             raise NotSet(
                 f"{dotted}: no key: there may be several {table}, and the keys of the first are {table}[1].KEY; to set"

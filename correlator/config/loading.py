@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from correlator.config import files, tokens, values, webhooks
+from correlator.config import failures, files, tokens, values, webhooks
 from correlator.config.files import Files
 from correlator.config.schema import (
     Cluster,
@@ -200,6 +200,7 @@ def _checked(read: Files, environ: Mapping[str, str], *, gateway: bool) -> tuple
         for involved, line in (
             *_contradictions(config),
             *webhooks.contradictions(config.webhooks, found.place),
+            *failures.contradictions(config.failures, found.place),
             *tokens.contradictions(http.tokens_file, http.tokens, found.place, gateway=gateway),
         )
         if wrong.isdisjoint(involved)

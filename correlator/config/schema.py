@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeAlias, get_args, get_orig
 import msgspec
 
 from correlator.config import values
+from correlator.config.failures import Failures
 from correlator.config.tokens import AcceptedToken, Token, accepted, job_token_keys
 from correlator.config.values import (
     NO_QUERY,
@@ -506,6 +507,7 @@ class Config(Section):
     labels: Labels = _key(
         Labels(), "Titles that people read instead of JobLog's names; documents then have a `title` too."
     )
+    failures: Failures = _key(Failures(), "What you know of failures.")
     http: Http = _key(Http(), "REST, websocket and the live page.")
     mqtt: Mqtt = _key(Mqtt(), "The MQTT broker to which job states and events are published.")
     otlp: Otlp = _key(Otlp(), "OpenTelemetry: every ended job is sent as a trace.")
@@ -607,11 +609,11 @@ def leaves(section: type[Section] | None = None, above: str = "", *, live: bool 
             yield above + key.name, key._replace(live=live or key.live)
 
 
-def repeated_tables(section: type[Section] | None = None, above: str = "") -> Iterator[str]:
-    """Yield the dotted name of each table of which there may be several."""
+def repeated_tables(section: type[Section] | None = None, above: str = "") -> Iterator[tuple[str, Key]]:
+    """Yield each table of which there may be several, with its dotted name."""
     for key in keys(section or Config).values():
         if key.repeated:
-            yield above + key.name
+            yield above + key.name, key
         elif key.section:
             yield from repeated_tables(key.section, f"{above}{key.name}.")
 

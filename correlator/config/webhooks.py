@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from correlator.config.values import Secret, Section, nearest, split_url, text_like, without_path
 from correlator.config.values import key as _key
-from correlator.model.document import JOB_STATUSES, OF_GATEWAYS, JobDocument
+from correlator.model.document import FAILURE_STATES, JOB_STATUSES, OF_GATEWAYS, JobDocument
 from correlator.model.facts import Kind
 from correlator.model.messages import Transition
 
@@ -36,6 +36,7 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("id", "source", "type", "time", "url"), ()),
     "event": EVENT_MEMBERS,
     "job": JOB_MEMBERS,
+    "note": ("text", "link"),
 }
 """What a placeholder may begin with, and the members of that; `sinks.webhooks.Bodies` has the values."""
 
@@ -268,6 +269,10 @@ def job_statuses(raw: object) -> tuple[str, ...]:
     return _chosen(raw, JOB_STATUSES, "statuses of a job")
 
 
+def failure_states(raw: object) -> tuple[str, ...]:
+    return _chosen(raw, FAILURE_STATES, "states of a failure")
+
+
 def _chosen(raw: object, known: tuple[str, ...], what: str) -> tuple[str, ...]:
     if not isinstance(raw, list):
         raise ValueError(f'a list of {what}, e.g. ["{known[-1]}"]')
@@ -297,6 +302,12 @@ class Webhook(Section):
     operations: tuple[str, ...] = _key((), "Only jobs with one of these operations; empty: all.")
     statuses: tuple[str, ...] = _key(
         (), "Only jobs that have one of these statuses at the event; empty: all.", job_statuses
+    )
+    failures: tuple[str, ...] = _key(
+        (),
+        "Only failed jobs whose failure has one of these states: new, known, unknown; empty: all jobs."
+        ' ["new", "unknown"] leaves out what is known.',
+        failure_states,
     )
     secret: SigningSecrets = _key(
         SigningSecrets(), "Key for the signature (Standard Webhooks); empty: unsigned. Better in secret_file."

@@ -11,8 +11,9 @@ from collections.abc import Collection, Sequence
 
 from msgspec import Struct
 
+from correlator.failures.patterns import NO_MASKS, Masks
 from correlator.failures.telling import GENERIC, excerpt, telling_line
-from correlator.failures.template import MAX_TEXT, masked, template, unformatted
+from correlator.failures.template import MAX_LINE, MAX_TEXT, masked, template, unformatted
 from correlator.model.document import Certainty
 from correlator.model.rows import StepRecord
 
@@ -42,7 +43,7 @@ class Failure(Struct, frozen=True, gc=False):
 NO_REASON = Failure("", None, "none", "", "")
 
 
-def failure(error: str | None, steps: Sequence[StepRecord], names: Collection[str]) -> Failure:
+def failure(error: str | None, steps: Sequence[StepRecord], names: Collection[str], masks: Masks = NO_MASKS) -> Failure:
     """The failure of a job with this error. `steps`: in order. `names`: what stands in the job's own row (VM, IDs)."""
     error = (error or "").strip()
     failed = [step for step in steps if step.status == "failed" and (step.error_message or "").strip()]
@@ -55,19 +56,19 @@ def failure(error: str | None, steps: Sequence[StepRecord], names: Collection[st
         same = sum(1 for other in named if other.error_message == step.error_message)
         if _went_on(step, steps) and (same > 1 or GENERIC.fullmatch(template(text, names))):
             certainty = "inferred"
-        return _failure(step.name, certainty, text, names)
+        return _failure(step.name, certainty, text, names, masks)
     if error:
-        return _failure(None, "apart", error, names)
+        return _failure(None, "apart", error, names, masks)
     if failed and not _went_on(failed[-1], steps):
-        return _failure(failed[-1].name, "inferred", (failed[-1].error_message or "").strip(), names)
+        return _failure(failed[-1].name, "inferred", (failed[-1].error_message or "").strip(), names, masks)
     return NO_REASON
 
 
-def fingerprint(text: str, step: str | None, names: Collection[str]) -> tuple[str, str]:
+def fingerprint(text: str, step: str | None, names: Collection[str], masks: Masks = NO_MASKS) -> tuple[str, str]:
     """The fingerprint of an error, and its template. `step`: counts only where the text says nothing of the place."""
     head, line = telling_line(text[:MAX_TEXT])
-    made = template(line, names)
-    if head and len(before := template(head, names)) < MAX_HEAD:
+    made = template(masks.applied(line[:MAX_LINE]), names)
+    if head and len(before := template(masks.applied(head[:MAX_LINE]), names)) < MAX_HEAD:
         made = f"{before.rstrip(':. ')}: {made}"
     if step:
         made = masked(made, step, "<step>")
@@ -76,8 +77,8 @@ def fingerprint(text: str, step: str | None, names: Collection[str]) -> tuple[st
     return digest[:DIGITS], made
 
 
-def _failure(step: str | None, certainty: Certainty, text: str, names: Collection[str]) -> Failure:
-    made, of = fingerprint(text, step, names)
+def _failure(step: str | None, certainty: Certainty, text: str, names: Collection[str], masks: Masks) -> Failure:
+    made, of = fingerprint(text, step, names, masks)
     return Failure(made, step, certainty, excerpt(text[:MAX_TEXT]), of)
 
 

@@ -14,6 +14,7 @@ from itertools import islice
 
 from correlator.failures.failure import Failure, failure
 from correlator.failures.groups import FailedJob, Groups
+from correlator.failures.patterns import NO_MASKS, Masks
 from correlator.jobs import joblog
 from correlator.jobs.fold import ended_at, vm_name
 from correlator.model import document
@@ -31,9 +32,10 @@ _NAMING = ("name", "id", "ids", "uuid", "vm", "path", "host", "key", "label")
 
 
 class Failures:
-    """See the module's docstring. Event loop's thread only."""
+    """See the module's docstring. `masks`: of an operator. Event loop's thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, masks: Masks = NO_MASKS) -> None:
+        self._masks = masks
         self.groups = Groups()
         self.past_read = False
         """True once the failed jobs of the tables are known: then a failure that is not known is new."""
@@ -64,7 +66,7 @@ class Failures:
         `old`: the one that is published. `state`: that of a checkpoint. A failure that has neither is decided now, or
         by `decide`.
         """
-        if (job := failed_job(view, alive_at, reading)) is None:
+        if (job := failed_job(view, alive_at, reading, self._masks)) is None:
             self.forget(view.job_id)
             return None
         self.groups.put(job)
@@ -79,7 +81,7 @@ class Failures:
 
     def archived(self, view: JobView, alive_at: Micros, reading: Reading | None) -> document.Failure | None:
         """The failure of a job that is not in memory. From now on it is known."""
-        if (job := failed_job(view, alive_at, reading)) is None:
+        if (job := failed_job(view, alive_at, reading, self._masks)) is None:
             self.groups.discard(view.job_id)
             return None
         self.groups.put(job)
@@ -111,7 +113,7 @@ class Failures:
         return "new" if self.past_read and job.ended_at > self.groups.since else "unknown"
 
 
-def failed_job(view: JobView, alive_at: Micros, reading: Reading | None) -> FailedJob | None:
+def failed_job(view: JobView, alive_at: Micros, reading: Reading | None, masks: Masks) -> FailedJob | None:
     """A failed job; None if it has not failed, or if the tables do not say so. `reading`: see `Failures.of`."""
     if view.status is not Status.FAILED:
         return None
@@ -120,7 +122,7 @@ def failed_job(view: JobView, alive_at: Micros, reading: Reading | None) -> Fail
         if record.status != Status.FAILED.value:
             return None
         error, steps = record.error_message, reading.steps or ()
-    found = failure(error, sorted(steps, key=lambda step: step.order_key), names_of(view, record))
+    found = failure(error, sorted(steps, key=lambda step: step.order_key), names_of(view, record), masks)
     return FailedJob(view.job_id, ended_at(view, alive_at), found, view.operation or "", vm_name(view))
 
 

@@ -31,6 +31,7 @@ from typing import TypeAlias
 from msgspec.structs import replace
 
 from correlator.bounded import PendingRows, Schedule, chunks
+from correlator.failures.patterns import NO_MASKS, Masks
 from correlator.jobs import fold, joblog
 from correlator.jobs.away import AWAY_FOR, MAX_BYTES, AwayJob, AwayJobs
 from correlator.jobs.directory import Children, OwnIds, PublishedJobs, names_differ
@@ -127,7 +128,7 @@ class Index:
 
     `retention` is in seconds, and so is what `stalled_after` returns. Every `now` is in microseconds since 1970.
     `horizon`: how far the source has read; None: whatever happens is known at once. `max_away`: bytes of the jobs that
-    are gone. `max_unlearned`: ended jobs that may wait to be learned.
+    are gone. `max_unlearned`: ended jobs that may wait to be learned. `masks`: names that tell no failures apart.
     """
 
     def __init__(
@@ -141,6 +142,7 @@ class Index:
         horizon: Horizon | None = None,
         max_away: int = MAX_BYTES,
         max_unlearned: int = MAX_UNLEARNED,
+        masks: Masks = NO_MASKS,
     ) -> None:
         self.tracking = True
         """True if job_tracking can be read. Otherwise jobs are published as the log alone describes them."""
@@ -156,7 +158,7 @@ class Index:
         self.published = PublishedJobs(records, retention=retention, titles=titles)
         self.silence = Silence(self.horizon, stalled_after)
         self.forecasts = Forecasts(self.horizon, records, max_unlearned)
-        self.failures = Failures()
+        self.failures = Failures(masks)
         self._explained = ExplainedEvents(self.published, self._may_say_why)
         self._removed = RemovedJobs()
         self._away = AwayJobs(max_away)

@@ -169,6 +169,7 @@ class Comparison(Struct, frozen=True, gc=False):
 
 Certainty: TypeAlias = Annotated[Literal["stated", "inferred", "apart", "none"], Meta(title="Certainty")]
 FailureState: TypeAlias = Annotated[Literal["new", "known", "unknown"], Meta(title="FailureState")]
+FAILURE_STATES: Final[tuple[str, ...]] = get_args(get_args(FailureState)[0])
 
 
 class Failure(Struct, frozen=True, gc=False):

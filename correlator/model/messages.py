@@ -406,6 +406,8 @@ class CloudEvent(TypedDict):
     source: `/correlator/` and `mqtt.instance`.
     type: `correlator.` and the kind of the event. More may come.
     subject: The job ID. Control characters and noncharacters in it are escaped; `data` has it exactly.
+    note: What an operator says of the failure of `data`: see `[[failures.known]]`.
+    notelink: Where to read more of it.
     datacut: The members of `data` that were emptied so that the body fits, by spaces.
     data: The job at that moment; null if its row was not read.
     """
@@ -418,6 +420,8 @@ class CloudEvent(TypedDict):
     time: Time
     stepid: NotRequired[str]
     stepname: NotRequired[str]
+    note: NotRequired[str]
+    notelink: NotRequired[str]
     datacut: NotRequired[str]
     datacontenttype: Literal["application/json"]
     data: JobDocument | None

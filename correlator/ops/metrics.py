@@ -190,6 +190,11 @@ JOBS_ENDED = counter(
     "Jobs that ended in this run of the daemon, each once.",
     ["status", "job_type", "operation"],
 )
+FAILURES = counter(
+    "correlator_failures",
+    "Jobs that failed in this run of the daemon. state: new, known; unknown while failed jobs were still being read.",
+    ["state"],
+)
 JOB_SECONDS = histogram(
     "correlator_job_duration_seconds",
     "Duration of ended jobs, by the timestamps of the appliance.",

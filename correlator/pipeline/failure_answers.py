@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from correlator.errors import SourceUnavailable
 from correlator.failures.groups import FailedJob
+from correlator.failures.known import KnownFailures
 from correlator.jobs.directory import place_of
 from correlator.jobs.failure_context import MAX_RUNS, MIN_RUNS, burst, difference, next_runs, similar
 from correlator.jobs.failure_summary import Summary
@@ -21,7 +22,7 @@ from correlator.jobs.failures import Failures
 from correlator.jobs.fold import vm_name
 from correlator.model.facts import Status
 from correlator.model.published import PublishedJob
-from correlator.model.replies import FailureGroup, FailureVariant, NextRuns, OperatorNote, SimilarFailure
+from correlator.model.replies import FailureGroup, FailureVariant, NextRuns, SimilarFailure
 from correlator.model.rows import Micros
 from correlator.ops.event_loop import timed
 from correlator.pipeline.queries import (
@@ -63,14 +64,12 @@ Page: TypeAlias = Callable[
 
 
 class FailureAnswers:
-    """See the module's docstring. `page`: that of the hub. `note`: what an operator says of a failure."""
+    """See the module's docstring. `page`: that of the hub. `known`: returns what operators know of failures now."""
 
-    def __init__(
-        self, failures: Failures, page: Page, note: Callable[[FailedJob], OperatorNote | None] = lambda _: None
-    ) -> None:
+    def __init__(self, failures: Failures, page: Page, known: Callable[[], KnownFailures]) -> None:
         self._failures = failures
         self._page = page
-        self._note = note
+        self._known = known
 
     async def alike(self, asked: FailedAlike) -> FailuresFound:
         """Answer `FailedAlike`."""
@@ -89,17 +88,19 @@ class FailureAnswers:
                 place = (job.ended_at, name)
                 if name not in asked.fingerprints if asked.fingerprints else asked.before and place >= asked.before:
                     continue
-                if len(chosen) == limit:
+                if len(chosen) >= limit and job.ended_at < chosen[-1].newest.ended_at:
                     more = True
-                    continue
+                    continue  # One that failed at the same time may belong before the last of them.
                 chosen.append(summary := Summary(job))
                 summaries[name] = summary
             if (found := summaries[name]) is not None:
                 found.add(job)
-        chosen.sort(key=_place, reverse=True)
-        groups, room = list[FailureGroup](), MAX_GROUP_BYTES
+        more = more or len(chosen) > limit
+        chosen = sorted(chosen, key=_place, reverse=True)[:limit]
+        groups, room, known = list[FailureGroup](), MAX_GROUP_BYTES, self._known()
         for summary in chosen:
-            group = summary.group(self._note(summary.newest))
+            failure = summary.newest.failure
+            group = summary.group(known.note(failure.fingerprint, failure.text))
             if groups and (room := room - _size(group)) < 0:
                 more = True
                 break

@@ -15,7 +15,7 @@ from operator import attrgetter
 from correlator.bounded import BoundedDict
 from correlator.forecast.points import MIN_RUNS
 from correlator.jobs.forecasts import Forecasts
-from correlator.model.document import ForecastState
+from correlator.model.document import FAILURE_STATES, ForecastState
 from correlator.model.facts import Status
 from correlator.model.published import Change, PublishedJob
 from correlator.model.rows import Micros
@@ -36,8 +36,11 @@ class JobMetrics:
         self._stalled = 0
         self._states = dict.fromkeys(ForecastState, 0)
         self._counted: BoundedDict[str, None] = BoundedDict(max_ended)
+        self._failures: BoundedDict[str, None] = BoundedDict(max_ended)
         self._kinds = metrics.Bounded()
         self._prepared: set[tuple[str, ...]] = set()
+        for state in FAILURE_STATES:
+            metrics.FAILURES.labels(state)  # The series exist before the first failure, so that it is an increase.
         for status in STATUSES:
             metrics.JOBS.labels(status).set_function(partial(self._counts.__getitem__, status))
         metrics.JOBS_STALLED.set_function(lambda: self._stalled)
@@ -68,6 +71,8 @@ class JobMetrics:
                     self._counts[after] += 1
                 if new is not None:
                     self._changed(old, new, since)
+            if new is not None:
+                self._count_failure(new)
             self._stalled += (new is not None and new.stalled) - (old is not None and old.stalled)
             was, state = _state(old), _state(new)
             if was is not state:
@@ -95,8 +100,14 @@ class JobMetrics:
         if view.started_at is not None and view.ended_at is not None:
             metrics.JOB_SECONDS.labels(*kind).observe(max(0, view.ended_at - view.started_at) / 1_000_000)
 
+    def _count_failure(self, new: PublishedJob) -> None:
+        """Count why a job of this run failed, once."""
+        if new.failure is not None and new.job_id in self._counted and new.job_id not in self._failures:
+            self._failures[new.job_id] = None
+            metrics.FAILURES.labels(new.failure.state).inc()
 
-_counted = attrgetter("view.status", "stalled", "forecast")
+
+_counted = attrgetter("view.status", "stalled", "forecast", "failure")
 """What the counters use of a job. Most changes leave it as it is."""
 
 

@@ -26,6 +26,7 @@ from typing import Any, TypeVar, cast
 
 from msgspec.structs import asdict
 
+from correlator.failures.known import KnownFailures
 from correlator.forecast.forecaster import Operation, OperationKey
 from correlator.forecast.points import EndedRun
 from correlator.jobs import fold, joblog, sizes
@@ -69,7 +70,8 @@ class LocalHub(Hub):
     """The hub of a daemon: the index with its subscribers. Event loop's thread only.
 
     It is the publisher: what was read is applied to the index here, and the `Outcome` goes to the subscribers and the
-    counters. `epoch` is new at every start. `archive`: the database; None: memory only.
+    counters. `epoch` is new at every start. `archive`: the database; None: memory only. `known_failures`: returns what
+    operators know of failures now.
     """
 
     published: PublishedJobs
@@ -85,6 +87,7 @@ class LocalHub(Hub):
         resume_ring: ResumeRing | None = None,
         on_watch: Callable[[], None] = lambda: None,
         refusal: Callable[[], str | None] = lambda: None,
+        known_failures: Callable[[], KnownFailures] = KnownFailures,
         clock: Callable[[], Micros] = wall_clock,
     ) -> None:
         status = SourceStatus(index, ApplianceClock(clock))
@@ -102,7 +105,7 @@ class LocalHub(Hub):
         self.forecasts = index.forecasts
         self.readiness["tables"] = status.describe_tables
         self._job_metrics = JobMetrics(index.forecasts)
-        self._failures = FailureAnswers(index.failures, self.page)
+        self._failures = FailureAnswers(index.failures, self.page, known_failures)
 
     # -- called by the writer
 

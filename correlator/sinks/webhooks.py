@@ -56,19 +56,20 @@ import aiohttp
 import orjson
 from msgspec import Struct
 from msgspec.msgpack import Decoder
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from yarl import URL
 
 from correlator import web
 from correlator.bounded import Schedule
 from correlator.config.schema import Config, Tls
 from correlator.config.webhooks import Template, Webhook
+from correlator.failures.known import KnownFailures
 from correlator.jobs import encoding
 from correlator.model import encoder
 from correlator.model.document import NO_METADATA, JobDocument
 from correlator.model.messages import CloudEvent
 from correlator.model.published import Event, PublishedJob
-from correlator.model.replies import ReceiverState, WebhooksPart
+from correlator.model.replies import OperatorNote, ReceiverState, WebhooksPart
 from correlator.ops import metrics
 from correlator.ops.event_loop import timed
 from correlator.ops.logs import escape
@@ -343,10 +344,14 @@ _CUT: dict[str, Any] = {
 
 
 class Bodies:
-    """Makes bodies. `instance`: the name of this daemon, part of the source of each event. `page`: its URL, or None."""
+    """Makes bodies. `instance`: the name of this daemon, part of the source of each event. `page`: its URL, or None.
 
-    def __init__(self, instance: str, page: str | None) -> None:
+    `known`: what operators know of failures.
+    """
+
+    def __init__(self, instance: str, page: str | None, known: KnownFailures | None = None) -> None:
         self._page = page
+        self._known = known or KnownFailures()
         self._source = f"/correlator/{quote(instance, safe='')}"
 
     def make(self, event: Event, shown: PublishedJob | None, template: Template | None) -> bytes | None:
@@ -354,27 +359,40 @@ class Bodies:
         with_steps = shown is None or len(shown.view.steps) <= MAX_STEPS
         cut = [] if with_steps else ["steps"]
         data = encoding.document(shown, steps=with_steps) if shown is not None else None
-        body = self._encoded(event, data, cut, template)
+        failure = data.failure if data is not None else None
+        note = self._known.note(failure.fingerprint, failure.text) if failure is not None else None
+        body = self._encoded(event, data, cut, note, template)
         for name, empty in _CUT.items():
             if len(body) <= MAX_BODY:
                 return body
             if data is not None and getattr(data, name) not in (empty, None):
                 data = replace(data, **{name: empty})
                 cut.append(name)
-                body = self._encoded(event, data, cut, template)
+                body = self._encoded(event, data, cut, note, template)
         return body if len(body) <= MAX_BODY else None
 
-    def _encoded(self, event: Event, data: JobDocument | None, cut: list[str], template: Template | None) -> bytes:
-        made = self._cloud_event(event, data, cut)
+    def _encoded(
+        self,
+        event: Event,
+        data: JobDocument | None,
+        cut: list[str],
+        note: OperatorNote | None,
+        template: Template | None,
+    ) -> bytes:
+        made = self._cloud_event(event, data, cut, note)
         if template is None:
             return encoding.compact(encoder.encode(made))
         members = {**encoding.transition(event), "kind": event.kind.value}
         job = orjson.loads(encoder.encode(data)) if data is not None else {}
         url = web.address(self._page, "jobs", event.job_id)
-        return encoding.compact(encoding.encode(template.render({**made, "url": url, "event": members, "job": job})))
+        said = asdict(note) if note is not None else {}
+        context = {**made, "url": url, "event": members, "job": job, "note": said}
+        return encoding.compact(encoding.encode(template.render(context)))
 
-    def _cloud_event(self, event: Event, data: JobDocument | None, cut: list[str]) -> CloudEvent:
-        """See CloudEvents 1.0.2, JSON Event Format, 3. `stepid`, `stepname` and `datacut` are extension attributes.
+    def _cloud_event(
+        self, event: Event, data: JobDocument | None, cut: list[str], note: OperatorNote | None
+    ) -> CloudEvent:
+        """See CloudEvents 1.0.2, JSON Event Format, 3. Extension attributes are those from `stepid` on.
 
         Attributes hold no control characters, surrogates and noncharacters (CloudEvents 1.0.2, 3, Type System).
         """
@@ -392,6 +410,10 @@ class Bodies:
             made["stepid"] = str(event.step_id)
         if event.step_name:
             made["stepname"] = escape(event.step_name)
+        if note is not None:
+            made["note"] = escape(note.text)
+            if note.link is not None:
+                made["notelink"] = note.link
         if cut:
             made["datacut"] = " ".join(cut)
         return made
@@ -518,7 +540,7 @@ class WebhookSink:
                 contexts[webhook.ca] = tls_context(Tls(ca=webhook.ca), f"webhooks: {webhook.name}: ca: {webhook.ca}")
 
         def apply() -> None:
-            self._bodies = Bodies(self._instance, config.http.public_url)
+            self._bodies = Bodies(self._instance, config.http.public_url, KnownFailures(config.failures.notes))
             self._apply({one.name: (one, contexts[one.ca]) for one in config.webhooks})
 
         return apply
@@ -941,8 +963,10 @@ def matches(webhook: Webhook, event: Event, shown: PublishedJob | None) -> bool:
     if not wants(webhook, event.kind.value):
         return False
     if shown is None:
-        return not webhook.operations and not webhook.statuses
-    view = shown.view
+        return not (webhook.operations or webhook.statuses or webhook.failures)
+    view, failure = shown.view, shown.failure
+    if webhook.failures and (failure is None or failure.state not in webhook.failures):
+        return False
     return (not webhook.operations or view.operation in webhook.operations) and (
         not webhook.statuses or view.status.value in webhook.statuses
     )

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from correlator.cli import main
-from correlator.config.schema import leaves
+from correlator.config.schema import leaves, repeated_tables
 from correlator.ops import metrics
 from correlator.sources.db.session import TABLES
 from tests.support.markdown import backticks, documents, guides, read
@@ -28,9 +28,20 @@ SUFFIXES = (
     *(".py", ".md", ".toml", ".sql", ".service", ".js", ".json", ".yml", ".yaml", ".conf", ".txt", ".gz", ".mjs"),
     *(".ts", ".svg", ".deb", ".sig"),
 )
-KEYS = {dotted for dotted, _ in leaves()}
+KEYS = {dotted for dotted, _ in (*leaves(), *repeated_tables())}
 SECTIONS = {dotted.rpartition(".")[0] for dotted in KEYS}
-JSON_OBJECTS = {"connection", "event", "forecast", "hello", "job", "last_message", "metadata", "progress"}
+JSON_OBJECTS = {
+    "connection",
+    "event",
+    "failure",
+    "forecast",
+    "hello",
+    "job",
+    "last_message",
+    "metadata",
+    "note",
+    "progress",
+}
 READINESS = {"cluster.error", "database.error", "database.judged_at", "database.loading", "mqtt.error", "mqtt.skipped"}
 """Objects of JSON whose members the documents name as `object.member`, and members of /health/ready."""
 

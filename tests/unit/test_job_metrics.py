@@ -44,6 +44,22 @@ def test_a_job_that_ends_twice_or_runs_again_ended_once():
     assert world.ended() == world.ended(status="completed") == 1
 
 
+def test_a_failure_counts_once_by_whether_it_is_known():
+    world = PipelineHarness()
+    for job_id, error in (("a", "disk is full"), ("b", "disk is full"), ("c", None)):
+        world.read(job_id)
+        world.read(job_id, "failed", error_message=error)
+        world.read(job_id, "failed", error_message=error, owner="somebody")
+        if job_id == "a":
+            assert world.gained("correlator_failures_total") == 1
+    states = ("new", "known", "unknown")
+    assert [world.gained("correlator_failures_total", state=state) for state in states] == [0, 1, 2]
+    world.index.failures.has_read(None, all_of_it=True)
+    world.read("d")
+    world.read("d", "failed", error_message="out of memory")
+    assert world.gained("correlator_failures_total", state="new") == 1
+
+
 def test_a_job_that_is_seen_first_when_it_has_ended_counts_unless_that_was_long_ago():
     world = PipelineHarness()
     world.read("past", "completed", ended=NOW - 3600 * SECOND)

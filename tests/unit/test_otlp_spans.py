@@ -8,8 +8,10 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from correlator import __version__
+from correlator.model.document import Failure
 from correlator.model.facts import Status
 from correlator.model.published import JobView, PublishedJob
 from correlator.model.rows import StepRecord
@@ -64,6 +66,7 @@ def test_attributes_of_daemon_job_and_step_have_the_names_of_the_semantic_conven
         metadata='{"vm_name": "pgtest2"}',
         warnings=2,
     )
+    shown = replace(shown, failure=Failure("0123456789ab", "copy", "stated", "text", "new"))
     job, task = exported(shown)
     assert attributes(job) == {
         "cicd.pipeline.name": "live-failover",
@@ -79,6 +82,7 @@ def test_attributes_of_daemon_job_and_step_have_the_names_of_the_semantic_conven
         "correlator.source": "joblog",
         "correlator.warnings": 2,
         "correlator.errors": 0,
+        "correlator.failure.fingerprint": "0123456789ab",
     }
     assert attributes(task) == {
         "cicd.pipeline.task.name": "step-7",

@@ -221,7 +221,7 @@ def test_a_task_of_the_source_that_pauses_as_long_as_configured_is_not_stuck(tmp
     file = tmp_path / "correlator.toml"
     file.write_text(f'[database]\nurl = "sqlite:///x"\n{key} = "5m"\n')
     config, now = load(file, {"HOME": str(tmp_path)}), 0.0
-    source = core_of(config, lambda: 600.0).source
+    source = core_of(config, lambda: config).source
     live = Heartbeats(lambda: now)
     with live.heartbeat("a task", source.patience):
         now = 300.0 + 3 * config.database.query_timeout

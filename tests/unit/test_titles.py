@@ -51,7 +51,8 @@ def test_labels_of_the_configuration_reach_the_index(tmp_path: Path):
         '[database]\nurl = "sqlite:///x"\n'
         '[labels]\noperations = ["live = Live failover"]\nsteps = ["sync=Final = end"]\n'
     )
-    titles = core_of(load(file, {"HOME": str(tmp_path)}), lambda: 600.0).hub.index.published.titles
+    config = load(file, {"HOME": str(tmp_path)})
+    titles = core_of(config, lambda: config).hub.index.published.titles
     assert titles == Titles({"live": "Live failover"}, {"sync": "Final = end"})
 
 

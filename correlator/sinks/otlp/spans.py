@@ -115,6 +115,7 @@ def _job_span(shown: PublishedJob, times: tuple[Micros, Micros]) -> dict[str, An
                 "correlator.source": view.source,
                 "correlator.warnings": view.warnings,
                 "correlator.errors": view.errors,
+                "correlator.failure.fingerprint": shown.failure.fingerprint if shown.failure is not None else None,
             }
         ),
         **_status(failed=failed, error=view.error),
