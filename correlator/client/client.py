@@ -167,6 +167,22 @@ class Client:
         query |= {"wait": f"{wait:g}"} if wait else {}
         return cast("Job | None", await self._get(path, query, within=ANSWER_WITHIN + wait))
 
+    async def why(self, name: str) -> Document | None:
+        """Fetch why a job failed: ``GET /api/v1/jobs/{id}/why``; None: no job has this ID. It raises as `jobs` does."""
+        path, query = _job(name)
+        return cast("Document | None", await self._get(path + "/why", query))
+
+    async def failures(self, query: Query = MappingProxyType({})) -> Document:
+        """Fetch a page of ``GET /api/v1/failures``, whose parameters `query` has. It raises as `jobs` does."""
+        body = await self._get("/api/v1/failures", query)
+        if body is None or "failures" not in body:
+            raise self._not_a_correlator("its answer has no member `failures`")
+        return cast("Document", body)
+
+    async def failure(self, fingerprint: str) -> Document | None:
+        """Fetch ``GET /api/v1/failures/{fingerprint}``; None if no job failed so. It raises as `jobs` does."""
+        return cast("Document | None", await self._get(f"/api/v1/failures/{quote(fingerprint, safe='')}", {}))
+
     async def lines(self, name: str, level: Level = "INFO") -> AsyncGenerator[LogMessage, None]:
         """Yield the log lines of a job from `level` on, the oldest first, up to the newest that there is.
 

@@ -528,6 +528,53 @@ def history(
 
 
 @click.command()
+@click.argument("job_id", metavar="ID", type=JobId())
+@output_option("text", "json", default="text")
+@daemon_options
+def why(job_id: str, output: str, **given: Any) -> None:
+    """Say why a job failed: in which step, since when that happens, and what differs from earlier runs.
+
+    ID is any of its IDs, or the short form that `jobs` prints.
+    """
+    from correlator.terminal import failures as of_failures  # noqa: PLC0415 - see the module's docstring
+
+    (client, _), stdout = client_from_options(given), standard_output()
+    run_with_client(client, lambda: of_failures.why(client, job_id, output, stdout, sys.stderr))
+
+
+@click.command()
+@click.argument("fingerprint", metavar="[FINGERPRINT]", default="")
+@click.option("--since", type=Since(), metavar="WHEN", help="Only jobs that failed since: 2h, 7d, or a time.")
+@click.option("--operation", default="", help="Only jobs with this operation.")
+@click.option("--vm", default="", metavar="NAME", help="Only jobs of this VM.")
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="The most failures to list.")
+@_list_output
+@daemon_options
+def failures(
+    fingerprint: str, limit: int, output: Output | None, no_header: bool, since: str | None, **given: Any
+) -> None:
+    """List the jobs that failed, grouped by failure, or show one failure.
+
+    FINGERPRINT is that of a failure, as this list and `why` print it.
+    """
+    from correlator.terminal import failures as of_failures  # noqa: PLC0415 - see the module's docstring
+
+    asked = {"since": since, "operation": given.pop("operation"), "vm": given.pop("vm")}
+    query = {name: value for name, value in asked.items() if value}
+    (client, _), stdout = client_from_options(given), standard_output()
+    chosen = output or ("table" if stdout.isatty() else "plain")
+    if not fingerprint:
+        query["limit"] = str(limit)
+        run_with_client(
+            client, lambda: of_failures.failures(client, query, chosen, stdout, sys.stderr, header=not no_header)
+        )
+        return
+    if query:
+        raise click.UsageError(f"--{next(iter(query))} is for the list: omit it, or FINGERPRINT")
+    run_with_client(client, lambda: of_failures.failure(client, fingerprint, chosen, stdout, sys.stderr))
+
+
+@click.command()
 @click.argument("job_ids", metavar="ID…", type=JobId(), nargs=-1, required=True)
 @click.option(
     "--progress",
@@ -571,4 +618,4 @@ def watch(
     ctx.exit(run_with_client(client, lambda: watching.watch(client, order, chosen, stdout, sys.stderr)))
 
 
-COMMANDS = (jobs, show, logs, history, watch)
+COMMANDS = (jobs, show, why, failures, logs, history, watch)

@@ -16,6 +16,7 @@ from msgspec import to_builtins
 from correlator.client.documents import moment, remaining
 from correlator.client.messages import Document, LogMessage
 from correlator.client.replica import Update
+from correlator.failures.sentence import sentence
 from correlator.model.facts import ENDED
 
 
@@ -107,6 +108,15 @@ def size(count: object) -> str:
 def cut_error(thing: Document) -> str:
     """A note with the full size of an error that was cut; "" if it is complete."""
     return f"cut: {size(thing['error_cut'])} in full" if thing.get("error_cut") else ""
+
+
+def failure_sentence(job: Document) -> str:
+    """Why a job failed; "" if it has not failed, or no reason was logged."""
+    failure = job.get("failure") or {}
+    if not failure.get("text"):
+        return ""
+    steps = steps_of(job)
+    return sentence(failure["certainty"], failure["step"], failure["text"], steps[-1][1].get("name") if steps else None)
 
 
 def metadata_of(job: Document) -> tuple[dict[str, Any], dict[str, str]]:

@@ -53,6 +53,8 @@ def fields(job: Document, now: float, theme: Theme) -> Iterator[Field]:
     late = f", {why}" if (why := formats.reason(job)) else ""
     words = theme.clean(status) + stalled + late
     yield "status", Text.assemble(theme.mark(status), " ", (words, STYLES.get(status, "")))
+    if why := formats.failure_sentence(job):
+        yield "failure", Text.assemble((theme.clean(why), "red"), (f"  ({job['failure']['state']})", "dim"))
     if job.get("error"):
         yield "error", _error(job, theme)
     yield "progress", _progress(job, now, theme)

@@ -291,7 +291,7 @@ class WatchedId:
 
     def _of_job(self, job: Document, job_id: str) -> Iterator[WatchEvent]:
         status, error = str(job.get("status")), job.get("error")
-        error_text = _error_text(job)
+        error_text = f": {why}" if (why := formats.failure_sentence(job)) else _error_text(job)
         if self._is_new("job", status):
             at = job.get("ended_at" if status in _ENDINGS else "started_at") or job.get("updated_at")
             took = formats.duration(job.get("duration_seconds"), fine=True)
@@ -617,7 +617,9 @@ def _step_lines(branch: Branch, job: Document, frame: Frame, detail: int) -> lis
             drawn += _error_lines(step, frame, indent=6)
             drawn += _log_lines([log for log in branch.logs if str(log.step_id) == number], frame, indent=6)
     if job.get("status") == "failed":
-        if str(job.get("error")) not in shown_errors:
+        if why := formats.failure_sentence(job):
+            drawn += _error_lines({"error": f"{why} ({job['failure']['state']})"}, frame, indent=2)
+        elif str(job.get("error")) not in shown_errors:
             drawn += _error_lines(job, frame, indent=2)
         drawn += _log_lines([log for log in branch.logs if log.step_id not in under], frame, indent=2)
     last = job.get("last_message") or {}
