@@ -116,7 +116,9 @@ def failure_sentence(job: Document) -> str:
     if not failure.get("text"):
         return ""
     steps = steps_of(job)
-    return sentence(failure["certainty"], failure["step"], failure["text"], steps[-1][1].get("name") if steps else None)
+    last = steps[-1][1].get("name") if steps else None
+    # A member that is null is missing in a document that a merge patch built.
+    return sentence(failure.get("certainty", ""), failure.get("step"), failure["text"], last)
 
 
 def metadata_of(job: Document) -> tuple[dict[str, Any], dict[str, str]]:

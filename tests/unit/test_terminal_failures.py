@@ -14,7 +14,7 @@ from correlator.terminal import failures
 from correlator.terminal.screen import Theme
 from correlator.terminal.show import fields
 from correlator.terminal.watch import Branch, Frame, WatchState, tree_lines
-from tests.support.job_documents import NASTY, NOW, document, step, update
+from tests.support.job_documents import NASTY, NOW, document, forecast, step, update
 from tests.support.screens import Output
 
 FAILURE = {
@@ -133,3 +133,28 @@ def test_show_and_watch_say_the_sentence_instead_of_a_stack_trace():
     assert not any("io.Pipe" in line for line in drawn)
     (ended,) = (event for event in WatchState(["a"]).apply(update(job)) if event.kind == "job")
     assert ended.text.endswith(": Step copy: no space left.")
+
+
+@pytest.mark.parametrize("certainty", ["stated", "inferred", "apart", "none"])
+@pytest.mark.parametrize("status", ["failed", "running"])
+def test_show_and_watch_say_the_same_of_a_document_that_patches_built(certainty, status):
+    """A member that is null is not in such a document, at any depth."""
+    named = certainty in ("stated", "inferred")
+    failure = {**FAILURE, "certainty": certainty, "step": "copy" if named else None,
+               **({"text": "", "fingerprint": None, "state": "unknown"} if certainty == "none" else {})}  # fmt: skip
+    steps = {"1": step(1, "copy", "failed", error="no space left"), "2": step(2, "switch", "running")}
+    members = forecast(ends_at=None) if status == "running" else {"failure": failure, "forecast": None}
+    whole = document("a", status, steps=steps, **members)
+    patched = without_nulls(whole)
+    assert {k: v.plain for k, v in fields(patched, NOW, Theme())} == {
+        k: v.plain for k, v in fields(whole, NOW, Theme())
+    }
+    drawn, expected = (tree_lines([Branch("a", job)], Frame(80, 0, NOW)) for job in (patched, whole))
+    assert [line.plain for line in drawn] == [line.plain for line in expected]
+    said, of_whole = (list(WatchState(["a"]).apply(update(job))) for job in (patched, whole))
+    assert said == of_whole
+
+
+def without_nulls(value: Any) -> Any:
+    """Leave out the members that are null, as an RFC 7396 merge patch does that creates them."""
+    return {k: without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
