@@ -193,7 +193,7 @@ async def test_a_watch_in_a_pipe_prints_each_transition_once_also_over_a_restart
         "gui-1 step validation completed after",
         "late-2 unified-live-failover running",
         "late-2 unified-live-failover completed after",
-        "gui-1 unified-live-failover failed after boom",
+        "gui-1 unified-live-failover failed after The job reports: boom. The last step was validation.",
     ]
 
 
