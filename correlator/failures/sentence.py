@@ -8,7 +8,7 @@ NO_REASON = "No reason was logged."
 
 
 def sentence(certainty: Certainty, step: str | None, text: str, last_step: str | None = None) -> str:
-    """`last_step`: the one that began last; None if there is none. The page says the same (`web/page/failure.js`)."""
+    """`last_step`: the one that began last; None if there is none. The page says the same (`web/page/sentence.js`)."""
     text = text.rstrip(".")
     match certainty:
         case "stated":

@@ -2,8 +2,9 @@
 
 The page is one HTML file and one script, and each part of the browser client is one file: what is many files in this
 package would be as many requests, and a round trip for each level of imports. `_Join` makes one module of several,
-without a build step. The script contains the styles: for a file beside it, a browser opens another connection, which
-takes a round trip more. Its address contains a hash of its content, so that a browser may keep it.
+without a build step. What few people open is a second script, which the page loads when it is wanted. The scripts
+contain the styles: for a file beside it, a browser opens another connection, which takes a round trip more. Their
+addresses contain a hash of their content, so that a browser may keep them.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from pathlib import PurePosixPath
 from types import MappingProxyType
 from urllib.parse import quote
 
-STYLES = ("page.css", "list.css", "entity.css", "log.css", "print.css")
+STYLES = ("page.css", "list.css", "log.css", "print.css")
 """In the order of the cascade."""
+
+VIEWS, VIEWS_STYLES = "page/views.js", ("views.css",)
+"""The second script of the page, which `page/main.js` imports when one of its views is wanted."""
 
 CLIENT = ("client.js", "progress.js", "react.js")
 """What other pages import, and GUIs copy. The last two import `client.js`, which therefore keeps one connection."""
@@ -85,9 +89,14 @@ def files(*, gateway: bool = False) -> Mapping[str, File]:
     page = _read("index.html")
     if gateway:
         page = page.replace('<html lang="en">', '<html lang="en" data-fleet>', 1)
-    script = File.of("page.js", _styled(shortened(joined("page/main.js"))), is_hashed=True)
+    first, second = joined_in_two("page/main.js", VIEWS)
+    views = File.of("views.js", _styled(shortened(second), VIEWS_STYLES), is_hashed=True)
+    views_name = f"views-{views.etag}.js"
+    first = first.replace('import("./views.js")', f'import("./{views_name}")')
+    script = File.of("page.js", _styled(shortened(first), STYLES), is_hashed=True)
     name = f"page-{script.etag}.js"
-    found |= {f"/{name}": script, "/": File.of("index.html", page.replace('"page.js"', f'"{name}"'))}
+    found |= {f"/{views_name}": views, f"/{name}": script}
+    found["/"] = File.of("index.html", page.replace('"page.js"', f'"{name}"'))
     return MappingProxyType(found)
 
 
@@ -95,11 +104,11 @@ def _read(name: str) -> str:
     return resources.files(__name__).joinpath(name).read_text()
 
 
-def _styled(script: str) -> str:
-    """The script, which first sets the styles of its page. The content security policy admits that."""
-    styles = json.dumps(shortened("".join(map(_read, STYLES))), ensure_ascii=False)
+def _styled(script: str, names: Iterable[str]) -> str:
+    """The script, which first adds styles to its page. The content security policy admits that."""
+    styles = json.dumps(shortened("".join(map(_read, names))), ensure_ascii=False)
     begin = f"const $styles = new CSSStyleSheet();\n$styles.replaceSync({styles});\n"
-    return f"{begin}document.adoptedStyleSheets = [$styles];\n{script}"
+    return f"{begin}document.adoptedStyleSheets.push($styles);\n{script}"
 
 
 def _types(name: str) -> str:
@@ -114,7 +123,23 @@ def joined(entry: str, beside: Iterable[str] = (), *, read: Callable[[str], str]
     Raises:
         ValueError: A module imports or exports in a form that is not known here, or imports what is not exported.
     """
-    return _Join(frozenset(beside) - {entry}, read).entry(entry)
+    return "".join(_Join(frozenset(beside) - {entry}, read).parts(entry))
+
+
+def joined_in_two(entry: str, later: str, *, read: Callable[[str], str] = _read) -> tuple[str, str]:
+    """Two modules. The first imports the second at some time, and leaves it what both are made of in `$shared`.
+
+    So a module that both import is evaluated once, with one state.
+
+    Raises:
+        ValueError: As `joined` does.
+    """
+    first = _Join(frozenset(), read)
+    head, before, rest = first.parts(entry)
+    second = _Join(frozenset(), read, first.exports)
+    text = "".join(second.parts(later))
+    shared = f"globalThis.$shared = {{ {', '.join(map(_variable, second.taken))} }};\n"
+    return f"{head}{before}{shared}{rest}", text
 
 
 def shortened(text: str) -> str:
@@ -148,21 +173,27 @@ class _Join:
     again: its importers have a copy.
     """
 
-    def __init__(self, beside: frozenset[str], read: Callable[[str], str]) -> None:
+    def __init__(
+        self, beside: frozenset[str], read: Callable[[str], str], shared: Mapping[str, set[str]] | None = None
+    ) -> None:
+        """`shared`: exports of the modules that another script has left in `$shared`."""
         self._beside = beside
         self._read = read
-        self._exports: dict[str, set[str]] = {}
+        self._shared = shared or {}
+        self.taken: list[str] = []
+        """Those of the shared modules that are imported."""
+        self.exports: dict[str, set[str]] = {}
         """Of the modules that `_before` defines, which is in front of the entry."""
         self._before: list[str] = []
         self._unfinished: list[str] = []
 
-    def entry(self, name: str) -> str:
-        """The whole text. What is in front of the first link stays there, as a directive must."""
+    def parts(self, name: str) -> tuple[str, str, str]:
+        """The whole text: what is in front of the first link, as a directive must be; the modules; all the rest."""
         text = self._read(name)
         first = _LINK.search(text)
         at = len(text) if first is None else first.start()
         rest = self._linked(name, text[at:])
-        return text[:at] + "".join(self._before) + rest
+        return text[:at], "".join(self._before), rest
 
     def _linked(self, name: str, text: str) -> str:
         """`text` of a module with constants instead of its links to other modules, which are added to `_before`."""
@@ -184,11 +215,18 @@ class _Join:
         """The names that a module exports. It is added to `_before`."""
         if name in self._unfinished:
             raise ValueError(f"modules import each other: {', '.join([*self._unfinished, name])}")
-        if name not in self._exports:
+        if name not in self.exports:
             self._unfinished.append(name)
-            self._exports[name] = self._add_file(name) if name in self._beside else self._add_function(name)
+            self.exports[name] = self._add(name)
             self._unfinished.pop()
-        return self._exports[name]
+        return self.exports[name]
+
+    def _add(self, name: str) -> set[str]:
+        if name in self._shared:
+            self.taken.append(name)
+            self._before.append(f"const {_variable(name)} = globalThis.$shared.{_variable(name)};\n")
+            return self._shared[name]
+        return self._add_file(name) if name in self._beside else self._add_function(name)
 
     def _add_file(self, name: str) -> set[str]:
         self._before.append(f'import * as {_variable(name)} from "./{name}";\n')

@@ -7,6 +7,7 @@
 
 import { subscribe } from "./client.js";
 import { Progress, comparison, liveliness, outlook } from "./page/outlook.js";
+import { errorLine } from "./page/sentence.js";
 import { Clock, clockTime } from "./page/times.js";
 import {
   STATUSES,
@@ -250,8 +251,11 @@ function statusWords(job, outcome) {
 
 /** @param {Job} job */
 function errorLines(job) {
-  const [error, ...rest] = text(job.error).trim().split("\n");
-  return { error, details: [...rest, cutNote(job.error_cut)].join("\n").trim() };
+  const [first, ...rest] = text(job.error).trim().split("\n");
+  const error = errorLine(job);
+  const said = error.endsWith(` ${first.replace(/\.+$/, "")}.`) && rest.length === 0;
+  const shown = said ? [] : error === first ? rest : [first, ...rest];
+  return { error, details: [...shown, cutNote(job.error_cut)].join("\n").trim() };
 }
 
 /**

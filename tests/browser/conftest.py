@@ -212,6 +212,7 @@ async def page(context: BrowserContext) -> AsyncIterator[Page]:
         "401 (Unauthorized)",
         "ERR_INCOMPLETE",
         "ERR_EMPTY_RESPONSE",
+        f"/api/v1/failures/{'0' * 12}",  # 404: a failure that no job has
         "/favicon.ico",  # which a browser asks for where it shows a download as text, without a page that names its own
     )
     assert [text for text in errors if not any(part in text for part in expected)] == []

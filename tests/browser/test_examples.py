@@ -150,7 +150,7 @@ async def test_the_plain_example_shows_a_job_to_its_end(page: Page, appliance: A
     await expect(shown).to_contain_text("final-sync")
     await appliance.end(job_id, "failed", "no space left\nat line 7")
     await expect(shown.get_by_role("status")).to_have_text("Failed")
-    await expect(shown.locator("summary")).to_have_text("no space left")
+    await expect(shown.locator("summary")).to_have_text("The job reports: no space left. The last step was final-sync.")
     await expect(page.locator("#result")).to_have_text("Nothing was changed.")
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from tests.support.browser import expect, heading, lines, misplaced_heads, names, rows
 from tests.support.eventually import eventually
-from tests.support.page_server import document, forecasted, line
+from tests.support.page_server import document, failed, forecasted, line
 
 DAY = 86_400.0
 GUI_ID = "unified-live-failover-pgtest2-1758553933"
@@ -201,9 +201,9 @@ async def test_equal_failures_are_one_row_and_seen_ones_are_last_also_after_a_re
     marked = [f"{number:036}" for number in range(19_989)]
     storage = f"localStorage['correlator.seen'] ??= JSON.stringify({json.dumps(marked)})"
     await page.add_init_script(storage)
-    failed = [document(f"f{n}", "failed", ago=100 + n, error=f"volume {n} is lost") for n in range(9)]
-    await fake.put(*failed, document("run", ago=500), document("g", "failed", ago=300, error="no space"))
-    await fake.put(document(marked[0], "failed", ago=200, error="seen before"))
+    alike = [failed(f"f{n}", f"write /data/{n}: no space left on device", ago=100 + n) for n in range(9)]
+    await fake.put(*alike, document("run", ago=500), failed("g", "connection refused", ago=300))
+    await fake.put(failed(marked[0], "seen before", ago=200))
     await page.goto(fake.url)
     await expect(rows(page)).to_have_count(4)
     await expect(page).to_have_title("10 failed, 1 running – correlator")
@@ -214,7 +214,7 @@ async def test_equal_failures_are_one_row_and_seen_ones_are_last_also_after_a_re
         assert (await names(page))[0] == "vm-run"
         await expect(page).to_have_title("1 running – correlator")
         await page.reload()
-    await fake.put(document("new", "failed", ago=5, took=1, error="volume 1 is lost"))
+    await fake.put(failed("new", "write /data/1: no space left on device", ago=5, took=1))
     await expect(rows(page).first).to_contain_text("vm-new")
     await page.get_by_role("button", name="Mark 1 failure as seen").click()
     await page.get_by_role("button", name="12 failures seen: show first again").click()

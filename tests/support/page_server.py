@@ -14,6 +14,9 @@ from typing import Any
 
 from aiohttp import WSMsgType, web
 
+from correlator.failures.failure import failure
+from correlator.failures.sentence import sentence
+from correlator.model.rows import StepRecord
 from correlator.sinks.http.server import HEADERS, Static
 from correlator.sinks.turns import Work
 from tests.support import job_documents
@@ -74,6 +77,44 @@ def document(job_id: str, status: str = "running", *, ago: float = 60.0, took: f
     return made
 
 
+def failed(job_id: str, error: str | None, *, state: str = "known", **more: Any) -> Document:
+    """A job that failed, with the `failure` of its error and its steps."""
+    job = document(job_id, "failed", error=error, **more)
+    rows = [
+        StepRecord(each["seq"], each["name"], each["seq"], each["status"], error_message=each["error"])
+        for each in job["steps"].values()
+    ]
+    found = failure(error, rows, [job_id, job["metadata"]["vm_name"]])
+    why = {"fingerprint": found.fingerprint or None, "step": found.step, "certainty": found.certainty}
+    return job | {"failure": why | {"text": found.text, "state": state if found.fingerprint else "unknown"}}
+
+
+def group_of(*jobs: Document, days: Iterable[tuple[float, int]] = (), **more: Any) -> Document:
+    """The jobs that failed alike, the newest first. `days`: how many days ago, and how many jobs."""
+    newest, vms = jobs[0], [job["metadata"]["vm_name"] for job in jobs]
+    by_day = {stamp(86_400 * ago)[:10]: count for ago, count in days} or {stamp()[:10]: len(jobs)}
+    refs = [
+        {"job_id": job["job_id"], "ended_at": job["ended_at"], "operation": job["operation"], "vm_name": vm}
+        for job, vm in zip(jobs, vms, strict=True)
+    ]
+    return {
+        **{name: newest["failure"][name] for name in ("fingerprint", "text", "step", "certainty")},
+        "count": sum(by_day.values()),
+        "first_at": jobs[-1]["ended_at"],
+        "last_at": newest["ended_at"],
+        "days": [{"day": day, "count": count} for day, count in sorted(by_day.items())],
+        "vms": vms,
+        "vm_count": len(vms),
+        "operations": [newest["operation"]],
+        "steps": [newest["failure"]["step"]] if newest["failure"]["step"] else [],
+        "jobs": refs,
+        "note": None,
+    } | more
+
+
+WHOLE: Document = {"reaches": stamp(30 * 86_400), "complete": True, "reason": None}
+
+
 def line(event_id: int, message: str | None = None, level: str = "INFO", *, ago: float = 0.0, **more: Any) -> Document:
     """A line of a job's log."""
     said = {"level": level, "message": message or f"line {event_id}", "at": stamp(ago)}
@@ -120,6 +161,13 @@ class PageServer:
         self.away: str | None = None
         self.sought: list[Document] = []
         """The parameters of each request for one of them."""
+        self.failures: list[list[Document]] = []
+        """The pages of the groups of failed jobs."""
+        self.whys: dict[str, Document] = {}
+        """Job ID → members of the reply of `/why` that are not the usual ones."""
+        self.failure_details: dict[str, Document] = {}
+        """The same of a group, by its fingerprint."""
+        self.asked_why: list[str] = []
         self.pause_lines = False
         """Whether such requests wait. `given_up`: the texts of those whose client has gone meanwhile."""
         self.given_up: list[str] = []
@@ -150,7 +198,10 @@ class PageServer:
             web.get("/ws", self._websocket),
             web.get("/api/v1/jobs/{id:.+}/events", self._history),
             web.get("/api/v1/jobs/{id:.+}/log", self._history),
+            web.get("/api/v1/jobs/{id:.+}/why", self._why),
             web.get("/api/v1/jobs", self._search),
+            web.get("/api/v1/failures", self._failures),
+            web.get("/api/v1/failures/{fingerprint}", self._failure),
             web.get("/api/v1/events", self._find_lines),
             web.get("/api/v1/entities/{name:.+}", self._entity),
             web.get("/test.html", self._test_page),
@@ -260,6 +311,45 @@ class PageServer:
         contexts = {job["context_id"] for job in page["jobs"] if job["context_id"]}
         name = request.match_info["name"]
         return web.json_response(page | {"entity": name, "kind": "vm", "contexts": sorted(contexts), "operations": []})
+
+    async def _why(self, request: web.Request) -> web.Response:
+        job = self.jobs[request.match_info["id"]]
+        self.asked_why.append(job["job_id"])
+        why = job["failure"]
+        found = {
+            "job_id": job["job_id"],
+            "failure": why,
+            "sentence": sentence(why["certainty"], why["step"], why["text"]),
+            "rows": [],
+            "group": group_of(job) if why["fingerprint"] else None,
+            "differs": None,
+            "burst": None,
+        }
+        return web.json_response(found | WHOLE | self.whys.get(job["job_id"], {}))
+
+    async def _failures(self, request: web.Request) -> web.Response:
+        number = int(request.query.get("cursor", 0))
+        groups = self.failures[number] if self.failures else []
+        more = str(number + 1) if number + 1 < len(self.failures) else None
+        since = {"since": request.query["since"]}
+        self.sought.append(since)
+        return web.json_response({"failures": groups, "next_cursor": more} | WHOLE)
+
+    async def _failure(self, request: web.Request) -> web.Response:
+        wanted = request.match_info["fingerprint"]
+        groups = [group for page in self.failures for group in page if group["fingerprint"] == wanted]
+        if not groups:
+            detail = f"no job failed with the fingerprint '{wanted}'"
+            return web.json_response({"title": "Not Found", "detail": detail}, status=404)
+        none = {"examined": 0, "completed": 0, "failed_alike": 0, "failed_otherwise": 0, "unknown": 0}
+        found = {
+            "group": groups[0],
+            "template": groups[0]["text"],
+            "variants": [{"text": groups[0]["text"], "count": groups[0]["count"]}],
+            "next_runs": none | {"recovered_seconds": []},
+            "similar": [],
+        }
+        return web.json_response(found | WHOLE | self.failure_details.get(wanted, {}))
 
     def _named(self, request: web.Request) -> Document:
         """One page of the jobs of the archive whose VM has the text."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from correlator.web import files, joined, shortened
+from correlator.web import files, joined, joined_in_two, shortened
 from deploy.sbom import vendored
 from tests.support.eventually import PATIENCE
 from tests.support.servers import program
@@ -20,14 +20,16 @@ ROOT = Path(str(resources.files("correlator.web")))
 SERVED = {re.sub(r"-[0-9a-f]{20}\.", ".", path): file for path, file in files().items()}
 
 
-def test_two_files_make_the_page_and_the_others_are_for_guis_and_no_licence_is_served():
+def test_two_files_make_the_page_a_script_follows_when_wanted_and_the_others_are_for_guis():
     for_guis = {f"/{name}{suffix}" for name in ("client", "progress", "react") for suffix in (".js", ".d.ts")}
-    assert SERVED.keys() == {"/", "/page.js", "/favicon.svg"} | for_guis
+    assert SERVED.keys() == {"/", "/page.js", "/views.js", "/favicon.svg"} | for_guis
     page = SERVED["/"].body.decode()
     assert ["/" + name for name in re.findall(r'(?:src|href)="((?!api)[^"]+)"', page)] == [
         "/favicon.svg",
-        *(path for path, file in files().items() if file.is_hashed),
+        next(path for path in files() if path.startswith("/page-")),
     ]
+    views = re.findall(r'import\("\.(/views-[^"]+)"\)', SERVED["/page.js"].body.decode())
+    assert views == [path for path in files() if path.startswith("/views-")]
 
 
 def test_an_address_with_a_hash_has_one_content_whatever_serves_the_page_below_70_kb():
@@ -40,7 +42,8 @@ def test_an_address_with_a_hash_has_one_content_whatever_serves_the_page_below_7
 
 
 def test_a_served_script_imports_none_but_these_and_begins_with_its_directive():
-    allowed = {"/client.js": [], "/page.js": [], "/progress.js": ["./client.js"], "/react.js": ["./client.js", "react"]}
+    allowed: dict[str, list[str]] = {"/client.js": [], "/page.js": [], "/views.js": []}
+    allowed |= {"/progress.js": ["./client.js"], "/react.js": ["./client.js", "react"]}
     imported = re.compile(r'^(?:import|export)\b[^;]* from "([^"]+)"', re.MULTILINE)
     scripts = {path: file.body.decode() for path, file in SERVED.items() if path.endswith(".js")}
     assert {path: sorted(set(imported.findall(text))) for path, text in scripts.items()} == allowed
@@ -104,6 +107,39 @@ def test_joined_modules_keep_their_scopes_their_order_and_their_addresses(tmp_pa
     )
     assert done.stderr == ""
     assert done.stdout.strip() == '[["a","inner",1],"a","b","main.js","parts/c.js"]'
+
+
+def test_a_module_of_two_scripts_is_evaluated_once(tmp_path):
+    modules = {
+        "first.js": """
+import { count } from "./state.js";
+import { only } from "./only.js";
+export const before = [count(), only];
+export const later = () => import("./later.js");
+""",
+        "later.js": """
+import { count } from "./state.js";
+import { own } from "./own.js";
+export const after = [count(), own];
+""",
+        "state.js": "let number = 0;\nexport const count = () => ++number;\n",
+        "only.js": 'export const only = "only";\n',
+        "own.js": 'export const own = "own";\n',
+    }
+    first, second = joined_in_two("first.js", "later.js", read=modules.__getitem__)
+    assert "number = 0" not in second
+    (tmp_path / "first.mjs").write_text(first.replace("later.js", "later.mjs"))
+    (tmp_path / "later.mjs").write_text(second)
+    script = """
+        const { before, later } = await import("./first.mjs");
+        console.log(JSON.stringify([before, (await later()).after]));
+    """
+    (tmp_path / "script.mjs").write_text(script)
+    done = subprocess.run(
+        [program("node"), "script.mjs"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() == '[[1,"only"],[2,"own"]]'
 
 
 @pytest.mark.parametrize(

@@ -78,9 +78,9 @@ test("jobs are counted, filtered and grouped by appliance, the most urgent first
   ];
   const jobs = new Map([
     of("run", "b", "running", 5),
-    of("failed", "b", "failed", 50, { error: "full 1" }),
-    of("equal", "b", "failed", 60, { error: "full 2" }),
-    of("other", "a", "failed", 40, { error: "full 3" }),
+    of("failed", "b", "failed", 50, { failure: { fingerprint: "f" } }),
+    of("equal", "b", "failed", 60, { failure: { fingerprint: "f" } }),
+    of("other", "a", "failed", 40, { failure: { fingerprint: "f" } }),
     of("done", "a", "completed", 10),
   ]);
   const listed = (filter) => {

@@ -125,6 +125,8 @@ test("an order by start, duration or forecast end; what has no such time comes l
 
 const byEnd = (seconds, state = "on_track") => ({ forecast: { state, ends_at: { p50: new Date(NOW + seconds * 1000).toISOString() } } });
 
+const LOST = { failure: { fingerprint: "lost" } };
+
 test("stalled and overdue jobs come first, then new failures, older ones as one row, and running jobs by their end", () => {
   const jobs = [
     ended("done", "completed", 5, 1),
@@ -132,11 +134,11 @@ test("stalled and overdue jobs come first, then new failures, older ones as one 
     ended("no-forecast", "running", 1, null),
     ended("later", "running", 2, null, byEnd(600)),
     ended("sooner", "running", 9000, null, byEnd(60, "late")),
-    ended("old-2", "failed", 80_000, 1, { error: "lost" }),
-    ended("old-1", "failed", 8000, 1, { error: "lost" }),
+    ended("old-2", "failed", 80_000, 1, LOST),
+    ended("old-1", "failed", 8000, 1, LOST),
     ended("old-0", "failed", 7000, 1),
-    ended("long", "failed", 90_000, 89_000, { error: "lost" }),
-    ended("new", "failed", 100, 1, { error: "full" }),
+    ended("long", "failed", 90_000, 89_000, LOST),
+    ended("new", "failed", 100, 1, { failure: { fingerprint: "full" } }),
     ended("overdue", "running", 70_000, null, byEnd(1, "overdue")),
     ended("stalled", "running", 80_000, null, { stalled: true, ...byEnd(1, "overdue") }),
   ];
@@ -166,15 +168,14 @@ test("a running job keeps its place while the end of its forecast moves by less 
 });
 
 test("of equal failures the newest is shown with their number, and seen or old ones do not come first", () => {
-  const error = (n) => ({ operation: "failover", error: `volume ${n} of 3f2a8c1e-1111-4222-8333-444455556666 is lost` });
   const jobs = [
-    ended("f1", "failed", 300, 1, error(1)),
-    ended("f2", "failed", 200, 1, error(2)),
-    ended("other", "failed", 250, 1, { operation: "failover", error: "no space" }),
+    ended("f1", "failed", 300, 1, LOST),
+    ended("f2", "failed", 200, 1, LOST),
+    ended("other", "failed", 250, 1, { failure: { fingerprint: "full" } }),
     ended("bare", "failed", 400, 1),
-    ended("bare-too", "failed", 401, 1),
+    ended("bare-too", "failed", 401, 1, { failure: { fingerprint: null } }),
     ended("run", "running", 100, null),
-    ended("old", "failed", 90_000, 1, error(3)),
+    ended("old", "failed", 90_000, 1, LOST),
   ];
   const all = listed(jobs);
   assert.deepEqual(all.shown, ["f2", "other", "bare", "bare-too", "run", "old"]);

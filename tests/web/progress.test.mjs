@@ -42,6 +42,13 @@ test("the first line of an error is apart from the others, and from the note tha
   assert.deepEqual(lines(shown({ ...failed, error: null })), ["", ""]);
 });
 
+test("a failed job says its sentence, and has its error below if that says more", () => {
+  const failed = { status: "failed", terminal: true, failure: { certainty: "stated", step: "copy", text: "disk full" } };
+  assert.deepEqual(lines(shown({ ...failed, error: "disk full" })), ["Step copy: disk full.", ""]);
+  assert.deepEqual(lines(shown({ ...failed, error: "disk full\n at x" })), ["Step copy: disk full.", "disk full\n at x"]);
+  assert.deepEqual(lines(shown({ ...failed, error: "a: disk full" })), ["Step copy: disk full.", "a: disk full"]);
+});
+
 const lines = ({ error, details }) => [error, details];
 
 test("doubts about a running job are named, and none about an ended one", () => {

@@ -1,5 +1,6 @@
 /** The page of one job, found by any ID, also by one that does not exist yet. */
 
+import { JobFailure } from "./failure.js";
 import { Component, CopyButton, Id, bar, dotted, html, icon } from "./html.js";
 import { LogPane } from "./log.js";
 import { Progress, comparison, liveliness, outlook } from "./outlook.js";
@@ -63,6 +64,9 @@ export class JobPage extends Component {
       markWaiting(this.props.id);
     } else {
       const now = this.#now;
+      if (job.failure) {
+        this.props.onViews();
+      }
       markJob(job, liveliness(job, now).silent, this.#progress.at(job, now).percent);
     }
   }
@@ -101,6 +105,12 @@ export class JobPage extends Component {
 
   #pick = (step) => this.#choose({ step });
 
+  /** How often the failure of the job has happened. It is asked once for each failure. */
+  #known(job, now) {
+    const { views, instance, session } = this.props;
+    return job.failure && views !== null && html`<${views.Known} key=${job.failure.fingerprint} job=${job} instance=${instance} session=${session} now=${now} />`;
+  }
+
   render({ id, instance, line, log, session, connection }, { job, gone, synced }) {
     if (job === null && connection.state === "refused") {
       return null; // nothing is sought until a token is entered
@@ -113,7 +123,7 @@ export class JobPage extends Component {
     const { left, percent } = this.#progress.at(job, now);
     return html`<article class="job">
       <${Head} job=${job} session=${session} now=${now} silent=${silent} gone=${gone} percent=${percent}
-        forecast=${outlook(job, now, left)} />
+        forecast=${outlook(job, now, left)} known=${this.#known(job, now)} />
       <div class="job-parts">
         <div class="job-main">
           <${Steps} job=${job} now=${now} silentSince=${since} picked=${log.step} onPick=${this.#pick} />
@@ -141,7 +151,7 @@ function Waiting({ id, instance, synced }) {
   </div>`;
 }
 
-function Head({ job, session, now, silent, gone, percent, forecast }) {
+function Head({ job, session, now, silent, gone, percent, forecast, known }) {
   const shown = shownStatus(job.status);
   const failed = job.progress?.steps_failed ?? 0;
   const late = forecast?.lateness ?? null;
@@ -169,9 +179,7 @@ function Head({ job, session, now, silent, gone, percent, forecast }) {
       <${Times} job=${job} now=${now} />
     </div>
     <${Percent} job=${job} tone=${shown.tone} silent=${silent} percent=${percent} forecast=${forecast} />
-    ${text(job.error) !== "" &&
-      html`<div class="failure"><h2>${icon("cross", "bad")} ${job.status === "failed" ? "Why it failed" : "Error"}</h2>
-        <pre>${text(job.error)}</pre>${job.error_cut && html`<p class="soft">${cutNote(job.error_cut)}</p>`}</div>`}
+    <${JobFailure} job=${job} known=${known} />
   </header>`;
 }
 

@@ -9,7 +9,8 @@ import { Component, atOnce, bar, createRef, html, icon, marked } from "./html.js
 import { Listing, OLDER, foundBy, isChance, isUrgent } from "./listing.js";
 import { Progress, comparison, liveliness, outlook } from "./outlook.js";
 import { Seen } from "./preferences.js";
-import { HERE, jobAddress, listAddress, logAddress, replaceAddress } from "./route.js";
+import { HERE, failuresAddress, jobAddress, listAddress, logAddress, replaceAddress } from "./route.js";
+import { errorLine } from "./sentence.js";
 import { FoundLines, JobSearch, LineSearch, Nothing, SearchProgress, entityNamed, together } from "./search.js";
 import { dayOf, inUtc, isoDay, lasting, moment, periodOf, shortTime } from "./times.js";
 import {
@@ -457,7 +458,7 @@ class Filters extends Component {
               onChange=${(event) => this.#change({ [name]: event.currentTarget.value })} /></label>`,
         )
       }
-      <${Failures} listing=${listing} seen=${seen} />
+      <${Failures} listing=${listing} seen=${seen} instance=${filter.instance.length === 1 ? filter.instance[0] : ""} />
       <p class="unseen">${counted(listing.shown.length, "job")}</p>
     </form>`;
   }
@@ -470,9 +471,12 @@ function namesWith(q, jobs) {
 }
 
 /** Buttons that take the failed jobs out of the first rows, and that bring them back. */
-function Failures({ listing, seen }) {
+function Failures({ listing, seen, instance }) {
   const { unseen, seenFailed } = listing;
   return html`${
+    unseen.length + seenFailed.length > 0 &&
+    html`<a class="failures-link" href=${failuresAddress("7d", instance)}>Failures by kind</a>`
+  }${
     unseen.length > 0 &&
     html`<button type="button" class="quiet-button mark-seen" onClick=${() => seen.add(unseen)}
       title="They stay in the list, but no longer come first. Only this browser remembers it.">
@@ -604,7 +608,7 @@ function rowClass(begins, isSilent) {
 function result(job, equal) {
   const failed = job.progress?.steps_failed ?? 0;
   if (job.status === "failed") {
-    return html`<span class="row-error">${text(job.error) || "no reason given"}</span>
+    return html`<span class="row-error">${errorLine(job) || "no reason given"}</span>
       ${equal > 0 && html`<b class="row-equal">+ ${counted(equal, "equal failure")}</b>`}`;
   }
   return failed > 0

@@ -354,13 +354,10 @@ function endOf({ ended, started }) {
   return ended ?? started;
 }
 
-const CHANGING = /[0-9a-f]{8}-[0-9a-f-]{27}|\d+/gi;
-/** What differs between equal failures: IDs and numbers. */
-
-/** A text that equal failures of an appliance have in common; null if the job has not failed, or has no error. */
+/** What failures that are alike have in common on an appliance; null if the job has not failed, or has no reason. */
 function failureOf(job) {
-  const error = text(job.error);
-  return job.status !== "failed" || error === "" ? null : `${text(job.instance)}\n${error.replace(CHANGING, "#")}`;
+  const fingerprint = job.failure?.fingerprint ?? "";
+  return fingerprint === "" ? null : `${text(job.instance)}\n${fingerprint}`;
 }
 
 /**

@@ -6,7 +6,7 @@ import { LogFeed } from "./log_feed.js";
 import { keep, kept } from "./preferences.js";
 import { logAddress } from "./route.js";
 import { fetchJson, withTicket } from "./session.js";
-import { stepsOf } from "./steps.js";
+import { stepsOf } from "./step_order.js";
 import { dayOf, inUtc, moment, shortTime } from "./times.js";
 import { LEVELS, counted, isolated, levelTone, named, stepTitle, text } from "./words.js";
 

@@ -1,21 +1,19 @@
 /** The page: it selects the view by the address, handles global keys, and re-renders every second. */
 
-import { EntityPage } from "./entity.js";
 import { Fleet, OwnAppliance, SilentBanner, UnknownAppliance } from "./fleet.js";
-import { Component, createRef, html, icon, render } from "./html.js";
+import { Component, html, icon, render } from "./html.js";
 import { JobPage } from "./job.js";
 import { ListPage } from "./list.js";
 import { keep, kept, theme, toggleTheme } from "./preferences.js";
-import { HERE, entityAddress, jobAddress, parse } from "./route.js";
+import { HERE, entityAddress, failuresAddress, jobAddress, parse } from "./route.js";
 import { Session } from "./session.js";
-import { Banner, ConnectionState, Health, HealthBanner, Refused, markCounts } from "./status.js";
+import { Banner, ConnectionState, Health, HealthBanner, Refused, markCounts, reload } from "./status.js";
 import { fullTime, isUtc, useUtc, zoneName } from "./times.js";
 
 const CLOCK_INTERVAL = 1000;
 
 class Page extends Component {
   #unwatch = () => {};
-  #help = createRef();
   #health = new Health(
     () => this.state.session.headers,
     () => this.setState({}),
@@ -37,6 +35,10 @@ class Page extends Component {
       now: session.clock.now(),
       theme: theme(),
       announcement: "",
+      /** What `views.js` exports, or why it cannot be loaded. */
+      views: null,
+      trouble: "",
+      isHelp: false,
     };
   }
 
@@ -50,14 +52,26 @@ class Page extends Component {
   }
 
   componentDidUpdate(_, before) {
-    const { route } = this.state;
+    const { route, views } = this.state;
     const isSameJob =
       route.view === "job" && before.route.view === "job" && sameOf(route, before.route, ["id", "instance"]);
-    if (route !== before.route && route.view !== "list" && !isSameJob) {
+    const isDrawn = views !== before.views && ["entity", "failures"].includes(route.view);
+    if (isDrawn || (route !== before.route && route.view !== "list" && !isSameJob)) {
       scrollTo(0, 0);
       document.querySelector("h1")?.focus();
     }
   }
+
+  /** Loads the views that few people open. */
+  #load = async () => {
+    if (this.state.views === null && this.state.trouble === "") {
+      try {
+        this.setState({ views: await import("./views.js") });
+      } catch (error) {
+        this.setState({ trouble: error.message });
+      }
+    }
+  };
 
   /** Shows a view with the session of its appliance. That session ends when the view has another one. */
   #activate(session, route) {
@@ -117,7 +131,7 @@ class Page extends Component {
       event.preventDefault();
       this.#search();
     } else if (event.key === "?" && !typing) {
-      this.#help.current.open();
+      this.#help();
     } else if (event.key === "u" && !typing) {
       this.#toggleZone();
     } else if (event.key === "l" && !typing) {
@@ -161,6 +175,11 @@ class Page extends Component {
     this.setState({});
   };
 
+  #help = () => {
+    this.setState({ isHelp: true });
+    this.#load();
+  };
+
   #announce = (announcement) => this.setState({ announcement });
 
   #counted = (listing) => markCounts(listing, this.state.connection);
@@ -176,20 +195,33 @@ class Page extends Component {
     const { instance } = route;
     if (this.#isUnknown) {
       return html`<${UnknownAppliance} name=${instance} fleet=${fleet} address=${
-        route.view === "job" ? jobAddress(route.id) : entityAddress(route.name)
+        { job: jobAddress(route.id), entity: entityAddress(route.name) }[route.view] ?? failuresAddress("7d")
       } />`;
     }
+    const given = { instance, session: active, now };
     switch (route.view) {
       case "job":
-        return html`<${JobPage} key=${`${active.number} ${route.id}`} id=${route.id} instance=${instance} line=${route.line} log=${route.log}
-          session=${active} fleet=${fleet} now=${now} connection=${connection} onAnnounce=${this.#announce} />`;
+        return html`<${JobPage} key=${`${active.number} ${route.id}`} id=${route.id} line=${route.line} log=${route.log} ...${given}
+          fleet=${fleet} connection=${connection} onAnnounce=${this.#announce} views=${this.state.views} onViews=${this.#load} />`;
       case "entity":
-        return html`<${EntityPage} key=${`${active.number} ${route.name}`} name=${route.name} instance=${instance}
-          session=${active} now=${now} />`;
+        return this.#later("EntityPage", `${active.number} ${route.name}`, { name: route.name, ...given });
+      case "failures":
+        return this.#later("FailuresPage", active.number, { fingerprint: route.fingerprint, since: route.since, ...given });
       default:
         return html`<${ListPage} key=${session.number} filter=${route.filter} session=${session} fleet=${fleet} now=${now}
           onCounts=${this.#counted} />`;
     }
+  }
+
+  /** A view of `views.js`, which is loaded now if it has not been. */
+  #later(name, key, properties) {
+    const { views, trouble } = this.state;
+    if (views !== null) {
+      return html`<${views[name]} key=${key} ...${properties} />`;
+    }
+    this.#load();
+    return html`<p class="nothing" role="status">${trouble === "" ? "Loading…" : html`This view could not be loaded: ${trouble}.
+      <a href="" onClick=${reload}>Load the page again</a>.`}</p>`;
   }
 
   /** What the connection of the view reports the state of. */
@@ -215,7 +247,8 @@ class Page extends Component {
         ${!this.#isUnknown && html`<${ConnectionState} connection=${connection} of=${source} />`}
         <button type="button" class="quiet-button zone" onClick=${this.#toggleZone}
           title="Times are in ${zone}. Switch to ${isUtc() ? "your time zone" : "UTC"}.">${zone}</button>
-        <${Help} handle=${this.#help} />
+        <button type="button" class="quiet-button" title="Keys" aria-label="Keys" onClick=${this.#help}><kbd aria-hidden="true">?</kbd></button>
+        ${state.isHelp && state.views !== null && html`<${state.views.Help} onClose=${() => this.setState({ isHelp: false })} />`}
         <button type="button" class="quiet-button" title="Switch to ${other}" aria-label="Switch to ${other}"
           onClick=${() => this.setState({ theme: toggleTheme() })}>
           ${icon(state.theme === "dark" ? "sun" : "moon")}
@@ -240,51 +273,6 @@ function sameOf(one, other, members) {
 function skip(event) {
   event.preventDefault();
   document.getElementById("main").focus();
-}
-
-// -- The keys of the page, in a dialog that `?` opens.
-
-const KEYS = [
-  ["Everywhere", [
-    ["?", "these keys"],
-    ["/", "search the jobs"],
-    ["Esc", "leave a field; from a job to the list"],
-    ["u", "times in UTC, or in your time zone"],
-  ]],
-  ["A job", [["l", "go to its log"]]],
-  ["In its log", [
-    ["j k", "mark the next or the previous line; the address is its link"],
-    ["Home End", "begin and end of the whole log"],
-  ]],
-]; // prettier-ignore
-
-class Help extends Component {
-  #dialog = createRef();
-
-  /** `handle.current` becomes this component: a `ref` of a component would be one of its properties. */
-  componentDidMount() {
-    this.props.handle.current = this;
-  }
-
-  open() {
-    this.#dialog.current.showModal();
-  }
-
-  render() {
-    return html`<button type="button" class="quiet-button" title="Keys" aria-label="Keys" onClick=${() => this.open()}>
-        <kbd aria-hidden="true">?</kbd></button>
-      <dialog class="help" ref=${this.#dialog} aria-labelledby="help-title">
-        <h2 id="help-title">Keys</h2>
-        ${KEYS.map(
-          ([where, keys]) => html`<h3>${where}</h3>
-          <dl class="facts">${keys.map(
-            ([key, what]) => html`<div key=${key}>
-              <dt>${key.split(" ").map((one) => html`<kbd>${one}</kbd> `)}</dt><dd>${what}</dd></div>`,
-          )}</dl>`,
-        )}
-        <form method="dialog"><button class="tool">Close</button></form>
-      </dialog>`;
-  }
 }
 
 render(html`<${Page} />`, document.getElementById("page"));

@@ -5,7 +5,8 @@
  * `#/jobs/<id>/log/<event_id>` is one line of its log; `line` is null otherwise. `#/jobs/<id>/log?level=WARN&step=3001&q=…`
  * is what is chosen of the log; both can be combined.
  * `#/entities/<name, percent-encoded>` is one VM or context.
- * `#/i/<instance>` before `/jobs/…` and `/entities/…` names the appliance, at a gateway; `#/i/<instance>/` is its list.
+ * `#/failures?since=7d` are the failed jobs in groups, `#/failures/<fingerprint>` is one of them.
+ * `#/i/<instance>` before `/jobs/…`, `/entities/…` and `/failures…` names the appliance, at a gateway; `#/i/<instance>/` is its list.
  * `#/?q=…&status=failed,running&forecast=late&stalled=1&type=failover&instance=dc1,dc2&when=all&sort=-start` is the list, and `older=1`
  * unfolds the failures of over an hour ago; `in=log` shows the lines of logs that have the text, and no jobs;
  * `from=2026-10-01&to=2026-10-31` are the first and the last day of the starts, in the zone of the page.
@@ -18,6 +19,8 @@ import { LATENESS, LEVELS, STATUSES } from "./words.js";
 
 const JOB = "#/jobs/";
 const ENTITY = "#/entities/";
+const FAILURES = "#/failures";
+const FAILURE = /^#\/failures(?:\/([\da-f]{12}))?(?:\?since=(\w+))?$/;
 const INSTANCE = /^#\/i\/([\w-]{1,64})(?=\/)/;
 const NAME = /^[\w-]{1,64}$/;
 const LOG = /^(.+?)(?:\/log(?=[/?])(?:\/(\d{1,15}))?(?:\?(.*))?)?$/s;
@@ -42,6 +45,9 @@ const EVERYTHING = Object.freeze({
 const SORTS = Object.freeze(["-start", "start", "-duration", "duration", "end", "-end", "appliance", "-appliance"]);
 /** Orders of the list besides its own; a minus sign is descending. */
 
+export const SINCES = Object.freeze(["1d", "7d", "30d"]);
+/** Periods of the failures. */
+
 /** `instance` is the appliance that the address names, or "". */
 export function parse(address) {
   const [prefix, instance = ""] = INSTANCE.exec(address) ?? [""];
@@ -64,6 +70,11 @@ function viewOf(hash) {
   }
   if (hash.startsWith(ENTITY) && hash.length > ENTITY.length) {
     return { view: "entity", name: decoded(hash.slice(ENTITY.length)) };
+  }
+  const failure = FAILURE.exec(hash);
+  if (failure !== null) {
+    const [, fingerprint = "", since] = failure;
+    return { view: "failures", fingerprint, since: SINCES.includes(since) ? since : "7d" };
   }
   if (!hash.startsWith(LIST)) {
     return { view: "list", filter: EVERYTHING };
@@ -103,6 +114,16 @@ export function jobAddress(id, instance) {
 
 export function entityAddress(name, instance) {
   return at(instance, ENTITY) + encodeURIComponent(wellFormed(name));
+}
+
+/** The failed jobs in groups. */
+export function failuresAddress(since, instance) {
+  return `${at(instance, FAILURES)}${since === "7d" ? "" : `?since=${since}`}`;
+}
+
+/** One group of them. */
+export function failureAddress(fingerprint, instance) {
+  return `${at(instance, FAILURES)}/${fingerprint}`;
 }
 
 /** The address of a line of a job's log, by its event ID, or of its log; with what is chosen of that. */

@@ -4,8 +4,9 @@ import { Correlator } from "../client.js";
 import { jobPath } from "../client/requests.js";
 import { Component, html } from "./html.js";
 import { baseOf, jobAddress } from "./route.js";
+import { errorLine } from "./sentence.js";
 import { Clock } from "./times.js";
-import { isolated, shownStatus, subject, text } from "./words.js";
+import { isolated, shownStatus, subject } from "./words.js";
 
 const KEY = "correlator.token";
 
@@ -212,7 +213,7 @@ function keyOf(id, instance) {
 
 function notify(job) {
   const { word } = shownStatus(job.status);
-  const body = text(job.error).trim().split("\n")[0].slice(0, MOST_SHOWN);
+  const body = errorLine(job).slice(0, MOST_SHOWN);
   const notice = new Notification(`${isolated(subject(job).slice(0, MOST_SHOWN))}: ${word}`, { body, tag: job.job_id, icon: "favicon.svg" });
   notice.onclick = () => {
     window.focus();

@@ -59,7 +59,7 @@ function retry(at) {
   return seconds > 0 ? `Trying again in ${seconds} s.` : "Trying again now.";
 }
 
-function reload(event) {
+export function reload(event) {
   event.preventDefault();
   location.reload();
 }
@@ -225,6 +225,10 @@ export function markJob(job, silent, percent) {
 
 export function markEntity(name) {
   mark(`${titled(named(name))} – ${NAME}`, null);
+}
+
+export function markFailures() {
+  mark(`Failures – ${NAME}`, null);
 }
 
 export function markWaiting(id) {

@@ -1,7 +1,9 @@
 /** The steps of a job as bars on one time axis, in their order; the bar of a running step grows towards those ahead. */
 
+import { LongText } from "./failure.js";
 import { Component, atOnce, createRef, html, icon } from "./html.js";
 import { Layout } from "./layout.js";
+import { stepsOf } from "./step_order.js";
 import { about, brief, duration, elapsed, endTime, inUtc, moment } from "./times.js";
 import { counted, cutNote, shownStatus, stepTitle, text } from "./words.js";
 
@@ -145,24 +147,6 @@ function idOf({ id }) {
 
 const UNREAD = "The table of steps cannot be read now: steps that the log does not name are missing.";
 
-const sorted = new WeakMap();
-
-/** The steps of a document in their order, with their IDs. Documents are immutable, so it is done once for each. */
-export function stepsOf(job) {
-  let steps = sorted.get(job);
-  if (steps === undefined) {
-    steps = Object.entries(job.steps ?? {}).map(([id, step]) => ({ id, ...step }));
-    steps.sort(inOrder);
-    sorted.set(job, steps);
-  }
-  return steps;
-}
-
-/** Sorts steps by `seq`. A step that is only in the log yet may have none: it is the newest and comes last. */
-export function inOrder(a, b) {
-  return Number(!a.seq) - Number(!b.seq) || (a.seq ?? 0) - (b.seq ?? 0) || Number(a.id) - Number(b.id);
-}
-
 function tally(progress, forecast) {
   const counts = [
     [progress?.steps_failed, "failed"],
@@ -195,7 +179,7 @@ function Step({ step, place, of, axis, now, over, silentSince, isPicked, onPick 
     </span>
     <span class="step-took" title=${[inUtc(step.started_at), inUtc(step.ended_at)].filter(Boolean).join(" – ")}>
       ${took(started, ended, running, now, step.status)}</span>
-    ${text(step.error) !== "" && html`<pre class="step-error">${text(step.error)}${step.error_cut && ` (${cutNote(step.error_cut)})`}</pre>`}
+    ${text(step.error) !== "" && html`<div class="step-error"><${LongText} of=${text(step.error)} note=${cutNote(step.error_cut)} /></div>`}
   </li>`;
 }
 

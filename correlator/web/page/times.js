@@ -82,6 +82,11 @@ export function shortTime(at, now) {
   return dayOf(at) === dayOf(now) ? inZone.clock.format(at) : `${date(at, now)}, ${inZone.clock.format(at)}`;
 }
 
+/** The minute today, "14:03", or another day, "24 Nov". */
+export function dayTime(at, now) {
+  return at === null ? "" : dayOf(at) === dayOf(now) ? inZone.minute.format(at) : date(at, now);
+}
+
 const FAR = 300 * 86_400_000;
 /** Milliseconds after which a date needs no minute. */
 
