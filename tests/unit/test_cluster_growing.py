@@ -324,6 +324,17 @@ def check(world):
     world.what_has_no_dirty_key_is_at_the_gateways_as_it_is_in_memory()
 
 
+def test_a_successor_empties_no_page_before_what_it_says_is_in_documents():
+    world = Growth()
+    world.wait(seconds=7.0, how="stored")
+    world.rows(batches=[({"job2"}, 1.0, "stored")])
+    world.disturb(what="another writer", ahead={"job1"}, before=[set(), {"job0", "job1"}, {"job1"}])
+    world.rows(batches=[({"job1"}, 0.3, "lost"), ({"job0", "job1", "job2"}, 0.3, "stored")])
+    check(world)
+    world.nothing_happens()
+    check(world)
+
+
 def test_a_successor_overwrites_no_page_before_it_has_compared_what_the_page_says():
     world = grown("job0", "job1")
     check(world)

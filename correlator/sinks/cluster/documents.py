@@ -524,8 +524,8 @@ async def _continued(connection: Connection, instance: str, published: JobDirect
     found: dict[str, None] = {}
     async for message in StreamReader(connection, keys.STATE, keys.growths(instance)).messages():
         if (page := keys.growth_of((message.headers or {})["Nats-Subject"])) is not None:
-            found |= dict.fromkeys(growing.found(page[1], message.data))
-    return [job_id for job_id in found if published.get(job_id) is not None]
+            found |= dict.fromkeys(growing.found(page[1], message.data, published))
+    return list(found)
 
 
 class StoredValue(NamedTuple):

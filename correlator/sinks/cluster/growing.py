@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from correlator.cluster import growth, received
 from correlator.cluster.growth import PAGE_JOBS, PAGES, Growth
+from correlator.jobs.directory import JobDirectory
 from correlator.jobs.encoding import MAX_MICROS, MIN_MICROS
 from correlator.model.published import MAX_RUNNING, PublishedJob, only_grows
 from correlator.model.rows import Micros
@@ -65,6 +66,8 @@ class GrowingJobs:
         self._stored: set[int] = set()
         """The pages of which the stream may have a message that names a job."""
         self._emptying: list[int] = []
+        self._continued: dict[str, int] = {}
+        """The jobs that a page of another run names, until the stream has a newer document of theirs."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -77,6 +80,7 @@ class GrowingJobs:
         self._whole.clear()
         self._in_flight.clear()
         self._members.clear()
+        self._continued.clear()
         for page in self._pages:
             page.clear()
 
@@ -112,12 +116,13 @@ class GrowingJobs:
         self._whole.pop(job_id, None)
         can = self._enabled and shown is not None and not shown.view.terminal and _may_grow(shown)
         whole = _Whole(shown, growth.checksum(stored), self._clock()) if can and shown is not None else None
-        if whole is not None or job_id in self._members:
+        if whole is not None or job_id in self._members or job_id in self._continued:
             self._in_flight[job_id] = whole
 
     def acknowledged(self) -> None:
         """The stream has what was about to be written."""
         for job_id, whole in self._in_flight.items():
+            self._continued.pop(job_id, None)
             if (member := self._members.pop(job_id, None)) is not None:
                 del self._pages[member.page][job_id]
             if whole is not None:
@@ -147,7 +152,8 @@ class GrowingJobs:
 
     def emptied(self) -> list[int]:
         """Return the pages that have no job any more, but name some in the stream: they are about to be emptied."""
-        self._emptying = [page for page in self._stored if not self._pages[page]]
+        needed = set(self._continued.values())
+        self._emptying = [page for page in self._stored if not self._pages[page] and page not in needed]
         return self._emptying
 
     # -- for a comparison with the stream
@@ -161,13 +167,18 @@ class GrowingJobs:
         """The jobs on all pages: their documents in the stream are older than memory."""
         return iter(self._members)
 
-    def found(self, page: int, payload: bytes) -> list[str]:
-        """Note a page of another run that the stream has, which is emptied soon. Returns the jobs that it names."""
+    def found(self, page: int, payload: bytes, published: JobDirectory) -> list[str]:
+        """Note a page of another run that the stream has. Returns the jobs in memory that it names.
+
+        It is emptied once the stream has newer documents of them: until then they are what it says.
+        """
+        named: list[str] = []
+        with contextlib.suppress(received.Unreadable):
+            named = [one.job_id for one in received.page(payload) if published.get(one.job_id) is not None]
         if page < PAGES:
             self._stored.add(page)
-        with contextlib.suppress(received.Unreadable):
-            return [one.job_id for one in received.page(payload)]
-        return []
+            self._continued |= dict.fromkeys(named, page)
+        return named
 
     # -- internal
 
@@ -182,7 +193,8 @@ class GrowingJobs:
     def _page_for(self, job_id: str) -> int | None:
         if (member := self._members.get(job_id)) is not None:
             return member.page
-        return next((n for n, page in enumerate(self._pages) if len(page) < PAGE_JOBS), None)
+        needed = set(self._continued.values())
+        return next((n for n, page in enumerate(self._pages) if len(page) < PAGE_JOBS and n not in needed), None)
 
 
 def _may_grow(shown: PublishedJob) -> bool:
