@@ -196,6 +196,26 @@ async def test_the_heads_of_the_columns_choose_an_order_that_the_address_keeps(f
     assert page.url == f"{fake.url}/#/"
 
 
+async def test_an_id_that_was_pasted_with_what_stood_around_it_opens_its_job(fake, page):
+    job_id = "e8f15a6d-c5f4-4d69-af72-194b96a0c7fb"
+    fake.jobs[job_id] = document(job_id)
+    for pasted in (f'"{job_id}",', f"job_id={job_id}", f"{fake.url}/api/v1/jobs/{job_id}/events"):
+        await page.goto(f"{fake.url}/#/")
+        await page.locator("#search").fill(pasted)
+        await expect(page.locator("#search")).to_have_value(job_id)
+        await page.locator("#search").press("Enter")
+        await expect(page).to_have_url(f"{fake.url}/#/jobs/{job_id}")
+
+
+async def test_a_number_that_is_in_an_id_by_chance_opens_no_job(fake, page):
+    fake.jobs["a-4711-b"] = document("a-4711-b", external_ids=[], metadata={"vm_name": "web"})
+    await page.goto(f"{fake.url}/#/")
+    await page.locator("#search").fill("4711")
+    await page.locator("#search").press("Enter")
+    await expect(page.get_by_text("All logs are searched: no line.")).to_be_visible()
+    await expect(page).to_have_url(f"{fake.url}/#/?q=4711")
+
+
 async def test_equal_failures_are_one_row_and_seen_ones_are_last_also_after_a_reload(fake, page):
     """As many failures are stored as a daemon has jobs."""
     marked = [f"{number:036}" for number in range(19_989)]

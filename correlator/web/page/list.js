@@ -9,10 +9,10 @@ import { Component, atOnce, bar, createRef, html, icon, marked } from "./html.js
 import { Listing, OLDER, foundBy, isChance, isUrgent } from "./listing.js";
 import { Progress, comparison, liveliness, outlook } from "./outlook.js";
 import { Seen } from "./preferences.js";
-import { HERE, failuresAddress, jobAddress, listAddress, logAddress, replaceAddress } from "./route.js";
+import { HERE, failuresAddress, idIn, jobAddress, listAddress, logAddress, replaceAddress } from "./route.js";
 import { errorLine } from "./sentence.js";
 import { FoundLines, JobSearch, LineSearch, Nothing, SearchProgress, entityNamed, together } from "./search.js";
-import { dayOf, inUtc, isoDay, lasting, moment, periodOf, shortTime } from "./times.js";
+import { dayOf, inUtc, isoDay, lasting, moment, periodOf, roughly, shortTime } from "./times.js";
 import {
   LATENESS,
   STATUSES,
@@ -32,6 +32,8 @@ const MOST_PRINTED = 1000;
 /** Rows on paper. */
 const CONSTRUCTED = /-\d{10}$|^[\da-f]{8}(-[\da-f]{4}){3}-[\da-f]{12}$/i;
 /** The IDs of GUIs, which end in a Unix second, and UUIDs. */
+const HEX = /^[\da-f]+$/i;
+/** A text that a random ID may have. */
 const HELD = 10_000;
 /** Milliseconds after a movement of the pointer over the rows in which no row moves by itself. */
 const NARROW = "(max-width: 46rem)";
@@ -47,7 +49,7 @@ export class ListPage extends Component {
   /** The place of the selected row when it was drawn last. */
   #seen = new Seen();
   #search = new JobSearch(() => this.setState({}, this.#openFirst));
-  #logs = new LineSearch(() => this.setState({}));
+  #logs = new LineSearch(() => this.setState({}, this.#openFirst));
   #entered = null;
   /** The text at which Enter was pressed before anything was found. */
   #filter = null;
@@ -142,7 +144,8 @@ export class ListPage extends Component {
   /**
    * Enter in the search box: opens the job of an ID, also of one that is not known yet, and a job that is the only one;
    * else goes to the first row. If no job has the text, but for a short one that is in its ID by chance, it opens the
-   * newest line that has it. While nothing is found, it waits for the search, except for the text of an ID.
+   * newest line that has it. While nothing is found, or only such jobs, it waits for the search, except for the text of an
+   * ID.
    */
   #enter = () => {
     const q = this.props.filter.q.trim();
@@ -157,11 +160,13 @@ export class ListPage extends Component {
       return;
     }
     const exact = shown.find((id) => id === q || jobs.get(id).external_ids?.includes(q));
-    const waits = shown.length === 0 && this.#search.state === "searching" && !CONSTRUCTED.test(q);
+    const isByChance = exact === undefined && HEX.test(q) && shown.length > 0 && shown.every((id) => isChance(jobs.get(id), q));
+    const search = isByChance ? this.#logs : this.#search;
+    const waits = (isByChance || shown.length === 0) && search.state === "searching" && !CONSTRUCTED.test(q);
     this.#entered = waits ? q : null;
     if (waits) {
-      this.#search.hurry(this.props.session);
-    } else if (exact !== undefined || shown.length <= 1) {
+      search.hurry(this.props.session);
+    } else if (exact !== undefined || (shown.length <= 1 && !isByChance)) {
       const id = exact ?? shown[0];
       location.hash = jobAddress(exact === undefined ? (id ?? q) : q, id === undefined ? "" : jobs.get(id).instance);
     } else {
@@ -370,7 +375,10 @@ class Filters extends Component {
     changeFilter(this.props.filter, change);
   }
 
-  #typed = ({ currentTarget: { value: q } }) => {
+  /** An ID that was pasted with what stood around it is shown without that. */
+  #typed = ({ currentTarget: { value } }) => {
+    const id = idIn(value);
+    const q = CONSTRUCTED.test(id) ? id : value;
     this.#change(q === "" ? { q, in: "" } : { q });
     this.setState({ names: q === "" ? [] : namesWith(q, this.props.jobs) });
   };
@@ -548,7 +556,7 @@ class Row extends Component {
       next.isSilent !== now.isSilent ||
       next.fleet !== now.fleet ||
       next.top !== now.top ||
-      (next.now !== now.now && (!next.job.terminal || dayOf(next.now) !== dayOf(now.now)))
+      (next.now !== now.now && (!next.job.terminal || dayOf(next.now) !== dayOf(now.now) || ago(next) !== ago(now)))
     );
   }
 
@@ -573,7 +581,7 @@ class Row extends Component {
           started !== null && dayOf(started) !== dayOf(now) && html`<span class="row-day"> · ${shortTime(started, now)}</span>`
         }</span></span>
         ${fleet && html`<span class="row-appliance">${isSilent && icon("cross", "bad")} ${text(job.instance)}</span>`}
-        <span class="row-progress">${job.terminal ? result(job, equal) : underWay(job, now, progress, forecast)}</span>
+        <span class="row-progress">${job.terminal ? result(job, equal, now) : underWay(job, now, progress, forecast)}</span>
         <span class="row-started soft" title=${inUtc(job.started_at)}>${shortTime(started, now) || "not started"}</span>
         <span class="row-elapsed" title=${comparison(job) || undefined}>${lasting(job, now)}</span>
       </a>
@@ -605,10 +613,17 @@ function rowClass(begins, isSilent) {
   return ["row", begins && "is-first-of-group", isSilent && "is-silent-row"].filter(Boolean).join(" ");
 }
 
-function result(job, equal) {
+/** "4 min ago": when a job failed, if that was within a day; else "". */
+function ago({ job, now }) {
+  const ended = job.status === "failed" ? moment(job.ended_at) : null;
+  return ended === null || now - ended > 86_400_000 ? "" : `${roughly(now - ended)} ago`;
+}
+
+function result(job, equal, now) {
   const failed = job.progress?.steps_failed ?? 0;
   if (job.status === "failed") {
     return html`<span class="row-error">${errorLine(job) || "no reason given"}</span>
+      <span class="row-ago soft" title=${inUtc(job.ended_at)}>${ago({ job, now })}</span>
       ${equal > 0 && html`<b class="row-equal">+ ${counted(equal, "equal failure")}</b>`}`;
   }
   return failed > 0

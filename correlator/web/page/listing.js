@@ -3,7 +3,7 @@
  *
  * Invariant: without a chosen order, stalled and overdue jobs come first, then failures of the last hour, those of the
  * last day as one row that unfolds, running jobs by the end of their forecast, pending and all others; the newest first
- * within each. A failure that is marked as seen is one of the others. Of equal failures only the newest is shown.
+ * within each, of failures those that ended last. A failure that is marked as seen is one of the others. Of equal failures only the newest is shown.
  *
  * The sorted list is kept between updates. Only a job that appears, disappears or changes its place is moved; progress
  * and log lines move none, nor does a forecast whose end moves little. Apart from one copy of the list of IDs, the cost
@@ -184,6 +184,7 @@ export class Listing {
     this.#sorting(a, b) ||
     a.rank - b.rank ||
     (a.rank === RUNNING && ordered(a.place.ends, b.place.ends, 1)) ||
+    ((a.rank === FAILED || a.rank === OLD) && later(endOf(a.place), endOf(b.place))) ||
     later(a.place.started, b.place.started) ||
     alphabetical(a.id, b.id);
 

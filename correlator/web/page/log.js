@@ -514,8 +514,8 @@ class LogLine extends Component {
       <a class="line-at" href=${address} tabindex=${isTarget ? 0 : -1}
         title="${inUtc(line.at)}: link to this line">${shortTime(at, day)}</a>
       <span class="line-level tone-${levelTone(line.level)}">${text(line.level)}</span>
-      <span class="line-text">${step !== "" && html`<span class="line-step">${named(step)}</span> `}
-        ${marked(text(line.message), wanted)} ${" "}<span class="line-attrs">${marked(attributes(line.attrs), wanted)}</span></span>
+      <span class="line-text">${step !== "" && html`<span class="line-step">${named(step)}</span> `}${marked(text(line.message), wanted)}
+        ${" "}<span class="line-attrs">${marked(attributes(line.attrs), wanted)}</span></span>
     </li>`;
   }
 }

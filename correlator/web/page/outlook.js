@@ -58,8 +58,7 @@ function special(state, time, earlier, most) {
       return { why: "longer at this point than 9 of 10 earlier runs" };
     case "overdue":
       return {
-        words: `perhaps ${time}`,
-        brief: `longer than ${earlier}`,
+        words: `longer than ${earlier}`,
         source: `From ${earlier}, none of which took as long at this point.`,
         why: `longer at this point than any of ${earlier}`,
       };

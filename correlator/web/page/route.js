@@ -168,6 +168,16 @@ function decoded(text) {
   }
 }
 
+const AROUND = /^["'`<([{\s]+|["'`>)\]},;.\s]+$/g;
+/** What stands around an ID that was copied out of a text. */
+
+/** The ID in a text that somebody has copied, with quotes, a comma, `job_id=`, or as an address of a job. Pure. */
+export function idIn(given) {
+  const address = /(?:^|\/)jobs\/([^/?#\s]+)/.exec(given);
+  const bare = address === null ? given : decoded(address[1]);
+  return bare.replace(AROUND, "").replace(/^(?:[\w.-]*[_.-])?(?:id|uuid)["']?\s*[=:]\s*/i, "").replace(AROUND, "");
+}
+
 /** Replaces a lone surrogate, which encodeURIComponent rejects, by U+FFFD, as UTF-8 encoding does. */
 function wellFormed(text) {
   return new TextDecoder("utf-8", { ignoreBOM: true }).decode(new TextEncoder().encode(String(text)));

@@ -312,7 +312,7 @@ export function placed(forecast, now) {
   });
 }
 
-/** Their rows, and that of the end. `axis`: of the steps that the job has had. */
+/** Their rows, and that of the end, which of an overdue job is not known. `axis`: of the steps that the job has had. */
 function Ahead({ forecast, axis, now }) {
   const between = (from, to) => ({ left: `${axis.place(from)}%`, width: `${axis.place(to) - axis.place(from)}%` });
   const ends = [forecast.ends_at.p50, forecast.ends_at.p90].map((stamp) => Math.max(now, moment(stamp) ?? now));
@@ -328,14 +328,14 @@ function Ahead({ forecast, axis, now }) {
       <span class="step-took soft">${typical < 1000 ? "under 1 s" : about(typical)}</span>
     </li>`,
   )}
-  <li class="step is-ahead is-end">
+  ${forecast.state !== "overdue" && html`<li class="step is-ahead is-end">
     <span class="step-name soft">${icon("ahead", "quiet")} <span>Probable end</span></span>
     <span class="step-word soft" title=${rests}>${half}</span>
     <span class="lane" aria-hidden="true">
       <span class="span span-end ${ends[1] > axis.to ? "is-open" : ""}" style=${between(...ends)}></span>
     </span>
     <span class="step-took soft" title=${rests}>${half === most ? "" : `to ${most}`}</span>
-  </li>`;
+  </li>`}`;
 }
 
 /** Never 100 %: what all earlier runs did is not certain. */
