@@ -142,3 +142,13 @@ async def test_a_part_of_the_daemon_that_has_a_problem_is_named_until_it_has_non
     await expect(banner(page)).to_have_text(f"Database: {behind}.")
     fake.parts["database"] = {"ok": True, "state": "live", "error": None}
     await expect(banner(page)).to_have_count(0)
+
+
+async def test_a_view_that_cannot_be_loaded_says_so_and_the_other_ones_go_on(fake, page):
+    fake.jobs[UUID] = document(UUID)
+    await page.route("**/views-*.js", lambda route: route.abort("connectionrefused"))
+    await page.goto(f"{fake.url}/#/failures")
+    await expect(page.locator("main")).to_contain_text("This view could not be loaded")
+    await expect(page.get_by_role("link", name="Load the page again")).to_be_visible()
+    await page.goto(f"{fake.url}/#/")
+    await expect(page.locator(".rows li")).to_have_count(1)

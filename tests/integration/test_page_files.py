@@ -13,7 +13,8 @@ from correlator.pipeline.pipeline import LocalHub
 from correlator.web import files
 from tests.support.http_listener import served
 
-SCRIPT = next(path for path, file in files().items() if file.is_hashed)
+SCRIPT = next(path for path in files() if path.startswith("/page-"))
+VIEWS = next(path for path in files() if path.startswith("/views-"))
 OTHER = f"/page-{'0' * 20}.js"
 YEAR = "public, max-age=31536000, immutable"
 
@@ -55,9 +56,15 @@ async def test_a_file_is_compressed_if_the_client_accepts_it_and_each_form_has_i
 
 
 async def test_a_file_is_kept_for_a_year_only_at_the_address_with_its_hash(client):
-    for path in ("/", "/client.js", "/favicon.svg", SCRIPT, OTHER):
+    for path in ("/", "/client.js", "/favicon.svg", SCRIPT, VIEWS, OTHER):
         async with client.get(path) as response:
-            assert (response.status, response.headers["Cache-Control"]) == (200, YEAR if path == SCRIPT else "no-cache")
+            kept = YEAR if path in (SCRIPT, VIEWS) else "no-cache"
+            assert (response.status, response.headers["Cache-Control"]) == (200, kept)
             assert "script-src 'self';" in response.headers["Content-Security-Policy"]
             if path == OTHER:
                 assert await response.read() == files()[SCRIPT].body, "of another version: the script of this one"
+
+
+async def test_an_open_page_of_another_version_gets_no_views_of_this_one(client):
+    async with client.get(f"/views-{'0' * 20}.js", headers={"Authorization": "Bearer secret"}) as response:
+        assert response.status == 404

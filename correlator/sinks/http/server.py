@@ -90,8 +90,7 @@ class Static:
         self._work = work
         found = files(gateway=gateway)
         self._current = {path for path, file in found.items() if file.is_hashed}
-        self._files = {_HASH.sub("-*", path): file for path, file in found.items()}
-        """By path. In that of a file with a hash, ``-*`` is in its place."""
+        self._files = {_any_version(path): file for path, file in found.items()}
 
     def routes(self) -> Iterable[Route]:
         return [Route(path.replace("*", "{hash:[0-9a-f]{20}}"), self.file, Need.HOST) for path in self._files]
@@ -99,11 +98,19 @@ class Static:
     async def file(self, request: web.Request) -> web.Response:
         self._work.open_replies.check(request.remote or "")
         path = local(request.path)
-        found = self._files[_HASH.sub("-*", path)]
+        found = self._files[_any_version(path)]
         response = file_response(request, found, KEPT if path in self._current else REVALIDATED)
         if found.is_for_others:
             response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = "*"
         return response
+
+
+def _any_version(path: str) -> str:
+    """The path with ``-*`` in place of the hash of the page's script, which is sent at its address of any version.
+
+    Other scripts belong to the page of one version: an open page of another one must not load them.
+    """
+    return _HASH.sub("-*", path) if path.startswith("/page-") else path
 
 
 # -- the listener
