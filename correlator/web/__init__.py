@@ -188,7 +188,7 @@ class _Join:
         self._unfinished: list[str] = []
 
     def parts(self, name: str) -> tuple[str, str, str]:
-        """The whole text: what is in front of the first link, as a directive must be; the modules; all the rest."""
+        """The whole text in three parts: all before the first link, where a directive stays; the modules; the rest."""
         text = self._read(name)
         first = _LINK.search(text)
         at = len(text) if first is None else first.start()

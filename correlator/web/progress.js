@@ -7,7 +7,7 @@
 
 import { subscribe } from "./client.js";
 import { Progress, comparison, liveliness, outlook } from "./page/outlook.js";
-import { errorLine } from "./page/sentence.js";
+import { errorLine, saysAll } from "./page/sentence.js";
 import { Clock, clockTime } from "./page/times.js";
 import {
   STATUSES,
@@ -253,8 +253,7 @@ function statusWords(job, outcome) {
 function errorLines(job) {
   const [first, ...rest] = text(job.error).trim().split("\n");
   const error = errorLine(job);
-  const said = error.endsWith(` ${first.replace(/\.+$/, "")}.`) && rest.length === 0;
-  const shown = said ? [] : error === first ? rest : [first, ...rest];
+  const shown = saysAll(job) ? [] : error === first ? rest : [first, ...rest];
   return { error, details: [...shown, cutNote(job.error_cut)].join("\n").trim() };
 }
 

@@ -331,8 +331,7 @@ class PageServer:
         number = int(request.query.get("cursor", 0))
         groups = self.failures[number] if self.failures else []
         more = str(number + 1) if number + 1 < len(self.failures) else None
-        since = {"since": request.query["since"]}
-        self.sought.append(since)
+        self.sought.append(dict(request.query))
         return web.json_response({"failures": groups, "next_cursor": more} | WHOLE)
 
     async def _failure(self, request: web.Request) -> web.Response:

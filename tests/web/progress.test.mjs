@@ -47,6 +47,8 @@ test("a failed job says its sentence, and has its error below if that says more"
   assert.deepEqual(lines(shown({ ...failed, error: "disk full" })), ["Step copy: disk full.", ""]);
   assert.deepEqual(lines(shown({ ...failed, error: "disk full\n at x" })), ["Step copy: disk full.", "disk full\n at x"]);
   assert.deepEqual(lines(shown({ ...failed, error: "a: disk full" })), ["Step copy: disk full.", "a: disk full"]);
+  const apart = { ...failed, steps: { 1: { seq: 1, name: "copy" } }, failure: { certainty: "apart", text: "lost" } };
+  assert.deepEqual(lines(shown({ ...apart, error: "lost." })), ["The job reports: lost. The last step was copy.", ""]);
 });
 
 const lines = ({ error, details }) => [error, details];

@@ -66,8 +66,8 @@ class GrowingJobs:
         self._stored: set[int] = set()
         """The pages of which the stream may have a message that names a job."""
         self._emptying: list[int] = []
-        self._continued: dict[str, int] = {}
-        """The jobs that a page of another run names, until the stream has a newer document of theirs."""
+        self._continued: dict[int, set[str]] = {}
+        """Page of another run → the jobs that it names, until the stream has newer documents of theirs."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -116,17 +116,19 @@ class GrowingJobs:
         self._whole.pop(job_id, None)
         can = self._enabled and shown is not None and not shown.view.terminal and _may_grow(shown)
         whole = _Whole(shown, growth.checksum(stored), self._clock()) if can and shown is not None else None
-        if whole is not None or job_id in self._members or job_id in self._continued:
+        is_continued = any(job_id in jobs for jobs in self._continued.values())
+        if whole is not None or job_id in self._members or is_continued:
             self._in_flight[job_id] = whole
 
     def acknowledged(self) -> None:
         """The stream has what was about to be written."""
         for job_id, whole in self._in_flight.items():
-            self._continued.pop(job_id, None)
             if (member := self._members.pop(job_id, None)) is not None:
                 del self._pages[member.page][job_id]
             if whole is not None:
                 self._whole[job_id] = whole
+        left = ((page, jobs.difference(self._in_flight)) for page, jobs in self._continued.items())
+        self._continued = {page: jobs for page, jobs in left if jobs}
         self._stored.difference_update(self._emptying)
         self._in_flight.clear()
         self._emptying = []
@@ -152,8 +154,7 @@ class GrowingJobs:
 
     def emptied(self) -> list[int]:
         """Return the pages that have no job any more, but name some in the stream: they are about to be emptied."""
-        needed = set(self._continued.values())
-        self._emptying = [page for page in self._stored if not self._pages[page] and page not in needed]
+        self._emptying = [page for page in self._stored if not self._pages[page] and page not in self._continued]
         return self._emptying
 
     # -- for a comparison with the stream
@@ -177,7 +178,8 @@ class GrowingJobs:
             named = [one.job_id for one in received.page(payload) if published.get(one.job_id) is not None]
         if page < PAGES:
             self._stored.add(page)
-            self._continued |= dict.fromkeys(named, page)
+            if named:
+                self._continued[page] = set(named)
         return named
 
     # -- internal
@@ -193,8 +195,8 @@ class GrowingJobs:
     def _page_for(self, job_id: str) -> int | None:
         if (member := self._members.get(job_id)) is not None:
             return member.page
-        needed = set(self._continued.values())
-        return next((n for n, page in enumerate(self._pages) if len(page) < PAGE_JOBS and n not in needed), None)
+        free = (n for n, page in enumerate(self._pages) if len(page) < PAGE_JOBS and n not in self._continued)
+        return next(free, None)
 
 
 def _may_grow(shown: PublishedJob) -> bool:

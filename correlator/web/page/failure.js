@@ -1,7 +1,7 @@
 /** Why a job failed: one sentence, and below it the whole error, which is folded if it says more than the sentence. */
 
 import { Component, html, icon } from "./html.js";
-import { sentence } from "./sentence.js";
+import { saysAll, sentence } from "./sentence.js";
 import { cutNote, text } from "./words.js";
 
 /** `known`: what is drawn below the sentence of a job that has failed. */
@@ -13,11 +13,10 @@ export function JobFailure({ job, known }) {
       <${LongText} of=${error} note=${cutNote(job.error_cut)} /></div>`;
   }
   const [where, what] = said;
-  const isAll = error === "" || error === job.failure.text || `${error}.` === what;
   return html`<div class="failure"><h2>${icon("cross", "bad")} Why it failed</h2>
     <p class="failure-sentence">${where !== "" && html`<b>${where}</b>${" "}`}${what}</p>
     ${known}
-    ${!isAll && html`<details class="failure-error"><summary>The whole error</summary><pre>${error}</pre></details>`}
+    ${error !== "" && !saysAll(job) && html`<details class="failure-error"><summary>The whole error</summary><pre>${error}</pre></details>`}
     ${job.error_cut && html`<p class="soft">${cutNote(job.error_cut)}</p>`}</div>`;
 }
 

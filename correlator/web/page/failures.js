@@ -41,7 +41,7 @@ class Asking extends Component {
     clearTimeout(this.#timer);
   }
 
-  /** `add` makes one state of the answer and the last one. It is asked again after a while, but for further pages. */
+  /** `add(found, before)` adds an answer to the one before. The view asks again after `AGAIN`. */
   async ask(path, parameters, add = (found) => found) {
     const address = this.props.session.api(path);
     for (const [name, value] of Object.entries(parameters)) {
@@ -58,7 +58,12 @@ class Asking extends Component {
       }
       this.setState({ trouble: error.message, isAsking: false });
     }
-    this.#timer = setTimeout(() => document.visibilityState === "visible" && this.load(), AGAIN);
+    this.#again();
+  }
+
+  /** A page that nobody sees asks nothing, and goes on when it is visible. */
+  #again() {
+    this.#timer = setTimeout(() => (document.visibilityState === "visible" ? this.load() : this.#again()), AGAIN);
   }
 }
 

@@ -45,7 +45,7 @@ export class Known extends Component {
 
 /** A failure was new when its job ended: meanwhile others may have failed like it. */
 function stateWord(state, count) {
-  return { new: count > 1 ? "New then:" : "New:", known: count > 1 ? "Known:" : "" }[state] ?? "";
+  return { new: count > 1 ? "New when it failed:" : "New:", known: count > 1 ? "Known:" : "" }[state] ?? "";
 }
 
 /** "57 times since 24 Nov, on 32 VMs.", or "for the first time since …". */

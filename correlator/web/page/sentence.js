@@ -12,7 +12,7 @@ export function sentence(job) {
   if (failure === null) {
     return null;
   }
-  const what = `${text(failure.text).replace(/\.+$/, "")}.`;
+  const what = `${withoutDots(text(failure.text))}.`;
   switch (failure.certainty) {
     case "stated":
       return [`Step ${named(failure.step)}:`, what];
@@ -25,6 +25,15 @@ export function sentence(job) {
     default:
       return ["", "No reason was logged."];
   }
+}
+
+/** True if the sentence of a failed job has its whole error, which then need not be shown besides. */
+export function saysAll(job) {
+  return withoutDots(text(job.error).trim()) === withoutDots(text(job.failure?.text));
+}
+
+function withoutDots(words) {
+  return words.replace(/\.+$/, "");
 }
 
 /** Why a job failed, in one line: its sentence, or the first line of its error. "" if there is neither. */
